@@ -1,0 +1,3 @@
+"""Self-supervised video representation learning in JAX."""
+
+__version__ = "0.1.0"

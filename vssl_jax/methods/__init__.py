@@ -1,0 +1,1 @@
+"""One file a method: pure functions that read like the paper."""
