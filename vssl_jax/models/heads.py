@@ -1,0 +1,53 @@
+"""What sits on the encoder's features: the projection MLP and the linear classifier."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vssl_jax.models.norm import BatchNorm
+
+glorot_uniform = nn.initializers.glorot_uniform()
+
+
+class ProjectionHead(nn.Module):
+  """(Dense with bias → BN → ReLU) for each hidden width, then Dense with bias.
+
+  CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1.
+  """
+
+  hidden: tuple[int, ...] = (2048, 2048, 2048)
+  out: int = 128
+  bn_momentum: float = 0.997
+  bn_epsilon: float = 1e-5
+  bn_groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalised."""
+    for i, width in enumerate(self.hidden):
+      x = nn.Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=f"dense_{i}")(x)
+      x = BatchNorm(
+        self.bn_momentum, self.bn_epsilon, self.bn_groups, dtype=self.dtype, name=f"norm_{i}"
+      )(x, train)
+      x = nn.relu(x)
+    x = nn.Dense(self.out, dtype=self.dtype, kernel_init=glorot_uniform, name="out")(x)
+    return x.astype(jnp.float32)
+
+
+class Classifier(nn.Module):
+  """Linear classifier in float32, on L2-normalised features if asked."""
+
+  classes: int
+  normalise: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Maps features `[N, F]` to logits `[N, classes]`, float32."""
+    x = x.astype(jnp.float32)
+    if self.normalise:
+      # The floor lies inside the root, so that the gradient is finite at x = 0.
+      x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
+    return nn.Dense(self.classes, kernel_init=glorot_uniform, name="out")(x)
