@@ -1,0 +1,56 @@
+"""Named settings of `config.augment`; each changes the config it is given and returns it."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def code(cfg: ConfigDict) -> ConfigDict:
+  """CVRL as its authors' code has it: strength 1 jitter, blur and solarise unlike by view.
+
+  The first view is always blurred, the second one time in ten; only the second is solarised.
+  Source: TensorFlow Models, official/projects/video_ssl/dataloaders/video_ssl_input.py.
+  """
+  none(cfg)
+  cfg.flip = 0.5
+  cfg.jitter_p = 0.8
+  cfg.brightness = cfg.contrast = cfg.saturation = 0.8
+  cfg.hue = 0.2
+  cfg.contrast_mean = "clip"
+  cfg.gray_p = 0.2
+  cfg.blur_p = (1.0, 0.1)
+  cfg.blur_sigma = (0.1, 2.0)
+  cfg.blur_kernel = 0
+  cfg.solarise_p = (0.0, 0.2)
+  cfg.solarise_threshold = 0.5
+  cfg.consistent = True
+  return cfg
+
+
+def plain(cfg: ConfigDict) -> ConfigDict:
+  """CVRL as the paper tells it: as `code`, but all views blurred half the time, none solarised."""
+  code(cfg)
+  cfg.blur_p = (0.5,)
+  cfg.solarise_p = (0.0,)
+  return cfg
+
+
+def none(cfg: ConfigDict) -> ConfigDict:
+  """Nothing random; `mean` and `std` stay."""
+  return no_geometry(no_colour(cfg))
+
+
+def no_colour(cfg: ConfigDict) -> ConfigDict:
+  """Switches off what changes values: jitter, grayscale, blur, solarise."""
+  cfg.jitter_p = 0.0
+  cfg.gray_p = 0.0
+  cfg.blur_p = (0.0,)
+  cfg.solarise_p = (0.0,)
+  return cfg
+
+
+def no_geometry(cfg: ConfigDict) -> ConfigDict:
+  """Switches off what moves pixels: flips and rotation."""
+  cfg.flip = 0.0
+  cfg.rotation_p = 0.0
+  return cfg

@@ -1,0 +1,135 @@
+"""Checks `config.augment` and resolves it to what one view needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from vssl_jax.augment import blur
+from vssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """The settings of one view; all are Python numbers, so what is off costs nothing."""
+
+  flip: float
+  rotation_p: float
+  jitter_p: float
+  brightness: float
+  contrast: float
+  saturation: float
+  hue: float
+  contrast_mean: str
+  gray_p: float
+  blur_p: float
+  blur_sigma: tuple[float, float]
+  taps: int
+  solarise_p: float
+  solarise_threshold: float
+
+  @property
+  def colour(self) -> bool:
+    """Whether some operation needs red, green and blue."""
+    strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+    return (self.jitter_p > 0 and any(strengths)) or self.gray_p > 0
+
+
+def _fail(field: str, value, need: str):
+  raise UserError(f"config.augment.{field} = {value!r}: {need}.")
+
+
+def _number(cfg: ConfigDict, field: str, low: float, high: float, value=None) -> float:
+  value = cfg[field] if value is None else value
+  good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if not good or not low <= value <= high:
+    span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+    _fail(field, cfg[field], f"give a number {span}")
+  return float(value)
+
+
+def _list(cfg: ConfigDict, field: str) -> tuple:
+  value = cfg[field]
+  if isinstance(value, numbers.Real):
+    return (value,)
+  if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+    _fail(field, value, "give a number or a non-empty list of numbers")
+  return tuple(value)
+
+
+def by_view(cfg: ConfigDict, field: str) -> tuple[float, ...]:
+  """A probability by view: view v uses entry v % length.
+
+  Raises:
+    UserError: an entry is not a number in [0, 1], or there is none.
+  """
+  return tuple(_number(cfg, field, 0, 1, p) for p in _list(cfg, field))
+
+
+def period(cfg: ConfigDict) -> int:
+  """The number of views after which the settings repeat."""
+  return math.lcm(len(by_view(cfg, "blur_p")), len(by_view(cfg, "solarise_p")))
+
+
+def channels(cfg: ConfigDict, field: str) -> tuple[float, ...]:
+  """`mean` or `std`: one number a channel, or one for all.
+
+  Raises:
+    UserError: there are not 1 or 3 finite numbers, or a `std` is not positive.
+  """
+  values = _list(cfg, field)
+  if len(values) not in (1, 3):
+    _fail(field, cfg[field], f"give 1 or 3 numbers, not {len(values)}")
+  for v in values:
+    if not isinstance(v, numbers.Real) or not math.isfinite(v):
+      _fail(field, cfg[field], "give finite numbers")
+    if field == "std" and v <= 0:
+      _fail(field, cfg[field], "give numbers above 0")
+  return tuple(float(v) for v in values)
+
+
+def view(cfg: ConfigDict, index: int, size: int) -> View:
+  """The settings of view `index` for frames of side `size`.
+
+  Args:
+    cfg: `config.augment`.
+    index: the clip's place among the video's clips.
+    size: side of the square frames, pixels.
+
+  Raises:
+    UserError: a value is impossible; the message names the field.
+  """
+  if cfg.contrast_mean not in ("clip", "grey"):
+    _fail("contrast_mean", cfg.contrast_mean, 'choose "clip" or "grey"')
+  if not isinstance(cfg.consistent, bool):
+    _fail("consistent", cfg.consistent, "choose True or False")
+  kernel = cfg.blur_kernel
+  if not isinstance(kernel, int) or kernel < 0 or (kernel and kernel % 2 == 0):
+    _fail("blur_kernel", kernel, f"give an odd number of taps, or 0 for {blur.taps(size)}")
+  sigma = _list(cfg, "blur_sigma")
+  if len(sigma) != 2:
+    _fail("blur_sigma", cfg.blur_sigma, f"give 2 numbers (low, high), not {len(sigma)}")
+  low, high = (_number(cfg, "blur_sigma", 0, math.inf, s) for s in sigma)
+  if not 0 < low <= high < math.inf:
+    _fail("blur_sigma", cfg.blur_sigma, "needs 0 < low <= high, in pixels")
+  blur_p, solarise_p = by_view(cfg, "blur_p"), by_view(cfg, "solarise_p")
+  return View(
+    flip=_number(cfg, "flip", 0, 1),
+    rotation_p=_number(cfg, "rotation_p", 0, 1),
+    jitter_p=_number(cfg, "jitter_p", 0, 1),
+    brightness=_number(cfg, "brightness", 0, math.inf),
+    contrast=_number(cfg, "contrast", 0, math.inf),
+    saturation=_number(cfg, "saturation", 0, math.inf),
+    hue=_number(cfg, "hue", 0, 0.5),
+    contrast_mean=cfg.contrast_mean,
+    gray_p=_number(cfg, "gray_p", 0, 1),
+    blur_p=blur_p[index % len(blur_p)],
+    blur_sigma=(low, high),
+    taps=blur.taps(size, kernel),
+    solarise_p=solarise_p[index % len(solarise_p)],
+    solarise_threshold=_number(cfg, "solarise_threshold", 0, 1),
+  )
