@@ -1,0 +1,269 @@
+"""When the clips of a video start: CVRL's temporal interval sampler and its alternatives.
+
+A video of `L` frames offers `m = L − (n − 1) s` valid starts to a clip of `n` frames, `s` apart.
+The sampler draws an interval δ from a density on [0, m), then the earlier clip's start among the
+`m − δ` that leave room for the later one, then which clip is the earlier (CVRL §3.2).
+
+Every function is plain arithmetic on its arguments: the random numbers come from the caller, and
+NumPy arrays and TensorFlow tensors (inside `tf.data`, too) go through the same lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+
+Array = Any  # np.ndarray or tf.Tensor
+
+DENSITIES = ("decreasing", "uniform", "increasing")
+LAWS = (*DENSITIES, "constant", "same", "independent")
+
+_SECTIONS, _ROUNDS = 32, 7  # 32^-7: quantiles to 3e-11 of the support, far below one frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """How the starts of one video's clips relate (`config.data.interval`).
+
+  Attributes:
+    law: density of the interval between two clips' starts; `decreasing` is CVRL's
+      f(k) ∝ 1 − (k/m)^power, `increasing` f(k) ∝ (k/m)^power, `uniform` flat, `constant` always
+      `gap`, `same` no interval. `independent` draws each of any number of starts by itself.
+    power: p above; p → ∞ turns `decreasing` into `uniform`.
+    gap: the interval of `constant`, in `unit`; cut to what the video's length allows.
+    unit: "frames" or "seconds" (each video's own frame rate).
+    max_seconds: no two starts are further apart than this; 0 leaves them free. The density is
+      that of the law given that the bound holds.
+  """
+
+  law: str = "decreasing"
+  power: float = 1.0
+  gap: float = 0.0
+  unit: str = "frames"
+  max_seconds: float = 0.0
+
+  @property
+  def needs_fps(self) -> bool:
+    """Whether starts depend on the video's frame rate."""
+    return self.max_seconds > 0 or (self.law == "constant" and self.unit == "seconds")
+
+
+def from_config(interval: Any, clips: int) -> Interval:
+  """Checks `config.data.interval` for `clips` clips a video.
+
+  Raises:
+    UserError: an unknown law or unit, a value out of range, or a law of pairs where `clips`
+      is above two.
+  """
+  result = Interval(**{f.name: interval[f.name] for f in dataclasses.fields(Interval)})
+  where = "config.data.interval"
+  if result.law not in LAWS:
+    raise UserError(f"{where}.law: unknown law {result.law!r}; choose one of {', '.join(LAWS)}.")
+  if result.unit not in ("frames", "seconds"):
+    raise UserError(f"{where}.unit: {result.unit!r} is neither 'frames' nor 'seconds'.")
+  if clips < 1:
+    raise UserError(f"config.data.clips: {clips} clips a video; give at least 1.")
+  if clips > 2 and result.law not in ("independent", "same"):
+    raise UserError(
+      f"{where}.law: {result.law!r} relates two clips but config.data.clips is {clips}; "
+      "set the law to 'independent'."
+    )
+  if not result.power > 0:
+    raise UserError(f"{where}.power: {result.power} is not above 0.")
+  if result.gap < 0 or result.max_seconds < 0:
+    raise UserError(f"{where}: gap and max_seconds cannot be negative.")
+  return result
+
+
+def num_starts(length: Array, frames: int, stride: int) -> Array:
+  """Number of valid starts `m` of a clip of `frames` frames, `stride` apart.
+
+  A video shorter than the clip offers all its frames: the clip wraps around.
+  """
+  xp = _namespace(length)
+  span = (frames - 1) * stride
+  return xp.where(length > span, length - span, length)
+
+
+def cdf(x: Array, power: float, law: str = "decreasing") -> Array:
+  """Probability that the interval, as a share of its support `m`, is below `x`.
+
+  `decreasing`: F(x) = ((p + 1) x − x^(p+1)) / p, the integral of (p + 1)/p · (1 − x^p).
+
+  Args:
+    x: share of the support, in [0, 1], any shape.
+    power: p of the law.
+    law: one of `DENSITIES`.
+
+  Returns:
+    Values in [0, 1], shape of `x`.
+  """
+  if law == "uniform":
+    return x
+  if law == "increasing":
+    return x ** (power + 1)
+  return ((power + 1) * x - x ** (power + 1)) / power
+
+
+def quantile(u: Array, power: float, law: str = "decreasing") -> Array:
+  """Inverse of `cdf`: the share of the support below which the interval falls with chance `u`.
+
+  Closed form where there is one; `decreasing` with p ≠ 1 narrows a bracket, 32 sections at a time.
+
+  Args:
+    u: float64 in [0, 1], any shape.
+    power: p of the law.
+    law: one of `DENSITIES`.
+
+  Returns:
+    Shares in [0, 1], shape of `u`.
+  """
+  if law == "uniform":
+    return u
+  if law == "increasing":
+    return u ** (1 / (power + 1))
+  if power == 1:
+    return u / (1 + (1 - u) ** 0.5)  # 1 − sqrt(1 − u) without its cancellation at small u
+  xp = _namespace(u)
+  low, width = xp.zeros_like(u), 1.0
+  for _ in range(_ROUNDS):
+    width /= _SECTIONS
+    grid = low[..., None] + width * np.arange(1, _SECTIONS)
+    below = cdf(grid, power, law) <= u[..., None]
+    low = low + width * xp.sum(xp.asarray(below, dtype=np.float64), axis=-1)
+  return low
+
+
+def num_uniforms(clips: int) -> int:
+  """How many uniform numbers `starts` consumes."""
+  return clips + 2
+
+
+def starts(
+  u: Array,
+  length: Array,
+  *,
+  frames: int,
+  stride: int,
+  clips: int = 2,
+  interval: Interval | None = None,
+  fps: Array | float | None = None,
+) -> Array:
+  """First frame of each clip of a video.
+
+  Videos no longer than a clip's span, (frames − 1) · stride, take each clip's start from all their
+  frames, independently (the three densities as the official code does) and wrap around.
+
+  Args:
+    u: float64 `[..., num_uniforms(clips)]`, independent and uniform on [0, 1).
+    length: int `[...]`, frames in the video, at least 1.
+    frames: frames in a clip.
+    stride: source frames from one frame of the clip to the next.
+    clips: clips a video, R.
+    interval: relation between the starts; CVRL's law by default.
+    fps: frames a second `[...]`, read only where `interval.needs_fps`.
+
+  Returns:
+    int64 `[..., R]`, each in [0, m).
+
+  Raises:
+    ValueError: `interval` needs a frame rate and `fps` is None.
+  """
+  interval = interval or Interval()
+  xp = _namespace(u, length)
+  length = xp.asarray(length, dtype=np.float64)
+  m = num_starts(length, frames, stride)
+  if interval.needs_fps and fps is None:
+    raise ValueError("an interval in seconds needs the video's frame rate")
+  bound = m
+  if interval.max_seconds > 0:
+    bound = xp.minimum(m, xp.floor(interval.max_seconds * xp.asarray(fps, dtype=np.float64)))
+
+  if interval.law == "same":
+    one = _floor_below(xp, u[..., 0] * m, m)
+    result = xp.stack([one] * clips, axis=-1)
+  elif clips == 1 or interval.law == "independent":
+    result = _independent(xp, u, m, bound, clips)
+  else:
+    if interval.law == "constant":
+      gap = interval.gap * (fps if interval.unit == "seconds" else 1.0)
+      gap = xp.floor(xp.asarray(gap, dtype=np.float64) + 0.5)
+      delta = xp.minimum(xp.minimum(gap, bound), m - 1)
+    else:
+      support = xp.minimum(m, bound + 1)
+      share = u[..., 0] * cdf(support / m, interval.power, interval.law)
+      delta = m * quantile(share, interval.power, interval.law)
+      delta = _floor_below(xp, delta, support)
+    early = _floor_below(xp, u[..., 1] * (m - delta), m - delta)
+    late = early + delta
+    swap = u[..., 2] < 0.5
+    result = xp.stack([xp.where(swap, late, early), xp.where(swap, early, late)], axis=-1)
+    if interval.law in DENSITIES:
+      short = (length <= (frames - 1) * stride)[..., None]
+      result = xp.where(short, _independent(xp, u, m, bound, clips), result)
+  return xp.asarray(result, dtype=np.int64)
+
+
+def eval_starts(length: Array, *, frames: int, stride: int, clips: int) -> Array:
+  """Evenly spaced clip starts for testing, `linspace(0, max(0, L − n s), clips)` floored.
+
+  One clip is the middle one.
+
+  Returns:
+    int64 `[clips]` for a scalar `length`.
+  """
+  xp = _namespace(length)
+  last = xp.maximum(xp.asarray(length, dtype=np.int64) - frames * stride, 0)
+  if clips == 1:
+    return (last // 2)[None]
+  return last * np.arange(clips) // (clips - 1)
+
+
+def frame_indices(start: Array, length: Array, *, frames: int, stride: int) -> Array:
+  """Frames of the clips that begin at `start`, wrapping around the end of the video.
+
+  Args:
+    start: int64 `[..., R]`.
+    length: int64 `[...]`, frames in the video.
+    frames: frames in a clip, T.
+    stride: source frames from one to the next.
+
+  Returns:
+    int64 `[..., R, T]`, each in [0, length).
+  """
+  xp = _namespace(start, length)
+  length = xp.asarray(length, dtype=np.int64)[..., None, None]
+  return (start[..., None] + np.arange(frames, dtype=np.int64) * stride) % length
+
+
+def _independent(xp: Any, u: Array, m: Array, bound: Array, clips: int) -> Array:
+  """Uniform starts on [0, m), given that none is further than `bound` from another.
+
+  The smallest of R such numbers has density ∝ R b^(R−1) up to m − b and R (m − x)^(R−1) beyond;
+  the others are uniform on the b above it. Exact, without rejection.
+  """
+  left, right = clips * (m - bound), bound  # the two parts' masses, over b^(R−1)
+  mass = u[..., 0] * (left + right)
+  tail = xp.maximum(1 - (mass - left) / xp.maximum(right, 1e-9), 0.0)
+  least = xp.where(mass < left, mass / clips, m - bound * tail ** (1 / clips))
+  others = least[..., None] + u[..., 2:] * xp.minimum(bound, m - least)[..., None]
+  is_least = np.arange(clips) == xp.floor(u[..., 1] * clips)[..., None]
+  return _floor_below(xp, xp.where(is_least, least[..., None], others), m[..., None])
+
+
+def _floor_below(xp: Any, x: Array, top: Array) -> Array:
+  """⌊x⌋, kept below `top` against rounding."""
+  return xp.minimum(xp.floor(x), xp.maximum(top - 1, 0.0))
+
+
+def _namespace(*arrays: Array) -> Any:
+  """`numpy`, or its TensorFlow counterpart where any argument is a tensor."""
+  if any(type(a).__module__.partition(".")[0] == "tensorflow" for a in arrays):
+    import tensorflow.experimental.numpy as tnp
+
+    return tnp
+  return np
