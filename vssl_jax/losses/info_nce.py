@@ -1,22 +1,45 @@
-"""InfoNCE over two views of every video, for batches of any size on any number of devices."""
+"""InfoNCE over two views of every video, for batches of any size on any number of devices.
+
+Every similarity is a cosine over a temperature, S = cos / τ, in float32. An anchor's candidates
+are all 2N embeddings but itself, so with p its positive's logit and n the log-sum-exp of its
+2(N − 1) negatives, its loss is log(1 + exp(n − p)): never negative, exact at both ends.
+
+Two forms compute it. *Dense* is the formula as it stands, differentiated by JAX. *Block-wise*
+walks over tiles (`vssl_jax.ops.tiles`) twice, forward for n, backward for the gradient
+
+  ∂L/∂z_i = 1/τ Σ_j (P_ij + P_ji − Y_ij − Y_ji) z_j / 2N,   P_ij = exp(S_ij − log Σ_k exp S_ik),
+
+so that nothing larger than a tile lives between them. Since S_ij = S_ji, a tile of logits serves
+its rows and its columns: half the products of the dense form.
+
+Several devices exchange embeddings and one number an anchor, never logits: each computes the rows
+of its own anchors against the gathered embeddings, and because P_ji needs only the gathered
+log-sum-exp of anchor j, the same rows give the whole gradient of its own embeddings.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vssl_jax.errors import UserError
-
-# Finite, so that a batch of one video (no negatives at all) has loss and gradient 0, not NaN.
-_MASKED = -1e30
-_SQUARED_NORM_FLOOR = 1e-12
-# Two cosines closer than this are equal in float32: a collapsed batch must not score 100 %.
-_COSINE_TIE = 1e-6
+from vssl_jax.ops import tiles
 
 AxisName = str | Sequence[str]
+
+# Running maxima start at _LEAST; masked logits lie so far below that their exponentials are 0 even
+# where a whole row is masked. Finite, so that no difference of infinities is ever NaN.
+_LEAST = -1e30
+_MASKED = -2e30
+# ‖x‖² up to which an embedding has no direction: it counts as 0 and has gradient 0.
+_NO_DIRECTION = 1e-12
+# Cosines this close are equal in float32: a collapsed batch must not score 100 % by rounding.
+_TIE = 1e-6
 
 
 def info_nce(
@@ -26,69 +49,322 @@ def info_nce(
   *,
   block_size: int | None = None,
   axis_name: AxisName | None = None,
+  mesh: jax.sharding.Mesh | None = None,
   symmetric: bool = True,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """InfoNCE over two views."""
-  del block_size
-  _check(a, b, temperature)
-  loss, metrics = _dense(a, b, temperature, axis_name, symmetric, precision)
-  return loss, jax.tree.map(lax.stop_gradient, metrics)
+  """InfoNCE of two views: row i of `a` and row i of `b` are one video, all other rows negatives.
+
+  The mean over all 2N anchors of −log(exp(S_ip) / Σ_{k≠i} exp(S_ik)), p the other view's row: the
+  positive stays in the denominator, only self is masked (CVRL, Qian et al. 2021, eq. 1; SimCLR,
+  Chen et al. 2020, eq. 1). TF Model Garden's CVRL trains on twice this.
+
+  Where the batch lives:
+
+  * One device, or `jit` over global arrays: leave `axis_name` out. Value and gradient are those of
+    the global batch under any sharding. For the block-wise form also give `mesh` and `axis_name`,
+    or XLA's partitioner may repeat the walk over the tiles on every device.
+  * `shard_map` or `pmap`: `a` and `b` are this device's rows and `axis_name` the mapped axis. The
+    loss and the metrics are the global batch's, equal on all devices. Under `shard_map` with
+    `check_vma=True`, `jax.grad` of the loss is the exact gradient, for replicated parameters summed
+    over devices already: reduce nothing. Under `check_vma=False` and `pmap`, as for any loss that
+    ends in `pmean`, `jax.grad` gives on each device the share of its own rows times the number of
+    devices: take `lax.pmean` of parameter gradients, nothing else. (`jax.grad` of an
+    already-mapped function is exact in every case.)
+
+  Args:
+    a: raw embeddings of the first view, `[N, D]`, any float type; L2-normalised inside. A vector
+      of norm below 1e-6 has no direction: similarity 0 to everything, gradient 0.
+    b: of the second view, `[N, D]`.
+    temperature: τ > 0, a number or a scalar array; differentiable.
+    block_size: None for the dense form (memory 2N × 2N), else videos a side of the tiles: a tile
+      holds 4 · block_size² logits. Need not divide N. 512 to 1024 suits CPUs and GPUs.
+    axis_name: mesh axis, or axes, that the batch is split over.
+    mesh: with global arrays under `jit`: split the work over `axis_name` of this mesh.
+    symmetric: False for the one-directional form: the mean over the N anchors in `a` alone, with
+      the same candidates.
+    precision: of the matrix products. The default keeps float32 where TF32 or bfloat16 passes are
+      the backend's own default.
+
+  Returns:
+    loss: float32 scalar, in [0, ∞); log(2N − 1) where all embeddings are equal.
+    metrics: float32 scalars without gradient. The first two are of the logits a → b alone,
+      anchor a_i against all b_j, as in TF Model Garden:
+      contrast_accuracy: share of anchors nearer to their own b than to any other by more than
+        1e-6 in cosine, in [0, 1].
+      contrast_entropy: mean entropy of softmax over b, in nats, in [0, log N].
+      positive_similarity: mean cosine of a_i and b_i, in [−1, 1].
+      negative_similarity: mean cosine over all pairs of different videos, both views; 0 if N = 1.
+
+  Raises:
+    UserError: shapes differ or aren't `[N, D]`, N = 0, temperature or block_size isn't positive,
+      `mesh` comes without `axis_name`, or N doesn't split evenly over the mesh.
+  """
+  _check(a, b, temperature, block_size)
+  if mesh is not None:
+    return _on_mesh(a, b, temperature, block_size, axis_name, mesh, symmetric, precision)
+  dtype = jnp.result_type(a, b, jnp.float32)
+  temperature = jnp.asarray(temperature, dtype)
+  if axis_name is not None:
+    # A zero that varies over the axis: under check_vma the custom gradient below may then treat
+    # all its inputs alike, and JAX itself sums the gradients of replicated ones.
+    zero = 0 * lax.axis_index(axis_name)
+    a, b, temperature = (x + zero.astype(x.dtype) for x in (a, b, temperature))
+  options = (axis_name, symmetric, precision)
+  if block_size is None:
+    loss, stats = _dense(a, b, temperature, *options)
+  else:
+    loss, stats = _blocked(a, b, temperature, block_size, *options)
+  if axis_name is not None:
+    loss, stats = lax.pmean((loss, stats), axis_name)
+  videos = a.shape[0] * (1 if axis_name is None else lax.axis_size(axis_name))
+  return loss, _metrics(jax.tree.map(lax.stop_gradient, stats), videos)
 
 
-def _check(a, b, temperature):
+def _check(a, b, temperature, block_size):
   if a.ndim != 2 or a.shape != b.shape or not a.shape[0]:
-    raise UserError(
-      f"info_nce: a and b must share one shape [N, D], N > 0; got {a.shape}, {b.shape}"
-    )
+    raise UserError(f"info_nce: a and b must be [N, D] alike, N > 0; got {a.shape} and {b.shape}")
   if isinstance(temperature, int | float) and not temperature > 0:
     raise UserError(f"info_nce: temperature must be positive; got {temperature}")
+  if block_size is not None and block_size < 1:
+    raise UserError(f"info_nce: block_size must be positive, or None for dense; got {block_size}")
 
 
-def _unit(x: jax.Array) -> jax.Array:
-  squared = jnp.sum(x * x, axis=-1, keepdims=True)
-  some = squared > _SQUARED_NORM_FLOOR
-  return jnp.where(some, x * lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
+def _on_mesh(a, b, temperature, block_size, axis_name, mesh, symmetric, precision):
+  names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+  if not names or any(name not in mesh.shape for name in names):
+    raise UserError(f"info_nce: axis_name {axis_name!r} must name axes of mesh {dict(mesh.shape)}")
+  devices = functools.reduce(lambda n, name: n * mesh.shape[name], names, 1)
+  if a.shape[0] % devices:
+    raise UserError(f"info_nce: {a.shape[0]} videos don't split evenly over {devices} devices")
+  split, whole = jax.P(names), jax.P()
+  local = functools.partial(
+    info_nce,
+    block_size=block_size,
+    axis_name=names,
+    symmetric=symmetric,
+    precision=precision,
+  )
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=(split, split, whole), out_specs=whole)
+  return mapped(a, b, jnp.asarray(temperature))
+
+
+def _metrics(stats, videos):
+  apart = jnp.sum(stats["mean"] ** 2) * videos - stats["square"]
+  return {
+    "contrast_accuracy": stats["accuracy"],
+    "contrast_entropy": stats["entropy"],
+    "positive_similarity": stats["positive"],
+    # Σ over different videos = |Σ (a + b)|² − Σ |a + b|²: all N² cosines from a sum of N vectors.
+    "negative_similarity": apart / max(4 * (videos - 1), 1),
+  }
+
+
+def _inverse_norm(x: jax.Array, dtype) -> jax.Array:
+  squared = jnp.sum(jnp.square(x.astype(dtype)), axis=-1)
+  some = squared > _NO_DIRECTION
+  return jnp.where(some, lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
+
+
+def _gather(x, axis_name):
+  return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+
+
+def _first_row(x, axis_name):
+  return 0 if axis_name is None else lax.axis_index(axis_name) * x.shape[0]
+
+
+def _weights(n, symmetric):
+  """What the losses of anchors a_i and b_i count in this device's mean over its n videos."""
+  return (0.5 / n, 0.5 / n) if symmetric else (1.0 / n, 0.0)
+
+
+# --- Dense ----------------------------------------------------------------------------------------
 
 
 def _dense(a, b, temperature, axis_name, symmetric, precision):
-  dtype = jnp.result_type(a, b, jnp.float32)
-  a, b = _unit(a.astype(dtype)), _unit(b.astype(dtype))
-  n = a.shape[0]
-  first, mean, gather = 0, lambda x: x, lambda x: x
-  if axis_name is not None:
-    first = lax.axis_index(axis_name) * n
-    mean = lambda x: lax.pmean(x, axis_name)  # noqa: E731
-    gather = lambda x: lax.all_gather(x, axis_name, tiled=True)  # noqa: E731
-  every = jnp.concatenate([gather(a), gather(b)])  # [2N, D]
-  total = every.shape[0] // 2
-  video = first + jnp.arange(n)
+  """This device's mean loss and statistics; logits `[n, 2N]` for each of the two views."""
+  dtype = temperature.dtype
+  a, b = (x.astype(dtype) * _inverse_norm(x, dtype)[:, None] for x in (a, b))
+  every = jnp.concatenate([_gather(a, axis_name), _gather(b, axis_name)])  # [2N, D]
+  n, total = a.shape[0], every.shape[0] // 2
+  video = _first_row(a, axis_name) + jnp.arange(n)
   negative = jnp.tile(video[:, None] != jnp.arange(total)[None, :], (1, 2))
-  positive = jnp.sum(a * b, axis=-1) / temperature
+  cosine = jnp.sum(a * b, axis=-1)
+  positive = cosine / temperature
 
-  def against_all(anchors):
-    logits = jnp.matmul(anchors, every.T, precision=precision) / temperature
-    return jnp.where(negative, logits, _MASKED)
+  losses, logits = [], []
+  for anchors in (a, b) if symmetric else (a,):
+    s = jnp.matmul(anchors, every.T, precision=precision) / temperature
+    logits.append(jnp.where(negative, s, _MASKED))
+    losses.append(jax.nn.softplus(jax.nn.logsumexp(logits[-1], axis=1) - positive))
+  loss = sum(w * jnp.sum(x) for w, x in zip(_weights(n, symmetric), losses, strict=False))
 
-  from_a = against_all(a)
-  losses = jax.nn.softplus(jax.nn.logsumexp(from_a, axis=1) - positive)
-  if symmetric:
-    from_b = against_all(b)
-    losses = (losses + jax.nn.softplus(jax.nn.logsumexp(from_b, axis=1) - positive)) / 2
-
-  ab = lax.stop_gradient(from_a[:, total:])
-  at = lax.stop_gradient(positive)
-  ab = jnp.where(negative[:, total:], ab, at[:, None])
-  log_p = jax.nn.log_softmax(ab, axis=1)
-  best = jnp.max(jnp.where(negative[:, total:], ab, _MASKED), axis=1)
-  summed = jnp.sum(a + b, axis=0)
-  if axis_name is not None:
-    summed = lax.psum(summed, axis_name)
-  apart = jnp.sum(summed**2) - total * mean(jnp.mean(jnp.sum((a + b) ** 2, axis=-1)))
-  metrics = {
-    "contrast_accuracy": mean(jnp.mean((at - best) * temperature > _COSINE_TIE)),
-    "contrast_entropy": mean(jnp.mean(-jnp.sum(jnp.exp(log_p) * log_p, axis=1))),
-    "positive_similarity": mean(jnp.mean(at * temperature)),
-    "negative_similarity": apart / max(4 * total * (total - 1), 1),
+  others = logits[0][:, total:]
+  best = jnp.max(others, axis=1)
+  log_p = jax.nn.log_softmax(jnp.where(negative[:, total:], others, positive[:, None]), axis=1)
+  return loss, {
+    "accuracy": jnp.mean(cosine - best * temperature > _TIE, dtype=dtype),
+    "entropy": -jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=1)),
+    "positive": jnp.mean(cosine),
+    "mean": jnp.mean(a + b, axis=0),
+    "square": jnp.mean(jnp.sum((a + b) ** 2, axis=1)),
   }
-  return mean(jnp.mean(losses)), metrics
+
+
+# --- Block-wise -----------------------------------------------------------------------------------
+# Anchors and candidates are indexed by video and view, [N, 2]; a tile is [2, B, 2, C] logits of two
+# blocks of videos. A video doesn't meet itself in the tiles: self is masked, and its positive,
+# known from O(N) work, joins at the end.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _blocked(a, b, temperature, block_size, axis_name, symmetric, precision):
+  """As `_dense`, in tiles."""
+  return _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)[0]
+
+
+def _views(block, z):
+  """Normalised embeddings `[2 · B, D]` of a block of videos; z = (a, b, inverse norms [N, 2])."""
+  a, b, scale = block.take(z)
+  x = jnp.stack([a, b]).astype(scale.dtype) * scale.T[:, :, None]
+  return x.reshape(-1, x.shape[-1])
+
+
+def _tile_logits(x, y, mask, precision):
+  s = jnp.matmul(x, y.T, precision=precision).reshape(2, mask.shape[0], 2, mask.shape[1])
+  return jnp.where(mask[None, :, None, :], s, _MASKED)
+
+
+def _summary(s, by_row):
+  """What n and the metrics need of a tile's logits `[2, B, 2, C]`, by row or by column anchor.
+
+  Returns:
+    most, total: `[B or C, 2, 2]` by anchor's and candidate's view, maximum and Σ exp(s − maximum).
+    slope: `[B or C]`, Σ exp(s − maximum)(s − maximum) of a → b alone, for the entropy.
+  """
+  axis, order, a_to_b = (3, (1, 0, 2), np.s_[0, :, 1]) if by_row else (1, (2, 1, 0), np.s_[1, :, 0])
+  most = jnp.maximum(jnp.max(s, axis, keepdims=True), _LEAST)
+  shifted = s - most
+  weight = jnp.exp(shifted)
+  slope = jnp.sum((weight * shifted)[a_to_b], axis // 2)
+  return most.squeeze(axis).transpose(order), jnp.sum(weight, axis).transpose(order), slope
+
+
+def _join(old, new):
+  """Joins two summaries of disjoint candidates."""
+  most = jnp.maximum(old[0], new[0])
+  total, slope = 0.0, 0.0
+  for part_most, part_total, part_slope in (old, new):
+    factor = jnp.exp(part_most - most)
+    total += part_total * factor
+    shift = (part_most - most)[:, 0, 1]
+    slope += factor[:, 0, 1] * (part_slope + part_total[:, 0, 1] * shift)
+  return most, total, slope
+
+
+def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision):
+  dtype, n = temperature.dtype, a.shape[0]
+  scale = jnp.stack([_inverse_norm(a, dtype), _inverse_norm(b, dtype)], axis=1)  # [n, 2]
+  own = (a, b, scale)
+  every = _gather(own, axis_name)
+  first, total = _first_row(a, axis_name), every[0].shape[0]
+  half = axis_name is None
+
+  def step(carry, rows, cols, mask):
+    mask &= (first + rows.index)[:, None] != cols.index[None, :]
+    x, y = _views(rows, own) / temperature, _views(cols, every)
+    s = _tile_logits(x, y, mask, precision)
+    carry = rows.merge(_join, carry, _summary(s, by_row=True))
+    if half:
+      carry = cols.merge(_join, carry, _summary(s, by_row=False))
+    return carry
+
+  start = (
+    lax.full_like(a, _LEAST, dtype, (n, 2, 2)),
+    lax.full_like(a, 0, dtype, (n, 2, 2)),
+    lax.full_like(a, 0, dtype, (n,)),
+  )
+  most, totals, slope = tiles.fold_tiles(
+    step, start, n, None if half else total, block_size=block_size
+  )
+
+  cosine = jnp.sum(a.astype(dtype) * b.astype(dtype), axis=1) * scale[:, 0] * scale[:, 1]
+  positive = cosine / temperature
+  by_view = most + jnp.log(totals)  # [n, anchor view, candidate view]; −inf without candidates
+  negatives = jnp.logaddexp(by_view[..., 0], by_view[..., 1])  # [n, 2]
+  losses = jax.nn.softplus(negatives - positive[:, None])
+  weights = jnp.asarray(_weights(n, symmetric), dtype)
+
+  # Entropy of softmax over b_j, the positive joined in as one more candidate.
+  one, none = jnp.ones_like(positive), jnp.zeros_like(positive)
+  pair = lambda x: jnp.broadcast_to(x[:, None, None], most.shape)  # noqa: E731
+  _, mass, slope = _join((most, totals, slope), (pair(positive), pair(one), none))
+  mass = mass[:, 0, 1]
+  directed = jnp.sum(scale > 0, axis=1)  # |z_a|² + |z_b|²
+  stats = {
+    "accuracy": jnp.mean(cosine - most[:, 0, 1] * temperature > _TIE, dtype=dtype),
+    "entropy": jnp.mean(jnp.log(mass) - slope / mass),
+    "positive": jnp.mean(cosine),
+    "mean": (scale[:, 0] @ a.astype(dtype) + scale[:, 1] @ b.astype(dtype)) / n,
+    "square": jnp.mean(directed + 2 * cosine),
+  }
+  residuals = (a, b, temperature, every, scale, negatives, positive)
+  return (jnp.sum(losses * weights), stats), residuals
+
+
+def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotangents):
+  a, b, temperature, every, scale, negatives, positive = residuals
+  dtype, n, total = temperature.dtype, a.shape[0], every[0].shape[0]
+  half = axis_name is None
+  first = _first_row(a, axis_name)
+  own = (a, b, scale)
+  weights = jnp.asarray(_weights(n, symmetric), dtype)
+  # w_i P_ij = exp(S_ij − shift_i); a view without weight has shift ∞. All anchors count alike in
+  # the global mean, so this device's own weights and cotangent are everybody's.
+  shift = jnp.logaddexp(negatives, positive[:, None]) - jnp.log(weights)  # [n, 2]
+  shifts = _gather(shift, axis_name)
+  shift_rows = lambda block, x: block.take(x).T.reshape(-1)  # noqa: E731
+
+  def step(carry, rows, cols, mask):
+    mask &= (first + rows.index)[:, None] != cols.index[None, :]
+    x, y = _views(rows, own), _views(cols, every)
+    s = _tile_logits(x / temperature, y, mask, precision).reshape(len(x), len(y))
+    pull = jnp.exp(s - shift_rows(rows, shift)[:, None])
+    pull += jnp.exp(s - shift_rows(cols, shifts)[None, :])
+    add = lambda old, new: jax.tree.map(jnp.add, old, (new[0], new[1]))  # noqa: E731
+    by_row = jnp.matmul(pull, y, precision=precision).reshape(2, -1, x.shape[1])
+    carry = rows.merge(add, carry, by_row)
+    if half:
+      # The barriers keep XLA's CPU from computing this product in a layout three times as slow.
+      by_col = jnp.matmul(lax.optimization_barrier(x.T), pull, precision=precision)
+      by_col = lax.optimization_barrier(by_col).T.reshape(2, -1, x.shape[1])
+      carry = cols.merge(add, carry, by_col)
+    return carry
+
+  start = (jnp.zeros_like(a, dtype), jnp.zeros_like(b, dtype))
+  pulls = tiles.fold_tiles(step, start, n, None if half else total, block_size=block_size)
+
+  # The positive's terms, 1 − P without cancellation, and the way back through the normalisation:
+  # block by block too, because as whole-array operations they'd take several times N × D.
+  push = jnp.sum(jax.nn.sigmoid(negatives - positive[:, None]) * weights, axis=1)
+  factor = cotangents[0] / temperature
+
+  def finish(carry, block):
+    pulls, trace = carry
+    z = _views(block, own).reshape(2, -1, a.shape[1])
+    pull = jnp.stack(block.take(pulls))
+    dz = (pull - block.take(push)[:, None] * z[::-1]) * factor
+    along = jnp.sum(z * dz, axis=2, keepdims=True)
+    dx = (dz - z * along) * block.take(scale).T[:, :, None]
+    fresh = block.fresh[:, None]
+    pulls = block.put(pulls, tuple(jnp.where(fresh, dx, pull)))
+    return pulls, trace + jnp.sum(jnp.where(fresh, along, 0.0))
+
+  zero = lax.full_like(a, 0, dtype, ())
+  (da, db), trace = tiles.fold_blocks(finish, (pulls, zero), n, block_size=block_size)
+  # The loss depends on z zᵀ / τ alone, of degree 2 in z and −1 in τ: Euler's theorem.
+  return da.astype(a.dtype), db.astype(b.dtype), -trace / (2 * temperature)
+
+
+_blocked.defvjp(_blocked_fwd, _blocked_bwd)
