@@ -37,13 +37,13 @@ class Source(Protocol):
     num_videos: videos in use, V; `fraction` is already applied.
     label_names: class names by label index; empty where the data has none.
     steps_per_epoch: V // batch_size; each epoch leaves out another remainder.
-    replaced: unreadable training videos met so far, each replaced by its neighbour.
+    unreadable: times a video could not be read, so far; see `data_pipelines.clip_source`.
   """
 
   num_videos: int
   label_names: tuple[str, ...]
   steps_per_epoch: int
-  replaced: int
+  unreadable: int
 
   def train_batches(self, start: int = 0) -> Iterator[Batch]:
     """Endless batches, the first being batch number `start` of the run.
@@ -198,7 +198,7 @@ class NumpySource:
     self.ids = subset(total, data=data, split=split, seed=seed)
     self.num_videos = len(self.ids)
     self.label_names: tuple[str, ...] = ()
-    self.replaced = 0
+    self.unreadable = 0
     self._batch_size, self._seed, self._split = batch_size, seed, split
     self._processes = process_index, process_count
     self._rows = local_rows(batch_size, process_index, process_count)

@@ -1,0 +1,85 @@
+"""Clips from TFRecords of SequenceExamples with DMVR's keys: ours, DMVR's or TF Garden's."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from data_pipelines import clips, index, records
+from data_pipelines.clip_source import ClipSource
+from data_pipelines.graph import Features, Graph
+from vssl_jax.errors import UserError
+
+_FRAMING = 12, 4  # bytes before and after a payload: length and its CRC; the payload's CRC
+
+
+class RecordStore:
+  """Random access to the records of a split; implements `clip_source.Store`."""
+
+  codec = clips.JPEG
+
+  def __init__(self, folder: str, split: str):
+    if not folder:
+      raise UserError(
+        "config.data.path: no folder of records given; make one with "
+        "`python -m data_pipelines.prepare VIDEOS DIR` and pass --config.data.path=DIR."
+      )
+    self._index = index.load(folder, split)
+    self.label_names = read_label_names(folder)
+    head, tail = _FRAMING
+    self._files = tf.constant(self._index.files)
+    self._shard = tf.constant(self._index.shard)
+    self._start = tf.constant(self._index.offset - head, tf.int64)
+    self._bytes = tf.constant(self._index.length + head + tail, tf.int64)
+
+  def __len__(self) -> int:
+    return len(self._index)
+
+  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
+    """See `Store`."""
+    clips.add_parsing(graph.parser_builder, with_frame_rate=with_frame_rate)
+
+  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
+    """See `Store`."""
+    return parse(self.read_record(i))
+
+  def read_record(self, i: tf.Tensor) -> tf.Tensor:
+    """Serialised record `i`, string `[]`; its checksum is verified."""
+    # The raw op starts a reader at any byte. As fast as pread in numpy_function (2.9 ms for
+    # 4.4 MB), without the interpreter's lock, and it reads remote file systems as well.
+    reader = tf.raw_ops.TFRecordDatasetV2(
+      filenames=tf.gather(self._files, tf.gather(self._shard, i))[None],
+      compression_type="",
+      buffer_size=tf.gather(self._bytes, i),
+      byte_offsets=tf.gather(self._start, i)[None],
+    )
+    spec = tf.TensorSpec([], tf.string)
+    return tf.data.experimental.from_variant(reader, spec).take(1).get_single_element()
+
+  def describe(self, i: int) -> str:
+    """File, byte and, where it can be read, the video's name."""
+    file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
+    try:
+      name = records.decode(index.read_record(self._index, i)).filename
+    except (UserError, OSError):
+      name = ""
+    return f"{file}: the record at byte {offset}" + (f" ({name})" if name else "")
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
+  """See `source.load`; `data.path` is the folder of shards."""
+  return ClipSource(data, RecordStore(data.path, split), split=split, **kwargs)
+
+
+def read_label_names(folder: str) -> tuple[str, ...]:
+  """Class names by index from the manifest that `prepare` wrote; () where there is none."""
+  path = pathlib.Path(folder) / "manifest.json"
+  try:
+    labels = json.loads(path.read_text())["labels"]
+  except (OSError, KeyError, json.JSONDecodeError):
+    return ()
+  return tuple(labels)
