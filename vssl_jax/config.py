@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import pathlib
+from collections.abc import Callable, Mapping
 
 import ml_collections
 
+from vssl_jax import methods as methods_lib
 from vssl_jax.errors import UserError
 
 ConfigDict = ml_collections.ConfigDict
@@ -123,12 +123,23 @@ def optim() -> ConfigDict:
   return c
 
 
-def base() -> ConfigDict:
-  """The whole config with its defaults: CVRL's published recipe."""
+def base(method: str) -> ConfigDict:
+  """The whole config with its defaults (CVRL's published recipe) for one method.
+
+  Args:
+    method: a module of `vssl_jax/methods`; its own fields become `config.<method>`.
+
+  Returns:
+    An unlocked config.
+
+  Raises:
+    UserError: there is no such method.
+  """
   c = ConfigDict()
   c.name = ""  # names the default workdir
   c.job = "pretrain"  # pretrain | linear_probe
-  c.method = "cvrl"  # a module of vssl_jax/methods
+  c.method = method
+  c[method] = methods_lib.load(method).defaults()
   c.seed = 0
   c.batch_size = 1024  # videos a step, over all devices
   c.epochs = 200.0
@@ -140,21 +151,30 @@ def base() -> ConfigDict:
   c.head = head()
   c.optim = optim()
 
+  c.checkpoint = ""  # run folder or exported folder whose encoder is probed or fine-tuned
   c.log_every = 50  # steps
-  c.checkpoint = ConfigDict()
-  c.checkpoint.every = 1000  # steps; 0 = only at the end
-  c.checkpoint.keep = 2  # newest checkpoints kept
-  c.checkpoint.best = ""  # metric whose best checkpoint is kept as well; "" = none
-  c.checkpoint.best_mode = "min"
+  c.save = ConfigDict()
+  c.save.every = 1000  # steps between checkpoints; 0 = only at the end
+  c.save.keep = 2  # newest checkpoints kept
+  c.save.best = ""  # logged metric whose best checkpoint is kept as well; "" = none
+  c.save.best_mode = "min"  # min | max
 
-  c.probe = ConfigDict()  # after pre-training, or job = linear_probe
-  c.probe.run = False  # also probe at the end of pre-training
-  c.probe.random_init = False  # beside the same encoder at random initialisation
-  c.probe.calibrate = 16  # batches that set the random encoder's batch statistics
-  c.probe.linear = True
-  c.probe.logistic = True
-  c.probe.retrieval = True
+  c.probe = ConfigDict()  # after pre-training, and job = linear_probe
+  c.probe.run = False  # probe at the end of pre-training
+  c.probe.random_init = True  # beside the same encoder at random initialisation
+  c.probe.calibrate = 16  # training batches that set a random encoder's batch statistics
+  c.probe.linear = True  # CVRL's linear probe
+  c.probe.quick = True  # logistic regression and nearest neighbours on exported features
   c.probe.baselines = False  # logistic regression on raw pixels and colour means
+  c.probe.epochs = 100.0
+  c.probe.batch_size = 1024
+  c.probe.lr = 32.0  # at 1024 videos
+  c.probe.momentum = 0.9
+  c.probe.weight_decay = 0.0
+  c.probe.warmup_epochs = 5.0
+  c.probe.frames = 32
+  c.probe.stride = 2
+  c.probe.size = 224
 
   c.distributed = ConfigDict()  # several processes
   c.distributed.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM
@@ -166,3 +186,39 @@ def base() -> ConfigDict:
 def to_json(config: ConfigDict) -> str:
   """The config as stable, readable JSON."""
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def compose(
+  variant: str,
+  variants: Mapping[str, Callable[[ConfigDict], None]],
+  changes: Mapping[str, Callable[[ConfigDict], None]],
+  *,
+  prefix: str,
+  method: str,
+  methods: Mapping[str, str] | None = None,
+) -> ConfigDict:
+  """The config of `variant[,change...]`: defaults, then the variant, then each change in turn.
+
+  Args:
+    variant: what follows the colon of --config, e.g. "demo,uniform".
+    variants: the recipes by name.
+    changes: ablations by name.
+    prefix: the config's name before the variant's.
+    method: the method of every variant that `methods` does not name.
+    methods: methods of the other variants.
+
+  Returns:
+    An unlocked config whose `name` is e.g. "cvrl_demo_uniform".
+
+  Raises:
+    UserError: an unknown variant or change, with the ones there are.
+  """
+  first, *rest = variant.split(",")
+  for name, known, what in [(first, variants, "variant"), *((r, changes, "change") for r in rest)]:
+    if name not in known:
+      raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {', '.join(known)}.")
+  c = base((methods or {}).get(first, method))
+  c.name = "_".join([prefix, first, *rest])
+  for change in (variants[first], *(changes[r] for r in rest)):
+    change(c)
+  return c

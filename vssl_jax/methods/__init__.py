@@ -1,1 +1,30 @@
 """One file a method: pure functions that read like the paper."""
+
+import importlib
+import types
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vssl_jax.errors import UserError
+
+
+def load(name: str) -> types.ModuleType:
+  """The module `vssl_jax.methods.<name>`, with its `defaults()` and `build(config, mesh)`.
+
+  Raises:
+    UserError: there is no such method.
+  """
+  qualified = f"{__name__}.{name}"
+  try:
+    return importlib.import_module(qualified)
+  except ModuleNotFoundError as e:
+    if e.name != qualified:
+      raise
+    raise UserError(f"config.method: there is no method {name!r} in vssl_jax/methods.") from e
+
+
+def resolve(config: ConfigDict, source: Any) -> ConfigDict:
+  """The config with what the method takes from the data filled in (a number of classes, say)."""
+  module = load(config.method)
+  return module.resolve(config, source) if hasattr(module, "resolve") else config

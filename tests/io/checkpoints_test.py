@@ -1,0 +1,213 @@
+"""Checkpoints survive damage, other layouts and other configs; nothing saved is lost."""
+
+import json
+import pathlib
+import shutil
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from vssl_jax import config as config_lib
+from vssl_jax import parallel
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
+
+
+@flax.struct.dataclass
+class State:
+  step: jax.Array
+  params: dict
+
+
+def _state(step, devices=1, split=False):
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  rng = np.random.default_rng(step)
+  params = {
+    "w": jnp.asarray(rng.normal(size=(16, 3)), jnp.float32),
+    "h": jnp.asarray(rng.normal(size=(8,)), jnp.bfloat16),
+    "flag": jnp.array([True, False]),
+  }
+  state = jax.device_put(State(jnp.int32(step), params), parallel.replicated(mesh))
+  if split:
+    state.params["w"] = jax.device_put(params["w"], parallel.split(mesh))
+  return state
+
+
+def _settings(**values):
+  return ml_collections.ConfigDict({"keep": 2, "best": "", "best_mode": "min", **values})
+
+
+def _write(path, steps, **settings):
+  saver = checkpoints.Checkpoints(path, _settings(**settings))
+  for step, metric in steps:
+    saver.save(step, _state(step), {"loss": metric})
+  saver.close()
+
+
+def _restore(path, like, **kwargs):
+  reader = checkpoints.Checkpoints(path, _settings())
+  try:
+    return reader.restore(like, **kwargs), reader.steps
+  finally:
+    reader.close()
+
+
+def _equal(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+def test_keep_last_and_best(tmp_path):
+  _write(tmp_path, [(1, 3.0), (2, 1.0), (3, 2.0), (4, 5.0), (5, 4.0)], best="loss")
+  assert _restore(tmp_path, _state(0))[1] == [2, 4, 5]
+  _write(tmp_path / "max", [(1, 3.0), (2, 9.0), (3, 2.0), (4, 5.0)], best="loss", best_mode="max")
+  assert _restore(tmp_path / "max", _state(0))[1] == [2, 3, 4]
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  _write(tmp_path, [(7, 0.0)])
+  (step, state), _ = _restore(tmp_path, _state(0))
+  assert step == 7
+  _equal(state, _state(7))
+
+
+@pytest.mark.parametrize("devices", [(8, 1), (8, 4), (1, 8)])
+def test_restores_on_another_device_count(tmp_path, devices):
+  written, read = devices
+  saver = checkpoints.Checkpoints(tmp_path, _settings())
+  saver.save(3, _state(3, written, split=True))
+  saver.close()
+  (_, state), _ = _restore(tmp_path, _state(0, read, split=True))
+  _equal(state, _state(3))
+  assert len(state.params["w"].sharding.device_set) == read
+
+
+def _files(folder):
+  return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _truncate(folder):
+  largest = max(_files(folder / "state"), key=lambda p: p.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def _remove(folder):
+  for p in _files(folder / "state"):
+    if p.parent.name == "d":
+      p.unlink()
+
+
+def _flip(folder):
+  """Flips bits in every data file, so that some stored number is wrong."""
+  for p in _files(folder / "state"):
+    if p.parent.name == "d":
+      raw = bytearray(p.read_bytes())
+      for i in range(len(raw) // 3, len(raw), 7):
+        raw[i] ^= 0xFF
+      p.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _remove, _flip])
+def test_damaged_newest_falls_back_saying_so(tmp_path, damage, caplog):
+  _write(tmp_path, [(1, 0.0), (2, 0.0)])
+  damage(tmp_path / checkpoints.FOLDER / "2")
+  (step, state), steps = _restore(tmp_path, _state(0))
+  assert (step, steps) == (1, [1])
+  _equal(state, _state(1))
+  assert "damaged" in caplog.text
+  assert "falling back to step 1" in caplog.text
+  assert (tmp_path / checkpoints.FOLDER / "damaged-2").is_dir()
+  # The step can be written again, and is then the newest.
+  _write(tmp_path, [(2, 0.0)])
+  assert _restore(tmp_path, _state(0))[0][0] == 2
+
+
+def test_reading_only_leaves_the_damaged_one_in_place(tmp_path):
+  _write(tmp_path, [(1, 0.0), (2, 0.0)])
+  _truncate(tmp_path / checkpoints.FOLDER / "2")
+  (step, _), _ = _restore(tmp_path, _state(0), set_aside=False)
+  assert step == 1
+  assert (tmp_path / checkpoints.FOLDER / "2").is_dir()
+
+
+def test_a_silently_changed_number_is_seen(tmp_path):
+  _write(tmp_path, [(1, 0.0), (2, 0.0)])
+  digest = tmp_path / checkpoints.FOLDER / "2" / "digest" / "metadata"
+  stored = json.loads(digest.read_text())
+  stored["arrays"][1] ^= 1
+  digest.write_text(json.dumps(stored))
+  assert _restore(tmp_path, _state(0))[0][0] == 1
+
+
+def test_all_damaged_is_an_error_and_deletes_nothing(tmp_path):
+  _write(tmp_path, [(1, 0.0), (2, 0.0)])
+  for step in "12":
+    _truncate(tmp_path / checkpoints.FOLDER / step)
+  with pytest.raises(UserError, match="none of the checkpoints"):
+    _restore(tmp_path, _state(0))
+  assert {p.name for p in (tmp_path / checkpoints.FOLDER).iterdir()} >= {"1", "2"}
+
+
+def test_an_unfinished_checkpoint_is_not_seen(tmp_path):
+  _write(tmp_path, [(1, 0.0)])
+  folder = tmp_path / checkpoints.FOLDER
+  shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp-0")
+  assert _restore(tmp_path, _state(0))[0][0] == 1
+
+
+def test_a_failed_save_is_raised_not_swallowed(tmp_path):
+  saver = checkpoints.Checkpoints(tmp_path, _settings())
+  saver.save(1, _state(1))
+  saver._manager.wait_until_finished()
+  shutil.rmtree(tmp_path / checkpoints.FOLDER)
+  (tmp_path / checkpoints.FOLDER).write_text("a file where the folder was")
+
+  def save_and_wait():
+    saver.save(2, _state(2))
+    saver.close()
+
+  with pytest.raises(OSError, match="checkpoints"):
+    save_and_wait()
+
+
+def test_empty_folder_restores_nothing(tmp_path):
+  assert _restore(tmp_path, _state(0))[0] is None
+
+
+def test_digest_sees_any_single_word_and_swaps():
+  x = jnp.arange(24.0).reshape(4, 6)
+  base = int(checkpoints.digest({"x": x})[0])
+  for i in range(4):
+    for j in range(6):
+      assert int(checkpoints.digest({"x": x.at[i, j].add(1e-3)})[0]) != base
+  assert int(checkpoints.digest({"x": x[::-1]})[0]) != base
+  assert int(checkpoints.digest({"x": x.T.reshape(4, 6)})[0]) != base
+
+
+def test_a_resume_under_another_config_is_refused(tmp_path):
+  config = config_lib.base("cvrl")
+  checkpoints.bind_config(tmp_path, config)
+  config.optim.lr = 1.0
+  checkpoints.bind_config(tmp_path, config)  # no checkpoint yet: nothing to protect
+  (tmp_path / checkpoints.FOLDER).mkdir()
+  config.log_every, config.save.every, config.data.threads = 1, 7, 3
+  checkpoints.bind_config(tmp_path, config)
+  config.optim.lr, config.seed = 2.0, 4
+  with pytest.raises(UserError, match=r"optim\.lr: 1\.0 -> 2\.0; seed: 0 -> 4"):
+    checkpoints.bind_config(tmp_path, config)
+  checkpoints.bind_config(tmp_path, config, allow_change=True)
+  assert checkpoints.load_config(tmp_path).optim.lr == 2.0
+
+
+def test_config_round_trips_with_its_tuples(tmp_path):
+  config = config_lib.base("cvrl")
+  checkpoints.bind_config(tmp_path, config)
+  assert checkpoints.load_config(tmp_path).to_dict() == config.to_dict()
+
+
+def test_no_run_is_one_clear_line(tmp_path):
+  with pytest.raises(UserError, match=r"no config\.json there"):
+    checkpoints.load_config(pathlib.Path(tmp_path / "nowhere"))

@@ -1,0 +1,126 @@
+"""Optimisers against NumPy float64, the schedule against its closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vssl_jax import config as config_lib
+from vssl_jax import optim
+from vssl_jax.errors import UserError
+
+
+def _settings(**values):
+  c = config_lib.optim()
+  c.update(values)
+  return c
+
+
+def _params():
+  rng = np.random.default_rng(0)
+  return {
+    "conv": {"kernel": rng.normal(size=(3, 4, 5)), "bias": rng.normal(size=5)},
+    "norm": {"scale": rng.normal(size=5)},
+  }
+
+
+def _run(tx, params, steps=5):
+  """Parameters after each of `steps` updates with fixed pseudo-random gradients."""
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+  state, out = tx.init(params), []
+  for i in range(steps):
+    grads = jax.tree.map(lambda x: jnp.asarray(_grad(x, i), jnp.float32), params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    out.append(jax.tree.map(np.asarray, params))
+  return out
+
+
+def _grad(x, i):
+  return np.random.default_rng([i, *np.shape(x)]).normal(size=np.shape(x))
+
+
+def _momentum_sgd(params, lr, gradient, nesterov, steps=5):
+  """float64 oracle: buffer = 0.9·buffer + g; the rate is applied after the momentum."""
+  params = jax.tree.map(np.array, params)
+  flat, tree = jax.tree_util.tree_flatten_with_path(params)
+  values, buffers = [v for _, v in flat], [np.zeros_like(v) for _, v in flat]
+  names = [path[-1].key for path, _ in flat]
+  for i in range(steps):
+    for j, name in enumerate(names):
+      g = gradient(name, _grad(values[j], i), values[j])
+      buffers[j] = 0.9 * buffers[j] + g
+      step = g + 0.9 * buffers[j] if nesterov else buffers[j]
+      values[j] = values[j] - lr(i) * step
+  return jax.tree_util.tree_unflatten(tree, values)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_decays_kernels_only(nesterov):
+  rate = optim.schedule(0.5, 10, 2)
+  tx = optim.build(_settings(name="sgd", weight_decay=0.1, nesterov=nesterov), rate)
+  got = _run(tx, _params())[-1]
+  want = _momentum_sgd(
+    _params(), lambda i: float(rate(i)), lambda n, g, w: g + 0.1 * w * (n == "kernel"), nesterov
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_lars_scales_by_trust_inside_and_rate_after_momentum():
+  rate = optim.schedule(3.0, 10, 2)
+  tx = optim.build(_settings(name="lars", weight_decay=0.1), rate)
+
+  def gradient(name, g, w):
+    if name != "kernel":
+      return g
+    wn, gn = np.linalg.norm(w), np.linalg.norm(g)
+    return (g + 0.1 * w) * 1e-3 * wn / (gn + 0.1 * wn + 1e-8)
+
+  got = _run(tx, _params())[-1]
+  want = _momentum_sgd(_params(), lambda i: float(rate(i)), gradient, False)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_adamw_equals_optax():
+  rate = optim.schedule(0.1, 10, 0)
+  tx = optim.build(_settings(name="adamw", weight_decay=0.1), rate)
+  reference = optax.adamw(rate, b1=0.9, weight_decay=0.1, mask=optim.kernels)
+  for a, b in zip(_run(tx, _params()), _run(reference, _params()), strict=True):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+
+
+def test_clip_norm_bounds_the_gradient():
+  tx = optim.build(
+    _settings(weight_decay=0.0, momentum=0.0, clip_norm=0.5), lambda i: jnp.float32(1.0)
+  )
+  start = jax.tree.map(np.asarray, _params())
+  moved = jax.tree.map(lambda a, b: a - b, _run(tx, start, 1)[0], start)
+  np.testing.assert_allclose(float(optax.tree_utils.tree_norm(moved)), 0.5, rtol=1e-5)
+
+
+def test_schedule_closed_form():
+  rate = optim.schedule(2.0, 100, 10, final=0.1)
+  cosine = lambda t: 2.0 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * t / 100)))
+  want = [cosine(10) * t / 10 if t < 10 else cosine(t) for t in range(101)]
+  np.testing.assert_allclose([float(rate(t)) for t in range(101)], want, rtol=1e-6, atol=1e-7)
+  assert float(rate(0)) == 0.0
+  np.testing.assert_allclose(float(rate(1000)), 0.2, rtol=1e-6)
+
+
+def test_published_cvrl_schedule():
+  # K600: 71,488 steps, 1,787 of warm-up, peak 0.32 at batch 1,024 (papers' released yaml).
+  rate = optim.schedule(optim.peak_lr(_settings(), 1024), 71_488, 1_787)
+  np.testing.assert_allclose(
+    float(rate(1_787)), 0.32 * 0.5 * (1 + np.cos(np.pi / 40.0055960)), rtol=1e-5
+  )
+  assert float(rate(71_488)) < 1e-8
+
+
+@pytest.mark.parametrize(
+  ("values", "field"),
+  [({"name": "sdg"}, "config.optim.name"), ({"weight_decay": -1.0}, "weight_decay")],
+)
+def test_bad_settings_name_the_field(values, field):
+  with pytest.raises(UserError, match=field):
+    optim.build(_settings(**values), lambda i: 0.0)

@@ -1,0 +1,164 @@
+"""The loop: resume bit for bit, stop on NaN, SIGTERM, refresh, gates, collapse."""
+
+import math
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests import toy
+from vssl_jax import parallel, train
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints, writers
+
+
+def _train(path, source=None, method=None, devices=1, **values):
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  return train.train(
+    toy.config(**values), path, source or toy.Source(), method or toy.method(), mesh,
+    tensorboard=False,
+  )  # fmt: skip
+
+
+class _Stop(Exception):
+  pass
+
+
+class _Dies(toy.Source):
+  """Breaks at batch `at`, as a machine would."""
+
+  def __init__(self, at):
+    super().__init__()
+    self.at = at
+
+  def train_batches(self, start=0):
+    for k, batch in enumerate(super().train_batches(start), start):
+      if k == self.at:
+        raise _Stop
+      yield batch
+
+
+def _same(a, b):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a.state, b.state
+  )
+
+
+def _stable(path):
+  """The JSONL rows without the timings."""
+  timed = ("_per_second", "input_wait", "eta_seconds")
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(path)]
+
+
+@pytest.mark.parametrize("at", [1, 5, 6, 11])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
+  whole = _train(tmp_path / "whole")
+  with pytest.raises(_Stop):
+    _train(tmp_path / "cut", source=_Dies(at))
+  resumed = _train(tmp_path / "cut")
+  assert whole.steps == resumed.steps == 12
+  _same(whole, resumed)
+  assert _stable(tmp_path / "whole") == _stable(tmp_path / "cut")
+
+
+def test_resume_on_eight_devices(tmp_path):
+  whole = _train(tmp_path / "whole")
+  with pytest.raises(_Stop):
+    _train(tmp_path / "cut", source=_Dies(6), devices=8)
+  resumed = _train(tmp_path / "cut", devices=1)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+    jax.device_get(whole.state), jax.device_get(resumed.state),
+  )  # fmt: skip
+
+
+def test_finished_run_trains_no_further(tmp_path):
+  first = _train(tmp_path)
+  again = _train(tmp_path, source=_Dies(0))
+  _same(first, again)
+  assert again.steps == 12
+
+
+def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
+  result = _train(tmp_path, epochs=20.0)
+  rows = writers.read(tmp_path)
+  assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+  assert rows[-1]["step"] == 80
+  promised = {
+    "loss", "lr", "grad_norm", "update_norm", "param_norm", "epoch", "alignment", "uniformity",
+    "embedding_std", "effective_rank", "steps_per_second", "clips_per_second", "input_wait",
+    "eta_seconds",
+  }  # fmt: skip
+  assert promised <= rows[-1].keys()
+  assert 0 <= rows[-1]["input_wait"] <= 1
+  assert rows[-1]["eta_seconds"] == 0
+  assert math.isfinite(result.clips_per_second)
+
+
+@pytest.mark.parametrize("poison", [0, 6, 11])
+def test_nan_stops_naming_step_and_metric_and_keeps_the_last_good(tmp_path, poison):
+  with pytest.raises(train.NonFiniteError, match=rf"loss is nan at step {poison + 1}"):
+    _train(tmp_path, source=toy.Source(poison=poison))
+  folder = tmp_path / checkpoints.FOLDER
+  steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  assert steps == [s for s in (5, 10) if s <= poison]
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
+  class Terminated(toy.Source):
+    def train_batches(self, start=0):
+      for k, batch in enumerate(super().train_batches(start), start):
+        if k == 6:
+          os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+  whole = _train(tmp_path / "whole")
+  before = signal.getsignal(signal.SIGTERM)
+  stopped = _train(tmp_path / "cut", source=Terminated())
+  assert stopped.preempted
+  assert stopped.steps == 7
+  assert signal.getsignal(signal.SIGTERM) is before
+  resumed = _train(tmp_path / "cut", source=toy.Source())
+  assert not resumed.preempted
+  _same(whole, resumed)
+
+
+def test_refresh_runs_before_each_epoch_also_after_a_resume(tmp_path):
+  seen = []
+
+  def refresh(params, state, source):
+    seen.append(int(state.seen))
+    return {**params, "bias": params["bias"] + 1.0}, state
+
+  whole = _train(tmp_path / "whole", method=toy.method(refresh=refresh))
+  assert seen == [0, 4, 8]
+  with pytest.raises(_Stop):
+    _train(tmp_path / "cut", source=_Dies(9), method=toy.method(refresh=refresh))
+  _same(whole, _train(tmp_path / "cut", method=toy.method(refresh=refresh)))
+
+
+def test_collapse_is_named(tmp_path, caplog):
+  _train(tmp_path, method=toy.method(collapse=True))
+  assert "Collapse at step" in caplog.text
+
+
+def test_config_of_another_run_is_refused(tmp_path):
+  _train(tmp_path)
+  with pytest.raises(UserError, match=r"optim\.lr"):
+    _train(tmp_path, **{"optim.lr": 0.3})
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"batch_size": 9}, r"config\.batch_size is 9.*the nearest is 8"),
+    ({"epochs": 0.0}, r"config\.epochs is 0"),
+    ({"optim.name": "lion"}, r"config\.optim\.name"),
+  ],
+)
+def test_impossible_configs_fail_before_the_first_step(tmp_path, values, message):
+  with pytest.raises(UserError, match=message):
+    _train(tmp_path, source=_Dies(0), devices=8, **values)
+  assert not (tmp_path / checkpoints.FOLDER).exists()

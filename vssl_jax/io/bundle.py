@@ -1,0 +1,47 @@
+"""An encoder out of a run folder or an exported folder: what probes and exports start from."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import methods, optim, parallel
+from vssl_jax import step as step_lib
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
+from vssl_jax.methods.base import Variables
+
+
+def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
+  """The encoder of a run's newest undamaged checkpoint.
+
+  Args:
+    path: a run folder, as `--workdir` names it.
+
+  Returns:
+    The run's config; the encoder's variables {params, batch_stats}, on the host; and
+    {checkpoint, step}.
+
+  Raises:
+    UserError: no run, no checkpoint, or none that can be read.
+  """
+  folder = pathlib.Path(path)
+  config = checkpoints.load_config(folder)
+  if not (folder / checkpoints.FOLDER).is_dir():
+    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
+  method = methods.load(config.method).build(config, None)
+  tx = optim.build(config.optim, lambda step: step)
+  mesh = parallel.make_mesh(jax.local_devices()[:1])
+  like = step_lib.init(method, tx, config.seed, mesh, 2)
+  reader = checkpoints.Checkpoints(folder, config.save)
+  restored = reader.restore(like, set_aside=False)
+  reader.close()
+  if restored is None:
+    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
+  step, state = restored
+  variables = jax.device_get(method.encoder(state.params, state.method))
+  return config, variables, {"checkpoint": str(folder), "step": step}

@@ -1,0 +1,235 @@
+"""Checkpoints: atomic, asynchronous, checked when read; a damaged one falls back to the one before.
+
+A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. A checkpoint is the
+whole train state; its data position is the step alone. Beside the arrays it keeps a digest of
+each, computed on the device, so that damage of any kind is seen when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from vssl_jax.errors import UserError
+
+Tree = Any
+FOLDER = "checkpoints"
+CONFIG = "config.json"
+# What may differ between a run and its continuation: nothing here changes a number.
+_FREE = ("name", "log_every", "save", "probe", "distributed", "data.threads", "data.prefetch",
+         "data.eval", "data.path", "data.eval_split", "steps", "checkpoint")  # fmt: skip
+
+
+@jax.jit
+def digest(tree: Tree) -> list[jax.Array]:
+  """A 32-bit digest of each array: its words times odd position weights, summed modulo 2^32.
+
+  Any single changed word changes it, as does any swap of two different words in all but one of
+  2^31 cases. It is computed where the array lives, whatever the sharding.
+  """
+
+  def one(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+      x = x.astype(jnp.uint8)
+    word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+    words = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis in range(x.ndim):
+      index = index * x.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    weight = (index * jnp.uint32(2654435761)) | jnp.uint32(1)
+    return jnp.sum(words * weight, dtype=jnp.uint32)
+
+  return [one(x) for x in jax.tree.leaves(tree)]
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    workdir: the run's folder.
+    config: `config.save`.
+  """
+
+  def __init__(self, workdir: pathlib.Path, config: ConfigDict):
+    self._root = pathlib.Path(workdir).absolute() / FOLDER
+    policies = [preservation.LatestN(max(1, config.keep))]
+    if config.best:
+      if config.best_mode not in ("min", "max"):
+        raise UserError(f"config.save.best_mode is {config.best_mode!r}: choose min or max.")
+      # BestN keeps the largest values of the key, so `min` is negated here.
+      sign = 1.0 if config.best_mode == "max" else -1.0
+      policies.append(
+        preservation.BestN(
+          get_metric_fn=lambda metrics: sign * metrics.get(config.best, -sign * np.inf), n=1
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      self._root,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preservation.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=jax.process_index() == 0,
+        enable_async_checkpointing=True,
+        # Made at once, so that a full or read-only disk fails the save and not a later wait.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      ),
+      item_names=("state", "digest"),
+    )
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the complete checkpoints, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Tree, metrics: Mapping[str, float] | None = None) -> None:
+    """Starts writing `state`; the folder appears under its final name only when complete.
+
+    An error of an earlier asynchronous write is raised here: a run never goes on without its
+    checkpoints.
+    """
+    self._manager.check_for_errors()
+    if step in self._manager.all_steps():
+      return
+    digests = [int(x) for x in jax.device_get(digest(state))]
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"arrays": digests})
+      ),
+      metrics=dict(metrics or {}),
+    )
+
+  def restore(self, like: Tree, *, set_aside: bool = True) -> tuple[int, Tree] | None:
+    """The newest undamaged checkpoint, laid out like `like` (shapes, dtypes, shardings).
+
+    Damaged ones are reported and passed over; with `set_aside` they are also renamed to
+    `damaged-<step>`, so that the resumed run can write those steps again.
+
+    Returns:
+      (step, state), or None where there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints, and none can be read.
+    """
+    steps = self.steps
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    for step in reversed(steps):
+      try:
+        state = self._read(step, abstract)
+      except Exception as e:
+        reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+        older = [s for s in steps if s < step]
+        logging.error(
+          "Checkpoint %s is damaged (%s); %s.",
+          self._root / str(step),
+          reason,
+          f"falling back to step {older[-1]}" if older else "there is no older one",
+        )
+        continue
+      if set_aside:
+        self._set_aside([s for s in steps if s > step])
+      return step, state
+    if steps:
+      raise UserError(
+        f"{self._root}: none of the checkpoints {steps} can be read; they are left as they are. "
+        "Give another --workdir to start anew."
+      )
+    return None
+
+  def _read(self, step: int, abstract: Tree) -> Tree:
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore()
+      ),
+    )
+    found = [int(x) for x in jax.device_get(digest(restored["state"]))]
+    if found != restored["digest"]["arrays"]:
+      raise ValueError("its arrays differ from what was written")
+    return restored["state"]
+
+  def _set_aside(self, steps: list[int]) -> None:
+    if not steps:
+      return
+    if jax.process_index() == 0:
+      for step in steps:
+        target = self._root / f"damaged-{step}"
+        for n in range(1, 1000):
+          if not target.exists():
+            break
+          target = self._root / f"damaged-{step}.{n}"
+        os.replace(self._root / str(step), target)
+    self._manager.reload()
+
+  def close(self) -> None:
+    """Waits for the last write; raises if it failed."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    self._manager.close()
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  flat: dict[str, Any] = {}
+  for k, v in tree.items():
+    flat |= _flat(v, f"{prefix}.{k}" if prefix else k)
+  return flat
+
+
+def bind_config(workdir: pathlib.Path, config: ConfigDict, *, allow_change: bool = False) -> None:
+  """Writes `config.json`, or checks that a resumed run's config is the one it began with.
+
+  Fields that change no number (logging, saving, probing, paths, processes) may differ; the
+  length of the run too.
+
+  Raises:
+    UserError: other fields differ and `allow_change` is False; names each with both values.
+  """
+  path = workdir / CONFIG
+  new = json.loads(config.to_json())
+  if path.exists() and (workdir / FOLDER).exists():
+    old, current = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(new)
+    changed = [
+      f"{k}: {old.get(k)!r} -> {current.get(k)!r}"
+      for k in sorted({*old, *current})
+      if old.get(k) != current.get(k) and not any(k == f or k.startswith(f + ".") for f in _FREE)
+    ]
+    if changed and not allow_change:
+      raise UserError(
+        f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
+        "--workdir, or --allow_config_change to go on with the new values."
+      )
+  if jax.process_index() == 0:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(new, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load_config(path: pathlib.Path) -> ConfigDict:
+  """The config of a run folder.
+
+  Raises:
+    UserError: the folder holds no run.
+  """
+  file = pathlib.Path(path) / CONFIG
+  if not file.is_file():
+    raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
+  values = json.loads(file.read_text(encoding="utf-8"))
+  return ConfigDict(jax.tree.map(_tuple, values, is_leaf=lambda x: isinstance(x, list)))
+
+
+def _tuple(value: Any) -> Any:
+  return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,76 @@
+"""Metrics to a JSONL file, and to TensorBoard through CLU where TensorFlow is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+
+FILE = "metrics.jsonl"
+
+
+class Writer:
+  """Writes scalars by step; only process 0 writes."""
+
+  def __init__(self, workdir: pathlib.Path, *, enabled: bool = True, tensorboard: bool = True):
+    self._path = workdir / FILE
+    self._enabled = enabled
+    self._clu = None
+    if enabled and tensorboard and importlib.util.find_spec("tensorflow") is not None:
+      from clu import metric_writers
+
+      self._clu = metric_writers.SummaryWriter(str(workdir))
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Appends one row; a value that is not finite becomes its name, so that JSON stays valid."""
+    if not self._enabled:
+      return
+    row = {"step": step, **{k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}}
+    with self._path.open("a", encoding="utf-8") as f:
+      f.write(json.dumps(row) + "\n")
+    if self._clu is not None:
+      self._clu.write_scalars(step, dict(scalars))
+
+  def close(self) -> None:
+    """Flushes what TensorBoard has not written yet."""
+    if self._clu is not None:
+      self._clu.close()
+
+
+@contextlib.contextmanager
+def open_writer(workdir: pathlib.Path, **kwargs: bool) -> Iterator[Writer]:
+  """A `Writer` that is closed however the block ends."""
+  writer = Writer(workdir, **kwargs)
+  try:
+    yield writer
+  finally:
+    writer.close()
+
+
+def cut_back(workdir: pathlib.Path, step: int) -> None:
+  """Drops the rows after `step` (and a torn last line), so that a resumed run has one history."""
+  path = workdir / FILE
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+      if json.loads(line)["step"] <= step:
+        kept.append(line + "\n")
+    except (json.JSONDecodeError, KeyError):
+      continue
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text("".join(kept), encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, float]]:
+  """All rows of a run's JSONL file, oldest first."""
+  path = workdir / FILE
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

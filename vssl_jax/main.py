@@ -1,0 +1,75 @@
+"""`python -m vssl_jax.main --config=configs/cvrl.py[:variant] [--config.field=value ...]`."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vssl_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file, with a variant after a colon.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run; runs/<config> by default. Running again resumes."
+)
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "Print the resolved config, parameters, FLOPs, bytes and devices, and exit."
+)
+_ALLOW = flags.DEFINE_bool(
+  "allow_config_change", False, "Continue a run under a config other than the one it began with."
+)
+PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
+
+
+def main(argv: list[str]) -> int:
+  """Runs the job of the config; the exit status is 0, 2 (bad input) or 143 (SIGTERM, saved)."""
+  if len(argv) > 1:
+    raise UserError(f"{argv[1]}: an argument without a flag; did you mean --config={argv[1]}?")
+  config = _CONFIG.value
+  if config is None:
+    raise UserError("--config is missing: e.g. --config=configs/cvrl.py:demo")
+  from vssl_jax import jobs, parallel, train
+
+  parallel.initialize(config.distributed)
+  if _DRY_RUN.value:
+    print(jobs.describe(config))
+    return 0
+  workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / (config.name or config.method))
+  run = jobs.JOBS.get(config.job)
+  if run is None:
+    raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(jobs.JOBS)}.")
+  try:
+    run(config, workdir, allow_config_change=_ALLOW.value)
+  except train.NonFiniteError as e:
+    raise UserError(str(e)) from e
+  except jobs.Preempted as e:
+    print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
+    return PREEMPTED
+  return 0
+
+
+def entry(argv: list[str]) -> int:
+  """`main`, with bad input told in one line."""
+  try:
+    return main(argv)
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
+    lines = [line.strip() for line in str(e).strip().splitlines() if line.strip()]
+    print(f"error: {' '.join(lines[:3])}", file=sys.stderr)
+    raise SystemExit(2) from e
+
+
+if __name__ == "__main__":
+  logging.set_verbosity(logging.WARNING)
+  app.run(entry, flags_parser=_parse)

@@ -1,0 +1,110 @@
+"""What a method is to the train loop: a record of pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import grad_cache
+
+Params = Any
+State = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = tuple[jax.Array, tuple[State, Metrics]]
+Variables = dict[str, Any]
+
+
+def _same(params: Params, state: State, step: jax.Array) -> tuple[Params, State]:
+  del step
+  return params, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A method's functions; N is the global batch, arrays are sharded over mesh axis `data`.
+
+  The loss is given either whole (`loss`) or in two parts (`embed`, `objective`), which is
+  what exact gradient accumulation needs: embeddings of all micro-batches first, then one
+  objective over all of them. `batch` carries the entries of `batch_spec`, `label [N]`,
+  `video [N]` and `key [N]`, a PRNG key for each example that no sharding or micro-batching
+  changes; `rng` is one key for the step.
+
+  Attributes:
+    init: (rng, batch) -> (params, state); the batch may be abstract zeros.
+    encoder: (params, state) -> variables of the encoder that probes and exports use.
+    batch_spec: shape and dtype of one video's entries, e.g. clips [R, T, H, W, C] uint8.
+    embed: (params, state, batch) -> (embeddings, state), embeddings a tree of [N, ...].
+    objective: (params, state, embeddings, batch, rng, step) -> (loss, (state, metrics)).
+    loss: (params, state, batch, rng, step) -> (loss, (state, metrics)), in place of the two.
+    grads: (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients), for a
+      method that computes its own (clip by clip, say).
+    gate: (state, step) -> True to update, False to leave parameters, optimiser and schedule
+      as they are, or a tree of booleans like the parameters (frozen subsets).
+    after_update: (params, state, updates) -> (params, state) after each applied update
+      (momentum encoders); `updates` counts them, from 1.
+    refresh: (params, state, source) -> (params, state) on the host, before each epoch.
+
+  Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
+  loop computes collapse statistics when it logs.
+  """
+
+  init: Callable[[jax.Array, Batch], tuple[Params, State]]
+  encoder: Callable[[Params, State], Variables]
+  batch_spec: dict[str, jax.ShapeDtypeStruct]
+  embed: Callable[[Params, State, Batch], tuple[Any, State]] | None = None
+  objective: Callable[[Params, State, Any, Batch, jax.Array, jax.Array], Loss] | None = None
+  loss: Callable[[Params, State, Batch, jax.Array, jax.Array], Loss] | None = None
+  grads: Callable[..., tuple[Loss, Params]] | None = None
+  gate: Callable[[State, jax.Array], Any] | None = None
+  after_update: Callable[[Params, State, jax.Array], tuple[Params, State]] = _same
+  refresh: Callable[[Params, State, Any], tuple[Params, State]] | None = None
+
+  def example(self, n: int) -> Batch:
+    """A batch of n zero videos, for `init` and shape evaluation."""
+    batch = {k: jnp.zeros((n, *s.shape), s.dtype) for k, s in self.batch_spec.items()}
+    zeros = jnp.zeros((n,), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), n)
+    return {"label": zeros, "video": zeros, "key": keys, **batch}
+
+
+def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss, Params]]:
+  """The function that gives a step's loss and gradients, in `accumulate` micro-batches.
+
+  Returns:
+    (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients).
+
+  Raises:
+    UserError: the method's loss cannot be accumulated.
+  """
+  if method.grads is not None:
+    return method.grads
+  if method.embed is None:
+    if accumulate > 1:
+      raise UserError(
+        f"config.accumulate is {accumulate}: this method's loss is not an objective over "
+        "embeddings; use config.accumulate=1."
+      )
+    return jax.value_and_grad(method.loss, has_aux=True)
+
+  def whole(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
+    embeddings, state = method.embed(params, state, batch)
+    return method.objective(params, state, embeddings, batch, rng, step)
+
+  if accumulate == 1:
+    return jax.value_and_grad(whole, has_aux=True)
+
+  def cached(
+    params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array
+  ) -> tuple[Loss, Params]:
+    def objective(params: Params, state: State, embeddings: Any, batch: Batch) -> Loss:
+      return method.objective(params, state, embeddings, batch, rng, step)
+
+    return grad_cache.value_and_grad(method.embed, objective, params, state, batch, accumulate)
+
+  return cached

@@ -1,0 +1,156 @@
+"""Classification: a linear probe on a frozen encoder, fine-tuning, or training from scratch.
+
+One method for all three, so that a probe runs on the same loop as everything else. Frozen,
+the encoder sits in the state, runs with its batch norm in inference mode and is never
+touched (CVRL §4.1: L2-normalised features, one dense layer); otherwise it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, models
+from vssl_jax.errors import UserError
+from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
+from vssl_jax.models import heads
+
+
+@flax.struct.dataclass
+class State:
+  """The frozen encoder's variables, or the trained encoder's running statistics."""
+
+  encoder: Variables
+
+
+def defaults() -> ConfigDict:
+  """Fields of `config.classify`."""
+  c = ConfigDict()
+  c.classes = 0  # 0: as many as the data has
+  c.frozen = True  # the encoder in inference mode, unchanged
+  c.normalise = True  # L2-normalised features
+  c.dropout = 0.0
+  c.label_smoothing = 0.0
+  return c
+
+
+def resolve(config: ConfigDict, source: Any) -> ConfigDict:
+  """Fills in the number of classes from the data.
+
+  Raises:
+    UserError: it is 0 and there is no labelled data to take it from.
+  """
+  if config.classify.classes:
+    return config
+  names = () if source is None else source.label_names
+  if not names:
+    raise UserError(
+      "config.classify.classes is 0 and the data names no labels: set config.classify.classes."
+    )
+  config = config.copy_and_resolve_references()
+  config.classify.classes = len(names)
+  return config
+
+
+def logits_fn(config: ConfigDict) -> Callable[[Params, State, jax.Array], jax.Array]:
+  """(params, state, clips float32 [B, T, H, W, C]) -> logits float32 [B, K], inference mode."""
+  encoder = models.build_encoder(config.encoder)
+  classifier = heads.Classifier(config.classify.classes, normalise=config.classify.normalise)
+
+  def apply(params: Params, state: State, clips: jax.Array) -> jax.Array:
+    features = encoder.apply(_encoder(config, params, state), clips, train=False)
+    return classifier.apply({"params": params["classifier"]}, features)
+
+  return apply
+
+
+def _encoder(config: ConfigDict, params: Params, state: State) -> Variables:
+  if config.classify.frozen:
+    return state.encoder
+  return {"params": params["encoder"], "batch_stats": state.encoder}
+
+
+def build(
+  config: ConfigDict, mesh: Mesh | None = None, encoder_variables: Variables | None = None
+) -> Method:
+  """The classifier for a resolved config.
+
+  Args:
+    config: `classify`, `encoder`, `augment` and `data` are read.
+    mesh: unused; batches are sharded, and every term is a mean over examples.
+    encoder_variables: where the encoder starts; drawn at random when None.
+
+  Raises:
+    UserError: a number of classes below two, or a rate outside [0, 1).
+  """
+  del mesh
+  c = config.classify
+  if c.classes < 2:
+    raise UserError(f"config.classify.classes is {c.classes}: a classifier needs at least 2.")
+  for field in ("dropout", "label_smoothing"):
+    if not 0 <= c[field] < 1:
+      raise UserError(f"config.classify.{field} is {c[field]}: it must lie in [0, 1).")
+  encoder = models.build_encoder(config.encoder)
+  classifier = heads.Classifier(c.classes, normalise=c.normalise)
+  transform = augment.build(config.augment, config.data.size)
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
+    encoder_rng, classifier_rng = jax.random.split(rng)
+    clips = batch["clips"][:, 0].astype(jnp.float32)
+    features, variables = encoder.init_with_output(encoder_rng, clips, train=True)
+    if encoder_variables is not None:
+      variables = encoder_variables
+    params = {"classifier": classifier.init(classifier_rng, features)["params"]}
+    if c.frozen:
+      return params, State(dict(variables))
+    return {**params, "encoder": variables["params"]}, State(variables["batch_stats"])
+
+  def embed(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
+    clips = transform(batch["key"], batch["clips"])  # [N, R, T, H, W, C]
+    n, views = clips.shape[:2]
+    x = clips.reshape(n * views, *clips.shape[2:])
+    variables = _encoder(config, params, state)
+    if c.frozen:
+      features = encoder.apply(variables, x, train=False)
+    else:
+      features, updated = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
+      state = State(updated["batch_stats"])
+    if c.dropout > 0:
+      features = _dropout(features.reshape(n, views, -1), batch["key"], c.dropout)
+      features = features.reshape(n * views, -1)
+    logits = classifier.apply({"params": params["classifier"]}, features)
+    return logits.reshape(n, views, -1), state
+
+  def objective(
+    params: Params, state: State, logits: jax.Array, batch: Batch, rng: jax.Array, step: jax.Array
+  ) -> Loss:
+    del params, rng, step
+    labels = jnp.broadcast_to(batch["label"][:, None], logits.shape[:2])
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, c.classes), c.label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+    return loss, (state, {"accuracy": accuracy})
+
+  def variables_of(params: Params, state: State) -> Variables:
+    return _encoder(config, params, state)
+
+  d = config.data
+  clip = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
+  return Method(init, variables_of, {"clips": clip}, embed=embed, objective=objective)
+
+
+def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+  """Inverted dropout on x [N, R, F] with each example's own key."""
+
+  def one(key: jax.Array, row: jax.Array) -> jax.Array:
+    keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, row.shape)
+    return jnp.where(keep, row / (1 - rate), 0.0)
+
+  return jax.vmap(one)(keys, x)

@@ -1,0 +1,108 @@
+"""CVRL: Spatiotemporal Contrastive Video Representation Learning (Qian et al., CVPR 2021).
+
+Two clips of each video, N videos in the global batch: clip → R3D encoder → MLP → 128-d,
+and InfoNCE pulls a video's two clips together among all 2N:
+
+  L = mean_i −log exp(sim(z_i, z_i')/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ)      (§3.1)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, models, parallel
+from vssl_jax.errors import UserError
+from vssl_jax.losses import info_nce
+from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
+from vssl_jax.models import heads
+
+Embeddings = jax.Array  # [N, 2, D]
+
+
+@flax.struct.dataclass
+class State:
+  """Batch-norm running statistics; nothing else outlives a step."""
+
+  encoder: Variables
+  head: Variables
+
+
+def defaults() -> ConfigDict:
+  """Fields of `config.cvrl`."""
+  c = ConfigDict()
+  c.temperature = 0.1
+  # TF Garden adds the two directions' means: twice the mean over all 2N anchors.
+  c.loss_scale = 2.0
+  c.block_size = 0  # rows of a tile of the similarity matrix; 0 = the whole matrix at once
+  return c
+
+
+def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
+  """CVRL for a resolved config.
+
+  Args:
+    config: `cvrl`, `encoder`, `head`, `augment` and `data` are read.
+    mesh: the devices; embeddings (never logits) are gathered over its axis.
+
+  Raises:
+    UserError: clips a video other than two, or a temperature that is not positive.
+  """
+  if config.data.clips != 2:
+    raise UserError(f"config.data.clips is {config.data.clips}: CVRL contrasts 2 clips a video.")
+  if config.cvrl.temperature <= 0:
+    raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
+  encoder = models.build_encoder(config.encoder)
+  head = heads.ProjectionHead(
+    tuple(config.head.hidden), config.head.out, config.head.bn_momentum,
+    bn_groups=config.head.bn_groups, dtype=models.DTYPES[config.encoder.dtype],
+  )  # fmt: skip
+  transform = augment.build(config.augment, config.data.size)
+  contrast = parallel.over_pairs(
+    lambda a, b, axis: info_nce(
+      a, b, config.cvrl.temperature, block_size=config.cvrl.block_size or None, axis_name=axis
+    ),
+    mesh,
+  )
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
+    encoder_rng, head_rng = jax.random.split(rng)
+    clips = batch["clips"][:, 0].astype(jnp.float32)
+    features, encoder_vars = encoder.init_with_output(encoder_rng, clips, train=True)
+    head_vars = head.init(head_rng, features, train=True)
+    params = {"encoder": encoder_vars["params"], "head": head_vars["params"]}
+    return params, State(encoder_vars["batch_stats"], head_vars.get("batch_stats", {}))
+
+  def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
+    clips = transform(batch["key"], batch["clips"])  # [N, 2, T, H, W, C]
+    n, views = clips.shape[:2]
+    x = clips.reshape(n * views, *clips.shape[2:])  # both views share the statistics
+    x, stats = _train(encoder, params["encoder"], state.encoder, x)
+    z, head_stats = _train(head, params["head"], state.head, x)
+    return z.reshape(n, views, -1), State(stats, head_stats)
+
+  def objective(
+    params: Params, state: State, z: Embeddings, batch: Batch, rng: jax.Array, step: jax.Array
+  ) -> Loss:
+    del params, batch, rng, step
+    loss, metrics = contrast(z[:, 0], z[:, 1])
+    metrics = {**metrics, "info_nce": loss, "embeddings": z}
+    return config.cvrl.loss_scale * loss, (state, metrics)
+
+  def encoder_variables(params: Params, state: State) -> Variables:
+    return {"params": params["encoder"], "batch_stats": state.encoder}
+
+  d = config.data
+  clip = jax.ShapeDtypeStruct((2, d.frames, d.size, d.size, 3), jnp.uint8)
+  return Method(init, encoder_variables, {"clips": clip}, embed=embed, objective=objective)
+
+
+def _train(module: Any, params: Params, stats: Variables, x: jax.Array) -> tuple[Any, Variables]:
+  variables = {"params": params, "batch_stats": stats}
+  y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+  return y, updated.get("batch_stats", stats)

@@ -1,0 +1,115 @@
+"""Devices and processes: one mesh axis, `data`; parameters replicated, batches split by video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vssl_jax.errors import UserError
+
+AXIS = "data"
+Tree = Any
+
+
+def initialize(config: ConfigDict) -> None:
+  """Joins the other processes, before anything touches a device.
+
+  Args:
+    config: `config.distributed`: `coordinator` is "" (one process), "auto" (a TPU pod or
+      SLURM tells the rest) or host:port with `processes` and this process's `index`.
+
+  Raises:
+    UserError: the fields do not fit together.
+  """
+  if not config.coordinator:
+    if config.processes != 1:
+      raise UserError(
+        f"config.distributed.processes is {config.processes} without a coordinator: set "
+        "config.distributed.coordinator=host:port (or auto)."
+      )
+    return
+  if config.coordinator == "auto":
+    jax.distributed.initialize()
+    return
+  if not 0 <= config.index < config.processes:
+    raise UserError(
+      f"config.distributed.index is {config.index}: it counts from 0 to processes - 1 = "
+      f"{config.processes - 1}."
+    )
+  jax.distributed.initialize(config.coordinator, config.processes, config.index)
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+  """A one-axis mesh over the given devices, by default all of every process."""
+  return Mesh(np.asarray(devices if devices is not None else jax.devices()), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of parameters and optimiser state: a whole copy on each device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+  """The sharding of batches: the first axis over the devices."""
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+  """Fails early where a batch does not divide over devices and micro-batches.
+
+  Raises:
+    UserError: naming the field and the nearest size that fits.
+  """
+  unit = mesh.size * accumulate
+  if batch_size % unit:
+    nearest = max(unit, round(batch_size / unit) * unit)
+    raise UserError(
+      f"config.batch_size is {batch_size}: it must be a multiple of devices x accumulate = "
+      f"{mesh.size} x {accumulate}; the nearest is {nearest}."
+    )
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+  """This process's rows `[N / processes, ...]` become global arrays `[N, ...]` on the mesh."""
+  sharding = split(mesh)
+  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_replicated(mesh: Mesh, tree: Tree) -> Tree:
+  """Equal host or device arrays of every process become replicated global arrays."""
+  sharding = replicated(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]), tree
+  )
+
+
+def over_pairs(
+  loss: Callable[[jax.Array, jax.Array, str | None], tuple[jax.Array, dict[str, jax.Array]]],
+  mesh: Mesh | None,
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
+  """Runs a pair loss on each device's own rows, with the mesh axis's name to gather over.
+
+  Args:
+    loss: (a [n, D], b [n, D], axis_name or None) -> (scalar, scalar metrics), the same on all
+      devices and differentiable as the global loss.
+    mesh: None or one device: `loss` is called on the whole arrays with axis_name None.
+
+  Returns:
+    (a [N, D], b [N, D]) -> (scalar, scalar metrics) for use under `jit`.
+  """
+  if mesh is None or mesh.size == 1:
+    return lambda a, b: loss(a, b, None)
+  rows = PartitionSpec(AXIS)
+  return jax.shard_map(
+    lambda a, b: loss(a, b, AXIS),
+    mesh=mesh,
+    in_specs=(rows, rows),
+    out_specs=(PartitionSpec(), PartitionSpec()),
+  )

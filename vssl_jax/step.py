@@ -1,0 +1,136 @@
+"""One optimisation step of any method: the train state and the jitted function that advances it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vssl_jax import parallel
+from vssl_jax.methods.base import Batch, Method, Metrics, value_and_grad
+from vssl_jax.optim import Schedule
+
+EMBEDDINGS = "embeddings"
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a run is: what a checkpoint holds, and what step k + 1 depends on.
+
+  Attributes:
+    step: batches consumed, int32; the data position and the random draws follow from it.
+    updates: optimiser updates applied, int32; the schedules follow from it.
+    params: the method's parameters.
+    method: the method's state.
+    optim: the optimiser's state.
+  """
+
+  step: jax.Array
+  updates: jax.Array
+  params: Any
+  method: Any
+  optim: optax.OptState
+
+
+def init(
+  method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
+) -> TrainState:
+  """The state before the first step, replicated over the mesh, the same for any mesh."""
+
+  def create() -> TrainState:
+    params, state = method.init(jax.random.key(seed), method.example(min(2, batch_size)))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, zero, params, state, tx.init(params))
+
+  return jax.jit(create, out_shardings=parallel.replicated(mesh))()
+
+
+def step_keys(seed: int, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+  """One key for the step and one for each of its n examples, functions of (seed, step, row)."""
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+  rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+  return jax.random.fold_in(key, n), rows
+
+
+def _select(gate: Any, new: Any, old: Any) -> Any:
+  """New where the gate (a boolean, or a tree of booleans like both) is open, old elsewhere."""
+  if isinstance(gate, (bool, jax.Array)):
+    return jax.tree.map(lambda a, b: jnp.where(gate, a, b), new, old)
+  return jax.tree.map(lambda g, a, b: jnp.where(g, a, b), gate, new, old)
+
+
+def make_step(
+  method: Method,
+  tx: optax.GradientTransformation,
+  rate: Schedule,
+  *,
+  seed: int,
+  accumulate: int,
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The jitted train step.
+
+  Args:
+    method: what is learnt.
+    tx: the optimiser.
+    rate: learning rate by update, for the log only; `tx` applies its own.
+    seed: of all random draws.
+    accumulate: micro-batches a step.
+    mesh: state replicated over it, batches split by its axis.
+
+  Returns:
+    (state, batch) -> (state, metrics); metrics are float32 scalars (and `embeddings`), among
+    them `loss`, `grad_norm`, `update_norm`, `param_norm` and `lr`.
+  """
+  grad_fn = value_and_grad(method, accumulate)
+
+  def advance(train: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    n = batch["label"].shape[0]
+    rng, keys = step_keys(seed, train.step, n)
+    batch = {**batch, "key": keys}
+    (loss, (state, metrics)), grads = grad_fn(train.params, train.method, batch, rng, train.step)
+
+    gate = method.gate(train.method, train.step) if method.gate else True
+    whole = isinstance(gate, (bool, jax.Array))
+    if not whole:
+      grads = _select(gate, grads, jax.tree.map(jnp.zeros_like, grads))
+    updates, optim = tx.update(grads, train.optim, train.params)
+    if not whole:
+      updates = _select(gate, updates, jax.tree.map(jnp.zeros_like, updates))
+      # Momentum of a frozen subset stays as it was, so that thawing starts from nothing.
+      optim = optax.tree_utils.tree_map_params(
+        tx, lambda new, old, g: jnp.where(g, new, old), optim, train.optim, gate
+      )
+    params = optax.apply_updates(train.params, updates)
+    moved_params, moved_state = method.after_update(params, state, train.updates + 1)
+    if whole and gate is not True:
+      moved_params = _select(gate, moved_params, train.params)
+      moved_state = _select(gate, moved_state, state)
+      optim = _select(gate, optim, train.optim)
+    opened = jnp.asarray(gate, jnp.int32) if whole else jnp.ones((), jnp.int32)
+
+    metrics = {
+      **metrics,
+      "loss": loss,
+      "grad_norm": optax.tree_utils.tree_norm(grads),
+      "update_norm": optax.tree_utils.tree_norm(updates),
+      "param_norm": optax.tree_utils.tree_norm(params),
+      "lr": rate(train.updates),
+    }
+    scalars = {k: v.astype(jnp.float32) for k, v in metrics.items()}
+    new = TrainState(train.step + 1, train.updates + opened, moved_params, moved_state, optim)
+    return new, scalars
+
+  state_sharding, batch_sharding = parallel.replicated(mesh), parallel.split(mesh)
+  return jax.jit(
+    advance,
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, state_sharding),
+    # Host arrays may alias device buffers on CPU while a checkpoint is being written.
+    donate_argnums=() if jax.default_backend() == "cpu" else (0,),
+  )

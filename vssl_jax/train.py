@@ -1,0 +1,253 @@
+"""The train loop of every method: restore → step → log → checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import optim, parallel
+from vssl_jax import step as step_lib
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints, writers
+from vssl_jax.methods.base import Method
+from vssl_jax.ops import embed_stats
+
+WATCHED = ("loss", "grad_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How a run ended.
+
+  Attributes:
+    state: the last state.
+    method: the method that was trained.
+    steps: the last step.
+    preempted: whether SIGTERM ended it early, after saving.
+    seconds: wall time of this process's part, compilation included.
+    clips_per_second: over the steps after the first, input included.
+    metrics: the last row logged.
+  """
+
+  state: step_lib.TrainState
+  method: Method
+  steps: int
+  preempted: bool
+  seconds: float
+  clips_per_second: float
+  metrics: dict[str, float]
+
+
+class NonFiniteError(FloatingPointError):
+  """The loss or the gradient is not finite; the message names step and metric."""
+
+
+def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+  """Steps of the whole run: `config.steps`, or `config.epochs` of whole batches.
+
+  Raises:
+    UserError: neither is positive.
+  """
+  steps = config.steps or round(config.epochs * steps_per_epoch)
+  if steps <= 0:
+    raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
+  return steps
+
+
+def train(
+  config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
+  *, allow_config_change: bool = False, tensorboard: bool = True,
+) -> Result:  # fmt: skip
+  """Trains until the last step, or until SIGTERM; continues what `workdir` holds.
+
+  Args:
+    config: the resolved config.
+    workdir: the run's folder, made if missing.
+    source: gives `train_batches(start)`, this process's rows, and `steps_per_epoch`.
+    method: what is learnt.
+    mesh: all devices of all processes.
+    allow_config_change: continue a run under another config.
+    tensorboard: write TensorBoard files beside the JSONL where TensorFlow is installed.
+
+  Returns:
+    The result; its state is also the last checkpoint.
+
+  Raises:
+    UserError: the config is impossible, or is not the run's.
+    NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
+  """
+  parallel.check_batch(config.batch_size, config.accumulate, mesh)
+  total = total_steps(config, source.steps_per_epoch)
+  rate = optim.schedule(
+    optim.peak_lr(config.optim, config.batch_size), total,
+    config.optim.warmup_epochs * source.steps_per_epoch, config.optim.final_lr,
+  )  # fmt: skip
+  tx = optim.build(config.optim, rate)
+  advance = step_lib.make_step(
+    method, tx, rate, seed=config.seed, accumulate=config.accumulate, mesh=mesh
+  )
+  state = step_lib.init(method, tx, config.seed, mesh, config.batch_size)
+
+  workdir.mkdir(parents=True, exist_ok=True)
+  checkpoints.bind_config(workdir, config, allow_change=allow_config_change)
+  saver = checkpoints.Checkpoints(workdir, config.save)
+  restored = saver.restore(state)
+  start, state = restored if restored is not None else (0, state)
+  lead = jax.process_index() == 0
+  if restored is not None:
+    print(
+      f"Resuming {workdir} at step {start} of {total}: parameters, method state, optimiser, "
+      "schedules and data position.", flush=True,
+    )  # fmt: skip
+  if lead:
+    writers.cut_back(workdir, start)
+
+  with (
+    writers.open_writer(workdir, enabled=lead, tensorboard=tensorboard) as writer,
+    _termination() as terminated,
+  ):
+    loop = _Loop(config, source, method, mesh, advance, saver, writer, total)
+    try:
+      return loop.run(state, start, terminated)
+    finally:
+      saver.close()
+
+
+class _Loop:
+  """The loop's fixed parts, so that each phase below is one short method."""
+
+  def __init__(self, config, source, method, mesh, advance, saver, writer, total):
+    self.config, self.source, self.method, self.mesh = config, source, method, mesh
+    self.advance, self.saver, self.writer, self.total = advance, saver, writer, total
+    self.clips = config.batch_size * config.data.clips
+    self.row: dict[str, float] = {}
+    self.warned: str | None = None
+
+  def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
+    began = time.perf_counter()
+    clock, waited, measured = began, 0.0, 0
+    window, window_wait, window_start = began, 0.0, start
+    batches = self.source.train_batches(start)
+    previous: tuple[int, Any] | None = None
+    step, preempted = start, False
+    for step in range(start + 1, self.total + 1):
+      if self.method.refresh and (step - 1) % self.source.steps_per_epoch == 0:
+        params, method_state = self.method.refresh(state.params, state.method, self.source)
+        placed = parallel.put_replicated(self.mesh, (params, method_state))
+        state = state.replace(params=placed[0], method=placed[1])
+      asked = time.perf_counter()
+      batch = self._device_batch(next(batches))
+      pause = time.perf_counter() - asked
+      state, metrics = self.advance(state, batch)
+
+      # The step before is read while this one runs, so that the device never waits for the host.
+      if previous is not None:
+        self._check(*previous)
+      previous = (step, metrics)
+      if step == start + 1:
+        jax.block_until_ready(metrics)  # compilation stays out of the rates
+        clock = window = time.perf_counter()
+        window_start = step
+      else:
+        waited, window_wait, measured = waited + pause, window_wait + pause, measured + 1
+      last = step == self.total
+      preempted = not last and terminated(step)
+      if step % self.config.log_every == 0 or last or step == 1:
+        self._check(*previous)
+        now = time.perf_counter()
+        self._log(step, metrics, now - window, window_wait, step - window_start)
+        window, window_wait, window_start = time.perf_counter(), 0.0, step
+      every = self.config.save.every
+      if last or preempted or (every > 0 and step % every == 0):
+        self._check(*previous)
+        self.saver.save(step, state, self.row)
+      if preempted:
+        break
+    seconds = time.perf_counter() - clock
+    speed = measured * self.clips / seconds if measured else math.nan
+    total_seconds = time.perf_counter() - began
+    return Result(state, self.method, step, preempted, total_seconds, speed, self.row)
+
+  def _device_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    wanted = {*self.method.batch_spec, "label", "video"}
+    return parallel.put_batch(self.mesh, {k: v for k, v in batch.items() if k in wanted})
+
+  def _check(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    for name in WATCHED:
+      value = float(metrics[name])
+      if not math.isfinite(value):
+        good = self.saver.steps
+        kept = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved"
+        raise NonFiniteError(
+          f"{name} is {value} at step {step}; {kept}. A lower config.optim.lr, a longer "
+          "config.optim.warmup_epochs or config.optim.clip_norm are the usual cures."
+        )
+
+  def _log(self, step: int, metrics: Any, seconds: float, waited: float, steps: int) -> None:
+    row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS}
+    row["epoch"] = step / self.source.steps_per_epoch
+    if step_lib.EMBEDDINGS in metrics:
+      stats = embed_stats.summary(metrics[step_lib.EMBEDDINGS])
+      row |= {k: float(v) for k, v in stats.items()}
+      self._warn(step, embed_stats.diagnose(row))
+    note = ""
+    if steps > 0:
+      rate = steps / seconds
+      row |= {"steps_per_second": rate, "clips_per_second": rate * self.clips}
+      row["input_wait"] = waited / seconds
+      row["eta_seconds"] = (self.total - step) / rate
+      note = (
+        f"  {row['clips_per_second']:.0f} clips/s  input wait {row['input_wait']:.0%}"
+        f"  ETA {_duration(row['eta_seconds'])}"
+      )
+    self.row = row
+    self.writer.write(step, row)
+    if jax.process_index() == 0:
+      shown = [f"{k} {row[k]:.4g}" for k in ("loss", "contrast_accuracy", "accuracy") if k in row]
+      print(f"step {step}/{self.total}  {'  '.join(shown)}{note}", flush=True)
+
+  def _warn(self, step: int, cause: str | None) -> None:
+    if cause is not None and cause != self.warned:
+      logging.warning("Collapse at step %d: %s", step, cause)
+    self.warned = cause
+
+
+def _duration(seconds: float) -> str:
+  hours, rest = divmod(int(seconds), 3600)
+  return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[Any]:
+  """A function of the step that tells whether SIGTERM came, to every process alike."""
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  flag = {"set": False}
+
+  def handler(signum: int, frame: Any) -> None:
+    del signum, frame
+    flag["set"] = True
+
+  try:
+    before = signal.signal(signal.SIGTERM, handler)
+  except ValueError:  # not the main thread: the caller handles its own signals
+    yield lambda step: False
+    return
+  try:
+    yield lambda step: flag["set"]
+  finally:
+    signal.signal(signal.SIGTERM, before)
