@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
@@ -137,7 +138,7 @@ def _on_mesh(a, b, temperature, block_size, axis_name, mesh, symmetric, precisio
   devices = functools.reduce(lambda n, name: n * mesh.shape[name], names, 1)
   if a.shape[0] % devices:
     raise UserError(f"info_nce: {a.shape[0]} videos don't split evenly over {devices} devices")
-  split, whole = jax.P(names), jax.P()
+  split, whole = PartitionSpec(names), PartitionSpec()
   local = functools.partial(
     info_nce,
     block_size=block_size,
@@ -263,6 +264,10 @@ def _join(old, new):
   return most, total, slope
 
 
+def _add(old, new):
+  return jax.tree.map(jnp.add, old, new)
+
+
 def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision):
   dtype, n = temperature.dtype, a.shape[0]
   scale = jnp.stack([_inverse_norm(a, dtype), _inverse_norm(b, dtype)], axis=1)  # [n, 2]
@@ -296,10 +301,10 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
   losses = jax.nn.softplus(negatives - positive[:, None])
   weights = jnp.asarray(_weights(n, symmetric), dtype)
 
-  # Entropy of softmax over b_j, the positive joined in as one more candidate.
-  one, none = jnp.ones_like(positive), jnp.zeros_like(positive)
-  pair = lambda x: jnp.broadcast_to(x[:, None, None], most.shape)  # noqa: E731
-  _, mass, slope = _join((most, totals, slope), (pair(positive), pair(one), none))
+  # Softmax over all b_j: the positive joins its a → b negatives as one more candidate.
+  alone = jnp.broadcast_to(positive[:, None, None], most.shape)
+  single = alone, jnp.ones_like(alone), jnp.zeros_like(positive)
+  _, mass, slope = _join((most, totals, slope), single)
   mass = mass[:, 0, 1]
   directed = jnp.sum(scale > 0, axis=1)  # |z_a|² + |z_b|²
   stats = {
@@ -324,22 +329,20 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
   # the global mean, so this device's own weights and cotangent are everybody's.
   shift = jnp.logaddexp(negatives, positive[:, None]) - jnp.log(weights)  # [n, 2]
   shifts = _gather(shift, axis_name)
-  shift_rows = lambda block, x: block.take(x).T.reshape(-1)  # noqa: E731
 
   def step(carry, rows, cols, mask):
     mask &= (first + rows.index)[:, None] != cols.index[None, :]
     x, y = _views(rows, own), _views(cols, every)
     s = _tile_logits(x / temperature, y, mask, precision).reshape(len(x), len(y))
-    pull = jnp.exp(s - shift_rows(rows, shift)[:, None])
-    pull += jnp.exp(s - shift_rows(cols, shifts)[None, :])
-    add = lambda old, new: jax.tree.map(jnp.add, old, (new[0], new[1]))  # noqa: E731
+    pull = jnp.exp(s - rows.take(shift).T.reshape(-1, 1))
+    pull += jnp.exp(s - cols.take(shifts).T.reshape(1, -1))
     by_row = jnp.matmul(pull, y, precision=precision).reshape(2, -1, x.shape[1])
-    carry = rows.merge(add, carry, by_row)
+    carry = rows.merge(_add, carry, tuple(by_row))
     if half:
       # The barriers keep XLA's CPU from computing this product in a layout three times as slow.
       by_col = jnp.matmul(lax.optimization_barrier(x.T), pull, precision=precision)
       by_col = lax.optimization_barrier(by_col).T.reshape(2, -1, x.shape[1])
-      carry = cols.merge(add, carry, by_col)
+      carry = cols.merge(_add, carry, tuple(by_col))
     return carry
 
   start = (jnp.zeros_like(a, dtype), jnp.zeros_like(b, dtype))

@@ -57,8 +57,8 @@ class Block(NamedTuple):
 
   def put(self, tree: Any, rows: Any) -> Any:
     """`tree` with this block's rows replaced."""
-    write = lambda x, new: lax.dynamic_update_slice_in_dim(x, new, self.start, 0)  # noqa: E731
-    return jax.tree.map(write, tree, rows)
+    start = self.start
+    return jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, rows)
 
   def merge(self, combine: Callable[[Any, Any], Any], tree: Any, part: Any) -> Any:
     """`tree` with `combine(old rows, part)` in this block's rows."""
@@ -141,7 +141,10 @@ def fold_blocks(
   if num_items < 1 or block_size < 1:
     raise UserError(f"fold_blocks: sizes must be positive; got {num_items} by {block_size}")
   size = min(block_size, num_items)
-  visit = lambda carry, i: (step(carry, _block(i, size, num_items)), None)  # noqa: E731
+
+  def visit(carry, i):
+    return step(carry, _block(i, size, num_items)), None
+
   return lax.scan(visit, carry, jnp.arange(-(-num_items // size), dtype=jnp.int32))[0]
 
 
