@@ -1,0 +1,201 @@
+"""One video as a SequenceExample with DMVR's keys.
+
+The keys are those of DMVR (github.com/google-deepmind/dmvr) and of TF Garden's video decoders,
+plus MediaSequence's `image/frame_rate`. Neither writing nor reading needs TensorFlow: the
+messages are declared below to the protobuf runtime, in a descriptor pool of their own, so that a
+TensorFlow in the same process is not disturbed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from vssl_jax.errors import UserError
+
+FRAMES = "image/encoded"
+FRAME_RATE = "image/frame_rate"
+LABEL_INDEX = "clip/label/index"
+LABEL_TEXT = "clip/label/text"
+FILENAME = "video/filename"
+START = "clip/start/timestamp"
+END = "clip/end/timestamp"
+CAPTION = "caption/string"
+
+_LISTS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """One video, or one part of a long video, as it stands in a record.
+
+  Attributes:
+    frames: JPEG of every frame, in time.
+    fps: frames a second; 0 if unknown.
+    label: class index; −1 if unknown.
+    label_text: class name; empty if unknown.
+    filename: path of the video, relative to the data set's root.
+    start: microseconds from the video's beginning to the first frame.
+    end: microseconds from the video's beginning to the end of the last frame.
+    caption: free text; empty if none.
+  """
+
+  frames: Sequence[bytes]
+  fps: float = 0.0
+  label: int = -1
+  label_text: str = ""
+  filename: str = ""
+  start: int = 0
+  end: int = 0
+  caption: str = ""
+
+
+def encode(video: Video) -> bytes:
+  """Serialises a video; equal videos give equal bytes.
+
+  An unlabelled video carries index −1 and an empty name instead of no key at all: DMVR and TF
+  Garden batch both as a vector of one element, and their one-hot of −1 is all zeros.
+  """
+  message = _sequence_example()()
+  context = message.context.feature
+  context[LABEL_INDEX].int64_list.value.append(video.label)
+  context[LABEL_TEXT].bytes_list.value.append(video.label_text.encode())
+  context[FILENAME].bytes_list.value.append(video.filename.encode("utf-8", "surrogateescape"))
+  context[START].int64_list.value.append(video.start)
+  context[END].int64_list.value.append(video.end)
+  if video.fps > 0:
+    context[FRAME_RATE].float_list.value.append(video.fps)
+  if video.caption:
+    context[CAPTION].bytes_list.value.append(video.caption.encode())
+  frames = message.feature_lists.feature_list[FRAMES].feature
+  for jpeg in video.frames:
+    frames.add().bytes_list.value.append(jpeg)
+  return message.SerializeToString(deterministic=True)
+
+
+def decode(serialized: bytes) -> Video:
+  """Reads a record of ours, of DMVR or of TF Garden; absent keys give `Video`'s defaults.
+
+  Raises:
+    UserError: these bytes are no SequenceExample, or hold no frames under `image/encoded`.
+  """
+  message = _sequence_example()()
+  try:
+    message.ParseFromString(serialized)
+  except Exception as error:
+    raise UserError(f"a record is no SequenceExample ({error}): prepare the data again") from None
+  context = {key: _values(feature) for key, feature in message.context.feature.items()}
+  lists = message.feature_lists.feature_list
+  frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
+  if not frames:
+    raise UserError(
+      f"a record holds no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "
+      "records are SequenceExamples with one JPEG a frame"
+    )
+  try:
+    fps = fps_of(context, len(frames))
+  except UserError:
+    fps = 0.0
+  return Video(
+    frames=frames,
+    fps=fps,
+    label=int(_first(context, LABEL_INDEX, -1)),
+    label_text=_text(context, LABEL_TEXT),
+    filename=_text(context, FILENAME),
+    start=int(_first(context, START, 0)),
+    end=int(_first(context, END, 0)),
+    caption=_text(context, CAPTION),
+  )
+
+
+def fps_of(context: Mapping[str, Any], num_frames: int) -> float:
+  """Frames a second of a record.
+
+  Args:
+    context: the record's context, key to a scalar, list or array (possibly empty).
+    num_frames: number of frames in the record.
+
+  Returns:
+    `image/frame_rate` where present, else `num_frames` over the time between DMVR's timestamps.
+
+  Raises:
+    UserError: the record has neither.
+  """
+  rate = float(_first(context, FRAME_RATE, 0.0))
+  if rate > 0:
+    return rate
+  micros = int(_first(context, END, 0)) - int(_first(context, START, 0))
+  if micros > 0 and num_frames > 0:
+    return num_frames * 1e6 / micros
+  raise UserError(
+    f"video {_text(context, FILENAME) or '(unnamed)'!r}: its record has no {FRAME_RATE!r} and no "
+    "timestamps, so its frame rate is unknown: give spans in frames, or prepare the data again"
+  )
+
+
+def _values(feature) -> list:
+  kind = feature.WhichOneof("kind")
+  return list(getattr(feature, kind).value) if kind else []
+
+
+def _first(context: Mapping[str, Any], key: str, default):
+  value = context.get(key, default)
+  if isinstance(value, (str, bytes, int, float)):
+    return value
+  if hasattr(value, "reshape"):
+    value = value.reshape(-1)
+  return value[0] if len(value) else default
+
+
+def _text(context: Mapping[str, Any], key: str) -> str:
+  value = _first(context, key, b"")
+  return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+@functools.cache
+def _sequence_example():
+  """The message class, from TensorFlow's example.proto and feature.proto."""
+  field = descriptor_pb2.FieldDescriptorProto
+  file = descriptor_pb2.FileDescriptorProto(
+    name="vssl_jax/example.proto", package="tensorflow", syntax="proto3"
+  )
+
+  def message(name, parent=file.message_type):
+    return parent.add(name=name)
+
+  def add(owner, name, number, kind, repeated=False, **options):
+    if isinstance(kind, str):
+      options |= {"type": field.TYPE_MESSAGE, "type_name": f".tensorflow.{kind}"}
+    else:
+      options["type"] = kind
+    label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+    return owner.field.add(name=name, number=number, label=label, **options)
+
+  def add_map(owner, name, entry, value):
+    nested = message(entry, owner.nested_type)
+    nested.options.map_entry = True
+    add(nested, "key", 1, field.TYPE_STRING)
+    add(nested, "value", 2, value)
+    add(owner, name, 1, f"{owner.name}.{entry}", repeated=True)
+
+  kinds = (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_INT64)
+  for name, kind in zip(_LISTS.values(), kinds, strict=True):
+    add(message(name), "value", 1, kind, repeated=True)  # proto3 packs numbers by itself
+  feature = message("Feature")
+  feature.oneof_decl.add(name="kind")
+  for number, (name, kind) in enumerate(_LISTS.items(), start=1):
+    add(feature, name, number, kind, oneof_index=0)
+  add_map(message("Features"), "feature", "FeatureEntry", "Feature")
+  add(message("FeatureList"), "feature", 1, "Feature", repeated=True)
+  add_map(message("FeatureLists"), "feature_list", "FeatureListEntry", "FeatureList")
+  example = message("SequenceExample")
+  add(example, "context", 1, "Features")
+  add(example, "feature_lists", 2, "FeatureLists")
+
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.SequenceExample"))
