@@ -1,0 +1,196 @@
+"""`manifest.json` and `labels.txt`: what a folder of prepared records holds."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vssl_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+LABELS = "labels.txt"
+FORMAT = 1
+_SECONDS = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)  # edges of the histogram
+_COUNTERS = ("classes", "durations", "fps", "size", "stored_size")
+_TOTALS = ("videos", "records", "frames", "seconds", "bytes")
+
+
+class Tally:
+  """Counts over videos that can be added up shard by shard.
+
+  Attributes:
+    counts: plain data, ready for JSON: totals (`videos`, `records`, `frames`, `seconds`,
+      `bytes`), `shortest` and `longest` in seconds, histograms of videos (`classes`,
+      `durations`, `fps`, `size` as in the files, `stored_size`), and `unreadable`.
+  """
+
+  def __init__(self, counts: dict[str, Any] | None = None):
+    self.counts = counts or {
+      **dict.fromkeys(_TOTALS, 0),
+      "shortest": None,
+      "longest": None,
+      **{name: {} for name in _COUNTERS},
+      "unreadable": [],
+    }
+
+  def add_video(
+    self,
+    *,
+    label: str,
+    records: int,
+    frames: int,
+    seconds: float,
+    fps: float,
+    size: tuple[int, int],
+    stored_size: tuple[int, int],
+  ) -> None:
+    """Counts one video; `fps` and `size` are the file's own, an empty label means none."""
+    counts = self.counts
+    for name, value in zip(_TOTALS[:4], (1, records, frames, seconds), strict=True):
+      counts[name] += value
+    counts["shortest"] = min(seconds, counts["shortest"] or seconds)
+    counts["longest"] = max(seconds, counts["longest"] or seconds)
+    keys = (label, _bin(seconds), f"{fps:.4g}", "{}x{}".format(*size), "{}x{}".format(*stored_size))
+    for name, key in zip(_COUNTERS, keys, strict=True):
+      counts[name][key] = counts[name].get(key, 0) + 1
+
+  def add_unreadable(self, path: str, reason: str) -> None:
+    """Notes a video that gave no record."""
+    self.counts["unreadable"].append({"path": path, "reason": reason})
+
+  @staticmethod
+  def merge(tallies: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Adds up the counts of several tallies; unreadable files are sorted by path."""
+    total = Tally().counts
+    for counts in tallies:
+      for name in _TOTALS:
+        total[name] += counts[name]
+      for name, choose in (("shortest", min), ("longest", max)):
+        values = [v for v in (total[name], counts[name]) if v is not None]
+        total[name] = choose(values, default=None)
+      for name in _COUNTERS:
+        total[name] = dict(collections.Counter(total[name]) + collections.Counter(counts[name]))
+      total["unreadable"] += counts["unreadable"]
+    for name in ("seconds", "shortest", "longest"):
+      total[name] = None if total[name] is None else round(total[name], 3)
+    for name in _COUNTERS:
+      total[name] = dict(sorted(total[name].items(), key=lambda item: _natural(item[0])))
+    total["unreadable"].sort(key=lambda file: file["path"])
+    return total
+
+
+def build(labels: Sequence[str], splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """The whole manifest; equal records give equal manifests.
+
+  Args:
+    labels: class names by index.
+    splits: split name to its merged counts, `settings`, `notes` and `shards` (name, records,
+      bytes, sha256).
+  """
+  splits = dict(sorted(splits.items()))
+  digest = hashlib.sha256()
+  for split in splits.values():
+    for shard in split["shards"]:
+      digest.update(f"{shard['name']} {shard['sha256']}\n".encode())
+  return {
+    "format": FORMAT,
+    "sha256": digest.hexdigest(),
+    "labels": list(labels),
+    "splits": splits,
+  }
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON atomically."""
+  write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file atomically."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+  with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+def read(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """A folder's manifest, None where it has none.
+
+  Raises:
+    UserError: the file is no manifest of this format.
+  """
+  path = pathlib.Path(folder) / MANIFEST
+  try:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  except ValueError as error:
+    raise UserError(f"{path}: no JSON ({error}): run prepare again to write it anew") from None
+  if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    raise UserError(f"{path}: not a manifest of format {FORMAT}: prepare the data again")
+  return manifest
+
+
+def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
+  """Class names by index from `labels.txt`; empty where there is none."""
+  try:
+    text = (pathlib.Path(folder) / LABELS).read_text(encoding="utf-8")
+  except FileNotFoundError:
+    return ()
+  return tuple(line for line in text.splitlines() if line)
+
+
+def summary(manifest: dict[str, Any]) -> str:
+  """The manifest in a few lines for people."""
+  lines = [f"  {'split':<10}{'videos':>9}{'records':>9}{'frames':>11}{'hours':>8}{'MB':>9}  shards"]
+  for name, split in manifest["splits"].items():
+    lines.append(
+      f"  {name:<10}{split['videos']:>9,}{split['records']:>9,}{split['frames']:>11,}"
+      f"{split['seconds'] / 3600:>8.2f}{split['bytes'] / 1e6:>9,.0f}  {len(split['shards'])}"
+    )
+  for name, split in manifest["splits"].items():
+    if not split["videos"]:
+      continue
+    classes = {k: n for k, n in split["classes"].items() if k}
+    text = f"  {name}: "
+    if classes:
+      text += f"{len(classes)} classes of {min(classes.values())} to {max(classes.values())} videos"
+    if unlabelled := split["classes"].get(""):
+      text += f"{', ' if classes else ''}{unlabelled} without label"
+    text += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"
+    text += f"; fps {_most(split['fps'])}; size {_most(split['size'])}"
+    text += f", stored {_most(split['stored_size'])}"
+    lines.append(text)
+  return "\n".join(lines)
+
+
+def _most(histogram: dict[str, int]) -> str:
+  """The most frequent keys of a histogram, with their counts where there are several."""
+  ranked = sorted(histogram.items(), key=lambda item: -item[1])
+  if len(ranked) == 1:
+    return ranked[0][0]
+  text = ", ".join(f"{key} ({count})" for key, count in ranked[:3])
+  return text + (f" and {len(ranked) - 3} more" if len(ranked) > 3 else "")
+
+
+def _bin(seconds: float) -> str:
+  for low, high in itertools.pairwise(_SECONDS):
+    if seconds < high:
+      return f"{low}-{high}"
+  return f"{_SECONDS[-1]}-"
+
+
+def _natural(key: str) -> tuple:
+  """Sorts keys by their leading number, then as text."""
+  digits = "".join(c if c.isdigit() or c == "." else " " for c in key).split()
+  is_number = key[:1].isdigit() and digits and digits[0].count(".") <= 1
+  return (0, float(digits[0]), key) if is_number else (1, 0.0, key)

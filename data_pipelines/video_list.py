@@ -1,0 +1,272 @@
+"""What to prepare: videos with label, time span and split, from a folder or a CSV."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from vssl_jax.errors import UserError
+
+EXTENSIONS = frozenset(
+  [
+    ".3g2",
+    ".3gp",
+    ".asf",
+    ".avi",
+    ".divx",
+    ".dv",
+    ".f4v",
+    ".flv",
+    ".gif",
+    ".h264",
+    ".h265",
+    ".hevc",
+    ".ivf",
+    ".m1v",
+    ".m2t",
+    ".m2ts",
+    ".m2v",
+    ".m4v",
+    ".mjpeg",
+    ".mjpg",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpe",
+    ".mpeg",
+    ".mpg",
+    ".mpv",
+    ".mts",
+    ".mxf",
+    ".nut",
+    ".ogm",
+    ".ogv",
+    ".qt",
+    ".rm",
+    ".rmvb",
+    ".ts",
+    ".vob",
+    ".webm",
+    ".wmv",
+    ".y4m",
+  ]
+)
+_SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PATH_COLUMNS = ("path", "video_path")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One video to prepare, or one span of it.
+
+  Attributes:
+    path: relative to the root where the list gives it so, with forward slashes.
+    split: name of the split.
+    label: class name; empty if unknown.
+    start: first second; 0 for the beginning.
+    end: last second (exclusive); infinity for the whole rest.
+    caption: free text; empty if none.
+  """
+
+  path: str
+  split: str = "train"
+  label: str = ""
+  start: float = 0.0
+  end: float = math.inf
+  caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoList:
+  """The entries of one job.
+
+  Attributes:
+    root: folder that relative paths start from.
+    entries: what to prepare.
+    labels: class names; a label's index is its position here.
+    notes: what was left out and why, a line each.
+  """
+
+  root: pathlib.Path
+  entries: tuple[Entry, ...]
+  labels: tuple[str, ...]
+  notes: tuple[str, ...] = ()
+
+
+def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
+  """Class names without the empty one, sorted; by value where every name is a whole number."""
+  names = set(names) - {""}
+  if all(re.fullmatch(r"\d+", n) for n in names):
+    return tuple(sorted(names, key=lambda n: (int(n), n)))
+  return tuple(sorted(names))
+
+
+def from_folder(
+  folder: str | os.PathLike, *, split: str = "train", flat: bool = False
+) -> VideoList:
+  """Lists the videos below a folder, by their extensions.
+
+  Videos directly in the folder are unlabelled; videos in sub-folders carry the name of the first
+  sub-folder as label. Sub-folders named train, val, test, … that hold class folders are splits.
+
+  Args:
+    folder: where to look.
+    split: name of the split for videos that no such folder puts in one.
+    flat: take every video at any depth as unlabelled.
+
+  Raises:
+    UserError: no such folder, no videos in it, or videos both beside and in sub-folders.
+  """
+  root = pathlib.Path(folder)
+  if not root.is_dir():
+    raise UserError(f"{folder}: no such folder (nor a .csv file): give a folder of videos or a CSV")
+  paths, ignored = _walk(root)
+  if not paths:
+    raise UserError(f"{folder}: holds no videos (no file named *.mp4, *.avi, *.mkv, …)")
+  notes = []
+  if ignored:
+    kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
+    notes.append(f"{ignored.total()} files are no videos by their extension: {kinds}")
+  parts = [path.split("/") for path in paths]
+  depths = {len(p) for p in parts}
+  if flat or depths == {1}:
+    entries = [Entry(path, split) for path in paths]
+  elif 1 in depths:
+    raise UserError(
+      f"{folder}: videos both directly in the folder and in sub-folders: pass --flat to take all "
+      "as unlabelled, or move the former into class folders"
+    )
+  elif min(depths) > 2 and {p[0] for p in parts} <= _SPLIT_FOLDERS:
+    entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]
+  else:
+    entries = [Entry(path, split, label=p[0]) for path, p in zip(paths, parts, strict=True)]
+  return _checked(root, entries, notes)
+
+
+def from_csv(
+  path: str | os.PathLike,
+  *,
+  root: str | os.PathLike | None = None,
+  split: str = "train",
+  split_column: str | None = None,
+) -> VideoList:
+  """Reads a CSV with a header line.
+
+  Columns: `path` (or `video_path`, as DMVR's generate_from_file.py has it), and optionally
+  `label`, `start` and `end` in seconds, `caption`, and any columns of splits.
+
+  Args:
+    path: the CSV.
+    root: folder that relative paths start from; the CSV's own by default.
+    split: name of the split where there is no split column.
+    split_column: column with each video's split; a column named `split` is used by itself. Videos
+      without a value there are left out.
+
+  Raises:
+    UserError: unreadable file, a missing column or a bad value; names the line.
+  """
+  path = pathlib.Path(path)
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file, skipinitialspace=True)
+      columns = [(c or "").strip() for c in reader.fieldnames or ()]
+      reader.fieldnames = columns
+      rows = [(reader.line_num, row) for row in reader]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+  column = next((c for c in _PATH_COLUMNS if c in columns), None)
+  if column is None:
+    raise UserError(
+      f"{path}: its first line must name the columns, `path` (or `video_path`) among them; it "
+      f"reads {','.join(columns)[:80]!r}"
+    )
+  if split_column is None and "split" in columns:
+    split_column = "split"
+  if split_column is not None and split_column not in columns:
+    raise UserError(f"{path}: no column {split_column!r}; it has {', '.join(columns)}")
+  entries, unused = [], 0
+  for line, row in rows:
+    row = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    entry = _entry(f"{path}, line {line}", row, column, split, split_column)
+    if entry.split:
+      entries.append(entry)
+    else:
+      unused += 1
+  notes = [f"{unused} videos have no value in column {split_column!r}"] if unused else []
+  if not entries:
+    raise UserError(f"{path}: lists no videos")
+  return _checked(pathlib.Path(root) if root is not None else path.parent, entries, notes)
+
+
+def _entry(
+  where: str, row: Mapping[str, str], column: str, split: str, split_column: str | None
+) -> Entry:
+  if not row[column]:
+    raise UserError(f"{where}: empty {column!r}")
+  start = _seconds(where, "start", row.get("start"), 0.0)
+  end = _seconds(where, "end", row.get("end"), math.inf)
+  if end <= start:
+    raise UserError(f"{where}: end ({end:g} s) is not after start ({start:g} s)")
+  return Entry(
+    path=row[column],
+    split=row[split_column] if split_column else split,
+    label=row.get("label", ""),
+    start=start,
+    end=end,
+    caption=row.get("caption", ""),
+  )
+
+
+def _seconds(where: str, name: str, text: str | None, default: float) -> float:
+  if not text:
+    return default
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not (0 <= value < math.inf):
+    raise UserError(f"{where}: {name} must be seconds, 0 or more, and is {text!r}")
+  return value
+
+
+def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter]:
+  """Relative paths of all videos, sorted, and the other files' extensions, counted."""
+  paths, ignored, visited = [], collections.Counter(), set()
+  for folder, folders, files in os.walk(root, followlinks=True):
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in visited:  # a link to a folder above
+      folders.clear()
+      continue
+    visited.add((status.st_dev, status.st_ino))
+    folders[:] = sorted(f for f in folders if not f.startswith("."))
+    for name in files:
+      extension = os.path.splitext(name)[1].lower()
+      if name.startswith("."):
+        continue
+      if extension in EXTENSIONS:
+        paths.append(pathlib.Path(folder, name).relative_to(root).as_posix())
+      else:
+        ignored[extension] += 1
+  return sorted(paths), ignored
+
+
+def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str]) -> VideoList:
+  splits = collections.defaultdict(set)
+  for entry in entries:
+    if not _SPLIT_NAME.fullmatch(entry.split):
+      raise UserError(
+        f"split name {entry.split!r} (of {entry.path}): use letters, digits, '_', '.', '-' only"
+      )
+    splits[entry.path].add(entry.split)
+  shared = sorted(path for path, names in splits.items() if len(names) > 1)
+  if shared:
+    notes = [*notes, f"{len(shared)} videos are in more than one split, the first is {shared[0]}"]
+  labels = sort_labels(e.label for e in entries)
+  return VideoList(root=root, entries=tuple(entries), labels=labels, notes=tuple(notes))
