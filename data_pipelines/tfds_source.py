@@ -1,0 +1,139 @@
+"""Clips from TensorFlow Datasets: any builder with a `Video` feature, prepared beforehand.
+
+TFRecord files are read at random by an offset index that one scan makes, ArrayRecord files by
+TFDS's own random access; both keep the promise that batch k is a function of (seed, k) alone.
+Only the sampled frames are decoded. Nothing is ever downloaded from here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from data_pipelines import clips, index
+from data_pipelines.clip_source import ClipSource
+from data_pipelines.graph import IMAGE, LABEL, Features, Graph
+from data_pipelines.tfrecord_source import RecordReader
+from vssl_jax.errors import UserError
+
+
+class TfdsStore:
+  """Random access to a split of a TFDS builder; implements `clip_source.Store`.
+
+  Args:
+    builder: a prepared builder.
+    split: TFDS split, slices such as `train[:80%]` included.
+    where: names the data set in messages.
+
+  Raises:
+    UserError: the builder is not prepared, lacks the split, or has no one video feature.
+  """
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, where: str):
+    features = builder.info.features
+    videos = [k for k, f in features.items() if isinstance(f, tfds.features.Video)]
+    if len(videos) != 1:
+      raise UserError(f"{where}: expected one video feature, found {len(videos)}: {videos}.")
+    self._video, self._where = videos[0], f"{where}, split {split}"
+    label = dict(features.items()).get(LABEL)
+    is_class = isinstance(label, tfds.features.ClassLabel)
+    self._label = LABEL if label is not None and label.shape == () else None
+    self.label_names = tuple(label.names) if is_class and label.names else ()
+    self._decoders = {self._video: tfds.decode.SkipDecoding()}
+    if _is_tfrecord(builder):
+      self._records = _reader(builder, split, where)
+      self._rows = None
+      first = self._deserialize(builder, self._records.read(tf.constant(0, tf.int64)))[IMAGE][0]
+      first = first.numpy()
+    else:
+      self._records = None
+      self._rows = _data_source(builder, split, self._decoders, where)
+      first = self._rows[0][self._video][0]
+    self._builder = builder
+    self.codec = clips.JPEG if first[:2] == b"\xff\xd8" else clips.PNG
+
+  def __len__(self) -> int:
+    return len(self._records if self._rows is None else self._rows)
+
+  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
+    """Nothing to parse: the builder knows its own features."""
+
+  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
+    """See `Store`; `parse` is not used."""
+    if self._rows is None:
+      return self._deserialize(self._builder, self._records.read(i))
+    frames, label = tf.numpy_function(self._row, [i], [tf.string, tf.int64], stateful=False)
+    return {IMAGE: tf.ensure_shape(frames, [None]), LABEL: tf.ensure_shape(label, [])}
+
+  def describe(self, i: int) -> str:
+    """See `Store`."""
+    return f"{self._where}: video {i}"
+
+  def _deserialize(self, builder: tfds.core.DatasetBuilder, record: tf.Tensor) -> Features:
+    example = builder.info.features.deserialize_example(record, decoders=self._decoders)
+    label = example[self._label] if self._label else -1
+    return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
+
+  def _row(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    row = self._rows[int(i)]
+    label = row[self._label] if self._label else -1
+    return np.array(list(row[self._video]), dtype=object), np.int64(label)
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
+  """See `source.load`; `data.name` is the builder, `data.path` TFDS's `data_dir`.
+
+  The source `digits` generates its own small data set there first, if it is not there yet.
+  """
+  if data.source == "digits":
+    from data_pipelines import digits_builder
+
+    builder = digits_builder.builder(data.path or None)
+    where = "the digits data set"
+  else:
+    where = f"TFDS data set {data.name!r}"
+    if not data.name:
+      raise UserError("config.data.name: no TFDS builder named, such as 'ucf101/ucf101_1'.")
+    try:
+      builder = tfds.builder(data.name, data_dir=data.path or None)
+    except (tfds.core.DatasetNotFoundError, ValueError) as e:
+      reason = str(e).split("\n")[0]
+      raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
+  return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
+
+
+def _is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:
+  return bool(builder.info.splits) and builder.info.file_format == tfds.core.FileFormat.TFRECORD
+
+
+def _reader(builder: tfds.core.DatasetBuilder, split: str, where: str) -> RecordReader:
+  try:
+    parts = builder.info.splits[split].file_instructions
+  except (KeyError, ValueError):
+    known = ", ".join(builder.info.splits)
+    raise UserError(f"{where}: no split {split!r}; it has {known}.") from None
+  if missing := [p.filename for p in parts if not os.path.exists(p.filename)]:
+    raise UserError(f"{missing[0]}: missing; prepare the data set again with `tfds build`.")
+  whole = index.build([p.filename for p in parts])
+  chosen = []
+  for number, part in enumerate(parts):
+    (rows,) = np.nonzero(whole.shard == number)
+    stop = None if part.take < 0 else part.skip + part.take
+    chosen.append(rows[part.skip : stop])
+  return RecordReader(whole, np.concatenate(chosen))
+
+
+def _data_source(builder: Any, split: str, decoders: Any, where: str) -> Any:
+  try:
+    return builder.as_data_source(split=split, decoders=decoders)
+  except Exception as e:
+    reason = str(e).split("\n")[0][:200]
+    raise UserError(
+      f"{where}: split {split!r} cannot be read ({reason}); prepare it with "
+      f"`tfds build {builder.name} --file_format=array_record` (or tfrecord)."
+    ) from None
