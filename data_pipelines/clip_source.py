@@ -127,7 +127,7 @@ class ClipSource:
 
     examples = tf.data.Dataset.range(start * len(rows), np.iinfo(np.int64).max)
     dataset = self._mapped(examples, example).batch(len(rows), drop_remainder=True)
-    dataset = dataset.map(graph.postprocessor_builder.build(), deterministic=True)
+    dataset = dataset.map(graph.postprocessor_builder.build())
     yield from self._numpy(dataset, functools.partial(self._check_train, process), start)
 
   def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
@@ -162,7 +162,7 @@ class ClipSource:
     examples = tf.data.Dataset.range(batches * len(rows))
     # Views are large (30 of 32 frames at 256² take 190 MB a video): few videos at a time.
     dataset = self._mapped(examples, example, limit=2).batch(len(rows), drop_remainder=True)
-    dataset = dataset.map(graph.postprocessor_builder.build(), deterministic=True)
+    dataset = dataset.map(graph.postprocessor_builder.build())
     yield from self._numpy(dataset, self._check_eval, 0)
 
   def describe(self, video: int) -> str:

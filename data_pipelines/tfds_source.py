@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 
 from data_pipelines import clips, index
 from data_pipelines.clip_source import ClipSource
@@ -91,10 +92,7 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   The source `digits` generates its own small data set there first, if it is not there yet.
   """
   if data.source == "digits":
-    from data_pipelines import digits_builder
-
-    builder = digits_builder.builder(data.path or None)
-    where = "the digits data set"
+    builder, where = _digits(data), "the digits data set"
   else:
     where = f"TFDS data set {data.name!r}"
     if not data.name:
@@ -105,6 +103,24 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
       reason = str(e).split("\n")[0]
       raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
   return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
+
+
+def _digits(data: Any) -> tfds.core.DatasetBuilder:
+  from data_pipelines import digits_builder  # noqa: F401, registers the builder
+
+  def opened() -> tfds.core.DatasetBuilder:
+    return tfds.builder(data.name or "digits_video", data_dir=data.path or None)
+
+  builder = opened()
+  if not builder.info.splits:
+    logging.info("Making the digits data set in %s.", builder.data_dir)
+    try:
+      builder.download_and_prepare()
+    except Exception:
+      builder = opened()
+      if not builder.info.splits:  # else another process was faster
+        raise
+  return builder
 
 
 def _is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:
