@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
+from vssl_jax.ops.sphere import inverse_norm, unit
 
 AxisName = str | Sequence[str]
 
@@ -37,8 +38,6 @@ AxisName = str | Sequence[str]
 # where a whole row is masked. Finite, so that no difference of infinities is ever NaN.
 _LEAST = -1e30
 _MASKED = -2e30
-# ‖x‖² up to which an embedding has no direction: it counts as 0 and has gradient 0.
-_NO_DIRECTION = 1e-12
 # Cosines this close are equal in float32: a collapsed batch must not score 100 % by rounding.
 _TIE = 1e-6
 
@@ -161,12 +160,6 @@ def _metrics(stats, videos):
   }
 
 
-def _inverse_norm(x: jax.Array, dtype) -> jax.Array:
-  squared = jnp.sum(jnp.square(x.astype(dtype)), axis=-1)
-  some = squared > _NO_DIRECTION
-  return jnp.where(some, lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
-
-
 def _gather(x, axis_name):
   return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
@@ -186,7 +179,7 @@ def _weights(n, symmetric):
 def _dense(a, b, temperature, axis_name, symmetric, precision):
   """This device's mean loss and statistics; logits `[n, 2N]` for each of the two views."""
   dtype = temperature.dtype
-  a, b = (x.astype(dtype) * _inverse_norm(x, dtype)[:, None] for x in (a, b))
+  a, b = unit(a).astype(dtype), unit(b).astype(dtype)
   every = jnp.concatenate([_gather(a, axis_name), _gather(b, axis_name)])  # [2N, D]
   n, total = a.shape[0], every.shape[0] // 2
   video = _first_row(a, axis_name) + jnp.arange(n)
@@ -270,7 +263,7 @@ def _add(old, new):
 
 def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision):
   dtype, n = temperature.dtype, a.shape[0]
-  scale = jnp.stack([_inverse_norm(a, dtype), _inverse_norm(b, dtype)], axis=1)  # [n, 2]
+  scale = jnp.stack([inverse_norm(a), inverse_norm(b)], axis=1).astype(dtype)  # [n, 2]
   own = (a, b, scale)
   every = _gather(own, axis_name)
   first, total = _first_row(a, axis_name), every[0].shape[0]

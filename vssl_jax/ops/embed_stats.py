@@ -1,0 +1,167 @@
+"""Is the embedding space alive? Statistics that see a collapse which the loss curve hides.
+
+All are of L2-normalised embeddings in float32; z `[N, V, D]` holds V views of each of N videos.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import tiles
+from vssl_jax.ops.sphere import unit
+
+_HIGHEST = lax.Precision.HIGHEST
+# Variance of unit vectors that are equal but for rounding.
+_ROUNDING = 1e-12
+
+
+def alignment(z: jax.Array) -> jax.Array:
+  """Mean squared distance between two views of one video, in [0, 4]; smaller is closer.
+
+  Wang & Isola 2020, eq. 1 with α = 2, over all V(V − 1)/2 pairs of views.
+
+  Args:
+    z: `[N, V, D]`, V ≥ 2, raw.
+  """
+  views = z.shape[1]
+  if views < 2:
+    raise UserError(f"alignment: needs two views or more of each video; got z of shape {z.shape}")
+  z = unit(z)
+  # Σ over pairs |z_v − z_w|² = V Σ_v |z_v − mean|².
+  around = jnp.sum(jnp.square(z - jnp.mean(z, axis=1, keepdims=True)), axis=(1, 2))
+  return 2 * jnp.mean(around) / (views - 1)
+
+
+def uniformity(x: jax.Array, t: float = 2.0, block_size: int = 512) -> jax.Array:
+  """Log of the mean of exp(−t |x_i − x_j|²) over pairs i < j, in [−4t, 0]; smaller is more even.
+
+  Wang & Isola 2020, eq. 2 (their t = 2), in tiles and in the log domain. For large D, points drawn
+  evenly on the sphere give −2t = −4; a constant gives 0.
+
+  Args:
+    x: `[M, D]` raw, M ≥ 2, one view of each video.
+    t: the kernel's inverse width.
+    block_size: tile side; memory is a few block_size².
+  """
+  if x.ndim != 2 or x.shape[0] < 2:
+    raise UserError(f"uniformity: needs [M, D] with two rows or more; got {x.shape}")
+  x, m = unit(x), x.shape[0]
+
+  def step(total, rows, cols, mask):
+    cosine = jnp.matmul(rows.take(x), cols.take(x).T, precision=_HIGHEST)
+    return jnp.logaddexp(total, jax.nn.logsumexp(2 * t * (cosine - 1), where=mask))
+
+  start = lax.full_like(x, -jnp.inf, shape=())
+  total = tiles.fold_tiles(step, start, m, block_size=block_size)
+  return jnp.minimum(total - jnp.log(m * (m - 1) / 2), 0.0)
+
+
+def std(x: jax.Array) -> jax.Array:
+  """Standard deviation of each dimension over rows, averaged over dimensions.
+
+  1/√D where points are spread evenly over the sphere, 0 where all are one point (SimSiam, Chen &
+  He 2021, section 4.1).
+
+  Args:
+    x: `[M, D]` raw.
+  """
+  return jnp.mean(jnp.std(unit(x), axis=0))
+
+
+def effective_rank(x: jax.Array) -> jax.Array:
+  """How many dimensions the embeddings really use: exp of the singular values' entropy.
+
+  Roy & Vetterli 2007, eq. 3, of the centred matrix, from the eigenvalues of its D × D (or, where
+  smaller, M × M) Gram matrix in float32: singular values below some 1/300 of the largest are
+  rounding and count as 0.
+
+  Args:
+    x: `[M, D]` raw.
+
+  Returns:
+    float32 in [1, min(M − 1, D)]; 0 where all embeddings are one point.
+  """
+  x = unit(x)
+  x = x - jnp.mean(x, axis=0)
+  wide = x.shape[0] < x.shape[1]
+  gram = jnp.matmul(x, x.T, precision=_HIGHEST) if wide else jnp.matmul(x.T, x, precision=_HIGHEST)
+  squared = jnp.linalg.eigvalsh(gram)
+  floor = jnp.maximum(squared.size * jnp.finfo(x.dtype).eps * squared[-1], x.shape[0] * _ROUNDING)
+  values = jnp.sqrt(jnp.where(squared > floor, squared, 0.0))
+  p = values / jnp.maximum(jnp.sum(values), floor)
+  rank = jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0)))
+  return jnp.where(squared[-1] > floor, rank, jnp.where(jnp.isnan(squared[-1]), jnp.nan, 0.0))
+
+
+@functools.partial(jax.jit, static_argnames=("max_videos",))
+def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
+  """All statistics of a batch's embeddings, for logging.
+
+  Args:
+    z: `[N, V, D]`, or `[N, D]` for one view, raw, any float type.
+    max_videos: of more than this, every k-th row is used: uniformity costs N² D.
+
+  Returns:
+    float32 scalars: `alignment` (V ≥ 2), `uniformity` (mean over views; N ≥ 2), `embedding_std`,
+    `embedding_spread` (that times √D: 1 on an even sphere, 0 at a point), `effective_rank`,
+    `embedding_norm` (mean norm before normalisation).
+  """
+  z = z[:, None] if z.ndim == 2 else z
+  z = z[:: -(-z.shape[0] // max_videos)]
+  n, views, d = z.shape
+  rows = z.reshape(n * views, d)
+  deviation = std(rows)
+  stats = {
+    "embedding_std": deviation,
+    "embedding_spread": deviation * d**0.5,
+    "effective_rank": effective_rank(rows),
+    "embedding_norm": jnp.mean(jnp.linalg.norm(rows.astype(jnp.float32), axis=-1)),
+  }
+  if n > 1:
+    stats["uniformity"] = jnp.mean(jnp.stack([uniformity(z[:, v]) for v in range(views)]))
+  if views > 1:
+    stats["alignment"] = alignment(z)
+  return stats
+
+
+def diagnose(
+  stats: Mapping[str, float], *, least_spread: float = 0.05, least_rank: float = 1.5
+) -> str | None:
+  """Names the collapse that `summary`'s numbers show, in one line.
+
+  Args:
+    stats: numbers by name; other names are ignored, missing ones not judged.
+    least_spread: `embedding_spread` below this is one point (0.05: mean cosine above 0.9975).
+    least_rank: `effective_rank` below this is a line.
+
+  Returns:
+    The cause, or None if there is none.
+  """
+  get = lambda name, good: float(stats.get(name, good))  # noqa: E731
+  spread, rank = get("embedding_spread", 1.0), get("effective_rank", least_rank)
+  norm = get("embedding_norm", 1.0)
+  if not all(map(_finite, (spread, rank, norm))):
+    return "embeddings are not finite: the network has diverged or its input is not finite"
+  if norm < 1e-6:
+    return f"zero embeddings: mean norm {norm:.2g}; the last layer's output has died"
+  if spread < least_spread:
+    return (
+      f"constant embeddings: every clip maps to nearly one point (spread {spread:.2g} of an even "
+      "sphere's); is the target without stop-gradient, or the learning rate too high?"
+    )
+  if rank < least_rank:
+    return (
+      "dimensional collapse: embeddings vary along hardly more than one direction (effective rank "
+      f"{rank:.2f}); are negatives, batch or augmentations too few or too weak?"
+    )
+  return None
+
+
+def _finite(x: float) -> bool:
+  return abs(x) < float("inf")

@@ -1,0 +1,32 @@
+"""L2 normalisation that is finite everywhere, in value and gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# ‖x‖² up to which a vector has no direction.
+_NO_DIRECTION = 1e-12
+
+
+def inverse_norm(x: jax.Array) -> jax.Array:
+  """1 / ‖x‖ along the last axis, in float32 or wider; 0 where ‖x‖ ≤ 1e-6.
+
+  So x · inverse_norm(x) is a unit vector, or 0 with gradient 0 where x has no direction to speak
+  of (1 / ‖x‖ there would be huge and its gradient infinite at 0).
+
+  Args:
+    x: `[..., D]`, any float type.
+
+  Returns:
+    `[...]`.
+  """
+  squared = jnp.sum(jnp.square(x.astype(jnp.result_type(x, jnp.float32))), axis=-1)
+  some = squared > _NO_DIRECTION
+  return jnp.where(some, lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """X over its norms along the last axis, `[..., D]`, in float32 or wider; 0 where ‖x‖ ≤ 1e-6."""
+  return x.astype(jnp.result_type(x, jnp.float32)) * inverse_norm(x)[..., None]
