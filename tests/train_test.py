@@ -87,7 +87,7 @@ def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
   assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
   assert rows[-1]["step"] == 80
   promised = {
-    "loss", "lr", "grad_norm", "update_norm", "param_norm", "epoch", "alignment", "uniformity",
+    "loss", "lr", "grad_norm", "update_norm", "param_norm", "epoch", "uniformity",
     "embedding_std", "effective_rank", "steps_per_second", "clips_per_second", "input_wait",
     "eta_seconds",
   }  # fmt: skip

@@ -103,9 +103,10 @@ def make_step(
     if not whole:
       updates = _select(gate, updates, jax.tree.map(jnp.zeros_like, updates))
       # Momentum of a frozen subset stays as it was, so that thawing starts from nothing.
-      optim = optax.tree_utils.tree_map_params(
-        tx, lambda new, old, g: jnp.where(g, new, old), optim, train.optim, gate
+      slots = optax.tree_utils.tree_map_params(
+        tx, lambda _, g: g, optim, gate, transform_non_params=lambda _: True
       )
+      optim = jax.tree.map(lambda g, a, b: jnp.where(g, a, b), slots, optim, train.optim)
     params = optax.apply_updates(train.params, updates)
     moved_params, moved_state = method.after_update(params, state, train.updates + 1)
     if whole and gate is not True:

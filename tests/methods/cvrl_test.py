@@ -1,0 +1,134 @@
+"""CVRL: its loss by hand, devices and micro-batches that change nothing, shipped settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from vssl_jax import augment, optim, parallel
+from vssl_jax import step as step_lib
+from vssl_jax.errors import UserError
+from vssl_jax.methods import base, cvrl
+
+
+def _config(**values):
+  return small.shrink(small.load("cvrl.py", "demo"), **values)
+
+
+def _batch(n=8, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "clips": rng.integers(0, 256, (n, 2, 4, 16, 16, 3), np.uint8),
+    "label": np.zeros(n, np.int32),
+    "video": np.arange(n),
+  }
+
+
+def _grads(config, devices=1, n=8):
+  """Loss, gradients and new state of the first step."""
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  method = cvrl.build(config, mesh)
+  fn = base.value_and_grad(method, config.accumulate)
+
+  def run(batch):
+    params, state = method.init(jax.random.key(0), method.example(2))
+    rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+    return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
+
+  return jax.device_get(jax.jit(run)(parallel.put_batch(mesh, _batch(n))))
+
+
+def _close(a, b, rtol):
+  def one(x, y):
+    scale = max(np.abs(x).max(), 1e-6)
+    np.testing.assert_allclose(x / scale, y / scale, atol=rtol)
+
+  jax.tree.map(one, a, b)
+
+
+def test_loss_is_info_nce_of_both_views_by_hand():
+  config = _config()
+  method = cvrl.build(config)
+  params, state = method.init(jax.random.key(0), method.example(2))
+  rng, keys = step_lib.step_keys(0, jnp.int32(0), 8)
+  batch = {**_batch(), "key": keys}
+  z, _ = jax.jit(method.embed)(params, state, batch)
+  loss, (_, metrics) = method.objective(params, state, z, batch, rng, jnp.int32(0))
+  z = np.float64(z).transpose(1, 0, 2).reshape(16, -1)
+  z /= np.linalg.norm(z, axis=1, keepdims=True)
+  logits = z @ z.T / 0.1
+  np.fill_diagonal(logits, -np.inf)
+  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  want = -np.mean([log_p[i, (i + 8) % 16] for i in range(16)])
+  np.testing.assert_allclose(metrics["info_nce"], want, rtol=1e-5)
+  np.testing.assert_allclose(loss, 2 * want, rtol=1e-5)  # TF Garden's sum of two directions
+
+
+def test_both_views_share_encoder_and_statistics():
+  config = _config()
+  augment.presets.none(config.augment)
+  method = cvrl.build(config)
+  params, state = method.init(jax.random.key(0), method.example(2))
+  batch = {**_batch(), "key": jax.random.split(jax.random.key(0), 8)}
+  batch["clips"][:, 1] = batch["clips"][:, 0]
+  z, _ = jax.jit(method.embed)(params, state, batch)
+  np.testing.assert_allclose(z[:, 0], z[:, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_one_device_equals_eight_in_loss_statistics_and_gradient():
+  (loss, (state, metrics)), grads = _grads(_config())
+  (loss8, (state8, metrics8)), grads8 = _grads(_config(), devices=8)
+  np.testing.assert_allclose(loss, loss8, rtol=1e-5)
+  _close(state, state8, 1e-5)
+  _close(metrics, metrics8, 1e-4)
+  _close(grads, grads8, 1e-3)
+
+
+def test_blockwise_equals_dense():
+  (loss, _), grads = _grads(_config())
+  (block_loss, _), block_grads = _grads(_config(**{"cvrl.block_size": 4}))
+  np.testing.assert_allclose(loss, block_loss, rtol=1e-5)
+  _close(grads, block_grads, 1e-3)
+
+
+def test_accumulation_equals_one_pass_with_the_same_statistics():
+  # Micro-batch i holds rows i, i + k, …; one pass with groups sees them as contiguous rows.
+  k, n = 2, 8
+  order = np.arange(n).reshape(n // k, k).T.reshape(-1)
+  config = _config(accumulate=k)
+  whole_config = _config(**{"encoder.bn_groups": k, "head.bn_groups": k})
+  method, whole = cvrl.build(config), cvrl.build(whole_config)
+  params, state = method.init(jax.random.key(0), method.example(2))
+  rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+  batch = {**_batch(n), "key": keys}
+  permuted = jax.tree.map(lambda x: x[order], batch)
+  step = jnp.int32(0)
+  (loss, _), grads = jax.jit(base.value_and_grad(method, k))(params, state, batch, rng, step)
+  (want, _), want_grads = jax.jit(base.value_and_grad(whole, 1))(params, state, permuted, rng, step)
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  _close(want_grads, grads, 1e-3)
+
+
+def test_published_settings():
+  config = small.load("cvrl.py")
+  d, o = config.data, config.optim
+  assert (d.clips, d.frames, d.stride, d.size) == (2, 16, 2, 224)
+  assert (config.batch_size, config.epochs, config.cvrl.temperature) == (1024, 200.0, 0.1)
+  assert (o.name, o.lr, o.momentum, o.nesterov, o.weight_decay) == ("sgd", 0.32, 0.9, False, 1e-6)
+  assert (config.head.hidden, config.head.out, config.head.bn_momentum) == ((2048,) * 3, 128, 0.997)
+  method = cvrl.build(config)
+  params, _ = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
+  count = sum(x.size for x in jax.tree.leaves(params["encoder"]))
+  assert count == 31_672_128
+  decayed = jax.tree.leaves(optim.kernels(params))
+  assert 0 < sum(decayed) < len(decayed)
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [({"data.clips": 3}, r"config\.data\.clips is 3"), ({"cvrl.temperature": 0.0}, "temperature")],
+)
+def test_impossible_settings_name_the_field(values, message):
+  with pytest.raises(UserError, match=message):
+    cvrl.build(_config(**values))

@@ -1,0 +1,55 @@
+"""Two processes of four devices each on loopback get the single process's numbers."""
+
+import socket
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from tests import small
+from tests.slow import resume_test
+from vssl_jax.io import writers
+
+
+def _free_port():
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def _environment(devices):
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return {**resume_test.environment(), "XLA_FLAGS": flags}
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
+  settings = {"steps": 4, "probe.run": True, "save.every": 2}
+  one, two = tmp_path / "one", tmp_path / "two"
+  done = subprocess.run(
+    resume_test.command(one, **settings), cwd=small.ROOT, env=_environment(8), text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stdout
+  address = f"127.0.0.1:{_free_port()}"
+  processes = [
+    subprocess.Popen(
+      resume_test.command(
+        two, **settings,
+        **{"distributed.coordinator": address, "distributed.processes": 2, "distributed.index": i},
+      ),
+      cwd=small.ROOT, env=_environment(4), text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  outputs = [p.communicate(timeout=900)[0] for p in processes]
+  assert [p.returncode for p in processes] == [0, 0], outputs[0] + outputs[1]
+  assert outputs[0].count("RESULT ") == 1
+  assert "RESULT " not in outputs[1]
+  (step, a), (other, b) = resume_test.arrays(one), resume_test.arrays(two)
+  assert step == other == 4
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), a, b)
+  for x, y in zip(writers.read(one), writers.read(two), strict=True):
+    np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-4)

@@ -1,0 +1,96 @@
+"""SIGKILL at any moment, on the real `main`: the resumed run equals the uninterrupted one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import small
+from vssl_jax.io import checkpoints, writers
+
+STEPS = 24
+
+
+def command(workdir, **values):
+  values = {"steps": STEPS, "save.every": 3, "log_every": 1, "probe.run": False, **values}
+  return [
+    sys.executable, "-m", "vssl_jax.main", "--config=configs/cvrl.py:demo",
+    f"--workdir={workdir}", *small.flags(**values),
+  ]  # fmt: skip
+
+
+def run(workdir, **values):
+  return subprocess.run(
+    command(workdir, **values), cwd=small.ROOT, env=environment(), text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False,
+  )  # fmt: skip
+
+
+def environment():
+  return {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+
+
+def arrays(workdir):
+  """Every array of the newest checkpoint."""
+  folder = workdir / checkpoints.FOLDER
+  step = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  tree = ocp.StandardCheckpointer().restore((folder / str(step) / "state").absolute())
+  return step, tree
+
+
+def rows(workdir):
+  timed = ("_per_second", "input_wait", "eta_seconds")
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(workdir)]
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path):
+  whole, cut = tmp_path / "whole", tmp_path / "cut"
+  done = run(whole)
+  assert done.returncode == 0, done.stdout
+  rng = random.Random(0)
+  kills = 0
+  for _ in range(3):
+    process = subprocess.Popen(
+      command(cut), cwd=small.ROOT, env=environment(), stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    wanted = rng.randrange(2, 7)  # further steps to see before the kill
+    for line in process.stdout:
+      wanted -= line.startswith("step ")
+      if wanted <= 0:
+        time.sleep(rng.random() * 0.2)  # anywhere within a step, or within a save
+        process.send_signal(signal.SIGKILL)
+        break
+    kills += process.wait() == -signal.SIGKILL
+  assert kills >= 2
+  resumed = run(cut)
+  assert resumed.returncode == 0, resumed.stdout
+  assert "Resuming" in resumed.stdout
+  (step, a), (other, b) = arrays(whole), arrays(cut)
+  assert step == other == STEPS
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert rows(whole) == rows(cut)  # each step's loss and norms: the next batches were the same
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_143(tmp_path):
+  process = subprocess.Popen(
+    command(tmp_path, **{"save.every": 0, "steps": 100_000}), cwd=small.ROOT, env=environment(),
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+  )  # fmt: skip
+  for line in process.stdout:
+    if line.startswith("step 3/"):
+      process.send_signal(signal.SIGTERM)
+      break
+  rest = process.stdout.read()
+  assert process.wait(timeout=120) == 143, rest
+  assert "SIGTERM: saved step" in rest
+  assert arrays(tmp_path)[0] >= 3
