@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import clips, index, manifest, records
+from data_pipelines import clips, index, manifest, records, tfrecord
 from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import Features, Graph
 from vssl_jax.errors import UserError
-
-_FRAMING = 12, 4  # bytes before and after a payload: length and its CRC; the payload's CRC
 
 
 class RecordReader:
@@ -28,11 +26,10 @@ class RecordReader:
   def __init__(self, where: index.Index, rows: np.ndarray | None = None):
     rows = np.arange(len(where)) if rows is None else rows
     self._length = len(rows)
-    head, tail = _FRAMING
     self._files = tf.constant(where.files)
     self._shard = tf.constant(where.shard[rows])
-    self._start = tf.constant(where.offset[rows] - head, tf.int64)
-    self._bytes = tf.constant(where.length[rows] + head + tail, tf.int64)
+    self._start = tf.constant(where.offset[rows] - tfrecord.HEADER, tf.int64)
+    self._bytes = tf.constant(where.length[rows] + tfrecord.HEADER + tfrecord.FOOTER, tf.int64)
 
   def __len__(self) -> int:
     return self._length
