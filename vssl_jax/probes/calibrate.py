@@ -1,0 +1,108 @@
+"""Batch-norm statistics of a network that was never trained, measured on training clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from vssl_jax import parallel
+from vssl_jax.errors import UserError
+
+Variables = Mapping[str, Any]
+
+
+def calibrate(
+  encoder: nn.Module,
+  variables: Variables,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  preprocess: Callable[[jax.Array], jax.Array],
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
+  """Replaces running batch-norm statistics by those of the clips, parameters untouched.
+
+  A fresh network's running mean 0 and variance 1 are false for any layer but the first, and a
+  probe of it in inference mode would understate it. Here each layer's statistics are pooled over
+  all clips with equal weight (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, §3,
+  population statistics): mean = E[mean_b], var = E[var_b + mean_b²] − mean², which for the first
+  layer equals the moments of all clips at once. Activations of a batch are still normalised by
+  that batch's own statistics on the way.
+
+  The module's momentum m is found by itself: its update of statistics 0 and of statistics 1
+  differs by exactly m, whatever the layer. So the batch's own statistics follow without knowing
+  how the network is built.
+
+  Args:
+    encoder: module called as `encoder.apply(variables, clips [N, T, H, W, C], train=True)`,
+      whose `batch_stats` hold leaves `mean` and `var` side by side.
+    variables: `params` and `batch_stats`.
+    batches: dicts with clips uint8 [N, R, T, H, W, C]; every clip counts the same. On several
+      processes each passes its own rows, and the statistics are those of all rows.
+    preprocess: from uint8 clips to the network's input, e.g. `augment.eval_preprocess`.
+    mesh: where to run; None is every device of every process.
+
+  Returns:
+    The variables with float32 `batch_stats` replaced; `variables` itself where there are none.
+
+  Raises:
+    UserError: there is no batch.
+  """
+  if not variables.get("batch_stats"):
+    return dict(variables)
+  mesh = mesh or parallel.make_mesh()
+
+  @partial(jax.jit, out_shardings=parallel.replicated(mesh))
+  def update(params: Any, stats: Any, clips: jax.Array) -> dict[tuple[str, ...], jax.Array]:
+    inputs = preprocess(clips)
+    _, new = encoder.apply(
+      {"params": params, "batch_stats": stats}, inputs, train=True, mutable=["batch_stats"]
+    )
+    return traverse_util.flatten_dict(new["batch_stats"])
+
+  host = jax.device_get((variables["params"], variables["batch_stats"]))
+  params, stats = parallel.put_replicated(mesh, host)
+  zeros, ones = jax.tree.map(jnp.zeros_like, stats), jax.tree.map(jnp.ones_like, stats)
+  momentum, total, seen = None, None, 0
+  for batch in batches:
+    clips = np.asarray(batch["clips"])
+    clips = _global(clips.reshape(-1, *clips.shape[2:]), mesh)
+    from_zero = jax.device_get(update(params, zeros, clips))
+    if momentum is None:
+      from_one = jax.device_get(update(params, ones, clips))
+      momentum = {key: _decimal(from_one[key] - x) for key, x in from_zero.items()}
+    own = {key: np.float64(x) / (1.0 - momentum[key]) for key, x in from_zero.items()}
+    moments = {key: len(clips) * (x + _mean_squared(own, key)) for key, x in own.items()}
+    total = moments if total is None else {key: x + moments[key] for key, x in total.items()}
+    seen += len(clips)
+  if total is None:
+    raise UserError("no clips to calibrate batch norm on: probe.calibrate must be at least 1")
+  mean = {key: x / seen for key, x in total.items()}
+  pooled = {key: np.maximum(x - _mean_squared(mean, key), 0.0) if key[-1] == "var" else x
+            for key, x in mean.items()}  # fmt: skip
+  pooled = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
+  return {**variables, "batch_stats": traverse_util.unflatten_dict(pooled)}
+
+
+def _mean_squared(stats: Mapping[tuple[str, ...], np.ndarray], key: tuple[str, ...]) -> np.ndarray:
+  """What lies between a variance and the second moment about zero; 0 for a mean itself."""
+  return stats[(*key[:-1], "mean")] ** 2 if key[-1] == "var" else np.float64(0.0)
+
+
+def _global(clips: np.ndarray, mesh: Mesh) -> jax.Array:
+  """The rows of all processes as one array, split over the devices where they divide it."""
+  if jax.process_count() == 1 and len(clips) % mesh.size:
+    return jax.device_put(clips, parallel.replicated(mesh))
+  return parallel.put_batch(mesh, {"clips": clips})["clips"]
+
+
+def _decimal(momentum: np.ndarray) -> float:
+  # A momentum is a short decimal; the difference has float32 rounding.
+  return round(float(np.median(momentum)), 6)

@@ -1,0 +1,255 @@
+"""Features of every view of every video: one ordered pass of a frozen network over a source."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vssl_jax import parallel
+from vssl_jax.errors import UserError
+
+Batch = Mapping[str, np.ndarray]
+Variables = Mapping[str, Any]
+Apply = Callable[[Variables, jax.Array], jax.Array]
+
+_ARRAYS = ("features", "label", "video", "offset")  # the fields with one row a video
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """What a network says about each video, in the order of the video index.
+
+  Attributes:
+    features: float32 [V, S, F], F numbers for each of S views of V videos.
+    label: int32 [V], class index; −1 where unknown.
+    video: int64 [V], index of the video in its split, ascending.
+    offset: int32 [V, S'], first frame of each view (S' > S where views were averaged).
+    names: V names of the videos, or empty where the source knows none.
+    label_names: name of each class.
+    info: JSON-able facts about the origin (hashes of config and checkpoint, protocol).
+  """
+
+  features: np.ndarray
+  label: np.ndarray
+  video: np.ndarray
+  offset: np.ndarray
+  names: tuple[str, ...] = ()
+  label_names: tuple[str, ...] = ()
+  info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def mean(self) -> np.ndarray:
+    """Mean over the views, float32 [V, F] (accumulated in float64)."""
+    return self.features.mean(axis=1, dtype=np.float64).astype(np.float32)
+
+
+def forward(
+  apply: Apply,
+  variables: Variables,
+  batches: Iterable[Batch],
+  *,
+  mesh: Mesh | None = None,
+  chunk: int = 0,
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+  """Runs a network over evaluation batches; padding rows are gone from what it yields.
+
+  Every call of the network has one shape, `[chunk, T, H, W, C]`: views are flattened over
+  videos, cut into chunks and padded with zeros at the end (so `apply` must treat the rows of
+  its batch independently, as batch norm does in inference mode). A chunk is split over the
+  devices of this process; processes never wait for one another here.
+
+  Args:
+    apply: `(variables, clips uint8 [chunk, T, H, W, C]) -> [chunk, F]`; jitted here.
+    variables: collections that `apply` reads; never written.
+    batches: dicts with clips uint8 [N, S, T, H, W, C], label [N], video [N], offset [N, S] and
+      optionally valid bool [N].
+    mesh: where to run; None is every device. Of its devices, those of this process are used.
+    chunk: views a call; 0 takes the first batch's N. Rounded up to a multiple of the devices.
+
+  Yields:
+    `(outputs float32 [n, S, F], rows)`, n the number of valid rows, `rows` holding their
+    label, video and offset.
+  """
+  mesh = parallel.make_mesh(mesh.local_devices if mesh else jax.local_devices())
+  split = parallel.split(mesh)
+  # By way of the host: on several processes the arrays may live on devices of others too.
+  variables = jax.device_put(jax.device_get(variables), parallel.replicated(mesh))
+  run = jax.jit(apply, out_shardings=split)
+
+  def start(batch: Batch):
+    nonlocal chunk
+    clips = np.asarray(batch["clips"])
+    chunk = -(-(chunk or len(clips)) // mesh.size) * mesh.size
+    keep = np.asarray(batch.get("valid", np.ones(len(clips), bool)))
+    rows = {key: np.asarray(batch[key])[keep] for key in ("label", "video", "offset")}
+    clips = clips if keep.all() else clips[keep]
+    views = clips.reshape(-1, *clips.shape[2:])
+    outputs = []
+    for part in (views[i : i + chunk] for i in range(0, len(views), chunk)):
+      if len(part) < chunk:
+        part = np.concatenate([part, np.zeros((chunk - len(part), *part.shape[1:]), part.dtype)])
+      outputs.append(run(variables, jax.device_put(part, split)))
+    return outputs, clips.shape[:2], rows
+
+  def finish(outputs, shape, rows):
+    flat = np.concatenate([np.asarray(x, np.float32) for x in outputs])[: shape[0] * shape[1]]
+    return flat.reshape(*shape, -1), rows
+
+  waiting = None  # the device works on one batch while the host reads the next
+  for batch in batches:
+    started = start(batch)
+    if waiting and waiting[0]:
+      yield finish(*waiting)
+    waiting = started
+  if waiting and waiting[0]:
+    yield finish(*waiting)
+
+
+def extract(
+  apply: Apply,
+  variables: Variables,
+  batches: Iterable[Batch],
+  *,
+  mesh: Mesh | None = None,
+  chunk: int = 0,
+  average: bool = False,
+  names: Sequence[str] = (),
+  label_names: Sequence[str] = (),
+  info: Mapping[str, Any] | None = None,
+  progress: str = "",
+  total: int = 0,
+) -> Features:
+  """Collects `forward` over a whole split, of all processes together.
+
+  Args:
+    apply: see `forward`.
+    variables: see `forward`.
+    batches: see `forward`; on several processes each passes its own share.
+    mesh: see `forward`.
+    chunk: see `forward`.
+    average: keep only the mean over the views, features [V, 1, F].
+    names: name of each video, indexed by `video`; empty where unknown.
+    label_names: name of each class.
+    info: facts to keep with the features.
+    progress: text before a progress bar with rate and remaining time; "" for none.
+    total: videos to expect on this process, for the bar.
+
+  Returns:
+    Features sorted by video index, each video once.
+
+  Raises:
+    UserError: the batches hold no video.
+  """
+  quiet = not progress or jax.process_index() > 0
+  bar = tqdm.tqdm(desc=progress, total=total or None, unit=" videos", disable=quiet)
+  parts = []
+  with bar:
+    for outputs, rows in forward(apply, variables, batches, mesh=mesh, chunk=chunk):
+      if average:
+        outputs = outputs.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+      parts.append((outputs, rows["label"], rows["video"], rows["offset"]))
+      bar.update(len(outputs))
+  rows = combine([dict(zip(_ARRAYS, part, strict=True)) for part in parts])
+  return Features(
+    features=rows["features"],
+    label=rows["label"].astype(np.int32),
+    video=rows["video"].astype(np.int64),
+    offset=rows["offset"].astype(np.int32),
+    names=tuple(str(names[v]) for v in rows["video"]) if len(names) else (),
+    label_names=tuple(label_names),
+    info=dict(info or {}),
+  )
+
+
+def combine(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Joins rows of videos: of all batches, of all processes, sorted by `video`, each video once.
+
+  Args:
+    parts: one dict a batch; every array has one row a video, and `video` is the index.
+
+  Raises:
+    UserError: this process has no video at all.
+  """
+  if not any(len(part["video"]) for part in parts):
+    raise UserError(
+      "the split to evaluate holds no video for this process: check data.path and the split's name"
+    )
+  rows = _gather({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+  _, first = np.unique(rows["video"], return_index=True)  # two processes may have read one video
+  return {key: x[first] for key, x in rows.items()}
+
+
+def _gather(rows: dict[str, np.ndarray], block_bytes: int = 1 << 26) -> dict[str, np.ndarray]:
+  """All processes' rows on every process.
+
+  Rows travel as bytes, so that 64-bit integers stay whole, and in blocks, so that no device has
+  to hold all features.
+  """
+  if jax.process_count() == 1:
+    return rows
+  count = len(rows["video"])
+  counts = multihost_utils.process_allgather(np.array([count], np.int32)).ravel()
+  raw = np.concatenate(
+    [np.ascontiguousarray(x).reshape(count, -1).view(np.uint8) for x in rows.values()], axis=1
+  )
+  step = max(1, block_bytes // (raw.shape[1] * jax.process_count()))
+  pieces: list[list[np.ndarray]] = [[] for _ in counts]
+  for begin in range(0, int(counts.max()), step):
+    block = np.zeros((min(step, int(counts.max()) - begin), raw.shape[1]), np.uint8)
+    mine = raw[begin : begin + len(block)]
+    block[: len(mine)] = mine
+    for process, piece in enumerate(multihost_utils.process_allgather(block)):
+      pieces[process].append(piece[: max(0, counts[process] - begin)])
+  raw = np.concatenate([x for piece in pieces for x in piece])
+  out, begin = {}, 0
+  for key, x in rows.items():
+    width = x[:1].nbytes
+    column = np.ascontiguousarray(raw[:, begin : begin + width])
+    out[key], begin = column.view(x.dtype).reshape(len(raw), *x.shape[1:]), begin + width
+  return out
+
+
+def save(path: str | os.PathLike[str], features: Features) -> None:
+  """Writes an `.npz` file (no pickles): the arrays, names, and `info` as JSON text; atomic."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+  with partial.open("wb") as f:
+    np.savez(
+      f,
+      **{key: getattr(features, key) for key in _ARRAYS},
+      names=np.array(features.names, np.str_),
+      label_names=np.array(features.label_names, np.str_),
+      info=np.array(json.dumps(features.info, sort_keys=True)),
+    )
+  os.replace(partial, path)
+
+
+def load(path: str | os.PathLike[str]) -> Features:
+  """Reads what `save` wrote.
+
+  Raises:
+    UserError: no such file, or not a whole file of features.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as f:
+      return Features(
+        **{key: f[key] for key in _ARRAYS},
+        names=tuple(f["names"].tolist()),
+        label_names=tuple(f["label_names"].tolist()),
+        info=json.loads(f["info"].item()),
+      )
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such feature file; write one with vssl_jax.export") from None
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    raise UserError(f"{path}: not a whole feature file ({e}); export it again") from None
