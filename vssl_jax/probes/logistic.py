@@ -1,0 +1,212 @@
+"""Logistic regression on exported features: the linear probe's quick form."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+from vssl_jax.probes import metrics
+
+NORMALISATIONS = ("standard", "l2", "none")
+STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
+_MAX_ITERATIONS = 2000
+_SMALL = 10**8  # products a gradient below which threads wait for one another more than they help
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A fitted classifier's scores on the evaluation split.
+
+  Attributes:
+    accuracy: see `metrics.Accuracy`.
+    probabilities: float64 [V, K].
+    strength: the C used.
+    normalisation: of the features, one of `NORMALISATIONS`.
+    folds: folds of the cross-validation that chose C; 0 where C was given.
+    grouped: whether folds kept groups of videos whole.
+    converged: whether the last fit reached the solver's tolerance.
+  """
+
+  accuracy: metrics.Accuracy
+  probabilities: np.ndarray
+  strength: float
+  normalisation: str
+  folds: int
+  grouped: bool
+  converged: bool
+
+  def summary(self) -> dict:
+    """JSON-able: the numbers and how they came about."""
+    chosen = "given"
+    if self.folds:
+      kind = "grouped" if self.grouped else "stratified"
+      chosen = f"{self.folds} {kind} folds of the training split, log-loss"
+    return {
+      "top1": self.accuracy.top1,
+      "top5": self.accuracy.top5,
+      "C": self.strength,
+      "C_chosen_by": chosen,
+      "normalisation": self.normalisation,
+      "optimiser": "L-BFGS, L2 penalty on weights",
+      "converged": self.converged,
+    }
+
+
+def evaluate(
+  train: np.ndarray,
+  train_label: np.ndarray,
+  test: np.ndarray,
+  test_label: np.ndarray,
+  *,
+  num_classes: int = 0,
+  normalisation: str = "standard",
+  strength: float | None = None,
+  folds: int = 5,
+  groups: Sequence[str] | None = None,
+  seed: int = 0,
+) -> Result:
+  """Fits multinomial logistic regression on one split and scores another.
+
+  Minimises Σ_i log-loss_i + ‖W‖²/(2C) (scikit-learn's C; the bias is free). C is given, or
+  chosen on the training split alone: the value with the lowest mean log-loss over the held-out
+  folds, walking up `STRENGTHS` until the loss has risen twice. The evaluation split plays no part
+  in it. Where there are more features than videos, they are first rotated into the videos' span,
+  which changes no prediction and saves time.
+
+  Args:
+    train: float [V, F], one row a video (the mean over its views).
+    train_label: int [V]; videos with a negative label are left out.
+    test: float [U, F].
+    test_label: int [U]; likewise.
+    num_classes: K; 0 takes the highest label of the two splits.
+    normalisation: "standard" (zero mean, unit variance by the training split), "l2" (each row
+      to unit length) or "none".
+    strength: a fixed C, or None to choose it.
+    folds: of the cross-validation; fewer where a class has fewer videos or groups.
+    groups: one name a training video; videos of one group (cut from one recording) stay
+      in one fold, or the choice of C would be made on near copies.
+    seed: of the folds.
+
+  Raises:
+    UserError: fewer than two classes to learn, or an unknown normalisation.
+  """
+  import threadpoolctl
+
+  known = train_label >= 0
+  if len(np.unique(train_label[known])) < 2:
+    raise UserError("logistic regression needs training videos of at least two labelled classes")
+  group_of = np.asarray(groups)[known] if groups is not None else None
+  train, train_label = np.asarray(train, np.float64)[known], train_label[known]
+  classes = num_classes or int(max(train_label.max(), test_label.max())) + 1
+  threads = 1 if train.size * classes < _SMALL else None
+  with threadpoolctl.threadpool_limits(threads):
+    train, test = _normalise(train, np.asarray(test, np.float64), normalisation)
+    train, test = _span(train, test)
+    parts = []
+    if strength is None:
+      parts = _folds(train, train_label, group_of, folds, seed)
+      strength = _choose(train, train_label, parts, classes)
+    model = _fit(train, train_label, strength)
+    probabilities = _predict(model, test, classes)
+  return Result(
+    accuracy=metrics.accuracy(probabilities, np.asarray(test_label)),
+    probabilities=probabilities,
+    strength=float(strength),
+    normalisation=normalisation,
+    folds=len(parts),
+    grouped=bool(parts) and groups is not None,
+    converged=bool(np.max(model.n_iter_) < _MAX_ITERATIONS),
+  )
+
+
+def recordings(names: Sequence[str]) -> list[str] | None:
+  """The recording each video was cut from, by UCF101's names `v_Class_g01_c02`.
+
+  Returns:
+    One group a video, or None unless all names have this form.
+  """
+  found = [re.search(r"(v_[^/]+_g\d+)_c\d+", name) for name in names]
+  return [m[1] for m in found] if found and all(found) else None
+
+
+def _choose(
+  x: np.ndarray, label: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], classes: int
+) -> float:
+  """The strength of the lowest held-out log-loss; each fit starts from the weaker one before."""
+  models, losses = [None] * len(parts), []
+  for strength in STRENGTHS:
+    loss = 0.0
+    for i, (fit_on, held) in enumerate(parts):
+      models[i] = _fit(x[fit_on], label[fit_on], strength, models[i])
+      own = _predict(models[i], x[held], classes)[np.arange(len(held)), label[held]]
+      loss -= np.log(np.maximum(own, 1e-12)).sum()
+    losses.append(loss)
+    if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+      break
+  return STRENGTHS[int(np.argmin(losses))]
+
+
+def _fit(x: np.ndarray, label: np.ndarray, strength: float, start: Any = None) -> Any:
+  from sklearn.linear_model import LogisticRegression
+
+  model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, warm_start=start is not None)
+  if start is not None:
+    model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that it did not converge is in the result
+    return model.fit(x, label)
+
+
+def _predict(model: Any, x: np.ndarray, classes: int) -> np.ndarray:
+  probabilities = np.zeros((len(x), classes))
+  probabilities[:, model.classes_] = model.predict_proba(x)
+  return probabilities
+
+
+def _normalise(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray]:
+  if how == "standard":
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    std = np.where(std > 1e-12 * np.maximum(np.abs(mean), 1.0), std, 1.0)  # constant features
+    return (train - mean) / std, (test - mean) / std
+  if how == "l2":
+    tiny = np.finfo(np.float64).tiny
+    return tuple(
+      x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), tiny) for x in (train, test)
+    )
+  if how == "none":
+    return train, test
+  raise UserError(f"normalisation {how!r} is unknown: use {', '.join(NORMALISATIONS)}")
+
+
+def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Coordinates in the span of the training rows, where the optimal weights lie."""
+  if train.shape[1] <= train.shape[0]:
+    return train, test
+  basis = np.linalg.qr(train.T)[0]  # [F, V]
+  return train @ basis, test @ basis
+
+
+def _folds(
+  x: np.ndarray, label: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Splits that give every training part at least two classes; each class in most of the folds."""
+  from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+  units = label if groups is None else np.unique(np.stack([label.astype(str), groups]), axis=1)[0]
+  most = int(np.bincount(np.unique(units, return_inverse=True)[1]).max())
+  folds = min(folds, most)
+  if folds < 2:
+    raise UserError(
+      "too few training videos a class to choose C by cross-validation: pass a fixed strength"
+    )
+  kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # classes with fewer members than folds
+    splits = kind(folds, shuffle=True, random_state=seed).split(x, label, groups)
+    return [(a, b) for a, b in splits if len(np.unique(label[a])) > 1 and len(b)]

@@ -1,0 +1,78 @@
+"""Nearest-neighbour retrieval: videos of one split look for their class among another's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import tiles
+
+RECALLS = (1, 5, 10, 20, 50)
+
+
+def evaluate(
+  bank: np.ndarray,
+  bank_label: np.ndarray,
+  queries: np.ndarray,
+  query_label: np.ndarray,
+  *,
+  recalls: Sequence[int] = RECALLS,
+  mean_average_precision: bool = True,
+  block_size: int = 1024,
+) -> dict[str, float]:
+  """R@k and mAP of cosine neighbours, the usual protocol: test videos query training videos.
+
+  R@k is the share of queries with at least one video of their class among the k nearest. mAP is
+  the mean over queries of the average precision of the whole ranked bank. A query whose class the
+  bank lacks counts as 0 in both; `k` beyond the bank means the whole bank.
+
+  Args:
+    bank: float [N, F], features of the training videos (mean over views).
+    bank_label: int [N]; videos with a negative label are left out.
+    queries: float [Q, F].
+    query_label: int [Q]; likewise.
+    recalls: values of k.
+    mean_average_precision: whether to rank the whole bank for each query.
+    block_size: rows of the similarity matrix that exist at a time.
+
+  Returns:
+    `{"R@1": ..., "mAP": ...}`, fractions in [0, 1].
+
+  Raises:
+    UserError: the bank or the queries have no labelled video.
+  """
+  bank, bank_label = _labelled(bank, bank_label, "training")
+  queries, query_label = _labelled(queries, query_label, "evaluation")
+  k = min(max(recalls), len(bank))
+  _, nearest = tiles.nearest(jnp.asarray(queries), jnp.asarray(bank), k, block_size)
+  hits = bank_label[np.asarray(nearest)] == query_label[:, None]
+  result = {f"R@{r}": float(hits[:, :r].any(axis=1).mean()) for r in recalls}
+  if mean_average_precision:
+    result["mAP"] = float(np.mean(_average_precision(bank, bank_label, queries, query_label)))
+  return result
+
+
+def _average_precision(
+  bank: np.ndarray, bank_label: np.ndarray, queries: np.ndarray, query_label: np.ndarray
+) -> np.ndarray:
+  """Average precision of each query [Q]: mean over its relevant videos of the precision there."""
+  out = []
+  block = max(1, (1 << 24) // len(bank))
+  for i in range(0, len(queries), block):
+    order = np.argsort(-(queries[i : i + block] @ bank.T), axis=1, kind="stable")
+    hits = bank_label[order] == query_label[i : i + block, None]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, len(bank) + 1)
+    out.append((precision * hits).sum(axis=1) / np.maximum(hits.sum(axis=1), 1))
+  return np.concatenate(out)
+
+
+def _labelled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+  known = np.asarray(label) >= 0
+  if not known.any():
+    raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
+  x = np.asarray(features, np.float32)[known]
+  length = np.linalg.norm(x, axis=1, keepdims=True)
+  return x / np.maximum(length, np.finfo(np.float32).tiny), np.asarray(label)[known]
