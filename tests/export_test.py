@@ -1,0 +1,191 @@
+"""Exported encoders: bit for bit, and never silently wrong."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from vssl_jax import config as config_lib
+from vssl_jax import export, models
+from vssl_jax.errors import UserError
+from vssl_jax.io import bundle
+from vssl_jax.probes import features, report
+
+
+def _config():
+  c = config_lib.base("cvrl")
+  c.encoder.depth, c.encoder.width, c.encoder.dtype = 18, 0.0625, "float32"
+  c.augment.mean = (0.4, 0.4, 0.4)
+  c.data.source, c.data.frames, c.data.stride, c.data.size = "synthetic", 2, 2, 8
+  c.data.synthetic.videos, c.data.synthetic.eval_videos, c.data.synthetic.length = 4, 3, 8
+  e = c.data.eval
+  e.clips, e.crops, e.frames, e.stride, e.resize, e.size, e.batch_size = 2, 1, 2, 2, 8, 8, 2
+  return c.lock()
+
+
+def _variables(seed=0):
+  rng = np.random.default_rng(seed)
+  kernel = rng.normal(size=(3, 4)).astype(np.float32)
+  return {
+    "params": {
+      "conv": {"kernel": kernel.T, "bias": np.float32(rng.normal())},  # not C-contiguous
+      "norm": {"scale": jnp.asarray(kernel[0], jnp.bfloat16), "empty": np.zeros((0, 2))},
+    },
+    "batch_stats": {"norm": {"mean": kernel[:, ::2], "count": np.array([7], np.int32)}},
+  }
+
+
+def _same(a, b):
+  assert a.keys() == b.keys()
+  for key, x in a.items():
+    if isinstance(x, dict):
+      _same(x, b[key])
+    else:
+      x, y = np.asarray(x), np.asarray(b[key])
+      assert (x.dtype, x.shape) == (y.dtype, y.shape), key
+      assert x.tobytes() == y.tobytes(), key
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  config, variables = _config(), _variables()
+  export.save_encoder(tmp_path / "a" / "b", config, variables)
+  again, found = export.load_exported(tmp_path / "a" / "b")
+  _same(variables, found)
+  assert np.asarray(found["params"]["norm"]["scale"]).dtype == ml_dtypes.bfloat16
+  assert report.tree_hash(found) == report.tree_hash(variables)
+  assert report.config_hash(again) == report.config_hash(config)
+  assert again.augment.mean == (0.4, 0.4, 0.4)
+  models.build_encoder(again.encoder)
+  names = sorted(p.name for p in (tmp_path / "a" / "b").iterdir())
+  assert names == ["encoder.json", "encoder.safetensors"]
+
+
+def test_names_in_the_file(tmp_path):
+  export.save_encoder(tmp_path, _config(), _variables())
+  with safe_open(tmp_path / export.WEIGHTS, framework="np") as f:
+    assert sorted(f.keys()) == [
+      "batch_stats/norm/count",
+      "batch_stats/norm/mean",
+      "params/conv/bias",
+      "params/conv/kernel",
+      "params/norm/empty",
+      "params/norm/scale",
+    ]
+
+
+def test_an_encoder_without_statistics(tmp_path):
+  export.save_encoder(tmp_path, _config(), {"params": {"w": np.ones(2, np.float32)}})
+  _, found = export.load_exported(tmp_path)
+  assert found["batch_stats"] == {}
+
+
+def test_card(tmp_path):
+  config = _config()
+  export.save_encoder(
+    tmp_path, config, _variables(), info={"step": 7, "sha256": "ab"}, results={"top1": 0.5}
+  )
+  card = json.loads((tmp_path / export.CARD).read_text())
+  assert card["parameters"] == 12 + 1 + 4
+  assert card["checkpoint"] == {"step": 7, "sha256": "ab"}
+  assert card["results"] == {"top1": 0.5}
+  assert card["encoder_sha256"] == report.tree_hash(_variables())
+  assert card["config_sha256"] == report.config_hash(config)
+  assert card["weights"]["sha256"] == report.file_hash(tmp_path / export.WEIGHTS)
+  preprocessing = card["preprocessing"]
+  assert preprocessing["mean"] == [0.4, 0.4, 0.4]
+  assert preprocessing["trained_with"] == {"frames": 2, "stride": 2, "size": 8}
+  assert preprocessing["evaluated_with"] == {"frames": 2, "stride": 2, "resize": 8, "size": 8}
+
+
+def test_small_numbers_of_a_config_survive(tmp_path):
+  config = _config().unlock()
+  config.optim.lr = 1.23456789e-7
+  export.save_encoder(tmp_path, config, _variables())
+  assert export.load_exported(tmp_path)[0].optim.lr == 1.23456789e-7
+
+
+def test_damage_is_noticed(tmp_path):
+  with pytest.raises(UserError, match=r"give a folder that vssl_jax\.export wrote"):
+    export.load_exported(tmp_path / "nowhere")
+  export.save_encoder(tmp_path, _config(), _variables())
+  weights = tmp_path / export.WEIGHTS
+  whole = weights.read_bytes()
+  flipped = bytearray(whole)
+  flipped[-5] ^= 1
+  for damaged in (bytes(flipped), whole[:-1], b""):
+    weights.write_bytes(damaged)
+    with pytest.raises(UserError, match="damaged or replaced"):
+      export.load_exported(tmp_path)
+  weights.unlink()
+  with pytest.raises(UserError, match="missing beside its card"):
+    export.load_exported(tmp_path)
+  for text in ("", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "weights": 3}'):
+    (tmp_path / export.CARD).write_text(text)
+    with pytest.raises(UserError, match="not a card"):
+      export.load_exported(tmp_path)
+  (tmp_path / export.CARD).write_text('{"format": 2}')
+  with pytest.raises(UserError, match="newer than this version"):
+    export.load_exported(tmp_path)
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+  """A run folder with a result, whose encoder is a random one."""
+  config = _config()
+  encoder = models.build_encoder(config.encoder)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.random(x.shape, np.float32), shapes)
+  folder = tmp_path / "run"
+  report.write_json({"top1": 0.25}, folder / "result.json")
+
+  def load_encoder(path):
+    if str(path) != str(folder):
+      raise UserError(f"{path}: no config.json there")
+    return config, variables, {"checkpoint": str(path), "step": 3}
+
+  monkeypatch.setattr(bundle, "load_encoder", load_encoder)
+  return folder, variables
+
+
+def test_command_line(run_folder, tmp_path, capsys):
+  folder, variables = run_folder
+  output = tmp_path / "out"
+  command = [f"--checkpoint={folder}", f"--output={output}", "--features", "--clips=1"]
+  assert export.main(command) == 0
+  written = [output / n for n in ("encoder.safetensors", "encoder.json", "features_train.npz",
+                                  "features_test.npz")]  # fmt: skip
+  assert capsys.readouterr().out.split() == [str(f) for f in written]
+  _, found = export.load_exported(output)
+  assert report.tree_hash(found) == report.tree_hash(variables)
+  assert export.load_card(output)["results"] == {"top1": 0.25}
+  train, test = (features.load(f) for f in written[2:])
+  assert train.features.shape == (4, 1, 32)
+  assert test.features.shape == (3, 1, 32)
+  assert test.info["encoder_sha256"] == report.tree_hash(variables)
+  assert test.info["split"] == "test"
+  assert test.info["views"]["clips"] == 1
+  assert test.info["checkpoint"] == {"step": 3}  # and no path of this machine
+  assert test.label_names[0] == "direction_0"
+
+  # What stands there is not written over unless asked for.
+  before = written[0].stat().st_mtime_ns
+  assert export.main(command[:2]) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "encoder.safetensors exists" in error
+  assert written[0].stat().st_mtime_ns == before
+  assert export.main([*command[:2], "--overwrite"]) == 0
+
+
+def test_command_line_tells_what_is_wrong(run_folder, tmp_path, capsys):
+  assert export.main([f"--checkpoint={tmp_path}/none", f"--output={tmp_path}/out"]) == 2
+  assert "no config.json there" in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+  (run_folder[0] / "result.json").write_text("{")
+  assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/out"]) == 2
+  assert "result.json: not JSON" in capsys.readouterr().err

@@ -1,0 +1,293 @@
+"""Encoder weights and features for use elsewhere, and weights back in.
+
+  python -m vssl_jax.export --checkpoint=runs/cvrl --output=exported \
+    --features --data=/data/ucf101 --split=train,test
+
+writes `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`),
+`encoder.json` (the card: config, preprocessing, hashes, results) and `features_<split>.npz`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import vssl_jax
+from vssl_jax import models
+from vssl_jax.errors import UserError
+from vssl_jax.probes import features, report, run
+
+WEIGHTS = "encoder.safetensors"
+CARD = "encoder.json"
+COLLECTIONS = ("params", "batch_stats")
+_DTYPES = {
+  "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
+  "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+  "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+def save_encoder(
+  folder: str | pathlib.Path,
+  config: ConfigDict,
+  variables: Mapping[str, Any],
+  *,
+  info: Mapping[str, Any] | None = None,
+  results: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """Writes an encoder's weights and card.
+
+  Args:
+    folder: made if missing; gets `encoder.safetensors` and, last, `encoder.json`.
+    config: of the run, at least `encoder`, `augment` and `data`.
+    variables: `params` and `batch_stats`, any dtypes that safetensors has.
+    info: of the checkpoint: `step`, `sha256`.
+    results: what a probe found, kept in the card.
+
+  Returns:
+    The card.
+  """
+  from safetensors.numpy import save
+
+  folder = pathlib.Path(folder)
+  host = jax.device_get({name: variables.get(name) or {} for name in COLLECTIONS})
+  # safetensors writes the memory as it lies, so views and transposes must be laid out anew.
+  flat = {
+    name: np.array(x, order="C") for name, x in traverse_util.flatten_dict(host, sep="/").items()
+  }
+  weights = save(flat)
+  report.write_atomic(folder / WEIGHTS, weights)
+  d = config.data
+  card = {
+    "format": 1,
+    "vssl_jax": vssl_jax.__version__,
+    "weights": {"file": WEIGHTS, "sha256": report.file_hash(folder / WEIGHTS)},
+    "parameters": sum(x.size for name, x in flat.items() if name.startswith("params/")),
+    "encoder_sha256": report.tree_hash(host),
+    "checkpoint": _origin(info),
+    "config_sha256": report.config_hash(config),
+    "preprocessing": {
+      "input": "uint8 RGB [N, T, H, W, 3]",
+      "scale": "1/255, then (x - mean) / std",
+      "mean": config.augment.mean,
+      "std": config.augment.std,
+      "trained_with": {"frames": d.frames, "stride": d.stride, "size": d.size},
+      "evaluated_with": {k: d.eval[k] for k in ("frames", "stride", "resize", "size")},
+    },
+    "results": dict(results or {}),
+    "config": json.loads(config.to_json()),
+  }
+  text = json.dumps(report.plain(card, digits=12), indent=2, ensure_ascii=False)
+  report.write_atomic(folder / CARD, (text + "\n").encode())
+  return card
+
+
+def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]:
+  """Reads an exported encoder.
+
+  Args:
+    path: the folder that `save_encoder` wrote.
+
+  Returns:
+    `(config, variables)`: the run's config, and NumPy arrays under `params` and `batch_stats`,
+    bit for bit as saved.
+
+  Raises:
+    UserError: a file is missing, or the weights are not those that the card was written for.
+  """
+  folder = pathlib.Path(path)
+  card = load_card(folder)
+  file = folder / card["weights"]["file"]
+  if not file.is_file():
+    raise UserError(f"{file}: missing beside its card; export the encoder again")
+  found = report.file_hash(file)
+  if found != card["weights"]["sha256"]:
+    raise UserError(
+      f"{file}: damaged or replaced: its sha256 is {found[:12]}…, the card says "
+      f"{card['weights']['sha256'][:12]}…; copy or export it again"
+    )
+  nested = traverse_util.unflatten_dict(_arrays(file.read_bytes()), sep="/")
+  variables = {name: nested.get(name, {}) for name in COLLECTIONS}
+  return ConfigDict(_tuples(card["config"])), variables
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+  """The arrays of a safetensors file, bfloat16 too (safetensors' own NumPy reader lacks it)."""
+  import safetensors
+
+  return {
+    name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]).copy()
+    for name, x in safetensors.deserialize(data)
+  }
+
+
+def load_card(path: str | pathlib.Path) -> dict[str, Any]:
+  """The card of an exported encoder.
+
+  Raises:
+    UserError: the folder has none, or it is not one.
+  """
+  file = pathlib.Path(path) / CARD
+  try:
+    card = json.loads(file.read_text(encoding="utf-8"))
+    if card["format"] != 1:
+      raise UserError(f"{file}: format {card['format']} is newer than this version of vssl_jax")
+    if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]:
+      raise KeyError("weights or config")
+  except FileNotFoundError:
+    raise UserError(f"{path}: no {CARD} there; give a folder that vssl_jax.export wrote") from None
+  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+    raise UserError(f"{file}: not a card of vssl_jax.export ({e!r}); export it again") from None
+  return card
+
+
+def export_features(
+  config: ConfigDict,
+  variables: Mapping[str, Any],
+  source: run.Source,
+  file: str | pathlib.Path,
+  *,
+  split: str,
+  info: Mapping[str, Any] | None = None,
+) -> features.Features:
+  """Writes the features of every view of a split to an `.npz` file (see `features.save`).
+
+  Args:
+    config: `encoder`, `augment` and `data.eval` are read.
+    variables: of the encoder.
+    source: the split's videos.
+    file: where to.
+    split: its name, for the record.
+    info: of the checkpoint.
+
+  Returns:
+    What was written.
+  """
+  facts = {
+    "split": split,
+    "layer": "global average pooling",
+    "bn_mode": run.BN_MODE,
+    "config_sha256": report.config_hash(config),
+    "encoder_sha256": report.tree_hash(variables),
+    "checkpoint": _origin(info),
+    "vssl_jax": vssl_jax.__version__,
+    "views": run.protocol(config, source, source)["views"],
+  }
+  found = features.extract(
+    run.feature_fn(models.build_encoder(config.encoder), config),
+    variables,
+    run.eval_batches(source, config),
+    names=getattr(source, "video_names", ()),
+    label_names=source.label_names,
+    info=report.plain(facts),
+    progress=f"features, {split} split",
+    total=source.num_videos,
+  )
+  if jax.process_index() == 0:
+    features.save(file, found)
+  return found
+
+
+def export(args: argparse.Namespace) -> list[pathlib.Path]:
+  """Does what the command line says; the files written, in order.
+
+  Raises:
+    UserError: no such checkpoint, or a file to write exists and `--overwrite` is not given.
+  """
+  from vssl_jax.io import bundle
+
+  splits = [s for s in args.split.split(",") if s]
+  output = pathlib.Path(args.output)
+  files = [output / WEIGHTS, output / CARD]
+  if args.features:
+    files += [output / f"features_{split}.npz" for split in splits]
+  existing = [f for f in files if f.exists()]
+  if existing and not args.overwrite:
+    raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
+  config, variables, info = bundle.load_encoder(args.checkpoint)
+  config = config.copy_and_resolve_references()
+  save_encoder(output, config, variables, info=info, results=_results(args.checkpoint))
+  if args.features:
+    _use_data(config, args)
+    for split, file in zip(splits, files[2:], strict=True):
+      source = _open(config, split)
+      export_features(config, variables, source, file, split=split, info=info)
+  return files
+
+
+def _origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
+  """Of a checkpoint's facts, all but where it lay on this machine."""
+  return {k: v for k, v in (info or {}).items() if k != "checkpoint"}
+
+
+def _results(checkpoint: str) -> dict[str, Any]:
+  file = pathlib.Path(checkpoint) / "result.json"
+  try:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+  except json.JSONDecodeError:
+    raise UserError(f"{file}: not JSON; remove it or probe again") from None
+
+
+def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
+  with config.unlocked():
+    if args.data:
+      config.data.source, config.data.path = "tfrecord", args.data
+    for field in ("clips", "crops", "batch_size"):
+      if getattr(args, field):
+        config.data.eval[field] = getattr(args, field)
+
+
+def _open(config: ConfigDict, split: str) -> run.Source:
+  from data_pipelines import source
+
+  return source.load(config.data, split=split, batch_size=1, seed=config.seed)
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has lists where a config has tuples."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.export",
+    description="Writes an encoder as safetensors with a JSON card, and features as .npz files.",
+  )
+  parser.add_argument("--checkpoint", required=True, help="run folder (--workdir of training)")
+  parser.add_argument("--output", required=True, help="folder to write, made if missing")
+  parser.add_argument("--features", action="store_true", help="also write features of --split")
+  parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
+  parser.add_argument("--split", default="train,test", help="splits, comma-separated")
+  parser.add_argument("--clips", type=int, default=0, help="clips a video; default: the run's")
+  parser.add_argument("--crops", type=int, default=0, help="crops a clip; default: the run's")
+  parser.add_argument("--batch_size", type=int, default=0, help="videos read at a time")
+  parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+  return parser
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+  """The command line; 0, or 2 with one line on stderr for bad input."""
+  args = _parser().parse_args(None if argv is None else list(argv))
+  try:
+    for file in export(args):
+      print(file)
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
