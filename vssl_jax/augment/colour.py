@@ -94,11 +94,6 @@ def grey_planes(planes: Planes) -> Planes:
   return (luma(planes),) * 3
 
 
-def solarise_planes(planes: Planes, threshold: float) -> Planes:
-  """Inverts values at or above the threshold."""
-  return tuple(jnp.where(p < threshold, p, 1.0 - p) for p in planes)
-
-
 def adjust_brightness(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
   """Multiplies by `factor` and clips to [0, 1] (SimCLR v2's brightness).
 
@@ -169,7 +164,7 @@ def solarise(clip: jax.Array, threshold: float = 0.5) -> jax.Array:
   """Inverts values at or above `threshold`: x becomes 1 − x.
 
   Args:
-    clip: float `[T, H, W, C]` in [0, 1].
+    clip: float array of any shape, in [0, 1].
     threshold: in [0, 1].
 
   Returns:

@@ -18,6 +18,7 @@ from vssl_jax.augment.settings import View
 
 OPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]: op at each place
+_USES = 13  # a use's number never changes: it keys its draw
 
 
 class Draw(NamedTuple):
@@ -37,40 +38,60 @@ class Draw(NamedTuple):
   solarise: jax.Array  # bool
 
 
-def draw(key: jax.Array, view: View) -> Draw:
-  """Draws one clip's parameters.
+def uniforms(key: jax.Array) -> jax.Array:
+  """One number in [0, 1) for each use, each from its own key `fold_in(key, use)`.
 
   Args:
     key: the clip's typed PRNG key, a scalar.
+
+  Returns:
+    float32 `[13]`.
+  """
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(_USES))
+  return jax.vmap(jax.random.uniform)(keys)
+
+
+def resolve(u: jax.Array, view: View) -> Draw:
+  """Turns the numbers of `uniforms` into parameters.
+
+  Args:
+    u: float32 `[..., 13]` in [0, 1).
     view: the view's settings.
 
   Returns:
-    A `Draw` of scalars. Factors are uniform in [max(0, 1 − s), 1 + s] for strength s, as in
-    `tf.image.random_*`; orders are uniform over the 24.
+    A `Draw` of arrays `[...]`. Factors are uniform in [max(0, 1 − s), 1 + s] for strength s, as
+    in `tf.image.random_*`, orders uniform over the 24; a rotation is one, two or three quarter
+    turns with equal probability.
   """
-  keys = [jax.random.fold_in(key, i) for i in range(13)]
 
-  def happens(i, p):
-    return jax.random.uniform(keys[i]) < p  # uniform is in [0, 1): certain at 1, never at 0
+  def below(i, p):
+    return u[..., i] < p  # u is in [0, 1): always at 1, never at 0
 
   def between(i, low, high):
-    return jax.random.uniform(keys[i], minval=low, maxval=high)
+    return low + u[..., i] * (high - low)
 
   def factor(i, strength):
     return between(i, max(0.0, 1.0 - strength), 1.0 + strength)
 
-  turns = jax.random.randint(keys[1], (), 1, 4)
+  def choice(i, n):
+    return jnp.floor(u[..., i] * n).astype(jnp.int32)
+
   return Draw(
-    flip=happens(0, view.flip),
-    turns=jnp.where(happens(2, view.rotation_p), turns, 0),
-    jitter=happens(3, view.jitter_p),
-    order=jax.random.randint(keys[4], (), 0, 24),
+    flip=below(0, view.flip),
+    turns=jnp.where(below(1, view.rotation_p), 1 + choice(2, 3), 0),
+    jitter=below(3, view.jitter_p),
+    order=choice(4, 24),
     brightness=factor(5, view.brightness),
     contrast=factor(6, view.contrast),
     saturation=factor(7, view.saturation),
     hue=between(8, -view.hue, view.hue),
-    gray=happens(9, view.gray_p),
-    blur=happens(10, view.blur_p),
+    gray=below(9, view.gray_p),
+    blur=below(10, view.blur_p),
     sigma=between(11, *view.blur_sigma),
-    solarise=happens(12, view.solarise_p),
+    solarise=below(12, view.solarise_p),
   )
+
+
+def draw(key: jax.Array, view: View) -> Draw:
+  """One clip's parameters, `resolve` of `uniforms`: scalars."""
+  return resolve(uniforms(key), view)

@@ -33,10 +33,10 @@ class View:
   solarise_threshold: float
 
   @property
-  def colour(self) -> bool:
-    """Whether some operation needs red, green and blue."""
+  def jitters(self) -> bool:
+    """Whether colour jitter can change anything."""
     strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-    return (self.jitter_p > 0 and any(strengths)) or self.gray_p > 0
+    return self.jitter_p > 0 and any(strengths)
 
 
 def _fail(field: str, value, need: str):
@@ -46,7 +46,7 @@ def _fail(field: str, value, need: str):
 def _number(cfg: ConfigDict, field: str, low: float, high: float, value=None) -> float:
   value = cfg[field] if value is None else value
   good = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not good or not low <= value <= high:
+  if not good or not low <= value <= high or not math.isfinite(value):
     span = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
     _fail(field, cfg[field], f"give a number {span}")
   return float(value)

@@ -1,0 +1,85 @@
+"""Jitter in every order against TensorFlow, one operation after the other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vssl_jax import config
+from vssl_jax.augment import colour, draws, settings
+from vssl_jax.augment.jitter import jitter
+
+
+@pytest.fixture
+def cfg():
+  cfg = config.augment()
+  cfg.jitter_p = 1.0
+  return cfg
+
+
+def run(clip, d, view):
+  planes = colour.split(jnp.asarray(clip, jnp.float32) / 255)
+  return colour.merge(jitter(planes, d, view))
+
+
+def in_every_order(d):
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (24,)), d)._replace(order=jnp.arange(24))
+
+
+def entry(tree, i):
+  return jax.tree.map(lambda x: x[i], tree)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_order(clips, tf_jitter, cfg, seed):
+  clip, view = clips[0, 0], settings.view(cfg, 0, 32)
+  many = in_every_order(draws.draw(jax.random.key(seed), view))
+  ours = jax.jit(jax.vmap(functools.partial(run, clip, view=view)))(many)
+  tall = clip.reshape(-1, 32, 3) / np.float32(255)
+  for i in range(24):
+    theirs = tf_jitter(tall, entry(many, i)).numpy().reshape(clip.shape)
+    np.testing.assert_allclose(ours[i], theirs, rtol=0, atol=5e-6)
+  assert np.unique(np.round(ours, 3), axis=0).shape[0] > 6  # orders do differ
+
+
+def test_extreme_factors_clip_after_each(clips, tf_jitter, cfg):
+  """Values far out of range on the way would show a clip in the wrong place."""
+  clip, view = clips[1, 0], settings.view(cfg, 0, 32)
+  d = draws.draw(jax.random.key(0), view)._replace(
+    brightness=jnp.float32(4.0), contrast=jnp.float32(5.0), saturation=jnp.float32(3.0)
+  )
+  many = in_every_order(d)
+  ours = jax.jit(jax.vmap(functools.partial(run, clip, view=view)))(many)
+  tall = clip.reshape(-1, 32, 3) / np.float32(255)
+  for i in range(24):
+    theirs = tf_jitter(tall, entry(many, i)).numpy().reshape(clip.shape)
+    np.testing.assert_allclose(ours[i], theirs, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+  "off",
+  [("hue",), ("brightness",), ("contrast",), ("hue", "saturation"), ("brightness", "contrast")],
+)
+def test_strength_zero_leaves_the_operation_out(clips, tf_jitter, cfg, off):
+  for field in off:
+    cfg[field] = 0.0
+  clip, view = clips[2, 1], settings.view(cfg, 0, 32)
+  d = draws.draw(jax.random.key(3), view)
+  rest = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+  still = d._replace(**{field: rest[field] for field in off})
+  theirs = tf_jitter(clip.reshape(-1, 32, 3) / np.float32(255), still).numpy()
+  ours = jax.jit(functools.partial(run, clip, view=view))(d)
+  np.testing.assert_allclose(ours, theirs.reshape(clip.shape), rtol=0, atol=5e-6)
+
+
+def test_grey_mean_contrast(clips, cfg):
+  cfg.contrast_mean = "grey"
+  cfg.brightness = cfg.saturation = cfg.hue = 0.0
+  clip, view = clips[3, 0], settings.view(cfg, 0, 32)
+  d = draws.draw(jax.random.key(1), view)
+  values = clip / 255.0
+  grey = (values @ np.array([0.2989, 0.587, 0.114])).mean()
+  theirs = np.clip(grey + float(d.contrast) * (values - grey), 0, 1)
+  np.testing.assert_allclose(run(clip, d, view), theirs, rtol=0, atol=2e-6)

@@ -1,0 +1,70 @@
+"""What happens to some clips and not to others, and how many clips go at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+_STEP_BYTES = 2**29  # of one float32 copy of the clips in flight, on an accelerator
+
+
+def one_by_one() -> bool:
+  """Whether clips go one by one: on a CPU, where a branch that is not taken costs nothing."""
+  return jax.default_backend() == "cpu"
+
+
+def apply_if(happens: jax.Array | bool, fn: Callable, value):
+  """`fn(value)` where `happens`, else `value`; a Python bool decides at compile time."""
+  if isinstance(happens, bool):
+    return fn(value) if happens else value
+  return jax.lax.cond(happens, fn, lambda x: x, value)
+
+
+def drawn(happens: jax.Array, p: float) -> jax.Array | bool:
+  """`happens`, drawn with probability p, as a Python bool where p leaves no choice."""
+  return p == 1 if p in (0, 1) else happens
+
+
+def each(fn: Callable, *args):
+  """`fn` over the leading axis of all `args`, in one step or one by one."""
+  if one_by_one():
+    return jax.lax.map(lambda a: fn(*a), args)
+  return jax.vmap(fn)(*args)
+
+
+def over_rows(fn: Callable, *args) -> jax.Array:
+  """`fn` over the leading axis of all `args`, in steps that fit.
+
+  A CPU takes row by row: a clip stays in its cache and what its draw leaves out is not computed.
+  An accelerator takes as many rows at once as keep one float32 copy of the first argument under
+  512 MiB, so the memory in flight does not grow with the batch.
+
+  The axis is first cut into one piece a device, and each step takes rows from every piece: a
+  batch that is sharded over the devices stays where it is.
+
+  Args:
+    fn: takes one row of each argument, gives one array.
+    *args: trees of arrays `[M, ...]`; the first is one array.
+
+  Returns:
+    Array `[M, ...]`.
+  """
+  rows = args[0].shape[0]
+  pieces = math.gcd(rows, jax.device_count())
+  length, width = rows // pieces, 1
+  if not one_by_one():
+    fits = max(1, _STEP_BYTES // (4 * (args[0].size // rows)))
+    width = max(w for w in range(1, length + 1) if length % w == 0 and w <= fits)
+  steps = length // width
+
+  def step(i):
+    cut = jax.tree.map(lambda x: x.reshape(pieces, steps, width, *x.shape[1:])[:, i], args)
+    if pieces == width == 1:  # no vmap: it would turn branches into selections
+      return fn(*jax.tree.map(lambda x: x[0, 0], cut))[None, None]
+    return jax.vmap(jax.vmap(fn))(*cut)
+
+  out = step(0)[:, None] if steps == 1 else jnp.moveaxis(jax.lax.map(step, jnp.arange(steps)), 0, 1)
+  return out.reshape(rows, *out.shape[3:])

@@ -1,0 +1,69 @@
+"""Brightness, contrast, saturation and hue in any of their 24 orders, without 24 programs.
+
+Hue and saturation commute, and one pass does both; brightness and contrast are both affine. So
+every order is
+
+  hue-saturation · affine · hue-saturation · affine · hue-saturation
+
+with contrast in the first affine place or the second, and hue and saturation each in one of three
+slots. The order drawn for a clip only decides which factors are at rest where.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vssl_jax.augment import branch, colour
+from vssl_jax.augment.draws import OPS, ORDERS, Draw
+from vssl_jax.augment.settings import View
+
+
+def _slots() -> dict[str, np.ndarray]:
+  """For each order and each operation, how many of brightness and contrast come before it."""
+  place = {op: np.argmax(k == ORDERS, axis=1) for k, op in enumerate(OPS)}
+  return {
+    op: sum((place[a] < place[op]).astype(np.int32) for a in ("brightness", "contrast"))
+    for op in OPS
+  }
+
+
+_SLOTS = _slots()
+
+
+def jitter(planes: colour.Planes, d: Draw, view: View) -> colour.Planes:
+  """Applies the four operations in the drawn order, clipped to [0, 1] after each.
+
+  Args:
+    planes: red, green and blue of one clip, in [0, 1].
+    d: the clip's draw; its `jitter` field is not looked at.
+    view: an operation of strength 0 is not computed.
+
+  Returns:
+    Planes in [0, 1].
+  """
+  slot = {op: jnp.asarray(table)[d.order] for op, table in _SLOTS.items()}
+  for i in range(3):
+    if i > 0 and (view.brightness or view.contrast):
+      planes = _affine(planes, d, view, slot["contrast"] == i - 1)
+    if view.hue or view.saturation:
+      turns, scales = slot["hue"] == i, slot["saturation"] == i
+      hue = jnp.where(turns, d.hue, 0.0)
+      saturation = jnp.where(scales, d.saturation, 1.0)
+      planes = branch.apply_if(
+        turns | scales,
+        lambda x, h=hue, s=saturation: colour.hue_saturation(x, h, s),
+        planes,
+      )
+  return planes
+
+
+def _affine(planes, d, view, contrast: jax.Array):
+  """Contrast where `contrast`, else brightness, which is contrast about 0."""
+  factor = jnp.where(contrast, d.contrast, d.brightness)
+  centre = (0.0,) * len(planes)
+  if view.contrast:
+    means = colour.contrast_centre(planes, view.contrast_mean)
+    centre = tuple(jnp.where(contrast, m, 0.0) for m in means)
+  return colour.affine(planes, factor, centre)
