@@ -163,7 +163,9 @@ def summary(manifest: dict[str, Any]) -> str:
     classes = {k: n for k, n in split["classes"].items() if k}
     text = f"  {name}: "
     if classes:
-      text += f"{len(classes)} classes of {min(classes.values())} to {max(classes.values())} videos"
+      low, high = min(classes.values()), max(classes.values())
+      text += f"{len(classes)} class{'es' if len(classes) > 1 else ''} of {low}"
+      text += f"{f' to {high}' if high > low else ''} videos"
     if unlabelled := split["classes"].get(""):
       text += f"{', ' if classes else ''}{unlabelled} without label"
     text += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"

@@ -128,9 +128,7 @@ def _list(
   if path.is_file():
     if split_list or flat:
       flag = "split_list" if split_list else "flat"
-      raise UserError(
-        f"{path} is a file: {flag} is for a folder; give splits in a column of the CSV"
-      )
+      raise UserError(f"{path} is a file: {flag} is for a folder; a CSV has splits in a column")
     return video_list.from_csv(path, root=root, split=split, split_column=split_column)
   if split_column or root:
     flag = "split_column" if split_column else "root"
@@ -151,8 +149,9 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, progress: bool) -> Non
   tasks = [t for t in tasks if (r := t.result()) is None or (t.strict and _unreadable(r))]
   done = total - sum(len(task.entries) for task in tasks)
   at: dict[str, int | None] = {}  # position of the video that each shard is at
+  every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
   with tqdm.tqdm(
-    total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=0.5
+    total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
   ) as bar:
 
     def on_report(task, message):

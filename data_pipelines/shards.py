@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -50,6 +51,7 @@ class Shard:
 
   @property
   def name(self) -> str:
+    """File name of the shard."""
     return os.path.basename(self.path)
 
   @property
@@ -91,7 +93,7 @@ def assign(entries: Sequence[Entry], count: int) -> list[list[Entry]]:
 
   shuffled = sorted(entries, key=key)
   edges = [i * len(shuffled) // count for i in range(count + 1)]
-  return [shuffled[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+  return [shuffled[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def write(shard: Shard, report) -> dict[str, Any]:

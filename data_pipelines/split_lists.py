@@ -61,8 +61,8 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
   present = {label for label, _ in found} & {label for label, _ in lists.splits}
   if not present:
     raise UserError(
-      f"{videos.root}: none of its videos is in {files[0]} or the other lists: give the folder that "
-      "holds the class folders"
+      f"{videos.root}: none of its videos is in {files[0]} or the other lists: give the folder "
+      "that holds the class folders"
     )
   listed = {key: split for key, split in sorted(lists.splits.items()) if key[0] in present}
   entries = tuple(

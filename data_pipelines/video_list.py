@@ -14,48 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from vssl_jax.errors import UserError
 
 EXTENSIONS = frozenset(
-  [
-    ".3g2",
-    ".3gp",
-    ".asf",
-    ".avi",
-    ".divx",
-    ".dv",
-    ".f4v",
-    ".flv",
-    ".gif",
-    ".h264",
-    ".h265",
-    ".hevc",
-    ".ivf",
-    ".m1v",
-    ".m2t",
-    ".m2ts",
-    ".m2v",
-    ".m4v",
-    ".mjpeg",
-    ".mjpg",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpe",
-    ".mpeg",
-    ".mpg",
-    ".mpv",
-    ".mts",
-    ".mxf",
-    ".nut",
-    ".ogm",
-    ".ogv",
-    ".qt",
-    ".rm",
-    ".rmvb",
-    ".ts",
-    ".vob",
-    ".webm",
-    ".wmv",
-    ".y4m",
-  ]
+  f".{extension}"
+  for line in (
+    "3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mjpeg mjpg mkv",
+    "mov mp4 mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv y4m",
+  )
+  for extension in line.split()
 )
 _SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -133,7 +97,7 @@ def from_folder(
   notes = []
   if ignored:
     kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
-    notes.append(f"{ignored.total()} files are no videos by their extension: {kinds}")
+    notes.append(f"files left out, no videos by their extension: {kinds}")
   parts = [path.split("/") for path in paths]
   depths = {len(p) for p in parts}
   if flat or depths == {1}:
@@ -147,6 +111,8 @@ def from_folder(
     entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]
   else:
     entries = [Entry(path, split, label=p[0]) for path, p in zip(paths, parts, strict=True)]
+    if max(depths) > 2:
+      notes.append("folders lie in folders: the first level below INPUT is taken as the label")
   return _checked(root, entries, notes)
 
 
