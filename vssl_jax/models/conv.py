@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from vssl_jax.errors import UserError
+from vssl_jax.models import lowering as cpu
 
 Triple = tuple[int, int, int]
 Padding = str | Sequence[tuple[int, int]]
-LOWERINGS = ("auto", "lax", "patches")
+LOWERINGS = ("auto", "lax", "fold", "cpu")
 
 # Keras' "VarianceScaling": scale 1.0, fan-in, truncated normal.
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -59,22 +60,61 @@ def shifted(x: jax.Array, kernel: Triple, strides: Triple) -> list[jax.Array]:
   return views
 
 
-def conv3d(x, kernel, strides: Triple, padding: Padding, lowering: str = "auto") -> jax.Array:
+def conv3d(
+  x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding, lowering: str = "auto"
+) -> jax.Array:
   """Convolves `[N, T, H, W, C]` with `[t, h, w, C, F]`, giving `[N, T', H', W', F]`."""
-  size = kernel.shape[:3]
-  pad = pads(x.shape[1:4], size, strides, padding)
+  pad = pads(x.shape[1:4], kernel.shape[:3], strides, padding)
   if lowering == "auto":
-    lowering = "patches" if jax.default_backend() == "cpu" else "lax"
+    lowering = {"cpu": "cpu", "gpu": "fold"}.get(jax.default_backend(), "lax")
   if lowering == "lax":
     return lax.conv_general_dilated(
       x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")
     )
-  if lowering != "patches":
-    raise UserError(f'config.encoder.conv "{lowering}" is unknown: use one of {LOWERINGS}')
-  if any(a or b for a, b in pad):
-    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-  patches = jnp.concatenate(shifted(x, size, strides), axis=-1)
-  return patches @ kernel.reshape(-1, kernel.shape[-1])
+  if lowering == "cpu" and x.dtype == jnp.bfloat16:
+    y = conv3d(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, pad, "cpu")
+    return y.astype(x.dtype)
+  if kernel.shape[1:3] == (1, 1) and not any(a or b for a, b in pad[1:]):
+    x = x[:, :, :: strides[1], :: strides[2]]
+    return _time_matmul(x, kernel[:, 0, 0], strides[0], pad[0])
+  x, kernel = _fold_time(x, kernel, strides[0], pad[0])
+  n, t, *image = x.shape
+  x = x.reshape(n * t, *image)
+  if lowering == "fold":
+    y = lax.conv_general_dilated(
+      x, kernel, strides[1:], pad[1:], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+  elif image[0] * image[1] <= kernel.shape[0] * kernel.shape[1]:
+    y = cpu.dense(x, kernel, strides[1:], pad[1:])
+  else:
+    y = cpu.convolve(x, kernel, strides[1:], pad[1:])
+  return y.reshape(n, t, *y.shape[1:])
+
+
+def _fold_time(x, kernel, stride, pad):
+  """Makes the temporal taps input channels of a 2-D convolution of frames."""
+  taps, _, _, channels, features = kernel.shape
+  if taps == 1 and stride == 1 and pad == (0, 0):
+    return x, kernel[0]
+  if any(pad):
+    x = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
+  last = x.shape[1] - taps
+  x = jnp.concatenate([x[:, t : t + last + 1 : stride] for t in range(taps)], -1)
+  kernel = kernel.transpose(1, 2, 0, 3, 4)
+  return x, kernel.reshape(*kernel.shape[:2], taps * channels, features)
+
+
+def _time_matmul(x, kernel, stride, pad):
+  """Convolves along time alone with `[t, C, F]`, as one matrix product."""
+  taps, channels, features = kernel.shape
+  if taps > 1 and features <= channels and stride == 1:
+    # Few outputs: multiply by all taps at once, then add the shifted results.
+    y = x @ kernel.transpose(1, 0, 2).reshape(channels, taps * features)
+    y = jnp.pad(y, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
+    last = y.shape[1] - taps + 1
+    return sum(y[:, t : t + last, ..., t * features : (t + 1) * features] for t in range(taps))
+  x, kernel = _fold_time(x, kernel[:, None, None], stride, pad)
+  return x @ kernel[0, 0]
 
 
 class Conv(nn.Module):
