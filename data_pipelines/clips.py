@@ -228,10 +228,11 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
 
 def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> tf.Tensor:
   clips, count = state["windows"].shape[:2]
+  singles = tf.unstack(tf.reshape(frames, [clips * count, *frames.shape[2:]]))
+  windows = tf.unstack(tf.reshape(state["windows"], [clips * count, 4]))
   images = [
-    _resize(codec.crop(frames[r, t], state["windows"][r, t]), (size, size))
-    for r in range(clips)
-    for t in range(count)
+    _resize(codec.crop(frame, window), (size, size))
+    for frame, window in zip(singles, windows, strict=True)
   ]
   return tf.reshape(tf.stack(images), [clips, count, size, size, 3])
 

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -159,11 +156,8 @@ def test_a_named_step_can_be_replaced(make):
   frames = tf.fill([40], tiny.jpeg(tiny.ramp()))
   features = builders.sampler_builder.build()({"image": frames})
   image = builders.decoder_builder.build()(features)["image"].numpy()
-  np.testing.assert_allclose(image[0, 0, :, 0, 0], 20 + 4 * np.arange(8), atol=3)
+  np.testing.assert_allclose(image[0, 0].astype(int), tiny.ramp()[:8, :8], atol=6)
 
 
 def test_tensorflow_leaves_the_accelerator_alone():
-  program = (
-    "import data_pipelines.graph, tensorflow as tf; assert not tf.config.get_visible_devices('GPU')"
-  )
-  subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+  assert tf.config.get_visible_devices("GPU") == []

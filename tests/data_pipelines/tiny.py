@@ -1,7 +1,7 @@
 """Tiny records whose pixels tell where they come from.
 
 Frame t of video v is one colour, red 2 t and green 16 v (both kept by JPEG to ±3), unless a test
-asks for `ramp` frames: red 20 + 4 · row, green 20 + 4 · column.
+asks for `ramp` frames: red 20 + 7 · row, green 20 + 7 · column (kept to ±6).
 """
 
 import io
@@ -33,8 +33,8 @@ def flat(t, v=0, height=24, width=32):
 
 def ramp(height=24, width=32):
   frame = np.full((height, width, 3), 60, np.uint8)
-  frame[..., 0] = 20 + 4 * np.arange(height)[:, None]
-  frame[..., 1] = 20 + 4 * np.arange(width)[None, :]
+  frame[..., 0] = 20 + 7 * np.arange(height)[:, None]
+  frame[..., 1] = 20 + 7 * np.arange(width)[None, :]
   return frame
 
 
