@@ -289,10 +289,15 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
 
   cosine = jnp.sum(a.astype(dtype) * b.astype(dtype), axis=1) * scale[:, 0] * scale[:, 1]
   positive = cosine / temperature
-  by_view = most + jnp.log(totals)  # [n, anchor view, candidate view]; −inf without candidates
-  negatives = jnp.logaddexp(by_view[..., 0], by_view[..., 1])  # [n, 2]
-  losses = jax.nn.softplus(negatives - positive[:, None])
+  # The negatives of both candidate views together; rate_i exp(S_ij − peak_i) is the negative's
+  # weight w_i P_ij. Kept apart from the peak, it is exact where logits are in the thousands.
+  peak = jnp.max(most, axis=2)  # [n, 2]
+  mass = jnp.sum(totals * jnp.exp(most - peak[..., None]), axis=2)
+  gap = peak - positive[:, None] + jnp.log(mass)  # −∞ without negatives
   weights = jnp.asarray(_weights(n, symmetric), dtype)
+  losses = jax.nn.softplus(gap)
+  missing = jax.nn.sigmoid(gap) * weights  # w_i (1 − P of the positive)
+  rate = missing / jnp.where(mass > 0, mass, 1.0)
 
   # Softmax over all b_j: the positive joins its a → b negatives as one more candidate.
   alone = jnp.broadcast_to(positive[:, None, None], most.shape)
@@ -307,28 +312,26 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
     "mean": (scale[:, 0] @ a.astype(dtype) + scale[:, 1] @ b.astype(dtype)) / n,
     "square": jnp.mean(directed + 2 * cosine),
   }
-  residuals = (a, b, temperature, every, scale, negatives, positive)
+  residuals = (a, b, temperature, every, scale, peak, rate, jnp.sum(missing, axis=1))
   return (jnp.sum(losses * weights), stats), residuals
 
 
 def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotangents):
-  a, b, temperature, every, scale, negatives, positive = residuals
+  a, b, temperature, every, scale, peak, rate, push = residuals
   dtype, n, total = temperature.dtype, a.shape[0], every[0].shape[0]
   half = axis_name is None
   first = _first_row(a, axis_name)
   own = (a, b, scale)
-  weights = jnp.asarray(_weights(n, symmetric), dtype)
-  # w_i P_ij = exp(S_ij − shift_i); a view without weight has shift ∞. All anchors count alike in
-  # the global mean, so this device's own weights and cotangent are everybody's.
-  shift = jnp.logaddexp(negatives, positive[:, None]) - jnp.log(weights)  # [n, 2]
-  shifts = _gather(shift, axis_name)
+  # All anchors count alike in the global mean: a device's own cotangent and weights are everyone's.
+  every_anchor = _gather((peak, rate), axis_name)
 
   def step(carry, rows, cols, mask):
     mask &= (first + rows.index)[:, None] != cols.index[None, :]
     x, y = _views(rows, own), _views(cols, every)
     s = _tile_logits(x / temperature, y, mask, precision).reshape(len(x), len(y))
-    pull = jnp.exp(s - rows.take(shift).T.reshape(-1, 1))
-    pull += jnp.exp(s - cols.take(shifts).T.reshape(1, -1))
+    row_peak, row_rate = (v.T.reshape(-1, 1) for v in rows.take((peak, rate)))
+    col_peak, col_rate = (v.T.reshape(1, -1) for v in cols.take(every_anchor))
+    pull = row_rate * jnp.exp(s - row_peak) + col_rate * jnp.exp(s - col_peak)
     by_row = jnp.matmul(pull, y, precision=precision).reshape(2, -1, x.shape[1])
     carry = rows.merge(_add, carry, tuple(by_row))
     if half:
@@ -341,9 +344,8 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
   start = (jnp.zeros_like(a, dtype), jnp.zeros_like(b, dtype))
   pulls = tiles.fold_tiles(step, start, n, None if half else total, block_size=block_size)
 
-  # The positive's terms, 1 − P without cancellation, and the way back through the normalisation:
-  # block by block too, because as whole-array operations they'd take several times N × D.
-  push = jnp.sum(jax.nn.sigmoid(negatives - positive[:, None]) * weights, axis=1)
+  # The positive's terms and the way back through the normalisation: block by block too, because as
+  # whole-array operations they'd take several times N × D.
   factor = cotangents[0] / temperature
 
   def finish(carry, block):

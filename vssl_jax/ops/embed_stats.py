@@ -131,14 +131,14 @@ def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
 
 
 def diagnose(
-  stats: Mapping[str, float], *, least_spread: float = 0.05, least_rank: float = 1.5
+  stats: Mapping[str, float], *, least_spread: float = 0.05, least_rank: float = 2.0
 ) -> str | None:
   """Names the collapse that `summary`'s numbers show, in one line.
 
   Args:
     stats: numbers by name; other names are ignored, missing ones not judged.
     least_spread: `embedding_spread` below this is one point (0.05: mean cosine above 0.9975).
-    least_rank: `effective_rank` below this is a line.
+    least_rank: `effective_rank` below this is a line or a narrow plane.
 
   Returns:
     The cause, or None if there is none.
@@ -157,7 +157,7 @@ def diagnose(
     )
   if rank < least_rank:
     return (
-      "dimensional collapse: embeddings vary along hardly more than one direction (effective rank "
+      "dimensional collapse: embeddings vary along two directions at most (effective rank "
       f"{rank:.2f}); are negatives, batch or augmentations too few or too weak?"
     )
   return None
