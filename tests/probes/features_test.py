@@ -101,6 +101,15 @@ def test_videos_out_of_order_and_twice_come_sorted_and_once():
   assert found.names == tuple(names)
 
 
+def test_padding_may_stand_anywhere():
+  data = _split(6, 2)
+  valid = np.array([False, True, True, False, True, False])
+  found = features.extract(_apply, _variables(), [data | {"valid": valid}])
+  np.testing.assert_array_equal(found.video, [1, 2, 4])
+  expected = _expected(data, _variables())[valid]
+  np.testing.assert_allclose(found.features, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_names_follow_the_video_index_of_a_share():
   data = {k: x[[1, 3]] for k, x in _split(4, 1).items()}
   found = features.extract(_apply, _variables(), _batches(data, 2), names=list("abcd"))

@@ -89,6 +89,18 @@ def test_strength_is_that_of_the_lowest_cross_validated_loss():
   assert (found.folds, found.grouped) == (4, False)
 
 
+def test_folds_are_fitted_on_the_larger_part_and_scored_on_the_smaller():
+  # Half of the labels of part a are wrong: a fit on it must be weak, a fit on b may be strong.
+  x, y = _blobs(90, spread=0.5)
+  x = (x - x.mean(0)) / x.std(0)
+  a, b = np.arange(60), np.arange(60, 90)
+  y[:30] = np.random.default_rng(0).integers(0, 3, 30)
+  weak = logistic._choose(x, y, [(a, b)], 3)
+  strong = logistic._choose(x, y, [(b, b)], 3)
+  assert weak < strong
+  assert logistic._choose(x, y, [(b, a)], 3) < weak
+
+
 def test_the_choice_never_sees_the_evaluation_split():
   (train, y), (test, z) = _blobs(), _blobs(30, seed=5)
   a = logistic.evaluate(train, y, test, z)

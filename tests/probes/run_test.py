@@ -1,5 +1,6 @@
 """The protocols on synthetic videos with a small network: numbers, frozenness, no leak."""
 
+import hashlib
 import json
 
 import flax.linen as nn
@@ -203,5 +204,15 @@ def test_protocol_says_it_all(setup):
     "clips": 2, "crops": 2, "frames": 2, "stride": 2, "resize": 10, "size": 8
   }  # fmt: skip
   assert found["config_sha256"] == report.config_hash(config)
-  train.manifest_sha256 = "abc"
-  assert run.protocol(config, train, test)["data"]["train"]["manifest_sha256"] == "abc"
+  assert found["data"]["manifest_sha256"] is None
+
+
+def test_protocol_names_the_data(setup, tmp_path):
+  config, _, _, train, test = setup
+  config = config.copy_and_resolve_references()
+  config.data.path = str(tmp_path / "ucf")
+  (tmp_path / "ucf").mkdir()
+  (tmp_path / "ucf" / "manifest.json").write_text("{}")
+  data = run.protocol(config, train, test)["data"]
+  assert data["name"] == "ucf"
+  assert data["manifest_sha256"] == hashlib.sha256(b"{}").hexdigest()

@@ -278,18 +278,15 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
   """What every result line says of its data, views, network and config."""
   d = config.data
 
-  def split(source: Source, name: str) -> dict[str, Any]:
-    manifest = getattr(source, "manifest_sha256", "")
-    facts = {"name": name, "videos": source.num_videos}
-    return facts | ({"manifest_sha256": manifest} if manifest else {})
-
+  manifest = pathlib.Path(d.path) / "manifest.json"
   return {
     "data": {
       "source": d.source,
       "name": d.name or pathlib.PurePath(d.path).name,
+      "manifest_sha256": report.file_hash(manifest) if d.path and manifest.is_file() else None,
       "classes": len(source_eval.label_names),
-      "train": split(source_train, d.train_split),
-      "eval": split(source_eval, d.eval_split),
+      "train": {"name": d.train_split, "videos": source_train.num_videos},
+      "eval": {"name": d.eval_split, "videos": source_eval.num_videos},
     },
     "views": {k: config.data.eval[k] for k in VIEWS},
     "encoder": {k: config.encoder[k] for k in ("name", "depth", "width", "dtype", "temporal")},
