@@ -12,9 +12,9 @@ def double_if(x, factor):
   return branch.apply_if(factor > 0, lambda v: v * factor, x.astype(jnp.float32))
 
 
-@pytest.mark.parametrize("rows", [1, 5, 8, 24])
+@pytest.mark.parametrize("rows", [1, 5, 24])
 @pytest.mark.parametrize("one_by_one", [True, False])
-@pytest.mark.parametrize("step_bytes", [1, 100, 2**29])
+@pytest.mark.parametrize("step_bytes", [1, 50, 2**29])
 def test_equals_vmap(monkeypatch, rows, one_by_one, step_bytes):
   monkeypatch.setattr(branch, "one_by_one", lambda: one_by_one)
   monkeypatch.setattr(branch, "_STEP_BYTES", step_bytes)

@@ -56,9 +56,9 @@ def test_factors_are_never_negative():
   cfg = config.augment()
   cfg.brightness = 1.5
   view = settings.view(cfg, 0, 56)
-  keys = jax.random.split(jax.random.key(0), 500)
-  factors = jax.vmap(lambda k: draws.draw(k, view))(keys).brightness
-  assert 0 <= factors.min() < 0.1
+  u = np.linspace(0, 1, 500, endpoint=False)[:, None].repeat(13, 1)
+  factors = draws.resolve(u, view).brightness
+  assert factors.min() == 0
   assert 2.4 < factors.max() <= 2.5
 
 
@@ -85,7 +85,7 @@ def test_certain_and_impossible():
   cfg = config.augment()
   cfg.flip, cfg.jitter_p, cfg.gray_p = 1.0, 0.0, 1.0
   view = settings.view(cfg, 0, 56)
-  d = jax.vmap(lambda k: draws.draw(k, view))(jax.random.split(jax.random.key(1), 2000))
+  d = jax.jit(jax.vmap(lambda k: draws.draw(k, view)))(jax.random.split(jax.random.key(1), N))
   assert d.flip.all()
   assert d.gray.all()
   assert not d.jitter.any()

@@ -1,5 +1,6 @@
 """Presets are the published values, whatever the config held before."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,12 +45,10 @@ def test_presets_leave_the_normalisation():
 
 @pytest.mark.parametrize("consistent", [True, False])
 def test_none_changes_nothing(consistent):
-  import jax
-
   cfg = presets.none(config.augment())
   cfg.consistent = consistent
   clips = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 8, 8, 3), dtype=np.uint8)
-  out = augment.build(cfg, 8)(jax.random.split(jax.random.key(0), 2), clips)
+  out = jax.jit(augment.build(cfg, 8))(jax.random.split(jax.random.key(0), 2), clips)
   np.testing.assert_array_equal(out, clips * np.float32(1 / 255))
   np.testing.assert_array_equal(out, augment.eval_preprocess(cfg)(clips))
 

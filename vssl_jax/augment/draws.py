@@ -18,7 +18,7 @@ from vssl_jax.augment.settings import View
 
 OPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]: op at each place
-_USES = 13  # a use's number never changes: it keys its draw
+_USES = 13  # of the 13 numbers; a use keeps its place for good
 
 
 class Draw(NamedTuple):
@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 def uniforms(key: jax.Array) -> jax.Array:
-  """One number in [0, 1) for each use, each from its own key `fold_in(key, use)`.
+  """One number in [0, 1) for each use.
 
   Args:
     key: the clip's typed PRNG key, a scalar.
@@ -47,8 +47,7 @@ def uniforms(key: jax.Array) -> jax.Array:
   Returns:
     float32 `[13]`.
   """
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(_USES))
-  return jax.vmap(jax.random.uniform)(keys)
+  return jax.random.uniform(key, (_USES,))
 
 
 def resolve(u: jax.Array, view: View) -> Draw:
