@@ -23,7 +23,7 @@ def inverse_norm(x: jax.Array) -> jax.Array:
     `[...]`.
   """
   squared = jnp.sum(jnp.square(x.astype(jnp.result_type(x, jnp.float32))), axis=-1)
-  some = squared > _NO_DIRECTION
+  some = ~(squared <= _NO_DIRECTION)  # NaN stays NaN
   return jnp.where(some, lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
 
 
