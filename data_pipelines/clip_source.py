@@ -24,6 +24,7 @@ from data_pipelines import source
 from data_pipelines.graph import IMAGE, Features, Graph
 from vssl_jax.errors import UserError
 
+_ROUNDS = 24  # of the cipher that orders an epoch
 _TRIES = 8  # videos tried in place of one unreadable
 _PRIVATE = (clip_steps.DRAW, clip_steps.NO_FRAME_RATE, "wanted", "failed")
 
@@ -239,9 +240,15 @@ class ClipSource:
 
 
 def _shuffled(place: tf.Tensor, seed: int, epoch: tf.Tensor, videos: int) -> tf.Tensor:
-  """Video at a place of the epoch's order, int64."""
-  key = tf.stack([tf.constant(seed & 0x7FFFFFFF, tf.int64), epoch])
-  shuffled = tf.random.experimental.index_shuffle(
-    place, seed=tf.cast(key, tf.int32), max_index=tf.constant(videos - 1, tf.int64)
+  """Video at a place of the epoch's order, int64: a keyed permutation, one value at a time."""
+  key = tf.stack([tf.constant(seed & 0x7FFFFFFF, tf.int64), epoch, tf.zeros_like(epoch)])
+  # `tf.random.experimental.index_shuffle` without its fixed 4 rounds of the cipher, after which
+  # neighbours stay neighbours: serial correlation twice that of a random order of 529, and an
+  # epoch's first video far from uniform. Neither shows from 8 rounds on.
+  shuffled = tf.raw_ops.RandomIndexShuffle(
+    index=place,
+    seed=tf.cast(key, tf.int32),
+    max_index=tf.constant(videos - 1, tf.int64),
+    rounds=_ROUNDS,
   )
   return tf.cast(shuffled, tf.int64)

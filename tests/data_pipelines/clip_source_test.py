@@ -4,6 +4,7 @@ import resource
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from data_pipelines import records, source
 from tests.data_pipelines import tiny
@@ -25,6 +26,18 @@ def folder(tmp_path_factory):
 def reference(folder):
   """The first batches of the run that most tests repeat in another way."""
   return take(load(folder).train_batches(), 6)
+
+
+@pytest.fixture(scope="module")
+def orders():
+  """Orders of 101 videos in 150 epochs."""
+  import tensorflow as tf
+
+  from data_pipelines.clip_source import _shuffled
+
+  place, epoch = (x.ravel() for x in np.meshgrid(np.arange(101), np.arange(150), indexing="xy"))
+  at = tf.function(lambda pe: _shuffled(pe[0], 0, pe[1], 101))
+  return tf.map_fn(at, tf.constant(np.stack([place, epoch], 1))).numpy().reshape(150, 101)
 
 
 def load(folder, *, split="train", batch_size=BATCH, seed=0, process=(0, 1), **fields):
@@ -137,6 +150,22 @@ class TestTraining:
     edited = next(ClipSource(tiny.data(folder), store, edit=darken, **make).train_batches())
     np.testing.assert_array_equal(edited["clips"], plain["clips"] // 2)
     np.testing.assert_array_equal(edited["label"], plain["label"] + 100)
+
+
+class TestOrder:
+  def test_are_permutations(self, orders):
+    assert (np.sort(orders, axis=1) == np.arange(101)).all()
+
+  def test_first_places_are_uniform(self, orders):
+    for place in (0, 1, 50, 100):
+      assert stats.kstest((orders[:, place] + 0.5) / 101, "uniform").pvalue > 1e-3
+
+  def test_neighbours_and_epochs_are_uncorrelated(self, orders):
+    serial = [np.corrcoef(o[:-1], o[1:])[0, 1] for o in orders]
+    between = [np.corrcoef(a, b)[0, 1] for a, b in itertools.pairwise(orders)]
+    for correlations in (serial, between):
+      assert np.std(correlations) == pytest.approx(101**-0.5, rel=0.25)
+      assert abs(np.mean(correlations)) < 4 * 101**-0.5 * 150**-0.5
 
 
 class TestDamage:
