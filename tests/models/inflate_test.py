@@ -1,0 +1,56 @@
+"""Inflated networks see in equal frames what the 2-D network sees in one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vssl_jax import config, models
+from vssl_jax.errors import UserError
+from vssl_jax.models.conv import conv3d
+from vssl_jax.models.inflate import inflate
+
+
+def _variables(temporal, frames, size=32):
+  c = config.encoder()
+  c.depth, c.width, c.dtype, c.temporal = 18, 0.0625, "float32", temporal
+  encoder = models.build_encoder(c)
+  clip = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), clip)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+
+
+@pytest.mark.parametrize("how", ["mean", "centre"])
+def test_equal_frames_away_from_the_ends(how):
+  rng = np.random.default_rng(0)
+  kernel = jnp.asarray(rng.normal(size=(1, 3, 3, 2, 4)), jnp.float32)
+  frame = jnp.asarray(rng.normal(size=(1, 1, 6, 6, 2)), jnp.float32)
+  like = {"kernel": jnp.zeros((5, 3, 3, 2, 4))}
+  big = inflate({"kernel": kernel}, like, how=how)["kernel"]
+  want = conv3d(frame, kernel, (1, 1, 1), "SAME")
+  got = conv3d(jnp.repeat(frame, 9, 1), big, (1, 1, 1), "SAME")[:, 2:-2]
+  np.testing.assert_allclose(got, np.repeat(want, 5, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_whole_network_takes_the_video_networks_shapes():
+  flat = _variables(False, 1)
+  video = _variables(True, 8)
+  assert flat["params"]["stem_conv"]["kernel"].shape[0] == 1
+  big = inflate(flat, video)
+  assert jax.tree.map(jnp.shape, big) == jax.tree.map(jnp.shape, video)
+  np.testing.assert_allclose(
+    big["params"]["stem_conv"]["kernel"].sum(0), flat["params"]["stem_conv"]["kernel"][0], rtol=1e-5
+  )
+
+
+def test_other_networks_are_refused_by_name():
+  flat = _variables(False, 1)
+  with pytest.raises(UserError, match=r"lacks .*extra"):
+    inflate(flat, {**flat, "params": {**flat["params"], "extra": jnp.zeros(3)}})
+  with pytest.raises(UserError, match=r"video network has no .*stem_conv"):
+    inflate(flat, {**flat, "params": {k: v for k, v in flat["params"].items() if k != "stem_conv"}})
+  with pytest.raises(UserError, match=r"cannot become \[2, 3\]"):
+    inflate({"kernel": jnp.zeros((1, 3))}, {"kernel": jnp.zeros((2, 3))})
+  with pytest.raises(UserError, match="median"):
+    inflate(flat, flat, how="median")

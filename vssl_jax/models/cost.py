@@ -1,0 +1,66 @@
+"""What a network costs a clip, counted from its layers and not from how they are lowered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vssl_jax.models.conv import Conv
+from vssl_jax.models.norm import BatchNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """The forward pass of one example.
+
+  Attributes:
+    parameters: trainable numbers.
+    macs: multiply-adds of convolutions and dense layers; published "GFLOPs" of video networks
+      are these. Training costs three times as many, and a multiply-add is two FLOPs.
+    activation_bytes: outputs of convolutions, batch norms and dense layers, which the backward
+      pass reads when nothing is recomputed.
+  """
+
+  parameters: int
+  macs: int
+  activation_bytes: int
+
+
+def parameters(tree: Any) -> int:
+  """Numbers in a tree of arrays (or of their shapes)."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def count(module: nn.Module, shape: tuple[int, ...]) -> Cost:
+  """The cost of `module(x)` for one example of `shape` [...], without running it.
+
+  Args:
+    module: a network of our convolutions and batch norms and Flax's dense layers.
+    shape: the example's shape without the batch axis, e.g. [T, H, W, 3].
+  """
+  macs = nbytes = 0
+
+  def observe(next_fn, args, kwargs, context):
+    nonlocal macs, nbytes
+    y = next_fn(*args, **kwargs)
+    layer = context.module
+    if context.method_name == "__call__" and isinstance(layer, Conv | BatchNorm | nn.Dense):
+      nbytes += y.size * y.dtype.itemsize
+      if isinstance(layer, Conv):
+        macs += y.size * math.prod(layer.kernel) * args[0].shape[-1]
+      elif isinstance(layer, nn.Dense):
+        macs += y.size * args[0].shape[-1]
+    return y
+
+  def run(rng: jax.Array, x: jax.Array) -> Any:
+    with nn.intercept_methods(observe):
+      return module.init(rng, x)
+
+  example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  variables = jax.eval_shape(run, jax.random.key(0), example)
+  return Cost(parameters(variables["params"]), macs, nbytes)
