@@ -112,11 +112,19 @@ def random_variables(
     batches = itertools.islice(stream, config.probe.calibrate)
     first = next(batches)
     if variables is None:
-      clip = jnp.zeros((1, *np.shape(first["clips"])[2:]), jnp.float32)
-      variables = jax.jit(encoder.init)(jax.random.key(config.seed), clip)
+      clip = jax.ShapeDtypeStruct((1, *np.shape(first["clips"])[2:]), jnp.float32)
+      variables = _init(encoder, config.seed, clip)
     preprocess = augment.eval_preprocess(config.augment)
     batches = itertools.chain([first], batches)
     return calibrate.calibrate(encoder, variables, batches, preprocess=preprocess)
+
+
+def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:
+  # A program that runs once: on a CPU, optimising it takes five times as long as compiling it.
+  cpu = jax.default_backend() == "cpu"
+  options = {"xla_backend_optimization_level": 0} if cpu else None
+  draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=options)
+  return draw(jax.random.key(seed))
 
 
 def quick(
