@@ -68,10 +68,17 @@ def claim(output: pathlib.Path) -> Iterator[None]:
       raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
     except OSError:
       pass  # a file system without locks
-    for folder in (output, state):
-      for path in folder.glob(".tmp-*"):
-        path.unlink(missing_ok=True)
-    yield
+    _clear(output)
+    try:
+      yield
+    finally:
+      _clear(output)
+
+
+def _clear(output: pathlib.Path) -> None:
+  for folder in (output, output / STATE):
+    for path in folder.glob(".tmp-*"):
+      path.unlink(missing_ok=True)
 
 
 def plan(videos: VideoList, settings: decode.Settings, shards: int) -> list[Job]:
@@ -117,12 +124,12 @@ def settle_labels(
 
 
 def settle(output: pathlib.Path, job: Job) -> Job:
-  """Fixes the number of shards, and takes up an earlier run of the same job or records this one.
+  """Fixes the number of shards and checks the job against what OUTPUT holds.
 
   Raises:
     UserError: OUTPUT holds this split with other settings or videos, or shards not written by us.
   """
-  path = output / STATE / f"{job.split}.job.json"
+  path = _path(output, job.split)
   try:
     before = json.loads(_read(path)) if path.exists() else None
   except ValueError:
@@ -138,7 +145,6 @@ def settle(output: pathlib.Path, job: Job) -> Job:
       raise UserError(
         f"{output / foreign[0]}: not written by prepare: give another OUTPUT or split name"
       )
-    manifest.write_json(path, now)
   elif before != now:
     if before.get("videos") != now["videos"]:
       what = "of another list of videos"
@@ -147,6 +153,11 @@ def settle(output: pathlib.Path, job: Job) -> Job:
       what = f"with {', '.join(pairs)}"
     raise UserError(f"{output} holds split {job.split!r} {what}: {_AGAIN}")
   return job
+
+
+def record(output: pathlib.Path, job: Job) -> None:
+  """Notes the job, for `settle` in a later run."""
+  manifest.write_json(_path(output, job.split), job.identity())
 
 
 def tasks(
@@ -170,7 +181,7 @@ def tasks(
 def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
   """Deletes what earlier jobs of these splits wrote; other files stay."""
   for split in splits:
-    job = output / STATE / f"{split}.job.json"
+    job = _path(output, split)
     if not job.exists():
       continue
     for name in _shard_names(output, split):
@@ -185,6 +196,10 @@ def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
       manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
     else:
       (output / manifest.MANIFEST).unlink()
+
+
+def _path(output: pathlib.Path, split: str) -> pathlib.Path:
+  return output / STATE / f"{split}.job.json"
 
 
 def _shard_names(output: pathlib.Path, split: str) -> list[str]:

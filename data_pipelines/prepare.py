@@ -6,7 +6,8 @@ OUTPUT gets shards of SequenceExamples with DMVR's keys, an offset index a split
 `manifest.json`. Run again after a kill, the same command goes on with the unfinished shards.
 Several runs may fill one OUTPUT with different splits; they share its labels.
 
-Exit status: 0 all read, 2 bad usage, 3 some videos could not be read (the manifest names them).
+Exit status: 0 all is well, 2 bad usage, 3 OUTPUT lacks videos that could not be read (its manifest
+names them).
 """
 
 from __future__ import annotations
@@ -91,8 +92,11 @@ def prepare(
       planned = jobs.plan(videos, settings, shards)
       if overwrite:
         jobs.remove(output, [job.split for job in planned])
-      names = jobs.settle_labels(output, videos, labels)
+      manifest.read(output)  # a foreign one stops the run now, not at its end
       planned = [jobs.settle(output, job) for job in planned]
+      names = jobs.settle_labels(output, videos, labels)
+      for job in planned:
+        jobs.record(output, job)
       tasks = {job.split: jobs.tasks(output, videos.root, job, names, strict) for job in planned}
       _run([t for group in tasks.values() for t in group], workers or _cores(), progress)
       return _finish(output, planned, tasks, names, videos.notes)

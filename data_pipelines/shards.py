@@ -60,9 +60,14 @@ class Shard:
     return pathlib.Path(self.path).parent / STATE / f"{self.name}.json"
 
   def fingerprint(self) -> str:
-    """Changes with the videos, not with the settings (they are compared job by job)."""
+    """Changes with videos and label indices, not with settings (compared job by job)."""
     entries = [dataclasses.astuple(entry) for entry in self.entries]
-    return hashlib.sha256(json.dumps([entries, self.sizes]).encode()).hexdigest()
+    indices = [self.index_of(entry.label) for entry in self.entries]
+    return hashlib.sha256(json.dumps([entries, self.sizes, indices]).encode()).hexdigest()
+
+  def index_of(self, label: str) -> int:
+    """Index of a class name, −1 for none."""
+    return self.labels.index(label) if label else -1
 
   def result(self) -> dict[str, Any] | None:
     """The result of an earlier run, None where the shard is still to be written."""
@@ -111,8 +116,6 @@ def write(shard: Shard, report) -> dict[str, Any]:
     UnreadableVideoError: the first unreadable video of a strict job.
     OSError: the shard cannot be written.
   """
-  shard.state.unlink(missing_ok=True)
-  indices = {label: index for index, label in enumerate(shard.labels)}
   tally = manifest.Tally()
   with tfrecord.ShardWriter(shard.path) as writer:
     for position, entry in enumerate(shard.entries):
@@ -121,7 +124,7 @@ def write(shard: Shard, report) -> dict[str, Any]:
       try:
         if position in shard.crashed:
           raise decode.UnreadableError(shard.crashed[position])
-        _write_video(shard, entry, indices.get(entry.label, -1), writer, tally)
+        _write_video(shard, entry, writer, tally)
       except decode.UnreadableError as reason:
         if shard.strict:
           raise UnreadableVideoError(f"{entry.path}: {reason}") from None
@@ -141,7 +144,7 @@ def write(shard: Shard, report) -> dict[str, Any]:
   return result
 
 
-def _write_video(shard: Shard, entry: Entry, label: int, writer, tally: manifest.Tally) -> None:
+def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally) -> None:
   parts, frames, seconds = 0, 0, 0.0
   path = os.path.join(shard.root, entry.path)
   for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
@@ -152,7 +155,7 @@ def _write_video(shard: Shard, entry: Entry, label: int, writer, tally: manifest
     video = records.Video(
       frames=part.frames,
       fps=part.fps,
-      label=label,
+      label=shard.index_of(entry.label),
       label_text=entry.label,
       filename=entry.path,
       start=round(part.start * 1e6),

@@ -6,8 +6,10 @@ import collections
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -111,6 +113,7 @@ def _give(worker: _Worker, queue: collections.deque) -> None:
 
 def _loop(function, pipe: multiprocessing.connection.Connection) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C and stops its workers
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   answer = ("ready", None)
   try:
     while True:
@@ -124,6 +127,11 @@ def _loop(function, pipe: multiprocessing.connection.Connection) -> None:
         answer = ("error", (_picklable(error), traceback.format_exc()))
   except (EOFError, BrokenPipeError, ConnectionResetError):
     return
+
+
+def _end_with_parent() -> None:
+  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+  os._exit(1)
 
 
 def _picklable(error: Exception) -> Exception:

@@ -69,6 +69,16 @@ def test_a_stale_index_is_rebuilt(tmp_path):
   assert everything(index.load(tmp_path, "train")) == [b"longer", b"and more", b"z"]
 
 
+def test_an_index_of_files_of_other_names_is_rebuilt(tmp_path):
+  write(tmp_path / "train_a.tfrecord", [b"1"])
+  write(tmp_path / "train_b.tfrecord", [b"2"])
+  assert everything(index.load(tmp_path, "train")) == [b"1", b"2"]
+  os.rename(tmp_path / "train_a.tfrecord", tmp_path / "train_c.tfrecord")  # all sizes as before
+  found = index.load(tmp_path, "train")
+  assert everything(found) == [b"2", b"1"]
+  assert everything(index.load(tmp_path, "train")) == [b"2", b"1"]
+
+
 def test_a_damaged_index_is_rebuilt(tmp_path):
   write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
   index.load(tmp_path, "train")

@@ -1,5 +1,6 @@
 """Records against TensorFlow's protocol buffers and DMVR's feature specification."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -137,8 +138,8 @@ def test_fps_of_names_the_video_where_it_is_unknown(context):
 
 
 def test_neither_records_nor_prepare_import_tensorflow():
-  code = (
-    "import data_pipelines.prepare, sys; print('tensorflow' in sys.modules, 'jax' in sys.modules)"
-  )
-  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-  assert out.stdout == "[False, False]\n"
+  code = "import sys, data_pipelines.prepare; print(*(m in sys.modules for m in sys.argv[1:]))"
+  command = [sys.executable, "-c", code, "tensorflow", "jax"]
+  root = pathlib.Path(__file__).parents[2]
+  out = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+  assert out.stdout == "False False\n"

@@ -140,6 +140,7 @@ def test_a_result_counts_only_for_the_same_whole_shard(shard):
   assert shard.result() is not None
   assert dataclasses.replace(shard, sizes=(1, 8, 2)).result() is None  # a file has changed
   assert dataclasses.replace(shard, entries=shard.entries[::-1]).result() is None
+  assert dataclasses.replace(shard, labels=("y", "x")).result() is None
   shard.state.write_text("{")
   assert shard.result() is None
   shards.write(shard, lambda _: None)

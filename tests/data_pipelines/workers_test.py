@@ -9,7 +9,11 @@ import pytest
 from data_pipelines import workers
 
 TASKS = """
-import os, signal
+import os, signal, time
+
+def sleep(task, report):
+  report(os.getpid())
+  time.sleep(task)
 
 def square(task, report):
   report(("half", task))
@@ -98,10 +102,12 @@ def test_errors_that_do_not_pickle_keep_their_text(tasks):
 
 
 def test_stopping_early_ends_the_processes(tasks):
+  pids = {}
   results = workers.run(
-    tasks.square, list(range(100)), workers=2, on_report=lambda *_: None, on_crash=None
+    tasks.sleep, [0.0, 1e4], workers=2, on_report=pids.__setitem__, on_crash=None
   )
-  _, (_, pid) = next(results)
-  results.close()
-  with pytest.raises(ProcessLookupError):
-    os.kill(pid, 0)
+  next(results)
+  results.close()  # returns although one task is asleep
+  for pid in pids.values():
+    with pytest.raises(ProcessLookupError):
+      os.kill(pid, 0)
