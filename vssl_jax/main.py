@@ -62,12 +62,27 @@ def entry(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  """Flags and config, with anything wrong in them told in one line."""
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-    lines = [line.strip() for line in str(e).strip().splitlines() if line.strip()]
-    print(f"error: {' '.join(lines[:3])}", file=sys.stderr)
+    rest = flags.FLAGS(argv)
+    if _CONFIG.present:
+      _ = _CONFIG.value  # a config file that failed to load says so only when it is read
+  except Exception as e:
+    print(f"error: {brief(e)}", file=sys.stderr)
     raise SystemExit(2) from e
+  return rest
+
+
+def brief(error: BaseException) -> str:
+  """One line out of an exception, whose text may hold another one's traceback."""
+  text = error.args[0] if isinstance(error, KeyError) and error.args else error
+  lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+  for line in lines:
+    kind, _, message = line.partition("UserError: ")
+    if message and " " not in kind:
+      return message
+  shown = [line for line in lines if not line.startswith(("File ", "Traceback"))]
+  return " ".join(shown[:4]) or type(error).__name__
 
 
 if __name__ == "__main__":

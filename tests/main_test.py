@@ -1,0 +1,56 @@
+"""The command line: what a user sees who mistypes, and what a dry run says."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import small
+from vssl_jax import main
+from vssl_jax.errors import UserError
+
+
+def _main(*args):
+  env = {**os.environ, "XLA_FLAGS": ""}
+  return subprocess.run(
+    [sys.executable, "-m", "vssl_jax.main", *args], cwd=small.ROOT, env=env, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    ([], "--config is missing"),
+    (["--config=configs/cvrl.py:demoo"], "no variant 'demoo' of cvrl; there are k400, k600"),
+    (["--config=configs/cvrl.py:demo,foo"], "no change 'foo' of cvrl; there are uniform"),
+    (["--config=configs/cvrl.py:demo", "--config.optim.lrr=3"], 'Did you mean "lr"'),
+    (["--config=configs/none.py"], "configs/none.py"),
+    (["--config=configs/cvrl.py"], "python -m data_pipelines.prepare"),
+    (["configs/cvrl.py"], "did you mean --config=configs/cvrl.py?"),
+  ],
+)
+def test_mistakes_are_one_clear_line_and_status_2(args, message):
+  done = _main(*args)
+  assert done.returncode == 2, done.stderr
+  errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert len(errors) == 1
+  assert message in errors[0]
+  assert "Traceback" not in done.stderr
+
+
+def test_dry_run_prints_exact_figures_and_makes_nothing(tmp_path):
+  done = _main("--config=configs/cvrl.py", f"--workdir={tmp_path / 'w'}", "--dry_run")
+  assert done.returncode == 0, done.stderr
+  assert "encoder 31,672,128, rest of the method 12,863,616, total 44,535,744" in done.stdout
+  assert "(45.52 G multiply-adds)" in done.stdout
+  assert '"temperature": 0.1' in done.stdout
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_brief_finds_the_users_line_in_a_nested_traceback():
+  error = ValueError("Error whilst parsing:\nTraceback\n  File x\nvssl_jax.errors.UserError: a b\n")
+  assert main.brief(error) == "a b"
+  assert main.brief(KeyError("'x'\nDid you mean y?")) == "'x' Did you mean y?"
+  assert main.brief(UserError("plain")) == "plain"
