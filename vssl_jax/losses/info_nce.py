@@ -12,9 +12,9 @@ walks over tiles (`vssl_jax.ops.tiles`) twice, forward for n, backward for the g
 so that nothing larger than a tile lives between them. Since S_ij = S_ji, a tile of logits serves
 its rows and its columns: half the products of the dense form.
 
-Several devices exchange embeddings and one number an anchor, never logits: each computes the rows
+Several devices exchange embeddings and two numbers an anchor, never logits: each computes the rows
 of its own anchors against the gathered embeddings, and because P_ji needs only the gathered
-log-sum-exp of anchor j, the same rows give the whole gradient of its own embeddings.
+normaliser of anchor j, the same rows give the whole gradient of its own embeddings.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def info_nce(
     b: of the second view, `[N, D]`.
     temperature: τ > 0, a number or a scalar array; differentiable.
     block_size: None for the dense form (memory 2N × 2N), else videos a side of the tiles: a tile
-      holds 4 · block_size² logits. Need not divide N. 512 to 1024 suits CPUs and GPUs.
+      holds 4 · block_size² logits. Need not divide N. 512 suits CPUs, 1024 or more GPUs. The
+      block-wise form has its own gradient rule: reverse mode, once.
     axis_name: mesh axis, or axes, that the batch is split over.
     mesh: with global arrays under `jit`: split the work over `axis_name` of this mesh.
     symmetric: False for the one-directional form: the mean over the N anchors in `a` alone, with
@@ -309,7 +310,7 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
     "accuracy": jnp.mean(cosine - most[:, 0, 1] * temperature > _TIE, dtype=dtype),
     "entropy": jnp.mean(jnp.log(mass) - slope / mass),
     "positive": jnp.mean(cosine),
-    "mean": (scale[:, 0] @ a.astype(dtype) + scale[:, 1] @ b.astype(dtype)) / n,
+    "mean": sum(jnp.matmul(scale[:, i], x, precision=precision) for i, x in enumerate((a, b))) / n,
     "square": jnp.mean(directed + 2 * cosine),
   }
   residuals = (a, b, temperature, every, scale, peak, rate, jnp.sum(missing, axis=1))
