@@ -1,0 +1,213 @@
+"""Videos made from the handwritten digits that scikit-learn ships: NumPy alone, no download.
+
+One image of a digit stays for the whole video; nothing else does. A video is a row of short shots.
+At each cut, place, size, slant, motion, colours and background are drawn anew, and within a shot
+they drift. So two clips of one video share the handwriting and, where they fall into one shot,
+that shot's look. The look says nothing of the class, and ink is as often light on dark as dark on
+light, which leaves a linear classifier of pixels or colours near chance.
+
+The 1,797 images come from fourteen copies of one form, filled in by hand, with the same digits in
+the same order. The split follows the forms: eleven train, the last three test. So no image, and no
+form, is on both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+
+CLASSES = tuple("0123456789")
+FIRST_TEST_IMAGE = 1415  # where the twelfth form begins
+_CELLS = 8  # side of scikit-learn's images
+_MARGIN = 2  # blank cells added around a digit
+_FINE = 8  # template pixels a cell
+_SIDE = (_CELLS + 2 * _MARGIN) * _FINE  # side of a template
+_SALT = {"train": 0, "test": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsConfig:
+  """What a video looks like; every pair is the range of a uniform draw.
+
+  Attributes:
+    length: frames a video.
+    size: side of the square frame, pixels.
+    videos_per_image: videos made from each image.
+    shot: frames from one cut to the next (integers, both ends included).
+    scale: side of the digit's 8 × 8 cells as a share of the frame's.
+    rotation: in radians.
+    shear: slant added to the hand's own, horizontal over vertical.
+    centre: of the digit, down and across, as a share of the frame.
+    travel: the most that the centre moves each way during a shot, as a share of the frame.
+    contrast: difference in lightness between ink and paper, of 1.
+
+  Raises:
+    UserError: a count below 1, or a range that is empty or out of bounds.
+  """
+
+  length: int = 32
+  size: int = 32
+  videos_per_image: int = 1
+  shot: tuple[int, int] = (4, 8)
+  scale: tuple[float, float] = (0.6, 0.8)
+  rotation: tuple[float, float] = (-0.25, 0.25)
+  shear: tuple[float, float] = (-0.2, 0.2)
+  centre: tuple[float, float] = (0.35, 0.65)
+  travel: float = 0.15
+  contrast: tuple[float, float] = (0.5, 0.8)
+
+  def __post_init__(self):
+    for name in ("length", "size", "videos_per_image"):
+      if getattr(self, name) < 1:
+        raise UserError(f"digits: {name} is {getattr(self, name)}; set it to 1 or more")
+    for name, low, high in (("shot", 1, np.inf), ("scale", 0.01, np.inf), ("contrast", 0, 1)):
+      a, b = getattr(self, name)
+      if not low <= a <= b <= high:
+        raise UserError(f"digits: {name} is ({a}, {b}); it must rise within [{low}, {high}]")
+
+
+@functools.cache
+def _load() -> tuple[np.ndarray, np.ndarray]:
+  """Ink `[1797, 8, 8]` float32 in [0, 1] and class `[1797]`, in the file's order."""
+  from sklearn.datasets import load_digits  # takes a second to import
+
+  data = load_digits()
+  return (data.images / 16.0).astype(np.float32), data.target.astype(np.int32)
+
+
+def images(split: str) -> np.ndarray:
+  """Indices into scikit-learn's digits of one split's images, in the file's order.
+
+  Raises:
+    UserError: if `split` is neither "train" nor "test".
+  """
+  if split not in _SALT:
+    raise UserError(f"digits: split {split!r} does not exist; use 'train' or 'test'")
+  n = len(_load()[0])
+  return np.arange(FIRST_TEST_IMAGE) if split == "train" else np.arange(FIRST_TEST_IMAGE, n)
+
+
+def num_videos(split: str, config: DigitsConfig = DigitsConfig()) -> int:
+  """Number of videos in a split: 1,415 train and 382 test for one video an image."""
+  return len(images(split)) * config.videos_per_image
+
+
+@functools.cache
+def _upscale() -> np.ndarray:
+  """`[_SIDE, _CELLS]`: Catmull-Rom interpolation from cells to template pixels, zero outside."""
+  position = (np.arange(_SIDE) + 0.5) / _FINE - 0.5 - _MARGIN
+  d = np.abs(position[:, None] - np.arange(_CELLS)[None, :])
+  near = 1.5 * d**3 - 2.5 * d**2 + 1
+  far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+  return np.where(d < 1, near, np.where(d < 2, far, 0)).astype(np.float32)
+
+
+def _template(ink: np.ndarray) -> np.ndarray:
+  """Smoothly upscaled ink with a blank margin: `[8, 8]` to `[_SIDE, _SIDE]`, in [0, 1]."""
+  up = _upscale()
+  return np.clip(up @ ink @ up.T, 0.0, 1.0)
+
+
+def _shots(rng: np.random.Generator, config: DigitsConfig) -> tuple[np.ndarray, np.ndarray]:
+  """Shot of each frame `[L]`, and how far the frame is through its shot `[L]`, in [0, 1)."""
+  low, high = config.shot
+  lengths = rng.integers(low, high + 1, size=config.length // low + 2)
+  ends = np.cumsum(lengths) - rng.integers(0, low)  # the first shot has begun before frame 0
+  frame = np.arange(config.length)
+  shot = np.searchsorted(ends, frame, side="right")
+  return shot, ((frame - (ends - lengths)[shot]) / lengths[shot]).astype(np.float32)
+
+
+def _drift(draw: np.ndarray, shot: np.ndarray, phase: np.ndarray) -> np.ndarray:
+  """Values at frames `[L, ...]` from values at both ends of each shot, `[2, S, ...]`."""
+  w = phase.reshape(-1, *[1] * (draw.ndim - 2))
+  return (draw[0, shot] * (1 - w) + draw[1, shot] * w).astype(np.float32)
+
+
+def _pose(rng: np.random.Generator, config: DigitsConfig, shots: int) -> np.ndarray:
+  """Ends of each shot, `[2, shots, 5]`: centre down and across, scale, rotation, shear."""
+  start = rng.uniform(*config.centre, size=(shots, 2))
+  step = rng.uniform(-config.travel, config.travel, size=(shots, 2))
+  place = np.stack([start, np.clip(start + step, *config.centre)])
+  ranges = (config.scale, config.rotation, config.shear)
+  shape = np.stack([rng.uniform(*r, size=(2, shots)) for r in ranges], axis=-1)
+  shape[1] = (shape[0] + shape[1]) / 2  # gently, beside the leap of a cut
+  return np.concatenate([place, shape], axis=-1)
+
+
+def _draw(template: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
+  """Ink `[L, size, size]` of a template `[_SIDE, _SIDE]` in the poses `[L, 5]` of `_pose`."""
+  down, across, scale, angle, shear = pose.T[..., None, None]
+  grid = (np.arange(size, dtype=np.float32) + 0.5) / size
+  dy = (grid[None, :, None] - down) * (_CELLS * _FINE / scale)
+  dx = (grid[None, None, :] - across) * (_CELLS * _FINE / scale)
+  cos, sin = np.cos(angle), np.sin(angle)
+  # The nearest will do: a template has two or three pixels for one of the frame.
+  y = (cos * dy - sin * dx + _SIDE / 2).astype(np.int32)
+  x = (sin * dy + cos * dx + shear * dy + _SIDE / 2).astype(np.int32)
+  return template[np.clip(y, 0, _SIDE - 1), np.clip(x, 0, _SIDE - 1)]  # the margin is blank
+
+
+def _colours(
+  rng: np.random.Generator, config: DigitsConfig, shots: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ends of each shot: paper `[2, shots, 3, 3, 3]`, RGB on a 3 × 3 grid, and ink `[2, shots, 3]`.
+
+  Ink is lighter or darker than paper with equal odds; tints are small beside their contrast.
+  """
+  contrast = rng.uniform(*config.contrast, size=shots)
+  middle = rng.uniform(contrast / 2, 1 - contrast / 2)
+  half = rng.choice([-0.5, 0.5], size=shots) * contrast
+  paper_tint = rng.normal(0, 0.12, (2, shots, 1, 1, 3)) + rng.normal(0, 0.1, (2, shots, 3, 3, 3))
+  paper = (middle - half)[:, None, None, None] + paper_tint
+  ink = (middle + half)[:, None] + rng.normal(0, 0.15, (2, shots, 3))
+  return paper, ink
+
+
+@functools.cache
+def _bilinear(size: int) -> np.ndarray:
+  """`[size², 9]`: linear interpolation of a 3 × 3 grid over a square of pixels, row by row."""
+  position = np.linspace(0, 2, size, dtype=np.float32)
+  line = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(3, dtype=np.float32)))
+  return np.kron(line, line)
+
+
+def video(
+  index: int, split: str, seed: int = 0, config: DigitsConfig = DigitsConfig()
+) -> tuple[np.ndarray, int]:
+  """Makes one video.
+
+  Args:
+    index: in `[0, num_videos(split, config))`.
+    split: "train" or "test".
+    seed: another one films the same handwriting anew; the split stays.
+    config: see `DigitsConfig`.
+
+  Returns:
+    Frames uint8 `[L, H, W, 3]` and the class, 0 to 9. The same arguments give the same bytes.
+
+  Raises:
+    UserError: the split does not exist, or has no such video.
+  """
+  if not 0 <= index < num_videos(split, config):
+    raise UserError(
+      f"digits: video {index} of split {split!r} does not exist; "
+      f"it has videos 0 to {num_videos(split, config) - 1}"
+    )
+  ink, label = _load()
+  image = images(split)[index % len(images(split))]
+  rng = np.random.default_rng([seed, _SALT[split], index])
+  shot, phase = _shots(rng, config)
+  shots = int(shot[-1]) + 1
+
+  pose = _drift(_pose(rng, config, shots), shot, phase)
+  paper, pen = (_drift(c, shot, phase) for c in _colours(rng, config, shots))
+  digit = _draw(_template(ink[image]), pose, config.size).reshape(config.length, -1, 1)
+  paper = _bilinear(config.size) @ paper.reshape(config.length, 9, 3)
+  frames = paper + (pen[:, None] - paper) * digit
+  frames = (np.clip(frames, 0, 1) * 255 + 0.5).astype(np.uint8)
+  return frames.reshape(config.length, config.size, config.size, 3), int(label[image])
