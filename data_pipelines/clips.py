@@ -49,7 +49,7 @@ def _slice(frame: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
 
 def _png_shape(png: tf.Tensor) -> tf.Tensor:
   width_height = tf.io.decode_raw(tf.strings.substr(png, 16, 8), tf.int32, little_endian=False)
-  return width_height[::-1]
+  return tf.ensure_shape(width_height[::-1], [2])
 
 
 JPEG = Codec(

@@ -145,7 +145,7 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     # Over all splits, so that a class keeps its index where one split lacks another class.
     roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
     classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
-  names = tuple(sorted({c for c in classes if c}, key=lambda c: (not c.isdigit(), c.zfill(9))))
+  names = tuple(sorted({c for c in classes if c}))
   if names and all(c.isdigit() for c in names):
     labels, names = [int(t) if t else -1 for t in texts], ()
   else:

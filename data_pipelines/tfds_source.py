@@ -46,44 +46,50 @@ class TfdsStore:
     self._label = LABEL if label is not None and label.shape == () else None
     self.label_names = tuple(label.names) if is_class and label.names else ()
     self._decoders = {self._video: tfds.decode.SkipDecoding()}
-    if _is_tfrecord(builder):
-      self._records = _reader(builder, split, where)
-      self._rows = None
-      first = self._deserialize(builder, self._records.read(tf.constant(0, tf.int64)))[IMAGE][0]
-      first = first.numpy()
-    else:
-      self._records = None
-      self._rows = _data_source(builder, split, self._decoders, where)
-      first = self._rows[0][self._video][0]
-    self._builder = builder
+    self._features = features
+    self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)
+    first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
     self.codec = clips.JPEG if first[:2] == b"\xff\xd8" else clips.PNG
 
   def __len__(self) -> int:
-    return len(self._records if self._rows is None else self._rows)
+    return len(self._records)
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
     """Nothing to parse: the builder knows its own features."""
 
-  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
+  def read(self, parse: Callable[[tf.Tensor], Features] | None, i: tf.Tensor) -> Features:
     """See `Store`; `parse` is not used."""
-    if self._rows is None:
-      return self._deserialize(self._builder, self._records.read(i))
-    frames, label = tf.numpy_function(self._row, [i], [tf.string, tf.int64], stateful=False)
-    return {IMAGE: tf.ensure_shape(frames, [None]), LABEL: tf.ensure_shape(label, [])}
+    record = self._records.read(i)
+    example = self._features.deserialize_example(record, decoders=self._decoders)
+    label = example[self._label] if self._label else -1
+    return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
 
   def describe(self, i: int) -> str:
     """See `Store`."""
     return f"{self._where}: video {i}"
 
-  def _deserialize(self, builder: tfds.core.DatasetBuilder, record: tf.Tensor) -> Features:
-    example = builder.info.features.deserialize_example(record, decoders=self._decoders)
-    label = example[self._label] if self._label else -1
-    return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
 
-  def _row(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    row = self._rows[int(i)]
-    label = row[self._label] if self._label else -1
-    return np.array(list(row[self._video]), dtype=object), np.int64(label)
+class _RawRows:
+  """Serialised examples through TFDS's own random access (ArrayRecord files)."""
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, where: str):
+    try:
+      raw = tfds.decode.DeserializeMethod.RAW_BYTES
+      self._rows = builder.as_data_source(split=split, deserialize_method=raw)
+    except Exception as e:
+      reason = str(e).split("\n")[0][:200]
+      raise UserError(
+        f"{where}: split {split!r} cannot be read ({reason}); prepare it with "
+        f"`tfds build {builder.name} --file_format=array_record` (or tfrecord)."
+      ) from None
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def read(self, i: tf.Tensor) -> tf.Tensor:
+    """Example `i`, string `[]`."""
+    record = tf.numpy_function(lambda i: self._rows[int(i)], [i], tf.string, stateful=False)
+    return tf.ensure_shape(record, [])
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
@@ -127,7 +133,7 @@ def _is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:
   return bool(builder.info.splits) and builder.info.file_format == tfds.core.FileFormat.TFRECORD
 
 
-def _reader(builder: tfds.core.DatasetBuilder, split: str, where: str) -> RecordReader:
+def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, where: str) -> RecordReader:
   try:
     parts = builder.info.splits[split].file_instructions
   except (KeyError, ValueError):
@@ -142,14 +148,3 @@ def _reader(builder: tfds.core.DatasetBuilder, split: str, where: str) -> Record
     stop = None if part.take < 0 else part.skip + part.take
     chosen.append(rows[part.skip : stop])
   return RecordReader(whole, np.concatenate(chosen))
-
-
-def _data_source(builder: Any, split: str, decoders: Any, where: str) -> Any:
-  try:
-    return builder.as_data_source(split=split, decoders=decoders)
-  except Exception as e:
-    reason = str(e).split("\n")[0][:200]
-    raise UserError(
-      f"{where}: split {split!r} cannot be read ({reason}); prepare it with "
-      f"`tfds build {builder.name} --file_format=array_record` (or tfrecord)."
-    ) from None
