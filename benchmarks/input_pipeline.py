@@ -184,11 +184,11 @@ def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
 
   rng = np.random.default_rng(0)
   with tfrecord.ShardWriter(pathlib.Path(folder) / "train-00000-of-00001.tfrecord") as writer:
-    for v in range(16):
+    for v in range(8):
       noise = rng.integers(0, 255, (40, 140, 3), np.uint8)
       wide = PIL.Image.fromarray(noise).resize((size[1] * 2, size[0]), PIL.Image.BICUBIC)
       frames = []
-      for t in range(120):
+      for t in range(100):
         buffer = io.BytesIO()
         wide.crop((2 * t, 0, 2 * t + size[1], size[0])).save(buffer, "JPEG", quality=85)
         frames.append(buffer.getvalue())
