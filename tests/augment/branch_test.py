@@ -37,7 +37,8 @@ def test_memory_in_flight_is_bounded(monkeypatch):
     compiled = jax.jit(lambda x: branch.over_rows(fn, x)).lower(x).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
-  assert temporary(512) < 2 * temporary(64) + 2**16
+  lanes = jax.device_count()  # all on one device here
+  assert temporary(512) < 2.5 * lanes * 2**16
 
 
 @pytest.mark.parametrize("p", [0, 0.0, 1, 1.0])

@@ -168,6 +168,6 @@ def solarise(clip: jax.Array, threshold: float = 0.5) -> jax.Array:
     threshold: in [0, 1].
 
   Returns:
-    float `[T, H, W, C]` in [0, 1].
+    float array of the same shape, in [0, 1].
   """
   return jnp.where(clip < threshold, clip, 1.0 - clip)
