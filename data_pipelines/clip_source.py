@@ -12,6 +12,7 @@ in every run; a test video becomes a row with `valid` False. Both are logged and
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -102,6 +103,17 @@ class ClipSource:
 
   def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
     """See `source.Source`."""
+    dataset = self._train_dataset(start, strict=self._strict)
+    batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
+    for step in itertools.count(start):
+      try:
+        batch = next(batches)
+      except tf.errors.OpError as e:
+        raise self._explained(e, step) from None
+      self._check_train(batch)
+      yield _public(batch)
+
+  def _train_dataset(self, start: int, *, strict: bool) -> tf.data.Dataset:
     steps, size, videos = self.steps_per_epoch, self._batch_size, self.num_videos
     rows = source.local_rows(size, *self._processes)
     graph = Graph()
@@ -121,15 +133,14 @@ class ClipSource:
       step, row = j // len(rows), rows.start + j % len(rows)
       epoch, place = step // steps, step % steps * size + row
       wanted = _shuffled(place, self._seed, epoch, videos)
-      if self._strict:
+      if strict:
         return attempt(wanted, epoch, tf.constant(0, tf.int64))
       tries = tf.data.Dataset.range(_TRIES).map(functools.partial(attempt, wanted, epoch))
       return tries.ignore_errors().take(1).get_single_element()
 
     examples = tf.data.Dataset.range(start * len(rows), np.iinfo(np.int64).max)
     dataset = self._mapped(examples, example).batch(len(rows), drop_remainder=True)
-    dataset = dataset.map(graph.postprocessor_builder.build())
-    yield from self._numpy(dataset, functools.partial(self._check_train, process), start)
+    return dataset.map(graph.postprocessor_builder.build())
 
   def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
     """See `source.Source`."""
@@ -163,8 +174,14 @@ class ClipSource:
     examples = tf.data.Dataset.range(batches * len(rows))
     # Views are large (30 of 32 frames at 256² take 190 MB a video): few videos at a time.
     dataset = self._mapped(examples, example, limit=2).batch(len(rows), drop_remainder=True)
-    dataset = dataset.map(graph.postprocessor_builder.build())
-    yield from self._numpy(dataset, self._check_eval, 0)
+    dataset = dataset.map(graph.postprocessor_builder.build()).prefetch(1)
+    try:
+      for batch in dataset.as_numpy_iterator():
+        for video in batch["wanted"][batch["failed"] > 0]:
+          self._warn(int(video), "left out of the evaluation")
+        yield _public(batch)
+    except tf.errors.OpError as e:
+      raise self._user_error(e) from None
 
   def describe(self, video: int) -> str:
     """Names a video (numbered as in the batches) for a message."""
@@ -193,23 +210,7 @@ class ClipSource:
     example = tf.autograph.experimental.do_not_convert(example)
     return examples.with_options(options).map(example, num_parallel_calls=calls, deterministic=True)
 
-  def _numpy(
-    self, dataset: Any, check: Callable[[source.Batch], None], start: int
-  ) -> Iterator[source.Batch]:
-    batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
-    step = start
-    while True:
-      try:
-        batch = next(batches)
-      except StopIteration:
-        return
-      except tf.errors.OpError as e:
-        raise self._explained(e, step) from None
-      check(batch)
-      yield {k: v for k, v in batch.items() if k not in _PRIVATE}
-      step += 1
-
-  def _check_train(self, process: Callable, batch: source.Batch) -> None:
+  def _check_train(self, batch: source.Batch) -> None:
     if np.any(batch.get(clip_steps.NO_FRAME_RATE, False)):
       video = int(batch["video"][np.argmax(batch[clip_steps.NO_FRAME_RATE])])
       raise UserError(
@@ -220,10 +221,6 @@ class ClipSource:
       for i in range(int(failed)):
         self._warn((int(wanted) + i) % self.num_videos, "the next video stands in for it")
 
-  def _check_eval(self, batch: source.Batch) -> None:
-    for video in batch["wanted"][batch["failed"] > 0]:
-      self._warn(int(video), "left out of the evaluation")
-
   def _warn(self, video: int, consequence: str) -> None:
     self.unreadable += 1
     if video not in self._warned:
@@ -231,12 +228,28 @@ class ClipSource:
       logging.warning("%s cannot be decoded: %s.", self.describe(video), consequence)
 
   def _explained(self, error: tf.errors.OpError, step: int) -> UserError:
+    if not self._strict:  # no video of a whole neighbourhood could be read: find out why
+      try:
+        next(self._train_dataset(step, strict=True).as_numpy_iterator())
+      except tf.errors.OpError as first:
+        error = first
+    return self._user_error(error)
+
+  def _user_error(self, error: tf.errors.OpError) -> UserError:
     reason = (error.message or type(error).__name__).split("\n")[0][:300]
-    hint = "set config.data.strict=False to go on without it" if self._strict else "prepare again"
-    return UserError(
-      f"config.data.path={self._data.path}: batch {step} of split {self._split!r} cannot be read "
-      f"({reason}); {hint}."
+    others = (
+      "config.data.strict=False goes on without it"
+      if self._strict
+      else (f"nor can the {_TRIES - 1} videos behind it")
     )
+    return UserError(
+      f"config.data.path={self._data.path}: a video of split {self._split!r} cannot be decoded "
+      f"({reason}); {others}."
+    )
+
+
+def _public(batch: source.Batch) -> source.Batch:
+  return {k: v for k, v in batch.items() if k not in _PRIVATE}
 
 
 def _shuffled(place: tf.Tensor, seed: int, epoch: tf.Tensor, videos: int) -> tf.Tensor:

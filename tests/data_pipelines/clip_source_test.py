@@ -36,8 +36,13 @@ def orders():
   from data_pipelines.clip_source import _shuffled
 
   place, epoch = (x.ravel() for x in np.meshgrid(np.arange(101), np.arange(150), indexing="xy"))
-  at = tf.function(lambda pe: _shuffled(pe[0], 0, pe[1], 101))
-  return tf.map_fn(at, tf.constant(np.stack([place, epoch], 1))).numpy().reshape(150, 101)
+  pairs = tf.constant(np.stack([place, epoch], 1))
+  run = tf.function(
+    lambda: tf.map_fn(
+      lambda pe: _shuffled(pe[0], 0, pe[1], 101), pairs, fn_output_signature=tf.int64
+    )
+  )
+  return run().numpy().reshape(150, 101)
 
 
 def load(folder, *, split="train", batch_size=BATCH, seed=0, process=(0, 1), **fields):
@@ -204,7 +209,7 @@ class TestDamage:
 
   def test_nothing_readable_is_an_error(self, tmp_path):
     damaged(tmp_path, 4, bad=range(4))
-    with pytest.raises(UserError, match="batch 0 of split 'train'"):
+    with pytest.raises(UserError, match=r"split 'train'.*(JPEG|jpeg).*nor can"):
       next(load(tmp_path).train_batches())
 
   def test_evaluation_marks_unreadable_videos(self, tmp_path):
