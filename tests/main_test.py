@@ -15,7 +15,7 @@ def _main(*args):
   env = {**os.environ, "XLA_FLAGS": ""}
   return subprocess.run(
     [sys.executable, "-m", "vssl_jax.main", *args], cwd=small.ROOT, env=env, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False,
+    capture_output=True, timeout=300, check=False,
   )  # fmt: skip
 
 

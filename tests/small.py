@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+import jax
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -41,3 +43,12 @@ def flags(**values):
   """The same as command-line flags of `main`."""
   return [f"--config.{k}={v!r}" if isinstance(v, tuple) else f"--config.{k}={v}"
           for k, v in {**overrides(), **values}.items()]  # fmt: skip
+
+
+def init(method):
+  """A method's parameters and state, compiled in haste: random draws are slow to optimise."""
+  create = jax.jit(
+    lambda: method.init(jax.random.key(0), method.example(2)),
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  return create()

@@ -139,7 +139,23 @@ def probe(
     outcome[name] = scores
   if config.probe.baselines:
     outcome["baselines"] = run.baselines(config, train_source, eval_source)
-  return outcome
+  return outcome | _headline(outcome)
+
+
+def _headline(outcome: dict[str, Any]) -> dict[str, Any]:
+  """The figures to compare, side by side: top-1 of each encoder and of the baselines."""
+  rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
+  figures = {
+    f"{protocol}_top1": {name: scores[protocol]["top1"] for name, scores in rows.items()}
+    for protocol in ("linear", "logistic")
+    if protocol in outcome["trained"]
+  }
+  if "retrieval" in outcome["trained"]:
+    figures["R@1"] = {name: scores["retrieval"]["R@1"] for name, scores in rows.items()}
+  baselines = outcome.get("baselines", {})
+  for name, scores in baselines.items():
+    figures.setdefault("logistic_top1", {})[name] = scores["top1"]
+  return {"headline": figures}
 
 
 def _inflate(config: ConfigDict, variables: Variables) -> tuple[ConfigDict, Variables]:

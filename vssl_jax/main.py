@@ -65,8 +65,8 @@ def _parse(argv: list[str]) -> list[str]:
   """Flags and config, with anything wrong in them told in one line."""
   try:
     rest = flags.FLAGS(argv)
-    if _CONFIG.present:
-      _ = _CONFIG.value  # a config file that failed to load says so only when it is read
+    if _CONFIG.value is not None:
+      _ = _CONFIG.value.name  # a config file that failed to load says so only when it is read
   except Exception as e:
     print(f"error: {brief(e)}", file=sys.stderr)
     raise SystemExit(2) from e
@@ -76,7 +76,8 @@ def _parse(argv: list[str]) -> list[str]:
 def brief(error: BaseException) -> str:
   """One line out of an exception, whose text may hold another one's traceback."""
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
-  lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+  whole = str(text).replace("\\n", "\n").replace("\\'", "'")
+  lines = [line.strip() for line in whole.splitlines() if line.strip()]
   for line in lines:
     kind, _, message = line.partition("UserError: ")
     if message and " " not in kind:

@@ -47,7 +47,9 @@ def init(
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, params, state, tx.init(params))
 
-  return jax.jit(create, out_shardings=parallel.replicated(mesh))()
+  # Run once: on CPU optimising its code takes longer than it saves.
+  options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+  return jax.jit(create, out_shardings=parallel.replicated(mesh), compiler_options=options)()
 
 
 def step_keys(seed: int, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:

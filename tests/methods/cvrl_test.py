@@ -13,7 +13,10 @@ from vssl_jax.methods import base, cvrl
 
 
 def _config(**values):
-  return small.shrink(small.load("cvrl.py", "demo"), **values)
+  config = small.shrink(small.load("cvrl.py", "demo"), **values)
+  augment.presets.none(config.augment)
+  config.augment.flip = 0.5  # a random draw, cheap to compile
+  return config
 
 
 def _batch(n=8, seed=0):
@@ -31,26 +34,25 @@ def _grads(config, devices=1, n=8):
   method = cvrl.build(config, mesh)
   fn = base.value_and_grad(method, config.accumulate)
 
-  def run(batch):
-    params, state = method.init(jax.random.key(0), method.example(2))
+  start = parallel.put_replicated(mesh, small.init(method))
+
+  def run(params, state, batch):
     rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
     return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
 
-  return jax.device_get(jax.jit(run)(parallel.put_batch(mesh, _batch(n))))
+  return jax.device_get(jax.jit(run)(*start, parallel.put_batch(mesh, _batch(n))))
 
 
-def _close(a, b, rtol):
-  def one(x, y):
-    scale = max(np.abs(x).max(), 1e-6)
-    np.testing.assert_allclose(x / scale, y / scale, atol=rtol)
-
-  jax.tree.map(one, a, b)
+def _close(a, b, tolerance):
+  """Equal relative to the tree's largest entry: a bias before a batch norm has gradient zero."""
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(a))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale), a, b)
 
 
-def test_loss_is_info_nce_of_both_views_by_hand():
+def test_loss_is_info_nce_of_both_views_by_hand(tiny):
   config = _config()
   method = cvrl.build(config)
-  params, state = method.init(jax.random.key(0), method.example(2))
+  params, state = small.init(method)
   rng, keys = step_lib.step_keys(0, jnp.int32(0), 8)
   batch = {**_batch(), "key": keys}
   z, _ = jax.jit(method.embed)(params, state, batch)
@@ -65,41 +67,41 @@ def test_loss_is_info_nce_of_both_views_by_hand():
   np.testing.assert_allclose(loss, 2 * want, rtol=1e-5)  # TF Garden's sum of two directions
 
 
-def test_both_views_share_encoder_and_statistics():
+def test_both_views_share_encoder_and_statistics(tiny):
   config = _config()
-  augment.presets.none(config.augment)
+  config.augment.flip = 0.0
   method = cvrl.build(config)
-  params, state = method.init(jax.random.key(0), method.example(2))
+  params, state = small.init(method)
   batch = {**_batch(), "key": jax.random.split(jax.random.key(0), 8)}
   batch["clips"][:, 1] = batch["clips"][:, 0]
   z, _ = jax.jit(method.embed)(params, state, batch)
   np.testing.assert_allclose(z[:, 0], z[:, 1], rtol=1e-5, atol=1e-5)
 
 
-def test_one_device_equals_eight_in_loss_statistics_and_gradient():
+def test_one_device_equals_eight_in_loss_statistics_and_gradient(tiny):
   (loss, (state, metrics)), grads = _grads(_config())
   (loss8, (state8, metrics8)), grads8 = _grads(_config(), devices=8)
   np.testing.assert_allclose(loss, loss8, rtol=1e-5)
   _close(state, state8, 1e-5)
   _close(metrics, metrics8, 1e-4)
-  _close(grads, grads8, 1e-3)
+  _close(grads, grads8, 1e-5)
 
 
-def test_blockwise_equals_dense():
+def test_blockwise_equals_dense(tiny):
   (loss, _), grads = _grads(_config())
   (block_loss, _), block_grads = _grads(_config(**{"cvrl.block_size": 4}))
   np.testing.assert_allclose(loss, block_loss, rtol=1e-5)
-  _close(grads, block_grads, 1e-3)
+  _close(grads, block_grads, 1e-5)
 
 
-def test_accumulation_equals_one_pass_with_the_same_statistics():
+def test_accumulation_equals_one_pass_with_the_same_statistics(tiny):
   # Micro-batch i holds rows i, i + k, …; one pass with groups sees them as contiguous rows.
   k, n = 2, 8
   order = np.arange(n).reshape(n // k, k).T.reshape(-1)
   config = _config(accumulate=k)
   whole_config = _config(**{"encoder.bn_groups": k, "head.bn_groups": k})
   method, whole = cvrl.build(config), cvrl.build(whole_config)
-  params, state = method.init(jax.random.key(0), method.example(2))
+  params, state = small.init(method)
   rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
   batch = {**_batch(n), "key": keys}
   permuted = jax.tree.map(lambda x: x[order], batch)
@@ -107,7 +109,7 @@ def test_accumulation_equals_one_pass_with_the_same_statistics():
   (loss, _), grads = jax.jit(base.value_and_grad(method, k))(params, state, batch, rng, step)
   (want, _), want_grads = jax.jit(base.value_and_grad(whole, 1))(params, state, permuted, rng, step)
   np.testing.assert_allclose(loss, want, rtol=1e-5)
-  _close(want_grads, grads, 1e-3)
+  _close(want_grads, grads, 1e-5)
 
 
 def test_published_settings():

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vssl_jax import methods, optim, parallel
+from vssl_jax import export, methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
@@ -17,10 +17,10 @@ from vssl_jax.methods.base import Variables
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
-  """The encoder of a run's newest undamaged checkpoint.
+  """The encoder of a run's newest undamaged checkpoint, or of an exported folder.
 
   Args:
-    path: a run folder, as `--workdir` names it.
+    path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
 
   Returns:
     The run's config; the encoder's variables {params, batch_stats}, on the host; and
@@ -30,6 +30,9 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
     UserError: no run, no checkpoint, or none that can be read.
   """
   folder = pathlib.Path(path)
+  if (folder / export.CARD).is_file():
+    config, variables = export.load_exported(folder)
+    return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
   config = checkpoints.load_config(folder)
   if not (folder / checkpoints.FOLDER).is_dir():
     raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")

@@ -103,10 +103,11 @@ def build(
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     encoder_rng, classifier_rng = jax.random.split(rng)
-    clips = batch["clips"][:, 0].astype(jnp.float32)
-    features, variables = encoder.init_with_output(encoder_rng, clips, train=True)
-    if encoder_variables is not None:
-      variables = encoder_variables
+    variables = encoder_variables
+    if variables is None:
+      clips = batch["clips"][:, 0].astype(jnp.float32)
+      variables = encoder.init(encoder_rng, clips, train=True)
+    features = jnp.zeros((1, encoder.features_dim))
     params = {"classifier": classifier.init(classifier_rng, features)["params"]}
     if c.frozen:
       return params, State(dict(variables))

@@ -73,8 +73,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     encoder_rng, head_rng = jax.random.split(rng)
     clips = batch["clips"][:, 0].astype(jnp.float32)
-    features, encoder_vars = encoder.init_with_output(encoder_rng, clips, train=True)
-    head_vars = head.init(head_rng, features, train=True)
+    encoder_vars = encoder.init(encoder_rng, clips, train=True)
+    head_vars = head.init(head_rng, jnp.zeros((2, encoder.features_dim)), train=True)
     params = {"encoder": encoder_vars["params"], "head": head_vars["params"]}
     return params, State(encoder_vars["batch_stats"], head_vars.get("batch_stats", {}))
 
