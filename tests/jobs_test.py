@@ -1,0 +1,150 @@
+"""Jobs whole: the shipped configs, shrunk, from the command line's functions to the RESULT line."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import small
+from vssl_jax import export, jobs, methods, parallel
+from vssl_jax.errors import UserError
+from vssl_jax.io import bundle, writers
+
+
+def _result(output):
+  (line,) = [x for x in output.splitlines() if x.startswith("RESULT ")]
+  return json.loads(line.removeprefix("RESULT "))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """The demo at toy size, trained and probed once for the tests below."""
+  folder = tmp_path_factory.mktemp("run")
+  config = small.shrink(small.load("cvrl.py", "demo"))
+  jobs.pretrain(config, folder, allow_config_change=False)
+  return folder
+
+
+def test_demo_ends_in_one_result_with_its_protocol(run):
+  result = json.loads((run / "result.json").read_text())
+  assert result["method"] == "cvrl"
+  assert result["data"]["train"]["videos"] == 24
+  assert result["data"]["eval"]["videos"] == 8
+  assert set(result["headline"]) == {"linear_top1", "logistic_top1", "R@1"}
+  for figures in result["headline"].values():
+    assert {"trained", "random_init"} <= set(figures)
+    assert all(0 <= x <= 1 for x in figures.values())
+  assert {"pixels", "colour_means"} <= set(result["headline"]["logistic_top1"])
+  assert result["seconds"] > 0
+  assert result["clips_per_second"] > 0
+  assert (run / "probe_trained" / "linear.png").stat().st_size > 1000
+  assert {"alignment", "contrast_accuracy", "contrast_entropy"} <= writers.read(run)[-1].keys()
+
+
+def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
+  config = small.load("linear_probe.py", "demo")
+  values = {k: v for k, v in small.overrides().items() if k.startswith(("probe.", "data.eval."))}
+  config.update_from_flattened_dict({**values, "checkpoint": str(run), "probe.random_init": False})
+  config.data.path = ""
+  jobs.linear_probe(config, tmp_path / "probe", allow_config_change=False)
+  result = _result(capsys.readouterr().out)
+  assert result["data"]["source"] == "synthetic"
+  assert result["step"] == 4
+  before = json.loads((run / "result.json").read_text())
+  assert result["trained"]["encoder_sha256"] == before["trained"]["encoder_sha256"]
+  assert result["headline"]["logistic_top1"]["trained"] == pytest.approx(
+    before["headline"]["logistic_top1"]["trained"]
+  )
+
+
+def test_export_gives_the_probed_encoder_back(run, tmp_path):
+  assert export.main([f"--checkpoint={run}", f"--output={tmp_path / 'out'}"]) == 0
+  _, a, _ = bundle.load_encoder(run)
+  config, b, info = bundle.load_encoder(tmp_path / "out")
+  jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
+  assert config.encoder.depth == 18
+  assert info["step"] == 4
+
+
+def test_a_folder_without_checkpoints_is_one_clear_line(tmp_path):
+  (tmp_path / "config.json").write_text(small.load("cvrl.py", "demo").to_json())
+  with pytest.raises(UserError, match="no checkpoint there yet"):
+    bundle.load_encoder(tmp_path)
+
+
+VARIANTS = ("k400", "k600", "r3d152x2", "demo", "ucf6", "ucf6_supervised")
+CHANGES = (
+  "uniform", "increasing", "constant", "same_time", "no_spatial", "per_frame", "rotation", "plain",
+  "half", "tenth", "inflated",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *(f"k400,{c}" for c in CHANGES)])
+def test_every_variant_traces_at_its_own_size(variant):
+  config = small.load("cvrl.py", variant)
+
+  class Labelled:
+    label_names = ("a", "b")
+
+  config = methods.resolve(config.lock(), Labelled())
+  method = methods.load(config.method).build(config, None)
+  batch = method.example(2)
+
+  def step(batch):
+    params, state = method.init(jax.random.key(0), batch)
+    z, state = method.embed(params, state, batch)
+    return method.objective(params, state, z, batch, jax.random.key(0), 0)[0]
+
+  assert jax.eval_shape(step, batch).shape == ()
+  jobs.linear_config(config, 2)
+
+
+def test_changes_differ_from_the_recipe_in_what_they_name():
+  base = small.load("cvrl.py")
+  differing = {}
+  for name in CHANGES:
+    changed = small.load("cvrl.py", f"k400,{name}")
+    assert changed.name == f"cvrl_k400_{name}"
+    old = dict(_flat(base.to_dict()))
+    differing[name] = {k for k, v in _flat(changed.to_dict()) if old[k] != v} - {"name"}
+  assert differing["uniform"] == {"data.interval.law"}
+  assert differing["constant"] == {
+    "data.interval.law", "data.interval.gap", "data.interval.unit"
+  }  # fmt: skip
+  assert differing["per_frame"] == {"augment.consistent", "data.crop.consistent"}
+  assert differing["rotation"] == {"augment.rotation_p"}
+  assert differing["half"] == {"data.fraction"}
+  assert differing["inflated"] == {"encoder.temporal", "data.frames"}
+  assert all(differing.values())
+
+
+def _flat(tree, prefix=""):
+  for k, v in tree.items():
+    if isinstance(v, dict):
+      yield from _flat(v, f"{prefix}{k}.")
+    else:
+      yield prefix + k, v
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["demo,inflated", "demo,per_frame", "ucf6_supervised"])
+def test_variants_train_and_are_probed(variant, tmp_path, capsys):
+  values = {"probe.linear": False, "probe.baselines": False}
+  if variant.endswith("inflated"):
+    values["data.frames"] = 1
+  config = small.shrink(small.load("cvrl.py", variant), **values)
+  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  result = _result(capsys.readouterr().out)
+  assert result["encoder"]["temporal"]
+  assert set(result["headline"]) == {"logistic_top1", "R@1"}
+
+
+def test_over_pairs_is_the_plain_loss_on_one_device():
+  def loss(a, b, axis):
+    assert axis is None
+    return (a * b).sum(), {}
+
+  for mesh in (None, parallel.make_mesh(jax.devices()[:1])):
+    value, _ = parallel.over_pairs(loss, mesh)(np.ones((2, 3)), np.ones((2, 3)))
+    assert value == 6
