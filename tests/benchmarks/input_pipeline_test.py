@@ -39,12 +39,14 @@ def test_ours_alone_when_the_official_one_is_not_installed(tmp_path, records):
   assert "ratio" not in result
 
 
+@pytest.mark.slow
 def test_memory_watch(records):
   done = run(f"--records={records}", "--memory_clips=40")
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("MB resident") == 10
 
 
+@pytest.mark.slow
 def test_failed_worker_is_told(tmp_path):
   done = run(f"--records={tmp_path}")
   assert done.returncode != 0
