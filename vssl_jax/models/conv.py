@@ -77,31 +77,19 @@ def conv3d(
   if kernel.shape[1:3] == (1, 1) and not any(a or b for a, b in pad[1:]):
     x = x[:, :, :: strides[1], :: strides[2]]
     return _time_matmul(x, kernel[:, 0, 0], strides[0], pad[0])
-  x, kernel = _fold_time(x, kernel, strides[0], pad[0])
-  n, t, *image = x.shape
-  x = x.reshape(n * t, *image)
-  if lowering == "fold":
-    y = lax.conv_general_dilated(
-      x, kernel, strides[1:], pad[1:], dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-  elif image[0] * image[1] <= kernel.shape[0] * kernel.shape[1]:
-    y = cpu.dense(x, kernel, strides[1:], pad[1:])
-  else:
-    y = cpu.convolve(x, kernel, strides[1:], pad[1:])
-  return y.reshape(n, t, *y.shape[1:])
-
-
-def _fold_time(x, kernel, stride, pad):
-  """Makes the temporal taps input channels of a 2-D convolution of frames."""
-  taps, _, _, channels, features = kernel.shape
-  if taps == 1 and stride == 1 and pad == (0, 0):
-    return x, kernel[0]
-  if any(pad):
-    x = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
-  last = x.shape[1] - taps
-  x = jnp.concatenate([x[:, t : t + last + 1 : stride] for t in range(taps)], -1)
-  kernel = kernel.transpose(1, 2, 0, 3, 4)
-  return x, kernel.reshape(*kernel.shape[:2], taps * channels, features)
+  if lowering == "cpu":
+    small = x.shape[2] * x.shape[3] <= kernel.shape[1] * kernel.shape[2]
+    return (cpu.dense if small else cpu.convolve)(x, kernel, strides, pad)
+  x = cpu.fold_time(x, kernel.shape[0], strides[0], pad[0])
+  kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+  y = lax.conv_general_dilated(
+    x.reshape(-1, *x.shape[2:]),
+    kernel,
+    strides[1:],
+    pad[1:],
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def _time_matmul(x, kernel, stride, pad):
@@ -113,8 +101,7 @@ def _time_matmul(x, kernel, stride, pad):
     y = jnp.pad(y, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
     last = y.shape[1] - taps + 1
     return sum(y[:, t : t + last, ..., t * features : (t + 1) * features] for t in range(taps))
-  x, kernel = _fold_time(x, kernel[:, None, None], stride, pad)
-  return x @ kernel[0, 0]
+  return cpu.fold_time(x, taps, stride, pad) @ kernel.reshape(taps * channels, features)
 
 
 class Conv(nn.Module):

@@ -1,15 +1,17 @@
-"""2-D convolution as a CPU does it well: value and gradient from a few fast forms.
+"""3-D convolution as a CPU does it well: value and gradient from a few fast 2-D forms.
 
-XLA lowers a convolution to Eigen on CPU only in its plainest form. The gradients that JAX derives
-(dilated inputs, a window as large as the image) fall back to scalar loops, a hundred times slower.
-Here the gradients are plain convolutions again:
+XLA hands a convolution to its CPU libraries only in the plainest form: 2-D, channels last, neither
+input dilated nor window larger than the image. The rest, the gradients that JAX derives among it,
+falls back to scalar loops a hundred times slower. Here everything is a plain 2-D convolution or a
+matrix product:
 
-* input gradient: every output pixel of a stride-s convolution's transpose belongs to one of s×s
-  phases, each a stride-1 convolution of `dy`; one convolution yields all phases as channels, which
-  are then interleaved;
-* kernel gradient: a convolution with batch and channels exchanged, over chunks of the batch that
-  fit in cache, summed in float32;
+* temporal taps become input channels, frames become rows of the batch;
+* the input's gradient: each pixel belongs to one of stride × stride phases, and each phase is a
+  stride-1 convolution of `dy`; one convolution yields all phases as channels, then interleaved;
+* the kernel's gradient: a convolution with batch and channels exchanged;
 * an image no larger than the kernel: one matrix product, which skips the taps that fall outside.
+
+Large calls are cut into chunks of clips, see `PATCH_BYTES`.
 """
 
 from __future__ import annotations
@@ -22,146 +24,198 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+Triple = tuple[int, int, int]
 Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
-NHWC = ("NHWC", "HWIO", "NHWC")
+Pads = tuple[Pair, Pair, Pair]
 
-# Bytes of unfolded patches that one call may touch. Eigen packs them into fresh memory: beyond
-# the last-level cache the call costs twice as much.
-FORWARD_BYTES = 12 << 20
-GRADIENT_BYTES = 6 << 20
-PACKET = 8  # floats in a vector register; channels are padded to it
-
-
-def _plain(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation=(1, 1)):
-  return lax.conv_general_dilated(
-    x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=NHWC
-  )
-
-
-def _chunks(rows: int, row_bytes: int, limit: int, multiple: int = 1) -> int:
-  """The smallest divisor of `rows` that brings a chunk of rows under `limit` bytes."""
-  for count in range(1, rows + 1):
-    if rows % count == 0 and rows // count * row_bytes <= limit:
-      return count if (rows // count) % multiple == 0 else max(1, count)
-  return rows
-
-
-def _split(x: jax.Array, count: int) -> jax.Array:
-  """`[B, ...]` to `[count, B / count, ...]`, chunk i holding rows i, i + count, ...
-
-  Strided, so that every device of a sharded batch has its share of each chunk.
-  """
-  return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
-
-
-def _convolve(x, kernel, strides, pads):
-  """Stride-any convolution without dilation, chunked over the batch."""
-  kh, kw, channels, _ = kernel.shape
-  if channels % PACKET and channels > PACKET:
-    extra = -channels % PACKET
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, extra)))
-    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, extra), (0, 0)))
-  out = [
-    (s + sum(p) - k) // d + 1
-    for s, p, k, d in zip(x.shape[1:3], pads, (kh, kw), strides, strict=True)
-  ]
-  row_bytes = 4 * math.prod(out) * math.prod(kernel.shape[:3])
-  total = row_bytes * x.shape[0]
-  count = _chunks(x.shape[0], row_bytes, FORWARD_BYTES) if total > 8 * FORWARD_BYTES else 1
-  if count == 1:
-    return _plain(x, kernel, strides, pads)
-  y = lax.map(lambda part: _plain(part, kernel, strides, pads), _split(x, count))
-  return jnp.swapaxes(y, 0, 1).reshape(x.shape[0], *y.shape[2:])
+# The libraries unfold patches into fresh memory. Up to about 30 MB the allocator hands the same
+# pages out again; beyond, every call pays for new ones, and costs three times as much.
+PATCH_BYTES = 24 << 20
+PATCH_ROWS = 16  # frames in a chunk of the kernel's gradient, where K = rows × pixels is plenty
+PACKET = 8  # floats in a vector register; channels and rows are padded to it
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-  """Convolves `[B, H, W, C]` with `[h, w, C, F]`, giving `[B, H', W', F]`."""
-  return _convolve(x, kernel, strides, pads)
+def convolve(x: jax.Array, kernel: jax.Array, strides: Triple, pads: Pads) -> jax.Array:
+  """Convolves `[N, T, H, W, C]` with `[t, h, w, C, F]`, giving `[N, T', H', W', F]`."""
+  rows, out = x.shape[0], output_size(x.shape[1:4], kernel.shape[:3], strides, pads)
+  folded = _fold_kernel(kernel)
+
+  def chunk(x):
+    z = _fold(x, kernel.shape[0], strides[0], pads[0])
+    y = _plain(z, folded, strides[1:], pads[1:])
+    return y.reshape(-1, *out, y.shape[-1])
+
+  count = _count(rows, 4 * math.prod(out) * math.prod(folded.shape[:3]), rows)
+  return _by_chunks(chunk, (x,), count, (*out, kernel.shape[-1]))
 
 
 def _forward(x, kernel, strides, pads):
-  return _convolve(x, kernel, strides, pads), (x, kernel)
+  return convolve(x, kernel, strides, pads), (x, kernel)
 
 
 def _backward(strides, pads, saved, dy):
   x, kernel = saved
-  return input_gradient(dy, kernel, x.shape, strides, pads), kernel_gradient(
-    x, dy, kernel.shape, strides, pads
-  )
+  dx = input_gradient(dy, kernel, x.shape, strides, pads)
+  return dx, kernel_gradient(x, dy, kernel.shape, strides, pads)
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def input_gradient(dy, kernel, shape, strides: Pair, pads: Pads) -> jax.Array:
-  """Gradient `[B, H, W, C]` of `shape` with respect to a convolution's input.
+def output_size(size, kernel, strides, pads) -> tuple[int, ...]:
+  """Sizes of a convolution's output along its convolved axes."""
+  return tuple(
+    (n + sum(pad) - k) // s + 1 for n, k, s, pad in zip(size, kernel, strides, pads, strict=True)
+  )
+
+
+def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:
+  """Makes temporal taps channels: `[N, T, H, W, C]` to `[N, T', H, W, taps·C]`."""
+  if any(pad):
+    x = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
+  last = x.shape[1] - taps
+  if taps == 1:
+    return x[:, ::stride]
+  return jnp.concatenate([x[:, t : t + last + 1 : stride] for t in range(taps)], -1)
+
+
+def _extra(channels: int) -> int:
+  return -channels % PACKET if channels > PACKET else 0
+
+
+def _fold(x, taps, stride, pad):
+  """Frames `[N·T', H, W, taps·C]`, channels padded to whole packets."""
+  x = fold_time(x, taps, stride, pad)
+  x = x.reshape(-1, *x.shape[2:])
+  return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, _extra(x.shape[-1]))))
+
+
+def _fold_kernel(kernel):
+  """`[t, h, w, C, F]` to `[h, w, t·C, F]`, channels padded to whole packets."""
+  kernel = kernel.transpose(1, 2, 0, 3, 4)
+  kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+  return jnp.pad(kernel, ((0, 0), (0, 0), (0, _extra(kernel.shape[2])), (0, 0)))
+
+
+def _plain(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation=(1, 1)):
+  """A 2-D convolution that the libraries take: never larger out than in."""
+  # Negative padding crops, explicit padding lets the window be as large as the padded image.
+  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+  return lax.conv_general_dilated(
+    x, kernel, strides, "VALID", rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def _count(rows: int, row_bytes: int, most: int) -> int:
+  """The least number of equal chunks of at most `most` rows and `PATCH_BYTES` bytes."""
+  most = max(1, min(most, PATCH_BYTES // row_bytes))
+  return next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= most)
+
+
+def _chunk(x: jax.Array, index: jax.Array, count: int) -> jax.Array:
+  """Rows `index`, `index + count`, ... of `[N, ...]`.
+
+  Strided, so that every device of a sharded batch has its share of each chunk.
+  """
+  x = x.reshape(-1, count, *x.shape[1:])
+  return lax.dynamic_index_in_dim(x, index, 1, keepdims=False)
+
+
+def _by_chunks(function, arrays, count, shape):
+  """Applies `function` to chunks of rows of `arrays`; `shape` is that of one resulting row."""
+  if count == 1:
+    return function(*arrays)
+  rows = arrays[0].shape[0]
+
+  def body(index, y):
+    part = function(*(_chunk(a, index, count) for a in arrays))
+    return lax.dynamic_update_index_in_dim(y, part, index, 1)
+
+  y = jnp.zeros((rows // count, count, *shape), arrays[0].dtype)
+  return lax.fori_loop(0, count, body, y).reshape(rows, *shape)
+
+
+def input_gradient(dy, kernel, shape, strides: Triple, pads: Pads) -> jax.Array:
+  """Gradient `[N, T, H, W, C]` of `shape` with respect to a convolution's input.
 
   Padded input row u = s·q + r receives dy[q − a] · kernel[s·a + r] over taps a: for each phase r
   a stride-1 convolution of `dy` with the reversed taps of that phase.
   """
-  kh, kw, channels, features = kernel.shape
-  sh, sw = strides
+  taps, kh, kw, channels, features = kernel.shape
+  sh, sw = strides[1:]
   ah, aw = -(-kh // sh), -(-kw // sw)
-  kernel = jnp.pad(kernel, ((0, ah * sh - kh), (0, aw * sw - kw), (0, 0), (0, 0)))
-  kernel = kernel.reshape(ah, sh, aw, sw, channels, features)[::-1, :, ::-1]
-  kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(ah, aw, features, sh * sw * channels)
-  qh = -(-(shape[1] + sum(pads[0])) // sh)
-  qw = -(-(shape[2] + sum(pads[1])) // sw)
-  border = ((ah - 1, qh - dy.shape[1]), (aw - 1, qw - dy.shape[2]))
-  if strides == (1, 1):
-    # Compute only the rows that the crop below would keep.
-    border = tuple((lo - p[0], hi - p[1]) for (lo, hi), p in zip(border, pads, strict=True))
-    return _convolve(dy, kernel, (1, 1), border)
-  dx = _convolve(dy, kernel, (1, 1), border).reshape(-1, qh, qw, sh, sw, channels)
-  dx = dx.transpose(0, 1, 3, 2, 4, 5).reshape(-1, qh * sh, qw * sw, channels)
-  top, left = pads[0][0], pads[1][0]
-  return dx[:, top : top + shape[1], left : left + shape[2]]
-
-
-def kernel_gradient(x, dy, shape, strides: Pair, pads: Pads) -> jax.Array:
-  """Gradient `[h, w, C, F]` of `shape` with respect to a convolution's kernel."""
-  kh, kw, channels, features = shape
-  extra = -channels % PACKET if channels > PACKET else 0
-  hi = [
-    k + s * (o - 1) - i - p[0]
-    for k, s, o, i, p in zip((kh, kw), strides, dy.shape[1:3], x.shape[1:3], pads, strict=True)
-  ]
-  border = ((pads[0][0], hi[0]), (pads[1][0], hi[1]))
-
-  def partial_sum(x, dy):
-    rows = -x.shape[0] % PACKET
-    x, dy = (jnp.pad(a, ((0, rows), (0, 0), (0, 0), (0, 0))) for a in (x, dy))
-    dk = _plain(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads=border, dilation=strides)
-    return dk.transpose(1, 2, 0, 3)
-
-  row_bytes = 4 * dy.shape[1] * dy.shape[2] * math.prod(shape[:3])
-  count = _chunks(x.shape[0], row_bytes, GRADIENT_BYTES)
-  if count == 1:
-    return partial_sum(x, dy)
-  total, _ = lax.scan(
-    lambda total, part: (total + partial_sum(*part), None),
-    jnp.zeros(shape, x.dtype),
-    (_split(x, count), _split(dy, count)),
+  phases = jnp.pad(kernel, ((0, 0), (0, ah * sh - kh), (0, aw * sw - kw), (0, 0), (0, 0)))
+  phases = phases.reshape(taps, ah, sh, aw, sw, channels, features)[:, ::-1, :, ::-1]
+  phases = phases.transpose(1, 3, 6, 2, 4, 0, 5).reshape(ah, aw, features, -1)
+  border, crop = [], []  # only the q that hold rows of the unpadded input
+  for size, out, a, s, (lo, _) in zip(
+    shape[2:4], dy.shape[2:4], (ah, aw), (sh, sw), pads[1:], strict=True
+  ):
+    first, last = lo // s, (size - 1 + lo) // s
+    border.append((a - 1 - first, last - out + 1))
+    crop.append(slice(lo - first * s, lo - first * s + size))
+  unfold = jax.linear_transpose(
+    lambda x: fold_time(x, taps, strides[0], pads[0]),
+    jax.ShapeDtypeStruct((dy.shape[0], *shape[1:]), dy.dtype),
   )
-  return total
+  z = _plain(dy.reshape(-1, *dy.shape[2:]), phases, pads=border)
+  z = z.reshape(-1, *z.shape[1:3], sh, sw, taps * channels).transpose(0, 1, 3, 2, 4, 5)
+  z = z.reshape(z.shape[0], z.shape[1] * sh, z.shape[3] * sw, -1)[:, crop[0], crop[1]]
+  return unfold(z.reshape(*dy.shape[:2], *z.shape[1:]))[0]
 
 
-def dense(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-  """The same convolution as one product of `[B, H·W·C]` with `[H·W·C, H'·W'·F]`.
+def kernel_gradient(x, dy, shape, strides: Triple, pads: Pads) -> jax.Array:
+  """Gradient `[t, h, w, C, F]` of `shape` with respect to a convolution's kernel."""
+  taps, kh, kw, channels, features = shape
+  frames = dy.shape[1]
+  border = [
+    (pad[0], k + s * (out - 1) - size - pad[0])
+    for k, s, out, size, pad in zip(
+      (kh, kw), strides[1:], dy.shape[2:4], x.shape[2:4], pads[1:], strict=True
+    )
+  ]
+
+  def chunk(x, dy):
+    z = fold_time(x, taps, strides[0], pads[0])
+    z = z.reshape(-1, *z.shape[2:]).transpose(3, 1, 2, 0)
+    d = dy.reshape(-1, *dy.shape[2:]).transpose(1, 2, 0, 3)
+    rows = -z.shape[-1] % PACKET
+    z = jnp.pad(z, ((0, 0), (0, 0), (0, 0), (0, rows)))
+    d = jnp.pad(d, ((0, 0), (0, 0), (0, rows), (0, 0)))
+    return _plain(z, d, pads=border, dilation=strides[1:])
+
+  row_bytes = 4 * math.prod(dy.shape[1:4]) * math.prod(shape[:4])
+  count = _count(x.shape[0], row_bytes, max(1, PATCH_ROWS // frames))
+  if count == 1:
+    total = chunk(x, dy)
+  else:
+    total = lax.fori_loop(
+      0,
+      count,
+      lambda i, total: total + chunk(_chunk(x, i, count), _chunk(dy, i, count)),
+      jnp.zeros((taps * channels, kh, kw, features), x.dtype),
+    )
+  return total.reshape(taps, channels, kh, kw, features).transpose(0, 2, 3, 1, 4)
+
+
+def dense(x: jax.Array, kernel: jax.Array, strides: Triple, pads: Pads) -> jax.Array:
+  """The same convolution with space as one product, `[.., t·H·W·C]` by `[t·H·W·C, H'·W'·F]`.
 
   Fewer operations than one product a tap where the image is no larger than the kernel.
   """
-  taps, out = [], []
-  for size, k, s, (lo, hi) in zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True):
-    out.append((size + lo + hi - k) // s + 1)
-    tap = np.arange(size)[:, None] + lo - s * np.arange(out[-1])[None]
+  x = fold_time(x, kernel.shape[0], strides[0], pads[0])
+  kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+  taps, out = [], output_size(x.shape[2:4], kernel.shape[:2], strides[1:], pads[1:])
+  for size, k, s, pad, n in zip(
+    x.shape[2:4], kernel.shape[:2], strides[1:], pads[1:], out, strict=True
+  ):
+    tap = np.arange(size)[:, None] + pad[0] - s * np.arange(n)[None]
     taps.append(tap[..., None] == np.arange(k))
   select = np.einsum("him,wjn->hwijmn", *taps).reshape(-1, kernel.shape[0] * kernel.shape[1])
   channels, features = kernel.shape[2:]
-  image, result = x.shape[1] * x.shape[2], out[0] * out[1]
+  image, result = x.shape[2] * x.shape[3], math.prod(out)
   matrix = jnp.asarray(select, x.dtype) @ kernel.reshape(-1, channels * features)
   matrix = matrix.reshape(image, result, channels, features).transpose(0, 2, 1, 3)
   y = x.reshape(-1, image * channels) @ matrix.reshape(image * channels, -1)
-  return y.reshape(-1, *out, features)
+  return y.reshape(*x.shape[:2], *out, features)
