@@ -53,19 +53,30 @@ def small(c):
   c.log_every = 20
 
 
+def _mild(c):
+  """Colour jitter of strength 0.4 and no blur: what small, small-featured clips bear."""
+  augment.presets.plain(c.augment)
+  a = c.augment
+  a.brightness = a.contrast = a.saturation = 0.4
+  a.hue, a.blur_p = 0.1, (0.0,)
+
+
 def demo(c):
   """The embedded digit videos: everything in one command."""
   small(c)
+  _mild(c)
   d = c.data
   d.source, d.path = "digits", "runs/data"
-  d.frames, d.stride, d.size = 8, 1, 32
-  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 2, 1, 8, 1
-  d.eval.resize, d.eval.size, d.eval.batch_size = 32, 32, 64
-  c.batch_size, c.epochs = 128, 20.0
-  c.optim.lr, c.optim.lr_batch, c.optim.weight_decay, c.optim.warmup_epochs = 0.1, 128, 1e-4, 1.0
+  d.frames, d.stride, d.size = 4, 1, 24
+  d.crop.area, d.crop.aspect = (0.6, 1.0), (0.75, 1.33)
+  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 4, 1
+  d.eval.resize, d.eval.size, d.eval.batch_size = 24, 24, 64
+  c.batch_size, c.epochs = 64, 18.0
+  o = c.optim
+  o.name, o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = "adamw", 2e-3, 64, 1e-4, 1.0
   p = c.probe
-  p.epochs, p.batch_size, p.warmup_epochs = 10.0, 128, 0.0
-  p.frames, p.stride, p.size = 8, 1, 32
+  p.epochs, p.batch_size, p.warmup_epochs = 10.0, 64, 0.0
+  p.frames, p.stride, p.size = 4, 1, 24
 
 
 def ucf6(c):

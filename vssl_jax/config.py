@@ -28,6 +28,7 @@ def data() -> ConfigDict:
   c.fraction = 1.0  # share of the training videos used, chosen by seed
   c.threads = 0  # parse and decode threads; 0 lets tf.data choose
   c.prefetch = 2  # batches kept ready
+  c.strict = False  # True: a video that cannot be read ends the run instead of being replaced
 
   c.interval = ConfigDict()  # between the starts of a video's clips
   c.interval.law = "decreasing"  # decreasing|uniform|increasing|constant|same|independent

@@ -199,6 +199,7 @@ class _Loop:
   def _log(self, step: int, metrics: Any, seconds: float, waited: float, steps: int) -> None:
     row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS}
     row["epoch"] = step / self.source.steps_per_epoch
+    row["unreadable_videos"] = getattr(self.source, "unreadable", 0)
     if step_lib.EMBEDDINGS in metrics:
       stats = embed_stats.summary(metrics[step_lib.EMBEDDINGS])
       row |= {k: float(v) for k, v in stats.items()}
