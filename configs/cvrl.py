@@ -65,29 +65,39 @@ def demo(c):
   """The embedded digit videos: everything in one command."""
   small(c)
   _mild(c)
+  c.augment.flip = 0.0  # handwriting is not symmetric
   d = c.data
   d.source, d.path = "digits", "runs/data"
-  d.frames, d.stride, d.size = 4, 1, 24
+  d.frames, d.stride, d.size = 4, 2, 24
   d.crop.area, d.crop.aspect = (0.6, 1.0), (0.75, 1.33)
-  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 4, 1
+  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 4, 2
   d.eval.resize, d.eval.size, d.eval.batch_size = 24, 24, 64
   c.batch_size, c.epochs = 64, 18.0
   o = c.optim
   o.name, o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = "adamw", 2e-3, 64, 1e-4, 1.0
   p = c.probe
-  p.epochs, p.batch_size, p.warmup_epochs = 10.0, 64, 0.0
-  p.frames, p.stride, p.size = 4, 1, 24
+  p.epochs, p.batch_size, p.warmup_epochs, p.lr = 10.0, 64, 1.0, 128.0
+  p.flip, p.crop_area, p.crop_aspect = 0.0, d.crop.area, d.crop.aspect
+  p.clips, p.frames, p.stride, p.size = 4, 4, 2, 24
 
 
 def ucf6(c):
   """Six classes of UCF101 at 56 pixels; records by data_pipelines.prepare."""
   small(c)
+  _mild(c)
+  a = c.augment
+  a.hue = 0.08
+  a.brightness = a.contrast = a.saturation = 0.32
+  a.mean, a.std = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
   d = c.data
   d.frames, d.stride, d.size = 8, 4, 56
   d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
-  d.eval.resize, d.eval.size, d.eval.batch_size = 64, 56, 16
-  c.batch_size, c.epochs = 64, 20.0
-  c.optim.lr, c.optim.lr_batch, c.optim.weight_decay, c.optim.warmup_epochs = 0.1, 64, 1e-4, 1.0
+  d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
+  c.batch_size, c.epochs = 16, 60.0
+  c.cvrl.loss_scale = 1.0
+  o = c.optim
+  o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = 0.05, 16, 1e-4, 0.0
+  c.probe.linear = False
   p = c.probe
   p.epochs, p.batch_size, p.warmup_epochs = 50.0, 64, 0.0
   p.frames, p.stride, p.size = 8, 4, 56
@@ -96,9 +106,9 @@ def ucf6(c):
 def ucf6_supervised(c):
   """The ucf6 network trained with labels from scratch: crops and flips, 40 epochs."""
   ucf6(c)
-  c.epochs, c.data.clips, c.data.interval.law = 40.0, 1, "independent"
+  c.batch_size, c.epochs, c.data.clips, c.data.interval.law = 64, 40.0, 1, "independent"
   augment.presets.none(c.augment)
-  c.augment.flip = 0.5
+  c.augment.flip, c.optim.lr, c.optim.lr_batch = 0.5, 0.1, 64
   c.classify.frozen = c.classify.normalise = False
 
 

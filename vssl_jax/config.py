@@ -173,6 +173,10 @@ def base(method: str) -> ConfigDict:
   c.probe.momentum = 0.9
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
+  c.probe.clips = 1  # clips of each video a step: more of them cost less reading
+  c.probe.flip = 0.5
+  c.probe.crop_area = (0.3, 1.0)
+  c.probe.crop_aspect = (0.5, 2.0)
   c.probe.frames = 32
   c.probe.stride = 2
   c.probe.size = 224

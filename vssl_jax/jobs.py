@@ -190,11 +190,12 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
     p.epochs,
   )
   c.data = config.data.copy_and_resolve_references()
-  c.data.clips, c.data.frames, c.data.stride, c.data.size = 1, p.frames, p.stride, p.size
+  c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
   c.data.interval.law = "independent"
   c.data.crop = config_lib.data().crop
+  c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
   augment.presets.none(c.augment)
-  c.augment.flip, c.augment.mean, c.augment.std = 0.5, config.augment.mean, config.augment.std
+  c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
   c.classify.classes, c.classify.frozen = classes, True
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
@@ -226,7 +227,7 @@ def _linear(
   o = settings.optim
   scores["protocol"] = (
     f"frozen encoder, L2-normalised features, {o.name} lr {o.lr} at {o.lr_batch}, momentum "
-    f"{o.momentum}, weight decay {o.weight_decay}, batch {settings.batch_size}, "
+    f"{o.momentum}, weight decay {o.weight_decay}, batch {settings.batch_size} x {config.probe.clips} clips, "
     f"{settings.epochs} epochs, crops and flips, {config.probe.frames} x {config.probe.stride} "
     f"frames at {config.probe.size} px"
   )

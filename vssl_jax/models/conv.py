@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vssl_jax.errors import UserError
 from vssl_jax.models import lowering as cpu
+from vssl_jax.models.padding import Padding, Triple, pads
 
-Triple = tuple[int, int, int]
-Padding = str | Sequence[tuple[int, int]]
 LOWERINGS = ("auto", "lax", "fold", "cpu")
 
 # Keras' "VarianceScaling": scale 1.0, fan-in, truncated normal.
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def pads(size: Sequence[int], kernel: Triple, strides: Triple, padding: Padding):
-  """Explicit `(before, after)` padding of each axis.
-
-  Args:
-    size: Input sizes of the convolved axes.
-    kernel: Kernel sizes.
-    strides: Strides.
-    padding: "SAME" (TensorFlow's: output = ceil(size / stride), the odd one out at the end),
-      "symmetric" (kernel // 2 on both sides, PyTorch's habit), "VALID", or explicit pairs.
-
-  Returns:
-    A tuple of `(before, after)` pairs.
-
-  Raises:
-    UserError: The padding's name is unknown.
-  """
-  if not isinstance(padding, str):
-    return tuple((int(a), int(b)) for a, b in padding)
-  if padding in ("SAME", "VALID"):
-    return tuple(lax.padtype_to_pads(tuple(size), kernel, strides, padding))
-  if padding == "symmetric":
-    return tuple((k // 2, k // 2) for k in kernel)
-  raise UserError(f'padding "{padding}" is unknown: use SAME, symmetric or VALID')
-
-
-def shifted(x: jax.Array, kernel: Triple, strides: Triple) -> list[jax.Array]:
-  """Views of padded `[N, T, H, W, C]` at each kernel tap, in row-major order of taps."""
-  out = [(s - k) // d + 1 for s, k, d in zip(x.shape[1:4], kernel, strides, strict=True)]
-  views = []
-  for t in range(kernel[0]):
-    for i in range(kernel[1]):
-      for j in range(kernel[2]):
-        start = (0, t, i, j, 0)
-        stop = [x.shape[0]]
-        stop += [a + (o - 1) * d + 1 for a, o, d in zip((t, i, j), out, strides, strict=True)]
-        stop += [x.shape[4]]
-        views.append(lax.slice(x, start, stop, (1, *strides, 1)))
-  return views
 
 
 def conv3d(
@@ -129,15 +87,3 @@ class Conv(nn.Module):
       bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
       y = y + bias.astype(self.dtype)
     return y
-
-
-def max_pool(x: jax.Array, kernel: Triple, strides: Triple, padding: Padding = "SAME") -> jax.Array:
-  """Maximum over windows of `[N, T, H, W, C]`, as a maximum over shifted slices."""
-  pad = pads(x.shape[1:4], kernel, strides, padding)
-  if any(a or b for a, b in pad):
-    x = jnp.pad(x, ((0, 0), *pad, (0, 0)), constant_values=-jnp.inf)
-  views = shifted(x, kernel, strides)
-  y = views[0]
-  for view in views[1:]:
-    y = jnp.maximum(y, view)
-  return y

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Triple = tuple[int, int, int]
-Pair = tuple[int, int]
+from vssl_jax.models.padding import Pair, Triple, output_size
+
 Pads = tuple[Pair, Pair, Pair]
 
 # The libraries unfold patches into fresh memory. Up to about 30 MB the allocator hands the same
@@ -61,13 +61,6 @@ def _backward(strides, pads, saved, dy):
 
 
 convolve.defvjp(_forward, _backward)
-
-
-def output_size(size, kernel, strides, pads) -> tuple[int, ...]:
-  """Sizes of a convolution's output along its convolved axes."""
-  return tuple(
-    (n + sum(pad) - k) // s + 1 for n, k, s, pad in zip(size, kernel, strides, pads, strict=True)
-  )
 
 
 def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:

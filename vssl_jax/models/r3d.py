@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import Conv, Padding, Triple, max_pool
+from vssl_jax.models.conv import Conv
 from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.padding import Padding, Triple
+from vssl_jax.models.pool import max_pool
 
 # depth -> (blocks a stage, bottleneck blocks?)
 DEPTHS = {
