@@ -94,7 +94,8 @@ def ucf6(c):
   d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
   d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
   c.batch_size, c.epochs = 16, 60.0
-  c.cvrl.loss_scale = 1.0
+  if c.method == "cvrl":
+    c.cvrl.loss_scale = 1.0
   o = c.optim
   o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = 0.05, 16, 1e-4, 0.0
   c.probe.linear = False
