@@ -93,7 +93,7 @@ def ucf6(c):
   d.frames, d.stride, d.size = 8, 4, 56
   d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
   d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
-  c.batch_size, c.epochs = 16, 60.0
+  c.batch_size, c.epochs = 16, 40.0
   if c.method == "cvrl":
     c.cvrl.loss_scale = 1.0
   o = c.optim

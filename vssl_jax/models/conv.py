@@ -11,6 +11,7 @@ from jax import lax
 
 from vssl_jax.models import lowering as cpu
 from vssl_jax.models.padding import Padding, Triple, pads
+from vssl_jax.models.varying import vary_with
 
 LOWERINGS = ("auto", "lax", "fold", "cpu")
 
@@ -36,8 +37,9 @@ def conv3d(
     x = x[:, :, :: strides[1], :: strides[2]]
     return _time_matmul(x, kernel[:, 0, 0], strides[0], pad[0])
   if lowering == "cpu":
-    small = x.shape[2] * x.shape[3] <= kernel.shape[1] * kernel.shape[2]
-    return (cpu.dense if small else cpu.convolve)(x, kernel, strides, pad)
+    if x.shape[2] * x.shape[3] <= kernel.shape[1] * kernel.shape[2]:
+      return cpu.dense(x, kernel, strides, pad)
+    return cpu.convolve(x, *vary_with(x, kernel), strides, pad)
   x = cpu.fold_time(x, kernel.shape[0], strides[0], pad[0])
   kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
   y = lax.conv_general_dilated(

@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from vssl_jax.models.padding import Pair, Triple, output_size
+from vssl_jax.models.varying import vary_with
 
 Pads = tuple[Pair, Pair, Pair]
 
@@ -71,6 +72,17 @@ def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:
   if taps == 1:
     return x[:, ::stride]
   return jnp.concatenate([x[:, t : t + last + 1 : stride] for t in range(taps)], -1)
+
+
+def unfold_time(z: jax.Array, taps: int, stride: int, pad: Pair, size: int) -> jax.Array:
+  """The transpose of `fold_time`: adds `[N, T', H, W, taps·C]` up in `[N, size, H, W, C]`."""
+  total, zero, frames = 0, jnp.zeros((), z.dtype), z.shape[1]
+  for t, part in enumerate(jnp.split(z, taps, axis=-1)):
+    low = t - pad[0]
+    high = size - low - (frames - 1) * stride - 1
+    sides = [(0, 0, 0), (low, high, stride - 1), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
+    total += lax.pad(part, zero, sides)
+  return total
 
 
 def _extra(channels: int) -> int:
@@ -126,7 +138,7 @@ def _by_chunks(function, arrays, count, shape):
     return lax.dynamic_update_index_in_dim(y, part, index, 1)
 
   y = jnp.zeros((rows // count, count, *shape), arrays[0].dtype)
-  return lax.fori_loop(0, count, body, y).reshape(rows, *shape)
+  return lax.fori_loop(0, count, body, *vary_with(arrays[0], y)).reshape(rows, *shape)
 
 
 def input_gradient(dy, kernel, shape, strides: Triple, pads: Pads) -> jax.Array:
@@ -148,14 +160,10 @@ def input_gradient(dy, kernel, shape, strides: Triple, pads: Pads) -> jax.Array:
     first, last = lo // s, (size - 1 + lo) // s
     border.append((a - 1 - first, last - out + 1))
     crop.append(slice(lo - first * s, lo - first * s + size))
-  unfold = jax.linear_transpose(
-    lambda x: fold_time(x, taps, strides[0], pads[0]),
-    jax.ShapeDtypeStruct((dy.shape[0], *shape[1:]), dy.dtype),
-  )
   z = _plain(dy.reshape(-1, *dy.shape[2:]), phases, pads=border)
   z = z.reshape(-1, *z.shape[1:3], sh, sw, taps * channels).transpose(0, 1, 3, 2, 4, 5)
   z = z.reshape(z.shape[0], z.shape[1] * sh, z.shape[3] * sw, -1)[:, crop[0], crop[1]]
-  return unfold(z.reshape(*dy.shape[:2], *z.shape[1:]))[0]
+  return unfold_time(z.reshape(*dy.shape[:2], *z.shape[1:]), taps, strides[0], pads[0], shape[1])
 
 
 def kernel_gradient(x, dy, shape, strides: Triple, pads: Pads) -> jax.Array:
@@ -187,7 +195,7 @@ def kernel_gradient(x, dy, shape, strides: Triple, pads: Pads) -> jax.Array:
       0,
       count,
       lambda i, total: total + chunk(_chunk(x, i, count), _chunk(dy, i, count)),
-      jnp.zeros((taps * channels, kh, kw, features), x.dtype),
+      *vary_with(x, jnp.zeros((taps * channels, kh, kw, features), x.dtype)),
     )
   return total.reshape(taps, channels, kh, kw, features).transpose(0, 2, 3, 1, 4)
 

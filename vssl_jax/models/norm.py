@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vssl_jax.errors import UserError
+from vssl_jax.models.varying import vary_with
 
 
 class BatchNorm(nn.Module):
@@ -59,9 +60,9 @@ class BatchNorm(nn.Module):
     if x.shape[0] % self.groups:
       raise UserError(f"bn_groups = {self.groups} does not divide a batch of {x.shape[0]} rows")
     rows = x.reshape(self.groups, x.shape[0] // self.groups, -1, channels)
-    y, mean, var = _normalise(
-      rows, scale, bias, running_mean.value, self.epsilon, self.axis_name, self.dtype
-    )
+    given = vary_with(rows, scale, bias, running_mean.value)
+    y, offset, var = _normalise(rows, *given, self.epsilon, self.axis_name, self.dtype)
+    mean = running_mean.value + offset
     if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
       for average, batch in ((running_mean, mean), (running_var, var)):
         average.value = self.momentum * average.value + (1 - self.momentum) * batch.mean(0)
@@ -85,7 +86,7 @@ def _normalise(x, scale, bias, shift, epsilon, axis_name, dtype):
   a second pass would keep it at nothing, for half as much reading again.
 
   Returns:
-    The result in `dtype`; mean and variance `[G, C]`, through which no gradient flows.
+    The result in `dtype`; mean − `shift` and variance `[G, C]`, through which no gradient flows.
   """
   return _normalise_forward(x, scale, bias, shift, epsilon, axis_name, dtype)[0]
 
@@ -99,7 +100,7 @@ def _normalise_forward(x, scale, bias, shift, epsilon, axis_name, dtype):
   var = jnp.maximum(second - first * first, 0)
   mean, inverse = first + shift, lax.rsqrt(var + epsilon)
   y = ((centred - first) * (inverse * scale) + bias).astype(dtype)
-  return (y, mean[:, 0, 0], var[:, 0, 0]), (x, scale, mean, inverse)
+  return (y, first[:, 0, 0], var[:, 0, 0]), (x, scale, mean, inverse)
 
 
 def _normalise_backward(epsilon, axis_name, dtype, saved, gradients):
