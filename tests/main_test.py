@@ -7,8 +7,6 @@ import sys
 import pytest
 
 from tests import small
-from vssl_jax import main
-from vssl_jax.errors import UserError
 
 
 def _main(*args):
@@ -47,10 +45,3 @@ def test_dry_run_prints_exact_figures_and_makes_nothing(tmp_path):
   assert "(45.52 G multiply-adds)" in done.stdout
   assert '"temperature": 0.1' in done.stdout
   assert list(tmp_path.iterdir()) == []
-
-
-def test_brief_finds_the_users_line_in_a_nested_traceback():
-  error = ValueError("Error whilst parsing:\nTraceback\n  File x\nvssl_jax.errors.UserError: a b\n")
-  assert main.brief(error) == "a b"
-  assert main.brief(KeyError("'x'\nDid you mean y?")) == "'x' Did you mean y?"
-  assert main.brief(UserError("plain")) == "plain"

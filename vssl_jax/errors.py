@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user."""
+"""The one exception that speaks to the user, and one line out of any other."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,16 @@ class UserError(ValueError):
 
   Command-line programs print its message without a traceback and exit with status 2.
   """
+
+
+def brief(error: BaseException) -> str:
+  """One line out of an exception, whose text may hold another one's traceback."""
+  text = error.args[0] if isinstance(error, KeyError) and error.args else error
+  whole = str(text).replace("\\n", "\n").replace("\\'", "'")
+  lines = [line.strip() for line in whole.splitlines() if line.strip()]
+  for line in lines:
+    kind, _, message = line.partition("UserError: ")
+    if message and " " not in kind:
+      return message
+  shown = [line for line in lines if not line.startswith(("File ", "Traceback"))]
+  return " ".join(shown[:4]) or type(error).__name__

@@ -8,7 +8,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, with a variant after a colon.", lock_config=True
@@ -71,19 +71,6 @@ def _parse(argv: list[str]) -> list[str]:
     print(f"error: {brief(e)}", file=sys.stderr)
     raise SystemExit(2) from e
   return rest
-
-
-def brief(error: BaseException) -> str:
-  """One line out of an exception, whose text may hold another one's traceback."""
-  text = error.args[0] if isinstance(error, KeyError) and error.args else error
-  whole = str(text).replace("\\n", "\n").replace("\\'", "'")
-  lines = [line.strip() for line in whole.splitlines() if line.strip()]
-  for line in lines:
-    kind, _, message = line.partition("UserError: ")
-    if message and " " not in kind:
-      return message
-  shown = [line for line in lines if not line.startswith(("File ", "Traceback"))]
-  return " ".join(shown[:4]) or type(error).__name__
 
 
 if __name__ == "__main__":

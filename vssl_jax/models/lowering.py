@@ -32,7 +32,8 @@ Pads = tuple[Pair, Pair, Pair]
 # The libraries unfold patches into fresh memory. Up to about 30 MB the allocator hands the same
 # pages out again; beyond, every call pays for new ones, and costs three times as much.
 PATCH_BYTES = 24 << 20
-PATCH_ROWS = 16  # frames in a chunk of the kernel's gradient, where K = rows × pixels is plenty
+# A chunk of the kernel's gradient: the least frames, and the least pixels, that make it efficient.
+PATCH_ROWS, PATCH_PIXELS = 16, 1024
 PACKET = 8  # floats in a vector register; channels and rows are padded to it
 
 
@@ -187,7 +188,8 @@ def kernel_gradient(x, dy, shape, strides: Triple, pads: Pads) -> jax.Array:
     return _plain(z, d, pads=border, dilation=strides[1:])
 
   row_bytes = 4 * math.prod(dy.shape[1:4]) * math.prod(shape[:4])
-  count = _count(x.shape[0], row_bytes, max(1, PATCH_ROWS // frames))
+  most = max(PATCH_ROWS, PATCH_PIXELS // math.prod(dy.shape[2:4])) // frames
+  count = _count(x.shape[0], row_bytes, most)
   if count == 1:
     total = chunk(x, dy)
   else:
