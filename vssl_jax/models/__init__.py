@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
+from vssl_jax.models.conv import LOWERINGS
 from vssl_jax.models.r3d import DEPTHS, R3D
 
 # name -> what differs from the defaults of `R3D`
@@ -30,7 +31,8 @@ def build_encoder(config: ConfigDict) -> nn.Module:
   Raises:
     UserError: A field holds a value that no encoder has.
   """
-  for field, known in (("name", ENCODERS), ("depth", DEPTHS), ("dtype", DTYPES)):
+  fields = {"name": ENCODERS, "depth": DEPTHS, "dtype": DTYPES, "conv": LOWERINGS}
+  for field, known in fields.items():
     if config[field] not in known:
       choices = ", ".join(map(str, known))
       raise UserError(f"config.encoder.{field} = {config[field]!r} is unknown: use {choices}")

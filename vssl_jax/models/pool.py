@@ -19,9 +19,10 @@ def max_pool(x: jax.Array, kernel: Triple, strides: Triple, padding: Padding = "
   Equal to `lax.reduce_window` in value and gradient: of equal maxima, the first in row-major order
   of the window receives the whole gradient.
   """
-  for axis, (k, s, pad) in enumerate(
-    zip(kernel, strides, pads(x.shape[1:4], kernel, strides, padding), strict=True), start=1
-  ):
+  pairs = pads(x.shape[1:4], kernel, strides, padding)
+  # The last axis first: of equal maxima the earliest row wins, and within it the earliest column.
+  for axis in (3, 2, 1):
+    k, s, pad = kernel[axis - 1], strides[axis - 1], pairs[axis - 1]
     if k > 1 or s > 1 or any(pad):
       x = _pool(x, axis, k, s, pad)
   return x
