@@ -119,8 +119,8 @@ def probe(
   if not eval_source.label_names:
     print("The data has no labels: nothing to probe.", flush=True)
     return {"protocol": "none: the data has no labels"}
-  outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
   config, variables = _inflate(config, variables)
+  outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
   encoder = models.build_encoder(config.encoder)
   encoders = {"trained": variables}
   if config.probe.random_init:

@@ -25,7 +25,10 @@ def _environment(devices):
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
-  settings = {"steps": 4, "probe.run": True, "save.every": 2}
+  # Plain SGD in small steps: at this size gradients are steep, and larger ones amplify rounding.
+  settings = {
+    "steps": 4, "probe.run": True, "save.every": 2, "optim.name": "sgd", "optim.lr": 1e-5,
+  }  # fmt: skip
   one, two = tmp_path / "one", tmp_path / "two"
   done = subprocess.run(
     resume_test.command(one, **settings), cwd=small.ROOT, env=_environment(8), text=True,
@@ -50,6 +53,11 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
   assert "RESULT " not in outputs[1]
   (step, a), (other, b) = resume_test.arrays(one), resume_test.arrays(two)
   assert step == other == 4
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), a, b)
+
+  def close(x, y):
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-3 * max(np.abs(x).max(), 1e-3))
+
+  jax.tree.map(close, a, b)
   for x, y in zip(writers.read(one), writers.read(two), strict=True):
     np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-4)
+    np.testing.assert_allclose(x["grad_norm"], y["grad_norm"], rtol=1e-3)

@@ -9,11 +9,10 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests import small
-from vssl_jax.io import checkpoints, writers
+from vssl_jax.io import bundle, writers
 
 STEPS = 100
 
@@ -38,11 +37,9 @@ def environment():
 
 
 def arrays(workdir):
-  """Every array of the newest checkpoint."""
-  folder = workdir / checkpoints.FOLDER
-  step = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-  tree = ocp.StandardCheckpointer().restore((folder / str(step) / "state").absolute())
-  return step, tree
+  """The step and every array of the newest checkpoint."""
+  _, _, state = bundle.load_state(workdir)
+  return int(state.step), jax.device_get(state)
 
 
 def rows(workdir):

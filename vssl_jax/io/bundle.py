@@ -13,7 +13,7 @@ from vssl_jax import export, methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
-from vssl_jax.methods.base import Variables
+from vssl_jax.methods.base import Method, Variables
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
@@ -33,9 +33,24 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
   if (folder / export.CARD).is_file():
     config, variables = export.load_exported(folder)
     return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
+  config, method, state = load_state(folder)
+  variables = jax.device_get(method.encoder(state.params, state.method))
+  return config, variables, {"checkpoint": str(folder), "step": int(state.step)}
+
+
+def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.TrainState]:
+  """The whole train state of a run's newest undamaged checkpoint, on one device.
+
+  Returns:
+    The run's config, its method, and the state.
+
+  Raises:
+    UserError: no run, no checkpoint, or none that can be read.
+  """
   config = checkpoints.load_config(folder)
+  missing = UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
   if not (folder / checkpoints.FOLDER).is_dir():
-    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
+    raise missing
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, lambda step: step)
   mesh = parallel.make_mesh(jax.local_devices()[:1])
@@ -44,7 +59,5 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
   restored = reader.restore(like, set_aside=False)
   reader.close()
   if restored is None:
-    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
-  step, state = restored
-  variables = jax.device_get(method.encoder(state.params, state.method))
-  return config, variables, {"checkpoint": str(folder), "step": step}
+    raise missing
+  return config, method, restored[1]
