@@ -1,36 +1,75 @@
-"""Heads: published size, dtype, and finite gradients where features vanish."""
+"""Heads: sizes as published, and the layers' arithmetic in NumPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from vssl_jax.models import cost
+from vssl_jax.models.cost import parameters
 from vssl_jax.models.heads import Classifier, ProjectionHead
 
 
-def test_cvrl_head_has_its_published_parameters():
-  variables = jax.eval_shape(ProjectionHead().init, jax.random.key(0), jnp.zeros((2, 2048)))
-  want = 3 * (2048 * 2048 + 2048 + 2 * 2048) + 2048 * 128 + 128
-  assert cost.parameters(variables["params"]) == want == 12_863_616
+def test_projection_has_the_published_size():
+  shapes = jax.eval_shape(ProjectionHead().init, jax.random.key(0), jnp.zeros((2, 2048)))
+  assert parameters(shapes["params"]) == 12_863_616
+  assert set(shapes["params"]) == {
+    "dense_0",
+    "dense_1",
+    "dense_2",
+    "norm_0",
+    "norm_1",
+    "norm_2",
+    "out",
+  }
 
 
-def test_projection_is_float32_and_ends_without_norm():
-  head = ProjectionHead((8,), 4, dtype=jnp.bfloat16)
-  x = jnp.ones((6, 5))
+def test_projection_by_hand():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(6, 5)).astype(np.float32)
+  head = ProjectionHead(hidden=(4, 3), out=2)
   variables = head.init(jax.random.key(0), x)
+  params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), variables["params"])
+  got, state = head.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+  want = x.astype(np.float64)
+  for i in range(2):
+    dense, norm = params[f"dense_{i}"], params[f"norm_{i}"]
+    want = want @ dense["kernel"] + dense["bias"]
+    mean, var = want.mean(0), want.var(0)
+    np.testing.assert_allclose(
+      state["batch_stats"][f"norm_{i}"]["mean"], 0.003 * mean, rtol=1e-4, atol=1e-6
+    )
+    want = np.maximum((want - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"], 0)
+  want = want @ params["out"]["kernel"] + params["out"]["bias"]
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_projection_starts_as_keras_does_and_returns_float32():
+  head = ProjectionHead(hidden=(256,), out=8, dtype=jnp.bfloat16)
+  x = jnp.ones((4, 128))
+  variables = head.init(jax.random.key(0), x)
+  kernel = np.asarray(variables["params"]["dense_0"]["kernel"])
+  limit = np.sqrt(6 / (128 + 256))
+  assert np.abs(kernel).max() <= limit
+  assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
+  assert not np.any(variables["params"]["out"]["bias"])
+  assert {a.dtype.name for a in jax.tree.leaves(variables)} == {"float32"}
   assert head.apply(variables, x).dtype == jnp.float32
-  assert set(variables["params"]) == {"dense_0", "norm_0", "out"}
 
 
-def test_classifier_normalises_and_is_smooth_at_zero():
-  model = Classifier(3, normalise=True)
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
-  variables = model.init(jax.random.key(0), x)
-  out = variables["params"]["out"]
-  unit = np.float64(x) / np.linalg.norm(x, axis=1, keepdims=True)
-  np.testing.assert_allclose(
-    model.apply(variables, x), unit @ np.float64(out["kernel"]) + out["bias"], rtol=1e-5, atol=1e-6
-  )
-  np.testing.assert_allclose(model.apply(variables, 7 * x), model.apply(variables, x), atol=1e-5)
-  grad = jax.grad(lambda x: model.apply(variables, x).sum())(jnp.zeros((1, 5)))
+@pytest.mark.parametrize("normalise", [False, True])
+def test_classifier_by_hand(normalise):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(3, 4)).astype(np.float32)
+  head = Classifier(5, normalise=normalise)
+  variables = head.init(jax.random.key(0), x)
+  unit = x / np.linalg.norm(x, axis=1, keepdims=True) if normalise else x
+  want = unit @ np.asarray(variables["params"]["out"]["kernel"])
+  np.testing.assert_allclose(head.apply(variables, x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_classifier_gradient_is_finite_at_zero_features():
+  head = Classifier(5, normalise=True)
+  x = jnp.zeros((2, 4))
+  variables = head.init(jax.random.key(0), x)
+  grad = jax.grad(lambda x: head.apply(variables, x).sum())(x)
   assert np.isfinite(grad).all()

@@ -1,106 +1,155 @@
-"""Batch norm against NumPy float64: value, gradient, running averages, groups, devices."""
+"""Batch norm against its definition in NumPy float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.models.norm import BatchNorm
 
 
-def _x(offset=0.0, n=8):
-  rng = np.random.default_rng(0)
-  return (rng.normal(size=(n, 2, 3, 3, 4)) * [1, 2, 3, 4] + offset).astype(np.float32)
+def _oracle(x, scale, bias, dy, groups=1, epsilon=1e-5):
+  """y, gradients of x, scale and bias, then mean and variance of each group."""
+  shape, channels = x.shape, x.shape[-1]
+  x, dy = (a.astype(np.float64).reshape(groups, -1, channels) for a in (x, dy))
+  mean, var = x.mean(1, keepdims=True), x.var(1, keepdims=True)
+  hat = (x - mean) / np.sqrt(var + epsilon)
+  dhat = dy * scale
+  dx = dhat - dhat.mean(1, keepdims=True) - hat * (dhat * hat).mean(1, keepdims=True)
+  dx = dx / np.sqrt(var + epsilon)
+  y = (hat * scale + bias).reshape(shape)
+  return y, dx.reshape(shape), (dy * hat).sum((0, 1)), dy.sum((0, 1)), mean[:, 0], var[:, 0]
 
 
-def _run(x, dtype=jnp.float32, **fields):
-  module = BatchNorm(dtype=dtype, **fields)
-  variables = module.init(jax.random.key(0), x)
-  variables["params"]["scale"] = jnp.arange(1.0, 5.0)
-  variables["params"]["bias"] = jnp.arange(4.0)
-  y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
-  return module, variables, y, updated["batch_stats"]
+def _setup(shape=(8, 2, 3, 4, 5), offset=1.0, seed=0):
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=shape) * np.linspace(0.5, 2, shape[-1]) + offset
+  dy = rng.normal(size=shape)
+  scale, bias = rng.normal(size=(2, shape[-1]))
+  return tuple(a.astype(np.float32) for a in (x, dy, scale, bias))
 
 
-def _oracle(x):
-  x = np.float64(x)
-  axes = tuple(range(x.ndim - 1))
-  mean, var = x.mean(axes), x.var(axes)
-  return (x - mean) / np.sqrt(var + 1e-5) * np.arange(1.0, 5.0) + np.arange(4.0), mean, var
+def _run(module, x, dy, scale, bias, stats):
+  """y, gradients and the new running averages."""
+
+  def forward(x, scale, bias):
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+    return module.apply(variables, x, train=True, mutable=["batch_stats"])
+
+  def both(x, scale, bias, dy):
+    y, vjp, state = jax.vjp(forward, x, scale, bias, has_aux=True)
+    return y, *vjp(dy), state["batch_stats"]
+
+  return jax.jit(both)(x, scale, bias, dy)
 
 
-@pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_value_and_running_averages(offset):
-  x = _x(offset)
-  _, _, y, stats = _run(x, momentum=0.9)
-  want, mean, var = _oracle(x)
-  # The variance is a difference of float32 squares: its error grows with (mean / deviation)².
-  np.testing.assert_allclose(y, want, rtol=1e-4, atol=2e-5 * max(1.0, offset))
-  np.testing.assert_allclose(stats["mean"], 0.1 * mean, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-3)
+def _zeros(channels):
+  return {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}
 
 
-def test_gradient_equals_that_of_the_plain_formula():
-  x = _x()
-  module, variables, _, _ = _run(x)
-  weight = jnp.asarray(np.random.default_rng(1).normal(size=x.shape), jnp.float32)
-
-  def ours(params, x):
-    y, _ = module.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-    return jnp.sum(y * weight)
-
-  def plain(params, x):
-    mean, var = x.mean((0, 1, 2, 3)), x.var((0, 1, 2, 3))
-    y = (x - mean) / jnp.sqrt(var + 1e-5) * params["scale"] + params["bias"]
-    return jnp.sum(y * weight)
-
-  got = jax.jit(jax.grad(ours, (0, 1)))(variables["params"], x)
-  want = jax.jit(jax.grad(plain, (0, 1)))(variables["params"], x)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got, want)
+@pytest.mark.parametrize("shape", [(8, 2, 3, 4, 5), (32, 5)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_value_gradient_and_running_averages(shape, groups):
+  x, dy, scale, bias = _setup(shape)
+  *want, mean, var = _oracle(x, scale, bias, dy, groups)
+  *got, stats = _run(BatchNorm(0.9, groups=groups), x, dy, scale, bias, _zeros(5))
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+  np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var.mean(0), rtol=1e-5)
 
 
-def test_groups_are_contiguous_and_average_into_the_running_statistics():
-  x = _x()
-  _, _, y, stats = _run(x, groups=4)
-  parts = [_oracle(p) for p in np.split(x, 4)]
-  np.testing.assert_allclose(y, np.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(stats["mean"], 0.1 * np.mean([p[1] for p in parts], 0), atol=1e-5)
-  np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * np.mean([p[2] for p in parts], 0), rtol=1e-4)
-  with pytest.raises(UserError, match="8"):
-    _run(x, groups=3)
-
-
-def test_statistics_are_float32_under_bfloat16():
-  x = _x(8.0)
-  _, _, y, stats = _run(jnp.asarray(x, jnp.bfloat16), dtype=jnp.bfloat16)
-  assert y.dtype == jnp.bfloat16
-  assert {s.dtype for s in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
-  exact = np.float64(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32))
-  np.testing.assert_allclose(stats["mean"], 0.1 * exact.mean((0, 1, 2, 3)), rtol=1e-4)
-
-
-def test_inference_uses_the_averages_and_changes_nothing():
-  x = _x()
-  module, variables, _, _ = _run(x)
-  y = module.apply(variables, x, train=False)
-  want = np.float64(x) / np.sqrt(1 + 1e-5) * np.arange(1.0, 5.0) + np.arange(4.0)
+def test_inference_uses_the_averages_and_moves_nothing():
+  x, _, scale, bias = _setup()
+  stats = {"mean": jnp.arange(5.0), "var": jnp.arange(1.0, 6.0)}
+  variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+  y, after = BatchNorm().apply(variables, x, train=False, mutable=["batch_stats"])
+  want = (x - np.arange(5.0)) / np.sqrt(np.arange(1.0, 6.0) + 1e-5) * scale + bias
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(after["batch_stats"]["mean"], stats["mean"])
 
 
-def test_one_device_equals_eight():
-  x = _x()
-  module, variables, _, _ = _run(x)
+def test_immutable_averages_are_left_alone():
+  x, _, scale, bias = _setup()
+  variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": _zeros(5)}
+  assert BatchNorm().apply(variables, x, train=True).shape == x.shape
 
-  def loss(params, x):
-    y, stats = module.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-    return jnp.sum(jnp.sin(y)), stats
 
-  def on(devices):
-    mesh = parallel.make_mesh(jax.devices()[:devices])
-    batch = parallel.put_batch(mesh, {"x": x})["x"]
-    params = parallel.put_replicated(mesh, variables["params"])
-    return jax.device_get(jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, batch))
+@pytest.mark.parametrize(
+  ("offset", "known", "tolerance"),
+  [(30.0, False, 1e-3), (1000.0, True, 1e-4)],
+  ids=["far from the running mean", "near it"],
+)
+def test_variance_of_inputs_with_a_large_mean(offset, known, tolerance):
+  x, dy, scale, bias = _setup((64, 2, 8, 8, 5), offset)
+  stats = _zeros(5)
+  if known:
+    stats["mean"] += offset + 0.5
+  *_, var = _oracle(x, scale, bias, dy)
+  *_, after = _run(BatchNorm(0.0), x, dy, scale, bias, stats)
+  np.testing.assert_allclose(after["var"], var[0], rtol=tolerance)
 
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), on(1), on(8))
+
+def test_constant_input_and_its_gradient_are_finite():
+  x, dy, scale, bias = _setup()
+  *got, _ = _run(BatchNorm(), np.full_like(x, 7.3), dy, scale, bias, _zeros(5))
+  assert all(np.isfinite(a).all() for a in got)
+  np.testing.assert_allclose(got[0], np.broadcast_to(bias, x.shape), atol=2e-2)
+
+
+def test_bfloat16_input_keeps_float32_statistics():
+  x, dy, scale, bias = _setup((32, 2, 8, 8, 5))
+  x, dy = (jnp.asarray(a, jnp.bfloat16) for a in (x, dy))
+  y, dx, dscale, _, mean, var = _oracle(np.float32(x), scale, bias, np.float32(dy))
+  got = _run(BatchNorm(0.0, dtype=jnp.bfloat16), x, dy, scale, bias, _zeros(5))
+  assert got[0].dtype == got[1].dtype == jnp.bfloat16
+  assert got[2].dtype == got[4]["var"].dtype == jnp.float32
+  np.testing.assert_allclose(np.float32(got[0]), y, rtol=2**-8, atol=1e-5)
+  np.testing.assert_allclose(np.float32(got[1]), dx, rtol=2**-8, atol=1e-3)
+  np.testing.assert_allclose(got[2], dscale, rtol=1e-4, atol=1e-2)
+  np.testing.assert_allclose(got[4]["mean"], mean[0], rtol=1e-5)
+  np.testing.assert_allclose(got[4]["var"], var[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_eight_devices_are_one(groups):
+  x, dy, scale, bias = _setup((16, 2, 3, 3, 5))
+  want = _run(BatchNorm(groups=groups), x, dy, scale, bias, _zeros(5))
+  rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+  x, dy = jax.device_put(x, rows), jax.device_put(dy, rows)
+  got = _run(BatchNorm(groups=groups), x, dy, scale, bias, _zeros(5))
+  assert len(got[0].sharding.device_set) == 8
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("how", ["shard_map", "pmap"])
+def test_named_axis_averages_over_devices(how):
+  x, dy, scale, bias = _setup((16, 2, 3, 3, 5))
+  want = _run(BatchNorm(), x, dy, scale, bias, _zeros(5))
+  module = BatchNorm(axis_name="d")
+
+  def each(x, dy, scale, bias):
+    return _run(module, x, dy, scale, bias, _zeros(5))
+
+  if how == "shard_map":
+    mesh = Mesh(np.array(jax.devices()), ("d",))
+    split = (P("d"), P("d"), P(), P(), P())
+    got = jax.jit(jax.shard_map(each, mesh=mesh, in_specs=split[:4], out_specs=split))(
+      x, dy, scale, bias
+    )
+  else:
+    parts = (a.reshape(8, 2, *a.shape[1:]) for a in (x, dy))
+    y, dx, dscale, dbias, stats = jax.pmap(each, "d", in_axes=(0, 0, None, None))(
+      *parts, scale, bias
+    )
+    got = (y.reshape(x.shape), dx.reshape(x.shape), dscale.sum(0), dbias.sum(0))
+    got += (jax.tree.map(lambda a: a[3], stats),)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), got, want)
+
+
+def test_groups_must_divide_the_batch():
+  with pytest.raises(UserError, match=r"bn_groups = 3 .* 8 rows"):
+    BatchNorm(groups=3).init(jax.random.key(0), jnp.ones((8, 2)), train=True)
