@@ -23,7 +23,7 @@ The paper's ablations are added after a comma, e.g. configs/cvrl.py:k400,uniform
   inflated       a 2-D network trained on single frames, inflated for the probe
 """
 
-from vssl_jax import augment
+from vssl_jax import augment, recipes
 from vssl_jax import config as config_lib
 
 
@@ -44,69 +44,15 @@ def r3d152x2(c):
   c.encoder.depth, c.encoder.width, c.encoder.remat = 152, 2.0, True
 
 
-def small(c):
-  """R3D-18 of width 16 in float32, for CPUs."""
-  c.encoder.depth, c.encoder.width, c.encoder.dtype = 18, 0.25, "float32"
-  c.head.hidden, c.head.out, c.head.bn_momentum = (256,), 64, 0.9
-  c.probe.run = c.probe.baselines = True
-  c.save.every = 200
-  c.log_every = 20
-
-
-def _mild(c):
-  """Colour jitter of strength 0.4 and no blur: what small, small-featured clips bear."""
-  augment.presets.plain(c.augment)
-  a = c.augment
-  a.brightness = a.contrast = a.saturation = 0.4
-  a.hue, a.blur_p = 0.1, (0.0,)
-
-
-def demo(c):
-  """The embedded digit videos: everything in one command."""
-  small(c)
-  _mild(c)
-  c.augment.flip = 0.0  # handwriting is not symmetric
-  d = c.data
-  d.source, d.path = "digits", "runs/data"
-  d.frames, d.stride, d.size = 4, 2, 24
-  d.crop.area, d.crop.aspect = (0.6, 1.0), (0.75, 1.33)
-  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 4, 2
-  d.eval.resize, d.eval.size, d.eval.batch_size = 24, 24, 64
-  c.batch_size, c.epochs = 64, 18.0
-  o = c.optim
-  o.name, o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = "adamw", 2e-3, 64, 1e-4, 1.0
-  p = c.probe
-  p.epochs, p.batch_size, p.warmup_epochs, p.lr = 10.0, 64, 1.0, 128.0
-  p.flip, p.crop_area, p.crop_aspect = 0.0, d.crop.area, d.crop.aspect
-  p.clips, p.frames, p.stride, p.size = 4, 4, 2, 24
-
-
 def ucf6(c):
-  """Six classes of UCF101 at 56 pixels; records by data_pipelines.prepare."""
-  small(c)
-  _mild(c)
-  a = c.augment
-  a.hue = 0.08
-  a.brightness = a.contrast = a.saturation = 0.32
-  a.mean, a.std = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
-  d = c.data
-  d.frames, d.stride, d.size = 8, 4, 56
-  d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
-  d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
-  c.batch_size, c.epochs = 16, 40.0
-  if c.method == "cvrl":
-    c.cvrl.loss_scale = 1.0
-  o = c.optim
-  o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = 0.05, 16, 1e-4, 0.0
-  c.probe.linear = False
-  p = c.probe
-  p.epochs, p.batch_size, p.warmup_epochs = 50.0, 64, 0.0
-  p.frames, p.stride, p.size = 8, 4, 56
+  """Six classes of UCF101 with the mean over all anchors as the loss."""
+  recipes.ucf6(c)
+  c.cvrl.loss_scale = 1.0
 
 
 def ucf6_supervised(c):
   """The ucf6 network trained with labels from scratch: crops and flips, 40 epochs."""
-  ucf6(c)
+  recipes.ucf6(c)
   c.batch_size, c.epochs, c.data.clips, c.data.interval.law = 64, 40.0, 1, "independent"
   augment.presets.none(c.augment)
   c.augment.flip, c.optim.lr, c.optim.lr_batch = 0.5, 0.1, 64
@@ -117,7 +63,7 @@ VARIANTS = {
   "k400": k400,
   "k600": k600,
   "r3d152x2": r3d152x2,
-  "demo": demo,
+  "demo": recipes.demo,
   "ucf6": ucf6,
   "ucf6_supervised": ucf6_supervised,
 }
