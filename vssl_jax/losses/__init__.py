@@ -1,5 +1,14 @@
-"""Losses: plain functions of embeddings that return `(loss, metrics)`."""
+"""Losses: plain functions of embeddings; those with metrics return `(loss, metrics)`."""
 
+from vssl_jax.losses.byol import negative_cosine
 from vssl_jax.losses.info_nce import info_nce
+from vssl_jax.losses.moco import queue_nce
+from vssl_jax.losses.swav import code_cross_entropy, prototype_statistics
 
-__all__ = ["info_nce"]
+__all__ = [
+  "code_cross_entropy",
+  "info_nce",
+  "negative_cosine",
+  "prototype_statistics",
+  "queue_nce",
+]

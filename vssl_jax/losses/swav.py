@@ -1,0 +1,69 @@
+"""SwAV's loss: predict one clip's prototype code from another clip, and how prototypes are used."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vssl_jax.errors import UserError
+
+
+def code_cross_entropy(
+  scores: jax.Array, codes: jax.Array, temperature: jax.typing.ArrayLike
+) -> jax.Array:
+  """Mean over rows of −Σ_k code_k log softmax(scores / T)_k.
+
+  Caron et al. 2020 (SwAV), eq. 2; one summand of the ρ-study's eq. 3, whose KL divergence differs
+  by the codes' entropy, a constant for the gradient.
+
+  Args:
+    scores: `[N, K]`, cosines of one clip's embeddings and the prototypes, any float type.
+    codes: `[N, K]`, rows that sum to 1, of another clip (`vssl_jax.ops.sinkhorn`); no gradient.
+    temperature: T > 0.
+
+  Returns:
+    float32 scalar in [0, ∞).
+
+  Raises:
+    UserError: shapes differ or aren't `[N, K]`, or the temperature isn't positive.
+  """
+  if scores.ndim != 2 or scores.shape != codes.shape or not scores.shape[0]:
+    raise UserError(
+      f"code_cross_entropy: scores and codes must be [N, K] alike, N > 0; got {scores.shape} "
+      f"and {codes.shape}"
+    )
+  if isinstance(temperature, int | float) and not temperature > 0:
+    raise UserError(f"code_cross_entropy: temperature must be positive; got {temperature}")
+  log_p = jax.nn.log_softmax(_float32(scores) / temperature, axis=1)
+  return -jnp.mean(jnp.sum(_float32(lax.stop_gradient(codes)) * log_p, axis=1))
+
+
+def prototype_statistics(scores: jax.Array) -> dict[str, jax.Array]:
+  """How evenly embeddings spread over the prototypes, from each one's nearest prototype.
+
+  Of the scores, not of the codes: Sinkhorn's codes are even by construction, also where all
+  embeddings crowd around one prototype.
+
+  Args:
+    scores: `[M, K]`, of all clips of a batch.
+
+  Returns:
+    float32 scalars without gradient:
+    prototype_entropy: entropy of the histogram of nearest prototypes, in nats, in
+      [0, log min(M, K)]; 0 where one prototype takes all.
+    prototype_usage: share of the min(M, K) prototypes a batch can reach that are nearest to some
+      embedding, in (0, 1].
+  """
+  m, k = scores.shape
+  nearest = jax.nn.one_hot(jnp.argmax(lax.stop_gradient(scores), axis=1), k, dtype=jnp.float32)
+  share = jnp.mean(nearest, axis=0)
+  used = share > 0
+  return {
+    "prototype_entropy": -jnp.sum(jnp.where(used, share * jnp.log(jnp.where(used, share, 1)), 0)),
+    "prototype_usage": jnp.sum(used, dtype=jnp.float32) / min(m, k),
+  }
+
+
+def _float32(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.result_type(x, jnp.float32))
