@@ -53,6 +53,10 @@ class Store(Protocol):
     """Video number `i` (int64 `[]`), parsed: `image`, `label` and, where known, `frame_rate`."""
     ...
 
+  def name_of(self, i: int) -> str:
+    """The video's own name, "" where it has none."""
+    ...
+
   def describe(self, i: int) -> str:
     """Names video `i` for a message."""
     ...
@@ -182,6 +186,12 @@ class ClipSource:
         yield _public(batch)
     except tf.errors.OpError as e:
       raise self._user_error(e) from None
+
+  @functools.cached_property
+  def video_names(self) -> tuple[str, ...]:
+    """Each video's own name, by its number in the batches; () where the data has no names."""
+    names = tuple(self._store.name_of(int(i)) for i in self.ids)
+    return names if any(names) else ()
 
   def describe(self, video: int) -> str:
     """Names a video (numbered as in the batches) for a message."""

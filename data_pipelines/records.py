@@ -26,6 +26,7 @@ START = "clip/start/timestamp"
 END = "clip/end/timestamp"
 CAPTION = "caption/string"
 
+_CONTEXT_TAG = b"\x0a"  # field 1, length-delimited
 _LISTS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
 
 
@@ -110,6 +111,36 @@ def decode(serialized: bytes) -> Video:
     end=int(_first(context, END, 0)),
     caption=_text(context, CAPTION),
   )
+
+
+def filename_of(head: bytes) -> str | None:
+  """The video's name from a record's first bytes, without its frames.
+
+  Writers put the context before the frames, so that a few kilobytes hold it.
+
+  Args:
+    head: the payload's first bytes.
+
+  Returns:
+    `video/filename` ("" where the record has none), or None where `head` does not hold the whole
+    context: read more, or decode the record.
+  """
+  length, start = 0, 1
+  if head[:1] != _CONTEXT_TAG:
+    return None
+  for shift in range(0, 64, 7):  # the message's length, a varint
+    if start >= len(head):
+      return None
+    length |= (head[start] & 0x7F) << shift
+    start += 1
+    if head[start - 1] < 0x80:
+      break
+  end = start + length
+  if end > len(head):
+    return None
+  message = _sequence_example()()
+  message.ParseFromString(head[:end])
+  return _text({k: _values(v) for k, v in message.context.feature.items()}, FILENAME)
 
 
 def fps_of(context: Mapping[str, Any], num_frames: int) -> float:

@@ -64,6 +64,11 @@ class TfdsStore:
     label = example[self._label] if self._label else -1
     return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
 
+  def name_of(self, i: int) -> str:
+    """TFDS keeps no names of videos."""
+    del i
+    return ""
+
   def describe(self, i: int) -> str:
     """See `Store`."""
     return f"{self._where}: video {i}"

@@ -14,6 +14,8 @@ from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import Features, Graph
 from vssl_jax.errors import UserError
 
+_HEAD = 1 << 12  # bytes that hold a record's context, but for very long captions
+
 
 class RecordReader:
   """Reads any record by its number, within the graph.
@@ -74,11 +76,18 @@ class RecordStore:
     """See `Store`."""
     return parse(self._reader.read(i))
 
+  def name_of(self, i: int) -> str:
+    """The video's name as its record has it, "" where there is none."""
+    file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
+    length = int(self._index.length[i])
+    name = records.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
+    return records.decode(index.read_record(self._index, i)).filename if name is None else name
+
   def describe(self, i: int) -> str:
     """File, byte and, where it can be read, the video's name."""
     file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
     try:
-      name = records.decode(index.read_record(self._index, i)).filename
+      name = self.name_of(i)
     except (UserError, OSError):
       name = ""
     return f"{file}: the record at byte {offset}" + (f" ({name})" if name else "")

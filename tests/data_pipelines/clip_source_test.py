@@ -238,6 +238,7 @@ class TestForeignRecords:
     np.testing.assert_allclose(batch["clips"][:, 0, 0, 0, 0, 1], 16 * batch["video"], atol=3)
     assert (batch["label"] == -1).all()
     assert s.label_names == ()
+    assert s.video_names == ()
 
   def test_spans_in_seconds_need_a_rate(self, tmp_path):
     tiny.write(tmp_path, [tiny.video(v, fps=0.0) for v in range(4)])
@@ -294,6 +295,15 @@ class TestErrors:
   def test_processes_must_divide_the_batch(self, folder):
     with pytest.raises(UserError, match="3 processes"):
       next(load(folder, process=(0, 3)).train_batches())
+
+  def test_video_names_go_by_the_numbers_of_the_batches(self, folder):
+    s = load(folder, fraction=0.5)
+    assert s.video_names == tuple(f"videos/{i}.avi" for i in s.ids)
+    assert 0 < len(s.video_names) < VIDEOS
+
+  def test_a_name_behind_a_long_caption(self, tmp_path):
+    tiny.write(tmp_path, [tiny.video(v, length=4, caption="c" * 9000) for v in range(4)])
+    assert load(tmp_path).video_names == tuple(f"videos/{v}.avi" for v in range(4))
 
   def test_label_names_come_from_the_folder(self, tmp_path):
     tiny.write(tmp_path, [tiny.video()])

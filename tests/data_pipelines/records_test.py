@@ -143,3 +143,21 @@ def test_neither_records_nor_prepare_import_tensorflow():
   root = pathlib.Path(__file__).parents[2]
   out = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
   assert out.stdout == "False False\n"
+
+
+def test_the_name_is_read_from_the_first_bytes():
+  record = records.encode(VIDEO)
+  context = len(record) - sum(map(len, VIDEO.frames)) - 40
+  assert records.filename_of(record) == VIDEO.filename
+  whole = next(n for n in range(len(record)) if records.filename_of(record[:n]) is not None)
+  assert whole <= context + 40
+  assert records.filename_of(record[:whole]) == VIDEO.filename
+  assert all(records.filename_of(record[:n]) is None for n in range(whole))
+
+
+def test_the_name_of_a_foreign_record():
+  frames = {"image/encoded": tf.train.FeatureList(feature=[])}
+  lists = tf.train.FeatureLists(feature_list=frames)
+  bare = tf.train.SequenceExample(context=tf.train.Features(), feature_lists=lists)
+  assert records.filename_of(bare.SerializeToString()) == ""
+  assert records.filename_of(b"\x12\x00") is None  # frames first: decode the record

@@ -122,6 +122,22 @@ def test_random_variables_need_a_batch(setup):
     run.random_variables(config, net, train)
 
 
+def test_recordings_stay_in_one_fold(setup):
+  config, net, variables, train, test = setup
+
+  class Named(run.Cached):
+    video_names = tuple(f"v_Kind_g{v // 2:02d}_c{v % 2:02d}.avi" for v in range(12))
+
+  named = Named(train)
+  groups = [name[: name.index("_c")] for name in Named.video_names]
+  found = run.quick(config, net, variables, named, test, progress="")["logistic"]
+  a, b = (_features(config, net, variables, s) for s in (train, test))
+  given = (a.mean(), a.label, b.mean(), b.label)
+  assert found["C"] == logistic.evaluate(*given, num_classes=3, groups=groups).strength
+  assert "group" in found["C_chosen_by"]
+  assert "group" in run.baselines(config, named, test)["pixels"]["C_chosen_by"]
+
+
 def test_baselines(setup):
   config, _, _, train, test = setup
   found = run.baselines(config, train, test)

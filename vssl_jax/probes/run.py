@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -173,6 +173,7 @@ def quick(
       variables,
       eval_batches(source, config),
       mesh=mesh,
+      names=getattr(source, "video_names", ()),
       progress=progress and f"{progress}, {split}",
       total=source.num_videos,
     )
@@ -180,7 +181,8 @@ def quick(
   train = extract(source_train, config.data.train_split)
   test = extract(source_eval, config.data.eval_split)
   seconds = time.perf_counter() - start
-  fitted = _fit(config, source_train, train.mean(), train.label, test.mean(), test.label)
+  given = (train.mean(), train.label, test.mean(), test.label)
+  fitted = _fit(config, source_train, *given, names=train.names)
   neighbours = retrieval.evaluate(train.mean(), train.label, test.mean(), test.label)
   if picture is not None:
     _write_classes(picture, "logistic regression", fitted.accuracy, source_eval.label_names)
@@ -210,9 +212,12 @@ def baselines(config: ConfigDict, source_train: Source, source_eval: Source) -> 
   middle = (e.clips // 2) * e.crops + e.crops // 2
   train = baselines_lib.collect(eval_batches(source_train, config), middle)
   test = baselines_lib.collect(eval_batches(source_eval, config), middle)
+  names = getattr(source_train, "video_names", ())
+  names = [names[v] for v in train["video"]] if names else ()
   result = {}
   for name in baselines_lib.BASELINES:
-    fitted = _fit(config, source_train, train[name], train["label"], test[name], test["label"])
+    given = (train[name], train["label"], test[name], test["label"])
+    fitted = _fit(config, source_train, *given, names=names)
     result[name] = fitted.summary() | {"numbers": train[name].shape[1]}
   return result
 
@@ -310,6 +315,7 @@ def _fit(
   train_label: np.ndarray,
   test: np.ndarray,
   test_label: np.ndarray,
+  names: Sequence[str],
 ) -> logistic.Result:
   return logistic.evaluate(
     train,
@@ -317,7 +323,7 @@ def _fit(
     test,
     test_label,
     num_classes=len(source_train.label_names),
-    groups=logistic.recordings(getattr(source_train, "video_names", ())),
+    groups=logistic.recordings(names),
     seed=config.seed,
   )
 
