@@ -7,8 +7,10 @@ Only the sampled frames are decoded. Nothing is ever downloaded from here.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,22 @@ from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import IMAGE, LABEL, Features, Graph
 from data_pipelines.tfrecord_source import RecordReader
 from vssl_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Without the deprecation warnings that TFDS draws upon itself, and its progress bars."""
+  loggers = (logging.get_absl_logger(), tf.get_logger())
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel("ERROR")
+  tfds.disable_progress_bar()
+  try:
+    yield
+  finally:
+    tfds.enable_progress_bar()
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
 
 
 class TfdsStore:
@@ -60,7 +78,8 @@ class TfdsStore:
   def read(self, parse: Callable[[tf.Tensor], Features] | None, i: tf.Tensor) -> Features:
     """See `Store`; `parse` is not used."""
     record = self._records.read(i)
-    example = self._features.deserialize_example(record, decoders=self._decoders)
+    with _quiet():
+      example = self._features.deserialize_example(record, decoders=self._decoders)
     label = example[self._label] if self._label else -1
     return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
 
@@ -124,9 +143,10 @@ def _digits(data: Any) -> tfds.core.DatasetBuilder:
 
   builder = opened()
   if not builder.info.splits:
-    logging.info("Making the digits data set in %s.", builder.data_dir)
+    print(f"Making the digits data set in {builder.data_dir}, once.", flush=True)
     try:
-      builder.download_and_prepare()
+      with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
     except Exception:
       builder = opened()
       if not builder.info.splits:  # else another process was faster

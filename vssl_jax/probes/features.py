@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -151,7 +152,10 @@ def extract(
     UserError: the batches hold no video.
   """
   quiet = not progress or jax.process_index() > 0
-  bar = tqdm.tqdm(desc=progress, total=total or None, unit=" videos", disable=quiet)
+  pause = 0.2 if sys.stderr.isatty() else 15.0  # seconds between lines: a log keeps them all
+  bar = tqdm.tqdm(
+    desc=progress, total=total or None, unit=" videos", disable=quiet, mininterval=pause
+  )
   parts = []
   with bar:
     for outputs, rows in forward(apply, variables, batches, mesh=mesh, chunk=chunk):
