@@ -86,16 +86,26 @@ def augment() -> ConfigDict:
 def encoder() -> ConfigDict:
   """Fields of `config.encoder`."""
   c = ConfigDict()
-  c.name = "r3d"
-  c.depth = 50  # 18 | 50 | 101 | 152
+  c.name = "r3d"  # r3d | slow | c2d | slowfast | r2plus1d | r3d_torchvision | s3dg | vit
+  c.depth = (
+    0  # 0: the first of: r3d, slow, c2d, slowfast 50 | 18 | 101 | 152; torchvision's 18; vit 12
+  )
   c.width = 1.0  # channel multiplier; 0.25 starts at 16 channels
   c.dtype = "bfloat16"  # compute; parameters, statistics and losses stay float32
   c.bn_momentum = 0.9  # new = momentum · old + (1 − momentum) · batch
   c.bn_epsilon = 1e-5
   c.bn_groups = 1  # 1: statistics over the global batch; G: over each of G equal groups
   c.remat = False  # recompute blocks in the backward pass
-  c.temporal = True  # False: every temporal kernel is 1 (single frames, inflated later)
+  c.temporal = (
+    True  # False: every temporal kernel is 1 (r3d and slow; single frames, inflated later)
+  )
   c.conv = "auto"  # lowering of the 3-D convolutions, see models/conv.py
+  c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) a frame of the slow one
+  c.beta = 8  # slowfast: channels of the slow pathway a channel of the fast one
+  c.lateral = 7  # slowfast: temporal kernel of the lateral connections; 5 in the paper
+  c.gating = True  # s3dg: False is S3D
+  c.size = "B"  # vit: S | B
+  c.tubelet = (2, 16, 16)  # vit: frames, rows and columns of a token
   return c
 
 
@@ -104,6 +114,7 @@ def head() -> ConfigDict:
   c = ConfigDict()
   c.hidden = (2048, 2048, 2048)
   c.out = 128
+  c.bn = True  # batch norm after each hidden layer
   c.bn_momentum = 0.997
   c.bn_groups = 1
   return c
@@ -145,6 +156,7 @@ def base(method: str) -> ConfigDict:
   c.batch_size = 1024  # videos a step, over all devices
   c.epochs = 200.0
   c.steps = 0  # overrides epochs when positive
+  c.steps_per_epoch = 0  # filled in from the data
   c.accumulate = 1  # micro-batches a step
   c.data = data()
   c.augment = augment()
@@ -186,6 +198,18 @@ def base(method: str) -> ConfigDict:
   c.distributed.processes = 1
   c.distributed.index = 0
   return c
+
+
+def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+  """Steps of the whole run: `config.steps`, or `config.epochs` of whole batches.
+
+  Raises:
+    UserError: neither is positive.
+  """
+  steps = config.steps or round(config.epochs * steps_per_epoch)
+  if steps <= 0:
+    raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
+  return steps
 
 
 def to_json(config: ConfigDict) -> str:

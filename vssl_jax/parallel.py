@@ -80,14 +80,35 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def shardings(mesh: Mesh, specs: Tree) -> Tree:
+  """The shardings that a tree of PartitionSpecs names."""
+  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
+
+
+def put(mesh: Mesh, tree: Tree, specs: Tree) -> Tree:
+  """Equal host or device arrays of every process become global arrays, laid out by `specs`.
+
+  Args:
+    mesh: all devices.
+    tree: whole arrays.
+    specs: PartitionSpecs in the shape of `tree` or of its upper part (a prefix).
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings(mesh, specs))
+
+  def one(sharding: NamedSharding, x: Any) -> jax.Array:
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
+
+  return jax.tree.map(
+    lambda sharding, part: jax.tree.map(lambda x: one(sharding, x), part),
+    shardings(mesh, specs), tree,
+  )  # fmt: skip
+
+
 def put_replicated(mesh: Mesh, tree: Tree) -> Tree:
   """Equal host or device arrays of every process become replicated global arrays."""
-  sharding = replicated(mesh)
-  if jax.process_count() == 1:
-    return jax.device_put(tree, sharding)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]), tree
-  )
+  return put(mesh, tree, PartitionSpec())
 
 
 def over_pairs(

@@ -40,7 +40,7 @@ class TrainState:
 def init(
   method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
 ) -> TrainState:
-  """The state before the first step, replicated over the mesh, the same for any mesh."""
+  """The state before the first step, laid out over the mesh, the same for any mesh."""
 
   def create() -> TrainState:
     params, state = method.init(jax.random.key(seed), method.example(min(2, batch_size)))
@@ -49,7 +49,13 @@ def init(
 
   # Run once: on CPU optimising its code takes longer than it saves.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  return jax.jit(create, out_shardings=parallel.replicated(mesh), compiler_options=options)()
+  return jax.jit(create, out_shardings=_layout(method, mesh), compiler_options=options)()
+
+
+def _layout(method: Method, mesh: Mesh) -> TrainState:
+  """A copy of everything on each device, but for the method's state where it says otherwise."""
+  whole = parallel.replicated(mesh)
+  return TrainState(whole, whole, whole, parallel.shardings(mesh, method.state_spec), whole)
 
 
 def step_keys(seed: int, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -64,6 +70,11 @@ def _select(gate: Any, new: Any, old: Any) -> Any:
   if isinstance(gate, (bool, jax.Array)):
     return jax.tree.map(lambda a, b: jnp.where(gate, a, b), new, old)
   return jax.tree.map(lambda g, a, b: jnp.where(g, a, b), gate, new, old)
+
+
+def _spread(gate: Any, params: Any) -> Any:
+  """A prefix of the parameters' tree as a whole one."""
+  return jax.tree.map(lambda g, part: jax.tree.map(lambda _: g, part), gate, params)
 
 
 def make_step(
@@ -83,7 +94,7 @@ def make_step(
     rate: learning rate by update, for the log only; `tx` applies its own.
     seed: of all random draws.
     accumulate: micro-batches a step.
-    mesh: state replicated over it, batches split by its axis.
+    mesh: state laid out over it, batches split by its axis.
 
   Returns:
     (state, batch) -> (state, metrics); metrics are float32 scalars (and `embeddings`), among
@@ -100,6 +111,7 @@ def make_step(
     gate = method.gate(train.method, train.step) if method.gate else True
     whole = isinstance(gate, (bool, jax.Array))
     if not whole:
+      gate = _spread(gate, train.params)
       grads = _select(gate, grads, jax.tree.map(jnp.zeros_like, grads))
     updates, optim = tx.update(grads, train.optim, train.params)
     if not whole:
@@ -111,8 +123,9 @@ def make_step(
       optim = jax.tree.map(lambda g, a, b: jnp.where(g, a, b), slots, optim, train.optim)
     params = optax.apply_updates(train.params, updates)
     moved_params, moved_state = method.after_update(params, state, train.updates + 1)
-    if whole and gate is not True:
+    if gate is not True:
       moved_params = _select(gate, moved_params, train.params)
+    if whole and gate is not True:
       moved_state = _select(gate, moved_state, state)
       optim = _select(gate, optim, train.optim)
     opened = jnp.asarray(gate, jnp.int32) if whole else jnp.ones((), jnp.int32)
@@ -129,11 +142,11 @@ def make_step(
     new = TrainState(train.step + 1, train.updates + opened, moved_params, moved_state, optim)
     return new, scalars
 
-  state_sharding, batch_sharding = parallel.replicated(mesh), parallel.split(mesh)
+  layout = _layout(method, mesh)
   return jax.jit(
     advance,
-    in_shardings=(state_sharding, batch_sharding),
-    out_shardings=(state_sharding, state_sharding),
+    in_shardings=(layout, parallel.split(mesh)),
+    out_shardings=(layout, parallel.replicated(mesh)),
     # Host arrays may alias device buffers on CPU while a checkpoint is being written.
     donate_argnums=() if jax.default_backend() == "cpu" else (0,),
   )

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import optim, parallel
 from vssl_jax import step as step_lib
+from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
 from vssl_jax.methods.base import Method
@@ -55,18 +56,6 @@ class NonFiniteError(FloatingPointError):
   """The loss or the gradient is not finite; the message names step and metric."""
 
 
-def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
-  """Steps of the whole run: `config.steps`, or `config.epochs` of whole batches.
-
-  Raises:
-    UserError: neither is positive.
-  """
-  steps = config.steps or round(config.epochs * steps_per_epoch)
-  if steps <= 0:
-    raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
-  return steps
-
-
 def train(
   config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
   *, allow_config_change: bool = False, tensorboard: bool = True,
@@ -91,8 +80,13 @@ def train(
   """
   parallel.check_batch(config.batch_size, config.accumulate, mesh)
   total = total_steps(config, source.steps_per_epoch)
+  if method.idle_steps >= total:
+    raise UserError(
+      f"the run has {total} steps and {config.method} updates nothing in its first "
+      f"{method.idle_steps}: make config.epochs larger, or what is filled first smaller."
+    )
   rate = optim.schedule(
-    optim.peak_lr(config.optim, config.batch_size), total,
+    optim.peak_lr(config.optim, config.batch_size), total - method.idle_steps,
     config.optim.warmup_epochs * source.steps_per_epoch, config.optim.final_lr,
   )  # fmt: skip
   tx = optim.build(config.optim, rate)
@@ -146,8 +140,10 @@ class _Loop:
     for step in range(start + 1, self.total + 1):
       if self.method.refresh and (step - 1) % self.source.steps_per_epoch == 0:
         params, method_state = self.method.refresh(state.params, state.method, self.source)
-        placed = parallel.put_replicated(self.mesh, (params, method_state))
-        state = state.replace(params=placed[0], method=placed[1])
+        state = state.replace(
+          params=parallel.put_replicated(self.mesh, params),
+          method=parallel.put(self.mesh, method_state, self.method.state_spec),
+        )
       asked = time.perf_counter()
       batch = self._device_batch(next(batches))
       pause = time.perf_counter() - asked

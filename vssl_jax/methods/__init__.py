@@ -25,6 +25,18 @@ def load(name: str) -> types.ModuleType:
 
 
 def resolve(config: ConfigDict, source: Any) -> ConfigDict:
-  """The config with what the method takes from the data filled in (a number of classes, say)."""
+  """The config with what comes from the data filled in.
+
+  That is the length of an epoch, and what the method itself takes (a number of classes, say).
+
+  Args:
+    config: any.
+    source: the training split; None fills in nothing.
+  """
+  steps = getattr(source, "steps_per_epoch", 0)
+  if steps:
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.steps_per_epoch = steps
   module = load(config.method)
   return module.resolve(config, source) if hasattr(module, "resolve") else config

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import grad_cache
@@ -18,6 +19,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = tuple[jax.Array, tuple[State, Metrics]]
 Variables = dict[str, Any]
+_WHOLE = PartitionSpec()
 
 
 def _same(params: Params, state: State, step: jax.Array) -> tuple[Params, State]:
@@ -45,10 +47,15 @@ class Method:
     grads: (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients), for a
       method that computes its own (clip by clip, say).
     gate: (state, step) -> True to update, False to leave parameters, optimiser and schedule
-      as they are, or a tree of booleans like the parameters (frozen subsets).
+      as they are, or a tree of booleans for parts of the parameters (frozen subsets): like them,
+      or a prefix such as {"encoder": True, "prototypes": step > 10}.
     after_update: (params, state, updates) -> (params, state) after each applied update
       (momentum encoders); `updates` counts them, from 1.
     refresh: (params, state, source) -> (params, state) on the host, before each epoch.
+    state_spec: how the state lies on the devices: PartitionSpecs in the shape of the state, or of
+      its upper part (a prefix). A whole copy on each by default.
+    idle_steps: steps at the start for which the gate stays shut: the schedules are that much
+      shorter, and end with the run.
 
   Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
   loop computes collapse statistics when it logs.
@@ -64,6 +71,8 @@ class Method:
   gate: Callable[[State, jax.Array], Any] | None = None
   after_update: Callable[[Params, State, jax.Array], tuple[Params, State]] = _same
   refresh: Callable[[Params, State, Any], tuple[Params, State]] | None = None
+  state_spec: Any = _WHOLE
+  idle_steps: int = 0
 
   def example(self, n: int) -> Batch:
     """A batch of n zero videos, for `init` and shape evaluation."""
@@ -83,6 +92,11 @@ def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss,
     UserError: the method's loss cannot be accumulated.
   """
   if method.grads is not None:
+    if accumulate > 1:
+      raise UserError(
+        f"config.accumulate is {accumulate}: this method takes its gradients clip by clip; use "
+        "config.accumulate=1."
+      )
     return method.grads
   if method.embed is None:
     if accumulate > 1:

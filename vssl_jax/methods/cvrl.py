@@ -8,19 +8,17 @@ and InfoNCE pulls a video's two clips together among all 2N:
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models, parallel
+from vssl_jax import augment, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import info_nce
+from vssl_jax.methods import network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
-from vssl_jax.models import heads
 
 Embeddings = jax.Array  # [N, 2, D]
 
@@ -57,11 +55,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     raise UserError(f"config.data.clips is {config.data.clips}: CVRL contrasts 2 clips a video.")
   if config.cvrl.temperature <= 0:
     raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
-  encoder = models.build_encoder(config.encoder)
-  head = heads.ProjectionHead(
-    tuple(config.head.hidden), config.head.out, config.head.bn_momentum,
-    bn_groups=config.head.bn_groups, dtype=models.DTYPES[config.encoder.dtype],
-  )  # fmt: skip
+  net = network.build(config)
   transform = augment.build(config.augment, config.data.size)
   contrast = parallel.over_pairs(
     lambda a, b, axis: info_nce(
@@ -71,20 +65,15 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   )
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
-    encoder_rng, head_rng = jax.random.split(rng)
-    clips = batch["clips"][:, 0].astype(jnp.float32)
-    encoder_vars = encoder.init(encoder_rng, clips, train=True)
-    head_vars = head.init(head_rng, jnp.zeros((2, encoder.features_dim)), train=True)
-    params = {"encoder": encoder_vars["params"], "head": head_vars["params"]}
-    return params, State(encoder_vars["batch_stats"], head_vars.get("batch_stats", {}))
+    params, stats = net.init(rng, batch["clips"][:, 0])
+    return params, State(**stats)
 
   def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
     clips = transform(batch["key"], batch["clips"])  # [N, 2, T, H, W, C]
     n, views = clips.shape[:2]
     x = clips.reshape(n * views, *clips.shape[2:])  # both views share the statistics
-    x, stats = _train(encoder, params["encoder"], state.encoder, x)
-    z, head_stats = _train(head, params["head"], state.head, x)
-    return z.reshape(n, views, -1), State(stats, head_stats)
+    z, stats = net(params, {"encoder": state.encoder, "head": state.head}, x)
+    return z.reshape(n, views, -1), State(**stats)
 
   def objective(
     params: Params, state: State, z: Embeddings, batch: Batch, rng: jax.Array, step: jax.Array
@@ -100,9 +89,3 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   d = config.data
   clip = jax.ShapeDtypeStruct((2, d.frames, d.size, d.size, 3), jnp.uint8)
   return Method(init, encoder_variables, {"clips": clip}, embed=embed, objective=objective)
-
-
-def _train(module: Any, params: Params, stats: Variables, x: jax.Array) -> tuple[Any, Variables]:
-  variables = {"params": params, "batch_stats": stats}
-  y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
-  return y, updated.get("batch_stats", stats)

@@ -14,7 +14,7 @@ glorot_uniform = nn.initializers.glorot_uniform()
 class ProjectionHead(nn.Module):
   """(Dense with bias → BN → ReLU) for each hidden width, then Dense with bias.
 
-  CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1.
+  CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1. Without `bn` it is MoCo's.
   """
 
   hidden: tuple[int, ...] = (2048, 2048, 2048)
@@ -23,15 +23,17 @@ class ProjectionHead(nn.Module):
   bn_epsilon: float = 1e-5
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
+  bn: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalised."""
     for i, width in enumerate(self.hidden):
       x = nn.Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=f"dense_{i}")(x)
-      x = BatchNorm(
-        self.bn_momentum, self.bn_epsilon, self.bn_groups, dtype=self.dtype, name=f"norm_{i}"
-      )(x, train)
+      if self.bn:
+        x = BatchNorm(
+          self.bn_momentum, self.bn_epsilon, self.bn_groups, dtype=self.dtype, name=f"norm_{i}"
+        )(x, train)
       x = nn.relu(x)
     x = nn.Dense(self.out, dtype=self.dtype, kernel_init=glorot_uniform, name="out")(x)
     return x.astype(jnp.float32)
