@@ -1,0 +1,66 @@
+"""The network that contrastive methods share: encoder, then projection head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vssl_jax import models
+from vssl_jax.methods.base import Params, Variables
+from vssl_jax.models import heads
+
+Stats = Variables  # running statistics by module, the `batch_stats` collections
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Encoder and head; their parameters and statistics sit under `encoder` and `head`."""
+
+  encoder: nn.Module
+  head: nn.Module
+
+  def init(self, rng: jax.Array, clips: jax.Array) -> tuple[Params, Stats]:
+    """Parameters and running statistics, from clips `[N, T, H, W, C]` of which shape counts."""
+    encoder_rng, head_rng = jax.random.split(rng)
+    encoder = self.encoder.init(encoder_rng, clips.astype(jnp.float32), train=True)
+    head = self.head.init(head_rng, jnp.zeros((2, self.encoder.features_dim)), train=True)
+    return (
+      {"encoder": encoder["params"], "head": head["params"]},
+      {"encoder": encoder.get("batch_stats", {}), "head": head.get("batch_stats", {})},
+    )
+
+  def __call__(self, params: Params, stats: Stats, clips: jax.Array) -> tuple[jax.Array, Stats]:
+    """Training mode: clips float `[N, T, H, W, C]` to embeddings `[N, D]`, not normalised."""
+    x, encoder = train(self.encoder, params["encoder"], stats["encoder"], clips)
+    z, head = train(self.head, params["head"], stats["head"], x)
+    return z, {**stats, "encoder": encoder, "head": head}
+
+  def encoder_variables(self, params: Params, stats: Stats) -> Variables:
+    """What probes and exports take of it."""
+    return {"params": params["encoder"], "batch_stats": stats["encoder"]}
+
+
+def build(config: ConfigDict) -> Network:
+  """The network that `config.encoder` and `config.head` describe."""
+  return Network(models.build_encoder(config.encoder), mlp(config, config.head.hidden))
+
+
+def mlp(config: ConfigDict, hidden: tuple[int, ...]) -> heads.ProjectionHead:
+  """An MLP with the given hidden widths; output, batch norm and type as `config.head` says."""
+  h = config.head
+  return heads.ProjectionHead(
+    tuple(hidden), h.out, h.bn_momentum, bn_groups=h.bn_groups, bn=h.get("bn", True),
+    dtype=models.DTYPES[config.encoder.dtype],
+  )  # fmt: skip
+
+
+def train(module: nn.Module, params: Params, stats: Stats, x: jax.Array) -> tuple[Any, Stats]:
+  """A module's output in training mode, and its running statistics after."""
+  variables = {"params": params, "batch_stats": stats}
+  y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+  return y, updated.get("batch_stats", stats)
