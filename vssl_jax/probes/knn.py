@@ -41,7 +41,7 @@ def weighted_knn(
     float32 `[Q, C]`, shares of the vote; rows sum to 1.
 
   Raises:
-    UserError: no video has a label, a label is not below C, k or T isn't positive, or widths differ.
+    UserError: no video has a label, a label is not below C, or k or T isn't positive.
   """
   labels = np.asarray(labels)
   known = labels >= 0
