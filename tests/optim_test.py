@@ -82,6 +82,30 @@ def test_lars_scales_by_trust_inside_and_rate_after_momentum():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
 
 
+def test_lars_leaves_what_has_no_gradient_or_no_weight():
+  """As PySlowFast: no decay where the gradient is 0, the plain gradient where the weight is."""
+  tx = optim.scale_by_trust(0.1)
+  params = {"still": jnp.ones((2, 2)), "empty": jnp.zeros((2, 2))}
+  grads = {"still": jnp.zeros((2, 2)), "empty": jnp.full((2, 2), 3.0)}
+  updates, _ = tx.update(grads, tx.init(params), params)
+  jax.tree.map(np.testing.assert_array_equal, updates, grads)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_decay_of_biases_leaves_batch_norm_alone(name):
+  tx = optim.build(
+    _settings(name=name, weight_decay=0.1, decay_bias=True, momentum=0.0), lambda i: 1.0
+  )
+  params = jax.tree.map(
+    jnp.asarray, _params() | {"norm": {"scale": np.ones(5), "bias": np.ones(5)}}
+  )
+  still = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(still, tx.init(params), params)
+  want = jax.tree.map(lambda w: -0.1 * w, params)
+  want["norm"] = still["norm"]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, want)
+
+
 def test_adamw_equals_optax():
   rate = optim.schedule(0.1, 10, 0)
   tx = optim.build(_settings(name="adamw", weight_decay=0.1), rate)
@@ -106,6 +130,40 @@ def test_schedule_closed_form():
   np.testing.assert_allclose([float(rate(t)) for t in range(101)], want, rtol=1e-6, atol=1e-7)
   assert float(rate(0)) == 0.0
   np.testing.assert_allclose(float(rate(1000)), 0.2, rtol=1e-6)
+
+
+def test_warm_up_may_start_above_zero():
+  """PySlowFast: 0.001 a shard of 64 videos, 35 of 200 epochs; eight shards."""
+  c = _settings(lr=0.4, lr_batch=512, warmup_lr=0.008)
+  rate = optim.learning_rate(c, 256, 2000, 350)
+  top = 0.2 * 0.5 * (1 + np.cos(np.pi * 350 / 2000))
+  want = [0.004 + (top - 0.004) * t / 350 for t in (0, 1, 100, 349)] + [top]
+  np.testing.assert_allclose([float(rate(t)) for t in (0, 1, 100, 349, 350)], want, rtol=1e-5)
+  np.testing.assert_allclose(
+    float(optim.learning_rate(c, 512, 10, 0)(0)), 0.4, rtol=1e-6
+  )  # no warm-up, no start
+
+
+def test_description_says_the_effective_values():
+  shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, _params()))
+  c = _settings(
+    name="lars", lr=4.8, lr_batch=512, warmup_lr=0.008, nesterov=True, weight_decay=1e-6
+  )
+  text = optim.describe(c, 256, 2000, 350, shapes)
+  top = 2.4 * 0.5 * (1 + np.cos(np.pi * 350 / 2000))
+  for part in (
+    "lars: momentum 0.9 nesterov; 2,000 updates of 256 videos",
+    "2.4 = 4.8 x 256 / 512",
+    f"350 updates from 0.004 to {top:.4g}",
+    "decay 1e-06 on 1 tensors (60 parameters), none on 2 tensors (10 parameters)",
+  ):
+    assert part in text
+  assert "as long as the run" not in text
+  assert "as long as the run" in optim.describe(c, 256, 350, 350)
+  plain = optim.describe(_settings(warmup_epochs=0.0, clip_norm=1.5), 1024, 10, 0)
+  assert "warm-up" not in plain
+  assert "tensors" not in plain
+  assert "gradient norm up to 1.5" in plain
 
 
 def test_published_cvrl_schedule():

@@ -128,8 +128,10 @@ def optim() -> ConfigDict:
   c.lr_batch = 1024  # the rate is scaled by batch_size / lr_batch
   c.momentum = 0.9
   c.nesterov = False
-  c.weight_decay = 1e-6  # on kernels only
+  c.weight_decay = 1e-6  # on kernels; with lars on all tensors of two or more axes
+  c.decay_bias = False  # sgd, adamw: on the biases of layers too, as PySlowFast's SGD
   c.warmup_epochs = 5.0
+  c.warmup_lr = 0.0  # rate of the warm-up's first update, at `lr_batch` videos
   c.final_lr = 0.0  # share of the peak left at the end of the cosine
   c.clip_norm = 0.0  # global gradient norm bound; 0 = none
   return c

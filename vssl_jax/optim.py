@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 
 def is_kernel(path: tuple[Any, ...], _: Any = None) -> bool:
   """Whether a parameter's own name is `kernel`: what weight decay applies to."""
-  return str(getattr(path[-1], "key", path[-1])) == "kernel"
+  return _name(path) == "kernel"
 
 
 def kernels(params: Params) -> Params:
@@ -27,22 +28,49 @@ def kernels(params: Params) -> Params:
   return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
+def decayed(config: ConfigDict, params: Params) -> Params:
+  """A tree of booleans, true at what `config.optim` applies weight decay to.
+
+  LARS: tensors of two or more axes. SGD and AdamW: kernels, and with `decay_bias` the biases of
+  layers, which PySlowFast's SGD decays. Batch norm's parameters never.
+  """
+  if config.name == "lars":
+    return jax.tree.map(lambda w: len(w.shape) >= 2, params)
+
+  # A normalisation's bias has a scale beside it.
+  flat, tree = jax.tree_util.tree_flatten_with_path(params)
+  norms = {path[:-1] for path, _ in flat if _name(path) == "scale"}
+
+  def one(path: tuple[Any, ...]) -> bool:
+    bias = config.decay_bias and _name(path) == "bias" and path[:-1] not in norms
+    return is_kernel(path) or bias
+
+  return jax.tree.unflatten(tree, [one(path) for path, _ in flat])
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return str(getattr(path[-1], "key", path[-1]))
+
+
 def peak_lr(config: ConfigDict, batch_size: int) -> float:
   """The linear scaling rule, `lr · batch_size / lr_batch`."""
   return config.lr * batch_size / config.lr_batch
 
 
-def schedule(peak: float, total: int, warmup: float, final: float = 0.0) -> Schedule:
+def schedule(
+  peak: float, total: int, warmup: float, final: float = 0.0, start: float = 0.0
+) -> Schedule:
   """Half-cosine over all updates with a linear warm-up that meets it.
 
   The cosine is not restarted after the warm-up: both codes (TF Garden's CVRL, PySlowFast)
-  warm up linearly from 0 to the cosine's value at the end of the warm-up.
+  warm up linearly to the cosine's value at the end of the warm-up, the first from 0.
 
   Args:
     peak: the cosine's value at update 0.
     total: updates over the whole run.
     warmup: updates of the warm-up.
     final: share of `peak` left at the end.
+    start: the rate of update 0, where there is a warm-up.
 
   Returns:
     A function from the update's number to the learning rate, float32.
@@ -54,9 +82,23 @@ def schedule(peak: float, total: int, warmup: float, final: float = 0.0) -> Sche
 
   def rate(step: jax.Array | int) -> jax.Array:
     ramp = jnp.asarray(step, jnp.float32) / max(warmup, 1.0)
-    return jnp.where(step < warmup, ramp * cosine(warmup), cosine(step))
+    rising = start + ramp * (cosine(warmup) - start)
+    return jnp.where(step < warmup, rising, cosine(step))
 
   return rate
+
+
+def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float) -> Schedule:
+  """The schedule that `config.optim` describes.
+
+  Args:
+    config: `config.optim`.
+    batch_size: videos an update, which scale the peak and the warm-up's start alike.
+    total: updates over the whole run.
+    warmup: updates of the warm-up.
+  """
+  start = config.warmup_lr * batch_size / config.lr_batch
+  return schedule(peak_lr(config, batch_size), total, warmup, config.final_lr, start)
 
 
 def scale_by_trust(
@@ -65,8 +107,9 @@ def scale_by_trust(
   """LARS's layer-wise rate with the weight decay inside, for tensors of two or more axes.
 
   g ← (g + wd·w) · c·‖w‖ / (‖g‖ + wd·‖w‖ + ε), as PySlowFast computes it; batch-norm
-  parameters, biases and other one-dimensional ones pass unchanged, without decay. The
-  learning rate comes after the momentum, unlike `optax.lars`.
+  parameters, biases and other one-dimensional ones pass unchanged, without decay, and so
+  does a tensor without gradient or without weight. The learning rate comes after the
+  momentum, unlike `optax.lars`.
   """
 
   def update(updates: Params, state: optax.EmptyState, params: Params) -> tuple[Params, Any]:
@@ -75,8 +118,7 @@ def scale_by_trust(
         return g
       wn, gn = jnp.linalg.norm(w.astype(jnp.float32)), jnp.linalg.norm(g.astype(jnp.float32))
       ratio = coefficient * wn / (gn + weight_decay * wn + epsilon)
-      ratio = jnp.where((wn > 0) & (gn > 0), ratio, 1.0)
-      return (g + weight_decay * w) * ratio
+      return jnp.where((wn > 0) & (gn > 0), (g + weight_decay * w) * ratio, g)
 
     return jax.tree.map(one, updates, params), state
 
@@ -89,11 +131,12 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
   Raises:
     UserError: an unknown name or a value out of range.
   """
-  for field in ("lr", "weight_decay", "warmup_epochs", "clip_norm"):
+  for field in ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "clip_norm"):
     if config[field] < 0:
       raise UserError(f"config.optim.{field} is {config[field]}: it must not be negative.")
   clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-  decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+  mask = functools.partial(decayed, config)
+  decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
   momentum = optax.trace(config.momentum, nesterov=config.nesterov)
   chains = {
     "sgd": [decay, momentum],
@@ -103,3 +146,58 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
   if config.name not in chains:
     raise UserError(f"config.optim.name is {config.name!r}: choose one of {', '.join(chains)}.")
   return optax.chain(*clip, *chains[config.name], optax.scale_by_learning_rate(rate))
+
+
+def describe(
+  config: ConfigDict, batch_size: int, total: int, warmup: float, params: Params | None = None
+) -> str:
+  """The effective values of a run, for its first lines of output.
+
+  Args:
+    config: `config.optim`.
+    batch_size: videos an update.
+    total: updates over the whole run.
+    warmup: updates of the warm-up.
+    params: arrays or their shapes; None leaves out what is counted.
+
+  Returns:
+    Lines without a newline at the end.
+  """
+  rate = learning_rate(config, batch_size, total, warmup)
+  momentum = f"momentum {config.momentum:g}{' nesterov' if config.nesterov else ''}"
+  kind = f"b1 {config.momentum:g}" if config.name == "adamw" else momentum
+  clip = f", gradient norm up to {config.clip_norm:g}" if config.clip_norm > 0 else ""
+  lines = [
+    f"Optimiser {config.name}: {kind}{clip}; {total:,} updates of {batch_size:,} videos",
+    f"  learning rate {peak_lr(config, batch_size):.4g} = {config.lr:g} x {batch_size} / "
+    f"{config.lr_batch}, half-cosine to {float(rate(total)):.4g}",
+  ]
+  if warmup > 0:
+    lines.append(
+      f"  warm-up over {warmup:,.0f} updates from {float(rate(0)):.4g} to "
+      f"{float(rate(math.ceil(warmup))):.4g}"
+    )
+    if warmup >= total:
+      lines.append(
+        "  the warm-up is as long as the run, so the rate stays far below its peak: lower "
+        "config.optim.warmup_epochs"
+      )
+  lines.append(f"  weight decay {config.weight_decay:g}{_shares(config, params)}")
+  return "\n".join(lines)
+
+
+def _shares(config: ConfigDict, params: Params | None) -> str:
+  if params is None:
+    return ""
+  mask = jax.tree.leaves(decayed(config, params))
+  sizes = [math.prod(w.shape) for w in jax.tree.leaves(params)]
+  counts = [
+    f"{sum(yes is kept for yes in mask):,} tensors "
+    f"({sum(n for n, yes in zip(sizes, mask, strict=True) if yes is kept):,} parameters)"
+    for kept in (True, False)
+  ]
+  if config.name == "lars":
+    rest = "batch norm and all else of one dimension, without LARS's layer-wise rate too"
+  else:
+    rest = "batch norm and all else that is no kernel" + " or bias" * config.decay_bias
+  return f" on {counts[0]}, none on {counts[1]}: {rest}"
