@@ -23,7 +23,10 @@ def _main(*args):
     ([], "--config is missing"),
     (["--config=configs/cvrl.py:demoo"], "no variant 'demoo' of cvrl; there are k400, k600"),
     (["--config=configs/cvrl.py:demo,foo"], "no change 'foo' of cvrl; there are uniform"),
-    (["--config=configs/cvrl.py:demo", "--config.optim.lrr=3"], 'Did you mean "lr"'),
+    (
+      ["--config=configs/cvrl.py:demo", "--config.optim.lrr=3"],
+      "error: the config has no field 'lrr'. Did you mean \"lr\"",
+    ),
     (["--config=configs/none.py"], "configs/none.py"),
     (["--config=configs/cvrl.py"], "python -m data_pipelines.prepare"),
     (["configs/cvrl.py"], "did you mean --config=configs/cvrl.py?"),
