@@ -31,6 +31,8 @@ LOWERINGS = ("auto", "lax", "fold", "cpu")
 
 # Keras' "VarianceScaling": scale 1.0, fan-in, truncated normal.
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+# PySlowFast's and torchvision's "MSRA": He et al., ICCV 2015, by the fan-out.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv3d(

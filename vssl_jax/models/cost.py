@@ -10,8 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vssl_jax.models.attention import Attend
 from vssl_jax.models.conv import Conv
 from vssl_jax.models.norm import BatchNorm
+
+LAYERS = (Conv, BatchNorm, nn.Dense, nn.LayerNorm, Attend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +23,10 @@ class Cost:
 
   Attributes:
     parameters: trainable numbers.
-    macs: multiply-adds of convolutions and dense layers; published "GFLOPs" of video networks
-      are these. Training costs three times as many, and a multiply-add is two FLOPs.
-    activation_bytes: outputs of convolutions, batch norms and dense layers, which the backward
-      pass reads when nothing is recomputed.
+    macs: multiply-adds of convolutions, dense layers and attention; published "GFLOPs" of video
+      networks are these. Training costs three times as many, and a multiply-add is two FLOPs.
+    activation_bytes: outputs of convolutions, norms and dense layers and the weights of attention,
+      which the backward pass reads when nothing is recomputed.
   """
 
   parameters: int
@@ -40,7 +43,8 @@ def count(module: nn.Module, shape: tuple[int, ...]) -> Cost:
   """The cost of `module(x)` for one example of `shape` [...], without running it.
 
   Args:
-    module: a network of our convolutions and batch norms and Flax's dense layers.
+    module: a network of our convolutions, batch norms and attention and Flax's dense layers and
+      layer norms.
     shape: the example's shape without the batch axis, e.g. [T, H, W, 3].
   """
   macs = nbytes = 0
@@ -49,12 +53,16 @@ def count(module: nn.Module, shape: tuple[int, ...]) -> Cost:
     nonlocal macs, nbytes
     y = next_fn(*args, **kwargs)
     layer = context.module
-    if context.method_name == "__call__" and isinstance(layer, Conv | BatchNorm | nn.Dense):
+    if context.method_name == "__call__" and isinstance(layer, LAYERS):
       nbytes += y.size * y.dtype.itemsize
       if isinstance(layer, Conv):
         macs += y.size * math.prod(layer.kernel) * args[0].shape[-1]
       elif isinstance(layer, nn.Dense):
         macs += y.size * args[0].shape[-1]
+      elif isinstance(layer, Attend):  # q kᵀ, then its product with v
+        weights = y.shape[0] * y.shape[1] * y.shape[2] * args[1].shape[1]
+        macs += 2 * weights * y.shape[-1]
+        nbytes += weights * 4
     return y
 
   def run(rng: jax.Array, x: jax.Array) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import Conv
+from vssl_jax.models.conv import Conv, lecun_normal
 from vssl_jax.models.norm import BatchNorm
 from vssl_jax.models.padding import Padding, Triple
 from vssl_jax.models.pool import max_pool
@@ -80,6 +81,7 @@ class R3D(nn.Module):
   stem_kernel: Triple = (5, 7, 7)
   stem_strides: Triple = (2, 2, 2)
   padding: Padding = "SAME"
+  kernel_init: Callable = lecun_normal
 
   @property
   def stem_dim(self) -> int:
@@ -103,7 +105,13 @@ class R3D(nn.Module):
     Returns:
       Features `[N, features_dim]`, float32: the mean over time and space.
     """
-    conv = partial(Conv, padding=self.padding, dtype=self.dtype, lowering=self.conv)
+    conv = partial(
+      Conv,
+      padding=self.padding,
+      dtype=self.dtype,
+      lowering=self.conv,
+      kernel_init=self.kernel_init,
+    )
     norm = partial(
       BatchNorm, self.bn_momentum, self.bn_epsilon, groups=self.bn_groups, dtype=self.dtype
     )

@@ -1,0 +1,139 @@
+"""From `config.encoder` to a network: one plain function a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vssl_jax.errors import UserError
+from vssl_jax.models import r3d, vit
+from vssl_jax.models.conv import LOWERINGS, he_fan_out
+from vssl_jax.models.r2plus1d import R2Plus1D
+from vssl_jax.models.r3d import R3D
+from vssl_jax.models.s3dg import S3DG
+from vssl_jax.models.slowfast import SlowFast
+from vssl_jax.models.vit import ViT
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+RESIDUAL = (50, *(d for d in r3d.DEPTHS if d != 50))  # the usual depth first
+
+
+def build_encoder(config: ConfigDict) -> nn.Module:
+  """Builds the encoder that `config.encoder` describes.
+
+  Args:
+    config: `config.encoder`, see `vssl_jax.config.encoder`.
+
+  Returns:
+    A module: `[N, T, H, W, 3]` floating-point clips to `[N, features_dim]` float32 features.
+
+  Raises:
+    UserError: A field holds a value that no encoder, or not this one, has.
+  """
+  for field, known in {"name": ENCODERS, "dtype": DTYPES, "conv": LOWERINGS}.items():
+    _choose(config, field, known)
+  return ENCODERS[config.name](config)
+
+
+def _choose(config: ConfigDict, field: str, known: Any, of: str = "") -> None:
+  if config[field] not in known:
+    choices = ", ".join(map(str, known))
+    raise UserError(f"config.encoder.{field} = {config[field]!r} is unknown{of}: use {choices}")
+
+
+def _depth(config: ConfigDict, *known: int) -> int:
+  """The depth, or the family's usual one, `known[0]`, for 0."""
+  _choose(config, "depth", (0, *known), f" to {config.name}")
+  return config.depth or known[0]
+
+
+def _in_time(config: ConfigDict) -> None:
+  if not config.temporal:
+    raise UserError(
+      f"config.encoder.temporal = False: {config.name} has no form for single frames; use r3d, "
+      "slow or c2d"
+    )
+
+
+def _convolutional(config: ConfigDict) -> dict[str, Any]:
+  """What every convolutional network takes."""
+  fields = ("width", "bn_momentum", "bn_epsilon", "bn_groups", "remat", "conv")
+  return {"dtype": DTYPES[config.dtype], **{field: config[field] for field in fields}}
+
+
+def _r3d(config: ConfigDict) -> nn.Module:
+  return R3D(_depth(config, *RESIDUAL), temporal=config.temporal, **_convolutional(config))
+
+
+def _slow(config: ConfigDict, **differing: Any) -> nn.Module:
+  """SlowFast's slow pathway, as the ρ-methods use it (CVPR 2021, table 17)."""
+  return R3D(
+    _depth(config, *RESIDUAL),
+    stem_kernel=(1, 7, 7),
+    stem_strides=(1, 2, 2),
+    padding="symmetric",
+    kernel_init=he_fan_out,
+    **{"temporal": config.temporal, **differing},
+    **_convolutional(config),
+  )
+
+
+def _c2d(config: ConfigDict) -> nn.Module:
+  """A 2-D ResNet on every frame, averaged over frames: `slow` without time."""
+  return _slow(config, temporal=False)
+
+
+def _slowfast(config: ConfigDict) -> nn.Module:
+  _in_time(config)
+  return SlowFast(
+    _depth(config, *RESIDUAL),
+    alpha=config.alpha,
+    beta=config.beta,
+    lateral=config.lateral,
+    **_convolutional(config),
+  )
+
+
+def _r2plus1d(config: ConfigDict, *, factored: bool = True) -> nn.Module:
+  _in_time(config)
+  _depth(config, 18)
+  return R2Plus1D(factored=factored, **_convolutional(config))
+
+
+def _r3d_torchvision(config: ConfigDict) -> nn.Module:
+  return _r2plus1d(config, factored=False)
+
+
+def _s3dg(config: ConfigDict) -> nn.Module:
+  _in_time(config)
+  _choose(config, "depth", (0,), " to s3dg, which has one")
+  return S3DG(gating=config.gating, **_convolutional(config))
+
+
+def _vit(config: ConfigDict) -> nn.Module:
+  _in_time(config)
+  _choose(config, "size", vit.SIZES, " to vit")
+  return ViT(
+    size=config.size,
+    width=config.width,
+    dtype=DTYPES[config.dtype],
+    remat=config.remat,
+    tubelet=tuple(config.tubelet),
+    depth=_depth(config, vit.DEPTH),
+  )
+
+
+ENCODERS: dict[str, Callable[[ConfigDict], nn.Module]] = {
+  "r3d": _r3d,
+  "slow": _slow,
+  "c2d": _c2d,
+  "slowfast": _slowfast,
+  "r2plus1d": _r2plus1d,
+  "r3d_torchvision": _r3d_torchvision,
+  "s3dg": _s3dg,
+  "vit": _vit,
+}
