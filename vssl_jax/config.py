@@ -87,18 +87,15 @@ def encoder() -> ConfigDict:
   """Fields of `config.encoder`."""
   c = ConfigDict()
   c.name = "r3d"  # r3d | slow | c2d | slowfast | r2plus1d | r3d_torchvision | s3dg | vit
-  c.depth = (
-    0  # 0: the first of: r3d, slow, c2d, slowfast 50 | 18 | 101 | 152; torchvision's 18; vit 12
-  )
+  # 0 is the first of: r3d, slow, c2d, slowfast 50 | 18 | 101 | 152; r2plus1d 18; vit 12.
+  c.depth = 0
   c.width = 1.0  # channel multiplier; 0.25 starts at 16 channels
   c.dtype = "bfloat16"  # compute; parameters, statistics and losses stay float32
   c.bn_momentum = 0.9  # new = momentum · old + (1 − momentum) · batch
   c.bn_epsilon = 1e-5
   c.bn_groups = 1  # 1: statistics over the global batch; G: over each of G equal groups
   c.remat = False  # recompute blocks in the backward pass
-  c.temporal = (
-    True  # False: every temporal kernel is 1 (r3d and slow; single frames, inflated later)
-  )
+  c.temporal = True  # r3d, slow; False: every temporal kernel is 1 (frames, inflated later)
   c.conv = "auto"  # lowering of the 3-D convolutions, see models/conv.py
   c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) a frame of the slow one
   c.beta = 8  # slowfast: channels of the slow pathway a channel of the fast one
