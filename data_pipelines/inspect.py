@@ -8,7 +8,6 @@ stands for `config.data.path`; sources without a folder need none.
 from __future__ import annotations
 
 import collections
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -88,11 +87,10 @@ def statistics(folder: str | pathlib.Path) -> str:
   """
   from data_pipelines import manifest
 
-  path = pathlib.Path(folder) / manifest.MANIFEST
-  if path.exists():
-    splits = json.loads(path.read_text())["splits"]
-    return "\n".join(_split_text(name, counts) for name, counts in splits.items())
-  names = sorted({p.name.rpartition("-of-")[0][:-6] for p in path.parent.glob("*-of-*")} - {""})
+  if stored := manifest.read(folder):
+    return "\n".join(_split_text(name, counts) for name, counts in stored["splits"].items())
+  shards = pathlib.Path(folder).glob("*-of-*")
+  names = sorted({p.name.rpartition("-of-")[0][:-6] for p in shards} - {""})
   if not names:
     raise UserError(f"{folder}: neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008.")
   return "\n".join(_scanned_text(folder, name) for name in names)
@@ -105,7 +103,7 @@ def _split_text(name: str, counts: dict[str, Any]) -> str:
     f", unreadable {len(counts['unreadable']):,}"
   ]
   for title, key in (
-    ("seconds", "seconds_histogram"),
+    ("seconds", "durations"),
     ("frames a second", "fps"),
     ("size in the files", "size"),
     ("size stored", "stored_size"),

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -6,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipelines import inspect
+from data_pipelines import inspect, manifest
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
@@ -83,17 +82,26 @@ def test_captions():
 
 
 def test_statistics_from_the_manifest(tmp_path):
-  counts = {
-    "videos": 2, "records": 3, "frames": 1200, "seconds": 7200.0, "bytes": 5_000_000_000,
-    "unreadable": [{"path": "x.avi", "reason": "empty"}], "seconds_histogram": {"5-10": 2},
-    "fps": {"25": 2}, "size": {"320x240": 2}, "stored_size": {"340x256": 2},
-    "classes": {f"class {i:02d}": 1 for i in range(20)},
-  }  # fmt: skip
-  (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"train": counts}}))
+  tally = manifest.Tally()
+  for i in range(20):
+    tally.add_video(
+      label=f"class {i:02d}", records=1, frames=600, seconds=7.0, fps=25.0, size=(320, 240),
+      stored_size=(340, 256),
+    )  # fmt: skip
+  tally.add_unreadable("x.avi", "empty")
+  split = manifest.Tally.merge([tally.counts]) | {"settings": {}, "notes": [], "shards": []}
+  manifest.write_json(tmp_path / manifest.MANIFEST, manifest.build([], {"train": split}))
   text = inspect.statistics(tmp_path)
-  assert "train: 2 videos, 3 records, 1,200 frames, 2.00 h, 5.00 GB, unreadable 1" in text
-  assert "340x256 (2)" in text
+  assert "train: 20 videos, 20 records, 12,000 frames, 0.04 h, 0.00 GB, unreadable 1" in text
+  assert "seconds: 5-10 (20)" in text
+  assert "340x256 (20)" in text
   assert "and 8 more" in text
+
+
+def test_statistics_of_a_foreign_manifest(tmp_path):
+  (tmp_path / "manifest.json").write_text("{}")
+  with pytest.raises(UserError, match="not a manifest"):
+    inspect.statistics(tmp_path)
 
 
 def test_statistics_of_a_folder_without_records(tmp_path):
