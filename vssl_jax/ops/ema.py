@@ -23,7 +23,8 @@ def momentum(
 
   Args:
     base: m at the start, in [0, 1].
-    k: updates done.
+    k: updates done before the one that the target follows: 0 for the first (BYOL; PySlowFast in its
+      sequential mode).
     total: K, updates over the whole run.
     anneal: False for `base` all along.
 
