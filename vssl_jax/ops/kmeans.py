@@ -1,0 +1,314 @@
+"""K-means (Lloyd) in blocks: one clustering, many by `vmap`, or one over several devices.
+
+An iteration walks over blocks of points once. A block's scores ‖c‖² − 2 x·c are one matrix product,
+its cluster sums another with the one-hot assignments, which adds in one fixed order on every
+device; on CPUs, where rows added one after the other have that order too, and cost a tenth, they
+are. Nothing of size N × K ever exists.
+
+  centers = plus_plus(jax.random.key(0), x, 100)       # or any K rows, or the last run's centres
+  found = jax.jit(lambda x, c: kmeans(x, c, iterations=10))(x, centers)
+  each = jax.vmap(lambda x, c, m: kmeans(x, c, mask=m))(videos, centers, masks)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import tiles
+
+
+class Clusters(NamedTuple):
+  """What `kmeans` finds.
+
+  Attributes:
+    centers: float32 `[K, D]`.
+    labels: int32 `[N]`, the cluster of the nearest centre, the lowest among equals; −1 where the
+      mask is False.
+    counts: int32 `[K]`, points a cluster.
+    inertia: float32 `[]`, the sum of squared distances to the assigned centres.
+    iterations: int32 `[]`, updates of the centres made.
+  """
+
+  centers: jax.Array
+  labels: jax.Array
+  counts: jax.Array
+  inertia: jax.Array
+  iterations: jax.Array
+
+
+def kmeans(
+  x: jax.Array,
+  centers: jax.Array,
+  *,
+  iterations: int | jax.Array = 10,
+  mask: jax.Array | None = None,
+  tolerance: float | jax.Array = 0.0,
+  block_size: int = 1024,
+  mesh: Mesh | None = None,
+  axis_name: str | None = None,
+  precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> Clusters:
+  """Lloyd's algorithm from given centres (Lloyd 1982), as scikit-learn's `algorithm="lloyd"`.
+
+  Each iteration assigns every point to its nearest centre and moves each centre to the mean of its
+  points; a last assignment fits the labels to the final centres. A cluster without points is moved
+  to the point farthest from its own centre (several: to the farthest in turn), which leaves its
+  cluster; where every point sits on its centre the empty one stays. Deterministic. No gradient
+  flows through.
+
+  Centres of an earlier run of slowly changing points are a warm start: hand them in again.
+
+  Args:
+    x: points `[N, D]`, any float type.
+    centers: initial centres `[K, D]`; `plus_plus` draws good ones.
+    iterations: most updates of the centres, at least 0 (assign alone); may be traced.
+    mask: bool `[N]`, False for points that don't count (padding); their labels are −1.
+    tolerance: stop once the centres move, squared and summed over all, by no more than this; 0
+      stops where no label changes any more, below 0 never. scikit-learn's `tol` is this over the
+      mean variance of the columns of x.
+    block_size: points a block; need not divide N. 1,024 suits CPUs, 8,192 or more GPUs.
+    mesh: with global arrays under `jit`, or outside of it: split the points over `axis_name` of
+      this mesh. The result is that of one device but for the rounding of the sums.
+    axis_name: mesh axis that x is split over; without `mesh`, that of the `shard_map` around.
+    precision: of the matrix products. The default keeps float32 exact where TF32 is the default.
+
+  Returns:
+    The clusters; over several devices all but the labels are replicated.
+
+  Raises:
+    UserError: shapes that don't fit, a size that is not positive, or N that doesn't split evenly
+      over the mesh (pad and mask).
+  """
+  if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1] or not len(x):
+    raise UserError(
+      f"kmeans: points and centres must be [N, D] and [K, D], N > 0; got {x.shape} and "
+      f"{centers.shape}"
+    )
+  if mask is not None and mask.shape != x.shape[:1]:
+    raise UserError(f"kmeans: the mask must be [{len(x)}], one a point; got {mask.shape}")
+  if not len(centers) or (isinstance(iterations, int) and iterations < 0) or block_size < 1:
+    raise UserError(
+      f"kmeans: needs centres, iterations ≥ 0 and block_size ≥ 1; got {len(centers)} centres, "
+      f"iterations {iterations}, block_size {block_size}"
+    )
+  x, centers = jnp.asarray(x), jnp.asarray(centers)
+  mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
+  options = (iterations, tolerance, block_size, precision)
+  if mesh is None:
+    return _lloyd(x, centers, mask, axis_name, *options)
+  if axis_name not in mesh.shape or len(x) % mesh.shape[axis_name]:
+    raise UserError(
+      f"kmeans: axis_name {axis_name!r} must name an axis of mesh {dict(mesh.shape)} that divides "
+      f"the {len(x)} points; pad them and mask the padding"
+    )
+  rows, whole = PartitionSpec(axis_name), PartitionSpec()
+  return jax.shard_map(
+    lambda x, c, m: _lloyd(x, c, m, axis_name, *options),
+    mesh=mesh,
+    in_specs=(rows, whole, rows),
+    out_specs=Clusters(whole, rows, whole, whole, whole),
+  )(x, centers, mask)
+
+
+def _lloyd(x, centers, mask, axis_name, iterations, tolerance, block_size, precision):
+  x, centers = lax.stop_gradient((x, centers))
+  centers = centers.astype(jnp.result_type(centers, jnp.float32))
+  walk = _Walk(x, mask, axis_name, block_size, precision)
+
+  def unfinished(state):
+    _, _, done, moving = state
+    return (done < iterations) & moving
+
+  def update(state):
+    old, old_labels, done, _ = state
+    new, labels = walk.move(old)
+    # Equal labels make equal centres, but not always a difference of exactly 0: of two uses of one
+    # quotient the compiler may turn one into a product.
+    changed = walk.total(jnp.sum((labels != old_labels) & mask)) > 0
+    shift = jnp.sum(jnp.square(new - old))
+    moving = jnp.where(tolerance < 0, True, changed & (shift > tolerance))
+    return new, labels, done + 1, moving
+
+  state = (centers, walk.like(-1, jnp.int32, mask.shape), jnp.int32(0), jnp.bool_(True))
+  centers, _, done, _ = lax.while_loop(unfinished, update, state)
+  labels, _, counts = walk.assign(centers)
+  inertia = walk.total(jnp.sum(walk.distances(centers, labels)))
+  return Clusters(centers, jnp.where(mask, labels, -1), counts, inertia, done)
+
+
+class _Walk(NamedTuple):
+  """The points of this device, and passes over them."""
+
+  x: jax.Array
+  mask: jax.Array
+  axis_name: str | None
+  block_size: int
+  precision: lax.PrecisionLike
+
+  def total(self, tree):
+    """Sums over the devices."""
+    return tree if self.axis_name is None else lax.psum(tree, self.axis_name)
+
+  def like(self, fill, dtype, shape):
+    """A constant that varies over the devices as the points do."""
+    return lax.full_like(self.x, fill, dtype, shape)
+
+  def assign(self, centers):
+    """Labels `[n]`, and over all devices the sums `[K, D]` and counts `[K]` of the clusters."""
+    k, width = centers.shape
+    # Products with centres about their mean lose less to rounding where all points lie far off 0.
+    middle = jnp.mean(centers, axis=0)
+    about = centers - middle
+    offset = jnp.sum(jnp.square(about), axis=1) + 2 * jnp.matmul(
+      about, middle, precision=self.precision
+    )
+
+    def step(carry, block):
+      labels, sums, counts = carry
+      points = block.take(self.x).astype(centers.dtype)
+      scores = offset - 2 * jnp.matmul(points, about.T, precision=self.precision)
+      nearest = jnp.argmin(scores, axis=1).astype(jnp.int32)
+      # A label of K belongs to no cluster: neither one-hot nor scatter knows it.
+      counted = jnp.where(block.take(self.mask) & block.fresh, nearest, k)
+      sums = _add(sums, points, counted, self.precision)
+      counts = counts + jnp.sum(jax.nn.one_hot(counted, k, dtype=jnp.int32), axis=0)
+      return block.put(labels, nearest), sums, counts
+
+    n = len(self.x)
+    start = (
+      self.like(0, jnp.int32, (n,)),
+      self.like(0, centers.dtype, (k, width)),
+      self.like(0, jnp.int32, (k,)),
+    )
+    labels, sums, counts = tiles.fold_blocks(step, start, n, block_size=self.block_size)
+    return labels, *self.total((sums, counts))
+
+  def distances(self, centers, labels):
+    """Squared distances to the assigned centres `[n]`, by subtraction; 0 where masked."""
+
+    def step(carry, block):
+      points = block.take(self.x).astype(centers.dtype)
+      gap = jnp.sum(jnp.square(points - centers[block.take(labels)]), axis=1)
+      return block.put(carry, jnp.where(block.take(self.mask), gap, 0))
+
+    start = self.like(0, centers.dtype, self.x.shape[:1])
+    return tiles.fold_blocks(step, start, len(self.x), block_size=self.block_size)
+
+  def move(self, centers):
+    """The next centres, and the labels they are of."""
+    labels, sums, counts = self.assign(centers)
+    sums, counts = lax.cond(
+      jnp.all(counts > 0),
+      lambda sums, counts: (sums, counts),
+      lambda sums, counts: self._reseed(centers, labels, sums, counts),
+      sums,
+      counts,
+    )
+    means = sums / jnp.maximum(counts, 1)[:, None]
+    return jnp.where(counts[:, None] > 0, means, centers), labels
+
+  def _reseed(self, centers, labels, sums, counts):
+    """Hands empty clusters, lowest first, the farthest points, farthest first."""
+    gap, at = lax.top_k(self.distances(centers, labels), min(len(centers), len(self.x)))
+    points, owners = self.x[at].astype(centers.dtype), labels[at]
+    if self.axis_name is not None:
+      place, size = lax.axis_index(self.axis_name), lax.axis_size(self.axis_name)
+
+      def gather(part):
+        whole = jnp.zeros((size, *part.shape), part.dtype).at[place].set(part)
+        return lax.psum(whole, self.axis_name).reshape(-1, *part.shape[1:])
+
+      gap, points, owners = (gather(part) for part in (gap, points, owners))
+      gap, at = lax.top_k(gap, min(len(centers), len(gap)))
+      points, owners = points[at], owners[at]
+    empty = counts == 0
+    rank = jnp.minimum(jnp.cumsum(empty) - 1, len(gap) - 1)
+    takes = empty & (gap[rank] > 0)
+    taken = jnp.where(takes[:, None], points[rank], 0)
+    loser = jnp.where(takes, owners[rank], len(centers))
+    sums = sums.at[loser].add(-taken, mode="drop") + taken
+    return sums, counts.at[loser].add(-1, mode="drop") + takes
+
+
+def _add(sums, points, labels, precision):
+  """`sums` `[K, D]` plus the points of each cluster; a label of K counts nowhere."""
+
+  def product(sums, points, labels):
+    member = jax.nn.one_hot(labels, len(sums), dtype=points.dtype, axis=0)
+    return sums + jnp.matmul(member, points, precision=precision)
+
+  def scatter(sums, points, labels):
+    return sums.at[labels].add(points, mode="drop")
+
+  return lax.platform_dependent(sums, points, labels, cpu=scatter, default=product)
+
+
+def plus_plus(
+  rng: jax.Array,
+  x: jax.Array,
+  k: int,
+  *,
+  mask: jax.Array | None = None,
+  trials: int | None = None,
+  precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> jax.Array:
+  """Draws initial centres by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2).
+
+  Each centre is the best of `trials` points drawn with chances proportional to the squared distance
+  to the nearest centre so far: that which leaves the least sum of these. K passes over the points.
+  Under `jit` with global arrays the draw is the same over any number of devices; for use outside
+  of `shard_map`.
+
+  Args:
+    rng: typed PRNG key.
+    x: points `[N, D]`, any float type.
+    k: centres to draw. Of fewer than k distinct points some come twice.
+    mask: bool `[N]`, False for points never to be drawn.
+    trials: candidates a centre; None for 2 + ⌊log k⌋, scikit-learn's choice.
+    precision: of the matrix products.
+
+  Returns:
+    `[K, D]`, rows of x, float32 or wider.
+
+  Raises:
+    UserError: x is not `[N, D]`, or k or trials is not positive.
+  """
+  trials = 2 + int(math.log(max(k, 1))) if trials is None else trials
+  if x.ndim != 2 or not len(x) or k < 1 or trials < 1:
+    raise UserError(
+      f"plus_plus: needs points [N, D] and positive k and trials; got {x.shape}, {k}, {trials}"
+    )
+  x = lax.stop_gradient(jnp.asarray(x))
+  dtype = jnp.result_type(x, jnp.float32)
+  mask = jnp.ones(len(x), bool) if mask is None else mask
+  squares = jnp.sum(jnp.square(x.astype(dtype)), axis=1)
+  least = jnp.finfo(dtype).tiny
+
+  def draw(key, weight):
+    # The largest of log-weight plus Gumbel noise falls on i with chance proportional to weight i,
+    # and unlike a running sum is found alike on any number of devices.
+    noise = jax.random.gumbel(key, (trials, len(x)), dtype)
+    score = jnp.where(mask, jnp.log(jnp.maximum(weight, least)) + noise, -jnp.inf)
+    return jnp.argmax(score, axis=1)
+
+  def add(i, state):
+    centers, gap = state
+    at = draw(jax.random.fold_in(rng, i), gap)
+    products = jnp.matmul(x, x[at].T, precision=precision, preferred_element_type=dtype)
+    apart = squares[:, None] + squares[at] - 2 * products
+    # Exactly 0 at the drawn point itself, whatever rounding says.
+    apart = jnp.where(jnp.arange(len(x))[:, None] == at, 0, jnp.maximum(apart, 0))
+    apart = jnp.minimum(gap[:, None], apart)
+    best = jnp.argmin(jnp.sum(jnp.where(mask[:, None], apart, 0), axis=0))
+    return centers.at[i].set(x[at[best]].astype(dtype)), apart[:, best]
+
+  # Equal finite distances at first: every point is as likely as another.
+  gap = jnp.full(len(x), jnp.finfo(dtype).max / (4 * len(x)), dtype)
+  return lax.fori_loop(0, k, add, (jnp.zeros((k, x.shape[1]), dtype), gap))[0]
