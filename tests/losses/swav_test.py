@@ -92,6 +92,8 @@ def test_prototype_statistics_at_the_ends():
   even = prototype_statistics(jnp.tile(jnp.eye(4), (3, 1)))
   np.testing.assert_allclose(even["prototype_entropy"], np.log(4), rtol=1e-6)
   assert even["prototype_usage"] == 1
+  rounding = 1e-7 * jax.random.normal(jax.random.key(0), (12, 4))
+  assert prototype_statistics(0.5 + rounding)["prototype_entropy"] == 0
   one = prototype_statistics(jnp.zeros((12, 4)).at[:, 2].set(0.1))
   assert one["prototype_entropy"] == 0
   assert one["prototype_usage"] == 0.25

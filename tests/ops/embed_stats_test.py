@@ -6,6 +6,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.spatial.distance import pdist
 
 from vssl_jax.errors import UserError
+from vssl_jax.losses import prototype_statistics
 from vssl_jax.ops import embed_stats
 
 
@@ -125,6 +126,35 @@ def test_a_provoked_collapse_is_named_in_one_line(kind, cause):
     assert "\n" not in said
 
 
+def crowded(kind):
+  """Embeddings with enough spread, and their scores; one prototype may attract all."""
+  z = views()[:, 0] + (1 if kind == "others lie opposite" else 0)
+  z = z / np.linalg.norm(z, axis=1, keepdims=True)
+  prototypes = views(n=9, seed=1)[:, 0]
+  prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+  if kind == "others lie opposite":
+    prototypes[1:] = -z.mean(axis=0) + 0.01 * prototypes[1:]
+    prototypes[0] = z.mean(axis=0)
+  if kind == "all prototypes equal":
+    prototypes[:] = prototypes[0]
+  return z, jnp.asarray(z @ prototypes.T)
+
+
+@pytest.mark.parametrize("kind", ["others lie opposite", "all prototypes equal", "healthy"])
+def test_a_provoked_collapse_to_one_prototype_is_named(kind):
+  """Told apart from constant embeddings, which come first where both are there."""
+  z, scores = crowded(kind)
+  row = {**embed_stats.summary(z), **prototype_statistics(scores)}
+  said = embed_stats.diagnose(row)
+  if kind == "healthy":
+    assert said is None
+    return
+  assert said.startswith("one prototype")
+  assert "\n" not in said
+  constant = embed_stats.summary(collapsed("constant"))
+  assert embed_stats.diagnose({**row, **constant}).startswith("constant embeddings")
+
+
 def test_rank_of_rounding_is_not_counted():
   """One point but for rounding has rank 0, a line rank 1, in float32."""
   rng = np.random.default_rng(0)
@@ -137,6 +167,9 @@ def test_rank_of_rounding_is_not_counted():
 def test_diagnose_judges_only_what_is_there():
   assert embed_stats.diagnose({"loss": 1.0}) is None
   assert embed_stats.diagnose({"effective_rank": 1.2}) is not None
+  assert embed_stats.diagnose({"prototype_entropy": 0.05}) is not None
+  assert embed_stats.diagnose({"prototype_entropy": 0.2}) is None
+  assert "not finite" in embed_stats.diagnose({"prototype_entropy": float("nan")})
 
 
 def test_bad_input_is_named():

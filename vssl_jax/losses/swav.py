@@ -8,6 +8,9 @@ from jax import lax
 
 from vssl_jax.errors import UserError
 
+# Cosines this close are equal in float32.
+_TIE = 1e-6
+
 
 def code_cross_entropy(
   scores: jax.Array, codes: jax.Array, temperature: jax.typing.ArrayLike
@@ -56,8 +59,10 @@ def prototype_statistics(scores: jax.Array) -> dict[str, jax.Array]:
       embedding, in (0, 1].
   """
   m, k = scores.shape
-  nearest = jax.nn.one_hot(jnp.argmax(lax.stop_gradient(scores), axis=1), k, dtype=jnp.float32)
-  share = jnp.mean(nearest, axis=0)
+  scores = _float32(lax.stop_gradient(scores))
+  # The first of those that tie: equal prototypes are one, whatever rounding makes of them.
+  nearest = jnp.argmax(scores >= jnp.max(scores, axis=1, keepdims=True) - _TIE, axis=1)
+  share = jnp.mean(jax.nn.one_hot(nearest, k, dtype=jnp.float32), axis=0)
   used = share > 0
   return {
     "prototype_entropy": -jnp.sum(jnp.where(used, share * jnp.log(jnp.where(used, share, 1)), 0)),

@@ -131,22 +131,27 @@ def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
 
 
 def diagnose(
-  stats: Mapping[str, float], *, least_spread: float = 0.05, least_rank: float = 2.0
+  stats: Mapping[str, float],
+  *,
+  least_spread: float = 0.05,
+  least_rank: float = 2.0,
+  least_entropy: float = 0.1,
 ) -> str | None:
-  """Names the collapse that `summary`'s numbers show, in one line.
+  """Names the collapse that `summary`'s numbers and a method's own show, in one line.
 
   Args:
     stats: numbers by name; other names are ignored, missing ones not judged.
     least_spread: `embedding_spread` below this is one point (0.05: mean cosine above 0.9975).
     least_rank: `effective_rank` below this is a line or a narrow plane.
+    least_entropy: `prototype_entropy` (nats) below this is one prototype for all (0.1: 98 %).
 
   Returns:
     The cause, or None if there is none.
   """
   get = lambda name, good: float(stats.get(name, good))  # noqa: E731
   spread, rank = get("embedding_spread", 1.0), get("effective_rank", least_rank)
-  norm = get("embedding_norm", 1.0)
-  if not all(map(_finite, (spread, rank, norm))):
+  norm, entropy = get("embedding_norm", 1.0), get("prototype_entropy", least_entropy)
+  if not all(map(_finite, (spread, rank, norm, entropy))):
     return "embeddings are not finite: the network has diverged or its input is not finite"
   if norm < 1e-6:
     return f"zero embeddings: mean norm {norm:.2g}; the last layer's output has died"
@@ -154,6 +159,11 @@ def diagnose(
     return (
       f"constant embeddings: every clip maps to nearly one point (spread {spread:.2g} of an even "
       "sphere's); is the target without stop-gradient, or the learning rate too high?"
+    )
+  if entropy < least_entropy:
+    return (
+      "one prototype: nearly every clip is nearest to the same prototype (entropy of their usage "
+      f"{entropy:.2g} nats); are there too few Sinkhorn iterations, or is epsilon too large?"
     )
   if rank < least_rank:
     return (
