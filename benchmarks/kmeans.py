@@ -1,0 +1,168 @@
+"""K-means: our Lloyd against scikit-learn's from the same centres, time and agreement in one run.
+
+Both assign every point, move the centres, so many times, and assign once more. On CPU one device a
+core shares the points, as `kmeans(…, mesh=…)` does it: the rows of one device are added up while
+another multiplies. Timings are taken in turn and the ratio is the median over rounds. On a GPU the
+bounds by its data sheet stand beside: bytes of one reading of the points a pass, and the FLOP of
+the two matrix products.
+
+  python benchmarks/kmeans.py
+  python benchmarks/kmeans.py --dim=2048 --block=16384 --rival=none      # on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+import warnings
+
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "")
+  + f" --xla_force_host_platform_device_count={len(os.sched_getaffinity(0))}"
+)
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vssl_jax import parallel
+from vssl_jax.ops.kmeans import kmeans
+
+# Data sheets (SXM): memory in bytes/s; FLOP/s of float32, and of TF32 dense.
+DEVICES = {
+  "H200": (4.8e12, 67e12, 495e12),
+  "H100": (3.35e12, 67e12, 495e12),
+  "A100": (2.0e12, 19.5e12, 156e12),
+  "L4": (0.3e12, 30.3e12, 60e12),
+}
+
+
+def _arguments() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--points", type=int, default=150_000)
+  parser.add_argument("--dim", type=int, default=512)
+  parser.add_argument("--clusters", type=int, default=100)
+  parser.add_argument("--iterations", type=int, default=10)
+  parser.add_argument("--block", type=int, default=1024, help="points a block")
+  parser.add_argument("--precision", choices=["highest", "high", "default"], default="highest")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--rival", choices=["sklearn", "none"], default="sklearn")
+  parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
+  parser.add_argument("--device", default="", help="for the bounds: one of " + ", ".join(DEVICES))
+  parser.add_argument("--json", default="", help="also write the result to this file")
+  return parser.parse_args()
+
+
+def _points(args: argparse.Namespace) -> np.ndarray:
+  """Twice as many Gaussian blobs as clusters, so that ten iterations don't converge."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((args.points, args.dim), np.float32)
+  blobs = rng.standard_normal((2 * args.clusters, args.dim), np.float32)
+  x += blobs[rng.integers(0, len(blobs), args.points)]
+  return x
+
+
+def _ours(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
+  mesh = parallel.make_mesh()
+  rows = len(x) // mesh.size * mesh.size
+  mask = np.ones(len(x), bool)
+  if rows < len(x):
+    pad = rows + mesh.size - len(x)
+    x, mask = np.pad(x, ((0, pad), (0, 0))), np.pad(mask, (0, pad))
+  split = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+  x, mask = jax.device_put((x, mask), split)
+  options = {"iterations": args.iterations, "block_size": args.block, "tolerance": -1.0}
+  options |= {"mesh": mesh, "axis_name": parallel.AXIS, "precision": args.precision}
+  run = jax.jit(lambda x, c, m: kmeans(x, c, mask=m, **options)).lower(x, centers, mask).compile()
+  return lambda: jax.block_until_ready(run(x, centers, mask)), run.memory_analysis()
+
+
+def _rival(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
+  from sklearn.cluster import KMeans
+
+  def run():
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # has not converged
+      return KMeans(
+        args.clusters, init=centers, n_init=1, max_iter=args.iterations, tol=0, algorithm="lloyd"
+      ).fit(x)
+
+  return run
+
+
+def _bounds(args: argparse.Namespace, name: str) -> dict:
+  """Least milliseconds an iteration, by data sheet: the larger of memory's and arithmetic's."""
+  memory, full, tf32 = DEVICES[name]
+  flop = 4 * args.points * args.dim * args.clusters
+  size = 4 * args.points * args.dim
+  arithmetic = full if args.precision == "highest" else tf32
+  return {
+    "bound_device": name,
+    "bound_memory_ms": 1e3 * size / memory,
+    "bound_flop_ms": 1e3 * flop / arithmetic,
+    "bound_ms": 1e3 * max(size / memory, flop / arithmetic),
+  }
+
+
+def main() -> None:
+  """Prints a table and, last, `RESULT {json}`."""
+  args = _arguments()
+  clock = {"wall": time.perf_counter, "cpu": time.process_time}[args.clock]
+  x = _points(args)
+  centers = x[: args.clusters].copy()
+  device = jax.devices()[0]
+  ours, memory = _ours(x, centers, args)
+  sides = {"ours": ours}
+  if args.rival == "sklearn":
+    sides["sklearn"] = _rival(x, centers, args)
+  results = {name: run() for name, run in sides.items()}
+  seconds = {name: [] for name in sides}
+  for _ in range(args.rounds):
+    for name, run in sides.items():
+      start = clock()
+      run()
+      seconds[name].append(clock() - start)
+  result = {k: getattr(args, k) for k in ("points", "dim", "clusters", "iterations", "block")}
+  result |= {
+    "device": device.device_kind,
+    "devices": len(jax.devices()),
+    "cores": len(os.sched_getaffinity(0)),
+    "machine": platform.machine(),
+    "jax": jax.__version__,
+    "clock": args.clock,
+    "rounds": args.rounds,
+    "load": os.getloadavg()[0],
+    "seconds": {name: statistics.median(s) for name, s in seconds.items()},
+    "ms_per_iteration": 1e3 * statistics.median(seconds["ours"]) / (args.iterations + 1),
+    "temp_mb": memory.temp_size_in_bytes / 1e6,
+  }
+  known = args.device or next((n for n in DEVICES if n in device.device_kind), "")
+  if known:
+    result |= _bounds(args, known)
+  print(f"{device.platform} ({device.device_kind}), {args.points} × {args.dim}, {args.clusters}")
+  for name, s in seconds.items():
+    print(f"{name:8} median {statistics.median(s):.3f} s {args.clock}, least {min(s):.3f} s")
+  if args.rival == "sklearn":
+    found, want = results["ours"], results["sklearn"]
+    ratios = [a / b for a, b in zip(seconds["ours"], seconds["sklearn"], strict=True)]
+    labels = np.asarray(found.labels)[: len(x)]
+    result |= {
+      "time_over_sklearn": statistics.median(ratios),
+      "time_over_sklearn_range": [min(ratios), max(ratios)],
+      "labels_differ": int((labels != want.labels_).sum()),
+      "inertia_differs": abs(float(found.inertia) / want.inertia_ - 1),
+    }
+    print(f"ours / scikit-learn: {result['time_over_sklearn']:.2f}×")
+  print("RESULT", json.dumps(result))
+  if args.json:
+    pathlib.Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  sys.exit(main())
