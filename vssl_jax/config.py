@@ -211,6 +211,21 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
   return steps
 
 
+def complete(saved: ConfigDict) -> ConfigDict:
+  """A stored config with the fields it lacks, which later versions added, at their defaults."""
+
+  def fill(into: ConfigDict, default: ConfigDict) -> None:
+    for key, value in default.items():
+      if key not in into:
+        into[key] = value
+      elif isinstance(value, ConfigDict) and isinstance(into[key], ConfigDict):
+        fill(into[key], value)
+
+  whole = saved.copy_and_resolve_references().unlock()
+  fill(whole, base(saved.method))
+  return whole
+
+
 def to_json(config: ConfigDict) -> str:
   """The config as stable, readable JSON."""
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)

@@ -202,6 +202,23 @@ def test_a_resume_under_another_config_is_refused(tmp_path):
   assert checkpoints.load_config(tmp_path).optim.lr == 2.0
 
 
+def test_a_run_of_an_earlier_version_lacks_fields_and_goes_on(tmp_path):
+  config = config_lib.base("cvrl")
+  checkpoints.bind_config(tmp_path, config)
+  (tmp_path / checkpoints.FOLDER).mkdir()
+  path = tmp_path / checkpoints.CONFIG
+  stored = json.loads(path.read_text())
+  del stored["optim"]["nesterov"], stored["data"]["interval"], stored["cvrl"]["loss_scale"]
+  path.write_text(json.dumps(stored))
+  checkpoints.bind_config(tmp_path, config)  # missing fields count as their defaults
+  path.write_text(json.dumps(stored))
+  config.optim.nesterov = True
+  with pytest.raises(UserError, match=r"\(optim\.nesterov: False -> True\)"):
+    checkpoints.bind_config(tmp_path, config)
+  old = config_lib.complete(checkpoints.load_config(tmp_path))
+  assert old.to_dict() == config_lib.base("cvrl").to_dict()
+
+
 def test_config_round_trips_with_its_tuples(tmp_path):
   config = config_lib.base("cvrl")
   checkpoints.bind_config(tmp_path, config)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax import export, methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
@@ -23,7 +24,8 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
     path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
 
   Returns:
-    The run's config; the encoder's variables {params, batch_stats}, on the host; and
+    The run's config, with fields that later versions added at their defaults; the encoder's
+    variables {params, batch_stats}, on the host; and
     {checkpoint, step}.
 
   Raises:
@@ -32,6 +34,7 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
   folder = pathlib.Path(path)
   if (folder / export.CARD).is_file():
     config, variables = export.load_exported(folder)
+    config = config_lib.complete(config)
     return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
   config, method, state = load_state(folder)
   variables = jax.device_get(method.encoder(state.params, state.method))
@@ -47,7 +50,7 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
   Raises:
     UserError: no run, no checkpoint, or none that can be read.
   """
-  config = checkpoints.load_config(folder)
+  config = config_lib.complete(checkpoints.load_config(folder))
   missing = UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
   if not (folder / checkpoints.FOLDER).is_dir():
     raise missing

@@ -21,6 +21,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
 Tree = Any
@@ -201,7 +202,8 @@ def bind_config(workdir: pathlib.Path, config: ConfigDict, *, allow_change: bool
   path = workdir / CONFIG
   new = json.loads(config.to_json())
   if path.exists() and (workdir / FOLDER).exists():
-    old, current = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(new)
+    begun = config_lib.complete(load_config(workdir))
+    old, current = _flat(json.loads(begun.to_json())), _flat(new)
     changed = [
       f"{k}: {old.get(k)!r} -> {current.get(k)!r}"
       for k in sorted({*old, *current})
