@@ -27,6 +27,10 @@ CASES = [
   ((3, 3, 3), (1, 2, 2), "SAME", (3, 5, 6), (4, 5)),
   ((3, 3, 3), (1, 1, 1), "SAME", (2, 2, 3), (3, 5)),  # an image smaller than the kernel
   ((3, 3, 3), (1, 2, 2), "symmetric", (3, 3, 2), (3, 4)),
+  ((5, 1, 1), (4, 1, 1), "symmetric", (8, 2, 3), (4, 8)),  # a lateral connection
+  ((7, 1, 1), (2, 1, 1), "symmetric", (5, 2, 2), (6, 6)),  # more taps than frames
+  ((1, 1, 1), (2, 2, 2), "symmetric", (5, 4, 3), (3, 6)),  # a shortcut through time
+  ((3, 3, 3), (2, 2, 2), "symmetric", (5, 6, 5), (4, 3)),
   ((2, 3, 2), (1, 3, 2), "VALID", (4, 8, 7), (2, 3)),  # rows that no window reaches
   ((3, 5, 3), (2, 3, 1), ((2, 0), (3, 4), (0, 1)), (4, 6, 5), (2, 4)),
 ]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import weights
 from vssl_jax import config, models
 from vssl_jax.errors import UserError
 from vssl_jax.models.conv import conv3d
@@ -42,6 +43,24 @@ def test_whole_network_takes_the_video_networks_shapes():
   np.testing.assert_allclose(
     big["params"]["stem_conv"]["kernel"].sum(0), flat["params"]["stem_conv"]["kernel"][0], rtol=1e-5
   )
+
+
+def test_a_2d_resnet_becomes_the_slow_pathway():
+  c = config.encoder()
+  c.width, c.dtype = 0.0625, "float32"
+  shapes = {}
+  for name, frames in (("c2d", 1), ("slow", 8)):
+    c.name = name
+    clip = jax.ShapeDtypeStruct((1, frames, 32, 32, 3), jnp.float32)
+    shapes[name] = jax.eval_shape(models.build_encoder(c).init, jax.random.key(0), clip)
+  flat = weights.fill(shapes["c2d"])
+  big = inflate(flat, shapes["slow"])
+  assert jax.tree.map(jnp.shape, big) == jax.tree.map(lambda x: x.shape, shapes["slow"])
+  for name in ("conv_a", "conv_b"):
+    small = flat["params"]["res5_2"][name]["kernel"]
+    np.testing.assert_allclose(
+      big["params"]["res5_2"][name]["kernel"].sum(0), small[0], rtol=1e-5, atol=1e-7
+    )
 
 
 def test_other_networks_are_refused_by_name():
