@@ -6,9 +6,14 @@ its own: the optimiser, the schedule, the method's fields.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from vssl_jax.augment import presets
+
+Change = Callable[[ConfigDict], None]
 
 
 def small(c: ConfigDict) -> None:
@@ -67,3 +72,132 @@ def ucf6(c: ConfigDict) -> None:
   p = c.probe
   p.epochs, p.batch_size, p.warmup_epochs = 50.0, 64, 0.0
   p.frames, p.stride, p.size = 8, 4, 56
+
+
+def rho_k400(c: ConfigDict) -> None:
+  """What the ρ-study's methods share on Kinetics-400: Slow-R50 8x8, 200 epochs, batch 512."""
+  c.batch_size, c.epochs = 512, 200.0
+  c.encoder.name, c.encoder.bn_momentum, c.head.bn_momentum = "slow", 0.9, 0.9
+  d = c.data
+  d.frames, d.stride, d.size = 8, 8, 224
+  d.interval.law = "independent"
+  # The short side scaled to U[256, 320] and a square of 224 cut out: of a 4:3 frame this share.
+  d.crop.area, d.crop.aspect = (0.37, 0.57), (1.0, 1.0)
+  d.eval.frames, d.eval.stride = 8, 8
+  _rho_colour(c, 0.5)
+  c.augment.mean, c.augment.std = (0.45,), (0.225,)
+  o = c.optim
+  o.lr_batch, o.momentum, o.nesterov, o.warmup_epochs = 512, 0.9, True, 35.0
+  p = c.probe  # 4.0 at 512 videos, features not normalised in the study
+  p.run, p.epochs, p.batch_size, p.lr, p.warmup_epochs = True, 60.0, 512, 8.0, 8.0
+  p.frames, p.stride = 8, 8
+
+
+def lars(c: ConfigDict) -> None:
+  """LARS as SimCLR, BYOL and SwAV have it in the ρ-study: 4.8 at 512 videos, decay 1e-6."""
+  c.optim.name, c.optim.lr, c.optim.weight_decay = "lars", 4.8, 1e-6
+
+
+def rho_demo(c: ConfigDict) -> None:
+  """The embedded digits for a method of the ρ-study: clips from anywhere in the video."""
+  demo(c)
+  c.data.interval.law = "independent"
+
+
+def rho_ucf6(c: ConfigDict) -> None:
+  """Six classes of UCF101 for a method of the ρ-study: clips from anywhere in the video."""
+  ucf6(c)
+  c.data.interval.law = "independent"
+
+
+def _rho_colour(c: ConfigDict, strength: float) -> None:
+  """The study's colour at strength s: jitter 0.8s, hue 0.2s, grey 0.2, blur 0.5, all views alike.
+
+  Its default is s = 0.5. Contrast is about the mean of the clip's luma, as torchvision has it.
+  """
+  presets.plain(c.augment)
+  a = c.augment
+  a.brightness = a.contrast = a.saturation = 0.8 * strength
+  a.hue, a.contrast_mean = 0.2 * strength, "grey"
+
+
+def aug_plus(c: ConfigDict) -> None:
+  """The study's aug+: crops of 0.2 to 0.766 of the frame in any shape, colour of strength 0.75."""
+  _rho_colour(c, 0.75)
+  c.data.crop.area, c.data.crop.aspect = (0.2, 0.766), (0.75, 1.3333)
+
+
+def no_spatial(c: ConfigDict) -> None:
+  """The central square, never mirrored."""
+  presets.no_geometry(c.augment)
+  c.data.crop.random = False
+
+
+def rho(clips: int) -> Change:
+  """ρ clips of each video; ρ = 1 is two crops of one clip."""
+
+  def change(c: ConfigDict) -> None:
+    c.data.clips = max(clips, 2)
+    c.data.interval.law = "same" if clips == 1 else "independent"
+
+  return change
+
+
+def span(seconds: float) -> Change:
+  """All clips of a video start within so many seconds; 0 is one time for all."""
+
+  def change(c: ConfigDict) -> None:
+    c.data.interval.law = "independent" if seconds else "same"
+    c.data.interval.max_seconds = seconds
+
+  return change
+
+
+def clip_length(frames: int, stride: int) -> Change:
+  """T frames, stride apart, in pre-training, probes and evaluation."""
+
+  def change(c: ConfigDict) -> None:
+    for part in (c.data, c.data.eval, c.probe):
+      part.frames, part.stride = frames, stride
+
+  return change
+
+
+def field(name: str, value: Any) -> Change:
+  """One of the method's own fields."""
+
+  def change(c: ConfigDict) -> None:
+    c[c.method][name] = value
+
+  return change
+
+
+def momentum(base: float | None) -> Change:
+  """A momentum that is not annealed: `base` all along, or the recipe's own where it is None."""
+
+  def change(c: ConfigDict) -> None:
+    fields = c[c.method]
+    fields.anneal = False
+    if base is not None:
+      fields.momentum = base
+
+  return change
+
+
+RHO_CHANGES = {
+  **{f"rho{n}": rho(n) for n in (1, 2, 3, 4)},
+  **{f"span{s}": span(float(s)) for s in (0, 1, 2, 4, 10, 30)},
+  "no_temporal": span(0.0),
+  "4x16": clip_length(4, 16),
+  "16x4": clip_length(16, 4),
+  "aug_plus": aug_plus,
+  "no_spatial": no_spatial,
+  "no_colour": lambda c: presets.no_colour(c.augment),
+  "joint": field("statistics", "joint"),
+}
+MOMENTUM_CHANGES = {
+  "fixed": momentum(None),
+  "momentum0": momentum(0.0),
+  "sequential": field("sequential", True),
+  "query_sum": field("queries", "sum"),
+}

@@ -134,8 +134,8 @@ def make_step(
       **metrics,
       "loss": loss,
       "grad_norm": optax.tree_utils.tree_norm(grads),
-      "update_norm": optax.tree_utils.tree_norm(updates),
-      "param_norm": optax.tree_utils.tree_norm(params),
+      "update_norm": optax.tree_utils.tree_norm(updates) * opened,
+      "param_norm": optax.tree_utils.tree_norm(moved_params),
       "lr": rate(train.updates),
     }
     scalars = {k: v.astype(jnp.float32) for k, v in metrics.items()}

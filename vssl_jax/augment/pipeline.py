@@ -7,6 +7,7 @@ in a view is not part of its program.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -77,11 +78,12 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
     size: side of the square frames, pixels.
 
   Returns:
-    A jittable function of `keys` (typed PRNG keys `[N]`, one an example) and `clips` (uint8
-    `[N, R, T, H, W, C]`), which gives float32 `[N, R, T, H, W, C]`: in [0, 1], then `mean`
-    subtracted and divided by `std`. Clip r of an example is view r; its draw is a function of
-    `fold_in(key, r)`, or frame t's of `fold_in(fold_in(key, r), t)` if not `cfg.consistent`, and
-    of nothing else. Clips may be sharded along N; the result then is too.
+    A jittable function of `keys` (typed PRNG keys `[N]`, one an example), `clips` (uint8
+    `[N, R, T, H, W, C]`) and `first` (0 if left out), which gives float32 `[N, R, T, H, W, C]`: in
+    [0, 1], then `mean` subtracted and divided by `std`. Clip r of an example is view v =
+    `first` + r, so that clips may come a few at a time; `first` may be traced. A view's draw is a
+    function of `fold_in(key, v)`, or frame t's of `fold_in(fold_in(key, v), t)` if not
+    `cfg.consistent`, and of nothing else. Clips may be sharded along N; the result then is too.
 
   Raises:
     UserError: a field of `cfg` is impossible, or colour operations meet C other than 3.
@@ -103,15 +105,22 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
       out = branch.each(lambda frame, e: apply(frame[None], e, view)[0], clip, d)
     return _normalised(out, mean, std)
 
-  def augment(keys, clips):
+  def augment(keys, clips, first=0):
     _check_shape(clips.shape, views)
+    if not isinstance(first, int) and period > 1:
+      turns = [functools.partial(at, turn=turn) for turn in range(period)]
+      return jax.lax.switch(first % period, turns, keys, clips, first)
+    return at(keys, clips, first, turn=first % period if isinstance(first, int) else 0)
+
+  def at(keys, clips, first, turn):
     _, r, frames = clips.shape[:3]
     # A row is the shortest run of views after which the settings repeat.
     row = period if r % period == 0 else r
-    settled = [views[v % period] for v in range(row)]
+    settled = [views[(turn + v) % period] for v in range(row)]
 
     def of_example(key):
-      return jax.vmap(lambda v: numbers(jax.random.fold_in(key, v), frames))(jnp.arange(r))
+      number = first + jnp.arange(r)
+      return jax.vmap(lambda v: numbers(jax.random.fold_in(key, v), frames))(number)
 
     u = jax.vmap(of_example)(keys)  # [N, R, 13], or [N, R, T, 13]
     u = u.reshape(-1, row, *u.shape[2:])

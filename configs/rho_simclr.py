@@ -1,0 +1,52 @@
+"""ρ-SimCLR (Feichtenhofer et al., CVPR 2021): ρ clips of a video against the batch, Slow-R50.
+
+  python -m vssl_jax.main --config=configs/rho_simclr.py --config.data.path=RECORDS
+
+Variants, after a colon:
+  (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 36.1 for ρ = 1, 60.5
+                 for ρ = 2, 62.0 for ρ = 3: *published*. About 17 H100-hours at 40 % of the bf16
+                 peak by arithmetic, 34 for ρ = 4: 240k videos x 200 epochs x ρ clips x 250 GFLOP.
+                 *not run*
+  demo           embedded digit videos, then probed; minutes on 2 CPU cores: see README.
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probed: see README.
+
+The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,rho4,aug_plus
+  rho1 … rho4    clips of a video; rho1 is two crops of one clip
+                 (the released code doubles the rate for ρ = 4: --config.optim.lr=9.6)
+  span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
+                 (any span: --config.data.interval.max_seconds, and min_seconds)
+  4x16, 16x4     frames x stride of a clip
+  aug_plus       harder crops, colour of strength 0.75
+  no_spatial, no_temporal, no_colour    without crops and flips, clips apart, or colour
+  consecutive    pairs (1, 2), (2, 3), … only, as the released code has it
+  eq1            positives summed inside the log (eq. 1)
+  joint          batch norm over all ρ clips together
+  remat          recompute the blocks in the backward pass: less memory, which grows with ρ
+Epochs and temperature are flags: --config.epochs, --config.rho_simclr.temperature
+"""
+
+from vssl_jax import config as config_lib
+from vssl_jax import recipes
+
+
+def k400(c):
+  """The paper's Kinetics-400 recipe: three layers of 2,048, 2,048 and 128 with batch norm."""
+  recipes.rho_k400(c)
+  recipes.lars(c)
+  c.head.hidden, c.head.out = (2048, 2048), 128
+
+
+VARIANTS = {"k400": k400, "demo": recipes.rho_demo, "ucf6": recipes.rho_ucf6}
+CHANGES = {
+  **recipes.RHO_CHANGES,
+  "consecutive": recipes.field("pairs", "consecutive"),
+  "eq1": recipes.field("pairs", "joint"),
+  "remat": lambda c: c.encoder.update({"remat": True}),
+}
+
+
+def get_config(variant: str = ""):
+  """The config of a variant, with changes after commas."""
+  return config_lib.compose(
+    variant or "k400", VARIANTS, CHANGES, prefix="rho_simclr", method="rho_simclr"
+  )

@@ -1,0 +1,195 @@
+"""ρ clips of each video through one network: what the four methods of the ρ-study share.
+
+Feichtenhofer et al., "A Large-Scale Study on Unsupervised Spatiotemporal Representation Learning",
+CVPR 2021. Clips are forwarded one after the other, each normalised by the statistics of its own
+clip index over the batch, as the paper's code (PySlowFast) does; `statistics = "joint"` sends all
+ρ N clips at once instead. The running averages then move towards the mean over the ρ clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from ml_collections import ConfigDict
+
+from vssl_jax import augment
+from vssl_jax import config as config_lib
+from vssl_jax.errors import UserError
+from vssl_jax.methods.base import Batch, Loss, Params
+
+Tree = Any
+Stats = Any
+# (params, stats, clips float [M, T, H, W, C]) -> (tree of [M, ...], stats)
+Forward = Callable[[Params, Stats, jax.Array], tuple[Tree, Stats]]
+STATISTICS = ("clip", "joint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+  """The clips of a batch, augmented when they are needed.
+
+  Attributes:
+    count: ρ.
+    transform: the augmentation.
+    statistics: "clip" or "joint".
+    spec: shape and type of one video's clips.
+  """
+
+  count: int
+  transform: Callable[..., jax.Array]
+  statistics: str
+  spec: jax.ShapeDtypeStruct
+
+  def view(self, batch: Batch, r: jax.Array | int) -> jax.Array:
+    """Clip r of each video, augmented, `[N, T, H, W, C]`."""
+    clips = lax.dynamic_slice_in_dim(batch["clips"], r, 1, axis=1)
+    return self.transform(batch["key"], clips, r)[:, 0]
+
+  def forward(self, fn: Forward, params: Params, stats: Stats, batch: Batch) -> tuple[Tree, Stats]:
+    """All clips through a network.
+
+    Returns:
+      What `fn` gives, `[N, ρ, ...]`, and the running statistics after.
+    """
+    if self.statistics == "joint":
+      clips = self.transform(batch["key"], batch["clips"])
+      out, stats = fn(params, stats, clips.reshape(-1, *clips.shape[2:]))
+      return jax.tree.map(lambda x: x.reshape(-1, self.count, *x.shape[1:]), out), stats
+
+    out, after = lax.map(lambda r: fn(params, stats, self.view(batch, r)), jnp.arange(self.count))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out), mean(after)
+
+  def gradients(
+    self, loss: Callable[[Params, jax.Array], tuple[jax.Array, Tree]], params: Params
+  ) -> tuple[tuple[jax.Array, Tree], Params]:
+    """Mean over clips of a loss and its gradient, with one clip's activations in memory at a time.
+
+    Args:
+      loss: (params, r) -> (value, aux) of clip r.
+      params: differentiated.
+
+    Returns:
+      ((mean value, aux with a leading axis of ρ), gradient of the mean).
+    """
+
+    def one(total: Params, r: jax.Array) -> tuple[Params, tuple[jax.Array, Tree]]:
+      result, grads = jax.value_and_grad(loss, has_aux=True)(params, r)
+      return jax.tree.map(jnp.add, total, grads), result
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    total, (values, aux) = lax.scan(one, zeros, jnp.arange(self.count))
+    return (jnp.mean(values), aux), jax.tree.map(lambda g: g / self.count, total)
+
+
+def build(config: ConfigDict, fields: ConfigDict) -> Clips:
+  """The clips that `config.data` and `config.augment` describe.
+
+  Args:
+    config: the resolved config.
+    fields: the method's own, of which `statistics` is read.
+
+  Raises:
+    UserError: fewer than two clips, or unknown statistics.
+  """
+  d = config.data
+  if d.clips < 2:
+    raise UserError(
+      f"config.data.clips is {d.clips}: {config.method} compares clips of a video, 2 or more; for "
+      "ρ = 1 (two crops of one clip) set config.data.clips=2 and config.data.interval.law=same."
+    )
+  choose(config, fields, "statistics", STATISTICS)
+  spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
+  return Clips(d.clips, augment.build(config.augment, d.size), fields.statistics, spec)
+
+
+def choose(config: ConfigDict, fields: ConfigDict, name: str, values: tuple[str, ...]) -> str:
+  """A field's value, which must be one of `values`; `UserError` otherwise."""
+  value = fields[name]
+  if value not in values:
+    raise UserError(
+      f"config.{config.method}.{name} is {value!r}: choose one of {', '.join(values)}."
+    )
+  return value
+
+
+def positive(config: ConfigDict, fields: ConfigDict, *names: str) -> None:
+  """Raises `UserError` where a field is not positive."""
+  for name in names:
+    if not fields[name] > 0:
+      raise UserError(f"config.{config.method}.{name} is {fields[name]}: it must be positive.")
+
+
+def others(tree: Tree, r: jax.Array | int) -> Tree:
+  """Without clip r: `[N, ρ, ...]` to `[N, ρ − 1, ...]`; r may be traced."""
+
+  def one(x: jax.Array) -> jax.Array:
+    index = jnp.arange(x.shape[1] - 1)
+    return jnp.take(x, index + (index >= r), axis=1)
+
+  return jax.tree.map(one, tree)
+
+
+def over_queries(
+  loss: Callable[[Tree, jax.Array], tuple[jax.Array, Tree]], queries: Tree
+) -> tuple[jax.Array, Tree]:
+  """The mean over clips of `loss(clip r's queries [N, ...], r)`, and of its metrics.
+
+  Args:
+    loss: (queries, r) -> (value, metrics).
+    queries: tree of `[N, ρ, ...]`.
+  """
+  clips = jax.tree.leaves(queries)[0].shape[1]
+  return mean(jax.vmap(loss, in_axes=(1, 0))(queries, jnp.arange(clips)))
+
+
+def updates(config: ConfigDict, idle: int = 0) -> int:
+  """Updates of the whole run, as schedules of the method's own need them.
+
+  Args:
+    config: the resolved config.
+    idle: steps without one.
+
+  Raises:
+    UserError: the config does not know how long an epoch is.
+  """
+  return max(config_lib.total_steps(config, _epoch(config, config.steps)) - idle, 1)
+
+
+def steps_of(config: ConfigDict, epochs: float) -> int:
+  """A number of epochs in steps; `UserError` where the config does not know an epoch's length."""
+  return round(epochs * _epoch(config, epochs == 0))
+
+
+def _epoch(config: ConfigDict, unneeded: Any) -> int:
+  length = config.get("steps_per_epoch", 0)
+  if not length and not unneeded:
+    raise UserError(
+      "config.steps_per_epoch is 0: the length of an epoch comes from the data, by "
+      "vssl_jax.methods.resolve(config, source)."
+    )
+  return length
+
+
+def mean(tree: Tree) -> Tree:
+  """The mean over the leading axis, leaf by leaf."""
+  return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+
+def finish(
+  loss: jax.Array, metrics: dict[str, jax.Array], state: Any, z: jax.Array, scale: float = 1.0
+) -> Loss:
+  """A method's loss as the loop wants it.
+
+  Args:
+    loss: scalar.
+    metrics: scalars.
+    state: after the step.
+    z: embeddings `[N, ρ, D]`, for the statistics that show a collapse.
+    scale: of the loss.
+  """
+  return scale * loss, (state, {**metrics, "embeddings": lax.stop_gradient(z)})

@@ -1,0 +1,128 @@
+"""ρ-MoCo: contrast ρ clips of a video against a queue of earlier keys.
+
+Feichtenhofer et al., CVPR 2021, §3 and eq. 1; MoCo: He et al. 2020. Each clip is a query q; its
+positives k⁺ are the momentum network's embeddings of the video's other ρ − 1 clips, its negatives
+the K keys of earlier batches in the queue, which then takes the ρ N new keys. Where paper and
+released code (PySlowFast) disagree:
+
+  positives = separate   one (1 + K)-way cross-entropy a positive, averaged (code; the default)
+              sum        positives summed inside the log (eq. 1)
+  queries = mean         the average over the ρ queries (paper; the default)
+            sum          their sum (code, sequential mode): the rate is then ρ times as large
+
+While the queue fills nothing moves: no parameter, decay, momentum target or schedule. The code
+waits for K / N steps, whatever ρ, and lets the schedule run on; here it is until the queue is full.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
+
+from vssl_jax import parallel
+from vssl_jax.errors import UserError
+from vssl_jax.losses import queue_nce
+from vssl_jax.methods import momentum, multiclip, network
+from vssl_jax.methods.base import Batch, Method, Metrics, Params, Variables
+from vssl_jax.ops import queue as queue_lib
+from vssl_jax.ops.sphere import unit
+
+POSITIVES = ("separate", "sum")
+ENQUEUE = ("all", "first")
+
+
+@flax.struct.dataclass
+class State:
+  """What outlives a step: running statistics, the momentum network, the queue of keys."""
+
+  stats: Variables
+  target: momentum.Target
+  queue: queue_lib.Queue
+
+
+def defaults() -> ConfigDict:
+  """Fields of `config.rho_moco`."""
+  c = momentum.defaults()
+  c.temperature = 0.1
+  c.queue = 65536  # K
+  c.positives = "separate"  # separate (released code) | sum (eq. 1)
+  c.enqueue = "all"  # clips whose keys join the queue: all | first
+  c.wait = True  # nothing moves until the queue is full
+  c.shuffle_bn = True
+  return c
+
+
+def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
+  """ρ-MoCo for a resolved config.
+
+  Args:
+    config: `rho_moco`, `encoder`, `head`, `augment`, `data` and the length of the run are read.
+    mesh: the queue is split over its devices where they divide it.
+
+  Raises:
+    UserError: a field has an impossible value.
+  """
+  c = config.rho_moco
+  momentum.check(config, c)
+  multiclip.choose(config, c, "positives", POSITIVES)
+  multiclip.choose(config, c, "enqueue", ENQUEUE)
+  if c.queue < 1:
+    raise UserError(f"config.rho_moco.queue is {c.queue}: give a number of keys.")
+  net = network.build(config)
+  clips = multiclip.build(config, c)
+  shuffle = c.shuffle_bn and max(config.encoder.bn_groups, config.head.bn_groups) > 1
+  rows = config.batch_size * (clips.count if c.enqueue == "all" else 1)  # keys a step
+  idle = -(-c.queue // rows) if c.wait else 0
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
+    rng, queue_rng = jax.random.split(rng)
+    params, stats = net.init(rng, batch["clips"][:, 0])
+    queue = queue_lib.create(queue_rng, c.queue, config.head.out)
+    return params, State(stats, momentum.start(params, stats), queue)
+
+  def online(params: Params, stats: Any, x: jax.Array) -> tuple[dict[str, jax.Array], Any]:
+    z, stats = net(params, stats, x)
+    return {"z": z}, stats
+
+  def keys_of(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
+    del params
+    k, target = momentum.keys(net, clips, state.target, batch, shuffle)
+    return k, state.replace(target=target)
+
+  def query_loss(state: State, q: Any, positives: jax.Array) -> tuple[jax.Array, Metrics]:
+    return queue_nce(q["z"], positives, state.queue.items, c.temperature, positives=c.positives)
+
+  def close(state: State, k: jax.Array, metrics: Metrics) -> tuple[State, Metrics]:
+    k = unit(k if c.enqueue == "all" else k[:, :1])
+    by_clip = k.swapaxes(0, 1).reshape(-1, k.shape[-1])
+    metrics = {**metrics, **queue_lib.statistics(state.queue, by_clip.shape[0])}
+    return state.replace(queue=queue_lib.push(state.queue, by_clip)), metrics
+
+  def gate(state: State, step: jax.Array) -> jax.Array:
+    del step
+    return queue_lib.is_full(state.queue)
+
+  def after_update(params: Params, state: State, updates: jax.Array) -> tuple[Params, State]:
+    target = momentum.follow(config, c, state.target, params, state.stats, updates, idle)
+    return params, state.replace(target=target)
+
+  def encoder_variables(params: Params, state: State) -> Variables:
+    return net.encoder_variables(params, state.stats)
+
+  devices = 1 if mesh is None else mesh.size
+  whole = PartitionSpec()
+  split = PartitionSpec(parallel.AXIS) if c.queue % devices == 0 else whole
+  return Method(
+    init,
+    encoder_variables,
+    {"clips": clips.spec},
+    gate=gate if c.wait else None,
+    after_update=after_update,
+    state_spec=State(whole, whole, queue_lib.Queue(split, whole, whole)),
+    idle_steps=idle,
+    **momentum.losses(c, clips, online, keys_of, query_loss, close),
+  )
