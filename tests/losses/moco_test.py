@@ -116,6 +116,17 @@ def test_equal_vectors_have_the_closed_form(shape):
     np.testing.assert_allclose(grad, 0, atol=1e-6)
 
 
+def test_a_collapse_up_to_rounding_scores_nothing():
+  """Keys equal to their queries among negatives whose cosines differ from 1 by rounding."""
+  rng = np.random.default_rng(0)
+  point = rng.standard_normal(6)
+  q = jnp.asarray(point + 1e-4 * rng.standard_normal((5, 6)), jnp.float32)
+  queue = jnp.asarray(point + 1e-4 * rng.standard_normal((11, 6)), jnp.float32)
+  keys = jnp.tile(q[:, None], (1, 3, 1))
+  for positives in ("separate", "sum"):
+    assert compiled(positives)(q, keys, queue, 0.1)[0][1]["contrast_accuracy"] == 0
+
+
 def test_only_queries_get_gradient_also_at_zero_and_coincident_points():
   q, keys, queue = tensors()
   q = q.at[0].set(0).at[1].set(keys[1, 0]).at[2].set(queue[0])
