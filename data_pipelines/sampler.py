@@ -38,6 +38,8 @@ class Interval:
     unit: "frames" or "seconds" (each video's own frame rate).
     max_seconds: no two starts are further apart than this; 0 leaves them free. The density is
       that of the law given that the bound holds.
+    min_seconds: the earliest and the latest start are at least this far apart, again given the
+      law; a video too short for it has them as far apart as it can.
   """
 
   law: str = "decreasing"
@@ -45,11 +47,13 @@ class Interval:
   gap: float = 0.0
   unit: str = "frames"
   max_seconds: float = 0.0
+  min_seconds: float = 0.0
 
   @property
   def needs_fps(self) -> bool:
     """Whether starts depend on the video's frame rate."""
-    return self.max_seconds > 0 or (self.law == "constant" and self.unit == "seconds")
+    bounded = self.max_seconds > 0 or self.min_seconds > 0
+    return bounded or (self.law == "constant" and self.unit == "seconds")
 
 
 def from_config(interval: Any, clips: int) -> Interval:
@@ -74,8 +78,16 @@ def from_config(interval: Any, clips: int) -> Interval:
     )
   if not result.power > 0:
     raise UserError(f"{where}.power: {result.power} is not above 0.")
-  if result.gap < 0 or result.max_seconds < 0:
-    raise UserError(f"{where}: gap and max_seconds cannot be negative.")
+  if min(result.gap, result.max_seconds, result.min_seconds) < 0:
+    raise UserError(f"{where}: gap, max_seconds and min_seconds cannot be negative.")
+  if result.min_seconds and result.law in ("same", "constant"):
+    raise UserError(f"{where}.min_seconds: the law {result.law!r} leaves no interval to draw.")
+  if result.min_seconds and clips < 2:
+    raise UserError(f"{where}.min_seconds: one clip a video has no span; set it to 0.")
+  if 0 < result.max_seconds < result.min_seconds:
+    raise UserError(
+      f"{where}: min_seconds is {result.min_seconds}, above max_seconds {result.max_seconds}."
+    )
   return result
 
 
@@ -179,13 +191,19 @@ def starts(
   m = num_starts(length, frames, stride)
   if interval.needs_fps and fps is None:
     raise ValueError("an interval in seconds needs the video's frame rate")
-  bound = m
+  bound, least = m, xp.zeros_like(m)
   if interval.max_seconds > 0:
     bound = xp.minimum(m, xp.floor(interval.max_seconds * xp.asarray(fps, dtype=np.float64)))
+  if interval.min_seconds > 0:
+    wanted = -xp.floor(-interval.min_seconds * xp.asarray(fps, dtype=np.float64))
+    least = xp.minimum(wanted, m - 1)
+    bound = xp.maximum(bound, least)
 
   if interval.law == "same":
     one = _floor_below(xp, u[..., 0] * m, m)
     result = xp.stack([one] * clips, axis=-1)
+  elif interval.law == "independent" and interval.min_seconds > 0:
+    result = _spread(xp, u, m, least, bound, clips)
   elif clips == 1 or interval.law == "independent":
     result = _independent(xp, u, m, bound, clips)
   else:
@@ -195,9 +213,10 @@ def starts(
       delta = xp.minimum(xp.minimum(gap, bound), m - 1)
     else:
       support = xp.minimum(m, bound + 1)
-      share = u[..., 0] * cdf(support / m, interval.power, interval.law)
+      low = cdf(least / m, interval.power, interval.law)
+      share = low + u[..., 0] * (cdf(support / m, interval.power, interval.law) - low)
       delta = m * quantile(share, interval.power, interval.law)
-      delta = _floor_below(xp, delta, support)
+      delta = xp.maximum(_floor_below(xp, delta, support), least)
     early = _floor_below(xp, u[..., 1] * (m - delta), m - delta)
     late = early + delta
     swap = u[..., 2] < 0.5
@@ -253,6 +272,48 @@ def _independent(xp: Any, u: Array, m: Array, bound: Array, clips: int) -> Array
   others = least[..., None] + u[..., 2:] * xp.minimum(bound, m - least)[..., None]
   is_least = np.arange(clips) == xp.floor(u[..., 1] * clips)[..., None]
   return _floor_below(xp, xp.where(is_least, least[..., None], others), m[..., None])
+
+
+def _spread(xp: Any, u: Array, m: Array, least: Array, bound: Array, clips: int) -> Array:
+  """Starts on 0 … m − 1, uniform given that the first and the last are `least` to `bound` apart.
+
+  (m − s) (s + 1)^R − (m − s − 1) s^R of all m^R choices span s at most: those within each of the
+  m − s windows of s + 1, less what neighbouring windows share. The span is drawn by that count,
+  the lower end evenly among the m − s places left, the others evenly between the two ends.
+  """
+  top = xp.minimum(bound, m - 1)
+
+  def within(span: Array, m: Array) -> Array:  # share of the choices, as a polynomial of the span
+    a, b = (span + 1) / m, span / m
+    return (m - span) * a**clips - (m - span - 1) * b**clips
+
+  low, high = within(xp.maximum(least - 1, 0.0), m), within(top, m)
+  wanted = low + u[..., 0] * (high - low)
+  share, width = xp.zeros_like(wanted), 1.0
+  for _ in range(_ROUNDS):
+    width /= _SECTIONS
+    grid = share[..., None] + width * np.arange(1, _SECTIONS)
+    below = within(grid * m[..., None], m[..., None]) <= wanted[..., None]
+    share = share + width * xp.sum(xp.asarray(below, dtype=np.float64), axis=-1)
+  span = xp.minimum(xp.maximum(-xp.floor(-share * m), least), top)
+  early = _floor_below(xp, u[..., 1] * (m - span), m - span)
+  wide = (span + 1)[..., None]
+  inner = early[..., None] + _floor_below(xp, u[..., 2:clips] * wide, wide)
+  ends = xp.stack([early, early + span], axis=-1)
+  return _arranged(xp, xp.concatenate([ends, inner], axis=-1), u[..., clips], clips)
+
+
+def _arranged(xp: Any, x: Array, u: Array, clips: int) -> Array:
+  """`x` with its first two entries at any two places, all pairs of places alike."""
+  pairs = np.array([(i, j) for i in range(clips) for j in range(clips) if i != j])
+  orders = np.empty((len(pairs), clips), np.int64)  # the entry that each place takes
+  for row, (i, j) in zip(orders, pairs, strict=True):
+    row[[k for k in range(clips) if k not in (i, j)]] = np.arange(2, clips)
+    row[i], row[j] = 0, 1
+  which = xp.floor(u * len(pairs))
+  chosen = xp.asarray(np.arange(len(pairs)) == which[..., None], dtype=np.float64)
+  places = np.eye(clips)[orders]  # [pairs, place, entry]
+  return xp.sum(xp.sum(chosen[..., None, None] * places, axis=-3) * x[..., None, :], axis=-1)
 
 
 def _floor_below(xp: Any, x: Array, top: Array) -> Array:

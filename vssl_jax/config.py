@@ -35,7 +35,8 @@ def data() -> ConfigDict:
   c.interval.power = 1.0  # p of the law, f(k) ∝ 1 − (k/m)^p
   c.interval.gap = 0.0  # the constant law's interval, in `unit`
   c.interval.unit = "frames"  # frames | seconds (each video's own frame rate)
-  c.interval.max_seconds = 0.0  # bound on the positives' span; 0 = whole video
+  c.interval.max_seconds = 0.0  # bound on the span of a video's clips; 0 = whole video
+  c.interval.min_seconds = 0.0  # their starts span at least this, or what the video allows
 
   c.crop = ConfigDict()  # random resized crop, taken while the JPEG is decoded
   c.crop.random = True  # False: the central square only

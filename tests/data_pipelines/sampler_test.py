@@ -91,14 +91,17 @@ def test_large_power_is_the_uniform_law():
   clips=st.integers(1, 5),
   gap=st.floats(0, 500),
   max_seconds=st.sampled_from([0.0, 0.01, 0.5, 3.0]),
+  min_seconds=st.sampled_from([0.0, 0.01, 0.4, 2.0]),
   edges=st.booleans(),
   seed=st.integers(0, 1000),
 )
 def test_every_index_is_within_bounds(
-  length, frames, stride, law, power, clips, gap, max_seconds, edges, seed
+  length, frames, stride, law, power, clips, gap, max_seconds, min_seconds, edges, seed
 ):
   if law not in ("independent", "same") and clips > 2:
     clips = 2
+  if law in ("same", "constant") or clips < 2 or 0 < max_seconds < min_seconds:
+    min_seconds = 0.0
   u = draws(64, clips, seed)
   if edges:  # the ends of the unit interval
     u = np.where(u < 0.3, 0.0, np.where(u > 0.7, np.nextafter(1.0, 0.0), u))
@@ -108,15 +111,19 @@ def test_every_index_is_within_bounds(
     frames=frames,
     stride=stride,
     clips=clips,
-    interval=Interval(law, power, gap, "frames", max_seconds),
+    interval=Interval(law, power, gap, "frames", max_seconds, min_seconds),
     fps=25.0,
   )
   assert drawn.shape == (64, clips)
   assert drawn.dtype == np.int64
   assert (drawn >= 0).all()
   assert (drawn < sampler.num_starts(np.asarray(length), frames, stride)).all()
+  span, room = np.ptp(drawn, axis=1), int(sampler.num_starts(np.asarray(length), frames, stride))
+  least = min(np.ceil(min_seconds * 25), room - 1)
+  if law == "independent" or length > (frames - 1) * stride:  # shorter: clips wrap, as they come
+    assert (span >= least).all()
   if max_seconds:
-    assert (np.ptp(drawn, axis=1) <= max_seconds * 25).all()
+    assert (span <= max(max_seconds * 25, least)).all()
   indices = sampler.frame_indices(drawn, np.full(64, length), frames=frames, stride=stride)
   assert indices.shape == (64, clips, frames)
   assert (indices >= 0).all()
@@ -178,6 +185,43 @@ def test_bounded_independent_starts_equal_rejection(clips):
     assert stats.ks_2samp(statistic(drawn), statistic(kept)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("clips", [2, 3, 4])
+@pytest.mark.parametrize("most", [0, 3000])
+def test_starts_spread_at_least_so_far_equal_rejection(clips, most):
+  m, least = 5000, 1000  # long, so that frames are as good as continuous
+  interval = Interval("independent", max_seconds=most / 25, min_seconds=least / 25)
+  drawn = starts(draws(20_000, clips), SPAN + m, clips=clips, interval=interval, fps=25.0)
+  tries = np.random.default_rng(5).integers(0, m, (200_000, clips))
+  span = np.ptp(tries, axis=1)
+  kept = tries[(span >= least) & (span <= (most or m))]
+  for statistic in (
+    lambda x: x[:, 0], lambda x: x[:, -1], lambda x: x.min(axis=1), lambda x: np.ptp(x, axis=1),
+    lambda x: np.median(x, axis=1),
+  ):  # fmt: skip
+    assert stats.ks_2samp(statistic(drawn), statistic(kept)).pvalue > 1e-3
+
+
+def test_pairs_spread_at_least_so_far_are_exactly_uniform():
+  interval = Interval("independent", max_seconds=6 / 25, min_seconds=4 / 25)
+  drawn = starts(draws(60_000), SPAN + 9, interval=interval, fps=25.0)
+  table = np.zeros((9, 9))
+  np.add.at(table, tuple(drawn.T), 1)
+  apart = np.abs(np.subtract.outer(np.arange(9), np.arange(9)))
+  allowed = (apart >= 4) & (apart <= 6)
+  assert (table[~allowed] == 0).all()
+  assert stats.chisquare(table[allowed]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("law", sampler.DENSITIES)
+def test_least_interval_truncates_the_density(law):
+  interval = Interval(law, max_seconds=1.2, min_seconds=0.4)
+  drawn = starts(draws(40_000), SPAN + 40, interval=interval, fps=25.0)
+  gaps = np.abs(drawn[:, 0] - drawn[:, 1])
+  mass = np.diff(sampler.cdf(np.arange(10, 32) / 40, 1.0, law))
+  expected = mass / mass.sum() * len(gaps)
+  assert stats.chisquare(np.bincount(gaps - 10, minlength=21), expected).pvalue > 1e-3
+
+
 def test_bound_truncates_the_density():
   interval = Interval("decreasing", max_seconds=0.4)
   drawn = starts(draws(40_000), SPAN + 40, interval=interval, fps=25.0)
@@ -187,12 +231,13 @@ def test_bound_truncates_the_density():
   assert stats.chisquare(np.bincount(gaps, minlength=11), expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("least", [0.0, 0.7])
 @pytest.mark.parametrize("law", sampler.LAWS)
 @pytest.mark.parametrize("power", [1.0, 3.0])
-def test_tensorflow_gives_numpys_numbers(law, power):
+def test_tensorflow_gives_numpys_numbers(law, power, least):
   import tensorflow as tf
 
-  interval = Interval(law, power, gap=7, max_seconds=1.5)
+  interval = Interval(law, power, gap=7, max_seconds=1.5, min_seconds=least)
   u, length = draws(200), np.random.default_rng(3).integers(1, 120, 200)
   fps = np.random.default_rng(4).uniform(10, 30, 200)
   expected = starts(u, length, interval=interval, fps=fps)
@@ -231,6 +276,8 @@ def test_frame_rate_is_required_where_it_matters():
     ("gap", -1.0, 2, "negative"),
     ("law", "decreasing", 4, "independent"),
     ("law", "independent", 0, "at least 1"),
+    ("min_seconds", -1.0, 2, "negative"),
+    ("min_seconds", 1.0, 1, "no span"),
   ],
 )
 def test_bad_config_is_told_in_one_line(field, value, clips, message):
@@ -243,3 +290,13 @@ def test_bad_config_is_told_in_one_line(field, value, clips, message):
 
 def test_default_config_is_cvrls_law():
   assert sampler.from_config(config.data().interval, 2) == Interval()
+
+
+@pytest.mark.parametrize(
+  ("law", "most", "message"), [("same", 0.0, "no interval"), ("independent", 0.5, "above")]
+)
+def test_impossible_least_spans_are_told(law, most, message):
+  interval = config.data().interval
+  interval.law, interval.max_seconds, interval.min_seconds = law, most, 1.0
+  with pytest.raises(UserError, match=message):
+    sampler.from_config(interval, 2)
