@@ -85,10 +85,11 @@ def train(
       f"the run has {total} steps and {config.method} updates nothing in its first "
       f"{method.idle_steps}: make config.epochs larger, or what is filled first smaller."
     )
-  rate = optim.schedule(
-    optim.peak_lr(config.optim, config.batch_size), total - method.idle_steps,
-    config.optim.warmup_epochs * source.steps_per_epoch, config.optim.final_lr,
+  schedule = (
+    config.optim, config.batch_size, total - method.idle_steps,
+    config.optim.warmup_epochs * source.steps_per_epoch,
   )  # fmt: skip
+  rate = optim.learning_rate(*schedule)
   tx = optim.build(config.optim, rate)
   advance = step_lib.make_step(
     method, tx, rate, seed=config.seed, accumulate=config.accumulate, mesh=mesh
@@ -101,6 +102,10 @@ def train(
   restored = saver.restore(state)
   start, state = restored if restored is not None else (0, state)
   lead = jax.process_index() == 0
+  if lead:
+    print(optim.describe(*schedule, state.params), flush=True)
+    if method.idle_steps:
+      print(f"  the first {method.idle_steps:,} steps update nothing", flush=True)
   if restored is not None:
     print(
       f"Resuming {workdir} at step {start} of {total}: parameters, method state, optimiser, "

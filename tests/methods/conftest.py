@@ -21,6 +21,24 @@ class Tiny(nn.Module):
     return nn.relu(x).mean((1, 2, 3), dtype=jnp.float32)
 
 
+class Flat(nn.Module):
+  """Quicker to compile than a convolution."""
+
+  bn_groups: int = 1
+  features_dim: int = 12
+
+  @nn.compact
+  def __call__(self, clips: jax.Array, train: bool = False) -> jax.Array:
+    x = nn.Dense(self.features_dim, name="stem")(clips.reshape(len(clips), -1))
+    return nn.relu(BatchNorm(groups=self.bn_groups, name="norm")(x, train))
+
+
+@pytest.fixture
+def flat(monkeypatch):
+  """Makes every encoder a single dense layer."""
+  monkeypatch.setattr(models, "build_encoder", lambda config: Flat(config.bn_groups))
+
+
 @pytest.fixture
 def tiny(monkeypatch):
   """Makes every encoder a one-layer one."""

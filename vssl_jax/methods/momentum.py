@@ -115,11 +115,11 @@ def follow(
     target: before.
     params: online parameters after the update.
     stats: online running statistics after the step.
-    updates: updates done, this one included.
+    updates: updates done, this one included: the first has m(0) = m_base.
     idle: steps of the run that update nothing.
   """
   total = multiclip.updates(config, idle) if fields.anneal else 1
-  m = ema.momentum(fields.momentum, updates, total, fields.anneal)
+  m = ema.momentum(fields.momentum, updates - 1, total, fields.anneal)
   online = start(params, stats)
   target = target.replace(params=ema.update(target.params, online.params, m))
   if fields.ema_buffers:

@@ -25,10 +25,13 @@ class Network:
   head: nn.Module
 
   def init(self, rng: jax.Array, clips: jax.Array) -> tuple[Params, Stats]:
-    """Parameters and running statistics, from clips `[N, T, H, W, C]` of which shape counts."""
+    """Parameters and running statistics, from clips `[N, T, H, W, C]` of which shape counts.
+
+    In inference mode, so that N need not divide into batch norm's groups.
+    """
     encoder_rng, head_rng = jax.random.split(rng)
-    encoder = self.encoder.init(encoder_rng, clips.astype(jnp.float32), train=True)
-    head = self.head.init(head_rng, jnp.zeros((2, self.encoder.features_dim)), train=True)
+    encoder = self.encoder.init(encoder_rng, clips.astype(jnp.float32), train=False)
+    head = self.head.init(head_rng, jnp.zeros((2, self.encoder.features_dim)), train=False)
     return (
       {"encoder": encoder["params"], "head": head["params"]},
       {"encoder": encoder.get("batch_stats", {}), "head": head.get("batch_stats", {})},

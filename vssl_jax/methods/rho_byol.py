@@ -78,7 +78,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     rng, predictor_rng = jax.random.split(rng)
     params, stats = net.init(rng, batch["clips"][:, 0])
     target = momentum.start(params, stats) if c.target else None
-    last = predictor.init(predictor_rng, jnp.zeros((2, config.head.out)), train=True)
+    last = predictor.init(predictor_rng, jnp.zeros((2, config.head.out)), train=False)
     params = {**params, "predictor": last["params"]}
     return params, State({**stats, "predictor": last.get("batch_stats", {})}, target)
 

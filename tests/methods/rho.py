@@ -1,0 +1,107 @@
+"""The ρ-methods around a tiny encoder: configs, batches, and a few real steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests import small
+from vssl_jax import augment, methods, optim, parallel
+from vssl_jax import step as step_lib
+from vssl_jax.methods import base
+
+N = 8
+METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
+
+
+class Source:
+  steps_per_epoch, label_names = 3, ()
+
+
+def config(name, variant="demo", **values):
+  """A method's shipped config at toy size; the queue is that of two steps, flips the only draw."""
+  c = small.shrink(small.load(f"{name}.py", variant), **{"data.frames": 2, "data.size": 8})
+  augment.presets.none(c.augment)
+  c.augment.flip = 0.5
+  c.optim.name, c.optim.lr, c.optim.weight_decay, c.optim.warmup_epochs = "sgd", 0.01, 1e-3, 0.0
+  if name == "rho_moco":
+    c.rho_moco.queue = 2 * N * c.data.clips
+  if name == "rho_byol":
+    c.rho_byol.predictor = (16,)
+  if name == "rho_swav":
+    c.rho_swav.prototypes = 12
+  c.update_from_flattened_dict(values)
+  return methods.resolve(c, Source)
+
+
+def batch(c, k=0, n=N):
+  rng = np.random.default_rng(k)
+  d = c.data
+  return {
+    "clips": rng.integers(0, 256, (n, d.clips, d.frames, d.size, d.size, 3), np.uint8),
+    "label": np.zeros(n, np.int32),
+    "video": np.arange(n),
+  }
+
+
+def start(c, devices=1):
+  """The method, the mesh, and its parameters and state on it."""
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  method = methods.load(c.method).build(c, mesh)
+  params, state = small.init(method)
+  params = parallel.put_replicated(mesh, params)
+  return method, mesh, params, parallel.put(mesh, state, method.state_spec)
+
+
+def keyed(c, step=0, n=N, k=0):
+  """A batch with the keys of `step`, and the step's own."""
+  rng, keys = step_lib.step_keys(0, jnp.int32(step), n)
+  return {**batch(c, k, n), "key": keys}, rng
+
+
+def gradients(c, devices=1, n=N):
+  """((loss, (state, metrics)), gradients) of the first step."""
+  method, mesh, params, state = start(c, devices)
+  fn = base.value_and_grad(method, c.accumulate)
+
+  def run(params, state, batch):
+    rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+    return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
+
+  return jax.device_get(hasty(run)(params, state, parallel.put_batch(mesh, batch(c, n=n))))
+
+
+def hasty(fn):
+  """Jitted with little optimisation: compiling is most of a test's time."""
+  return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def steps(c, count, devices=1):
+  """States before each step and after the last, and the rows logged."""
+  method, mesh, _, _ = start(c, devices)
+  total = 100
+  rate = optim.schedule(optim.peak_lr(c.optim, c.batch_size), total - method.idle_steps, 0)
+  tx = optim.build(c.optim, rate)
+  advance = step_lib.make_step(method, tx, rate, seed=0, accumulate=c.accumulate, mesh=mesh)
+  state = step_lib.init(method, tx, 0, mesh, N)
+  states, rows = [jax.device_get(state)], []
+  for k in range(count):
+    state, metrics = advance(state, parallel.put_batch(mesh, batch(c, k)))
+    states.append(jax.device_get(state))
+    rows.append(jax.device_get(metrics))
+  return states, rows
+
+
+def close(a, b, tolerance):
+  """Equal relative to the tree's largest entry: a bias before a batch norm has gradient zero."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  scale = max([np.abs(x).max() for x in jax.tree.leaves(a)], default=0)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale), a, b)
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def unit(x):
+  x = np.float64(x)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,119 @@
+"""What all four ρ-methods promise: devices and modes that change nothing, clear refusals."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.methods import rho
+from vssl_jax import methods
+from vssl_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("flat")
+MOMENTUM = ("rho_moco", "rho_byol")
+
+
+@pytest.mark.parametrize("name", rho.METHODS)
+def test_one_device_equals_eight(name):
+  c = rho.config(name, **{"data.clips": 3})
+  (loss, (state, metrics)), grads = rho.gradients(c)
+  (loss8, (state8, metrics8)), grads8 = rho.gradients(c, devices=8)
+  np.testing.assert_allclose(loss, loss8, rtol=1e-5)
+  rho.close(grads, grads8, 1e-4)
+  rho.close(state, state8, 1e-5)  # statistics, target, queue: contents, pointer, filling
+  rho.close(metrics, metrics8, 1e-4)
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_sequential_equals_parallel_and_sum_is_rho_times_the_mean(name):
+  c = rho.config(name, **{"data.clips": 3})
+  (loss, (state, metrics)), grads = rho.gradients(c)
+  c[name].sequential, c[name].queries = True, "sum"
+  (loss2, (state2, metrics2)), grads2 = rho.gradients(c)
+  np.testing.assert_allclose(3 * loss, loss2, rtol=1e-5)
+  rho.close(jax.tree.map(lambda g: 3 * g, grads), grads2, 1e-5)
+  rho.close(state, state2, 1e-5)
+  rho.close(metrics, metrics2, 1e-5)
+
+
+@pytest.mark.parametrize("name", rho.METHODS)
+def test_accumulation_equals_one_pass_with_the_same_statistics(name):
+  # Micro-batch i holds rows i, i + k, …; one pass with groups sees them as contiguous rows.
+  k = 2
+  order = np.arange(rho.N).reshape(rho.N // k, k).T.reshape(-1)
+  values = {"rho_moco.shuffle_bn": False} if name == "rho_moco" else {}
+  whole = rho.config(name, **{"encoder.bn_groups": k, "head.bn_groups": k, **values})
+  (loss, _), grads = rho.gradients(rho.config(name, accumulate=k, **values))
+  method, _, params, state = rho.start(whole)
+  batch, rng = rho.keyed(whole)
+  permuted = jax.tree.map(lambda x: x[order], batch)
+  fn = methods.base.value_and_grad(method, 1)
+  (want, _), want_grads = rho.hasty(fn)(params, state, permuted, rng, 0)
+  np.testing.assert_allclose(loss, want, rtol=1e-4)
+  rho.close(jax.device_get(want_grads), grads, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["rho_simclr", "rho_moco"])
+@pytest.mark.parametrize("statistics", ["clip", "joint"])
+def test_statistics_are_over_each_clip_or_over_all(name, statistics):
+  c = rho.config(name, **{"data.clips": 3, f"{name}.statistics": statistics})
+  c.augment.flip = 0.0
+  method, _, params, state = rho.start(c)
+  batch, rng = rho.keyed(c)
+  fn = rho.hasty(methods.base.value_and_grad(method, 1))
+  (_, (after, metrics)), _ = fn(params, state, batch, rng, 0)
+  stem = jax.device_get(params["encoder"]["stem"])
+  x = np.float64(batch["clips"]).reshape(rho.N, 3, -1) / 255 @ np.float64(stem["kernel"])
+  x = x + stem["bias"]
+  axes = 0 if statistics == "clip" else (0, 1)
+  mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+  norm = after.stats["encoder"]["norm"]
+  np.testing.assert_allclose(norm["mean"], 0.1 * mean.mean((0, 1)), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(norm["var"], 0.9 + 0.1 * var.mean((0, 1)), rtol=1e-4)
+  if name == "rho_moco":  # whose head has no batch norm, so that the rest is quick by hand
+    head = jax.device_get(params["head"])
+    y = np.maximum((x - mean) / np.sqrt(var + 1e-5), 0)
+    y = np.maximum(y @ head["dense_0"]["kernel"] + head["dense_0"]["bias"], 0)
+    z = y @ head["out"]["kernel"] + head["out"]["bias"]
+    np.testing.assert_allclose(metrics["embeddings"], z, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("name", "values", "message"),
+  [
+    *((m, {"data.clips": 1}, "ρ = 1") for m in rho.METHODS),
+    *((m, {f"{m}.statistics": "sync"}, "clip, joint") for m in rho.METHODS),
+    *((m, {f"{m}.temperature": 0.0}, "positive") for m in rho.METHODS),
+    *((m, {f"{m}.momentum": 1.5}, r"\[0, 1\]") for m in MOMENTUM),
+    *((m, {f"{m}.queries": "all"}, "mean, sum") for m in MOMENTUM),
+    *(
+      (m, {f"{m}.sequential": True, f"{m}.statistics": "joint"}, "statistics=clip")
+      for m in MOMENTUM
+    ),
+    ("rho_simclr", {"rho_simclr.pairs": "none"}, "consecutive"),
+    ("rho_moco", {"rho_moco.positives": "both"}, "separate, sum"),
+    ("rho_moco", {"rho_moco.queue": 0}, "queue is 0"),
+    ("rho_swav", {"rho_swav.prototypes": 1}, "at least 2"),
+    ("rho_swav", {"rho_swav.epsilon": 0.0}, "positive"),
+  ],
+)
+def test_impossible_settings_name_the_field(name, values, message):
+  with pytest.raises(UserError, match=message):
+    methods.load(name).build(rho.config(name, **values))
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_sequential_gradients_cannot_be_accumulated(name):
+  c = rho.config(name, **{f"{name}.sequential": True})
+  with pytest.raises(UserError, match="clip by clip"):
+    methods.base.value_and_grad(methods.load(name).build(c), 2)
+
+
+@pytest.mark.parametrize("name", ["rho_moco", "rho_byol", "rho_swav"])
+def test_schedules_need_the_length_of_an_epoch(name):
+  c = rho.config(name)
+  c.steps = c.steps_per_epoch = 0
+  method = methods.load(name).build(c)
+  params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
+  ask = method.after_update if name != "rho_swav" else lambda p, s, k: method.gate(s, k)
+  with pytest.raises(UserError, match="steps_per_epoch is 0"):
+    jax.eval_shape(ask, params, state, 1)
