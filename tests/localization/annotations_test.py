@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations
+from vssl_jax.localization.annotations import Prediction, Segment, Video
+
+VIDEOS = {
+  "a": Video("train", 20.5, (Segment(1.0, 2.5, "run"), Segment(4.0, 9.0, "dive"))),
+  "b": Video("test", None, (Segment(0.0, 3.0, "run"), Segment(5.0, 6.0, "run"))),
+  "c": Video("test", 7.0, ()),
+}
+
+
+def ground_truth(**entry):
+  video = {"subset": "test", "annotations": [{"segment": [1, 2], "label": "run"}], **entry}
+  return {"database": {"v": {k: x for k, x in video.items() if x is not None}}}
+
+
+def written(tmp_path, tree):
+  path = tmp_path / "file.json"
+  path.write_text(tree if isinstance(tree, str) else json.dumps(tree), encoding="utf-8")
+  return path
+
+
+def test_ground_truth_comes_back(tmp_path):
+  path = tmp_path / "gt.json"
+  annotations.write_annotations(path, VIDEOS)
+  assert annotations.read_annotations(path) == VIDEOS
+  stored = json.loads(path.read_text())
+  assert stored.keys() >= {"database", "taxonomy", "version"}  # ActivityNet's evaluator asks
+  assert [n["nodeName"] for n in stored["taxonomy"]] == ["Root", "dive", "run"]
+
+
+def test_predictions_come_back(tmp_path):
+  predictions = {
+    "a": [Prediction(0.5, 2.0, "run", 0.9), Prediction(1.0, 3.0, "dive", -2.0)],
+    "b": [],
+  }
+  path = tmp_path / "p.json"
+  annotations.write_predictions(path, predictions)
+  assert annotations.read_predictions(path) == predictions
+  assert json.loads(path.read_text()).keys() >= {"results", "version", "external_data"}
+  with pytest.raises(UserError, match=r"'a'.*finite"):
+    annotations.write_predictions(path, {"a": [Prediction(0.0, 1.0, "run", float("nan"))]})
+  assert annotations.read_predictions(path) == predictions
+
+
+def test_durations_from_a_table(tmp_path):
+  table = tmp_path / "videos.csv"
+  table.write_text("video_id,subset,duration_s\nv,test,12.5\nother,test,3\n")
+  path = written(tmp_path, ground_truth())
+  assert annotations.read_annotations(path)["v"].duration is None
+  assert annotations.read_annotations(path, durations=table)["v"].duration == 12.5
+  own = written(tmp_path, ground_truth(duration=9))
+  assert annotations.read_annotations(own, durations=table)["v"].duration == 9
+  table.write_text("name,seconds\nv,3\n")
+  with pytest.raises(UserError, match=r"columns"):
+    annotations.read_annotations(path, durations=table)
+
+
+def test_labels():
+  assert annotations.label_names(VIDEOS) == ("dive", "run")
+  assert VIDEOS["b"].labels == ("run",)
+  hot = annotations.multi_hot(VIDEOS.values(), ("dive", "run", "swim"))
+  np.testing.assert_array_equal(hot, [[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+  assert hot.dtype == np.float32
+  with pytest.raises(UserError, match=r"'dive'"):
+    annotations.multi_hot(VIDEOS.values(), ("run",))
+
+
+def test_subsets():
+  assert list(annotations.of_subset(VIDEOS, "test")) == ["b", "c"]
+  with pytest.raises(UserError, match=r"'valid'.*test, train"):
+    annotations.of_subset(VIDEOS, "valid")
+
+
+@pytest.mark.parametrize(
+  ("tree", "message"),
+  [
+    ("{", "no JSON"),
+    ({}, "'database'"),
+    ({"database": {"v": 3}}, "video 'v'.*'subset'"),
+    (ground_truth(subset=None), "'subset'"),
+    (ground_truth(annotations=None), "'annotations'"),
+    (ground_truth(duration="long"), "duration 'long'"),
+    (ground_truth(duration=0), "duration 0"),
+    (ground_truth(annotations=[{"segment": [1, 2]}]), "annotation 0: has no 'label'"),
+    (ground_truth(annotations=[{"segment": [2, 1], "label": "x"}]), r"\[2, 1\]"),
+    (ground_truth(annotations=[{"segment": [2], "label": "x"}]), r"\[2\]"),
+    (ground_truth(annotations=[{"segment": [0, float("nan")], "label": "x"}]), "nan"),
+    (ground_truth(annotations=[{"segment": [False, 1], "label": "x"}]), "False"),
+  ],
+)
+def test_bad_ground_truth_is_named(tmp_path, tree, message):
+  with pytest.raises(UserError, match=message) as e:
+    annotations.read_annotations(written(tmp_path, tree))
+  assert "file.json" in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("tree", "message"),
+  [
+    ({"results": []}, "'results'"),
+    ({"results": {"v": {}}}, "no list"),
+    ({"results": {"v": [{"segment": [0, 1], "label": "x"}]}}, "score None"),
+    ({"results": {"v": [{"segment": [0, 1], "label": "x", "score": "high"}]}}, "'high'"),
+    ({"results": {"v": [{"label": "x", "score": 1}]}}, "prediction 0: has no 'segment'"),
+  ],
+)
+def test_bad_predictions_are_named(tmp_path, tree, message):
+  with pytest.raises(UserError, match=message):
+    annotations.read_predictions(written(tmp_path, tree))
+  with pytest.raises(UserError, match=r"nothing.json: cannot be read"):
+    annotations.read_predictions(tmp_path / "nothing.json")

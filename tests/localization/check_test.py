@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization import check
+from vssl_jax.localization.annotations import Segment, Video
+
+
+@pytest.fixture
+def folder(tmp_path):
+  np.save(tmp_path / "good.npy", np.ones((20, 4), np.float32))
+  return tmp_path
+
+
+def video(*segments, duration=10.0):
+  return Video("train", duration, tuple(Segment(*s) for s in segments or [(1.0, 2.0, "run")]))
+
+
+def found(folder, name="v", made=None, features=None, **kwargs):
+  if features is not None:
+    np.save(folder / f"{name}.npy", features)
+  videos = {"good": video(), name: made or video()}
+  return check.find_problems(videos, folder, step_seconds=0.5, **kwargs)
+
+
+def test_nothing_to_find(folder):
+  features = np.zeros((20, 4), np.float16)
+  assert found(folder, features=features, label_names=["run"]) == []
+  check.require([])
+
+
+@pytest.mark.parametrize(
+  ("features", "message"),
+  [
+    (np.ones((0, 4)), "no features"),
+    (np.ones((20, 5)), "5 wide, those of the first video 4"),
+    (np.ones(20), r"\[20\]"),
+    (np.array([["a"]]), "not numbers"),
+    (np.where(np.arange(20)[:, None] == 7, np.nan, np.ones((20, 4))), "1 of 20 rows, first 7"),
+    (np.where(np.arange(20)[:, None] > 17, np.inf, np.ones((20, 4))), "2 of 20 rows, first 18"),
+  ],
+)
+def test_bad_features_are_fatal(folder, features, message):
+  problems = found(folder, features=features)
+  assert [p.video for p in problems if p.fatal] == ["v"]
+  with pytest.raises(UserError, match=message):
+    check.require(problems)
+
+
+def test_missing_and_empty_files(folder):
+  (folder / "empty.npy").touch()
+  (folder / "text.npy").write_text("no array")
+  for name, message in {
+    "gone": "is missing",
+    "empty": "cannot be read",
+    "text": "cannot be read",
+  }.items():
+    (problem,) = found(folder, name)
+    assert message in problem.message
+    assert problem.fatal
+
+
+@pytest.mark.parametrize(
+  ("segments", "message", "fatal"),
+  [
+    ([(1.0, 2.0, "fly")], "label 'fly' is none of the 2 classes", True),
+    ([(10.0, 12.0, "run")], "starts past the end", True),
+    ([(9.0, 10.6, "run")], "ends past the end, 10.0 s", False),
+    ([(3.0, 3.0, "run")], "no length", False),
+  ],
+)
+def test_segments(folder, segments, message, fatal):
+  made = video(*segments)
+  (problem,) = found(folder, made=made, features=np.ones((20, 4)), label_names=["run", "dive"])
+  assert message in problem.message
+  assert problem.fatal == fatal
+
+
+def test_length_against_duration(folder):
+  features = np.ones((20, 4))  # 10 s
+  for duration, number in {8.2: 0, 12.2: 0, 8.0: 1, 12.4: 1, None: 0}.items():
+    problems = found(folder, made=video(duration=duration), features=features)
+    assert len(problems) == number, duration
+    assert not any(p.fatal for p in problems)
+  beyond = video((9.0, 11.0, "run"), duration=None)
+  assert "past the end, 10.0 s" in found(folder, made=beyond, features=features)[0].message
+
+
+def test_no_action_and_the_report(folder):
+  none = Video("train", 10.0, ())
+  problems = found(folder, made=none, features=np.ones((40, 4)))
+  text = check.report(problems)
+  assert text.splitlines() == [
+    "error: v: has no annotated action",
+    "note: v: features cover 20.0 s of a video of 10.0 s",
+  ]
+  with pytest.raises(UserError, match=r"'v': has no annotated action.$"):
+    check.require(problems)
+  with pytest.raises(UserError, match=r"\(and 1 more problems\)"):
+    check.require(problems + problems)

@@ -1,0 +1,139 @@
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization import proposals
+from vssl_jax.localization.annotations import Prediction
+from vssl_jax.localization.proposals import Settings, propose
+
+PLAIN = Settings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.0)
+
+
+def test_by_hand():
+  """One class: the run above 0.5 covers steps 2 to 5; half its length on each side is two steps."""
+  cas = np.array([0.0, 0.2, 0.8, 1.0, 0.9, 0.6, 0.4, 0.1])[:, None]
+  found = propose(cas, np.array([0.9]), step_seconds=0.5, settings=PLAIN)
+  np.testing.assert_array_equal(found.segment, [[1.0, 3.0]])
+  np.testing.assert_allclose(found.score, [3.3 / 4])  # what lies outside is masked
+  whole = Settings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.2, masked=False)
+  found = propose(cas, np.array([0.9]), step_seconds=0.5, settings=whole)
+  np.testing.assert_allclose(found.score, [3.3 / 4 - (0.0 + 0.2 + 0.4 + 0.1) / 4 + 0.2 * 0.9])
+  np.testing.assert_array_equal(found.label, [0])
+
+
+def test_masked_score_still_sees_another_run_nearby():
+  cas = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])[:, None]
+  found = propose(
+    cas, np.array([1.0]), step_seconds=1.0, settings=Settings((0.5), (0.5,), 1, 1.0, 0.0)
+  )
+  np.testing.assert_array_equal(found.segment, [[0, 1], [2, 4]])
+  np.testing.assert_allclose(found.score, [1 - 0, 1 - 1 / 4])
+
+
+def test_the_bonus_is_the_probability_of_the_class():
+  cas = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+  probability = np.array([0.9, 0.3])
+  score = {
+    gamma: propose(cas, probability, step_seconds=1.0, settings=Settings(gamma=gamma)).score
+    for gamma in (0.0, 0.5)
+  }
+  gained = np.unique((score[0.5] - score[0.0]).round(9))
+  np.testing.assert_allclose(gained, 0.5 * probability[::-1])
+
+
+def test_classes_by_probability_or_the_likeliest():
+  assert proposals.present(np.array([0.3, 0.1, 0.25]), 0.25).tolist() == [0, 2]
+  assert proposals.present(np.array([0.2, 0.1, 0.15]), 0.25).tolist() == [0]  # index 0 counts too
+  assert proposals.present(np.array([0.1, 0.2]), 0.25).tolist() == [1]
+  cas = np.eye(3)
+  labels = propose(cas, np.array([0.3, 0.1, 0.3]), step_seconds=1.0).label
+  assert set(labels) == {0, 2}
+
+
+def test_each_class_is_normalised_over_time_by_itself():
+  cas = np.array([[-1.0, 10.0, 3.0], [1.0, 20.0, 3.0], [3.0, 30.0, 3.0]])
+  np.testing.assert_allclose(proposals.normalise(cas), [[0, 0, 0], [1 / 3, 0.5, 0], [1, 1, 0]])
+
+
+def test_upsampling_keeps_the_middles_in_place():
+  x = np.array([[0.0], [3.0], [0.0]])
+  up = proposals.upsample(x, 3)[:, 0]
+  np.testing.assert_allclose(up, [0, 0, 1, 2, 3, 2, 1, 0, 0])
+  np.testing.assert_allclose(up, up[::-1])
+  np.testing.assert_array_equal(proposals.upsample(x, 1), x)
+
+
+def test_seconds_do_not_depend_on_the_upsampling():
+  cas = np.zeros((40, 1))
+  cas[10:20] = 1
+  for scale in (1, 8, 24):
+    found = propose(
+      cas, np.ones(1), step_seconds=0.64, settings=Settings(thresholds=(0.49,), scale=scale)
+    )
+    np.testing.assert_allclose(found.segment, [[6.4, 12.8]], atol=0.64 / scale + 1e-9)
+  cut = propose(cas, np.ones(1), step_seconds=0.64, duration=9.0)
+  assert cut.segment.max() == 9.0
+  assert not len(propose(cas, np.ones(1), step_seconds=0.64, duration=5.0).score)
+
+
+def test_smoothing_joins_what_noise_parts():
+  cas = np.tile([1.0, 0.0], 12)[:, None] * (np.abs(np.arange(24) - 12) < 7)[:, None]
+  raw = propose(cas, np.ones(1), step_seconds=1.0, settings=PLAIN)
+  smooth = Settings(thresholds=(0.5,), scale=1, smooth=9)
+  joined = propose(cas, np.ones(1), step_seconds=1.0, settings=smooth)
+  assert len(raw.score) > 4
+  assert len(joined.score) == 1
+  short = propose(cas[6:11], np.ones(1), step_seconds=1.0, settings=smooth)  # below the window
+  assert len(short.score)
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@hypothesis.given(
+  cas=st.lists(st.floats(-2, 2, width=16), min_size=1, max_size=12),
+  outer=st.sampled_from([0.0, 0.25, 1.0]),
+  masked=st.booleans(),
+)
+def test_contrast_equals_slices(cas, outer, masked):
+  x = np.asarray(cas)[:, None]
+  settings = Settings(thresholds=(0.0, 0.4), scale=2, outer=outer, gamma=0.1, masked=masked)
+  found = propose(x, np.array([0.7]), step_seconds=2.0, settings=settings)
+  up = proposals.upsample(proposals.normalise(x), 2)[:, 0]
+  want = []
+  for threshold in settings.thresholds:
+    kept = np.where(up > threshold, up, 0) if masked else up
+    for s in range(len(up)):
+      for e in range(s + 1, len(up) + 1):
+        edges = (s == 0 or up[s - 1] <= threshold) and (e == len(up) or up[e] <= threshold)
+        if edges and (up[s:e] > threshold).all():
+          side = int((e - s) * outer)
+          around = np.concatenate([kept[max(s - side, 0) : s], kept[e : e + side]])
+          score = kept[s:e].mean() - (around.mean() if len(around) else 0) + 0.07
+          want.append((float(s), float(e), score))
+  got = np.concatenate([found.segment, found.score[:, None]], axis=1)
+  np.testing.assert_allclose(got, np.array(want).reshape(-1, 3), atol=1e-9)
+
+
+def test_predictions_have_names():
+  found = propose(np.array([[0.0], [1.0]]), np.ones(1), step_seconds=1.0, settings=PLAIN)
+  assert found.predictions(["run"]) == [Prediction(1.0, 2.0, "run", 1.0)]
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: propose(np.ones(3), np.ones(1), step_seconds=1.0), r"\[T, C\]"),
+    (lambda: propose(np.ones((3, 2)), np.ones(1), step_seconds=1.0), r"\[C\]"),
+    (lambda: propose(np.full((3, 1), np.nan), np.ones(1), step_seconds=1.0), "diverged"),
+    (lambda: propose(np.ones((3, 1)), np.ones(1), step_seconds=0.0), "0.0 s"),
+    (lambda: Settings(thresholds=(1.0,)), "thresholds"),
+    (lambda: Settings(thresholds=()), "thresholds"),
+    (lambda: Settings(scale=0), "scale"),
+    (lambda: Settings(smooth=4), "odd"),
+    (lambda: Settings(smooth=1), "order"),
+  ],
+)
+def test_bad_input_is_named(call, message):
+  with pytest.raises(UserError, match=message):
+    call()

@@ -1,0 +1,1 @@
+"""Where in time actions happen: annotations, proposals, suppression, detection scores."""

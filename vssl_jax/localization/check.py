@@ -1,0 +1,118 @@
+"""What is wrong with a data set of feature sequences, found out before training."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization.annotations import Annotations
+
+
+class Problem(NamedTuple):
+  """One finding.
+
+  Attributes:
+    video: its name.
+    message: what is wrong.
+    fatal: whether training cannot or should not go on; else a note.
+  """
+
+  video: str
+  message: str
+  fatal: bool
+
+
+def find_problems(
+  annotations: Annotations,
+  folder: pathlib.Path | str,
+  *,
+  step_seconds: float | None = None,
+  label_names: Collection[str] | None = None,
+  slack: float = 0.1,
+) -> list[Problem]:
+  """Looks through annotations and one `.npy` file `[L, D]` a video.
+
+  Fatal: a missing, empty or unreadable file, another shape than `[L, D]` or another D than the
+  first file's, NaN or infinity, an unknown label, a video without any, a segment that starts past
+  the end of its video. Notes: a segment that ends past the end by more than a step (THUMOS14's own
+  annotation has such) or has no length, features longer or shorter than the video.
+
+  Args:
+    annotations: the videos to look through.
+    folder: holds `<video>.npy`.
+    step_seconds: time from one feature to the next; None if it differs or is unknown.
+    label_names: the classes that training knows; None for any.
+    slack: difference of lengths that is no finding, as a share of the duration, besides two steps.
+
+  Returns:
+    Findings, in the order of the videos.
+  """
+  folder, width, problems = pathlib.Path(folder), None, []
+
+  def found(message: str, *, fatal: bool = True) -> None:
+    problems.append(Problem(name, message, fatal))
+
+  for name, video in annotations.items():
+    shape = _look(folder / f"{name}.npy", found)
+    if shape is not None:
+      width = shape[1] if width is None else width
+      if shape[1] != width:
+        found(f"features are {shape[1]} wide, those of the first video {width}")
+    if not video.segments:
+      found("has no annotated action")
+    for label in sorted(
+      set(video.labels) - set(video.labels if label_names is None else label_names)
+    ):
+      found(f"label {label!r} is none of the {len(label_names)} classes")
+    covered = shape[0] * step_seconds if shape and step_seconds else None
+    duration = covered if video.duration is None else video.duration
+    if covered and abs(covered - duration) > slack * duration + 2 * step_seconds:
+      found(f"features cover {covered:.1f} s of a video of {duration:.1f} s", fatal=False)
+    for s in video.segments:
+      what = f"segment {s.start:g} to {s.end:g} s ({s.label})"
+      if s.end <= s.start or s.start < 0:
+        found(f"{what} has no length or starts before 0", fatal=False)
+      if duration is not None and s.start >= duration:
+        found(f"{what} starts past the end, {duration:.1f} s")
+      elif duration is not None and s.end > duration + (step_seconds or 0):
+        found(f"{what} ends past the end, {duration:.1f} s", fatal=False)
+  return problems
+
+
+def _look(path: pathlib.Path, found) -> tuple[int, int] | None:
+  if not path.exists():
+    return found(f"{path} is missing")
+  try:
+    features = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (OSError, ValueError, EOFError) as e:
+    return found(f"{path} cannot be read ({e or 'it is empty'})")
+  if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiu":
+    return found(f"{path} holds {features.dtype} {list(features.shape)}, not numbers [L, D]")
+  if not len(features):
+    return found(f"{path} has no features")
+  bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+  if len(bad):
+    found(f"{path} has NaN or infinity in {len(bad)} of {len(features)} rows, first {bad[0]}")
+  return features.shape
+
+
+def require(problems: list[Problem]) -> None:
+  """Stops where a finding is fatal.
+
+  Raises:
+    UserError: one line: how many fatal findings, and the first.
+  """
+  fatal = [p for p in problems if p.fatal]
+  if fatal:
+    more = f" (and {len(fatal) - 1} more problems)" if len(fatal) > 1 else ""
+    raise UserError(f"video {fatal[0].video!r}: {fatal[0].message}{more}.")
+
+
+def report(problems: list[Problem]) -> str:
+  """The findings as lines of text, the fatal ones first."""
+  ordered = sorted(problems, key=lambda p: not p.fatal)
+  return "".join(f"{'error' if p.fatal else 'note'}: {p.video}: {p.message}\n" for p in ordered)
