@@ -61,8 +61,8 @@ def test_equals_scikit_learn_on_any_blobs(seed, spread):
 
 
 def test_points_far_from_the_origin():
-  """Scores about the centres' mean: at 1,000 times the spread float32 still tells the clusters."""
-  x, label = blobs(n=300, d=16, spread=0.3, offset=1000.0)
+  """Scores about the centres' mean: at 10,000 times the spread float32 still tells the clusters."""
+  x, label = blobs(n=300, d=16, spread=0.3, offset=1e4)
   start = np.stack([x[label == c][0] for c in range(8)])
   found = run(x, start)
   np.testing.assert_array_equal(found.labels, label)
@@ -216,6 +216,12 @@ def test_plus_plus_draws_a_row_from_each_far_cluster():
     np.testing.assert_array_equal(drawn, x[nearest])
     assert sorted(label[nearest]) == list(range(6))
   assert adjusted_rand_score(label, run(x, drawn).labels) == 1
+
+
+def test_plus_plus_far_from_the_origin_draws_no_point_twice():
+  x, _ = blobs(n=60, d=16, offset=1e4)
+  drawn = np.asarray(plus_plus(jax.random.key(0), x, 60))
+  assert len(np.unique(drawn, axis=0)) == 60
 
 
 def test_plus_plus_draws_by_squared_distance():

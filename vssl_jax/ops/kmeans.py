@@ -288,7 +288,9 @@ def plus_plus(
   x = lax.stop_gradient(jnp.asarray(x))
   dtype = jnp.result_type(x, jnp.float32)
   mask = jnp.ones(len(x), bool) if mask is None else mask
-  squares = jnp.sum(jnp.square(x.astype(dtype)), axis=1)
+  counted = jnp.where(mask, 1 / jnp.maximum(jnp.sum(mask), 1), 0).astype(dtype)
+  middle = jnp.matmul(counted, x, precision=precision, preferred_element_type=dtype)
+  squares = jnp.sum(jnp.square(x.astype(dtype) - middle), axis=1)
   least = jnp.finfo(dtype).tiny
 
   def draw(key, weight):
@@ -301,7 +303,10 @@ def plus_plus(
   def add(i, state):
     centers, gap = state
     at = draw(jax.random.fold_in(rng, i), gap)
-    products = jnp.matmul(x, x[at].T, precision=precision, preferred_element_type=dtype)
+    about = x[at].astype(dtype) - middle  # as in `_Walk.assign`
+    products = jnp.matmul(x, about.T, precision=precision) - jnp.matmul(
+      about, middle, precision=precision
+    )
     apart = squares[:, None] + squares[at] - 2 * products
     # Exactly 0 at the drawn point itself, whatever rounding says.
     apart = jnp.where(jnp.arange(len(x))[:, None] == at, 0, jnp.maximum(apart, 0))
