@@ -172,6 +172,12 @@ def base(method: str) -> ConfigDict:
   c.save.best = ""  # logged metric whose best checkpoint is kept as well; "" = none
   c.save.best_mode = "min"  # min | max
 
+  c.knn = ConfigDict()  # nearest neighbours while training: probes/monitor.py
+  c.knn.every_epochs = 0.0  # 0 = never
+  c.knn.k = 200  # neighbours that vote, at most all of the training split
+  c.knn.temperature = 0.07  # of the votes, exp(cosine / T)
+  c.knn.clips = 1  # views of each video, evenly spaced
+
   c.probe = ConfigDict()  # after pre-training, and job = linear_probe
   c.probe.run = False  # probe at the end of pre-training
   c.probe.random_init = True  # beside the same encoder at random initialisation

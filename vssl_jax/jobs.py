@@ -18,7 +18,7 @@ from vssl_jax.io import bundle
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import cost, inflate
-from vssl_jax.probes import report, run
+from vssl_jax.probes import monitor, report, run
 
 
 class Preempted(Exception):
@@ -57,22 +57,31 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   config = methods.resolve(config, source)
   method = methods.load(config.method).build(config, mesh)
   result = train.train(
-    config, workdir, source, method, mesh, allow_config_change=allow_config_change
-  )
+    config, workdir, source, method, mesh, allow_config_change=allow_config_change,
+    monitor=_monitor(config, mesh),
+  )  # fmt: skip
   if result.preempted:
     raise Preempted(f"step {result.steps} of {workdir}")
   outcome = {
     "job": "pretrain", "name": config.name, "method": config.method, "seed": config.seed,
     "steps": result.steps, "train_videos": source.num_videos,
     "clips_per_second": result.clips_per_second, "train_seconds": result.seconds,
-    "final": {k: result.metrics[k] for k in ("loss", "contrast_accuracy", "accuracy")
-              if k in result.metrics},
+    "final": {k: result.metrics[k] for k in train.SHOWN if k in result.metrics},
   }  # fmt: skip
   if config.probe.run:
     variables = jax.device_get(method.encoder(result.state.params, result.state.method))
     outcome |= probe(config, variables, workdir, mesh)
   outcome["seconds"] = time.perf_counter() - began
   _finish(outcome, workdir)
+
+
+def _monitor(config: ConfigDict, mesh: Mesh) -> monitor.Monitor | None:
+  """Nearest neighbours over the two splits while training, where the config asks for them."""
+  if config.knn.every_epochs <= 0:
+    return None
+  splits = (config.data.train_split, config.data.eval_split)
+  sources = [run.Cached(load_source(config, x, batch_size=jax.process_count())) for x in splits]
+  return monitor.neighbours(config, *sources, mesh=mesh)
 
 
 def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:

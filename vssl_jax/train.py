@@ -8,7 +8,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,10 +23,11 @@ from vssl_jax import step as step_lib
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
-from vssl_jax.methods.base import Method
+from vssl_jax.methods.base import Method, Variables
 from vssl_jax.ops import embed_stats
 
 WATCHED = ("loss", "grad_norm")
+SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class NonFiniteError(FloatingPointError):
 def train(
   config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
   *, allow_config_change: bool = False, tensorboard: bool = True,
+  monitor: Callable[[Variables], dict[str, float]] | None = None,
 ) -> Result:  # fmt: skip
   """Trains until the last step, or until SIGTERM; continues what `workdir` holds.
 
@@ -70,6 +72,8 @@ def train(
     mesh: all devices of all processes.
     allow_config_change: continue a run under another config.
     tensorboard: write TensorBoard files beside the JSONL where TensorFlow is installed.
+    monitor: what the encoder is worth, as numbers to log: every `config.knn.every_epochs` epochs
+      and at the end. Its time stays out of the rates.
 
   Returns:
     The result; its state is also the last checkpoint.
@@ -118,7 +122,7 @@ def train(
     writers.open_writer(workdir, enabled=lead, tensorboard=tensorboard) as writer,
     _termination() as terminated,
   ):
-    loop = _Loop(config, source, method, mesh, advance, saver, writer, total)
+    loop = _Loop(config, source, method, mesh, advance, saver, writer, total, monitor)
     try:
       return loop.run(state, start, terminated)
     finally:
@@ -128,10 +132,12 @@ def train(
 class _Loop:
   """The loop's fixed parts, so that each phase below is one short method."""
 
-  def __init__(self, config, source, method, mesh, advance, saver, writer, total):
+  def __init__(self, config, source, method, mesh, advance, saver, writer, total, monitor):
     self.config, self.source, self.method, self.mesh = config, source, method, mesh
     self.advance, self.saver, self.writer, self.total = advance, saver, writer, total
     self.clips = config.batch_size * config.data.clips
+    self.monitor = monitor
+    self.period = max(1, round(config.knn.every_epochs * source.steps_per_epoch))
     self.row: dict[str, float] = {}
     self.warned: str | None = None
 
@@ -166,10 +172,13 @@ class _Loop:
         waited, window_wait, measured = waited + pause, window_wait + pause, measured + 1
       last = step == self.total
       preempted = not last and terminated(step)
-      if step % self.config.log_every == 0 or last or step == 1:
+      watched = self.monitor is not None and (last or step % self.period == 0)
+      if step % self.config.log_every == 0 or last or step == 1 or watched:
         self._check(*previous)
         now = time.perf_counter()
-        self._log(step, metrics, now - window, window_wait, step - window_start)
+        seen = self._watch(state) if watched else {}
+        clock += time.perf_counter() - now
+        self._log(step, metrics, now - window, window_wait, step - window_start, seen)
         window, window_wait, window_start = time.perf_counter(), 0.0, step
       every = self.config.save.every
       if last or preempted or (every > 0 and step % every == 0):
@@ -186,6 +195,9 @@ class _Loop:
     wanted = {*self.method.batch_spec, "label", "video"}
     return parallel.put_batch(self.mesh, {k: v for k, v in batch.items() if k in wanted})
 
+  def _watch(self, state: step_lib.TrainState) -> dict[str, float]:
+    return self.monitor(jax.device_get(self.method.encoder(state.params, state.method)))
+
   def _check(self, step: int, metrics: dict[str, jax.Array]) -> None:
     for name in WATCHED:
       value = float(metrics[name])
@@ -197,8 +209,10 @@ class _Loop:
           "config.optim.warmup_epochs or config.optim.clip_norm are the usual cures."
         )
 
-  def _log(self, step: int, metrics: Any, seconds: float, waited: float, steps: int) -> None:
-    row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS}
+  def _log(
+    self, step: int, metrics: Any, seconds: float, waited: float, steps: int, seen: dict[str, float]
+  ) -> None:
+    row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS} | seen
     row["epoch"] = step / self.source.steps_per_epoch
     row["unreadable_videos"] = getattr(self.source, "unreadable", 0)
     if step_lib.EMBEDDINGS in metrics:
@@ -218,7 +232,7 @@ class _Loop:
     self.row = row
     self.writer.write(step, row)
     if jax.process_index() == 0:
-      shown = [f"{k} {row[k]:.4g}" for k in ("loss", "contrast_accuracy", "accuracy") if k in row]
+      shown = [f"{k} {row[k]:.4g}" for k in SHOWN if k in row]
       print(f"step {step}/{self.total}  {'  '.join(shown)}{note}", flush=True)
 
   def _warn(self, step: int, cause: str | None) -> None:
