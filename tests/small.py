@@ -10,11 +10,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def load(file, variant=""):
   """`get_config(variant)` of a file under configs/."""
+  return module(file).get_config(variant)
+
+
+def module(file):
+  """A file under configs/ as a module."""
   path = ROOT / "configs" / file
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config(variant)
+  return module
 
 
 def overrides(batch_size=8, frames=4, size=16):

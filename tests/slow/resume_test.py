@@ -17,17 +17,27 @@ from vssl_jax.io import bundle, writers
 STEPS = 100
 
 
-def command(workdir, **values):
+# A method's own values at toy size; the queues fill, and the prototypes thaw, within the run.
+METHODS = {
+  "cvrl": {},
+  "rho_simclr": {"data.clips": 3},
+  "rho_moco": {"data.clips": 3, "rho_moco.queue": 70, "rho_moco.sequential": True},
+  "rho_byol": {"rho_byol.predictor": (16,)},
+  "rho_swav": {"rho_swav.prototypes": 12, "rho_swav.queue": 20, "rho_swav.queue_start": 2.0},
+}
+
+
+def command(workdir, method="cvrl", **values):
   values = {"steps": STEPS, "save.every": 5, "log_every": 1, "probe.run": False, **values}
   return [
-    sys.executable, "-m", "vssl_jax.main", "--config=configs/cvrl.py:demo",
+    sys.executable, "-m", "vssl_jax.main", f"--config=configs/{method}.py:demo",
     f"--workdir={workdir}", *small.flags(**values),
   ]  # fmt: skip
 
 
-def run(workdir, **values):
+def run(workdir, method="cvrl", **values):
   return subprocess.run(
-    command(workdir, **values), cwd=small.ROOT, env=environment(), text=True,
+    command(workdir, method, **values), cwd=small.ROOT, env=environment(), text=True,
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False,
   )  # fmt: skip
 
@@ -48,15 +58,17 @@ def rows(workdir):
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path, method):
   whole, cut = tmp_path / "whole", tmp_path / "cut"
-  done = run(whole)
+  values = METHODS[method] | ({"knn.every_epochs": 5.0} if method != "cvrl" else {})
+  done = run(whole, method, **values)
   assert done.returncode == 0, done.stdout
   rng = random.Random(0)
   kills = 0
   for _ in range(3):
     process = subprocess.Popen(
-      command(cut), cwd=small.ROOT, env=environment(), stdout=subprocess.PIPE,
+      command(cut, method, **values), cwd=small.ROOT, env=environment(), stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     wanted = rng.randrange(11, 30)  # further steps; the first save is complete after ten
@@ -68,7 +80,7 @@ def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path):
         break
     kills += process.wait() == -signal.SIGKILL
   assert kills >= 2
-  resumed = run(cut)
+  resumed = run(cut, method, **values)
   assert resumed.returncode == 0, resumed.stdout
   assert "Resuming" in resumed.stdout
   (step, a), (other, b) = arrays(whole), arrays(cut)

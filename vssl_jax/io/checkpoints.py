@@ -29,7 +29,8 @@ FOLDER = "checkpoints"
 CONFIG = "config.json"
 # What may differ between a run and its continuation: nothing here changes a number.
 _FREE = ("name", "log_every", "save", "probe", "knn", "distributed", "data.threads",
-         "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps", "checkpoint")  # fmt: skip
+         "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps",
+         "checkpoint")  # fmt: skip
 
 
 @jax.jit

@@ -1,0 +1,102 @@
+"""The shipped configs of the ρ-methods: they trace at their own size, run small, and a change of
+theirs changes what it names.
+"""
+
+import json
+
+import jax
+import pytest
+
+from tests import small
+from tests.methods import conftest
+from vssl_jax import jobs, methods, models
+from vssl_jax.io import writers
+
+METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
+
+
+def _changes(name):
+  module = small.module(f"{name}.py")
+  return module.CHANGES
+
+
+def _flat(tree, prefix=""):
+  for k, v in tree.items():
+    if isinstance(v, dict):
+      yield from _flat(v, f"{prefix}{k}.")
+    else:
+      yield f"{prefix}{k}", v
+
+
+class Source:
+  steps_per_epoch, label_names = 100, ("a", "b")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_kinetics_recipe_traces_at_its_own_size(name):
+  config = methods.resolve(small.load(f"{name}.py", "k400,rho3").lock(), Source)
+  method = methods.load(name).build(config, None)
+
+  def step(batch):
+    params, state = method.init(jax.random.key(0), batch)
+    z, state = method.embed(params, state, batch)
+    loss, (state, _) = method.objective(params, state, z, batch, jax.random.key(0), 0)
+    return loss, method.after_update(params, state, 1), method.encoder(params, state)["params"]
+
+  loss, _, encoder = jax.eval_shape(step, method.example(64))
+  assert loss.shape == ()
+  assert sum(x.size for x in jax.tree.leaves(encoder)) == 31_634_496  # Slow-R50
+  assert (config.optim.warmup_epochs, config.data.interval.law) == (35.0, "independent")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_changes_change_what_they_name(name):
+  base = dict(_flat(small.load(f"{name}.py").to_dict()))
+  changed = {}
+  for change in _changes(name):
+    config = small.load(f"{name}.py", f"k400,{change}")
+    assert config.name == f"{name}_k400_{change}"
+    methods.load(name).build(config)
+    new = dict(_flat(config.to_dict()))
+    assert new.keys() == base.keys()
+    changed[change] = {k for k, v in new.items() if base[k] != v} - {"name"}
+  assert not changed.pop("rho2")  # the recipe's own
+  assert all(changed.values())
+  assert changed["rho4"] == {"data.clips"}
+  assert changed["rho1"] == changed["span0"] == changed["no_temporal"] == {"data.interval.law"}
+  assert changed["span10"] == {"data.interval.max_seconds"}
+  assert changed["16x4"] == {
+    f"{part}.{x}" for part in ("data", "data.eval", "probe") for x in ("frames", "stride")
+  }
+  assert changed["no_colour"] == {f"augment.{x}" for x in ("jitter_p", "gray_p", "blur_p")}
+  assert changed["no_spatial"] == {"augment.flip", "data.crop.random"}
+  own = {"rho_moco": "sum", "rho_byol": "no_target", "rho_simclr": "eq1", "rho_swav": "all_codes"}
+  assert {k.split(".")[0] for k in changed[own[name]]} == {name}
+  if name in ("rho_moco", "rho_byol"):
+    assert changed["fixed"] == {f"{name}.anneal"}
+    assert changed["momentum0"] == {f"{name}.anneal", f"{name}.momentum"}
+    assert changed["sequential"] == {f"{name}.sequential"}
+
+
+@pytest.mark.parametrize(
+  ("name", "variant"), [*((name, "demo") for name in METHODS), ("rho_swav", "ucf6")]
+)
+def test_small_recipes_run(name, variant, tmp_path, monkeypatch):
+  monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+  values = {
+    "probe.run": False, "knn.every_epochs": 1.0, "data.clips": 3, "log_every": 1,
+    "augment.jitter_p": 0.0, "augment.gray_p": 0.0,  # slow to compile
+  }  # fmt: skip
+  if name == "rho_moco":
+    values["rho_moco.queue"] = 24
+  config = small.shrink(small.load(f"{name}.py", variant), **values)
+  jobs.pretrain(config.lock(), tmp_path, allow_config_change=False)
+  rows = writers.read(tmp_path)
+  assert [r["step"] for r in rows] == [1, 2, 3, 4]
+  assert all(0 <= r["knn_top1"] <= 1 for r in rows[2:])
+  assert {"loss", "embedding_std", "effective_rank"} <= rows[-1].keys()
+  own = {"rho_moco": "queue_age", "rho_swav": "prototype_entropy"}
+  assert own.get(name, "positive_similarity") in rows[-1]
+  result = json.loads((tmp_path / "result.json").read_text())
+  assert result["final"]["knn_top1"] == rows[-1]["knn_top1"]
+  assert json.loads((tmp_path / "config.json").read_text())["steps_per_epoch"] == 3
