@@ -1,0 +1,184 @@
+"""Untrimmed videos as feature sequences, labelled by the actions that occur somewhere in them.
+
+`config.data.path` is a folder of `<video>.npy` files `[L, D]`, one a video, or of such folders, one
+a stream (`config.data.localization.streams`), joined along D. Ground truth is a JSON file in
+ActivityNet's format: `config.data.localization.annotations`, or `annotations.json` in the folder.
+Of it training sees the classes of a video alone. Splits are the file's subsets.
+
+A batch holds `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `labels` float32 `[N, C]` (1
+where the class occurs), `seconds` float32 `[N]` (time that a step of the sequence stands for) and
+`video` int64 `[N]`. T is `config.data.frames`; a video becomes that long in one of two ways
+(`config.data.localization.sampling`):
+
+* `sample`: T features are taken, in training one at random from each of T equal bins, else at
+  T evenly spaced places from the first to the last, rounded down (BaS-Net, Lee et al. 2020); a
+  shorter video repeats its own.
+* `pad`: a shorter video is followed by zeros where `mask` is False; a longer one is sampled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.source import Batch, NumpySource
+from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations, check
+from vssl_jax.localization.annotations import Video
+
+Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Videos of all splits.
+
+  Attributes:
+    videos: what is annotated, by name.
+    features: `[L, D]` by the same names.
+    step_seconds: time from one feature to the next; feature i stands for [i, i + 1) times this.
+    label_names: the classes, by index; by default all that are annotated, sorted.
+  """
+
+  videos: Mapping[str, Video]
+  features: Mapping[str, Sequence2D]
+  step_seconds: float
+  label_names: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not self.label_names:
+      object.__setattr__(self, "label_names", annotations.label_names(self.videos))
+
+  def write(self, folder: str | pathlib.Path) -> None:
+    """Writes the folder that the module describes, annotations last."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in self.videos:
+      np.save(folder / f"{name}.npy", _get(self.features[name]))
+    annotations.write_annotations(folder / "annotations.json", self.videos)
+
+
+class LocalizationSource(NumpySource):
+  """One split of a data set; implements `source.Source`.
+
+  Args:
+    data: `config.data`.
+    dataset: all splits.
+    split: the subset.
+    **kwargs: as `source.load`.
+
+  Attributes:
+    videos: those in use, annotated, `videos[i]` being that of `video == i` in a batch.
+    names: their names, likewise.
+    step_seconds: time from one feature to the next.
+
+  Raises:
+    UserError: no such subset, or a field is out of range.
+  """
+
+  def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
+    chosen = annotations.of_subset(dataset.videos, split)
+    super().__init__(data, len(chosen), split=split, **kwargs)
+    if data.frames < 1:
+      raise UserError(f"config.data.frames: {data.frames} steps a sequence; give at least 1.")
+    self._sampling = data.localization.sampling
+    if self._sampling not in ("sample", "pad"):
+      raise UserError(
+        f"config.data.localization.sampling: {self._sampling!r} is neither 'sample' nor 'pad'."
+      )
+    self.label_names, self.step_seconds = dataset.label_names, dataset.step_seconds
+    every = list(chosen)
+    self.names = tuple(every[i] for i in self.ids)
+    self.videos = tuple(chosen[name] for name in self.names)
+    self._frames = data.frames
+    self._features = [dataset.features[name] for name in self.names]
+    self._labels = annotations.multi_hot(self.videos, self.label_names)
+
+  def sequence(self, video: int) -> np.ndarray:
+    """All features of a video in use, `[L, D]`, as stored.
+
+    Raises:
+      UserError: they cannot be read or aren't `[L ≥ 1, D]`.
+    """
+    sequence = _get(self._features[video])
+    if sequence.ndim != 2 or not len(sequence):
+      raise UserError(
+        f"features of video {self.names[video]!r} have shape {sequence.shape}, not [L ≥ 1, D]."
+      )
+    return sequence
+
+  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+    """A sequence of T features, at random within equal bins."""
+    bins = np.arange(self._frames) + rng.random(self._frames)
+    return self._example(video, lambda length: bins * (length / self._frames))
+
+  def eval_example(self, video: int, **views: int) -> Batch:
+    """A sequence of T evenly spaced features; views are a matter of pixels."""
+    del views
+    return self._example(video, lambda length: np.linspace(0, length - 1, self._frames))
+
+  def _example(self, video: int, places: Callable[[int], np.ndarray]) -> Batch:
+    sequence, frames = self.sequence(video), self._frames
+    length, seconds = len(sequence), self.step_seconds
+    if length > frames or (self._sampling == "sample" and length < frames):
+      chosen = np.minimum(places(length).astype(np.int64), length - 1)
+      sequence, seconds = sequence[chosen], seconds * length / frames
+    features = np.zeros((frames, sequence.shape[1]), np.float32)
+    features[: len(sequence)] = sequence
+    return {
+      "features": features,
+      "mask": np.arange(frames) < len(sequence),
+      "labels": self._labels[video],
+      "seconds": np.float32(seconds),
+      "video": np.int64(video),
+    }
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
+  """See `source.load`; see the module for the files.
+
+  Raises:
+    UserError: files are missing or malformed, or `check` finds what should stop training.
+  """
+  return LocalizationSource(data, read(data, split), split=split, **kwargs)
+
+
+def read(data: Any, split: str) -> Dataset:
+  """The data set of a folder; files of the one split are checked, and read when needed."""
+  fields, folder = data.localization, pathlib.Path(data.path)
+  if not data.path or not folder.is_dir():
+    raise UserError(f"config.data.path: {data.path!r} is no folder of feature sequences.")
+  videos = annotations.read_annotations(
+    fields.annotations or folder / "annotations.json", durations=fields.durations or None
+  )
+  streams = [folder / s for s in fields.streams] or [folder]
+  if fields.check:
+    used, names = annotations.of_subset(videos, split), annotations.label_names(videos)
+    for stream in streams:
+      check.require(
+        check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
+      )
+  features = {name: _reader([s / f"{name}.npy" for s in streams]) for name in videos}
+  return Dataset(videos, features, fields.step_seconds)
+
+
+def _get(features: Sequence2D) -> np.ndarray:
+  return features() if callable(features) else features
+
+
+def _reader(paths: list[pathlib.Path]) -> Callable[[], np.ndarray]:
+  def read() -> np.ndarray:
+    try:
+      parts = [np.load(path) for path in paths]
+    except (OSError, ValueError, EOFError) as e:
+      raise UserError(f"{paths[0]}: no feature sequence can be read ({e}).") from None
+    if len(parts) == 1:
+      return parts[0]
+    length = min(map(len, parts))  # streams may differ by a snippet at the end
+    return np.concatenate([p[:length] for p in parts], axis=1)
+
+  return read
