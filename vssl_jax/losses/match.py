@@ -1,0 +1,222 @@
+"""Do two videos match? Soft contrast of K × K sample pairs, weighted by uncertainty, in tiles.
+
+Videos i and j, K samples each (Oh et al. 2019; Chun et al. 2021; ProViCo, Park et al. 2022):
+
+  p(m | i, j) = K⁻² Σ_kk' s(b − a ‖z_i^k − z_j^k'‖),        s the logistic function, a > 0
+  L_soft = −log p of a positive pair, −log(1 − p) of a negative one
+  L_stoc = L_soft / (s_i s_j) + ½ (log s_i + log s_j),      s_i the pair's uncertainties
+
+Since 1 − s(x) = s(−x), both kinds are one log-sum-exp of log s(± x), exact where p is 0 or 1.
+
+The K² N² distances come from matrix products tile by tile and never exist together. The gradient
+is taken within each tile while its distances are there (JAX differentiates the tile), so the
+backward pass is a product with the cotangent, and the choice of positives cannot differ between
+the two. A pair's loss is the same read either way: of several devices each takes its own videos
+against the gathered ones, and twice the gradient of its rows is the whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vssl_jax.ops import mining
+from vssl_jax.ops.bhattacharyya import Gaussians
+
+AxisName = mining.AxisName
+# ‖·‖² + ε: at coincident points the root has a slope; a distance of 1e-3 counts as none.
+_EPSILON = 1e-6
+STATS = (
+  "positives", "negatives", "soft", "right_positives", "right_negatives", "labelled_positives",
+  "same_positives", "same",
+)  # fmt: skip
+
+
+class Learned(NamedTuple):
+  """What the loss of pairs differentiates.
+
+  Attributes:
+    samples: `[N, K, D]`.
+    log_scale: log s `[N]`, the uncertainty as one number.
+    slope: a > 0.
+    offset: b.
+  """
+
+  samples: jax.Array
+  log_scale: jax.Array
+  slope: jax.Array
+  offset: jax.Array
+
+
+class Fixed(NamedTuple):
+  """What it does not.
+
+  Attributes:
+    gaussians: of the videos, for the distances.
+    threshold: `[N]`, see `ops.mining`.
+    label: int32 `[N]`, −1 unknown: for counting alone.
+    weight: of a positive and of a negative pair `[2]`.
+  """
+
+  gaussians: Gaussians
+  threshold: jax.Array
+  label: jax.Array
+  weight: jax.Array
+
+
+def distances(
+  x: jax.Array, y: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> jax.Array:
+  """√(‖x − y‖² + 1e-6) of all sample pairs: `[N, K, D]`, `[M, K, D]` to `[N, M, K, K]`."""
+  (n, k, d), m = x.shape, y.shape[0]
+  x, y = x.reshape(n * k, d), y.reshape(m * k, d)
+  squared = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
+  squared -= 2 * jnp.matmul(x, y.T, precision=precision)
+  root = jnp.sqrt(jnp.maximum(squared, 0.0) + _EPSILON)
+  return root.reshape(n, k, m, k).transpose(0, 2, 1, 3)
+
+
+def nll(apart: jax.Array, positive: jax.Array, slope: jax.Array, offset: jax.Array) -> jax.Array:
+  """−log p of positive pairs, −log(1 − p) of the others.
+
+  Args:
+    apart: distances of the sample pairs `[..., K, K]`.
+    positive: bool `[...]`.
+    slope: a.
+    offset: b.
+
+  Returns:
+    `[...]`, ≥ 0.
+  """
+  x = offset - slope * apart
+  x = jax.nn.log_sigmoid(jnp.where(positive[..., None, None], x, -x))
+  k = apart.shape[-1] * apart.shape[-2]
+  return jnp.maximum(jnp.log(float(k)) - jax.nn.logsumexp(x, axis=(-2, -1)), 0.0)
+
+
+def stochastic(soft: jax.Array, log_scale: jax.Array) -> jax.Array:
+  """L_soft / s + ½ log s, log s = log s_i + log s_j; for a given L_soft least at s = 2 L_soft."""
+  return soft * jnp.exp(-log_scale) + 0.5 * log_scale
+
+
+def pair_sum(
+  learned: Learned,
+  fixed: Fixed,
+  rule: mining.Rule,
+  *,
+  block_size: int,
+  axis_name: AxisName | None = None,
+  precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Σ over ordered pairs of different videos of weight · L_stoc, and counts.
+
+  Args:
+    learned: samples, uncertainties, a and b; inside `shard_map` this device's rows.
+    fixed: what decides which pairs are positive.
+    rule: how.
+    block_size: videos a side of the tiles; a tile holds (K · block_size)² distances.
+    axis_name: mesh axis that the batch is split over.
+    precision: of the matrix products.
+
+  Returns:
+    The sum, of this device's rows, and sums without gradient over the same pairs: `positives` and
+    `negatives`, their number; `soft`, of weight · L_soft; `right_positives` and `right_negatives`,
+    those on their side of p = ½; `labelled_positives`, positives with both labels known,
+    `same_positives`, those of them with equal labels, and `same`, all pairs with equal labels.
+  """
+  if axis_name is not None:
+    # A zero that varies over the axis, so that JAX sums the gradients of what is replicated.
+    zero = 0.0 * lax.axis_index(axis_name)
+    vary = lambda x: x + zero.astype(x.dtype)  # noqa: E731
+    learned = learned._replace(slope=vary(learned.slope), offset=vary(learned.offset))
+    fixed = fixed._replace(weight=vary(fixed.weight))
+  return _pairs(learned, lax.stop_gradient(fixed), rule, block_size, axis_name, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _pairs(learned, fixed, rule, block_size, axis_name, precision):
+  return _walk(learned, fixed, rule, block_size, axis_name, precision, gradient=False)[0]
+
+
+def _forward(learned, fixed, rule, block_size, axis_name, precision):
+  return _walk(learned, fixed, rule, block_size, axis_name, precision, gradient=True)
+
+
+def _backward(rule, block_size, axis_name, precision, gradient, cotangents):
+  return jax.tree.map(lambda g: cotangents[0] * g, gradient), None
+
+
+_pairs.defvjp(_forward, _backward)
+
+
+def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
+  """((sum, counts), gradient of the sum over the whole batch's pairs)."""
+  half = axis_name is None
+  videos = learned.samples.shape[0]
+  rows_of = lambda v, f: ((v.samples, v.log_scale), f._replace(weight=None))  # noqa: E731
+  own = rows_of(learned, fixed)
+  every = mining.gather(own, axis_name)
+
+  def step(carry, rows, cols, mask):
+    (x, y), (fx, fy) = zip(rows.take(own), cols.take(every), strict=True)
+    positive = rule.positive(rule.distance(fx.gaussians, fy.gaussians), fx.threshold, fy.threshold)
+    weight = jnp.where(mask, jnp.where(positive, fixed.weight[0], fixed.weight[1]), 0.0)
+
+    def tile(x, y, slope, offset):
+      soft = nll(distances(x[0], y[0], precision), positive, slope, offset)
+      loss = jnp.sum(weight * stochastic(soft, x[1][:, None] + y[1][None, :]))
+      return loss, soft
+
+    arguments = (x, y, learned.slope, learned.offset)
+    total, stats, sums = carry
+    if gradient:
+      (loss, soft), slopes = jax.value_and_grad(tile, (0, 1, 2, 3), has_aux=True)(*arguments)
+      by_video, by_scalar = sums
+      by_video = rows.merge(_add, by_video, slopes[0])
+      if half:
+        by_video = cols.merge(_add, by_video, slopes[1])
+      sums = by_video, _add(by_scalar, slopes[2:])
+    else:
+      loss, soft = tile(*arguments)
+    counted = _count(soft, positive, mask, weight, fx.label, fy.label)
+    return total + loss, _add(stats, counted), sums
+
+  zero = lax.full_like(learned.samples, 0.0, shape=())
+  sums = (jax.tree.map(jnp.zeros_like, own[0]), (zero, zero)) if gradient else None
+  start = (zero, dict.fromkeys(STATS, zero), sums)
+  total, stats, sums = mining.fold_pairs(step, start, videos, axis_name, block_size)
+  # Unordered pairs count twice. A video has its rows' gradient from its own device, and as much
+  # again from the pairs it is a column of.
+  ordered = 2.0 if half else 1.0
+  out = (ordered * total, {name: ordered * x for name, x in stats.items()})
+  if not gradient:
+    return out, None
+  by_video, by_scalar = sums
+  by_video = [2.0 * g for g in by_video]
+  return out, Learned(*by_video, *(ordered * g for g in by_scalar))
+
+
+def _add(old, new):
+  return jax.tree.map(jnp.add, old, new)
+
+
+def _count(soft, positive, mask, weight, label_x, label_y):
+  """Sums over a tile's pairs, by the names of `STATS`."""
+  known = mask & (label_x >= 0)[:, None] & (label_y >= 0)[None, :]
+  same = known & (label_x[:, None] == label_y[None, :])
+  right = soft < jnp.log(2.0)
+  total = lambda x: jnp.sum(x, dtype=jnp.float32)  # noqa: E731
+  return {
+    "positives": total(mask & positive),
+    "negatives": total(mask & ~positive),
+    "soft": total(weight * soft),
+    "right_positives": total(mask & positive & right),
+    "right_negatives": total(mask & ~positive & right),
+    "labelled_positives": total(known & positive),
+    "same_positives": total(same & positive),
+    "same": total(same),
+  }

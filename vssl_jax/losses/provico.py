@@ -1,0 +1,224 @@
+"""ProViCo's loss: videos as Gaussians, pairs mined by distance, contrast weighted by uncertainty.
+
+Park et al., "Probabilistic Representations for Video Contrastive Learning", CVPR 2022:
+
+  V_i ~ the mixture of its clips' N(μ_n, σ_n²), replaced by the Gaussian of its moments
+  P   = pairs whose Bhattacharyya distance is below τ, and each video with itself
+  L   = mean over all N² ordered pairs of L_stoc + β · mean KL(N(μ, σ²) ‖ N(0, I))
+
+A video's own pair is that of two independent draws (or of two halves of its clips). One draw used
+twice would have K zero distances, which cap −log p at log K and leave it without gradient.
+
+The formulas' erratum, and what the paper leaves open, are fields of `Settings` with our defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from vssl_jax import parallel
+from vssl_jax.errors import UserError
+from vssl_jax.losses import match
+from vssl_jax.ops import bhattacharyya, gaussian, mining
+
+OWN = ("draws", "halves")
+DISTANCE_ON = ("samples", "moments")
+AVERAGE = ("pairs", "classes")
+KL_ON = ("clip", "video")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Choices of the loss; see `vssl_jax.methods.provico.defaults` for what is published.
+
+  Attributes:
+    samples: K, of a video.
+    own: a video's own pair is of two independent "draws" of it, or of two "halves" of its clips.
+    rule: how other positives are mined.
+    distance_on: "samples" (paper; λ D more on average) | "moments" (without noise).
+    scalar: the variance as one number: "trace" | "geometric" | "mean".
+    stochastic: False: L_soft alone.
+    average: over all "pairs" alike, or over the two "classes", half each.
+    beta: weight of the divergence.
+    kl_on: of each "clip" | of each "video".
+    block_size: videos a side of the tiles.
+  """
+
+  samples: int = 8
+  own: str = "draws"
+  rule: mining.Rule = dataclasses.field(default_factory=mining.Rule)
+  distance_on: str = "samples"
+  scalar: str = "trace"
+  stochastic: bool = True
+  average: str = "pairs"
+  beta: float = 1e-4
+  kl_on: str = "clip"
+  block_size: int = 64
+
+  def __post_init__(self):
+    known = {
+      "own": OWN, "distance_on": DISTANCE_ON, "scalar": gaussian.SCALARS, "average": AVERAGE,
+      "kl_on": KL_ON,
+    }  # fmt: skip
+    for name, values in known.items():
+      if getattr(self, name) not in values:
+        raise UserError(
+          f"provico: {name} is {getattr(self, name)!r}: choose one of {', '.join(values)}"
+        )
+    for name, least in (("samples", 1), ("block_size", 1), ("beta", 0)):
+      if not getattr(self, name) >= least:
+        raise UserError(f"provico: {name} is {getattr(self, name)}: it must be {least} or more")
+
+
+def provico(
+  mean: jax.Array,
+  log_variance: jax.Array,
+  keys: jax.Array,
+  slope: jax.typing.ArrayLike,
+  offset: jax.typing.ArrayLike,
+  label: jax.Array | None = None,
+  settings: Settings = Settings(),
+  mesh: Mesh | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The loss of a global batch, float32 whatever the input's type, and what to watch.
+
+  Args:
+    mean: μ of each clip `[N, R, D]`, unit vectors.
+    log_variance: log σ² of each clip `[N, R, D]`.
+    keys: a PRNG key a video `[N]`: draws do not depend on how the batch is split.
+    slope: a > 0 of the match probability; differentiable.
+    offset: b.
+    label: int `[N]`, −1 unknown: to judge the mined pairs, never for the loss.
+    settings: the choices.
+    mesh: with global arrays under `jit`: each device takes the pairs of its own videos with all;
+      samples and moments are gathered over the axis `data`, never distances.
+
+  Returns:
+    loss: scalar.
+    metrics: scalars without gradient.
+      loss_match: mean weighted L_soft; loss_stochastic: the same of L_stoc; loss_kl: β KL.
+      positives_per_anchor: mined positives of a video, its own pair apart.
+      match_positive, match_negative: share of positive (own ones included) and of negative pairs
+        on their side of p = ½; 0 without negatives.
+      mining_precision, mining_recall: of the mined pairs whose labels are known; 0 without.
+      uncertainty: mean Σ_d σ_d² of the videos, the mean squared distance of a sample from μ(V).
+
+  Raises:
+    UserError: shapes don't fit, or N doesn't split evenly over the mesh.
+  """
+  if mean.ndim != 3 or mean.shape != log_variance.shape or not mean.shape[0]:
+    raise UserError(
+      f"provico: mean and log_variance must be [N, R, D] alike; got {mean.shape} and "
+      f"{log_variance.shape}"
+    )
+  if settings.own == "halves" and mean.shape[1] < 2:
+    raise UserError("provico: own is 'halves': that needs 2 clips of each video or more")
+  label = jnp.full(len(mean), -1, jnp.int32) if label is None else label
+  scalars = (jnp.asarray(slope, jnp.float32), jnp.asarray(offset, jnp.float32))
+  rows = (mean.astype(jnp.float32), log_variance.astype(jnp.float32), keys, label)
+  if mesh is None or mesh.size == 1:
+    return _local(rows, scalars, settings, None)
+  if len(mean) % mesh.size:
+    raise UserError(f"provico: {len(mean)} videos don't split evenly over {mesh.size} devices")
+  split, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+  mapped = jax.shard_map(
+    lambda rows, scalars: _local(rows, scalars, settings, parallel.AXIS),
+    mesh=mesh,
+    in_specs=(split, whole),
+    out_specs=whole,
+  )
+  return mapped(rows, scalars)
+
+
+def _local(rows, scalars, settings, axis):
+  """The loss from this device's rows, the same on all devices."""
+  mean, log_variance, keys, label = rows
+  slope, offset = scalars
+  everywhere = (lambda x: x) if axis is None else (lambda x: lax.psum(x, axis))
+  videos = mean.shape[0] * (1 if axis is None else lax.axis_size(axis))
+
+  center, variance = gaussian.mixture(mean, log_variance)
+  k = settings.samples
+  noise = gaussian.noise(keys, (2 if settings.own == "draws" else 3) * k, mean.shape[2])
+  samples = gaussian.sample(noise[:, :k], center, variance)
+  log_scale = gaussian.log_scalar(variance, settings.scalar)
+  first, second, own_scale = _own(mean, log_variance, samples, log_scale, settings, noise[:, k:])
+
+  of = samples if settings.distance_on == "samples" else None
+  unit = everywhere(jnp.sum(jnp.mean(jnp.log(variance), axis=1))) / videos
+  gaussians = lax.stop_gradient(bhattacharyya.gaussians(center, variance, of, log_unit=unit))
+  mined = {"block_size": settings.block_size, "axis_name": axis}
+  threshold = mining.thresholds(gaussians, settings.rule, **mined)
+  weight = _weights(videos, gaussians, threshold, settings, mined)
+
+  # Without the stochastic weighting s = 1.
+  scale = (lambda x: x) if settings.stochastic else jnp.zeros_like
+  learned = match.Learned(samples, scale(log_scale), slope, offset)
+  fixed = match.Fixed(gaussians, threshold, label, weight)
+  total, stats = match.pair_sum(learned, fixed, settings.rule, **mined)
+  apart = jax.vmap(lambda x, y: match.distances(x[None], y[None])[0, 0])(first, second)
+  soft = match.nll(apart, jnp.full(apart.shape[0], True), slope, offset)
+  total += weight[0] * jnp.sum(match.stochastic(soft, scale(own_scale)))
+  if settings.kl_on == "clip":
+    kl = jnp.mean(gaussian.kl_to_standard(mean, log_variance), axis=1)
+  else:
+    kl = gaussian.kl_to_standard(center, jnp.log(variance))
+
+  contrast, kl = everywhere(total), settings.beta * everywhere(jnp.sum(kl)) / videos
+  stats = {
+    **stats,
+    "soft": stats["soft"] + weight[0] * jnp.sum(soft),
+    "own": jnp.full_like(total, len(mean)),
+    "right_own": jnp.sum(soft < jnp.log(2.0), dtype=jnp.float32),
+    "uncertainty": jnp.sum(variance) / videos,
+  }
+  stats = lax.stop_gradient(everywhere(stats))
+  return contrast + kl, _metrics(stats, lax.stop_gradient({"stochastic": contrast, "kl": kl}))
+
+
+def _own(mean, log_variance, samples, log_scale, settings, noise):
+  """Both sides of each video's own pair `[N, K, D]`, and log s_i s_i `[N]`."""
+  k = settings.samples
+  if settings.own == "draws":
+    return samples, gaussian.sample(noise, *gaussian.mixture(mean, log_variance)), 2 * log_scale
+  middle = mean.shape[1] // 2
+  sides, scale = [], 0.0
+  for clips, draws in ((np.s_[:, :middle], noise[:, :k]), (np.s_[:, middle:], noise[:, k:])):
+    center, variance = gaussian.mixture(mean[clips], log_variance[clips])
+    sides.append(gaussian.sample(draws, center, variance))
+    scale += gaussian.log_scalar(variance, settings.scalar)
+  return *sides, scale
+
+
+def _weights(videos, gaussians, threshold, settings, mined):
+  """What a positive and a negative pair count `[2]`; all N² ordered pairs together 1."""
+  if settings.average == "pairs":
+    return jnp.full((2,), 1.0 / videos**2)
+  positives = videos + mining.count(gaussians, threshold, settings.rule, **mined)
+  negatives = videos**2 - positives
+  # One class alone counts whole.
+  half = jnp.where(negatives > 0, 0.5, 1.0)
+  return half / jnp.stack([positives, jnp.maximum(negatives, 1.0)])
+
+
+def _metrics(stats, losses):
+  share = lambda part, whole: part / jnp.maximum(whole, 1.0)  # noqa: E731
+  return {
+    "loss_match": stats["soft"],
+    "loss_stochastic": losses["stochastic"],
+    "loss_kl": losses["kl"],
+    "positives_per_anchor": stats["positives"] / stats["own"],
+    "match_positive": share(
+      stats["right_positives"] + stats["right_own"], stats["positives"] + stats["own"]
+    ),
+    "match_negative": share(stats["right_negatives"], stats["negatives"]),
+    "mining_precision": share(stats["same_positives"], stats["labelled_positives"]),
+    "mining_recall": share(stats["same_positives"], stats["same"]),
+    "uncertainty": stats["uncertainty"],
+  }

@@ -1,0 +1,252 @@
+"""Which pairs of a batch count as positive, by distance: ProViCo's pair mining.
+
+Every rule comes down to one threshold t_i a video, so that whoever walks over the pairs later
+needs O(N) numbers and no N × N mask: i and j are positive where their distance is below
+
+  max(t_i, t_j)   the union: each may choose the other      min(t_i, t_j)   mutual: both must
+
+"absolute" and "quantile" give all videos one threshold, "top_k" gives each the middle between its
+k-th and its next neighbour. A quantile over N² pairs is found without sorting, or keeping, them:
+each pass counts the pairs below 64 edges and keeps the interval that holds the wanted one.
+
+All works under stop-gradient: the distance falls with the uncertainty that is being learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import bhattacharyya, tiles
+from vssl_jax.ops.bhattacharyya import Gaussians
+
+AxisName = str | Sequence[str]
+Carry = TypeVar("Carry")
+KINDS = ("absolute", "quantile", "top_k", "none")
+COMBINE = ("union", "mutual")
+_EDGES = 64
+_PASSES = 8  # 64^8 is beyond float32: the interval has shrunk to neighbouring numbers by then
+_EXCESS = 1e-4  # of all pairs, that a quantile may hold more than asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How positives are chosen.
+
+  Attributes:
+    kind: "absolute" | "quantile" | "top_k" | "none" (a video's own pair alone).
+    value: τ; the share of pairs, in (0, 1]; or k.
+    combine: of top_k, "union" | "mutual".
+    weight: λ of the distance.
+    form: of the distance, "diagonal" | "reviewed".
+  """
+
+  kind: str = "quantile"
+  value: float = 0.05
+  combine: str = "union"
+  weight: float = 0.25
+  form: str = "diagonal"
+
+  def __post_init__(self):
+    for name, known in (("kind", KINDS), ("combine", COMBINE), ("form", bhattacharyya.FORMS)):
+      if getattr(self, name) not in known:
+        raise UserError(
+          f"mining: {name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
+        )
+    if self.kind == "quantile" and not 0 < self.value <= 1:
+      raise UserError(f"mining: a quantile must be a share in (0, 1]; got {self.value}")
+    if self.kind == "top_k" and (self.value < 1 or self.value != int(self.value)):
+      raise UserError(
+        f"mining: top_k needs a whole number of neighbours, 1 or more; got {self.value}"
+      )
+    if not self.weight >= 0:
+      raise UserError(f"mining: the weight of the quadratic term must be ≥ 0; got {self.weight}")
+
+  def distance(self, x: Gaussians, y: Gaussians) -> jax.Array:
+    """Distances of all pairs of two blocks, without gradient."""
+    return bhattacharyya.distance(*lax.stop_gradient((x, y)), self.weight, self.form)
+
+  def positive(self, apart: jax.Array, t_x: jax.Array, t_y: jax.Array) -> jax.Array:
+    """Bool `[N, M]` from distances `[N, M]` and the videos' thresholds `[N]` and `[M]`."""
+    join = jnp.maximum if self.combine == "union" else jnp.minimum
+    return apart < join(t_x[:, None], t_y[None, :])
+
+
+def fold_pairs(
+  step: Callable[[Carry, tiles.Block, tiles.Block, jax.Array], Carry],
+  carry: Carry,
+  videos: int,
+  axis_name: AxisName | None,
+  block_size: int,
+) -> Carry:
+  """`tiles.fold_tiles` over the pairs of different videos of the global batch.
+
+  On one device each unordered pair comes once. Inside `shard_map` rows are this device's videos
+  and columns those of all devices: each ordered pair comes once on one device.
+
+  Args:
+    step: see `tiles.fold_tiles`.
+    carry: its start.
+    videos: on this device.
+    axis_name: mesh axis that the batch is split over.
+    block_size: videos a side of the tiles.
+  """
+  if axis_name is None:
+    return tiles.fold_tiles(step, carry, videos, block_size=block_size)
+  first = lax.axis_index(axis_name) * videos
+
+  def other(carry: Carry, rows: tiles.Block, cols: tiles.Block, mask: jax.Array) -> Carry:
+    return step(carry, rows, cols, mask & ((first + rows.index)[:, None] != cols.index[None, :]))
+
+  total = videos * lax.axis_size(axis_name)
+  return tiles.fold_tiles(other, carry, videos, total, block_size=block_size)
+
+
+def gather(tree: Any, axis_name: AxisName | None) -> Any:
+  """All devices' rows."""
+  if axis_name is None:
+    return tree
+  return jax.tree.map(lambda x: lax.all_gather(x, axis_name, tiled=True), tree)
+
+
+def thresholds(
+  videos: Gaussians, rule: Rule, *, block_size: int = 128, axis_name: AxisName | None = None
+) -> jax.Array:
+  """Each video's threshold under a rule.
+
+  Args:
+    videos: of the global batch; inside `shard_map` this device's rows, with `axis_name`.
+    rule: how positives are chosen.
+    block_size: side of the tiles; memory is a few block_size².
+    axis_name: mesh axis that the batch is split over.
+
+  Returns:
+    float32 `[N]`, without gradient. With "quantile" at least the share asked for lies below, at
+    most 1e-4 of all pairs more but for ties; k at or above the number of other videos makes all of
+    them positive.
+  """
+  videos = lax.stop_gradient(videos)
+  n = videos.mean.shape[0]
+  same = lambda t: lax.full_like(videos.mean, 0.0, shape=(n,)) + t  # noqa: E731
+  if rule.kind == "absolute":
+    return same(rule.value)
+  if rule.kind == "none" or _others(n, axis_name) < 1:
+    return same(-jnp.inf)
+  if rule.kind == "quantile":
+    return same(_quantile(videos, rule, block_size, axis_name))
+  return _top_k(videos, rule, block_size, axis_name)
+
+
+def count(
+  videos: Gaussians,
+  threshold: jax.Array,
+  rule: Rule,
+  *,
+  block_size: int = 128,
+  axis_name: AxisName | None = None,
+) -> jax.Array:
+  """Ordered pairs of different videos of the global batch that are positive, float32 scalar.
+
+  Args:
+    videos: of the global batch; inside `shard_map` this device's rows, with `axis_name`.
+    threshold: `[N]`, from `thresholds`.
+    rule: how positives are chosen.
+    block_size: side of the tiles.
+    axis_name: mesh axis that the batch is split over.
+  """
+  own = lax.stop_gradient((videos, threshold))
+  every = gather(own, axis_name)
+
+  def step(total, rows, cols, mask):
+    (x, t_x), (y, t_y) = rows.take(own), cols.take(every)
+    positive = mask & rule.positive(rule.distance(x, y), t_x, t_y)
+    return total + jnp.sum(positive, dtype=jnp.float32)
+
+  start = lax.full_like(videos.mean, 0.0, shape=())
+  total = fold_pairs(step, start, videos.mean.shape[0], axis_name, block_size)
+  return 2 * total if axis_name is None else lax.psum(total, axis_name)
+
+
+def _others(n: int, axis_name: AxisName | None) -> int:
+  return n * (1 if axis_name is None else lax.axis_size(axis_name)) - 1
+
+
+def _quantile(
+  videos: Gaussians, rule: Rule, block_size: int, axis_name: AxisName | None
+) -> jax.Array:
+  every = gather(videos, axis_name)
+  n = videos.mean.shape[0]
+  pairs = (_others(n, axis_name) + 1) * _others(n, axis_name)
+  pairs = pairs // 2 if axis_name is None else pairs
+  scalar = lambda value, dtype=jnp.float32: lax.full_like(  # noqa: E731
+    videos.mean, value, dtype, ()
+  )
+  across = lambda reduce, x: x if axis_name is None else reduce(x, axis_name)  # noqa: E731
+
+  def bounds(carry, rows, cols, mask):
+    apart = rule.distance(rows.take(videos), cols.take(every))
+    least = jnp.min(jnp.where(mask, apart, jnp.inf))
+    most = jnp.max(jnp.where(mask, apart, -jnp.inf))
+    return jnp.minimum(carry[0], least), jnp.maximum(carry[1], most)
+
+  start = (scalar(jnp.inf), scalar(-jnp.inf))
+  low, high = fold_pairs(bounds, start, n, axis_name, block_size)
+  low, high = across(lax.pmin, low), across(lax.pmax, high)
+  wanted = -(-rule.value * pairs // 1)  # the least number of pairs that is the share, or more
+
+  def below(edges: jax.Array) -> jax.Array:
+    # float32 counts are exact within a tile; their sum over tiles is rounded by 1e-7.
+    def step(count, rows, cols, mask):
+      apart = jnp.where(mask, rule.distance(rows.take(videos), cols.take(every)), jnp.inf)
+      return count + jnp.sum(apart < edges[:, None, None], axis=(1, 2), dtype=jnp.float32)
+
+    start = lax.full_like(videos.mean, 0.0, shape=edges.shape)
+    return across(lax.psum, fold_pairs(step, start, n, axis_name, block_size))
+
+  # Invariant: fewer than `wanted` pairs lie below `low`, enough of them below `high`.
+  def narrow(carry):
+    low, high, _, passes = carry
+    inner = jnp.arange(1, _EDGES, dtype=jnp.float32) / _EDGES
+    edges = low + (high - low) * inner
+    count = below(edges)
+    at = jnp.sum(count < wanted)
+    around = jnp.concatenate([low[None], edges, high[None]])
+    counts = jnp.concatenate([count, jnp.full((1,), jnp.inf)])
+    return around[at], around[at + 1], counts[at], passes + 1
+
+  def unsettled(carry):
+    low, high, count, passes = carry
+    middle = 0.5 * (low + high)
+    close = (count >= wanted) & (count <= wanted + _EXCESS * pairs)
+    return ~close & (passes < _PASSES) & (low < middle) & (middle < high)
+
+  high = jnp.nextafter(high, jnp.inf)
+  _, high, _, _ = lax.while_loop(unsettled, narrow, (low, high, jnp.float32(-1), 0))
+  return high
+
+
+def _top_k(videos: Gaussians, rule: Rule, block_size: int, axis_name: AxisName | None) -> jax.Array:
+  every, n = gather(videos, axis_name), videos.mean.shape[0]
+  k = int(rule.value)
+  if k >= _others(n, axis_name):
+    return lax.full_like(videos.mean, jnp.inf, shape=(n,))
+
+  def nearer(old, new):
+    return -lax.top_k(-jnp.concatenate([old, new], axis=1), k + 1)[0]
+
+  def step(carry, rows, cols, mask):
+    apart = rule.distance(rows.take(videos), cols.take(every))
+    apart = jnp.where(mask, apart, jnp.inf)
+    carry = rows.merge(nearer, carry, apart)
+    return carry if axis_name is not None else cols.merge(nearer, carry, apart.T)
+
+  start = lax.full_like(videos.mean, jnp.inf, shape=(n, k + 1))
+  nearest = fold_pairs(step, start, n, axis_name, block_size)
+  # The middle: rounding by another walk over the pairs cannot move a neighbour across it.
+  return 0.5 * (nearest[:, k - 1] + nearest[:, k])
