@@ -71,6 +71,10 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   if config.probe.run:
     variables = jax.device_get(method.encoder(result.state.params, result.state.method))
     outcome |= probe(config, variables, workdir, mesh)
+    splits = _splits(config)
+    if method.evaluate is not None and splits[1].label_names:
+      state = jax.device_get((result.state.params, result.state.method))
+      outcome[config.method] = method.evaluate(*state, *splits)
   outcome["seconds"] = time.perf_counter() - began
   _finish(outcome, workdir)
 
@@ -79,9 +83,13 @@ def _monitor(config: ConfigDict, mesh: Mesh) -> monitor.Monitor | None:
   """Nearest neighbours over the two splits while training, where the config asks for them."""
   if config.knn.every_epochs <= 0:
     return None
+  return monitor.neighbours(config, *_splits(config), mesh=mesh)
+
+
+def _splits(config: ConfigDict) -> list[run.Cached]:
+  """The training and the evaluation split, for reading in order."""
   splits = (config.data.train_split, config.data.eval_split)
-  sources = [run.Cached(load_source(config, x, batch_size=jax.process_count())) for x in splits]
-  return monitor.neighbours(config, *sources, mesh=mesh)
+  return [run.Cached(load_source(config, x, batch_size=jax.process_count())) for x in splits]
 
 
 def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:
@@ -120,11 +128,7 @@ def probe(
   Returns:
     The protocol, and `trained`, `random_init` and `baselines` with their scores.
   """
-  sources = [
-    run.Cached(load_source(config, split, batch_size=jax.process_count()))
-    for split in (config.data.train_split, config.data.eval_split)
-  ]
-  train_source, eval_source = sources
+  train_source, eval_source = _splits(config)
   if not eval_source.label_names:
     print("The data has no labels: nothing to probe.", flush=True)
     return {"protocol": "none: the data has no labels"}
@@ -200,13 +204,14 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   )
   c.data = config.data.copy_and_resolve_references()
   c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
+  c.data.interval = config_lib.data().interval
   c.data.interval.law = "independent"
   c.data.crop = config_lib.data().crop
   c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
   augment.presets.none(c.augment)
   c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
-  c.classify.classes, c.classify.frozen = classes, True
+  c.classify.classes, c.classify.frozen, c.classify.normalise = classes, True, p.normalise
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
   c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
   c.save.every = config.save.every
@@ -235,7 +240,7 @@ def _linear(
   )
   o = settings.optim
   scores["protocol"] = (
-    f"frozen encoder, L2-normalised features, {o.name} lr {o.lr} at {o.lr_batch}, momentum "
+    f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at {o.lr_batch}, momentum "
     f"{o.momentum}, weight decay {o.weight_decay}, batch {settings.batch_size} x "
     f"{config.probe.clips} clips, {settings.epochs} epochs, crops and flips, "
     f"{config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"

@@ -56,6 +56,9 @@ class Method:
       its upper part (a prefix). A whole copy on each by default.
     idle_steps: steps at the start for which the gate stays shut: the schedules are that much
       shorter, and end with the run.
+    evaluate: (params, state, training split, evaluation split) -> JSON-able scores, of what the
+      method learns beside its encoder; after training, where probes are asked for and the data has
+      labels.
 
   Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
   loop computes collapse statistics when it logs.
@@ -73,6 +76,7 @@ class Method:
   refresh: Callable[[Params, State, Any], tuple[Params, State]] | None = None
   state_spec: Any = _WHOLE
   idle_steps: int = 0
+  evaluate: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
 
   def example(self, n: int) -> Batch:
     """A batch of n zero videos, for `init` and shape evaluation."""
