@@ -136,6 +136,8 @@ def diagnose(
   least_spread: float = 0.05,
   least_rank: float = 2.0,
   least_entropy: float = 0.1,
+  most_clamped: float = 0.5,
+  most_uncertain: float = 4.0,
 ) -> str | None:
   """Names the collapse that `summary`'s numbers and a method's own show, in one line.
 
@@ -144,6 +146,10 @@ def diagnose(
     least_spread: `embedding_spread` below this is one point (0.05: mean cosine above 0.9975).
     least_rank: `effective_rank` below this is a line or a narrow plane.
     least_entropy: `prototype_entropy` (nats) below this is one prototype for all (0.1: 98 %).
+    most_clamped: `log_variance_at_low` or `log_variance_at_high` (the share of log σ² at that end
+      of its clamp) above this is a variance that has collapsed or exploded.
+    most_uncertain: `uncertainty` (Σ σ² over dimensions) above this is an explosion too: two samples
+      of one video are then further apart than any two points of the unit sphere.
 
   Returns:
     The cause, or None if there is none.
@@ -151,7 +157,9 @@ def diagnose(
   get = lambda name, good: float(stats.get(name, good))  # noqa: E731
   spread, rank = get("embedding_spread", 1.0), get("effective_rank", least_rank)
   norm, entropy = get("embedding_norm", 1.0), get("prototype_entropy", least_entropy)
-  if not all(map(_finite, (spread, rank, norm, entropy))):
+  low, high = get("log_variance_at_low", 0.0), get("log_variance_at_high", 0.0)
+  uncertainty = get("uncertainty", 0.0)
+  if not all(map(_finite, (spread, rank, norm, entropy, low, high, uncertainty))):
     return "embeddings are not finite: the network has diverged or its input is not finite"
   if norm < 1e-6:
     return f"zero embeddings: mean norm {norm:.2g}; the last layer's output has died"
@@ -164,6 +172,16 @@ def diagnose(
     return (
       "one prototype: nearly every clip is nearest to the same prototype (entropy of their usage "
       f"{entropy:.2g} nats); are there too few Sinkhorn iterations, or is epsilon too large?"
+    )
+  if high > most_clamped or uncertainty > most_uncertain:
+    return (
+      f"exploded variance: mean Σ σ² {uncertainty:.2g}, {high:.0%} of log σ² at its upper clamp: "
+      "noise hides the means; is σ² weighed by its geometric mean, or does it start too high?"
+    )
+  if low > most_clamped:
+    return (
+      f"collapsed variance: {low:.0%} of log σ² sits at its lower clamp; is the loss of pairs "
+      "nearly 0, beta too small, or are there too few positives besides each video's own pair?"
     )
   if rank < least_rank:
     return (

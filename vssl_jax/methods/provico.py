@@ -1,0 +1,171 @@
+"""ProViCo: Probabilistic Representations for Video Contrastive Learning (Park et al., CVPR 2022).
+
+A clip is a Gaussian, a video the mixture of its clips. Videos whose Bhattacharyya distance is
+small are positives besides the video itself, and each pair's soft contrast is weighted by how
+certain the two are:
+
+  clip n → encoder → μ_n = L2(LN(FC)), log σ_n² = FC'
+  video  → μ(V) = mean μ_n,  σ²(V) = mean (σ_n² + μ_n²) − μ(V)²,  K samples z = σ(V) ⊙ ε + μ(V)
+  mining → (i, j) positive where dist(V_i, V_j) < τ, without gradient
+  loss   → L_soft / (s_i s_j) + ½ log(s_i s_j) over all pairs, + β KL(N(μ_n, σ_n²) ‖ N(0, I))
+
+See `losses.provico` and `ops.bhattacharyya` for the terms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, models
+from vssl_jax.errors import UserError
+from vssl_jax.losses.provico import Settings, provico
+from vssl_jax.methods import multiclip, network
+from vssl_jax.methods.base import Batch, Loss, Method, Metrics, Params, Variables
+from vssl_jax.models.gaussian_head import GaussianHead
+from vssl_jax.ops.mining import Rule
+from vssl_jax.probes import gaussian as gaussian_probe
+
+Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
+
+
+@flax.struct.dataclass
+class State:
+  """Batch-norm running statistics; nothing else outlives a step."""
+
+  stats: Variables
+
+
+def defaults() -> ConfigDict:
+  """Fields of `config.provico`; the paper states β alone, every other value is ours."""
+  c = ConfigDict()
+  c.samples = 8  # K of a video
+  c.beta = 1e-4  # published: weight of KL(N(μ, σ²) ‖ N(0, I)); 0 = none
+  c.kl_on = "clip"  # clip | video
+  c.own = "draws"  # a video's own pair: two independent draws | halves of its clips
+  c.mining = "quantile"  # of the batch's pairs | absolute | top_k | none (own pairs alone)
+  c.threshold = 0.05  # the share of pairs | τ | k
+  c.combine = "union"  # of top_k: union | mutual
+  c.distance = 0.25  # λ; ¼ is the Bhattacharyya distance
+  c.distance_on = "samples"  # published | moments (λ D smaller on average)
+  c.form = "diagonal"  # in D dimensions | reviewed (the one-dimensional formula)
+  c.stochastic = True  # False: L_soft alone
+  c.scalar = "trace"  # of σ² in the weights: trace | geometric | mean
+  c.average = "pairs"  # over all pairs alike | classes (positives and negatives half each)
+  c.slope = 30.0  # a at the start, learnt: p = s(b − a ‖z − z'‖)
+  c.offset = 30.0  # b at the start, learnt
+  c.trace = 1.0  # Σ_d σ_d² of a clip at the start
+  c.clamp = (-10.0, 4.0)  # of log σ²
+  c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
+  c.block_size = 64  # videos a side of the tiles, each of (K block_size)² distances
+  return c
+
+
+def settings(config: ConfigDict) -> Settings:
+  """The loss's choices that `config.provico` describes.
+
+  Raises:
+    UserError: a field has an impossible value.
+  """
+  c = config.provico
+  if c.mining == "absolute" and c.distance_on == "samples" and c.threshold < 0:
+    raise UserError("config.provico.threshold is negative: no distance is; use mining=none.")
+  return Settings(
+    samples=c.samples, own=c.own, distance_on=c.distance_on, scalar=c.scalar,
+    stochastic=c.stochastic, average=c.average, beta=c.beta, kl_on=c.kl_on,
+    block_size=c.block_size, rule=Rule(c.mining, c.threshold, c.combine, c.distance, c.form),
+  )  # fmt: skip
+
+
+def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
+  """ProViCo for a resolved config.
+
+  Args:
+    config: `provico`, `encoder`, `head`, `augment` and `data` are read; D is `head.out`.
+    mesh: the devices; samples and moments (never distances) are gathered over its axis.
+
+  Raises:
+    UserError: a field has an impossible value.
+  """
+  c, h = config.provico, config.head
+  chosen = settings(config)
+  clips = multiclip.build(config, c)
+  multiclip.positive(config, c, "slope", "trace")
+  low, high = c.clamp
+  start = math.log(c.trace / h.out)
+  if not low < start < high:
+    raise UserError(
+      f"config.provico.clamp is {tuple(c.clamp)}: log σ² starts at log(trace / D) = {start:.2f}, "
+      "which must lie inside."
+    )
+  head = GaussianHead(
+    h.out, tuple(h.hidden), c.trace, tuple(c.clamp), h.bn_momentum, h.bn_groups,
+    h.get("bn", True), models.DTYPES[config.encoder.dtype],
+  )  # fmt: skip
+  net = network.Network(models.build_encoder(config.encoder), head)
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
+    params, stats = net.init(rng, batch["clips"][:, 0])
+    match = {"slope": jnp.log(jnp.expm1(jnp.float32(c.slope))), "offset": jnp.float32(c.offset)}
+    return {**params, "match": match}, State(stats)
+
+  def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
+    e, stats = clips.forward(net, params, state.stats, batch)
+    return e, State(stats)
+
+  def objective(
+    params: Params, state: State, e: Embeddings, batch: Batch, rng: jax.Array, step: jax.Array
+  ) -> Loss:
+    del rng, step
+    slope, offset = jax.nn.softplus(params["match"]["slope"]), params["match"]["offset"]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, clips.count))(batch["key"])
+    loss, metrics = provico(
+      e["mean"], e["log_variance"], keys, slope, offset, batch["label"], chosen, mesh
+    )
+    watched = {**metrics, "slope": slope, "offset": offset, **monitors(e["log_variance"], c.clamp)}
+    return multiclip.finish(loss, lax.stop_gradient(watched), state, e["mean"])
+
+  def encoder_variables(params: Params, state: State) -> Variables:
+    return net.encoder_variables(params, state.stats)
+
+  preprocess = augment.eval_preprocess(config.augment)
+
+  def describe(variables: Variables, raw: jax.Array) -> jax.Array:
+    x = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)
+    e = head.apply(variables["head"], x, train=False)
+    return jnp.concatenate([e["mean"], e["log_variance"]], axis=1)
+
+  def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
+    variables = {
+      name: {"params": params[name], "batch_stats": state.stats[name]}
+      for name in ("encoder", "head")
+    }
+    bank, queries = (
+      gaussian_probe.extract(describe, variables, source, config, mesh=mesh)
+      for source in (train, test)
+    )
+    return {"retrieval": gaussian_probe.evaluate(bank, queries, chosen.rule)}
+
+  return Method(
+    init, encoder_variables, {"clips": clips.spec}, embed=embed, objective=objective,
+    evaluate=evaluate,
+  )  # fmt: skip
+
+
+def monitors(log_variance: jax.Array, clamp: tuple[float, float]) -> Metrics:
+  """Range and mean of the clips' log σ², and the shares of it at either end of the clamp."""
+  low, high = clamp
+  return {
+    "log_variance_min": jnp.min(log_variance),
+    "log_variance_mean": jnp.mean(log_variance),
+    "log_variance_max": jnp.max(log_variance),
+    "log_variance_at_low": jnp.mean(log_variance <= low, dtype=jnp.float32),
+    "log_variance_at_high": jnp.mean(log_variance >= high, dtype=jnp.float32),
+  }

@@ -1,0 +1,156 @@
+"""Retrieval where videos are Gaussians: by their means, or by the distance of distributions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax.errors import UserError
+from vssl_jax.ops import bhattacharyya, gaussian, tiles
+from vssl_jax.ops.mining import Rule
+from vssl_jax.probes import features, retrieval, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+  """V videos, each the Gaussian with the moments of the mixture of its views.
+
+  Attributes:
+    mean: float32 `[V, D]`, μ(V).
+    variance: float32 `[V, D]`, σ²(V) > 0.
+    label: int32 `[V]`, −1 unknown.
+  """
+
+  mean: np.ndarray
+  variance: np.ndarray
+  label: np.ndarray
+
+  @property
+  def uncertainty(self) -> np.ndarray:
+    """Σ_d σ_d² of each video, `[V]`."""
+    return self.variance.sum(axis=1)
+
+
+def extract(
+  apply: features.Apply, variables: features.Variables, source: Any, config: ConfigDict,
+  *, mesh: Mesh | None = None, progress: str = "",
+) -> Videos:  # fmt: skip
+  """The Gaussians of a split's videos, from the views that `config.data.eval` describes.
+
+  Args:
+    apply: `(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`, μ and then log σ² of each clip.
+    variables: what `apply` reads.
+    source: the split.
+    config: `data.eval` is read.
+    mesh: where to run; by default every device.
+    progress: text of the progress bar; "" for none.
+  """
+  found = features.extract(
+    apply, variables, run.eval_batches(source, config),
+    mesh=mesh, progress=progress, total=source.num_videos,
+  )  # fmt: skip
+  moments = gaussian.mixture(*np.split(found.features, 2, axis=-1))
+  return Videos(*map(np.asarray, moments), found.label)
+
+
+def evaluate(
+  bank: Videos,
+  queries: Videos,
+  rule: Rule | None = None,
+  *,
+  recalls: Sequence[int] = retrieval.RECALLS,
+) -> dict[str, Any]:
+  """R@k of the queries among the bank, by two rankings, and how uncertain hits and misses are.
+
+  Args:
+    bank: the training videos; those without a label are left out, here and below.
+    queries: the evaluation videos.
+    rule: whose distance ranks the videos; by default Bhattacharyya's, λ = ¼.
+    recalls: values of k.
+
+  Returns:
+    `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the distance of N(μ(V),
+    σ²(V)). `uncertainty`: the mean Σ_d σ_d² of all queries and of those that `mean` finds at 1
+    (`hit`) or does not (`miss`); None where there are none.
+
+  Raises:
+    UserError: the bank or the queries have no labelled video.
+  """
+  rule = rule or Rule()
+  bank, queries = _labelled(bank, "training"), _labelled(queries, "evaluation")
+  labels = (bank.label, queries.label)
+  by_mean = retrieval.evaluate(bank.mean, labels[0], queries.mean, labels[1], recalls=recalls)
+  order = nearest(queries, bank, min(max(recalls), len(labels[0])), rule)
+  hits = labels[0][order] == labels[1][:, None]
+  first = labels[0][np.argmax(_unit(queries.mean) @ _unit(bank.mean).T, axis=1)] == labels[1]
+  mean = lambda x: float(np.mean(x)) if len(x) else None  # noqa: E731
+  return {
+    "mean": by_mean,
+    "bhattacharyya": {f"R@{r}": float(hits[:, :r].any(axis=1).mean()) for r in recalls},
+    "uncertainty": {
+      "all": mean(queries.uncertainty),
+      "hit": mean(queries.uncertainty[first]),
+      "miss": mean(queries.uncertainty[~first]),
+    },
+  }
+
+
+def nearest(
+  queries: Videos, bank: Videos, k: int, rule: Rule, *, block_size: int = 128
+) -> np.ndarray:
+  """Indices of the k bank videos at the smallest distance of each query, nearest first.
+
+  Args:
+    queries: Q videos.
+    bank: V videos.
+    k: 1 ≤ k ≤ V.
+    rule: whose distance it is.
+    block_size: side of the tiles that exist at a time.
+
+  Returns:
+    int32 `[Q, k]`; among equal distances the lowest index comes first.
+  """
+  unit = np.mean(np.log(bank.variance))
+  q, b = (
+    bhattacharyya.gaussians(v.mean, v.variance, log_unit=unit)
+    for v in map(_on_device, (queries, bank))
+  )
+  shape = (len(queries.mean), k)
+
+  def step(carry, rows, cols, mask):
+    apart = jnp.where(mask, rule.distance(rows.take(q), cols.take(b)), jnp.inf)
+    found = jnp.broadcast_to(cols.index, apart.shape)
+    old_apart, old_found = rows.take(carry)
+    # Older candidates first: top_k prefers the first of equals.
+    top, at = jax.lax.top_k(-jnp.concatenate([old_apart, apart], axis=1), k)
+    found = jnp.take_along_axis(jnp.concatenate([old_found, found], axis=1), at, axis=1)
+    return rows.put(carry, (-top, found))
+
+  start = (jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32))
+  walk = jax.jit(
+    lambda: tiles.fold_tiles(step, start, shape[0], len(bank.mean), block_size=block_size)
+  )
+  return np.asarray(walk()[1])
+
+
+def _on_device(videos: Videos) -> Videos:
+  mean, variance = jnp.asarray(videos.mean), jnp.asarray(videos.variance)
+  return dataclasses.replace(videos, mean=mean, variance=variance)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _labelled(videos: Videos, split: str) -> Videos:
+  known = np.asarray(videos.label) >= 0
+  if not known.any():
+    raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
+  return Videos(videos.mean[known], videos.variance[known], np.asarray(videos.label)[known])
