@@ -1,0 +1,67 @@
+"""The methods at one encoder and clip size, for the benchmarks that set them side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vssl_jax import config as config_lib
+from vssl_jax import methods, recipes
+from vssl_jax.methods.base import Method, value_and_grad
+
+QUEUE, PROTOTYPES = 4096, 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Flags of the encoder, the clips and the batch."""
+  parser.add_argument("--encoder", default="r3d")
+  parser.add_argument("--depth", type=int, default=18)
+  parser.add_argument("--width", type=float, default=0.25)
+  parser.add_argument("--frames", type=int, default=8)
+  parser.add_argument("--size", type=int, default=56)
+  parser.add_argument("--batch", type=int, default=8, help="videos")
+  parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: by device")
+  parser.add_argument("--json", default="", help="also write the result to this file")
+
+
+def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> ConfigDict:
+  """A method's config with `clips` clips a video; `fields` are the method's own, or `remat`."""
+  c = config_lib.base(name)
+  recipes.small(c)
+  e, d = c.encoder, c.data
+  e.name, e.depth, e.width = args.encoder, args.depth, args.width
+  e.dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  e.remat = fields.pop("remat", False)
+  d.clips, d.frames, d.size, d.interval.law = clips, args.frames, args.size, "independent"
+  c.batch_size, c.epochs, c.steps_per_epoch = args.batch, 1.0, 100_000
+  if name == "rho_moco":
+    c.rho_moco.queue, c.head.bn = QUEUE, False
+  if name == "rho_byol":
+    c.rho_byol.predictor = c.head.hidden
+  if name == "rho_swav":
+    c.rho_swav.prototypes = PROTOTYPES
+  for key, value in fields.items():
+    c[name][key] = value
+  return c
+
+
+def gradient(method: Method, batch_size: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+  """A step's loss and gradients, and the shapes of its arguments: nothing is allocated."""
+  fn = value_and_grad(method, 1)
+
+  def step(params: Any, state: Any, batch: Any) -> Any:
+    return fn(params, state, batch, jax.random.key(0), jnp.int32(0))
+
+  batch = jax.eval_shape(lambda: method.example(batch_size))
+  params, state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  return step, (params, state, batch)
+
+
+def build(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> Method:
+  """The method of `config`."""
+  return methods.load(name).build(config(name, clips, args, **fields))
