@@ -188,6 +188,7 @@ def base(method: str) -> ConfigDict:
   c.probe.epochs = 100.0
   c.probe.batch_size = 1024
   c.probe.lr = 32.0  # at 1024 videos
+  c.probe.normalise = True  # L2-normalised features
   c.probe.momentum = 0.9
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0

@@ -7,7 +7,9 @@ import pytest
 from tests import small
 from tests.methods import rho
 from vssl_jax import methods, optim, parallel, train
+from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
 from vssl_jax.ops import ema
 
 pytestmark = pytest.mark.usefixtures("flat")
@@ -124,6 +126,29 @@ def test_queue_is_split_over_the_devices_that_divide_it():
   assert mesh.size == 8
   _, _, _, state = rho.start(rho.config("rho_moco", **{"rho_moco.queue": 25}), devices=8)
   assert state.queue.items.sharding.is_fully_replicated
+
+
+def test_checkpoint_of_eight_devices_restores_on_one_and_on_two(tmp_path):
+  c = rho.config("rho_moco", **{"rho_moco.queue": 48})
+  tx = optim.build(c.optim, lambda i: 0.1)
+
+  def state(devices):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    return step_lib.init(methods.load("rho_moco").build(c, mesh), tx, 0, mesh, rho.N)
+
+  eight = state(8)
+  saver = checkpoints.Checkpoints(tmp_path, c.save)
+  saver.save(3, eight)
+  saver.close()
+  for devices in (1, 2):
+    like = jax.tree.map(lambda x: x * 0, state(devices))
+    reader = checkpoints.Checkpoints(tmp_path, c.save)
+    step, restored = reader.restore(like)
+    reader.close()
+    assert step == 3
+    rho.same(jax.device_get(eight), jax.device_get(restored))
+    shards = restored.method.queue.items.addressable_shards
+    assert [x.data.shape for x in shards] == [(48 // devices, 8)] * devices
 
 
 def test_shuffled_keys_see_other_groups():
