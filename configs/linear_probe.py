@@ -13,19 +13,8 @@ Variants, after a colon:
   demo, ucf6     the small protocols that the pre-training configs of that name end with.
 """
 
-import importlib.util
-import pathlib
-
 from vssl_jax import config as config_lib
-
-
-def _recipes():
-  """The pre-training config file next to this one, whose variants set the small protocols."""
-  path = pathlib.Path(__file__).with_name("cvrl.py")
-  spec = importlib.util.spec_from_file_location("cvrl_config", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+from vssl_jax import recipes
 
 
 def _published(c):
@@ -34,8 +23,8 @@ def _published(c):
 
 VARIANTS = {
   "published": _published,
-  "demo": lambda c: _recipes().demo(c),
-  "ucf6": lambda c: _recipes().ucf6(c),
+  "demo": recipes.demo,
+  "ucf6": recipes.ucf6,
 }
 
 

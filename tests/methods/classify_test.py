@@ -114,3 +114,14 @@ def test_classes_come_from_the_data():
 def test_impossible_settings_name_the_field(values, message):
   with pytest.raises(UserError, match=message):
     classify.build(_config(**values))
+
+
+def test_an_encoder_without_running_statistics():
+  config = _config(**{"encoder.name": "vit", "encoder.depth": 0, "encoder.size": "S"})
+  config.encoder.width = 1.0
+  method = classify.build(config)
+  batch = method.example(2)
+  params, state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  logits, after = jax.eval_shape(method.embed, params, state, batch)
+  assert logits.shape == (2, 2, 3)
+  assert after.encoder == {}

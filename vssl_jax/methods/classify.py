@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import augment, models
 from vssl_jax.errors import UserError
+from vssl_jax.methods import network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 from vssl_jax.models import heads
 
@@ -106,12 +107,12 @@ def build(
     variables = encoder_variables
     if variables is None:
       clips = batch["clips"][:, 0].astype(jnp.float32)
-      variables = encoder.init(encoder_rng, clips, train=True)
+      variables = encoder.init(encoder_rng, clips, train=False)
     features = jnp.zeros((1, encoder.features_dim))
     params = {"classifier": classifier.init(classifier_rng, features)["params"]}
     if c.frozen:
       return params, State(dict(variables))
-    return {**params, "encoder": variables["params"]}, State(variables["batch_stats"])
+    return {**params, "encoder": variables["params"]}, State(variables.get("batch_stats", {}))
 
   def embed(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
     clips = transform(batch["key"], batch["clips"])  # [N, R, T, H, W, C]
@@ -121,8 +122,8 @@ def build(
     if c.frozen:
       features = encoder.apply(variables, x, train=False)
     else:
-      features, updated = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
-      state = State(updated["batch_stats"])
+      features, stats = network.train(encoder, params["encoder"], state.encoder, x)
+      state = State(stats)
     if c.dropout > 0:
       features = _dropout(features.reshape(n, views, -1), batch["key"], c.dropout)
       features = features.reshape(n * views, -1)
