@@ -62,7 +62,9 @@ def defaults() -> ConfigDict:
   c.slope = 30.0  # a at the start, learnt: p = s(b − a ‖z − z'‖)
   c.offset = 30.0  # b at the start, learnt
   c.trace = 1.0  # Σ_d σ_d² of a clip at the start
-  c.clamp = (-10.0, 4.0)  # of log σ²
+  # Of log σ². The pull of β holds it near log(β/2 · Σσ²(V)), −12 or so: a clamp above that would be
+  # where it rests.
+  c.clamp = (-16.0, 4.0)
   c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
   c.block_size = 64  # videos a side of the tiles, each of (K block_size)² distances
   return c

@@ -32,7 +32,7 @@ class GaussianHead(nn.Module):
   out: int = 256
   hidden: tuple[int, ...] = ()
   trace: float = 1.0
-  clamp: tuple[float, float] = (-10.0, 4.0)
+  clamp: tuple[float, float] = (-16.0, 4.0)
   bn_momentum: float = 0.9
   bn_groups: int = 1
   bn: bool = True

@@ -226,7 +226,8 @@ def _quantile(
     close = (count >= wanted) & (count <= wanted + _EXCESS * pairs)
     return ~close & (passes < _PASSES) & (low < middle) & (middle < high)
 
-  high = jnp.nextafter(high, jnp.inf)
+  # The least number above, and no subnormal: those count as 0 where they are flushed.
+  high = jnp.maximum(jnp.nextafter(high, jnp.inf), jnp.finfo(jnp.float32).tiny)
   _, high, _, _ = lax.while_loop(unsettled, narrow, (low, high, jnp.float32(-1), 0))
   return high
 
