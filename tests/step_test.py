@@ -1,5 +1,7 @@
 """One step of any method: gates, accumulation, keys, devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,33 @@ def test_frozen_subset_stays_with_its_momentum():
   free, _ = _run(toy.method(), steps=3)
   np.testing.assert_allclose(state.params["kernel"][0, 0], free.params["kernel"][0, 0], rtol=1e-2)
   assert np.abs(_run(toy.method(gate=gate), steps=5)[0].params["bias"]).max() > 0
+
+
+def test_gate_may_be_a_prefix_and_holds_against_after_update():
+  def nest(params):
+    return {"head": {"kernel": params["kernel"], "bias": params["bias"]}}
+
+  plain = toy.method()
+
+  def flat(fn):
+    return lambda params, state, *rest: fn(params["head"], state, *rest)
+
+  def push(params, state, updates):
+    del updates
+    return jax.tree.map(lambda x: x + 1.0, params), state
+
+  method = dataclasses.replace(
+    plain,
+    init=lambda rng, batch: (lambda p, s: (nest(p), s))(*plain.init(rng, batch)),
+    embed=flat(plain.embed),
+    objective=flat(plain.objective),
+    after_update=push,
+    gate=lambda state, step: {"head": step >= 1},
+  )
+  states = [_run(method, steps=k)[0] for k in (1, 2)]
+  start = jax.device_get(method.init(jax.random.key(0), method.example(2))[0])
+  np.testing.assert_allclose(states[0].params["head"]["kernel"], start["head"]["kernel"], rtol=1e-6)
+  assert (states[1].params["head"]["kernel"] - start["head"]["kernel"]).min() > 0.5
 
 
 def test_keys_depend_on_seed_step_and_row_only():

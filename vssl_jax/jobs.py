@@ -242,8 +242,8 @@ def _linear(
   scores["protocol"] = (
     f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at "
     f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
-    f"{settings.batch_size} x {config.probe.clips} clips, {settings.epochs} epochs, crops and flips, "
-    f"{config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
+    f"{settings.batch_size} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
+    f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
   )
   return scores
 

@@ -184,6 +184,15 @@ def test_sharded_over_eight_devices(run, clips, keys, whole, monkeypatch, one_by
     assert word not in text
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_one_clip_at_a_time_is_what_all_at_once_are(clips, keys, traced):
+  run = augment.build(light(), S)  # settings that differ by view
+  every = np.asarray(jax.jit(run)(keys, clips))
+  one = jax.jit(run) if traced else jax.jit(run, static_argnums=2)
+  for r in range(R):
+    near(one(keys, clips[:, r : r + 1], r)[:, 0], every[:, r])
+
+
 def test_looped_and_vectorised_agree(clips, keys, whole, monkeypatch):
   monkeypatch.setattr(branch, "one_by_one", lambda: False)
   near(jax.jit(augment.build(strong(), S))(keys, clips), whole)

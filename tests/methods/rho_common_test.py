@@ -117,3 +117,18 @@ def test_schedules_need_the_length_of_an_epoch(name):
   ask = method.after_update if name != "rho_swav" else lambda p, s, k: method.gate(s, k)
   with pytest.raises(UserError, match="steps_per_epoch is 0"):
     jax.eval_shape(ask, params, state, 1)
+
+
+def test_memory_of_the_sequential_mode_does_not_grow_with_clips():
+  def temporary(clips, sequential):
+    values = {"data.clips": clips, "data.size": 16, "rho_byol.sequential": sequential}
+    method = methods.load("rho_byol").build(rho.config("rho_byol", **values))
+    shapes = jax.eval_shape(method.init, jax.random.key(0), method.example(64))
+    fn = methods.base.value_and_grad(method, 1)
+    step = rho.hasty(lambda params, state, batch: fn(params, state, batch, None, 0))
+    batch = jax.eval_shape(lambda: method.example(64))
+    return step.lower(*shapes, batch).compile().memory_analysis().temp_size_in_bytes
+
+  six = temporary(6, True)
+  assert six < 1.15 * temporary(2, True)
+  assert temporary(6, False) > 1.5 * six
