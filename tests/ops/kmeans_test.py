@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -183,6 +184,22 @@ def test_eight_devices_are_one(empty):
   assert many.iterations == one.iterations
   assert len(many.labels.sharding.device_set) == 8
   assert many.centers.sharding.is_fully_replicated
+
+
+def test_the_form_for_accelerators_agrees(monkeypatch):
+  """One-hot products and a search by row, which a CPU does otherwise."""
+  x, _ = blobs()
+  usual = kmeans(x, x[:8], block_size=64)
+  monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+  other = kmeans(x, x[:8], block_size=64)
+  np.testing.assert_array_equal(other.labels, usual.labels)
+  np.testing.assert_allclose(other.centers, usual.centers, rtol=1e-5, atol=1e-6)
+
+
+def test_of_equal_centres_the_first_wins():
+  x, _ = blobs(n=20)
+  found = run(x, np.concatenate([x[:1] + 9, x[:1], x[:1]]), iterations=0)
+  assert set(np.asarray(found.labels)) <= {0, 1}
 
 
 def test_repeats_to_the_bit():

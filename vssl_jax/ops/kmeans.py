@@ -138,8 +138,7 @@ def _lloyd(x, centers, mask, axis_name, iterations, tolerance, block_size, preci
 
   state = (centers, walk.like(-1, jnp.int32, mask.shape), jnp.int32(0), jnp.bool_(True))
   centers, _, done, _ = lax.while_loop(unfinished, update, state)
-  labels, _, counts = walk.assign(centers)
-  inertia = walk.total(jnp.sum(walk.distances(centers, labels)))
+  labels, counts, inertia = walk.assign(centers, _add_distances)
   return Clusters(centers, jnp.where(mask, labels, -1), counts, inertia, done)
 
 
@@ -160,42 +159,51 @@ class _Walk(NamedTuple):
     """A constant that varies over the devices as the points do."""
     return lax.full_like(self.x, fill, dtype, shape)
 
-  def assign(self, centers):
-    """Labels `[n]`, and over all devices the sums `[K, D]` and counts `[K]` of the clusters."""
-    k, width = centers.shape
+  def assign(self, centers, add):
+    """Assigns each point to its nearest centre.
+
+    Args:
+      centers: `[K, D]`.
+      add: `_add_sums` or `_add_distances`.
+
+    Returns:
+      labels: `[n]`, of masked points too.
+      counts: `[K]` over all devices.
+      added: what `add` adds up, over all devices.
+    """
+    k = len(centers)
     # Products with centres about their mean lose less to rounding where all points lie far off 0.
     middle = jnp.mean(centers, axis=0)
-    about = centers - middle
-    offset = jnp.sum(jnp.square(about), axis=1) + 2 * jnp.matmul(
+    about = 2 * (middle - centers)
+    offset = jnp.sum(jnp.square(centers - middle), axis=1) - jnp.matmul(
       about, middle, precision=self.precision
     )
 
     def step(carry, block):
-      labels, sums, counts = carry
+      labels, counts, added = carry
       points = block.take(self.x).astype(centers.dtype)
-      scores = offset - 2 * jnp.matmul(points, about.T, precision=self.precision)
-      nearest = jnp.argmin(scores, axis=1).astype(jnp.int32)
+      nearest = _nearest(points, about, offset, self.precision)
       # A label of K belongs to no cluster: neither one-hot nor scatter knows it.
       counted = jnp.where(block.take(self.mask) & block.fresh, nearest, k)
-      sums = _add(sums, points, counted, self.precision)
       counts = counts + jnp.sum(jax.nn.one_hot(counted, k, dtype=jnp.int32), axis=0)
-      return block.put(labels, nearest), sums, counts
+      added = add(added, points, counted, centers, self.precision)
+      return block.put(labels, nearest), counts, added
 
     n = len(self.x)
     start = (
       self.like(0, jnp.int32, (n,)),
-      self.like(0, centers.dtype, (k, width)),
       self.like(0, jnp.int32, (k,)),
+      self.like(0, centers.dtype, centers.shape if add is _add_sums else ()),
     )
-    labels, sums, counts = tiles.fold_blocks(step, start, n, block_size=self.block_size)
-    return labels, *self.total((sums, counts))
+    labels, *rest = tiles.fold_blocks(step, start, n, block_size=self.block_size)
+    return labels, *self.total(rest)
 
   def distances(self, centers, labels):
-    """Squared distances to the assigned centres `[n]`, by subtraction; 0 where masked."""
+    """Squared distances to the assigned centres `[n]`; 0 where masked."""
 
     def step(carry, block):
       points = block.take(self.x).astype(centers.dtype)
-      gap = jnp.sum(jnp.square(points - centers[block.take(labels)]), axis=1)
+      gap = _distances(points, block.take(labels), centers)
       return block.put(carry, jnp.where(block.take(self.mask), gap, 0))
 
     start = self.like(0, centers.dtype, self.x.shape[:1])
@@ -203,7 +211,7 @@ class _Walk(NamedTuple):
 
   def move(self, centers):
     """The next centres, and the labels they are of."""
-    labels, sums, counts = self.assign(centers)
+    labels, counts, sums = self.assign(centers, _add_sums)
     sums, counts = lax.cond(
       jnp.all(counts > 0),
       lambda sums, counts: (sums, counts),
@@ -237,8 +245,41 @@ class _Walk(NamedTuple):
     return sums, counts.at[loser].add(-1, mode="drop") + takes
 
 
-def _add(sums, points, labels, precision):
+def _nearest(points, about, offset, precision):
+  """The row of `about` of least `offset + about · point`, the first of equals; int32 `[B]`."""
+
+  def search(points, about, offset):
+    scores = offset + jnp.matmul(points, about.T, precision=precision)
+    return jnp.argmin(scores, axis=1).astype(jnp.int32)
+
+  def compete(points, about, offset):
+    # A CPU compares many points at once, but the clusters of one point only in turn.
+    def better(best, rival):
+      less = rival[0] < best[0]
+      return jax.tree.map(lambda x, y: jnp.where(less, x, y), rival, best), None
+
+    scores = offset[:, None] + jnp.matmul(about, points.T, precision=precision)
+    first = (scores[0], lax.full_like(scores, 0, jnp.int32, scores.shape[1:]))
+    rivals = (scores, jnp.arange(len(about), dtype=jnp.int32))
+    return lax.scan(better, first, rivals, unroll=min(20, len(about)))[0][1]
+
+  return lax.platform_dependent(points, about, offset, cpu=compete, default=search)
+
+
+def _distances(points, labels, centers):
+  """Squared, by subtraction: exactly 0 at a centre."""
+  return jnp.sum(jnp.square(points - centers[labels]), axis=1)
+
+
+def _add_distances(total, points, labels, centers, precision):
+  """`total` plus the squared distances to the assigned centres; a label of K counts nowhere."""
+  del precision
+  return total + jnp.sum(jnp.where(labels < len(centers), _distances(points, labels, centers), 0))
+
+
+def _add_sums(sums, points, labels, centers, precision):
   """`sums` `[K, D]` plus the points of each cluster; a label of K counts nowhere."""
+  del centers
 
   def product(sums, points, labels):
     member = jax.nn.one_hot(labels, len(sums), dtype=points.dtype, axis=0)
