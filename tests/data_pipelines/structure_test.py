@@ -59,6 +59,8 @@ def test_labels():
   assert {len(row) for row in labels} == {1, 2}
   assert np.mean([len(row) == 2 for row in labels]) == pytest.approx(0.3, abs=0.07)
   assert all(len(v.labels) == 1 for v in draw(second_class=0.0).values())
+  single = draw(lengths=dataclasses.replace(POOL, counts=np.array([1])), second_class=1.0)
+  assert [v.labels for v in single.values()] == [(NAMES[i % 3],) for i in range(30)]
 
 
 def test_no_video_is_too_long():

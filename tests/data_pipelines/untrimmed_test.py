@@ -79,7 +79,9 @@ def test_noise_has_its_strength_and_memory():
   x = one((0.0, 1.0, "a"), settings=settings, duration=2000.0).astype(np.float64)
   power = np.square(x).sum(1)
   assert power.mean() == pytest.approx(4, rel=0.05)
-  assert power[:3].mean() == pytest.approx(4, rel=0.4)  # from the first step on
+  slow = dataclasses.replace(settings, memory=0.9)
+  first = [np.square(one((0.0, 1.0, "a"), settings=slow, name=str(i))[0]).sum() for i in range(30)]
+  assert np.mean(first) == pytest.approx(4, rel=0.15)
   for lag in (1, 2):
     assert (x[lag:] * x[:-lag]).sum(1).mean() / 4 == pytest.approx(0.6**lag, abs=0.03)
 
@@ -94,7 +96,10 @@ def test_bursts_and_variation():
   x, y = (one((5.0, 9.0, "a"), (20.0, 24.0, "a"), settings=own, name=n) for n in "xy")
   np.testing.assert_array_equal(x[5], x[8])
   gaps = [np.linalg.norm(x[6] - x[21]), np.linalg.norm(x[6] - y[6])]
-  assert min(gaps) > 0.3  # each action, each video its own
+  assert min(gaps) > 0.3  # each action its own
+  long = one((0.0, 1.0, "a"), settings=own, duration=4000.0)[1:]
+  assert np.linalg.norm(long.mean(0)) == pytest.approx(0.5, abs=0.05)  # the video its own
+  assert np.linalg.norm(long - long.mean(0), axis=1).mean() == pytest.approx(0.5, abs=0.05)  # shots
 
 
 def test_a_video_depends_on_seed_name_and_segments_alone():
@@ -104,6 +109,8 @@ def test_a_video_depends_on_seed_name_and_segments_alone():
   np.testing.assert_array_equal(both.features["w"], alone.features["w"])
   other = simulate({"w": w}, NAMES, settings, seed=1)
   assert np.abs(other.features["w"] - alone.features["w"]).min() > 0
+  clean = [one((5.0, 9.0, "a"), seed=seed)[6] for seed in (0, 1)]  # prototypes
+  assert np.abs(clean[0] - clean[1]).max() > 0.1
 
 
 def test_actions_can_be_told_by_features_and_context_is_hard():
