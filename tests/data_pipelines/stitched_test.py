@@ -40,6 +40,7 @@ def test_sequences_are_what_their_annotations_say(data):
     assert (x[:, 1] % 2 == int(video.subset)).all()  # sources of train and test apart
     follows = (np.diff(x[:, 1]) == 0) & (np.diff(x[:, 2]) == 1)
     assert follows.mean() > 0.3
+  assert len({x[0, 1] for x in dataset.features.values()}) > 2  # each sequence its own sources
 
 
 def test_excerpts():

@@ -165,6 +165,16 @@ def test_many_videos_at_once():
       np.testing.assert_allclose(a[v], b, rtol=1e-5, atol=1e-5)
 
 
+def test_videos_over_devices():
+  """A batch of videos split over devices, each video whole, as in a training step."""
+  x = np.stack([blobs(n=40, seed=s)[0] for s in range(8)])
+  each = jax.jit(jax.vmap(lambda x: kmeans(x, x[:4], iterations=6)))
+  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  many = each(jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))))
+  for a, b in zip(many, each(x), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_eight_devices_are_one(empty):
   x, _ = blobs(n=160)
