@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipelines import tfrecord
 from vssl_jax.errors import UserError
+from vssl_jax.io.files import replacing
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<shard>\d{5,})-of-(?P<count>\d{5,})(\.tfrecords?)?")
 
@@ -82,20 +83,15 @@ def write(index: Index, path: str | os.PathLike) -> None:
   """Writes an index as `.npz`, atomically; files are kept by name, relative to the index."""
   path = pathlib.Path(path)
   names = [os.path.relpath(f, path.parent) for f in index.files]
-  temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-  try:
-    with open(temporary, "wb") as file:
-      np.savez(
-        file,
-        files=np.array(names, dtype=np.str_),
-        sizes=index.sizes,
-        shard=index.shard,
-        offset=index.offset,
-        length=index.length,
-      )
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with replacing(path) as file:
+    np.savez(
+      file,
+      files=np.array(names, dtype=np.str_),
+      sizes=index.sizes,
+      shard=index.shard,
+      offset=index.offset,
+      length=index.length,
+    )
 
 
 def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index | None:
@@ -158,12 +154,7 @@ def find(folder: str | os.PathLike, split: str) -> list[str]:
       pattern = re.compile(re.escape(split) + r"([._-].*)?\.tfrecords?")
       found = [n for n in names if pattern.fullmatch(n) and n not in numbered]
   if not found:
-    others = sorted({m["split"] for m in numbered.values()})
-    there = f"it has {', '.join(map(repr, others))}" if others else "no shards at all"
-    raise UserError(
-      f"{folder}: no records of split {split!r} ({there if names else 'no such folder, or empty'}):"
-      f" make them with `python -m data_pipelines.prepare VIDEOS {folder} --split={split}`"
-    )
+    raise UserError(_no_such_split(folder, split, names, {m["split"] for m in numbered.values()}))
   return [str(folder / n) for n in found]
 
 
@@ -183,6 +174,21 @@ def read_record(index: Index, i: int, *, verify: bool = False) -> bytes:
     raise IndexError(f"record {i} of {len(index)}")
   path = index.files[index.shard[i]]
   return tfrecord.read(path, int(index.offset[i]), int(index.length[i]), verify=verify)
+
+
+def _no_such_split(folder: pathlib.Path, split: str, names: Sequence[str], others: set[str]) -> str:
+  if others:  # the same videos again under another name would put training videos into the test
+    return (
+      f"{folder}: no records of split {split!r}, it has {', '.join(map(repr, sorted(others)))}: "
+      "prepare other videos for it, by a CSV with a column `split`, by --split_list and the "
+      f"official lists, or from a folder of their own with --split={split}; to pre-train without a "
+      "test split pass --config.probe.run=False"
+    )
+  there = "no shards at all" if names else "no such folder, or empty"
+  return (
+    f"{folder}: no records of split {split!r} ({there}): make them with "
+    f"`python -m data_pipelines.prepare VIDEOS {folder}`"
+  )
 
 
 def _check_complete(folder: pathlib.Path, shards: Sequence[re.Match]) -> None:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_pipelines import decode, index, manifest
+from data_pipelines import decode, index, manifest, text
 from data_pipelines.shards import STATE, Shard, assign, default_count
 from data_pipelines.video_list import Entry, VideoList
 from vssl_jax.errors import UserError
@@ -106,7 +106,11 @@ def settle_labels(
   source = f"{output / manifest.LABELS}, which an earlier run wrote"
   if file is not None:
     source = str(file)
-    names = tuple(line for line in _read(file).splitlines() if line)
+    names = manifest.label_lines(file)
+    if "" in names:
+      raise UserError(
+        f"{file}, line {names.index('') + 1}: blank, and a class's index is its line: remove it"
+      )
     if len(set(names)) < len(names):
       raise UserError(f"{file}: names a class twice")
     if before and names != before:
@@ -119,7 +123,7 @@ def settle_labels(
       f"label {unknown[0]!r} is not in {source}: prepare the split with all classes first, or give "
       "--labels"
     )
-  manifest.write_text(output / manifest.LABELS, "".join(f"{name}\n" for name in names))
+  text.write(output / manifest.LABELS, "".join(f"{name}\n" for name in names))
   return names
 
 
@@ -131,7 +135,7 @@ def settle(output: pathlib.Path, job: Job) -> Job:
   """
   path = _path(output, job.split)
   try:
-    before = json.loads(_read(path)) if path.exists() else None
+    before = json.loads(text.read(path)) if path.exists() else None
   except ValueError:
     before = None
   if not job.shards:
@@ -212,7 +216,3 @@ def _size(path: pathlib.Path) -> int:
     return path.stat().st_size
   except OSError:
     return -1
-
-
-def _read(path: str | os.PathLike) -> str:
-  return pathlib.Path(path).read_text(encoding="utf-8")

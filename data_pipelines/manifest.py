@@ -11,7 +11,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from data_pipelines import text
 from vssl_jax.errors import UserError
+from vssl_jax.io import files
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
@@ -107,19 +109,11 @@ def build(labels: Sequence[str], splits: dict[str, dict[str, Any]]) -> dict[str,
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON atomically."""
-  write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a text file atomically."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-  with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  """Writes JSON atomically, valid UTF-8 whatever names it holds."""
+  written = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+  with files.replacing(path) as file:
+    # Of a lone surrogate, a byte of a name that is no UTF-8, this makes JSON's own escape.
+    file.write(written.encode("utf-8", "backslashreplace"))
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -130,7 +124,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   """
   path = pathlib.Path(folder) / MANIFEST
   try:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = json.loads(text.read(path))
   except FileNotFoundError:
     return None
   except ValueError as error:
@@ -143,10 +137,18 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
 def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
   """Class names by index from `labels.txt`; empty where there is none."""
   try:
-    text = (pathlib.Path(folder) / LABELS).read_text(encoding="utf-8")
+    return label_lines(pathlib.Path(folder) / LABELS)
   except FileNotFoundError:
     return ()
-  return tuple(line for line in text.splitlines() if line)
+
+
+def label_lines(path: str | os.PathLike) -> tuple[str, ...]:
+  """Class names by index from a text file, one a line: a blank line within keeps its index.
+
+  Raises:
+    OSError: the file cannot be read.
+  """
+  return tuple(text.read(path).rstrip("\n").splitlines())
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -161,17 +163,17 @@ def summary(manifest: dict[str, Any]) -> str:
     if not split["videos"]:
       continue
     classes = {k: n for k, n in split["classes"].items() if k}
-    text = f"  {name}: "
+    line = f"  {name}: "
     if classes:
       low, high = min(classes.values()), max(classes.values())
-      text += f"{len(classes)} class{'es' if len(classes) > 1 else ''} of {low}"
-      text += f"{f' to {high}' if high > low else ''} videos"
+      line += f"{len(classes)} class{'es' if len(classes) > 1 else ''} of {low}"
+      line += f"{f' to {high}' if high > low else ''} videos"
     if unlabelled := split["classes"].get(""):
-      text += f"{', ' if classes else ''}{unlabelled} without label"
-    text += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"
-    text += f"; fps {_most(split['fps'])}; size {_most(split['size'])}"
-    text += f", stored {_most(split['stored_size'])}"
-    lines.append(text)
+      line += f"{', ' if classes else ''}{unlabelled} without label"
+    line += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"
+    line += f"; fps {_most(split['fps'])}; size {_most(split['size'])}"
+    line += f", stored {_most(split['stored_size'])}"
+    lines.append(line)
   return "\n".join(lines)
 
 
@@ -180,8 +182,8 @@ def _most(histogram: dict[str, int]) -> str:
   ranked = sorted(histogram.items(), key=lambda item: -item[1])
   if len(ranked) == 1:
     return ranked[0][0]
-  text = ", ".join(f"{key} ({count})" for key, count in ranked[:3])
-  return text + (f" and {len(ranked) - 3} more" if len(ranked) > 3 else "")
+  shown = ", ".join(f"{key} ({count})" for key, count in ranked[:3])
+  return shown + (f" and {len(ranked) - 3} more" if len(ranked) > 3 else "")
 
 
 def _bin(seconds: float) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 import tqdm
 
-from data_pipelines import decode, index, jobs, manifest, split_lists, video_list
+from data_pipelines import decode, index, jobs, manifest, split_lists, text, video_list
 from data_pipelines import shards as shards_lib
 from data_pipelines import workers as workers_lib
 from vssl_jax.errors import UserError
@@ -85,7 +85,7 @@ def prepare(
   videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
-      print(f"note: {note}", file=sys.stderr)
+      print(f"note: {text.printable(note)}", file=sys.stderr)
   output = pathlib.Path(output)
   try:
     with jobs.claim(output):
@@ -234,19 +234,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     result = prepare(**vars(arguments), progress=True)
   except shards_lib.UnreadableVideoError as error:
-    print(f"error: {error} (--strict)", file=sys.stderr)
+    print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
     return 3
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {text.printable(str(error))}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("interrupted: run the same command again, it goes on where it stopped", file=sys.stderr)
     return 130
-  print(f"{arguments.output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
+  output = text.printable(arguments.output)
+  print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]
   for file in unreadable[:_LISTED]:
-    print(f"  unreadable: {file['path']}: {file['reason']}")
+    print(text.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable, see {manifest.MANIFEST}")
   return 3 if unreadable else 0

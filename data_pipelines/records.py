@@ -15,6 +15,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from data_pipelines import text
 from vssl_jax.errors import UserError
 
 FRAMES = "image/encoded"
@@ -64,14 +65,14 @@ def encode(video: Video) -> bytes:
   message = _sequence_example()()
   context = message.context.feature
   context[LABEL_INDEX].int64_list.value.append(video.label)
-  context[LABEL_TEXT].bytes_list.value.append(video.label_text.encode())
-  context[FILENAME].bytes_list.value.append(video.filename.encode("utf-8", "surrogateescape"))
+  context[LABEL_TEXT].bytes_list.value.append(text.encode(video.label_text))
+  context[FILENAME].bytes_list.value.append(text.encode(video.filename))
   context[START].int64_list.value.append(video.start)
   context[END].int64_list.value.append(video.end)
   if video.fps > 0:
     context[FRAME_RATE].float_list.value.append(video.fps)
   if video.caption:
-    context[CAPTION].bytes_list.value.append(video.caption.encode())
+    context[CAPTION].bytes_list.value.append(text.encode(video.caption))
   frames = message.feature_lists.feature_list[FRAMES].feature
   for jpeg in video.frames:
     frames.add().bytes_list.value.append(jpeg)
@@ -184,7 +185,7 @@ def _first(context: Mapping[str, Any], key: str, default):
 
 def _text(context: Mapping[str, Any], key: str) -> str:
   value = _first(context, key, b"")
-  return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+  return text.decode(value) if isinstance(value, bytes) else str(value)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines import decode, manifest, records, tfrecord
+from data_pipelines import decode, manifest, records, text, tfrecord
 from data_pipelines.video_list import Entry
 from vssl_jax.errors import UserError
 
@@ -72,7 +72,7 @@ class Shard:
   def result(self) -> dict[str, Any] | None:
     """The result of an earlier run, None where the shard is still to be written."""
     try:
-      result = json.loads(self.state.read_text(encoding="utf-8"))
+      result = json.loads(text.read(self.state))
       complete = os.path.getsize(self.path) == result["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
       return None
@@ -93,8 +93,8 @@ def assign(entries: Sequence[Entry], count: int) -> list[list[Entry]]:
   """
 
   def key(entry: Entry):
-    text = json.dumps([entry.path, entry.start, entry.end])
-    return hashlib.sha256(text.encode()).digest(), dataclasses.astuple(entry)
+    place = json.dumps([entry.path, entry.start, entry.end])
+    return hashlib.sha256(place.encode()).digest(), dataclasses.astuple(entry)
 
   shuffled = sorted(entries, key=key)
   edges = [i * len(shuffled) // count for i in range(count + 1)]

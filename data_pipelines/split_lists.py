@@ -14,6 +14,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from data_pipelines import text
 from data_pipelines.video_list import Entry, VideoList, sort_labels
 from vssl_jax.errors import UserError
 
@@ -88,9 +89,9 @@ def _read(files: Sequence[str | os.PathLike]) -> _Lists:
   numbers = set()
   for file in map(pathlib.Path, files):
     try:
-      lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-      raise UserError(f"{file}: cannot be read ({error})") from None
+      lines = text.read(file).splitlines()
+    except OSError as error:
+      raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if ucf := _UCF.fullmatch(file.name):
       numbers.add(ucf[3])
       _read_ucf(file, lines, ucf[1].lower(), lists)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import clips, index, manifest, records, tfrecord
+from data_pipelines import clips, index, manifest, records, text, tfrecord
 from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import Features, Graph
 from vssl_jax.errors import UserError
@@ -28,7 +28,7 @@ class RecordReader:
   def __init__(self, where: index.Index, rows: np.ndarray | None = None):
     rows = np.arange(len(where)) if rows is None else rows
     self._length = len(rows)
-    self._files = tf.constant(where.files)
+    self._files = tf.constant([os.fsencode(f) for f in where.files])
     self._shard = tf.constant(where.shard[rows])
     self._start = tf.constant(where.offset[rows] - tfrecord.HEADER, tf.int64)
     self._bytes = tf.constant(where.length[rows] + tfrecord.HEADER + tfrecord.FOOTER, tf.int64)
@@ -63,7 +63,7 @@ class RecordStore:
       )
     self._index = index.load(folder, split)
     self._reader = RecordReader(self._index)
-    self.label_names = read_label_names(folder)
+    self.label_names = tuple(map(text.printable, manifest.read_labels(folder)))
 
   def __len__(self) -> int:
     return len(self._index)
@@ -96,12 +96,3 @@ class RecordStore:
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is the folder of shards."""
   return ClipSource(data, RecordStore(data.path, split), split=split, **kwargs)
-
-
-def read_label_names(folder: str) -> tuple[str, ...]:
-  """Class names by index, from the `labels.txt` that `prepare` wrote; () where there is none."""
-  path = pathlib.Path(folder) / manifest.LABELS
-  try:
-    return tuple(path.read_text(encoding="utf-8").splitlines())
-  except OSError:
-    return ()

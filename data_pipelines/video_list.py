@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from vssl_jax.errors import UserError
@@ -24,6 +25,7 @@ EXTENSIONS = frozenset(
 _SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PATH_COLUMNS = ("path", "video_path")
+_HEAD = 1 << 12  # bytes in which a file that is no text shows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ def from_folder(
     flat: take every video at any depth as unlabelled.
 
   Raises:
-    UserError: no such folder, no videos in it, or videos both beside and in sub-folders.
+    UserError: no such folder, no videos in it, videos both beside and in sub-folders, or a class
+      folder with a control character in its name.
   """
   root = pathlib.Path(folder)
   if not root.is_dir():
@@ -113,6 +116,8 @@ def from_folder(
     entries = [Entry(path, split, label=p[0]) for path, p in zip(paths, parts, strict=True)]
     if max(depths) > 2:
       notes.append("folders lie in folders: the first level below INPUT is taken as the label")
+  for entry in entries:
+    _check_label(f"{folder}, class folder", entry.label)
   return _checked(root, entries, notes)
 
 
@@ -139,13 +144,18 @@ def from_csv(
     UserError: unreadable file, a missing column or a bad value; names the line.
   """
   path = pathlib.Path(path)
+  if path.suffix.lower() in EXTENSIONS:
+    raise UserError(f"{path} is a video: give its folder or a CSV that lists it")
   try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, "rb") as file:
+      if b"\0" in file.read(_HEAD):
+        raise UserError(f"{path}: no text in UTF-8: give a folder of videos or a CSV")
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
       columns = [(c or "").strip() for c in reader.fieldnames or ()]
       reader.fieldnames = columns
       rows = [(reader.line_num, row) for row in reader]
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except (OSError, csv.Error) as error:
     raise UserError(f"{path}: cannot be read as CSV ({error})") from None
   column = next((c for c in _PATH_COLUMNS if c in columns), None)
   if column is None:
@@ -180,6 +190,7 @@ def _entry(
   end = _seconds(where, "end", row.get("end"), math.inf)
   if end <= start:
     raise UserError(f"{where}: end ({end:g} s) is not after start ({start:g} s)")
+  _check_label(f"{where}, field 'label'", row.get("label", ""))
   return Entry(
     path=row[column],
     split=row[split_column] if split_column else split,
@@ -188,6 +199,14 @@ def _entry(
     end=end,
     caption=row.get("caption", ""),
   )
+
+
+def _check_label(where: str, label: str) -> None:
+  if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label):
+    raise UserError(
+      f"{where}: {label!r} holds a line break or another control character; labels.txt has one "
+      "label a line: rename it"
+    )
 
 
 def _seconds(where: str, name: str, text: str | None, default: float) -> float:

@@ -1,5 +1,6 @@
 import itertools
 import logging
+import os
 import resource
 
 import numpy as np
@@ -309,6 +310,13 @@ class TestErrors:
     tiny.write(tmp_path, [tiny.video()])
     (tmp_path / "labels.txt").write_text("archery\nsurfing\n")
     assert load(tmp_path).label_names == ("archery", "surfing")
+
+  def test_names_that_are_no_utf8(self, tmp_path):
+    records_folder = tiny.write(tmp_path / os.fsdecode(b"caf\xe9"), [tiny.video()])
+    (records_folder / "labels.txt").write_bytes(b"caf\xe9\n")
+    s = load(records_folder, batch_size=1)
+    assert s.label_names == (r"caf\xe9",)
+    np.testing.assert_array_equal(next(s.train_batches())["video"], [0])
 
 
 def test_memory_stays_flat(folder):

@@ -128,14 +128,23 @@ def test_tensorflows_shards_are_read(tmp_path):
   assert index.read_record(found, 2, verify=True) == b"three"
 
 
-@pytest.mark.parametrize("name", ["test-00000-of-00001.tfrecord", "other.txt", None])
+@pytest.mark.parametrize("name", ["other.txt", None])
 def test_no_records_says_how_to_make_them(tmp_path, name):
   if name:
     write(tmp_path / name, [b"a"])
   with pytest.raises(UserError, match=r"no records of split 'train'.*data_pipelines\.prepare") as e:
     index.load(tmp_path, "train")
   assert "\n" not in str(e.value)
-  assert ("it has 'test'" in str(e.value)) == (name == "test-00000-of-00001.tfrecord")
+
+
+def test_a_missing_split_is_not_to_be_made_of_the_same_videos(tmp_path):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+  with pytest.raises(UserError, match="no records of split 'test', it has 'train'") as e:
+    index.load(tmp_path, "test")
+  for part in ("column `split`", "--split_list", "folder of their own", "config.probe.run=False"):
+    assert part in str(e.value)
+  assert "VIDEOS" not in str(e.value)
+  assert str(e.value).isprintable()
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_pipelines import manifest
+from data_pipelines import manifest, text
 from vssl_jax.errors import UserError
 
 
@@ -67,10 +67,17 @@ def test_files(tmp_path):
   assert manifest.read_labels(tmp_path) == ()
   built = manifest.build(["ä", "b c"], {})
   manifest.write_json(tmp_path / manifest.MANIFEST, built)
-  manifest.write_text(tmp_path / manifest.LABELS, "ä\nb c\n")
+  text.write(tmp_path / manifest.LABELS, "ä\nb c\n")
   assert manifest.read(tmp_path) == built
   assert manifest.read_labels(tmp_path) == ("ä", "b c")
   assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_blank_line_among_the_labels_keeps_its_index(tmp_path):
+  (tmp_path / manifest.LABELS).write_text("a\n\nb\n\n\n")
+  assert manifest.read_labels(tmp_path) == ("a", "", "b")
+  with pytest.raises(FileNotFoundError):
+    manifest.label_lines(tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}'])

@@ -198,6 +198,62 @@ def test_strict_stops(bad, tmp_path, capsys, workers):
   assert "(--strict)" in capsys.readouterr().err
 
 
+@pytest.fixture
+def latin(tmp_path, make_video):
+  """A class folder and, in it, a good and a broken video whose names are Latin-1."""
+  make_video(tmp_path / "ok.mp4")
+  folder = os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9")
+  os.makedirs(folder)
+  (tmp_path / "ok.mp4").rename(os.fsdecode(os.path.join(folder, b"bar\xe9.mp4")))
+  with open(os.path.join(folder, b"caf\xe9.mp4"), "wb") as file:
+    file.write(b"no video" * 50)
+  return tmp_path / "in"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_names_that_are_no_utf8(latin, tmp_path, capsys, workers):
+  out = tmp_path / "out"
+  arguments = (latin, out, f"--workers={workers}", "--shards=2")
+  assert run(*arguments) == 3
+  shown = capsys.readouterr().out
+  assert r"unreadable: caf\xe9/caf\xe9.mp4: cannot be decoded" in shown
+  before = contents(out)
+  assert run(*arguments) == 3
+  assert contents(out) == before
+  (video,) = videos(out)
+  assert os.fsencode(video.filename) == b"caf\xe9/bar\xe9.mp4"
+  assert os.fsencode(video.label_text) == b"caf\xe9"
+  assert before["labels.txt"] == b"caf\xe9\n"
+  found = json.loads(before["manifest.json"].decode("utf-8"))  # any reader of JSON can read it
+  assert found == manifest.read(out)
+  assert [os.fsencode(name) for name in found["labels"]] == [b"caf\xe9"]
+  assert run(latin, out, "--strict", f"--workers={workers}", "--shards=2") == 3
+  assert r"error: caf\xe9/caf\xe9.mp4" in capsys.readouterr().err
+
+
+def test_a_csv_of_names_that_are_no_utf8(latin, tmp_path):
+  (tmp_path / "in" / "list.csv").write_bytes(
+    b"path,label,caption\ncaf\xe9/bar\xe9.mp4,t\xeate,\xe0\n"
+  )
+  prepare.prepare(tmp_path / "in" / "list.csv", tmp_path / "out", workers=1)
+  (video,) = videos(tmp_path / "out")
+  found = (video.filename, video.label_text, video.caption)
+  assert [os.fsencode(t) for t in found] == [b"caf\xe9/bar\xe9.mp4", b"t\xeate", b"\xe0"]
+
+
+def test_states_of_earlier_versions_are_read(latin, tmp_path):
+  """They held such bytes as they are."""
+  out = tmp_path / "out"
+  prepare.prepare(latin, out, shards=2, workers=1)
+  before = stamps(out)
+  for state in [*(out / ".prepare").glob("train-*.json"), out / "manifest.json"]:
+    value = json.loads(state.read_text())
+    raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    state.write_bytes(raw)
+  prepare.prepare(latin, out, shards=2, workers=1)
+  assert stamps(out) == before
+
+
 def test_strict_does_not_pass_over_what_an_earlier_run_skipped(bad, tmp_path):
   prepare.prepare(bad, tmp_path / "out", workers=1)
   with pytest.raises(shards.UnreadableVideoError):
@@ -343,6 +399,9 @@ def test_labels_from_a_file(classes, tmp_path):
   names.write_text("run\n")
   with pytest.raises(UserError, match=r"'walk' is not in .*names\.txt"):
     prepare.prepare(classes, tmp_path / "two", labels=names, workers=1)
+  names.write_text("run\n\nwalk\n")
+  with pytest.raises(UserError, match=r"names\.txt, line 2: blank"):
+    prepare.prepare(classes, tmp_path / "two", labels=names, workers=1)
 
 
 def test_long_videos_become_several_records(tmp_path, make_video):
@@ -383,6 +442,7 @@ def test_two_runs_at_a_time_are_refused(classes, tmp_path):
     (["nowhere"], "no such folder"),
     (["in", "--split=a/b"], "split name 'a/b'"),
     (["in", "--labels=none.txt"], "none.txt: No such file"),
+    (["in/run/0.mp4"], "0.mp4 is a video: give its folder or a CSV"),
   ],
 )
 def test_bad_usage_is_told_in_one_line(classes, tmp_path, monkeypatch, capsys, arguments, message):

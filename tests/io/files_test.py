@@ -1,0 +1,31 @@
+"""A file appears whole or not at all."""
+
+import pytest
+
+from vssl_jax.io import files
+
+
+def test_appears_when_complete(tmp_path):
+  path = tmp_path / "a.bin"
+  with files.replacing(path) as file:
+    file.write(b"new")
+    assert not path.exists()
+  assert path.read_bytes() == b"new"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_what_was_there(tmp_path):
+  path = tmp_path / "a.bin"
+  path.write_bytes(b"old")
+  with pytest.raises(TypeError), files.replacing(path) as file:
+    file.write(b"half" + file.write(b"half"))
+  assert path.read_bytes() == b"old"
+  assert list(tmp_path.iterdir()) == [path]
+  with files.replacing(path) as file:
+    file.write(b"new")
+  assert path.read_bytes() == b"new"
+
+
+def test_no_folder(tmp_path):
+  with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "none" / "a.bin"):
+    pass
