@@ -153,6 +153,16 @@ def test_recordings_by_ucf101_names():
   assert logistic.recordings([]) is None
 
 
+def test_recordings_by_names_that_repeat():
+  assert logistic.recordings(["a.mp4", "a.mp4", "b.mp4"]) == ["a.mp4", "a.mp4", "b.mp4"]
+  assert logistic.recordings(["a.mp4", "b.mp4"]) is None
+  assert logistic.recordings(["", "", "b.mp4"]) is None
+  assert len(set(logistic.recordings(["", "", "b.mp4", "b.mp4"]))) == 3
+  parts = ["v_Archery_g01_c02.avi", "v_Archery_g01_c02.avi", "v_Surfing_g12_c01.avi"]
+  assert logistic.recordings(parts) == ["v_Archery_g01", "v_Archery_g01", "v_Surfing_g12"]
+  assert logistic.recordings([*parts, "holiday.mp4"]) == [*parts, "holiday.mp4"]
+
+
 def test_summary_is_the_whole_protocol():
   x, y = _blobs(30)
   summary = logistic.evaluate(x, y, x, y, folds=3).summary()

@@ -126,13 +126,21 @@ def evaluate(
 
 
 def recordings(names: Sequence[str]) -> list[str] | None:
-  """The recording each video was cut from, by UCF101's names `v_Class_g01_c02`.
+  """The recording each video was cut from.
+
+  By UCF101's names `v_Class_g01_c02` it is their group. Else videos of one name are parts of one
+  recording, as `data_pipelines.prepare` cuts long ones into several.
 
   Returns:
-    One group a video, or None unless all names have this form.
+    One group a video, or None where names tell of none: no names, or each its own.
   """
   found = [re.search(r"(v_[^/]+_g\d+)_c\d+", name) for name in names]
-  return [m[1] for m in found] if found and all(found) else None
+  if found and all(found):
+    return [m[1] for m in found]
+  named = [name for name in names if name]
+  if len(set(named)) == len(named):
+    return None
+  return [name or f"unnamed {i}" for i, name in enumerate(names)]
 
 
 def _choose(
