@@ -65,6 +65,7 @@ def test_missing_and_empty_files(folder):
   [
     ([(1.0, 2.0, "fly")], "label 'fly' is none of the 2 classes", True),
     ([(10.0, 12.0, "run")], "starts past the end", True),
+    ([(1.0, 2.0, "run"), (10.0, 12.0, "run")], "starts past the end", False),
     ([(9.0, 10.6, "run")], "ends past the end, 10.0 s", False),
     ([(3.0, 3.0, "run")], "no length", False),
   ],

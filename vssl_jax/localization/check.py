@@ -37,9 +37,10 @@ def find_problems(
   """Looks through annotations and one `.npy` file `[L, D]` a video.
 
   Fatal: a missing, empty or unreadable file, another shape than `[L, D]` or another D than the
-  first file's, NaN or infinity, an unknown label, a video without any, a segment that starts past
-  the end of its video. Notes: a segment that ends past the end by more than a step (THUMOS14's own
-  annotation has such) or has no length, features longer or shorter than the video.
+  first file's, NaN or infinity, an unknown label, a video without any, or one whose actions all
+  start past its end (other units?). Notes: a segment that starts past the end, or ends there by
+  more than a step (THUMOS14's own annotation has eight such), or has no length; features longer or
+  shorter than the video.
 
   Args:
     annotations: the videos to look through.
@@ -72,12 +73,13 @@ def find_problems(
     duration = covered if video.duration is None else video.duration
     if covered and abs(covered - duration) > slack * duration + 2 * step_seconds:
       found(f"features cover {covered:.1f} s of a video of {duration:.1f} s", fatal=False)
-    for s in video.segments:
+    late = [duration is not None and s.start >= duration for s in video.segments]
+    for s, past in zip(video.segments, late, strict=True):
       what = f"segment {s.start:g} to {s.end:g} s ({s.label})"
       if s.end <= s.start or s.start < 0:
         found(f"{what} has no length or starts before 0", fatal=False)
-      if duration is not None and s.start >= duration:
-        found(f"{what} starts past the end, {duration:.1f} s")
+      if past:
+        found(f"{what} starts past the end, {duration:.1f} s", fatal=all(late))
       elif duration is not None and s.end > duration + (step_seconds or 0):
         found(f"{what} ends past the end, {duration:.1f} s", fatal=False)
   return problems
