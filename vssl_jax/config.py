@@ -19,6 +19,7 @@ def data() -> ConfigDict:
   c.source = "tfrecord"  # tfrecord | tfds | digits | synthetic | features | dmvr
   c.path = ""  # folder of shards (tfrecord, features) or TFDS data_dir
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
+  c.fingerprint = ""  # of the training videos, filled in from the source
   c.train_split = "train"
   c.eval_split = "test"
   c.clips = 2  # R: clips drawn from each video

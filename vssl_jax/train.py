@@ -82,6 +82,20 @@ def train(
     UserError: the config is impossible, or is not the run's.
     NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
   """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with checkpoints.sole_writer(workdir):
+    if not allow_config_change:
+      checkpoints.check_config(workdir, config)
+    return _train(config, workdir, source, method, mesh, tensorboard, monitor)
+
+
+def _train(
+  config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
+  tensorboard: bool, monitor: Callable[[Variables], dict[str, float]] | None,
+) -> Result:  # fmt: skip
+  for field in ("log_every", "accumulate"):
+    if config[field] < 1:
+      raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
   parallel.check_batch(config.batch_size, config.accumulate, mesh)
   total = total_steps(config, source.steps_per_epoch)
   if method.idle_steps >= total:
@@ -100,11 +114,10 @@ def train(
   )
   state = step_lib.init(method, tx, config.seed, mesh, config.batch_size)
 
-  workdir.mkdir(parents=True, exist_ok=True)
-  checkpoints.bind_config(workdir, config, allow_change=allow_config_change)
   saver = checkpoints.Checkpoints(workdir, config.save)
   restored = saver.restore(state)
   start, state = restored if restored is not None else (0, state)
+  checkpoints.write_config(workdir, config)
   lead = jax.process_index() == 0
   if lead:
     print(optim.describe(*schedule, state.params), flush=True)
@@ -173,15 +186,17 @@ class _Loop:
       last = step == self.total
       preempted = not last and terminated(step)
       watched = self.monitor is not None and (last or step % self.period == 0)
-      if step % self.config.log_every == 0 or last or step == 1 or watched:
+      every = self.config.save.every
+      saves = last or (every > 0 and step % every == 0)
+      ranked = saves and bool(self.config.save.best)
+      if step % self.config.log_every == 0 or last or step == 1 or watched or ranked:
         self._check(*previous)
         now = time.perf_counter()
         seen = self._watch(state) if watched else {}
         clock += time.perf_counter() - now
         self._log(step, metrics, now - window, window_wait, step - window_start, seen)
         window, window_wait, window_start = time.perf_counter(), 0.0, step
-      every = self.config.save.every
-      if last or preempted or (every > 0 and step % every == 0):
+      if saves or preempted:
         self._check(*previous)
         self.saver.save(step, state, self.row)
       if preempted:
@@ -228,6 +243,11 @@ class _Loop:
       note = (
         f"  {row['clips_per_second']:.0f} clips/s  input wait {row['input_wait']:.0%}"
         f"  ETA {_duration(row['eta_seconds'])}"
+      )
+    best = self.config.save.best if self.monitor is None else ""
+    if best and best not in row and not self.row:
+      raise UserError(
+        f"config.save.best is {best!r}, which is not logged; there are {', '.join(sorted(row))}."
       )
     self.row = row
     self.writer.write(step, row)

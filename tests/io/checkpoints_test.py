@@ -49,9 +49,9 @@ def _write(path, steps, **settings):
 
 
 def _restore(path, like, **kwargs):
-  reader = checkpoints.Checkpoints(path, _settings())
+  reader = checkpoints.Checkpoints(path, _settings(), **kwargs)
   try:
-    return reader.restore(like, **kwargs), reader.steps
+    return reader.restore(like), reader.steps
   finally:
     reader.close()
 
@@ -128,7 +128,7 @@ def test_damaged_newest_falls_back_saying_so(tmp_path, damage, caplog):
 def test_reading_only_leaves_the_damaged_one_in_place(tmp_path):
   _write(tmp_path, [(1, 0.0), (2, 0.0)])
   _truncate(tmp_path / checkpoints.FOLDER / "2")
-  (step, _), _ = _restore(tmp_path, _state(0), set_aside=False)
+  (step, _), _ = _restore(tmp_path, _state(0), read_only=True)
   assert step == 1
   assert (tmp_path / checkpoints.FOLDER / "2").is_dir()
 
@@ -187,42 +187,93 @@ def test_digest_sees_any_single_word_and_swaps():
   assert int(checkpoints.digest({"x": x.T.reshape(4, 6)})[0]) != base
 
 
-def test_a_resume_under_another_config_is_refused(tmp_path):
+def test_a_reader_disturbs_no_write_in_flight(tmp_path):
+  _write(tmp_path, [(1, 0.0)])
+  unfinished = tmp_path / checkpoints.FOLDER / "2.orbax-checkpoint-tmp"
+  unfinished.mkdir()
+  _restore(tmp_path, _state(0), read_only=True)
+  assert unfinished.is_dir()
+
+
+def test_another_network_is_named_and_not_called_damaged(tmp_path, caplog):
+  _write(tmp_path, [(1, 0.0)])
+  like = _state(0)
+  like.params["w"] = np.zeros((2, 2), np.float32)
+  with pytest.raises(UserError, match=r"params/w is float32\[.*\] there and float32\[2, 2\] here"):
+    _restore(tmp_path, like)
+  assert "damaged" not in caplog.text
+  assert _restore(tmp_path, _state(0))[0][0] == 1
+
+
+def test_one_process_writes_to_a_run(tmp_path):
+  with checkpoints.sole_writer(tmp_path):
+    with pytest.raises(UserError, match="another process trains there"):
+      with checkpoints.sole_writer(tmp_path):
+        pass
+  with checkpoints.sole_writer(tmp_path):
+    pass
+
+
+@pytest.fixture
+def begun(tmp_path):
+  """A run folder and its config."""
   config = config_lib.base("cvrl")
-  checkpoints.bind_config(tmp_path, config)
+  config.steps_per_epoch, config.data.fingerprint = 7, "a"
+  checkpoints.write_config(tmp_path, config)
+  (tmp_path / checkpoints.FOLDER).mkdir()
+  return tmp_path, config
+
+
+def test_nothing_begun_is_nothing_to_protect(begun):
+  folder, config = begun
+  (folder / checkpoints.FOLDER).rmdir()
   config.optim.lr = 1.0
-  checkpoints.bind_config(tmp_path, config)  # no checkpoint yet: nothing to protect
-  (tmp_path / checkpoints.FOLDER).mkdir()
-  config.log_every, config.save.every, config.data.threads = 1, 7, 3
-  checkpoints.bind_config(tmp_path, config)
+  checkpoints.check_config(folder, config)
+
+
+def test_a_resume_under_another_config_is_refused(begun):
+  folder, config = begun
+  config.log_every, config.save.every, config.data.threads, config.data.path = 1, 7, 3, "moved"
+  checkpoints.check_config(folder, config)
   config.optim.lr, config.seed = 2.0, 4
-  with pytest.raises(UserError, match=r"optim\.lr: 1\.0 -> 2\.0; seed: 0 -> 4"):
-    checkpoints.bind_config(tmp_path, config)
-  checkpoints.bind_config(tmp_path, config, allow_change=True)
-  assert checkpoints.load_config(tmp_path).optim.lr == 2.0
+  with pytest.raises(UserError, match=r"optim\.lr: 0\.32 -> 2\.0; seed: 0 -> 4"):
+    checkpoints.check_config(folder, config)
 
 
-def test_a_run_of_an_earlier_version_lacks_fields_and_goes_on(tmp_path):
-  config = config_lib.base("cvrl")
-  checkpoints.bind_config(tmp_path, config)
-  (tmp_path / checkpoints.FOLDER).mkdir()
-  path = tmp_path / checkpoints.CONFIG
-  stored = json.loads(path.read_text())
+@pytest.mark.parametrize("field", ["steps", "epochs"])
+def test_a_resume_for_another_length_is_refused(begun, field):
+  folder, config = begun
+  config.steps = 1400  # as many as before, said otherwise
+  checkpoints.check_config(folder, config)
+  config.steps = 0
+  config[field] = 100 if field == "steps" else 100.0
+  total = 100 if field == "steps" else 700
+  with pytest.raises(UserError, match=rf"total steps: 1400 -> {total}\)"):
+    checkpoints.check_config(folder, config)
+
+
+def test_a_resume_on_other_videos_is_refused(begun):
+  folder, config = begun
+  config.data.fingerprint = "b"
+  with pytest.raises(UserError, match=r"data\.fingerprint: 'a' -> 'b'"):
+    checkpoints.check_config(folder, config)
+
+
+def test_a_run_of_an_earlier_version_lacks_fields_and_goes_on(begun):
+  folder, config = begun
+  stored = json.loads((folder / checkpoints.CONFIG).read_text())
   del stored["optim"]["nesterov"], stored["data"]["interval"], stored["cvrl"]["loss_scale"]
-  path.write_text(json.dumps(stored))
-  checkpoints.bind_config(tmp_path, config)  # missing fields count as their defaults
-  path.write_text(json.dumps(stored))
+  del stored["data"]["fingerprint"]
+  (folder / checkpoints.CONFIG).write_text(json.dumps(stored))
+  checkpoints.check_config(folder, config)  # missing fields count as their defaults
   config.optim.nesterov = True
   with pytest.raises(UserError, match=r"\(optim\.nesterov: False -> True\)"):
-    checkpoints.bind_config(tmp_path, config)
-  old = config_lib.complete(checkpoints.load_config(tmp_path))
-  assert old.to_dict() == config_lib.base("cvrl").to_dict()
+    checkpoints.check_config(folder, config)
 
 
-def test_config_round_trips_with_its_tuples(tmp_path):
-  config = config_lib.base("cvrl")
-  checkpoints.bind_config(tmp_path, config)
-  assert checkpoints.load_config(tmp_path).to_dict() == config.to_dict()
+def test_config_round_trips_with_its_tuples(begun):
+  folder, config = begun
+  assert checkpoints.load_config(folder).to_dict() == config.to_dict()
 
 
 def test_no_run_is_one_clear_line(tmp_path):

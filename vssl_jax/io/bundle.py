@@ -58,8 +58,8 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
   tx = optim.build(config.optim, lambda step: step)
   mesh = parallel.make_mesh(jax.local_devices()[:1])
   like = step_lib.init(method, tx, config.seed, mesh, 2)
-  reader = checkpoints.Checkpoints(folder, config.save)
-  restored = reader.restore(like, set_aside=False)
+  reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
+  restored = reader.restore(like)
   reader.close()
   if restored is None:
     raise missing

@@ -7,10 +7,12 @@ each, computed on the device, so that damage of any kind is seen when it is read
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,9 +30,10 @@ Tree = Any
 FOLDER = "checkpoints"
 CONFIG = "config.json"
 # What may differ between a run and its continuation: nothing here changes a number.
+# Paths are free since the videos' fingerprint is bound, and epochs since the number of steps is.
 _FREE = ("name", "log_every", "save", "probe", "knn", "distributed", "data.threads",
-         "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps",
-         "checkpoint")  # fmt: skip
+         "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps", "epochs",
+         "steps_per_epoch", "checkpoint")  # fmt: skip
 
 
 @jax.jit
@@ -57,16 +60,49 @@ def digest(tree: Tree) -> list[jax.Array]:
   return [one(x) for x in jax.tree.leaves(tree)]
 
 
+def layout(tree: Tree) -> dict[str, str]:
+  """Type and shape of every array by its path."""
+  flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+    for path, x in flat
+  }
+
+
+@contextlib.contextmanager
+def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the run's folder against a second training process, until the end or a kill.
+
+  Raises:
+    UserError: another process trains there.
+  """
+  if jax.process_index() > 0:
+    yield
+    return
+  with open(workdir / ".lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(
+        f"{workdir}: another process trains there; wait for it, or give another --workdir."
+      ) from None
+    except OSError:  # a file system without locks
+      pass
+    yield
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
   Args:
     workdir: the run's folder.
     config: `config.save`.
+    read_only: change nothing there: a run may be writing to it at this moment.
   """
 
-  def __init__(self, workdir: pathlib.Path, config: ConfigDict):
+  def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
     self._root = pathlib.Path(workdir).absolute() / FOLDER
+    self._read_only = read_only
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
       if config.best_mode not in ("min", "max"):
@@ -82,7 +118,8 @@ class Checkpoints:
       self._root,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=jax.process_index() == 0,
+        cleanup_tmp_directories=jax.process_index() == 0 and not read_only,
+        read_only=read_only,
         enable_async_checkpointing=True,
         # Made at once, so that a full or read-only disk fails the save and not a later wait.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -108,28 +145,31 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"arrays": digests})
+        state=ocp.args.StandardSave(state),
+        digest=ocp.args.JsonSave({"arrays": digests, "layout": layout(state)}),
       ),
       metrics=dict(metrics or {}),
     )
 
-  def restore(self, like: Tree, *, set_aside: bool = True) -> tuple[int, Tree] | None:
+  def restore(self, like: Tree) -> tuple[int, Tree] | None:
     """The newest undamaged checkpoint, laid out like `like` (shapes, dtypes, shardings).
 
-    Damaged ones are reported and passed over; with `set_aside` they are also renamed to
-    `damaged-<step>`, so that the resumed run can write those steps again.
+    Damaged ones are reported and passed over; where this is the writer they are also renamed
+    to `damaged-<step>`, so that the resumed run can write those steps again.
 
     Returns:
       (step, state), or None where there is no checkpoint.
 
     Raises:
-      UserError: there are checkpoints, and none can be read.
+      UserError: there are checkpoints, and none can be read; or they hold another network.
     """
     steps = self.steps
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for step in reversed(steps):
       try:
         state = self._read(step, abstract)
+      except UserError:
+        raise
       except Exception as e:
         reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
         older = [s for s in steps if s < step]
@@ -140,7 +180,7 @@ class Checkpoints:
           f"falling back to step {older[-1]}" if older else "there is no older one",
         )
         continue
-      if set_aside:
+      if not self._read_only:
         self._set_aside([s for s in steps if s > step])
       return step, state
     if steps:
@@ -151,14 +191,23 @@ class Checkpoints:
     return None
 
   def _read(self, step: int, abstract: Tree) -> Tree:
+    kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
+      "digest"
+    ]
+    here, there = layout(abstract), kept.get("layout", {})
+    for path in sorted({*here, *there} if there else ()):
+      if here.get(path) != there.get(path):
+        raise UserError(
+          f"{self._root}: its state is not that of this config: {path} is "
+          f"{there.get(path, 'missing')} there and {here.get(path, 'missing')} here. Give the "
+          "config it was trained with, or another --workdir."
+        )
     restored = self._manager.restore(
       step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore()
-      ),
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
     )
     found = [int(x) for x in jax.device_get(digest(restored["state"]))]
-    if found != restored["digest"]["arrays"]:
+    if found != kept["arrays"]:
       raise ValueError("its arrays differ from what was written")
     return restored["state"]
 
@@ -191,33 +240,47 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def bind_config(workdir: pathlib.Path, config: ConfigDict, *, allow_change: bool = False) -> None:
-  """Writes `config.json`, or checks that a resumed run's config is the one it began with.
+def bound(config: ConfigDict) -> dict[str, Any]:
+  """The fields that decide a run's numbers, by dotted names, and its number of steps."""
+  flat = _flat(json.loads(config.to_json()))
+  kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in _FREE)}
+  epoch = config.get("steps_per_epoch", 0)
+  if epoch or config.steps:
+    kept["total steps"] = config_lib.total_steps(config, epoch)
+  return kept
 
-  Fields that change no number (logging, saving, probing, paths, processes) may differ; the
-  length of the run too.
+
+def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Checks that a run to be continued began with this config.
+
+  Fields that change no number (logging, saving, probing, paths, processes) may differ.
 
   Raises:
-    UserError: other fields differ and `allow_change` is False; names each with both values.
+    UserError: other fields differ; names each with both values.
   """
-  path = workdir / CONFIG
-  new = json.loads(config.to_json())
-  if path.exists() and (workdir / FOLDER).exists():
-    begun = config_lib.complete(load_config(workdir))
-    old, current = _flat(json.loads(begun.to_json())), _flat(new)
-    changed = [
-      f"{k}: {old.get(k)!r} -> {current.get(k)!r}"
-      for k in sorted({*old, *current})
-      if old.get(k) != current.get(k) and not any(k == f or k.startswith(f + ".") for f in _FREE)
-    ]
-    if changed and not allow_change:
-      raise UserError(
-        f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
-        "--workdir, or --allow_config_change to go on with the new values."
-      )
+  if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
+    return
+  old, new = bound(config_lib.complete(load_config(workdir))), bound(config)
+  unknown = {k for k in ("data.fingerprint", "total steps") if not old.get(k)}
+  changed = [
+    f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
+    for k in sorted({*old, *new} - unknown)
+    if old.get(k) != new.get(k)
+  ]
+  if changed:
+    raise UserError(
+      f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
+      "--workdir, or --allow_config_change to go on with the new values."
+    )
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Writes `config.json`."""
   if jax.process_index() == 0:
+    path = workdir / CONFIG
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(new, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
+    temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -27,7 +27,8 @@ def load(name: str) -> types.ModuleType:
 def resolve(config: ConfigDict, source: Any) -> ConfigDict:
   """The config with what comes from the data filled in.
 
-  That is the length of an epoch, and what the method itself takes (a number of classes, say).
+  That is the length of an epoch, what tells the videos from others, and what the method itself
+  takes (a number of classes, say).
 
   Args:
     config: any.
@@ -38,5 +39,6 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
       config.steps_per_epoch = steps
+      config.data.fingerprint = getattr(source, "fingerprint", "")
   module = load(config.method)
   return module.resolve(config, source) if hasattr(module, "resolve") else config
