@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import export, jobs, methods, parallel
+from vssl_jax import export, jobs, methods, parallel, probing
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, writers
 
@@ -40,6 +40,93 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
   assert result["clips_per_second"] > 0
   assert (run / "probe_trained" / "linear.png").stat().st_size > 1000
   assert {"alignment", "contrast_accuracy", "contrast_entropy"} <= writers.read(run)[-1].keys()
+
+
+def test_running_a_finished_run_again_keeps_its_figures(run):
+  before = json.loads((run / "result.json").read_text())
+  config = small.shrink(small.load("cvrl.py", "demo"), **{"probe.random_init": False})
+  jobs.pretrain(config, run, allow_config_change=False)
+  after = json.loads((run / "result.json").read_text())
+  for field in ("clips_per_second", "train_seconds", "final", "steps"):
+    assert after[field] == before[field]
+  assert after["trained"]["linear"]["top1"] == before["trained"]["linear"]["top1"]
+
+
+def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
+  """In one folder, one encoder after the other: the second is not scored by the first's probe."""
+  config = small.shrink(small.load("cvrl.py", "demo"), **{"probe.random_init": False})
+  config.probe.quick = config.probe.baselines = False
+  config = config.lock()
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  _, first, _ = bundle.load_encoder(run)
+  second = jax.tree.map(lambda x: 1.5 * x, first)
+  a = probing.probe(config, first, tmp_path, mesh)["trained"]["linear"]
+  b = probing.probe(config, second, tmp_path, mesh)["trained"]["linear"]
+  again = probing.probe(config, first, tmp_path, mesh)["trained"]["linear"]
+  assert a["variables_sha256"] != b["variables_sha256"]
+  assert a["variables_sha256"] == again["variables_sha256"]
+  assert len(list((tmp_path / "probe_trained").glob("linear-*"))) == 2
+
+
+def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypatch):
+  whole = probing.load_source
+
+  def without_test_split(config, split, **kwargs):
+    if split == "test":
+      raise UserError("no records of split 'test'")
+    return whole(config, split, **kwargs)
+
+  monkeypatch.setattr(probing, "load_source", without_test_split)
+  config = small.shrink(small.load("cvrl.py", "demo"))
+  jobs.pretrain(config, tmp_path / "split", allow_config_change=False)
+  out = capsys.readouterr().out
+  assert out.index("No probe after training: no records of split 'test'") < out.index("step 1/4")
+  result = _result(out)
+  assert result["protocol"] == "none: no records of split 'test'"
+  assert result["final"]["loss"] > 0
+
+  monkeypatch.setattr(probing, "load_source", whole)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  config.data.synthetic.classes = 1
+  assert "one class" in probing.missing(config, mesh)
+
+
+def test_a_split_smaller_than_the_probes_batch(run, tmp_path):
+  values = {"probe.batch_size": 64, "probe.random_init": False, "probe.baselines": False}
+  config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
+  _, variables, _ = bundle.load_encoder(run)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  scores = probing.probe(config, variables, tmp_path, mesh)["trained"]
+  assert "batch 24 x" in scores["linear"]["protocol"]
+  assert scores["videos"] == {"train": 24, "eval": 8}
+
+
+def test_a_fraction_to_learn_from_takes_no_labels_from_the_probe():
+  config = small.shrink(small.load("cvrl.py", "demo,half"))
+  assert [s.num_videos for s in probing.splits(config)] == [24, 8]
+  assert config.data.fraction == 0.5
+
+
+def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
+  config = small.shrink(small.load("cvrl.py", "demo"), checkpoint=str(run))
+  with pytest.raises(UserError, match="cvrl starts from random weights"):
+    jobs.pretrain(config, tmp_path, allow_config_change=False)
+  config = small.shrink(small.load("cvrl.py", "ucf6_supervised"), checkpoint=str(run))
+  config.classify.classes = 2
+  _, method = jobs._build(config, None)
+  params, _ = small.init(method)
+  _, variables, _ = bundle.load_encoder(run)
+  jax.tree.map(np.testing.assert_array_equal, params["encoder"], variables["params"])
+
+
+@pytest.mark.parametrize(
+  ("file", "variant", "trained"),
+  [("linear_probe.py", "", "rest of the method 4,098"), ("cvrl.py", "ucf6_supervised", "total")],
+)
+def test_describe_by_job(file, variant, trained):
+  text = jobs.describe(small.load(file, variant).lock())
+  assert trained in text
+  assert '"method": "classify"' in text
 
 
 def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
@@ -97,7 +184,7 @@ def test_every_variant_traces_at_its_own_size(variant):
     return method.objective(params, state, z, batch, jax.random.key(0), 0)[0]
 
   assert jax.eval_shape(step, batch).shape == ()
-  jobs.linear_config(config, 2)
+  probing.linear_config(config, 2)
 
 
 def test_changes_differ_from_the_recipe_in_what_they_name():
@@ -137,7 +224,8 @@ def test_variants_train_and_are_probed(variant, tmp_path, capsys):
   jobs.pretrain(config, tmp_path, allow_config_change=False)
   result = _result(capsys.readouterr().out)
   assert result["encoder"]["temporal"]
-  assert set(result["headline"]) == {"logistic_top1", "R@1"}
+  own = {"classify_top1"} if variant == "ucf6_supervised" else set()
+  assert set(result["headline"]) == {"logistic_top1", "R@1"} | own
 
 
 def test_over_pairs_is_the_plain_loss_on_one_device():

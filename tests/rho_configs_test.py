@@ -9,7 +9,7 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import jobs, methods, models
+from vssl_jax import jobs, methods, models, probing
 from vssl_jax.io import writers
 
 METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
@@ -81,11 +81,11 @@ def test_changes_change_what_they_name(name):
 def test_probes_keep_the_study_s_protocol_and_no_span():
   config = small.load("rho_byol.py", "k400,span10")
   config.data.interval.min_seconds = 2.0
-  probe = jobs.linear_config(config, 10)
+  probe = probing.linear_config(config, 10)
   assert (probe.classify.normalise, probe.optim.lr, probe.optim.lr_batch) == (False, 8.0, 1024)
   assert probe.data.interval.law == "independent"
   assert probe.data.interval.max_seconds == probe.data.interval.min_seconds == 0
-  assert jobs.linear_config(small.load("cvrl.py"), 10).classify.normalise
+  assert probing.linear_config(small.load("cvrl.py"), 10).classify.normalise
 
 
 @pytest.mark.parametrize(

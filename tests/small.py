@@ -35,6 +35,7 @@ def overrides(batch_size=8, frames=4, size=16):
     "encoder.dtype": "float32", "head.hidden": (16,), "head.out": 8, "probe.calibrate": 1,
     "probe.epochs": 1.0, "probe.batch_size": 8, "probe.frames": frames, "probe.stride": 1,
     "probe.size": size, "optim.lr": 0.1, "optim.lr_batch": batch_size,
+    "optim.warmup_epochs": 0.0, "probe.warmup_epochs": 0.0,
   }  # fmt: skip
 
 

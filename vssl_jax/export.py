@@ -204,6 +204,7 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   Raises:
     UserError: no such checkpoint, or a file to write exists and `--overwrite` is not given.
   """
+  from vssl_jax import probing
   from vssl_jax.io import bundle
 
   splits = [s for s in args.split.split(",") if s]
@@ -216,12 +217,15 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
   config, variables, info = bundle.load_encoder(args.checkpoint)
   config = config.copy_and_resolve_references()
+  seen = config.copy_and_resolve_references()
+  _use_data(seen, args)
+  sources = [_open(seen, split) for split in splits] if args.features else []
   save_encoder(output, config, variables, info=info, results=_results(args.checkpoint))
   if args.features:
-    _use_data(config, args)
-    for split, file in zip(splits, files[2:], strict=True):
-      source = _open(config, split)
-      export_features(config, variables, source, file, split=split, info=info)
+    # As the probes do: a network of single frames looks at clips inflated.
+    seen, variables = probing.inflated(seen, variables)
+  for split, source, file in zip(splits, sources, files[2:], strict=False):
+    export_features(seen, variables, source, file, split=split, info=info)
   return files
 
 

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   if config is None:
     raise UserError("--config is missing: e.g. --config=configs/cvrl.py:demo")
-  from vssl_jax import jobs, parallel, train
+  from vssl_jax import jobs, parallel, probing, train
 
   parallel.initialize(config.distributed)
   if _DRY_RUN.value:
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     run(config, workdir, allow_config_change=_ALLOW.value)
   except train.NonFiniteError as e:
     raise UserError(str(e)) from e
-  except jobs.Preempted as e:
+  except probing.Preempted as e:
     print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
     return PREEMPTED
   return 0

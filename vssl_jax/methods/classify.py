@@ -22,6 +22,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.methods import network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 from vssl_jax.models import heads
+from vssl_jax.probes import run
 
 
 @flax.struct.dataclass
@@ -39,6 +40,7 @@ def defaults() -> ConfigDict:
   c.normalise = True  # L2-normalised features
   c.dropout = 0.0
   c.label_smoothing = 0.0
+  c.encoder_sha256 = ""  # of the frozen encoder, filled in: another one is another run
   return c
 
 
@@ -85,13 +87,12 @@ def build(
 
   Args:
     config: `classify`, `encoder`, `augment` and `data` are read.
-    mesh: unused; batches are sharded, and every term is a mean over examples.
+    mesh: for the evaluation; in training every term is a mean over examples.
     encoder_variables: where the encoder starts; drawn at random when None.
 
   Raises:
     UserError: a number of classes below two, or a rate outside [0, 1).
   """
-  del mesh
   c = config.classify
   if c.classes < 2:
     raise UserError(f"config.classify.classes is {c.classes}: a classifier needs at least 2.")
@@ -140,12 +141,22 @@ def build(
     accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
     return loss, (state, {"accuracy": accuracy})
 
+  def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
+    del train
+    logits = logits_fn(config)
+    return run.evaluate_classifier(
+      config, lambda trained, clips: logits(*trained, clips), (params, state), test, mesh=mesh
+    )
+
   def variables_of(params: Params, state: State) -> Variables:
     return _encoder(config, params, state)
 
   d = config.data
   clip = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
-  return Method(init, variables_of, {"clips": clip}, embed=embed, objective=objective)
+  return Method(
+    init, variables_of, {"clips": clip}, embed=embed, objective=objective,
+    evaluate=None if c.frozen else evaluate,
+  )  # fmt: skip
 
 
 def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

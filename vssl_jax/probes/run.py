@@ -155,8 +155,8 @@ def quick(
 
   Returns:
     A JSON-able dict: `logistic` with `top1`, `top5`, `mean_class_top1` and how it was fitted,
-    `retrieval` with `R@k` and `mAP`, `feature`, `bn_mode`, `encoder_sha256`, `seconds` and
-    `clips_per_second` (views through the network, reading and compilation included). Accuracies
+    `retrieval` with `R@k` and `mAP`, `videos` scored (unreadable ones are not), `feature`,
+    `bn_mode`, `encoder_sha256`, `seconds` and `clips_per_second` (views through the network, reading and compilation included). Accuracies
     are fractions.
 
   Raises:
@@ -190,6 +190,7 @@ def quick(
   return {
     "logistic": fitted.summary() | {"mean_class_top1": fitted.accuracy.mean_class},
     "retrieval": neighbours | {"similarity": "cosine", "bank": config.data.train_split},
+    "videos": {"train": videos, "eval": len(test.label)},
     "feature": f"{dim} numbers a view after global average pooling, mean over views",
     "bn_mode": BN_MODE,
     "encoder_sha256": _unchanged(variables, before),
@@ -245,7 +246,8 @@ def evaluate_classifier(
     progress: text of the progress bar; "" for none.
 
   Returns:
-    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `per_class` (top-1 by name), `views`,
+    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `videos` scored, `per_class` (top-1 by
+    name), `views`,
     `bn_mode`, `variables_sha256`, `seconds`, `clips_per_second`. Accuracies are fractions.
 
   Raises:
@@ -278,6 +280,7 @@ def evaluate_classifier(
     "top1": scored.top1,
     "top5": scored.top5,
     "mean_class_top1": scored.mean_class,
+    "videos": len(found.label),
     "per_class": dict(zip(names, scored.per_class.tolist(), strict=True)),
     "views": f"softmax averaged over {e.clips} clips x {e.crops} crops",
     "bn_mode": BN_MODE,

@@ -1,0 +1,235 @@
+"""Every protocol that `config.probe` asks for, on one encoder and one data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, models, train
+from vssl_jax import config as config_lib
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
+from vssl_jax.methods import classify
+from vssl_jax.methods.base import Variables
+from vssl_jax.models import inflate
+from vssl_jax.probes import report, run
+
+
+class Preempted(Exception):
+  """SIGTERM came and everything is saved; the message says what."""
+
+
+def load_source(config: ConfigDict, split: str, *, batch_size: int | None = None) -> Any:
+  """A split's source, of which this process reads its share of each batch.
+
+  Args:
+    config: `data`, `batch_size` and `seed` are read.
+    split: the split's name.
+    batch_size: videos a global batch, by default the config's.
+  """
+  from data_pipelines import source
+
+  return source.load(
+    config.data,
+    split=split,
+    batch_size=batch_size or config.batch_size,
+    seed=config.seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def splits(config: ConfigDict) -> list[run.Cached]:
+  """The training and the evaluation split, whole, for reading in order."""
+  config = _whole(config)
+  names = (config.data.train_split, config.data.eval_split)
+  return [run.Cached(load_source(config, x, batch_size=jax.process_count())) for x in names]
+
+
+def _whole(config: ConfigDict) -> ConfigDict:
+  """Labels serve the probes alone: a fraction of the videos to learn from takes none of them."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.fraction = 1.0
+  return config
+
+
+def missing(config: ConfigDict, mesh: Mesh) -> str:
+  """What the probes lack, before any training: one line, or "" where they can run.
+
+  Raises:
+    UserError: a field of the probes is impossible.
+  """
+  try:
+    found = splits(config)
+  except UserError as e:
+    return str(e)
+  names = found[0].label_names
+  if len(names) < 2:
+    return f"the data has {'labels of one class alone' if names else 'no labels'}"
+  if found[0].num_videos < mesh.size:
+    return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
+  if config.probe.linear and config.probe.batch_size < mesh.size:
+    raise UserError(
+      f"config.probe.batch_size is {config.probe.batch_size}: give at least one video a device "
+      f"({mesh.size})."
+    )
+  return ""
+
+
+def probe(
+  config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh
+) -> dict[str, Any]:
+  """Every protocol that `config.probe` switches on, as one dictionary for the RESULT line.
+
+  Args:
+    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    variables: of the encoder that `config.encoder` describes.
+    workdir: the linear probes' runs and the pictures go here.
+    mesh: all devices.
+
+  Returns:
+    The protocol, and `trained`, `random_init` and `baselines` with their scores.
+  """
+  if lack := missing(config, mesh):
+    print(f"Nothing is probed: {lack}.", flush=True)
+    return {"protocol": f"none: {lack}"}
+  config = _whole(config)
+  train_source, eval_source = splits(config)
+  config, variables = inflated(config, variables)
+  outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
+  encoder = models.build_encoder(config.encoder)
+  encoders = {"trained": variables}
+  if config.probe.random_init:
+    settings = linear_config(config, 2)
+    size = _batch_size(config, train_source, mesh)
+    calibration = load_source(settings, config.data.train_split, batch_size=size)
+    encoders["random_init"] = run.random_variables(config, encoder, calibration)
+  for name, values in encoders.items():
+    folder = workdir / f"probe_{name}"
+    scores: dict[str, Any] = {}
+    if config.probe.quick:
+      scores |= run.quick(
+        config, encoder, values, train_source, eval_source, mesh=mesh,
+        picture=folder / "logistic.png", progress=f"features ({name})",
+      )  # fmt: skip
+    if config.probe.linear:
+      scores["linear"] = _linear(config, values, folder, mesh, train_source, eval_source)
+    outcome[name] = scores
+  if config.probe.baselines:
+    outcome["baselines"] = run.baselines(config, train_source, eval_source)
+  return outcome | _headline(outcome)
+
+
+def _headline(outcome: dict[str, Any]) -> dict[str, Any]:
+  """The figures to compare, side by side: top-1 of each encoder and of the baselines."""
+  rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
+  figures = {
+    f"{protocol}_top1": {name: scores[protocol]["top1"] for name, scores in rows.items()}
+    for protocol in ("linear", "logistic")
+    if protocol in outcome["trained"]
+  }
+  if "retrieval" in outcome["trained"]:
+    figures["R@1"] = {name: scores["retrieval"]["R@1"] for name, scores in rows.items()}
+  baselines = outcome.get("baselines", {})
+  for name, scores in baselines.items():
+    figures.setdefault("logistic_top1", {})[name] = scores["top1"]
+  return {"headline": figures}
+
+
+def inflated(config: ConfigDict, variables: Variables) -> tuple[ConfigDict, Variables]:
+  """A network trained on single frames becomes the video network its probe needs."""
+  if config.encoder.temporal:
+    return config, variables
+  config = config.copy_and_resolve_references()
+  config.encoder.temporal = True
+  encoder = models.build_encoder(config.encoder)
+  e = config.data.eval
+  clip = jax.ShapeDtypeStruct((1, e.frames, e.size, e.size, 3), jnp.float32)
+  like = jax.eval_shape(encoder.init, jax.random.key(0), clip)
+  return config, inflate.inflate(variables, like)
+
+
+def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
+  """The config under which the linear probe's classifier is trained (CVRL §4.1).
+
+  Args:
+    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    classes: labels of the data.
+
+  Returns:
+    A locked config of method `classify` with a frozen encoder, crops and flips only.
+  """
+  c = config_lib.base("classify")
+  p = config.probe
+  c.name, c.seed, c.batch_size, c.epochs = (
+    f"{config.name}_linear",
+    config.seed,
+    p.batch_size,
+    p.epochs,
+  )
+  c.data = config.data.copy_and_resolve_references()
+  c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
+  c.data.interval = config_lib.data().interval
+  c.data.interval.law = "independent"
+  c.data.crop = config_lib.data().crop
+  c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
+  augment.presets.none(c.augment)
+  c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
+  c.encoder = config.encoder.copy_and_resolve_references()
+  c.classify.classes, c.classify.frozen, c.classify.normalise = classes, True, p.normalise
+  c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
+  c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
+  c.save.every = config.save.every
+  c.log_every = config.log_every
+  return c.lock()
+
+
+def _batch_size(config: ConfigDict, train_source: Any, mesh: Mesh) -> int:
+  """The linear probe's batch: the config's, or as many as a small split and the devices allow."""
+  wanted = min(config.probe.batch_size, train_source.num_videos)
+  return wanted - wanted % mesh.size
+
+
+def _linear(
+  config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh,
+  train_source: Any, eval_source: Any,
+) -> dict[str, Any]:  # fmt: skip
+  settings = linear_config(config, len(eval_source.label_names))
+  with settings.unlocked():
+    settings.batch_size = _batch_size(config, train_source, mesh)
+    # What the probe saw decides its numbers: another encoder or other videos is another run.
+    settings.classify.encoder_sha256 = report.tree_hash(variables)
+    settings.data.fingerprint = getattr(train_source, "fingerprint", "")
+  decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
+  folder = workdir / f"linear-{hashlib.sha256(decisive).hexdigest()[:12]}"
+  source = load_source(settings, settings.data.train_split)
+  method = classify.build(settings, mesh, encoder_variables=variables)
+  print(f"Linear probe in {folder}", flush=True)
+  result = train.train(settings, folder, source, method, mesh, tensorboard=False)
+  if result.preempted:
+    raise Preempted(f"step {result.steps} of the linear probe in {folder}")
+  logits = classify.logits_fn(settings)
+  scores = run.evaluate_classifier(
+    settings,
+    lambda trained, clips: logits(*trained, clips),
+    (result.state.params, result.state.method),
+    eval_source,
+    mesh=mesh,
+    picture=workdir / "linear.png",
+  )
+  o = settings.optim
+  scores["protocol"] = (
+    f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at "
+    f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
+    f"{settings.batch_size} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
+    f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
+  )
+  return scores
