@@ -96,8 +96,16 @@ def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float
     batch_size: videos an update, which scale the peak and the warm-up's start alike.
     total: updates over the whole run.
     warmup: updates of the warm-up.
+
+  Raises:
+    UserError: the warm-up takes the whole run.
   """
   start = config.warmup_lr * batch_size / config.lr_batch
+  if warmup >= total and not start:
+    raise UserError(
+      f"config.optim.warmup_epochs: a warm-up of {warmup:,.0f} updates leaves none of the run's "
+      f"{total:,} (the rate would stay at 0): make it shorter, e.g. --config.optim.warmup_epochs=0."
+    )
   return schedule(peak_lr(config, batch_size), total, warmup, config.final_lr, start)
 
 
