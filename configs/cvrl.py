@@ -55,7 +55,9 @@ def ucf6_supervised(c):
   recipes.ucf6(c)
   c.batch_size, c.epochs, c.data.clips, c.data.interval.law = 64, 40.0, 1, "independent"
   augment.presets.none(c.augment)
-  c.augment.flip, c.optim.lr, c.optim.lr_batch = 0.5, 0.1, 64
+  c.augment.flip = 0.5
+  o = c.optim
+  o.name, o.lr, o.lr_batch, o.weight_decay = "sgd", 0.1, 64, 1e-4
   c.classify.frozen = c.classify.normalise = False
 
 

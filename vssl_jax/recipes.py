@@ -54,7 +54,11 @@ def demo(c: ConfigDict) -> None:
 
 
 def ucf6(c: ConfigDict) -> None:
-  """Six classes of UCF101 at 56 pixels, batch 16; records by data_pipelines.prepare."""
+  """Six classes of UCF101 at 56 pixels, AdamW at batch 16; records by data_pipelines.prepare.
+
+  Chosen by cross-validation over the training split's recordings: colour jitter of strength 0.4
+  instead of 1, and AdamW instead of SGD, each worth several points.
+  """
   small(c)
   mild_colour(c)
   a = c.augment
@@ -63,11 +67,12 @@ def ucf6(c: ConfigDict) -> None:
   a.mean, a.std = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
   d = c.data
   d.frames, d.stride, d.size = 8, 4, 56
+  d.interval.law = "independent"
   d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
   d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
   c.batch_size, c.epochs = 16, 40.0
   o = c.optim
-  o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = 0.05, 16, 1e-4, 0.0
+  o.name, o.lr, o.lr_batch, o.weight_decay, o.warmup_epochs = "adamw", 2e-3, 16, 1e-2, 0.0
   c.probe.linear = False
   p = c.probe
   p.epochs, p.batch_size, p.warmup_epochs = 50.0, 64, 0.0
@@ -109,7 +114,6 @@ def rho_demo(c: ConfigDict) -> None:
 def rho_ucf6(c: ConfigDict) -> None:
   """Six classes of UCF101 for a method of the ρ-study: clips from anywhere in the video."""
   ucf6(c)
-  c.data.interval.law = "independent"
 
 
 def _rho_colour(c: ConfigDict, strength: float) -> None:
