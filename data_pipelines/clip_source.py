@@ -27,7 +27,9 @@ from vssl_jax.errors import UserError
 
 _ROUNDS = 24  # of the cipher that orders an epoch
 _TRIES = 8  # videos tried in place of one unreadable
-_PRIVATE = (clip_steps.DRAW, clip_steps.NO_FRAME_RATE, "wanted", "failed")
+_PRIVATE = (
+  clip_steps.DRAW, clip_steps.FRAME_RATE, clip_steps.NO_FRAME_RATE, "wanted", "failed",
+)  # fmt: skip
 
 
 class Store(Protocol):
@@ -225,7 +227,8 @@ class ClipSource:
       video = int(batch["video"][np.argmax(batch[clip_steps.NO_FRAME_RATE])])
       raise UserError(
         f"{self.describe(video)}: no frame rate in its record, but config.data.interval is in "
-        "seconds; prepare the data again, or give the interval in frames."
+        "seconds: give spans in frames (config.data.interval.unit=frames, with a gap in frames), "
+        "without config.data.interval.max_seconds and min_seconds, or prepare records that have it."
       )
     for wanted, failed in zip(batch["wanted"], batch["failed"], strict=True):
       for i in range(int(failed)):

@@ -21,6 +21,7 @@ import numpy as np
 from vssl_jax.errors import UserError
 
 CLASSES = tuple("0123456789")
+FPS = 8.0  # frames a second, where spans are in seconds: a shot lasts half a second to one
 FIRST_TEST_IMAGE = 1415  # where the twelfth form begins
 _CELLS = 8  # side of scikit-learn's images
 _MARGIN = 2  # blank cells added around a digit

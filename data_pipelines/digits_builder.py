@@ -48,8 +48,11 @@ class DigitsBuilderConfig(tfds.core.BuilderConfig):
 class DigitsVideo(tfds.core.GeneratorBasedBuilder):
   """Videos of one handwritten digit each, under changing looks and motion."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012, TFDS reads a plain dict
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {  # noqa: RUF012, TFDS reads a plain dict
+    "1.0.0": "First release.",
+    "1.1.0": "With the frame rate, `fps`; the pixels are those of 1.0.0.",
+  }
   BUILDER_CONFIGS = [  # noqa: RUF012
     DigitsBuilderConfig(name="shots", description="One handwriting, a new look every few frames."),
   ]
@@ -64,6 +67,7 @@ class DigitsVideo(tfds.core.GeneratorBasedBuilder):
             (videos.length, videos.size, videos.size, 3), encoding_format="jpeg"
           ),
           "label": tfds.features.ClassLabel(names=list(digits.CLASSES)),
+          "fps": np.float32,
           "index": np.int64,  # of the video in its split
           "image": np.int64,  # of the handwriting in sklearn.datasets.load_digits
         }
@@ -86,6 +90,7 @@ class DigitsVideo(tfds.core.GeneratorBasedBuilder):
         {
           "video": [encode(frame) for frame in frames],
           "label": label,
+          "fps": digits.FPS,
           "index": i,
           "image": images[i % len(images)],
         },

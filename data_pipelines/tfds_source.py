@@ -41,8 +41,13 @@ def _quiet() -> Iterator[None]:
       logger.setLevel(level)
 
 
+_RATES = ("fps", "frame_rate")  # features that hold a video's frame rate, the first there is
+
+
 class TfdsStore:
   """Random access to a split of a TFDS builder; implements `clip_source.Store`.
+
+  A scalar feature `fps` or `frame_rate` is each video's frame rate.
 
   Args:
     builder: a prepared builder.
@@ -61,6 +66,7 @@ class TfdsStore:
     self._video, self._where = videos[0], f"{where}, split {split}"
     label = dict(features.items()).get(LABEL)
     is_class = isinstance(label, tfds.features.ClassLabel)
+    self._rate = next((k for k in _RATES if _is_number(dict(features.items()).get(k))), None)
     self._label = LABEL if label is not None and label.shape == () else None
     self.label_names = tuple(label.names) if is_class and label.names else ()
     self._decoders = {self._video: tfds.decode.SkipDecoding()}
@@ -74,6 +80,12 @@ class TfdsStore:
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
     """Nothing to parse: the builder knows its own features."""
+    if with_frame_rate and self._rate is None:
+      raise UserError(
+        f"{self._where}: no scalar feature 'fps' or 'frame_rate', so its frame rate is unknown: "
+        "give spans in frames (config.data.interval.unit=frames, with a gap in frames), without "
+        "config.data.interval.max_seconds and min_seconds."
+      )
 
   def read(self, parse: Callable[[tf.Tensor], Features] | None, i: tf.Tensor) -> Features:
     """See `Store`; `parse` is not used."""
@@ -81,7 +93,8 @@ class TfdsStore:
     with _quiet():
       example = self._features.deserialize_example(record, decoders=self._decoders)
     label = example[self._label] if self._label else -1
-    return {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
+    parsed = {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
+    return parsed | ({clips.FRAME_RATE: example[self._rate]} if self._rate else {})
 
   def name_of(self, i: int) -> str:
     """TFDS keeps no names of videos."""
@@ -152,6 +165,13 @@ def _digits(data: Any) -> tfds.core.DatasetBuilder:
       if not builder.info.splits:  # else another process was faster
         raise
   return builder
+
+
+def _is_number(feature: Any) -> bool:
+  if feature is None or feature.shape != ():
+    return False
+  dtype = tf.as_dtype(feature.dtype)
+  return dtype.is_floating or dtype.is_integer
 
 
 def _is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:

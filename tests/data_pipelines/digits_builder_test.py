@@ -34,7 +34,19 @@ def test_examples_are_the_generators_in_order(builder, split):
     assert example["label"] == label
     assert example["index"] == i
     assert example["image"] == digits.images(split)[i]
+    assert example["fps"] == digits.FPS
     assert np.abs(example["video"].astype(int) - frames).mean() < 8  # JPEG
+
+
+def test_frames_are_stored_as_encode_makes_them(builder):
+  skip = {"video": tfds.decode.SkipDecoding()}
+  (example,) = tfds.as_numpy(builder.as_dataset(split="train[3:4]", decoders=skip))
+  frames, _ = digits.video(3, "train", 5, TINY.videos)
+  assert list(example["video"]) == [digits_builder.encode(frame) for frame in frames]
+
+
+def test_the_version_has_a_release_note(builder):
+  assert str(builder.version) in builder.RELEASE_NOTES
 
 
 def test_all_handwriting_is_there_once(builder):

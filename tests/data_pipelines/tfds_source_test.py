@@ -46,14 +46,30 @@ class TinyPngVideos(TinyVideos):
   encoding = "png"
 
 
+class TinyRatedVideos(TinyVideos):
+  """The same with frame rates of 4, 5, 6 … a second, but for the last video."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    features = {**dict(super()._info().features.items()), "frame_rate": np.float32}
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(features), disable_shuffling=True
+    )
+
+  def _generate_examples(self):
+    for v, example in super()._generate_examples():
+      yield v, {**example, "frame_rate": v + 4 if v < 7 else 0}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   return tmp_path_factory.mktemp("tfds")
 
 
-def load(name, folder, split="train", batch_size=4, **kwargs):
-  data = tiny.data(folder, source="tfds", name=name)
-  return source.load(data, split=split, batch_size=batch_size, seed=0, **kwargs)
+def load(name, folder, split="train", batch_size=4, **fields):
+  data = tiny.data(folder, **{"source": "tfds", "name": name, **fields})
+  return source.load(data, split=split, batch_size=batch_size, seed=0)
 
 
 def take(batches, count):
@@ -92,6 +108,32 @@ def test_splits_may_be_slices(tmp_path):
   np.testing.assert_allclose(views["clips"][..., 1].mean((1, 2, 3, 4)), [32, 48, 64, 80], atol=3)
   with pytest.raises(UserError, match="no split 'test'; it has train"):
     load("tiny_videos", tmp_path, "test")
+
+
+SECONDS = {"interval__law": "constant", "interval__unit": "seconds", "interval__gap": 1.0}
+
+
+def test_spans_in_seconds_by_each_videos_own_frame_rate(tmp_path):
+  TinyRatedVideos(data_dir=str(tmp_path)).download_and_prepare()
+  s = load("tiny_rated_videos", tmp_path, "train[:7]", **SECONDS)
+  batch = next(s.train_batches())
+  apart = np.abs(np.diff(batch["offset"], axis=1))[:, 0]
+  np.testing.assert_array_equal(apart, batch["video"] + 4)
+  assert set(batch) == {"clips", "label", "video", "offset"}
+  (views,) = s.eval_batches(7, **VIEWS)
+  assert set(views) == {"clips", "label", "video", "offset", "valid"}
+  assert set(next(load("tiny_rated_videos", tmp_path).train_batches())) == set(batch)
+  whole = load("tiny_rated_videos", tmp_path, batch_size=8, **SECONDS)
+  with pytest.raises(UserError, match=r"video 7: no frame rate.*interval\.unit=frames"):
+    next(whole.train_batches())
+
+
+def test_spans_in_seconds_without_frame_rates(tmp_path):
+  TinyVideos(data_dir=str(tmp_path)).download_and_prepare()
+  with pytest.raises(UserError, match=r"'fps'.*config\.data\.interval\.unit=frames") as e:
+    next(load("tiny_videos", tmp_path, **SECONDS).train_batches())
+  assert "prepare" not in str(e.value)
+  next(load("tiny_videos", tmp_path, **SECONDS | {"interval__unit": "frames"}).train_batches())
 
 
 def test_ucf101_by_mock_data(tmp_path):
