@@ -36,16 +36,18 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits: 60 prototypes, about one a video of the batch."""
+  """The embedded digits. Prototypes outnumber dimensions (64) by far, as in the paper: else there
+  is a direction at right angles to all of them, where equal scores make the loss log K for good.
+  """
   recipes.rho_demo(c)
-  c.rho_swav.prototypes = 60
+  c.rho_swav.prototypes = 300
 
 
 def ucf6(c):
-  """Six classes of UCF101: 60 prototypes, codes balanced with the last 240 embeddings."""
+  """Six classes of UCF101: codes balanced with the last 240 embeddings; see `demo`."""
   recipes.rho_ucf6(c)
   s = c.rho_swav
-  s.prototypes, s.queue, s.queue_start = 60, 240, 2.0
+  s.prototypes, s.queue, s.queue_start = 300, 240, 2.0
 
 
 VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}
