@@ -36,8 +36,10 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits. Prototypes outnumber dimensions (64) by far, as in the paper: else there
-  is a direction at right angles to all of them, where equal scores make the loss log K for good.
+  """The embedded digits, with more prototypes than the embedding's 64 dimensions by far.
+
+  With fewer there is a direction at right angles to all of them, where equal scores make the loss
+  log K for good; the paper has 1,000 in 128.
   """
   recipes.rho_demo(c)
   c.rho_swav.prototypes = 300
