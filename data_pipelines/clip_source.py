@@ -38,10 +38,12 @@ class Store(Protocol):
   Attributes:
     codec: how their frames are stored.
     label_names: class names by label index, or ().
+    fingerprint: of the videos; see `source.Source`.
   """
 
   codec: clip_steps.Codec
   label_names: tuple[str, ...]
+  fingerprint: str
 
   def __len__(self) -> int:
     """Number of videos."""
@@ -106,6 +108,11 @@ class ClipSource:
   def steps_per_epoch(self) -> int:
     """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
     return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
+
+  @property
+  def fingerprint(self) -> str:
+    """See `source.Source`."""
+    return self._store.fingerprint
 
   def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
     """See `source.Source`."""

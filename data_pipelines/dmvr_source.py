@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import source
+from data_pipelines import fingerprint, source
 from data_pipelines.graph import IMAGE, LABEL
 from vssl_jax.errors import UserError
 
@@ -39,6 +39,7 @@ class DmvrSource:
     process_count: int = 1,
   ):
     self.num_videos, self.label_names, self.unreadable = num_videos, tuple(label_names), 0
+    self.fingerprint = fingerprint.of(data.name, split, num_videos, self.label_names)
     self._data, self._factory, self._split = data, factory, split
     self._batch_size = batch_size
     self._rows = source.local_rows(batch_size, process_index, process_count)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import fingerprint as fingerprints
 from data_pipelines.source import Batch, NumpySource
 from vssl_jax.errors import UserError
 
@@ -39,6 +40,7 @@ class FeatureSource(NumpySource):
     sequences: one `[L, D]` a video, L ≥ 1 and free, D the same for all.
     labels: one integer (or row of integers) a video; None where unknown.
     label_names: class names by label index.
+    fingerprint: see `source.Source`; by default of the arrays.
     **kwargs: as `source.load`.
   """
 
@@ -49,9 +51,12 @@ class FeatureSource(NumpySource):
     labels: np.ndarray | None = None,
     *,
     label_names: Sequence[str] = (),
+    fingerprint: str = "",
     **kwargs: Any,
   ):
-    super().__init__(data, len(sequences), **kwargs)
+    rows = None if labels is None else np.asarray(labels).tolist()
+    fingerprint = fingerprint or fingerprints.of_arrays(sequences, rows)
+    super().__init__(data, len(sequences), fingerprint=fingerprint, **kwargs)
     if data.frames < 1:
       raise UserError(f"config.data.frames: {data.frames} frames a sequence; give at least 1.")
     self.label_names = tuple(label_names)
@@ -101,13 +106,15 @@ def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
       f"config.data.path: {data.path!r} is no .npz file or folder of feature sequences."
     )
   read = _read_folder if path.is_dir() else _read_file
-  sequences, labels, names = read(path, split)
+  sequences, labels, names, mark = read(path, split)
   if not sequences:
     raise UserError(f"{path}: no feature sequences of split {split!r}.")
-  return FeatureSource(data, sequences, labels, label_names=names, split=split, **kwargs)
+  return FeatureSource(
+    data, sequences, labels, label_names=names, fingerprint=mark, split=split, **kwargs
+  )
 
 
-def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple]:
+def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
   with np.load(path) as stored:
     arrays = {k: stored[k] for k in stored.files}
   if "features" not in arrays or arrays["features"].ndim != 3:
@@ -125,10 +132,11 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
     [arrays["features"][i, : lengths[i]] for i in rows],
     None if label is None else label[rows],
     tuple(str(n) for n in arrays.get("label_names", ())),
+    fingerprints.of_npz(path, split),
   )
 
 
-def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple]:
+def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
   table = path / "labels.csv"
   if table.exists():
     with table.open(newline="", encoding="utf-8") as f:
@@ -150,7 +158,8 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     labels, names = [int(t) if t else -1 for t in texts], ()
   else:
     labels = [names.index(t) if t else -1 for t in texts]
-  return [_reader(f) for f in files], np.array(labels), names
+  mark = fingerprints.of_files(files, path, labels)
+  return [_reader(f) for f in files], np.array(labels), names, mark
 
 
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import fingerprint
 from data_pipelines.source import Batch, NumpySource
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations, check
@@ -42,12 +43,14 @@ class Dataset:
     features: `[L, D]` by the same names.
     step_seconds: time from one feature to the next; feature i stands for [i, i + 1) times this.
     label_names: the classes, by index; by default all that are annotated, sorted.
+    fingerprint: of the features; "" where the arrays in memory tell themselves.
   """
 
   videos: Mapping[str, Video]
   features: Mapping[str, Sequence2D]
   step_seconds: float
   label_names: tuple[str, ...] = ()
+  fingerprint: str = ""
 
   def __post_init__(self):
     if not self.label_names:
@@ -82,7 +85,9 @@ class LocalizationSource(NumpySource):
 
   def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
     chosen = annotations.of_subset(dataset.videos, split)
-    super().__init__(data, len(chosen), split=split, **kwargs)
+    features = dataset.fingerprint or fingerprint.of_arrays([dataset.features[n] for n in chosen])
+    mark = fingerprint.of(features, repr(chosen), dataset.step_seconds, dataset.label_names)
+    super().__init__(data, len(chosen), fingerprint=mark, split=split, **kwargs)
     if data.frames < 1:
       raise UserError(f"config.data.frames: {data.frames} steps a sequence; give at least 1.")
     self._sampling = data.localization.sampling
@@ -162,8 +167,14 @@ def read(data: Any, split: str) -> Dataset:
       check.require(
         check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
       )
-  features = {name: _reader([s / f"{name}.npy" for s in streams]) for name in videos}
-  return Dataset(videos, features, fields.step_seconds)
+  paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
+  own = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
+  return Dataset(
+    videos,
+    {name: _reader(files) for name, files in paths.items()},
+    fields.step_seconds,
+    fingerprint=fingerprint.of_files(own, folder),
+  )
 
 
 def _get(features: Sequence2D) -> np.ndarray:

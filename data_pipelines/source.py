@@ -38,12 +38,15 @@ class Source(Protocol):
     label_names: class names by label index; empty where the data has none.
     steps_per_epoch: V // batch_size; each epoch leaves out another remainder.
     unreadable: times a video could not be read, so far; see `data_pipelines.clip_source`.
+    fingerprint: hex; changes with the split's videos or their order, not with the folder they lie
+      in, `fraction` or seed. A run that goes on must find the one it began with.
   """
 
   num_videos: int
   label_names: tuple[str, ...]
   steps_per_epoch: int
   unreadable: int
+  fingerprint: str
 
   def train_batches(self, start: int = 0) -> Iterator[Batch]:
     """Endless batches, the first being batch number `start` of the run.
@@ -182,6 +185,16 @@ class NumpySource:
   """The batching of a source whose examples are made by NumPy, one at a time.
 
   A subclass gives `train_example` and `eval_example`, dicts of arrays without batch axis.
+
+  Args:
+    data: `config.data`.
+    total: videos of the split.
+    fingerprint: see `Source`.
+    split: as the rest, see `load`.
+    batch_size: likewise.
+    seed: likewise.
+    process_index: likewise.
+    process_count: likewise.
   """
 
   def __init__(
@@ -189,12 +202,14 @@ class NumpySource:
     data: Any,
     total: int,
     *,
+    fingerprint: str,
     split: str,
     batch_size: int,
     seed: int,
     process_index: int,
     process_count: int,
   ):
+    self.fingerprint = fingerprint
     self.ids = subset(total, data=data, split=split, seed=seed)
     self.num_videos = len(self.ids)
     self.label_names: tuple[str, ...] = ()

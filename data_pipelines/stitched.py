@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import structure
+from data_pipelines import fingerprint, structure
 from data_pipelines.localization import Dataset, LocalizationSource
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
@@ -69,7 +69,9 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
     for v, (name, video) in enumerate(drawn.items()):
       rng = generator(fields.seed, zlib.crc32(subset.encode()), v, _STITCH)
       videos[name], features[name] = stitch(video, pools, rng, step_seconds=fields.step_seconds)
-  return Dataset(videos, features, fields.step_seconds, tuple(sorted(names[a] for a in actions)))
+  classes = tuple(sorted(names[a] for a in actions))
+  mark = fingerprint.of_npz(data.path, fields.seed)
+  return Dataset(videos, features, fields.step_seconds, classes, mark)
 
 
 def stitch(

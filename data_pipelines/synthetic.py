@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import sampler
+from data_pipelines import fingerprint, sampler
 from data_pipelines.source import Batch, NumpySource, generator
 from vssl_jax.errors import UserError
 
@@ -33,7 +33,11 @@ class SyntheticSource(NumpySource):
     self._part = "eval" if split == data.eval_split and split != data.train_split else "train"
     fields = data.synthetic
     super().__init__(
-      data, fields.eval_videos if self._part == "eval" else fields.videos, split=split, **kwargs
+      data,
+      fields.eval_videos if self._part == "eval" else fields.videos,
+      fingerprint=fingerprint.of(fields.to_dict(), self._part),
+      split=split,
+      **kwargs,
     )
     if fields.classes < 1 or fields.length < 1:
       raise UserError("config.data.synthetic: classes and length must be at least 1.")

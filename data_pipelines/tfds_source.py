@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from data_pipelines import clips, index
+from data_pipelines import clips, fingerprint, index
 from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import IMAGE, LABEL, Features, Graph
 from data_pipelines.tfrecord_source import RecordReader
@@ -72,6 +72,7 @@ class TfdsStore:
     self._decoders = {self._video: tfds.decode.SkipDecoding()}
     self._features = features
     self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)
+    self.fingerprint = fingerprint.of(builder.info.full_name, split, len(self._records))
     first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
     self.codec = clips.JPEG if first[:2] == b"\xff\xd8" else clips.PNG
 

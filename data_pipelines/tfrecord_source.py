@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import clips, index, manifest, records, text, tfrecord
+from data_pipelines import clips, fingerprint, index, manifest, records, text, tfrecord
 from data_pipelines.clip_source import ClipSource
 from data_pipelines.graph import Features, Graph
 from vssl_jax.errors import UserError
@@ -61,12 +62,18 @@ class RecordStore:
         "config.data.path: no folder of records given; make one with "
         "`python -m data_pipelines.prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
+    self._folder, self._split = folder, split
     self._index = index.load(folder, split)
     self._reader = RecordReader(self._index)
     self.label_names = tuple(map(text.printable, manifest.read_labels(folder)))
 
   def __len__(self) -> int:
     return len(self._index)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """See `Store`."""
+    return fingerprint.of_records(self._folder, self._split, self._index)
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
     """See `Store`."""

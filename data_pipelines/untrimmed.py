@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
-from data_pipelines import structure
+from data_pipelines import fingerprint, structure
 from data_pipelines.localization import Dataset, LocalizationSource
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
@@ -144,7 +144,8 @@ def simulate(
   """
   world = _World(names, settings, seed)
   features = {name: world.features(name, v, step_seconds) for name, v in videos.items()}
-  return Dataset(videos, features, step_seconds, tuple(names))
+  mark = fingerprint.of(dataclasses.asdict(settings), seed)
+  return Dataset(videos, features, step_seconds, tuple(names), mark)
 
 
 class _World:
