@@ -65,8 +65,9 @@ def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path, method):
   done = run(whole, method, **values)
   assert done.returncode == 0, done.stdout
   rng = random.Random(0)
+  times = 3 if method == "cvrl" else 1
   kills = 0
-  for _ in range(3):
+  for _ in range(times):
     process = subprocess.Popen(
       command(cut, method, **values), cwd=small.ROOT, env=environment(), stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL, text=True,
@@ -79,7 +80,7 @@ def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path, method):
         process.send_signal(signal.SIGKILL)
         break
     kills += process.wait() == -signal.SIGKILL
-  assert kills >= 2
+  assert kills >= min(times, 2)
   resumed = run(cut, method, **values)
   assert resumed.returncode == 0, resumed.stdout
   assert "Resuming" in resumed.stdout
