@@ -1,18 +1,29 @@
 import subprocess
 import sys
+import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipelines import inspect, manifest
+from data_pipelines import inspect, manifest, source
 from tests.data_pipelines import tiny
+from vssl_jax import augment, optim, parallel
+from vssl_jax import config as config_lib
+from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
+from vssl_jax.methods.base import Method
 
 CONFIG = """
 from vssl_jax import config
-def get_config():
+from vssl_jax.errors import UserError
+def get_config(variant=""):
+  if variant:
+    raise UserError(f"no variant {variant!r}")
   c = config.base("cvrl")
+  c.batch_size = 3
   c.data.size, c.data.frames = 16, 4
   c.data.threads = 1
   c.augment.jitter_p, c.augment.blur_p, c.augment.solarise_p = 0.0, (0.0,), (1.0,)
@@ -20,11 +31,11 @@ def get_config():
 """
 
 
-def run(tmp_path, *arguments):
+def run(tmp_path, *arguments, variant="", output="sheet.png"):
   (tmp_path / "config.py").write_text(CONFIG)
   command = [sys.executable, "-m", "data_pipelines.inspect", *map(str, arguments)]
   return subprocess.run(
-    [*command, f"--config={tmp_path / 'config.py'}", f"--output={tmp_path / 'sheet.png'}"],
+    [*command, f"--config={tmp_path / 'config.py'}{variant}", f"--output={tmp_path / output}"],
     capture_output=True,
     text=True,
     timeout=300,
@@ -37,17 +48,106 @@ def test_program_writes_the_sheet_and_prints_the_splits(tmp_path):
   assert done.returncode == 0, done.stderr
   assert "train: 3 records" in done.stdout
   assert "frames: 40 to 40" in done.stdout
+  assert "sheet.png: 2 of the 3 videos of batch 0" in done.stdout
+  assert "batch_size" not in done.stdout + done.stderr
   with PIL.Image.open(tmp_path / "sheet.png") as sheet:
     assert min(sheet.size) > 200
     colours = {c for _, c in sheet.convert("RGB").getcolors(sheet.width * sheet.height)}
   assert len(colours) > 4
 
 
-def test_program_tells_bad_input_in_one_line(tmp_path):
-  done = run(tmp_path, tmp_path / "nothing")
+@pytest.mark.parametrize(
+  ("arguments", "options", "message"),
+  [
+    (["nothing"], {}, "nothing"),
+    ([], {"variant": ":odd"}, "no variant 'odd'"),
+    ([], {"output": "none/sheet.png"}, "there is no folder"),
+    (["--videos=0"], {}, "--videos"),
+    (["--config.data.nothing=1"], {}, "nothing"),
+  ],
+)
+def test_program_tells_bad_input_in_one_line(tmp_path, arguments, options, message):
+  done = run(tmp_path, *arguments, **options)
   assert done.returncode == 2
-  assert done.stderr.count("error:") == 1
-  assert "nothing" in done.stderr.strip().splitlines()[-1]
+  assert done.stderr.count("error:") == done.stderr.count("\n") == 1
+  assert message in done.stderr
+
+
+def config(**fields):
+  c = config_lib.base("cvrl")
+  c.batch_size, c.seed = 6, 3
+  c.data = tiny.data(source="synthetic", synthetic__videos=13, **fields)
+  c.augment.mean, c.augment.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+  return c
+
+
+def seen_by_training(c, step):
+  """The pixels that a train step computes, brought out as its embeddings."""
+  transform = augment.build(c.augment, c.data.size)
+
+  def loss(params, state, batch, rng, step):
+    x = transform(batch["key"], batch["clips"])
+    return params["w"] * jnp.mean(x), (state, {"embeddings": x})
+
+  spec = {"clips": jax.ShapeDtypeStruct((2, 4, 8, 8, 3), jnp.uint8)}
+  method = Method(lambda rng, batch: ({"w": jnp.ones(())}, {}), None, spec, loss=loss)
+  mesh, rate = parallel.make_mesh(jax.devices()[:1]), optim.schedule(0.1, 12, 2)
+  tx = optim.build(c.optim, rate)
+  advance = step_lib.make_step(method, tx, rate, seed=c.seed, accumulate=1, mesh=mesh)
+  state = step_lib.init(method, tx, c.seed, mesh, c.batch_size).replace(step=jnp.int32(step))
+  batches = source.load(c.data, split="train", batch_size=c.batch_size, seed=c.seed).train_batches(
+    step
+  )
+  return jax.device_get(advance(state, parallel.put_batch(mesh, next(batches)))[1]["embeddings"])
+
+
+def test_pixels_are_those_that_training_sees():
+  c, step, videos = config(), 5, 4
+  _, batch, size = inspect.training_rows(c, step=step, videos=videos)
+  assert (len(batch["clips"]), size) == (videos, 6)
+  shown = inspect.augmented(c, batch["clips"], step)
+  np.testing.assert_allclose(shown, seen_by_training(c, step)[:videos], atol=2e-5)
+
+
+def test_only_the_rows_shown_are_made(monkeypatch):
+  made = []
+  monkeypatch.setattr(
+    inspect.source,
+    "load",
+    lambda *_, load=source.load, **kwargs: (
+      made.append(kwargs["process_count"]) or load(*_, **kwargs)
+    ),
+  )
+  inspect.training_rows(config(), step=0, videos=2)
+  inspect.training_rows(config(), step=0, videos=4)
+  assert made == [3, 1]
+
+
+def test_fewer_videos_than_asked_for():
+  c = config()
+  found, batch, size = inspect.training_rows(c, step=0, videos=10)
+  assert (len(batch["label"]), size, found.num_videos) == (6, 6, 13)
+  c.batch_size = 100
+  _, batch, size = inspect.training_rows(c, step=1, videos=20)
+  assert sorted(batch["video"]) == list(range(13))
+  assert size == 13
+
+
+def test_labels_of_any_script_draw_without_a_warning(tmp_path):
+  names = ["打篮球", "$a_{$", "\udce9\x07"]
+  batch = {"video": np.zeros(3), "label": np.arange(3), "offset": np.zeros((3, 1), int)}
+  texts = inspect.captions(batch, names)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    inspect.contact_sheet(np.zeros((3, 1, 2, 4, 4, 3)), texts, tmp_path / "sheet.png")
+  assert (tmp_path / "sheet.png").stat().st_size > 1000
+  assert inspect._drawable("é 篮") == r"é \u7bee"
+
+
+def test_a_sheet_that_cannot_be_written(tmp_path):
+  for name in ("sheet.odd", "none/sheet.png"):
+    with pytest.raises(UserError, match="cannot be written"):
+      inspect.contact_sheet(np.zeros((1, 1, 1, 4, 4, 3)), [["a"]], tmp_path / name)
 
 
 def test_sheet_shows_each_clip_in_a_row_of_its_own(tmp_path):
