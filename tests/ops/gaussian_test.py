@@ -56,9 +56,9 @@ def test_samples_have_the_moments_and_the_gradient_of_a_reparametrisation():
   np.testing.assert_allclose(z.mean(1), mean, atol=0.03)
   np.testing.assert_allclose(z.var(1), variance, rtol=0.05)
   np.testing.assert_array_equal(gaussian.noise(keys[1:], 20_000, 2)[0], noise[1])
-  by_mean, by_variance = jax.grad(
-    lambda m, v: jnp.sum(gaussian.sample(noise, m, v)[:, 3]), (0, 1)
-  )(mean, variance)
+  by_mean, by_variance = jax.grad(lambda m, v: jnp.sum(gaussian.sample(noise, m, v)[:, 3]), (0, 1))(
+    mean, variance
+  )
   np.testing.assert_array_equal(by_mean, 1)
   np.testing.assert_allclose(by_variance, noise[:, 3] / (2 * np.sqrt(variance)), rtol=1e-5)
 

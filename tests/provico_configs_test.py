@@ -1,0 +1,128 @@
+"""ProViCo's shipped config: it traces at its own size, changes what it names, runs and resumes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import small
+from tests.methods import conftest
+from vssl_jax import jobs, methods, models, parallel, probing, train
+from vssl_jax.io import writers
+
+CHANGES = small.module("provico.py").CHANGES
+
+
+def _flat(tree, prefix=""):
+  for k, v in tree.items():
+    if isinstance(v, dict):
+      yield from _flat(v, f"{prefix}{k}.")
+    else:
+      yield f"{prefix}{k}", v
+
+
+def test_kinetics_recipe_traces_at_its_own_size():
+  config = small.load("provico.py").lock()
+  method = methods.load("provico").build(config)
+
+  def step(batch):
+    params, state = method.init(jax.random.key(0), batch)
+    z, state = method.embed(params, state, batch)
+    return method.objective(params, state, z, batch, jax.random.key(0), 0)[0], params
+
+  loss, params = jax.eval_shape(step, method.example(64))
+  assert loss.shape == ()
+  assert sum(x.size for x in jax.tree.leaves(params["encoder"])) == 31_634_496  # Slow-R50
+  head = sum(x.size for x in jax.tree.leaves(params["head"]))
+  assert head == 2 * (2048 * 256 + 256) + 2 * 256
+
+
+def test_changes_change_what_they_name():
+  base = dict(_flat(small.load("provico.py").to_dict()))
+  changed = {}
+  for change in CHANGES:
+    config = small.load("provico.py", f"k400,{change}")
+    methods.load("provico").build(config)
+    new = dict(_flat(config.to_dict()))
+    assert new.keys() == base.keys()
+    changed[change] = {k for k, v in new.items() if base[k] != v} - {"name"}
+  assert not changed.pop("n4")  # the recipe's own
+  for change, fields in {
+    "n8": "data.clips", "k16": "provico.samples", "d64": "head.out", "lambda1": "provico.distance",
+    "tau1": "provico.threshold", "no_kl": "provico.beta", "moments": "provico.distance_on",
+    "own": "provico.mining", "halves": "provico.own", "geometric": "provico.scalar",
+    "soft": "provico.stochastic", "classes": "provico.average", "kl_video": "provico.kl_on",
+    "reviewed": "provico.form", "joint": "provico.statistics",
+  }.items():  # fmt: skip
+    assert changed[change] == {fields}, change
+  assert changed["mutual"] == {f"provico.{x}" for x in ("mining", "threshold", "combine")}
+  assert all(changed.values())
+
+
+def _config(variant, **values):
+  return small.shrink(small.load("provico.py", variant), **{
+    "probe.run": False, "log_every": 1, "data.clips": 2, "provico.samples": 2,
+    "augment.jitter_p": 0.0, "augment.gray_p": 0.0, **values,
+  }).lock()  # fmt: skip
+
+
+@pytest.fixture
+def flat(monkeypatch):
+  monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+
+
+class _Dies:
+  """A source that breaks at batch `at`, as a machine would."""
+
+  def __init__(self, source, at):
+    self.source, self.at = source, at
+
+  def __getattr__(self, name):
+    return getattr(self.source, name)
+
+  def train_batches(self, start=0):
+    for k, batch in enumerate(self.source.train_batches(start), start):
+      if k == self.at:
+        raise InterruptedError
+      yield batch
+
+
+def _rows(path):
+  timed = ("_per_second", "input_wait", "eta_seconds")
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(path)]
+
+
+def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
+  config = _config("demo")
+  source = probing.load_source(config, "train")
+  config = methods.resolve(config, source)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  method = methods.load("provico").build(config, mesh)
+  run = lambda name, source: train.train(config, tmp_path / name, source, method, mesh)
+  whole = run("whole", source)
+  with pytest.raises(InterruptedError):
+    run("cut", _Dies(source, 3))
+  resumed = run("cut", source)
+  assert whole.steps == resumed.steps == 4
+  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((whole.state, resumed.state)))
+  rows = _rows(tmp_path / "whole")
+  assert rows == _rows(tmp_path / "cut")
+  assert [r["step"] for r in rows] == [1, 2, 3, 4]
+  wanted = {
+    "loss_match", "loss_stochastic", "loss_kl", "positives_per_anchor", "mining_precision",
+    "mining_recall", "slope", "offset", "log_variance_mean", "uncertainty", "effective_rank",
+  }  # fmt: skip
+  assert wanted <= rows[-1].keys()
+
+
+def test_probes_and_the_method_s_own_scores(flat, tmp_path, monkeypatch):
+  one = parallel.make_mesh(jax.devices()[:1])
+  monkeypatch.setattr(parallel, "make_mesh", lambda devices=None: one)
+  config = _config("ucf6", **{"probe.run": True, "probe.linear": False, "probe.random_init": False,
+                              "probe.baselines": False, "steps": 1})  # fmt: skip
+  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  result = json.loads((tmp_path / "result.json").read_text())
+  assert {"mean", "bhattacharyya", "uncertainty"} == result["provico"]["retrieval"].keys()
+  assert 0 <= result["provico"]["retrieval"]["bhattacharyya"]["R@1"] <= 1
+  assert np.isfinite(result["provico"]["retrieval"]["uncertainty"]["all"])
