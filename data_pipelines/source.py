@@ -24,8 +24,12 @@ _MODULES: Mapping[str, str] = {
   "dmvr": "data_pipelines.dmvr_source",
   "synthetic": "data_pipelines.synthetic",
   "features": "data_pipelines.features",
+  "localization": "data_pipelines.localization",
+  "untrimmed": "data_pipelines.untrimmed",
+  "stitched": "data_pipelines.stitched",
 }
-NUMPY_ONLY = ("synthetic", "features")  # need no TensorFlow
+# Need no TensorFlow.
+NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
 
 _SUBSET = 0xFFFFFFFF  # stands where the epoch does, in the key of the `fraction` draw
 

@@ -9,6 +9,7 @@ import ml_collections
 
 from vssl_jax import methods as methods_lib
 from vssl_jax.errors import UserError
+from vssl_jax.localization import config as localization_lib
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -16,7 +17,8 @@ ConfigDict = ml_collections.ConfigDict
 def data() -> ConfigDict:
   """Fields of `config.data`: where clips come from and how they are cut."""
   c = ConfigDict()
-  c.source = "tfrecord"  # tfrecord | tfds | digits | synthetic | features | dmvr
+  # tfrecord | tfds | digits | synthetic | features | dmvr | localization | untrimmed | stitched
+  c.source = "tfrecord"
   c.path = ""  # folder of shards (tfrecord, features) or TFDS data_dir
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # of the training videos, filled in from the source
@@ -59,6 +61,8 @@ def data() -> ConfigDict:
   c.synthetic.eval_videos = 64
   c.synthetic.length = 48  # frames a video
   c.synthetic.classes = 8
+
+  c.localization = localization_lib.data()  # feature sequences of untrimmed videos
   return c
 
 
@@ -122,7 +126,7 @@ def head() -> ConfigDict:
 def optim() -> ConfigDict:
   """Fields of `config.optim`."""
   c = ConfigDict()
-  c.name = "sgd"  # sgd | lars | adamw
+  c.name = "sgd"  # sgd | lars | adamw | adam (weight decay in the gradient)
   c.lr = 0.32  # at `lr_batch` videos
   c.lr_batch = 1024  # the rate is scaled by batch_size / lr_batch
   c.momentum = 0.9

@@ -34,6 +34,11 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   source = probing.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)
   config, method = _build(config, mesh)
+  if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
+    raise UserError(
+      f"config.probe.run, config.knn.every_epochs: {config.method} has no encoder of clips to "
+      "probe; set config.probe.run=False and config.knn.every_epochs=0."
+    )
   if config.probe.run and (lack := probing.missing(config, mesh)):
     print(f"No probe after training: {lack}.", flush=True)
   result = train.train(
@@ -54,6 +59,11 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
       own = outcome[config.method] = method.evaluate(*state, *probing.splits(config))
       if "top1" in own:
         outcome["headline"][f"{config.method}_top1"] = {"trained": own["top1"]}
+  elif method.encoder is None and method.evaluate is not None:
+    params = jax.device_get(result.state.params)
+    own = method.evaluate(params, result.state.method, *probing.splits(config))
+    outcome[config.method] = own
+    outcome["headline"] = own.pop("headline")
   outcome["seconds"] = time.perf_counter() - began
   _finish(outcome, workdir)
 
@@ -142,6 +152,14 @@ def describe(config: ConfigDict) -> str:
     config.classify.classes = 2
   method = methods.load(config.method).build(methods.resolve(config, None), None)
   params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
+  if method.encoder is None:
+    return "\n".join(
+      [
+        config_lib.to_json(config),
+        f"parameters: {cost.parameters(params):,}; state: {cost.parameters(state):,} numbers",
+        _devices(),
+      ]
+    )
   own = cost.parameters(method.encoder(params, state)["params"])
   total = cost.parameters(params) + (own if "encoder" not in params else 0)  # a frozen encoder
   d = config.data
@@ -154,10 +172,16 @@ def describe(config: ConfigDict) -> str:
     f"({price.macs / 1e9:.2f} G multiply-adds), {6 * price.macs:,} to train",
     f"bytes a clip: {d.frames * d.size * d.size * 3:,} as uint8 from the host, "
     f"{price.activation_bytes:,} of activations forward",
-    f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} "
-    f"({jax.default_backend()}), {jax.process_count()} process(es)",
+    _devices(),
   ]
   return "\n".join(lines)
+
+
+def _devices() -> str:
+  return (
+    f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} "
+    f"({jax.default_backend()}), {jax.process_count()} process(es)"
+  )
 
 
 JOBS = {"pretrain": pretrain, "linear_probe": linear_probe}

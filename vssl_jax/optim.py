@@ -150,6 +150,7 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
     "sgd": [decay, momentum],
     "lars": [scale_by_trust(config.weight_decay), momentum],
     "adamw": [optax.scale_by_adam(b1=config.momentum), decay],
+    "adam": [decay, optax.scale_by_adam(b1=config.momentum)],
   }
   if config.name not in chains:
     raise UserError(f"config.optim.name is {config.name!r}: choose one of {', '.join(chains)}.")
@@ -173,7 +174,7 @@ def describe(
   """
   rate = learning_rate(config, batch_size, total, warmup)
   momentum = f"momentum {config.momentum:g}{' nesterov' if config.nesterov else ''}"
-  kind = f"b1 {config.momentum:g}" if config.name == "adamw" else momentum
+  kind = f"b1 {config.momentum:g}" if config.name in ("adam", "adamw") else momentum
   clip = f", gradient norm up to {config.clip_norm:g}" if config.clip_norm > 0 else ""
   lines = [
     f"Optimiser {config.name}: {kind}{clip}; {total:,} updates of {batch_size:,} videos",

@@ -103,7 +103,7 @@ def make_step(
   grad_fn = value_and_grad(method, accumulate)
 
   def advance(train: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    n = batch["label"].shape[0]
+    n = batch["video"].shape[0]
     rng, keys = step_keys(seed, train.step, n)
     batch = {**batch, "key": keys}
     (loss, (state, metrics)), grads = grad_fn(train.params, train.method, batch, rng, train.step)

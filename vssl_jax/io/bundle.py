@@ -37,6 +37,8 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
     config = config_lib.complete(config)
     return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
   config, method, state = load_state(folder)
+  if method.encoder is None:
+    raise UserError(f"{folder}: a run of {config.method}, which has no encoder of clips.")
   variables = jax.device_get(method.encoder(state.params, state.method))
   return config, variables, {"checkpoint": str(folder), "step": int(state.step)}
 

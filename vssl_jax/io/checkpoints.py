@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
+from vssl_jax.io import files
 
 Tree = Any
 FOLDER = "checkpoints"
@@ -33,7 +34,7 @@ CONFIG = "config.json"
 # Paths are free since the videos' fingerprint is bound, and epochs since the number of steps is.
 _FREE = ("name", "log_every", "save", "probe", "knn", "distributed", "data.threads",
          "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps", "epochs",
-         "steps_per_epoch", "checkpoint")  # fmt: skip
+         "steps_per_epoch", "checkpoint", "dcc.proposals")  # fmt: skip
 
 
 @jax.jit
@@ -277,11 +278,9 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Writes `config.json`."""
   if jax.process_index() == 0:
-    path = workdir / CONFIG
-    temporary = path.with_suffix(".tmp")
     text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with files.replacing(workdir / CONFIG) as file:
+      file.write(f"{text}\n".encode())
 
 
 def load_config(path: pathlib.Path) -> ConfigDict:

@@ -33,13 +33,14 @@ class Method:
 
   The loss is given either whole (`loss`) or in two parts (`embed`, `objective`), which is
   what exact gradient accumulation needs: embeddings of all micro-batches first, then one
-  objective over all of them. `batch` carries the entries of `batch_spec`, `label [N]`,
-  `video [N]` and `key [N]`, a PRNG key for each example that no sharding or micro-batching
+  objective over all of them. `batch` carries the entries of `batch_spec`, `label [N]` where the
+  source has it, `video [N]` and `key [N]`, a PRNG key for each example that no sharding or micro-batching
   changes; `rng` is one key for the step.
 
   Attributes:
     init: (rng, batch) -> (params, state); the batch may be abstract zeros.
-    encoder: (params, state) -> variables of the encoder that probes and exports use.
+    encoder: (params, state) -> variables of the encoder that probes and exports use; None where
+      there is no encoder of clips, and `evaluate` scores what is learnt.
     batch_spec: shape and dtype of one video's entries, e.g. clips [R, T, H, W, C] uint8.
     embed: (params, state, batch) -> (embeddings, state), embeddings a tree of [N, ...].
     objective: (params, state, embeddings, batch, rng, step) -> (loss, (state, metrics)).
@@ -58,14 +59,14 @@ class Method:
       shorter, and end with the run.
     evaluate: (params, state, training split, evaluation split) -> JSON-able scores, of what the
       method learns beside its encoder; after training, where probes are asked for and the data has
-      labels.
+      labels, or always where there is no encoder. Its `headline` joins that of the probes.
 
   Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
   loop computes collapse statistics when it logs.
   """
 
   init: Callable[[jax.Array, Batch], tuple[Params, State]]
-  encoder: Callable[[Params, State], Variables]
+  encoder: Callable[[Params, State], Variables] | None
   batch_spec: dict[str, jax.ShapeDtypeStruct]
   embed: Callable[[Params, State, Batch], tuple[Any, State]] | None = None
   objective: Callable[[Params, State, Any, Batch, jax.Array, jax.Array], Loss] | None = None
