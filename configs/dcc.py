@@ -1,0 +1,114 @@
+"""DCC (CVPR 2022) on BaS-Net (AAAI 2020): actions in untrimmed videos, from video labels alone.
+
+  python -m vssl_jax.main --config=configs/dcc.py --config.data.path=FEATURES
+
+FEATURES holds one `[L, 2048]` array a video and annotations.json: see data_pipelines/localization.
+BaS-Net's fields are those of its released code; of DCC, M, d and the losses are published, while
+K, τ, β, warm-up and the scope of the clusters are *ours* (no source states them).
+
+Variants, after a colon:
+  (none), thumos14   two-stream I3D, T = 750, 1,500 iterations of 16 videos, Adam. *published*, not
+                 run: mAP at tIoU 0.1 … 0.7 of 69.0 63.8 55.9 45.9 35.7 24.3 13.7, average 44.0
+                 (second-hand); BaS-Net 58.2 52.3 44.6 36.0 27.0 18.6 10.4, average 35.3.
+  activitynet    ActivityNet 1.3, T = 50, smoothed activations, tIoU 0.5 … 0.95. *published*, not
+                 run: average 24.3 (second-hand); BaS-Net 22.2. Thresholds and schedule are ours.
+  demo           embedded simulated features, then scored: minutes on 2 CPU cores.
+  thumos14_simulated   simulated features on THUMOS14's real segments:
+                 --config.data.localization.annotations=gt.json and ….durations=videos.csv
+  stitched       sequences stitched from real frame features of trimmed videos, a .npz file:
+                 --config.data.path=features.npz
+Simulated and stitched features measure the method's parts against each other, not against papers.
+
+Questions are added after a comma, e.g. configs/dcc.py:demo,no_denoising
+  bas_net        without contrast: the two branches alone
+  no_denoising   contrast with S = 1
+  intra_video, mini_batch, memory_bank    contrast within a video, a batch, all videos (default)
+  dataset_clusters   clusters of all training snippets, anew each epoch, not of each video
+  as_reviewed    β from 0.1 to 10,000, as a review of the paper has it
+  query_only     no gradient to positives and negatives
+"""
+
+from vssl_jax import config as config_lib
+from vssl_jax import recipes
+
+
+def _common(c):
+  """Adam at a constant rate, L2 in the gradient, on all weights, as BaS-Net's code."""
+  c.data.source, c.data.clips = "localization", 1
+  c.probe.run = False
+  c.batch_size, c.steps = 16, 1500
+  o = c.optim
+  o.name, o.lr, o.lr_batch, o.momentum = "adam", 1e-4, 16, 0.9
+  o.weight_decay, o.decay_bias, o.warmup_epochs, o.final_lr = 5e-4, True, 0.0, 1.0
+  c.save.every, c.log_every = 500, 50
+
+
+def thumos14(c):
+  """Two-stream I3D features of 16 frames at 25 a second."""
+  _common(c)
+  c.data.frames = 750
+  c.dcc.classes, c.dcc.videos, c.dcc.width = 20, 200, 2048
+
+
+def activitynet(c):
+  """200 classes, long actions: few steps, smoothed."""
+  _common(c)
+  c.data.frames, c.batch_size, c.steps = 50, 64, 10_000
+  c.data.train_split, c.data.eval_split = "training", "validation"
+  d = c.dcc
+  d.classes, d.videos, d.width, d.protocol, d.clusters = 200, 10_024, 2048, "activitynet", 10
+  p = d.proposals
+  p.class_threshold, p.smooth, p.nms = 0.1, 7, 0.8
+
+
+def _small(c):
+  """A trunk of 128 channels on narrow features, a rate to match."""
+  _common(c)
+  c.data.frames, c.steps = 256, 600
+  c.dcc.hidden, c.dcc.filter, c.dcc.dim = 128, 64, 64
+  c.optim.lr = 1e-3
+  c.save.every = 300
+
+
+def demo(c):
+  """200 + 100 simulated videos of 8 classes."""
+  _small(c)
+  c.data.source = "untrimmed"
+
+
+def thumos14_simulated(c):
+  """THUMOS14's 200 + 210 videos and segments; the features alone are made up."""
+  _small(c)
+  c.data.source, c.data.frames = "untrimmed", 512
+  u = c.data.localization.untrimmed
+  u.width = 128
+
+
+def stitched(c):
+  """Half the classes of a .npz file as actions, the others between them."""
+  _small(c)
+  c.data.source = "stitched"
+  c.data.train_split, c.data.eval_split = "1", "2"
+
+
+VARIANTS = {
+  "thumos14": thumos14, "activitynet": activitynet, "demo": demo,
+  "thumos14_simulated": thumos14_simulated, "stitched": stitched,
+}  # fmt: skip
+CHANGES = {
+  "bas_net": recipes.field("contrast", "none"),
+  "no_denoising": recipes.field("denoise", False),
+  "intra_video": recipes.field("contrast", "video"),
+  "mini_batch": recipes.field("contrast", "batch"),
+  "memory_bank": recipes.field("contrast", "bank"),
+  "dataset_clusters": recipes.field("cluster_scope", "dataset"),
+  "as_reviewed": recipes.field("beta", (0.1, 10_000.0)),
+  "query_only": recipes.field("keys_learn", False),
+}
+
+
+def get_config(variant: str = ""):
+  """The config of a variant, with changes after commas."""
+  return config_lib.compose(
+    variant or "thumos14", VARIANTS, CHANGES, prefix="dcc", method="dcc"
+  )  # fmt: skip

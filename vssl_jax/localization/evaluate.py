@@ -1,0 +1,119 @@
+"""From a network's activations over a whole split to predictions and mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization import detection_map as maps
+from vssl_jax.localization.annotations import Prediction
+from vssl_jax.localization.nms import suppress
+from vssl_jax.localization.proposals import Settings, propose
+
+TIOUS: Mapping[str, tuple[float, ...]] = {
+  "thumos14": maps.THUMOS14,
+  "activitynet": maps.ACTIVITYNET,
+}
+_AVERAGES = {
+  "thumos14": ((0.1, 0.7), (0.1, 0.5), (0.3, 0.7)),
+  "activitynet": ((0.5, 0.95),),
+}
+
+# (features float32 [N, T, D], mask bool [N, T]) -> logits [N, T, C] of the actions over time and
+# probabilities [N, C] of the actions in the video
+Activate = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
+
+
+def predict(
+  activate: Activate,
+  source: Any,
+  *,
+  batch_size: int,
+  settings: Settings | None = None,
+  nms: float = 0.7,
+  sigma: float | None = None,
+) -> tuple[dict[str, list[Prediction]], float]:
+  """Scored segments of every video of a split.
+
+  Args:
+    activate: see `Activate`.
+    source: a `LocalizationSource`, or what stands for one.
+    batch_size: videos at a time, a multiple of the processes.
+    settings: of the proposals.
+    nms: tIoU from which the worse of two segments of a class is dropped.
+    sigma: of soft suppression in its place.
+
+  Returns:
+    Predictions by video name, and the share of labelled videos whose likeliest class they have.
+  """
+  predictions, right, labelled = {}, 0, 0
+  for batch in source.eval_batches(batch_size):
+    cas, probability = jax.device_get(activate(batch["features"], batch["mask"]))
+    kept = ("mask", "labels", "seconds", "video", "valid")
+    rows = gather({"cas": cas, "probability": probability, **{k: batch[k] for k in kept}})
+    for i in np.flatnonzero(rows["valid"]):
+      video = int(rows["video"][i])
+      proposals = propose(
+        rows["cas"][i][rows["mask"][i]], rows["probability"][i], settings=settings,
+        step_seconds=float(rows["seconds"][i]), duration=source.videos[video].duration,
+      )  # fmt: skip
+      chosen = suppress(proposals, threshold=nms, sigma=sigma)
+      predictions[source.names[video]] = chosen.predictions(source.label_names)
+      labels = rows["labels"][i]
+      labelled += bool(labels.any())
+      right += bool(labels[rows["probability"][i].argmax()])
+  return predictions, right / max(labelled, 1)
+
+
+def evaluate(
+  activate: Activate, source: Any, *, protocol: str = "thumos14", **kwargs: Any
+) -> dict[str, Any]:
+  """Predicts a split and scores it against its annotations.
+
+  Args:
+    activate: see `Activate`.
+    source: the split.
+    protocol: `thumos14` (tIoU 0.1 to 0.7) or `activitynet` (0.5 to 0.95).
+    **kwargs: of `predict`.
+
+  Returns:
+    `mAP` by threshold, `average` by range, `per_class` average precisions, `video_accuracy`,
+    `segments_per_video`, and the `headline`: shares in [0, 1].
+
+  Raises:
+    UserError: an unknown protocol.
+  """
+  if protocol not in TIOUS:
+    raise UserError(
+      f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}."
+    )  # fmt: skip
+  predictions, accuracy = predict(activate, source, **kwargs)
+  truth = dict(zip(source.names, source.videos, strict=True))
+  found = maps.detection_map(truth, predictions, tious=TIOUS[protocol])
+  averages = {f"{low:g}:{high:g}": found.average(low, high) for low, high in _AVERAGES[protocol]}
+  tious = [f"{t:.2f}".rstrip("0") for t in found.tious]
+  first, value = next(iter(averages.items()))
+  return {
+    "mAP": dict(zip(tious, found.mean.tolist(), strict=True)),
+    "average": averages,
+    "per_class": {
+      name: dict(zip(tious, row, strict=True))
+      for name, row in zip(found.label_names, found.ap.tolist(), strict=True)
+    },
+    "video_accuracy": accuracy,
+    "segments_per_video": sum(map(len, predictions.values())) / max(len(predictions), 1),
+    "videos": len(predictions),
+    "headline": {f"mAP@{first}": {"trained": value}},
+  }
+
+
+def gather(rows: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+  """Rows of all processes, in their order."""
+  if jax.process_count() == 1:
+    return rows
+  return multihost_utils.process_allgather(dict(rows), tiled=True)

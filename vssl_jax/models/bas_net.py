@@ -1,0 +1,172 @@
+"""BaS-Net: class activation over time, of a video and of what a filter leaves of it.
+
+Lee et al., "Background Suppression Network for Weakly-supervised Temporal Action Localization"
+(AAAI 2020), as its released code has it, on features X of T steps:
+
+  filter   w = sigmoid(conv1(lrelu(conv1(X)))) in (0, 1)
+  trunk    E = lrelu(conv3(lrelu(conv3(·)))), of X (base branch) and of w ⊙ X (suppression branch)
+  classes  CAS = conv1(dropout(E)), C actions and then the background, without bias
+
+Both branches share their weights, and in the first layer also their products: a convolution is
+Σ_k shift_k(X W_k), and shift_k((w ⊙ X) W_k) = shift_k(w ⊙ (X W_k)).
+
+DCC (CVPR 2022) adds one layer on E, the embedding of a snippet.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BASE, SUPPRESSED = 0, 1  # places on the axis of branches
+_SLOPE = 0.01
+# Uniform in ±1 / √fan_in.
+_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Activations(NamedTuple):
+  """What the network sees in N videos; float32, 0 where the mask is False.
+
+  Attributes:
+    attention: `[N, T]`, w in (0, 1).
+    cas: `[2, N, T, C + 1]`, base and suppression branch, logits; in training with dropout.
+    clean: as `cas`, without dropout and without gradient.
+    embedding: `[2, N, T, d]`.
+  """
+
+  attention: jax.Array
+  cas: jax.Array
+  clean: jax.Array
+  embedding: jax.Array
+
+
+class BasNet(nn.Module):
+  """The network.
+
+  Attributes:
+    classes: C, without the background.
+    hidden: channels of the trunk.
+    filter: channels of the filter.
+    dim: d, width of the embedding.
+    dropout: rate in [0, 1).
+    dtype: of the products; parameters and results are float32.
+  """
+
+  classes: int
+  hidden: int = 2048
+  filter: int = 512
+  dim: int = 512
+  dropout: float = 0.7
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, features: jax.Array, mask: jax.Array, keys: jax.Array | None = None
+  ) -> Activations:
+    """Activations of features `[N, T, D]`, float.
+
+    Args:
+      features: a step each; what stands where the mask is False counts nowhere.
+      mask: bool `[N, T]`, a video's steps from the first on.
+      keys: one PRNG key a video `[N]`, for dropout; None for none.
+    """
+    inside = mask[..., None]
+    x = jnp.where(inside, features, 0).astype(self.dtype)
+    attention = self._filter(x) * mask
+    products, bias = Taps(self.hidden, dtype=self.dtype, name="conv1")(x)
+    w = attention[..., None].astype(self.dtype)
+    both = jnp.stack([shifted(products), shifted([w * p for p in products])])
+    # Padding is zeros before either layer, as beyond the ends of a video.
+    both = jnp.where(inside, _activate(both + bias), 0)
+    n, t = mask.shape
+    products, bias = Taps(self.hidden, dtype=self.dtype, name="conv2")(both.reshape(2 * n, t, -1))
+    trunk = _activate(shifted(products) + bias).reshape(2, n, t, self.hidden)
+
+    classifier = self._dense(self.classes + 1, "classifier", use_bias=False)
+    clean = lax.stop_gradient(classifier(trunk))
+    cas = classifier(trunk if keys is None else _dropout(trunk, keys, self.dropout))
+    embedding = self._dense(self.dim, "projection")(trunk)
+    cas, clean, embedding = (
+      jnp.where(inside, part.astype(jnp.float32), 0) for part in (cas, clean, embedding)
+    )
+    return Activations(attention, cas, clean, embedding)
+
+  def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
+    return nn.Dense(width, use_bias, dtype=self.dtype, kernel_init=_init, name=name)
+
+  def _filter(self, x: jax.Array) -> jax.Array:
+    hidden = _activate(self._dense(self.filter, "filter1")(x))
+    logit = self._dense(1, "filter2")(hidden)[..., 0]
+    return jax.nn.sigmoid(logit.astype(jnp.float32))
+
+
+class Taps(nn.Module):
+  """The products X W_k of a convolution over time, K arrays `[N, T, F]`, and its bias `[F]`.
+
+  Their sum, each shifted by its tap (`shifted`), is the convolution. The kernel is `[K, D, F]`.
+  """
+
+  features: int
+  width: int = 3
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    shape = (self.width, x.shape[-1], self.features)
+    kernel = self.param("kernel", _init, shape).astype(self.dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return [jnp.matmul(x, kernel[k]) for k in range(self.width)], bias
+
+
+def shifted(products: list[jax.Array]) -> jax.Array:
+  """Σ_k products_k[t + k − K // 2], zeros beyond the ends; `[N, T, F]`."""
+  t, half = products[0].shape[1], len(products) // 2
+  total = products[half]
+  for k, p in enumerate(products):
+    if k < half:
+      total = total + jnp.pad(p, ((0, 0), (half - k, 0), (0, 0)))[:, :t]
+    elif k > half:
+      total = total + jnp.pad(p, ((0, 0), (0, k - half), (0, 0)))[:, k - half :]
+  return total
+
+
+def _activate(x: jax.Array) -> jax.Array:
+  return nn.leaky_relu(x, _SLOPE)
+
+
+def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+  """Inverted dropout on `[2, N, T, F]`, each branch its own, drawn from each video's key."""
+
+  def draw(key: jax.Array) -> jax.Array:
+    return jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (2, *x.shape[2:]))
+
+  keep = jax.vmap(draw, out_axes=1)(keys)
+  return jnp.where(keep, x / (1 - rate), 0)
+
+
+def top_mean(cas: jax.Array, mask: jax.Array, share: int = 8) -> jax.Array:
+  """A video's score of each class: the mean of its k largest activations, k = ⌊n / share⌋.
+
+  Args:
+    cas: float32 `[..., N, T, C]`.
+    mask: bool `[N, T]`; n counts its True entries, and k is at least 1.
+    share: 8 in BaS-Net, so that k = 93 of T = 750.
+
+  Returns:
+    `[..., N, C]`.
+  """
+  most = top_count(mask.shape[1], share)
+  count = top_count(jnp.sum(mask, axis=1), share)  # [N]
+  hidden = jnp.where(mask[..., None], cas, -jnp.inf)
+  best, _ = lax.top_k(jnp.swapaxes(hidden, -1, -2), most)  # [..., N, C, k]
+  used = jnp.arange(most) < count[:, None]
+  return jnp.sum(jnp.where(used[:, None, :], best, 0), axis=-1) / count[:, None]
+
+
+def top_count(steps: int | jax.Array, share: int = 8) -> int | jax.Array:
+  """K, how many of a video's steps its score is the mean of; at least 1."""
+  return max(steps // share, 1) if isinstance(steps, int) else jnp.maximum(steps // share, 1)
