@@ -1,5 +1,7 @@
 """The one exception that speaks to the user, and one line out of any other."""
 
+import re
+
 
 class UserError(ValueError):
   """Bad input, told in one line: which file or field, what was wrong, what to do.
@@ -17,5 +19,7 @@ def brief(error: BaseException) -> str:
     kind, _, message = line.partition("UserError: ")
     if message and " " not in kind:
       return message
+  if unknown := re.search(r"'(\w+)' (Did you mean .*\?)", " ".join(lines)):
+    return f"the config has no field {unknown[1]!r}. {unknown[2]}"
   shown = [line for line in lines if not line.startswith(("File ", "Traceback"))]
   return " ".join(shown[:4]) or type(error).__name__

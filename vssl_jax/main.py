@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
 
 from absl import app, flags, logging
@@ -69,10 +68,7 @@ def _parse(argv: list[str]) -> list[str]:
     if _CONFIG.value is not None:
       _ = _CONFIG.value.name  # a config file that failed to load says so only when it is read
   except Exception as e:
-    text = brief(e)
-    if unknown := re.search(r"'(\w+)' (Did you mean .*\?)", text):
-      text = f"the config has no field {unknown[1]!r}. {unknown[2]}"
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {brief(e)}", file=sys.stderr)
     raise SystemExit(2) from e
   return rest
 

@@ -6,9 +6,10 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
+
+from vssl_jax.io import files
 
 FILE = "metrics.jsonl"
 
@@ -63,9 +64,8 @@ def cut_back(workdir: pathlib.Path, step: int) -> None:
         kept.append(line + "\n")
     except (json.JSONDecodeError, KeyError):
       continue
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(kept), encoding="utf-8")
-  os.replace(temporary, path)
+  with files.replacing(path) as file:
+    file.write("".join(kept).encode())
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
+from vssl_jax.io import files
 
 Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
@@ -227,8 +228,7 @@ def save(path: str | os.PathLike[str], features: Features) -> None:
   """Writes an `.npz` file (no pickles): the arrays, names, and `info` as JSON text; atomic."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  with partial.open("wb") as f:
+  with files.replacing(path) as f:
     np.savez(
       f,
       **{key: getattr(features, key) for key in _ARRAYS},
@@ -236,7 +236,6 @@ def save(path: str | os.PathLike[str], features: Features) -> None:
       label_names=np.array(features.label_names, np.str_),
       info=np.array(json.dumps(features.info, sort_keys=True)),
     )
-  os.replace(partial, path)
 
 
 def load(path: str | os.PathLike[str]) -> Features:

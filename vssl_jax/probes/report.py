@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vssl_jax.io import files
 from vssl_jax.probes.metrics import Accuracy
 
 _ANNOTATED = 20  # up to so many classes, cells carry numbers
@@ -74,14 +75,9 @@ def write_json(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file beside its final name, then renames it; makes the folder."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  try:
-    partial.write_bytes(data)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path) as file:
+    file.write(data)
 
 
 def tree_hash(tree: Any) -> str:

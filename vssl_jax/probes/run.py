@@ -156,8 +156,8 @@ def quick(
   Returns:
     A JSON-able dict: `logistic` with `top1`, `top5`, `mean_class_top1` and how it was fitted,
     `retrieval` with `R@k` and `mAP`, `videos` scored (unreadable ones are not), `feature`,
-    `bn_mode`, `encoder_sha256`, `seconds` and `clips_per_second` (views through the network, reading and compilation included). Accuracies
-    are fractions.
+    `bn_mode`, `encoder_sha256`, `seconds` and `clips_per_second` (views through the network,
+    reading and compilation included). Accuracies are fractions.
 
   Raises:
     UserError: a split is empty or has no labels.
