@@ -24,16 +24,17 @@ def test_objective_is_the_loss_of_what_embed_gives():
   c = config()
   method, _, params, state = rho.start(c)
   batch, rng = rho.keyed(c)
-  e, after = rho.hasty(method.embed)(params, state, batch)
+
+  def run(params, state, batch):  # one program: compiling is what takes the time
+    e, after = method.embed(params, state, batch)
+    loss, (_, metrics) = method.objective(params, after, e, batch, rng, 0)
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, 4))(batch["key"])
+    want = provico(e["mean"], e["log_variance"], keys, 30.0, 30.0, settings=method_lib.settings(c))
+    return e, loss, metrics, want
+
+  e, loss, metrics, (want, terms) = rho.hasty(run)(params, state, batch)
   assert e["mean"].shape == e["log_variance"].shape == (rho.N, 4, 8)
   np.testing.assert_allclose(np.linalg.norm(e["mean"], axis=-1), 1, rtol=1e-5)
-  (loss, (_, metrics)) = rho.hasty(method.objective)(params, after, e, batch, rng, 0)
-  keys = jax.vmap(lambda k: jax.random.fold_in(k, 4))(batch["key"])
-  want, terms = rho.hasty(
-    lambda e: provico(
-      e["mean"], e["log_variance"], keys, 30.0, 30.0, settings=method_lib.settings(c)
-    )
-  )(e)
   np.testing.assert_allclose(loss, want, rtol=1e-4)
   for name in ("loss_match", "loss_kl", "uncertainty", "positives_per_anchor"):
     np.testing.assert_allclose(metrics[name], terms[name], rtol=1e-4)
@@ -42,9 +43,8 @@ def test_objective_is_the_loss_of_what_embed_gives():
   np.testing.assert_allclose(metrics["log_variance_mean"], -np.log(8), rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["", ",mutual,halves,classes,moments"])
-def test_one_device_equals_eight(change):
-  c = config(f"demo{change}")
+def test_one_device_equals_eight():
+  c = config("demo,mutual,halves")
   (loss, (state, metrics)), grads = rho.gradients(c)
   (loss8, (state8, metrics8)), grads8 = rho.gradients(c, devices=8)
   np.testing.assert_allclose(loss, loss8, rtol=1e-5)
