@@ -79,11 +79,15 @@ def settings(config: ConfigDict) -> Settings:
   c = config.provico
   if c.mining == "absolute" and c.distance_on == "samples" and c.threshold < 0:
     raise UserError("config.provico.threshold is negative: no distance is; use mining=none.")
-  return Settings(
-    samples=c.samples, own=c.own, distance_on=c.distance_on, scalar=c.scalar,
-    stochastic=c.stochastic, average=c.average, beta=c.beta, kl_on=c.kl_on,
-    block_size=c.block_size, rule=Rule(c.mining, c.threshold, c.combine, c.distance, c.form),
-  )  # fmt: skip
+  try:
+    rule = Rule(c.mining, c.threshold, c.combine, c.distance, c.form)
+    return Settings(
+      samples=c.samples, own=c.own, distance_on=c.distance_on, scalar=c.scalar,
+      stochastic=c.stochastic, average=c.average, beta=c.beta, kl_on=c.kl_on,
+      block_size=c.block_size, rule=rule,
+    )  # fmt: skip
+  except UserError as e:
+    raise UserError(f"config.provico: {e}") from e
 
 
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:

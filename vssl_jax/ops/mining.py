@@ -60,13 +60,13 @@ class Rule:
           f"mining: {name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
         )
     if self.kind == "quantile" and not 0 < self.value <= 1:
-      raise UserError(f"mining: a quantile must be a share in (0, 1]; got {self.value}")
+      raise UserError(f"mining: the threshold of a quantile is a share in (0, 1]; got {self.value}")
     if self.kind == "top_k" and (self.value < 1 or self.value != int(self.value)):
       raise UserError(
-        f"mining: top_k needs a whole number of neighbours, 1 or more; got {self.value}"
+        f"mining: the threshold of top_k is a whole number, 1 or more; got {self.value}"
       )
     if not self.weight >= 0:
-      raise UserError(f"mining: the weight of the quadratic term must be ≥ 0; got {self.weight}")
+      raise UserError(f"mining: the distance's weight must be ≥ 0; got {self.weight}")
 
   def distance(self, x: Gaussians, y: Gaussians) -> jax.Array:
     """Distances of all pairs of two blocks, without gradient."""
