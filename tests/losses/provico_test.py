@@ -236,7 +236,7 @@ def test_labels_are_read_and_never_used():
 
 
 @functools.cache
-def toy(steps=200, **values):
+def toy(steps=200, offset=45.0, **values):
   """64 videos in 16 groups of four through two linear heads; each step draws noisy clips anew.
 
   96 of the 2,016 pairs belong together, and as many are mined. Returns metrics averaged over the
@@ -249,7 +249,7 @@ def toy(steps=200, **values):
   s = Settings(samples=4, rule=Rule("quantile", 96 / 2016), **values)
   params = {
     "mean": jnp.float32(rng.normal(size=(dim, dim)) / dim**0.5), "variance": jnp.zeros((dim, dim)),
-    "bias": jnp.full(dim, -np.log(dim)), "slope": jnp.float32(30), "offset": jnp.float32(30),
+    "bias": jnp.full(dim, -np.log(dim)), "slope": jnp.float32(30), "offset": jnp.float32(offset),
   }  # fmt: skip
   tx = optax.adam(0.01)
 
@@ -291,12 +291,19 @@ def test_default_learns_to_match_without_resting_on_the_clamp():
   assert row["match_negative"] > 0.9
   assert row["log_variance_at_low"] == row["log_variance_at_high"] == 0
   assert row["uncertainty"] < 0.5
+  assert row["mining_precision"] > 0.9
   assert embed_stats.diagnose(row) is None
+
+
+def test_trace_learns_where_no_pair_matches_at_first():
+  row = toy(offset=30.0)
+  assert row["match_positive"] > 0.9
+  assert row["match_negative"] > 0.9
 
 
 def test_geometric_mean_asks_for_noise_beyond_the_sphere_and_matches_nothing():
   """The optimum s = 2 L wants σ² = O(1) in each of D dimensions; the explosion is named."""
-  row = toy(scalar="geometric")
+  row = toy(scalar="geometric", offset=30.0)
   assert row["match_positive"] < 0.1
   assert row["uncertainty"] > 10
   assert embed_stats.diagnose(row).startswith("exploded variance")

@@ -29,7 +29,7 @@ def test_objective_is_the_loss_of_what_embed_gives():
     e, after = method.embed(params, state, batch)
     loss, (_, metrics) = method.objective(params, after, e, batch, rng, 0)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 4))(batch["key"])
-    want = provico(e["mean"], e["log_variance"], keys, 30.0, 30.0, settings=method_lib.settings(c))
+    want = provico(e["mean"], e["log_variance"], keys, 30.0, 45.0, settings=method_lib.settings(c))
     return e, loss, metrics, want
 
   e, loss, metrics, (want, terms) = rho.hasty(run)(params, state, batch)
@@ -38,7 +38,7 @@ def test_objective_is_the_loss_of_what_embed_gives():
   np.testing.assert_allclose(loss, want, rtol=1e-4)
   for name in ("loss_match", "loss_kl", "uncertainty", "positives_per_anchor"):
     np.testing.assert_allclose(metrics[name], terms[name], rtol=1e-4)
-  np.testing.assert_allclose([metrics["slope"], metrics["offset"]], 30, rtol=1e-6)
+  np.testing.assert_allclose([metrics["slope"], metrics["offset"]], [30, 45], rtol=1e-6)
   np.testing.assert_array_equal(metrics["embeddings"], e["mean"])
   np.testing.assert_allclose(metrics["log_variance_mean"], -np.log(8), rtol=1e-5)
 
@@ -84,7 +84,7 @@ def test_monitors_see_the_range_and_both_ends_of_the_clamp():
   ("change", "values", "cause"),
   [
     ("own,no_kl", {"provico.clamp": (-3.0, 4.0)}, "collapsed variance"),
-    ("geometric", {"provico.slope": 60.0}, "exploded variance"),
+    ("geometric", {"provico.offset": 15.0}, "exploded variance"),
   ],
 )  # fmt: skip
 def test_a_provoked_failure_of_the_variance_is_named(change, values, cause):
