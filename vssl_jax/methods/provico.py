@@ -59,8 +59,8 @@ def defaults() -> ConfigDict:
   c.stochastic = True  # False: L_soft alone
   c.scalar = "trace"  # of σ² in the weights: trace | geometric | mean
   c.average = "pairs"  # over all pairs alike | classes (positives and negatives half each)
-  # p = s(b − a ‖z − z'‖), both learnt, is ½ at the distance b / a. At first a video's own draws lie √2
-  # apart and unrelated videos 2: with b = a no pair matches, and σ settles where none ever will.
+  # p = s(b − a ‖z − z'‖), both learnt, is ½ at the distance b / a. At first a video's own draws lie
+  # √2 apart and unrelated videos 2: with b = a no pair matches, and σ settles where none ever will.
   c.slope = 30.0  # a at the start
   c.offset = 45.0  # b at the start
   c.trace = 1.0  # Σ_d σ_d² of a clip at the start
