@@ -1,0 +1,225 @@
+"""DCC around a tiny BaS-Net: its parts put together, the memory, devices, schedules, refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small
+from tests.methods import rho
+from vssl_jax import methods, parallel
+from vssl_jax import step as step_lib
+from vssl_jax.errors import UserError
+from vssl_jax.losses import bas_net as bas_losses
+from vssl_jax.losses import dcc as parts
+from vssl_jax.methods import base
+from vssl_jax.methods import dcc as method_lib
+from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet, top_mean
+
+N, T, D, C, V = 8, 20, 6, 3, 16
+TINY = {
+  "dcc.hidden": 8, "dcc.filter": 4, "dcc.dim": 4, "dcc.clusters": 4, "dcc.regions": 2,
+  "dcc.classes": C, "dcc.videos": V, "dcc.labels": 2, "dcc.width": D, "data.frames": T,
+  "batch_size": N, "steps": 10, "dcc.cluster_iterations": 3, "dcc.warmup": 0.0,
+}  # fmt: skip
+
+
+def config(variant="demo", **values):
+  c = small.load("dcc.py", variant)
+  c.update_from_flattened_dict({**TINY, **values})
+  return c.lock()
+
+
+@functools.cache
+def videos():
+  rng = np.random.default_rng(0)
+  labels = np.zeros((V, C), np.float32)
+  labels[np.arange(V), np.arange(V) % C] = 1
+  labels[::5, 0] = 1
+  lengths = rng.integers(T // 2, T + 1, V)
+  mask = np.arange(T) < lengths[:, None]
+  x = rng.normal(size=(V, T, D)).astype(np.float32) * mask[..., None]
+  return {"features": x, "mask": mask, "labels": labels, "video": np.arange(V)}
+
+
+def batch(of=range(N)):
+  return {k: x[list(of)] for k, x in videos().items()}
+
+
+def start(c, devices=1):
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  method = methods.load("dcc").build(c, mesh)
+  params, state = small.init(method)
+  params = parallel.put_replicated(mesh, params)
+  return method, mesh, params, parallel.put(mesh, state, method.state_spec)
+
+
+_compiled = {}
+
+
+def gradients(c, devices=1, of=range(N), state=None):
+  """((loss, (state, metrics)), gradients) on one batch, at step 5."""
+  key = c.to_json(), devices
+  if key not in _compiled:
+    method, mesh, params, first = start(c, devices)
+    fn = base.value_and_grad(method, 1)
+
+    def run(params, state, batch):
+      rng, keys = step_lib.step_keys(0, jnp.int32(0), N)
+      return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(5))
+
+    _compiled[key] = rho.hasty(run), method, mesh, params, first
+  run, method, mesh, params, first = _compiled[key]
+  state = first if state is None else parallel.put(mesh, state, method.state_spec)
+  return jax.device_get(run(params, state, parallel.put_batch(mesh, batch(of))))
+
+
+def test_loss_is_the_sum_of_its_parts():
+  c = config(**{"dcc.denoise": False})
+  (loss, (state, metrics)), _ = gradients(c)
+  _, _, params, _ = start(c)
+  _, keys = step_lib.step_keys(0, jnp.int32(0), N)
+  b = batch()
+  out = rho.hasty(BasNet(C, 8, 4, 4, 0.7).apply)({"params": params}, b["features"], b["mask"], keys)
+  pair = rho.hasty(bas_losses.classification)(top_mean(out.cas, b["mask"]), b["labels"])
+  np.testing.assert_allclose([metrics["loss_base"], metrics["loss_suppressed"]], pair, rtol=1e-5)
+  classes = parts.slots(b["labels"], 2)
+  pseudo = parts.pseudo_labels(parts.at_slots(out.clean[SUPPRESSED], classes), b["mask"])
+  fresh = parts.pool(out.embedding[BASE], pseudo, jnp.ones(pseudo.shape), classes, b["mask"], 2)
+  contrast = rho.hasty(functools.partial(parts.contrast, temperature=0.1))
+  dcc, _ = contrast(fresh, parts.empty(V, 2, 2, 4), jnp.arange(N))
+  np.testing.assert_allclose(metrics["loss_dcc"], dcc, rtol=1e-4)
+  weight = 0.1 + 0.9 * 5 / 9
+  np.testing.assert_allclose(metrics["beta"], weight, rtol=1e-5)
+  want = sum(pair) + 1e-4 * bas_losses.sparsity(out.attention) + weight * dcc
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  np.testing.assert_allclose(state.bank.action[:N], fresh.action, rtol=1e-3, atol=1e-4)
+  assert metrics["bank_filled"] == 0.5
+
+
+def test_denoising_lowers_trust_and_changes_the_gradient():
+  (_, (_, with_it)), grads = gradients(config())
+  (_, (_, without)), plain = gradients(config(**{"dcc.denoise": False}))
+  assert with_it["confidence"] < without["confidence"] == 1
+  assert with_it["confidence"] > 0.5  # the larger part of a cluster agrees with itself
+  assert with_it["pseudo_share"] == without["pseudo_share"]
+  gap = np.abs(grads["projection"]["kernel"] - plain["projection"]["kernel"]).max()
+  assert gap > 1e-4
+
+
+def test_an_epoch_fills_the_memory_and_other_videos_entries_matter():
+  c = config()
+  (_, (state, _)), _ = gradients(c, of=range(N, V))
+  (_, (state, metrics)), _ = gradients(c, state=state)
+  assert metrics["bank_filled"] == 1
+  assert np.all(state.bank.classes[:, 0] >= 0)
+  np.testing.assert_array_equal(state.bank.classes, parts.slots(videos()["labels"], 2))
+  assert np.all(state.bank.has_action.any((1, 2)))
+  (loss, _), grads = gradients(c, state=state)
+  other = state.replace(bank=jax.tree.map(np.array, state.bank))
+  other.bank.action[N + 1] *= -1
+  (changed, _), changed_grads = gradients(c, state=other)
+  assert abs(loss - changed) > 1e-4
+  kernel = lambda g: g["projection"]["kernel"]
+  assert np.abs(kernel(grads) - kernel(changed_grads)).max() > 1e-5
+  # In a narrower scope they do not.
+  for scope in ("video", "batch"):
+    narrow = config(**{"dcc.contrast": scope})
+    (a, _), _ = gradients(narrow)
+    assert start(narrow)[3].bank.classes.shape == (1, 2)
+    assert a > 0
+
+
+@pytest.mark.parametrize("variant", ["demo", "demo,dataset_clusters"])
+def test_one_device_equals_eight(variant):
+  c = config(variant)
+  (_, (state, _)), _ = gradients(c, of=range(N, V))
+  state = state.replace(
+    centers=np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32),
+    shares=np.random.default_rng(1).random((4, C)).astype(np.float32),
+  )
+  (loss, (one, metrics)), grads = gradients(c, state=state)
+  (loss8, (eight, metrics8)), grads8 = gradients(c, devices=8, state=state)
+  np.testing.assert_allclose(loss, loss8, rtol=1e-5)
+  rho.close(grads, grads8, 1e-4)
+  rho.close(one, eight, 1e-5)
+  rho.close(metrics, metrics8, 1e-4)
+  _, _, _, placed = start(c, devices=8)
+  assert placed.bank.action.addressable_shards[0].data.shape == (V // 8, 2, 2, 4)
+  _, _, _, whole = start(config(**{"dcc.videos": 18}), devices=8)
+  assert whole.bank.action.sharding.is_fully_replicated
+
+
+def test_bas_net_alone_has_no_memory_and_no_gradient_of_the_projection():
+  (loss, (state, metrics)), grads = gradients(config("demo,bas_net"))
+  assert "loss_dcc" not in metrics
+  np.testing.assert_allclose(
+    loss, metrics["loss_base"] + metrics["loss_suppressed"] + 1e-4 * metrics["loss_sparsity"],
+    rtol=1e-5,
+  )  # fmt: skip
+  assert np.all(state.bank.classes == -1)
+  assert np.all(grads["projection"]["kernel"] == 0)
+  (_, (_, same)), _ = gradients(config())
+  np.testing.assert_allclose(same["loss_base"], metrics["loss_base"], rtol=1e-6)
+
+
+def test_weight_of_the_contrast_over_a_run():
+  c = config(**{"steps": 101, "dcc.warmup": 0.2})
+  at = lambda step: float(method_lib.beta(c, step))
+  assert (at(0), at(19)) == (0, 0)
+  np.testing.assert_allclose([at(20), at(60), at(100)], [0.1, 0.55, 1.0], rtol=1e-5)
+  reviewed = config("demo,as_reviewed", steps=11)
+  np.testing.assert_allclose(method_lib.beta(reviewed, 10), 1e4, rtol=1e-6)
+
+
+def test_refresh_clusters_the_data_set_every_so_many_epochs():
+  c = config("demo,dataset_clusters", **{"dcc.refresh": 2, "batch_size": N})
+
+  class Split:
+    def eval_batches(self, batch_size):
+      for first in range(0, V, batch_size):
+        yield {**batch(range(first, first + batch_size)), "valid": np.ones(batch_size, bool)}
+
+  method, _, params, state = start(c)
+  assert methods.load("dcc").build(config()).refresh is None
+  _, first = method.refresh(params, state, Split())
+  assert first.centers.shape == (4, 4)
+  assert np.asarray(first.centers).any()
+  assert np.all((np.asarray(first.shares) >= 0) & (np.asarray(first.shares) <= 1))
+  # Shares times sizes are the pseudo-labelled snippets of each class: roughly half of its videos'.
+  assert np.asarray(first.shares).max() > 0.05
+  moved = jax.tree.map(lambda p: 1.1 * p + 0.01, params)
+  _, second = method.refresh(moved, first, Split())
+  np.testing.assert_array_equal(second.centers, first.centers)
+  _, third = method.refresh(moved, second, Split())
+  assert np.abs(third.centers - first.centers).max() > 1e-4
+  assert third.epochs == 3
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"dcc.contrast": "all"}, "config.dcc.contrast is 'all': choose one of none, video"),
+    ({"dcc.protocol": "ava"}, "config.dcc.protocol is 'ava'"),
+    ({"dcc.temperature": 0.0}, "config.dcc.temperature is 0.0: it must be positive"),
+    ({"dcc.dropout": 1.0}, r"config.dcc.dropout is 1.0: it must lie in \[0, 1\)"),
+    ({"dcc.clusters": T + 1}, "a video has config.data.frames = 20 steps"),
+  ],
+)
+def test_impossible_fields_are_named(values, message):
+  with pytest.raises(UserError, match=message):
+    methods.load("dcc").build(config(**values))
+
+
+def test_sizes_come_from_the_data_and_other_data_is_refused():
+  c = config(**{k: 0 for k in ("dcc.classes", "dcc.videos", "dcc.labels", "dcc.width")})
+  assumed = methods.resolve(c, None).dcc
+  assert (assumed.classes, assumed.width) == (20, 2048)
+
+  class Clips:
+    label_names, num_videos, steps_per_epoch = ("a",), 3, 1
+
+  with pytest.raises(UserError, match="dcc needs features of untrimmed videos"):
+    methods.resolve(c, Clips())
