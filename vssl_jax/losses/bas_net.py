@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def targets(labels: jax.Array, background: bool) -> jax.Array:
-  """Labels `[N, C]` (0 or 1) with the background behind them, `[N, C + 1]`, rows of sum 1 (or 0)."""
+  """Labels `[N, C]` (0 or 1) with the background behind them, `[N, C + 1]`; rows sum to 1 or 0."""
   last = jnp.full((len(labels), 1), float(background), jnp.float32)
   whole = jnp.concatenate([labels.astype(jnp.float32), last], axis=1)
   return whole / jnp.maximum(jnp.sum(whole, axis=1, keepdims=True), 1)

@@ -55,7 +55,7 @@ def empty(videos: int, labels: int, regions: int, dim: int) -> Regions:
 
 
 def slots(labels: jax.Array, most: int) -> jax.Array:
-  """The classes of each video, ascending: labels `[N, C]` of 0 and 1 to int32 `[N, L]`, −1: none."""
+  """Classes of each video, ascending: labels `[N, C]` of 0 and 1 to int32 `[N, L]`, −1: none."""
   _, c = labels.shape
   if most > c:
     return jnp.pad(slots(labels, c), ((0, 0), (0, most - c)), constant_values=-1)

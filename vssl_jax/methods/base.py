@@ -34,8 +34,8 @@ class Method:
   The loss is given either whole (`loss`) or in two parts (`embed`, `objective`), which is
   what exact gradient accumulation needs: embeddings of all micro-batches first, then one
   objective over all of them. `batch` carries the entries of `batch_spec`, `label [N]` where the
-  source has it, `video [N]` and `key [N]`, a PRNG key for each example that no sharding or micro-batching
-  changes; `rng` is one key for the step.
+  source has it, `video [N]` and `key [N]`, a PRNG key for each example that no sharding or
+  micro-batching changes; `rng` is one key for the step.
 
   Attributes:
     init: (rng, batch) -> (params, state); the batch may be abstract zeros.

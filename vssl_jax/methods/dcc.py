@@ -77,10 +77,8 @@ def defaults() -> ConfigDict:
   c.regions = 5  # M
   c.temperature = 0.1  # τ; ours
   c.keys_learn = True  # gradients to the batch's positives and negatives too; ours
-  c.beta = (
-    0.1,
-    1.0,
-  )  # weight of L_dcc, linear from the end of the warm-up to that of the run; ours
+  # Weight of L_dcc, linear from the end of the warm-up to that of the run; ours.
+  c.beta = (0.1, 1.0)
   c.warmup = 0.2  # share of the run with β = 0; ours
   c.pseudo = "suppressed"  # branch that gives the pseudo-labels: suppressed | base; ours
   c.embedding = "base"  # branch whose embeddings are contrasted: base | suppressed; ours
@@ -228,10 +226,10 @@ def _denoised(
       clusters = found.labels.reshape(n, t)
       share = jnp.moveaxis(state.shares[:, jnp.maximum(classes, 0)], 0, 1)  # [N, K, L]
     trust = parts.confidence(clusters, pseudo, share)
-  share_of = lambda chosen, of: jnp.sum(chosen & of) / jnp.maximum(jnp.sum(of), 1)
+  count = jnp.maximum(jnp.sum(real), 1)
   watched = {
-    "pseudo_share": share_of(pseudo, real),
-    "confidence": jnp.sum(jnp.where(real, trust, 0)) / jnp.maximum(jnp.sum(real), 1),
+    "pseudo_share": jnp.sum(pseudo & real) / count,
+    "confidence": jnp.sum(jnp.where(real, trust, 0)) / count,
   }
   return parts.pool(x, pseudo, trust, classes, mask, c.regions), watched
 

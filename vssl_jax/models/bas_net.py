@@ -116,6 +116,7 @@ class Taps(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+    """Products and bias for x `[N, T, D]`."""
     shape = (self.width, x.shape[-1], self.features)
     kernel = self.param("kernel", _init, shape).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
