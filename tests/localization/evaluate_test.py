@@ -1,0 +1,68 @@
+"""A split through activations, proposals and scores: a network that knows the truth scores 1."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.localization import Dataset, LocalizationSource
+from tests.data_pipelines.localization_test import ARGS, fields
+from vssl_jax.errors import UserError
+from vssl_jax.localization import evaluate
+from vssl_jax.localization.annotations import Segment, Video
+from vssl_jax.localization.proposals import Settings
+
+STEPS, SECONDS = 20, 0.5
+ACTIONS = {"v0": [("a", 2, 6), ("b", 10, 14)], "v1": [("b", 4, 9)], "v2": [("a", 1, 5)]}
+
+
+def _source():
+  """Feature c of a step is 1 within an action of class c: the truth itself."""
+  videos, features = {}, {}
+  for name, actions in ACTIONS.items():
+    x = np.zeros((STEPS, 2), np.float32)
+    for label, start, end in actions:
+      x[start:end, "ab".index(label)] = 1
+    segments = tuple(Segment(s * SECONDS, e * SECONDS, label) for label, s, e in actions)
+    videos[name], features[name] = Video("test", STEPS * SECONDS, segments), x
+  data = fields(frames=24, sampling="pad")
+  dataset = Dataset(videos, features, SECONDS, ("a", "b"))
+  return LocalizationSource(data, dataset, split="test", batch_size=2, **ARGS)
+
+
+def _oracle(features, mask):
+  assert not features[~mask].any()
+  return features, features.max(axis=1)
+
+
+SETTINGS = Settings(scale=1, thresholds=(0.5,))
+
+
+def test_the_truth_as_activations_scores_one():
+  scores = evaluate.evaluate(_oracle, _source(), batch_size=2, settings=SETTINGS)
+  assert set(scores["mAP"]) == {"0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"}
+  assert all(x == 1 for x in scores["mAP"].values())
+  assert scores["average"] == {"0.1:0.7": 1, "0.1:0.5": 1, "0.3:0.7": 1}
+  assert scores["headline"] == {"mAP@0.1:0.7": {"trained": 1}}
+  assert scores["per_class"]["b"]["0.7"] == 1
+  assert (scores["video_accuracy"], scores["videos"]) == (1, 3)
+  np.testing.assert_allclose(scores["segments_per_video"], 4 / 3)
+
+
+def test_classes_mixed_up_score_nothing():
+  swapped = lambda x, mask: tuple(y[..., ::-1] for y in _oracle(x, mask))
+  scores = evaluate.evaluate(
+    swapped, _source(), batch_size=2, settings=SETTINGS, protocol="activitynet"
+  )
+  assert scores["average"] == {"0.5:0.95": 0}
+  assert scores["video_accuracy"] == pytest.approx(1 / 3)  # the video of both classes
+
+
+def test_predictions_are_in_seconds_and_by_name():
+  found, accuracy = evaluate.predict(_oracle, _source(), batch_size=2, settings=SETTINGS)
+  assert accuracy == 1
+  assert [(p.label, p.start, p.end) for p in found["v1"]] == [("b", 2.0, 4.5)]
+  assert sorted(p.label for p in found["v0"]) == ["a", "b"]
+
+
+def test_unknown_protocol_is_named():
+  with pytest.raises(UserError, match="'ava': choose one of thumos14, activitynet"):
+    evaluate.evaluate(_oracle, _source(), protocol="ava", batch_size=2)
