@@ -83,7 +83,7 @@ def test_monitors_see_the_range_and_both_ends_of_the_clamp():
 @pytest.mark.parametrize(
   ("change", "values", "cause"),
   [
-    ("own,no_kl", {"provico.clamp": (-3.0, 4.0)}, "collapsed variance"),
+    ("own,no_kl", {"provico.clamp": (-3.0, 4.0), "provico.offset": 30.0}, "collapsed variance"),
     ("geometric", {"provico.offset": 15.0}, "exploded variance"),
   ],
 )  # fmt: skip

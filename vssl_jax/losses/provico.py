@@ -120,7 +120,7 @@ def provico(
   if settings.own == "halves" and mean.shape[1] < 2:
     raise UserError("provico: own is 'halves': that needs 2 clips of each video or more")
   label = jnp.full(len(mean), -1, jnp.int32) if label is None else label
-  scalars = (jnp.asarray(slope, jnp.float32), jnp.asarray(offset, jnp.float32))
+  scalars = jnp.stack([jnp.asarray(slope, jnp.float32), jnp.asarray(offset, jnp.float32)])
   rows = (mean.astype(jnp.float32), log_variance.astype(jnp.float32), keys, label)
   if mesh is None or mesh.size == 1:
     return _local(rows, scalars, settings, None)
@@ -139,7 +139,10 @@ def provico(
 def _local(rows, scalars, settings, axis):
   """The loss from this device's rows, the same on all devices."""
   mean, log_variance, keys, label = rows
-  slope, offset = scalars
+  if axis is not None:
+    # A zero that varies over the axis, so that JAX sums the gradients of what is replicated.
+    scalars += 0.0 * lax.axis_index(axis)
+  slope, offset = scalars[0], scalars[1]
   everywhere = (lambda x: x) if axis is None else (lambda x: lax.psum(x, axis))
   videos = mean.shape[0] * (1 if axis is None else lax.axis_size(axis))
 
@@ -170,16 +173,18 @@ def _local(rows, scalars, settings, axis):
   else:
     kl = gaussian.kl_to_standard(center, jnp.log(variance))
 
-  contrast, kl = everywhere(total), settings.beta * everywhere(jnp.sum(kl)) / videos
+  kl = settings.beta * jnp.sum(kl) / videos
   stats = {
     **stats,
     "soft": stats["soft"] + weight[0] * jnp.sum(soft),
     "own": jnp.full_like(total, len(mean)),
     "right_own": jnp.sum(soft < jnp.log(2.0), dtype=jnp.float32),
     "uncertainty": jnp.sum(variance) / videos,
+    "stochastic": total,
+    "kl": kl,
   }
-  stats = lax.stop_gradient(everywhere(stats))
-  return contrast + kl, _metrics(stats, lax.stop_gradient({"stochastic": contrast, "kl": kl}))
+  loss, stats = everywhere((total + kl, lax.stop_gradient(stats)))
+  return loss, _metrics(stats)
 
 
 def _own(mean, log_variance, samples, log_scale, settings, noise):
@@ -207,12 +212,12 @@ def _weights(videos, gaussians, threshold, settings, mined):
   return half / jnp.stack([positives, jnp.maximum(negatives, 1.0)])
 
 
-def _metrics(stats, losses):
+def _metrics(stats):
   share = lambda part, whole: part / jnp.maximum(whole, 1.0)  # noqa: E731
   return {
     "loss_match": stats["soft"],
-    "loss_stochastic": losses["stochastic"],
-    "loss_kl": losses["kl"],
+    "loss_stochastic": stats["stochastic"],
+    "loss_kl": stats["kl"],
     "positives_per_anchor": stats["positives"] / stats["own"],
     "match_positive": share(
       stats["right_positives"] + stats["right_own"], stats["positives"] + stats["own"]
