@@ -49,7 +49,8 @@ class State:
   """The memory of all videos' regions, and the clusters of the whole data set, where it has such.
 
   Attributes:
-    bank: V videos.
+    bank: V videos; full after an epoch where the batch divides V, else once the videos that the
+      first epochs left out have come.
     centers: float32 `[K, d]`.
     shares: float32 `[K, C]`, of the snippets of each cluster that are pseudo-labelled as a class.
     epochs: int32, epochs begun.
