@@ -11,6 +11,6 @@ def test_brief_finds_the_users_line_in_a_nested_traceback():
 
 
 def test_an_unknown_config_field_is_named_plainly():
-  text = "'epoch'\nDid you mean \"epochs\" instead of \"epoch\"?"
-  said = "the config has no field 'epoch'. Did you mean \"epochs\" instead of \"epoch\"?"
+  text = '\'epoch\'\nDid you mean "epochs" instead of "epoch"?'
+  said = 'the config has no field \'epoch\'. Did you mean "epochs" instead of "epoch"?'
   assert errors.brief(KeyError(text)) == said

@@ -206,10 +206,10 @@ def test_another_network_is_named_and_not_called_damaged(tmp_path, caplog):
 
 
 def test_one_process_writes_to_a_run(tmp_path):
-  with checkpoints.sole_writer(tmp_path):
-    with pytest.raises(UserError, match="another process trains there"):
-      with checkpoints.sole_writer(tmp_path):
-        pass
+  second = checkpoints.sole_writer(tmp_path)
+  busy = pytest.raises(UserError, match="another process trains there")
+  with checkpoints.sole_writer(tmp_path), busy, second:
+    pass
   with checkpoints.sole_writer(tmp_path):
     pass
 

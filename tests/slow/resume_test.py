@@ -23,6 +23,7 @@ METHODS = {
   "rho_simclr": {"data.clips": 3},
   "rho_moco": {"data.clips": 3, "rho_moco.queue": 70, "rho_moco.sequential": True},
   "rho_byol": {"rho_byol.predictor": (16,)},
+  "provico": {"data.clips": 2},
   "rho_swav": {"rho_swav.prototypes": 12, "rho_swav.queue": 20, "rho_swav.queue_start": 2.0},
 }
 
