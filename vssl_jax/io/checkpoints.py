@@ -120,7 +120,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=jax.process_index() == 0 and not read_only,
-        read_only=read_only,
+        create=not read_only,
         enable_async_checkpointing=True,
         # Made at once, so that a full or read-only disk fails the save and not a later wait.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
