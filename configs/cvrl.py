@@ -8,8 +8,8 @@ Variants, after a colon:
                  bf16 peak by arithmetic: 240k videos x 200 epochs x 2 clips x 273 GFLOP. *not run*
   k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*
   r3d152x2       R3D-152 of twice the width on K600: 72.9 on K600: *published*. *not run*
-  demo           embedded digit videos, then probed: 3 to 4 minutes on 2 CPU cores. Linear top-1 42.5
-                 (random 20.1), logistic 54.5 (22.2), mean of three seeds: *measured by us*
+  demo           embedded digit videos, then probed: 3 to 4 minutes on 2 CPU cores. Linear top-1
+                 42.5 (random 20.1), logistic 54.5 (22.2), mean of three seeds: *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed: 17 minutes on 2 shared CPU
                  cores. Logistic 80.2 (random 67.8), R@1 76.7 (61.4), three seeds: *measured by us*
   ucf6_supervised  the same network trained with labels from scratch: its own classifier 80.5,
