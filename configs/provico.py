@@ -62,7 +62,7 @@ def demo(c):
 
 def ucf6(c):
   """Six classes of UCF101."""
-  recipes.rho_ucf6(c)
+  recipes.ucf6(c)
   _common(c)
 
 

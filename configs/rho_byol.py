@@ -47,7 +47,7 @@ def demo(c):
 
 def ucf6(c):
   """Six classes of UCF101: a quicker target."""
-  recipes.rho_ucf6(c)
+  recipes.ucf6(c)
   c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.97
 
 

@@ -48,7 +48,7 @@ def demo(c):
 
 def ucf6(c):
   """Six classes of UCF101: a queue of sixteen steps' keys."""
-  recipes.rho_ucf6(c)
+  recipes.ucf6(c)
   c.head.bn = False
   m = c.rho_moco
   m.queue, m.momentum = 512, 0.97

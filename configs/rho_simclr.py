@@ -36,7 +36,7 @@ def k400(c):
   c.head.hidden, c.head.out = (2048, 2048), 128
 
 
-VARIANTS = {"k400": k400, "demo": recipes.rho_demo, "ucf6": recipes.rho_ucf6}
+VARIANTS = {"k400": k400, "demo": recipes.rho_demo, "ucf6": recipes.ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   "consecutive": recipes.field("pairs", "consecutive"),

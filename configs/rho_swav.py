@@ -47,7 +47,7 @@ def demo(c):
 
 def ucf6(c):
   """Six classes of UCF101: codes balanced with the last 240 embeddings; see `demo`."""
-  recipes.rho_ucf6(c)
+  recipes.ucf6(c)
   s = c.rho_swav
   s.prototypes, s.queue, s.queue_start = 300, 240, 2.0
 

@@ -111,11 +111,6 @@ def rho_demo(c: ConfigDict) -> None:
   c.data.interval.law = "independent"
 
 
-def rho_ucf6(c: ConfigDict) -> None:
-  """Six classes of UCF101 for a method of the ρ-study: clips from anywhere in the video."""
-  ucf6(c)
-
-
 def _rho_colour(c: ConfigDict, strength: float) -> None:
   """The study's colour at strength s: jitter 0.8s, hue 0.2s, grey 0.2, blur 0.5, all views alike.
 

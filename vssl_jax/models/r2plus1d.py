@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import Conv, he_fan_out
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.conv import he_fan_out
+from vssl_jax.models.layers import layers
 
 BLOCKS = (2, 2, 2, 2)
 
@@ -92,16 +92,7 @@ class R2Plus1D(nn.Module):
     Returns:
       Features `[N, features_dim]`, float32: the mean over time and space.
     """
-    conv = partial(
-      Conv,
-      padding="symmetric",
-      dtype=self.dtype,
-      lowering=self.conv,
-      kernel_init=he_fan_out,
-    )
-    norm = partial(
-      BatchNorm, self.bn_momentum, self.bn_epsilon, groups=self.bn_groups, dtype=self.dtype
-    )
+    conv, norm = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     x = clips.astype(self.dtype)
     if self.factored:

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import Conv, lecun_normal
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.conv import lecun_normal
+from vssl_jax.models.layers import layers
 from vssl_jax.models.padding import Padding, Triple
 from vssl_jax.models.pool import max_pool
 
@@ -105,16 +105,7 @@ class R3D(nn.Module):
     Returns:
       Features `[N, features_dim]`, float32: the mean over time and space.
     """
-    conv = partial(
-      Conv,
-      padding=self.padding,
-      dtype=self.dtype,
-      lowering=self.conv,
-      kernel_init=self.kernel_init,
-    )
-    norm = partial(
-      BatchNorm, self.bn_momentum, self.bn_epsilon, groups=self.bn_groups, dtype=self.dtype
-    )
+    conv, norm = layers(self, self.padding, self.kernel_init)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     blocks, bottleneck = DEPTHS[self.depth]
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import Conv, he_fan_out
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.conv import he_fan_out
+from vssl_jax.models.layers import layers
 from vssl_jax.models.padding import Triple
 from vssl_jax.models.pool import max_pool
 
@@ -147,16 +147,7 @@ class S3DG(nn.Module):
       over windows of two steps before their classifier, which gives the first and the last step
       half the weight of the others.)
     """
-    conv = partial(
-      Conv,
-      padding="symmetric",
-      dtype=self.dtype,
-      lowering=self.conv,
-      kernel_init=he_fan_out,
-    )
-    norm = partial(
-      BatchNorm, self.bn_momentum, self.bn_epsilon, groups=self.bn_groups, dtype=self.dtype
-    )
+    conv, norm = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     wide = partial(_wide, width=self.width)
     x = clips.astype(self.dtype)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vssl_jax.errors import UserError
-from vssl_jax.models.conv import Conv, he_fan_out
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.conv import he_fan_out
+from vssl_jax.models.layers import layers
 from vssl_jax.models.pool import max_pool
 from vssl_jax.models.r3d import DEPTHS, TEMPORAL, Block
 
@@ -85,16 +83,7 @@ class SlowFast(nn.Module):
         f"a clip of {clips.shape[1]} frames is not divisible by config.encoder.alpha = "
         f"{self.alpha}: change config.data.frames (or that of the evaluation) or alpha"
       )
-    conv = partial(
-      Conv,
-      padding="symmetric",
-      dtype=self.dtype,
-      lowering=self.conv,
-      kernel_init=he_fan_out,
-    )
-    norm = partial(
-      BatchNorm, self.bn_momentum, self.bn_epsilon, groups=self.bn_groups, dtype=self.dtype
-    )
+    conv, norm = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     blocks, bottleneck = DEPTHS[self.depth]
     dims = dict(zip(("slow", "fast"), self.stem_dims, strict=True))
