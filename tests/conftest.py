@@ -1,4 +1,7 @@
-"""Every test sees eight virtual CPU devices and one shared compilation cache."""
+"""Every test sees eight virtual CPU devices; the processes tests start share one compilation cache.
+
+The tests' own process takes nothing from it: see `vssl_jax.parallel.make_mesh`.
+"""
 
 import os
 import pathlib
@@ -14,3 +17,7 @@ os.environ.setdefault(
   str(pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402  the environment above is read at import
+
+jax.config.update("jax_enable_compilation_cache", False)

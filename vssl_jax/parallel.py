@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -45,8 +46,17 @@ def initialize(config: ConfigDict) -> None:
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """A one-axis mesh over the given devices, by default all of every process."""
-  return Mesh(np.asarray(devices if devices is not None else jax.devices()), (AXIS,))
+  """A one-axis mesh over the given devices, by default all of every process.
+
+  More than one CPU device switches JAX's persistent compilation cache off for the process: XLA
+  runs a CPU program's collectives in one order on every device, but not when the program was read
+  from that cache, and then devices wait for each other for ever (jaxlib 0.10).
+  """
+  devices = devices if devices is not None else jax.devices()
+  if len(devices) > 1 and devices[0].platform == "cpu" and jax.config.jax_enable_compilation_cache:
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether it is used is asked once, at the first compilation
+  return Mesh(np.asarray(devices), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
