@@ -31,7 +31,7 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
   assert result["method"] == "cvrl"
   assert result["data"]["train"]["videos"] == 24
   assert result["data"]["eval"]["videos"] == 8
-  assert set(result["headline"]) == {"linear_top1", "logistic_top1", "R@1"}
+  assert set(result["headline"]) == {"linear_top1", "logistic_top1", "knn_top1", "R@1"}
   for figures in result["headline"].values():
     assert {"trained", "random_init"} <= set(figures)
     assert all(0 <= x <= 1 for x in figures.values())
@@ -225,7 +225,7 @@ def test_variants_train_and_are_probed(variant, tmp_path, capsys):
   result = _result(capsys.readouterr().out)
   assert result["encoder"]["temporal"]
   own = {"classify_top1"} if variant == "ucf6_supervised" else set()
-  assert set(result["headline"]) == {"logistic_top1", "R@1"} | own
+  assert set(result["headline"]) == {"logistic_top1", "knn_top1", "R@1"} | own
 
 
 def test_over_pairs_is_the_plain_loss_on_one_device():

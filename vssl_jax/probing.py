@@ -133,7 +133,7 @@ def _headline(outcome: dict[str, Any]) -> dict[str, Any]:
   rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
   figures = {
     f"{protocol}_top1": {name: scores[protocol]["top1"] for name, scores in rows.items()}
-    for protocol in ("linear", "logistic")
+    for protocol in ("linear", "logistic", "knn")
     if protocol in outcome["trained"]
   }
   if "retrieval" in outcome["trained"]:

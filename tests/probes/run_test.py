@@ -13,7 +13,7 @@ from data_pipelines import source
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.models.norm import BatchNorm
-from vssl_jax.probes import features, logistic, metrics, report, retrieval, run
+from vssl_jax.probes import features, knn, logistic, metrics, report, retrieval, run
 
 
 class Net(nn.Module):
@@ -59,6 +59,8 @@ def test_quick_is_the_parts_put_together(setup, tmp_path):
   assert result["logistic"]["top1"] == fitted.accuracy.top1
   assert result["logistic"]["C"] == fitted.strength
   assert {k: result["retrieval"][k] for k in expected} == expected
+  votes = knn.evaluate(a.mean(), a.label, b.mean(), b.label, k=12, temperature=0.07)
+  assert result["knn"] == {"top1": votes, "k": 12, "temperature": 0.07}
   assert result["encoder_sha256"] == before == report.tree_hash(variables)
   assert "inference" in result["bn_mode"]
   assert (tmp_path / "c.png").stat().st_size > 0

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vssl_jax import augment
 from vssl_jax.errors import UserError
 from vssl_jax.probes import baselines as baselines_lib
-from vssl_jax.probes import calibrate, features, logistic, metrics, report, retrieval
+from vssl_jax.probes import calibrate, features, knn, logistic, metrics, report, retrieval
 
 VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # of config.data.eval
 BN_MODE = "inference: stored statistics, unchanged by the probe"
@@ -143,7 +143,7 @@ def quick(
   The training split's labels serve the classifiers only, the evaluation split the scores only.
 
   Args:
-    config: `data.eval` (for both splits), `augment` and `seed` are read.
+    config: `data.eval` (for both splits), `augment`, `knn` and `seed` are read.
     encoder: module called as `apply(variables, clips [N, T, H, W, C], train=False) -> [N, F]`.
     variables: of the encoder; proven unchanged by a hash before and after.
     source_train: the training split.
@@ -155,9 +155,10 @@ def quick(
 
   Returns:
     A JSON-able dict: `logistic` with `top1`, `top5`, `mean_class_top1` and how it was fitted,
-    `retrieval` with `R@k` and `mAP`, `videos` scored (unreadable ones are not), `feature`,
-    `bn_mode`, `encoder_sha256`, `seconds` and `clips_per_second` (views through the network,
-    reading and compilation included). Accuracies are fractions.
+    `knn` with `top1` and its votes' settings, `retrieval` with `R@k` and `mAP`, `videos` scored
+    (unreadable ones are not), `feature`, `bn_mode`, `encoder_sha256`, `seconds` and
+    `clips_per_second` (views through the network, reading and compilation included). Accuracies
+    are fractions.
 
   Raises:
     UserError: a split is empty or has no labels.
@@ -181,14 +182,17 @@ def quick(
   train = extract(source_train, config.data.train_split)
   test = extract(source_eval, config.data.eval_split)
   seconds = time.perf_counter() - start
+  videos, views, dim = train.features.shape
   given = (train.mean(), train.label, test.mean(), test.label)
   fitted = _fit(config, source_train, *given, names=train.names)
-  neighbours = retrieval.evaluate(train.mean(), train.label, test.mean(), test.label)
+  neighbours = retrieval.evaluate(*given)
+  known = int(np.sum(train.label >= 0))
+  votes = {"k": min(config.knn.k, known), "temperature": config.knn.temperature}
   if picture is not None:
     _write_classes(picture, "logistic regression", fitted.accuracy, source_eval.label_names)
-  videos, views, dim = train.features.shape
   return {
     "logistic": fitted.summary() | {"mean_class_top1": fitted.accuracy.mean_class},
+    "knn": {"top1": knn.evaluate(*given, **votes), **votes},
     "retrieval": neighbours | {"similarity": "cosine", "bank": config.data.train_split},
     "videos": {"train": videos, "eval": len(test.label)},
     "feature": f"{dim} numbers a view after global average pooling, mean over views",
