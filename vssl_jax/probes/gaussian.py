@@ -34,8 +34,25 @@ class Videos:
 
   @property
   def uncertainty(self) -> np.ndarray:
-    """Σ_d σ_d² of each video, `[V]`."""
+    """Σ_d σ_d² of each video, `[V]`: `predicted` and `spread` together."""
     return self.variance.sum(axis=1)
+
+  @property
+  def spread(self) -> np.ndarray:
+    """The part of it that lies between the views' means, 1 − ‖μ(V)‖², `[V]`."""
+    return 1.0 - np.square(self.mean).sum(axis=1)
+
+  @property
+  def predicted(self) -> np.ndarray:
+    """The part that the head says, the mean over views of Σ_d σ_nd², `[V]`."""
+    return self.uncertainty - self.spread
+
+  def labelled(self, split: str) -> Videos:
+    """Those with a label; `UserError`, naming the split, where there is none."""
+    known = np.asarray(self.label) >= 0
+    if not known.any():
+      raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
+    return Videos(self.mean[known], self.variance[known], np.asarray(self.label)[known])
 
 
 def extract(
@@ -84,22 +101,34 @@ def evaluate(
     UserError: the bank or the queries have no labelled video.
   """
   rule = rule or Rule()
-  bank, queries = _labelled(bank, "training"), _labelled(queries, "evaluation")
+  bank, queries = bank.labelled("training"), queries.labelled("evaluation")
   labels = (bank.label, queries.label)
   by_mean = retrieval.evaluate(bank.mean, labels[0], queries.mean, labels[1], recalls=recalls)
   order = nearest(queries, bank, min(max(recalls), len(labels[0])), rule)
-  hits = labels[0][order] == labels[1][:, None]
-  first = labels[0][np.argmax(_unit(queries.mean) @ _unit(bank.mean).T, axis=1)] == labels[1]
+  right = labels[0][order] == labels[1][:, None]
+  first = hits(bank, queries)
   mean = lambda x: float(np.mean(x)) if len(x) else None  # noqa: E731
   return {
     "mean": by_mean,
-    "bhattacharyya": {f"R@{r}": float(hits[:, :r].any(axis=1).mean()) for r in recalls},
+    "bhattacharyya": {f"R@{r}": float(right[:, :r].any(axis=1).mean()) for r in recalls},
     "uncertainty": {
       "all": mean(queries.uncertainty),
       "hit": mean(queries.uncertainty[first]),
       "miss": mean(queries.uncertainty[~first]),
     },
   }
+
+
+def hits(bank: Videos, queries: Videos) -> np.ndarray:
+  """Whether each query's nearest bank video by the cosine of μ(V) is of its class, bool `[Q]`.
+
+  Args:
+    bank: all with a label.
+    queries: all with a label.
+  """
+  means = (jnp.asarray(_unit(v.mean)) for v in (queries, bank))
+  found = np.asarray(tiles.nearest(*means, 1)[1])[:, 0]
+  return bank.label[found] == queries.label
 
 
 def nearest(
@@ -147,10 +176,3 @@ def _on_device(videos: Videos) -> Videos:
 
 def _unit(x: np.ndarray) -> np.ndarray:
   return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _labelled(videos: Videos, split: str) -> Videos:
-  known = np.asarray(videos.label) >= 0
-  if not known.any():
-    raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
-  return Videos(videos.mean[known], videos.variance[known], np.asarray(videos.label)[known])
