@@ -1,0 +1,90 @@
+"""Which pairs of some videos ProViCo's mining takes for positives, and which it just does not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vssl_jax.errors import UserError
+from vssl_jax.losses.provico import Settings
+from vssl_jax.ops import bhattacharyya, gaussian, mining
+from vssl_jax.probes.gaussian import Videos
+
+
+class Pair(NamedTuple):
+  """One anchor's neighbour.
+
+  Attributes:
+    video: its place among the videos.
+    distance: as the loss mines it: over samples where it does, which adds λ D on average.
+    positive: whether it was mined.
+  """
+
+  video: int
+  distance: float
+  positive: bool
+
+
+def mine(videos: Videos, settings: Settings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """Distances and positives of all pairs of some videos, as of one batch of them.
+
+  Args:
+    videos: N of them; all N² distances are kept.
+    settings: the run's.
+    seed: of the samples, where distances are between samples.
+
+  Returns:
+    Distances float32 `[N, N]`, and bool `[N, N]`, False on the diagonal.
+  """
+  mean, variance = jnp.asarray(videos.mean), jnp.asarray(videos.variance)
+  samples = None
+  if settings.distance_on == "samples":
+    keys = jax.random.split(jax.random.key(seed), len(mean))
+    noise = gaussian.noise(keys, settings.samples, mean.shape[1])
+    samples = gaussian.sample(noise, mean, variance)
+
+  @jax.jit
+  def pairs(mean: jax.Array, variance: jax.Array, samples: jax.Array | None):
+    g = bhattacharyya.gaussians(mean, variance, samples)
+    threshold = mining.thresholds(g, settings.rule)
+    apart = settings.rule.distance(g, g)
+    return apart, settings.rule.positive(apart, threshold, threshold)
+
+  apart, positive = map(np.array, pairs(mean, variance, samples))
+  np.fill_diagonal(positive, False)
+  return apart, positive
+
+
+def neighbours(
+  apart: np.ndarray, positive: np.ndarray, anchor: int, count: int
+) -> tuple[list[Pair], list[Pair]]:
+  """The nearest positives of a video and its hardest, that is nearest, negatives.
+
+  Args:
+    apart: distances `[N, N]`.
+    positive: bool `[N, N]`.
+    anchor: the video's place.
+    count: most of each.
+
+  Returns:
+    Both nearest first; fewer where there are no more.
+
+  Raises:
+    UserError: there is no such video.
+  """
+  if not 0 <= anchor < len(apart):
+    raise UserError(f"video {anchor}: there are {len(apart)}, counted from 0")
+  order = [int(j) for j in np.argsort(apart[anchor], kind="stable") if j != anchor]
+  pairs = [Pair(j, float(apart[anchor, j]), bool(positive[anchor, j])) for j in order]
+  mined = [p for p in pairs if p.positive]
+  return mined[:count], [p for p in pairs if not p.positive][:count]
+
+
+def spread_out(uncertainty: np.ndarray, count: int) -> list[int]:
+  """Places of `count` videos from the most certain to the least, evenly by rank."""
+  order = np.argsort(uncertainty, kind="stable")
+  ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+  return [int(order[r]) for r in ranks]
