@@ -133,6 +133,18 @@ def test_reading_only_leaves_the_damaged_one_in_place(tmp_path):
   assert (tmp_path / checkpoints.FOLDER / "2").is_dir()
 
 
+def test_one_step_is_read_and_a_damaged_one_named(tmp_path):
+  _write(tmp_path, [(1, 0.1), (2, 0.2)])
+  reader = checkpoints.Checkpoints(tmp_path, _settings(), read_only=True)
+  for step in (1, 2):
+    _equal(reader.read(step, _state(0)), _state(step))
+  _truncate(tmp_path / "checkpoints" / "1")
+  with pytest.raises(UserError, match="checkpoints/1: a damaged checkpoint"):
+    reader.read(1, _state(0))
+  _equal(reader.read(2, _state(0)), _state(2))
+  reader.close()
+
+
 def test_a_silently_changed_number_is_seen(tmp_path):
   _write(tmp_path, [(1, 0.0), (2, 0.0)])
   digest = tmp_path / checkpoints.FOLDER / "2" / "digest" / "metadata"

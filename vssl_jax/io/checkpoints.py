@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from vssl_jax import config as config_lib
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
 from vssl_jax.io import files
 
 Tree = Any
@@ -190,6 +190,19 @@ class Checkpoints:
         "Give another --workdir to start anew."
       )
     return None
+
+  def read(self, step: int, like: Tree) -> Tree:
+    """The checkpoint of one step, laid out like `like`.
+
+    Raises:
+      UserError: it is damaged, or holds another network.
+    """
+    try:
+      return self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    except UserError:
+      raise
+    except Exception as e:
+      raise UserError(f"{self._root / str(step)}: a damaged checkpoint ({brief(e)[:200]}).") from e
 
   def _read(self, step: int, abstract: Tree) -> Tree:
     kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
