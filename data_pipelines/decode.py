@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -90,7 +91,7 @@ def decode(
     UnreadableError: missing, empty or broken file, no video stream, or fewer than two frames. It
       may come after some parts; the caller drops them.
   """
-  try:
+  with _explained():
     source = _Source(path, start)
     frames = _between(source, start, end)
     if settings.fps:
@@ -113,16 +114,45 @@ def decode(
         source_fps=source.fps,
         source_size=encoder.source_size,
       )
+  if count < 2:
+    where = "" if (start, end) == (0, math.inf) else f" from {start:g} to {end:g} s"
+    raise UnreadableError(f"{'only one frame' if count else 'no frames'}{where}")
+
+
+def frames(
+  path: str | os.PathLike, fps: float = 0.0
+) -> Iterator[tuple[float, av.VideoFrame, float]]:
+  """Every frame of a video as PyAV has it, or the frame on show at every 1/fps second.
+
+  Args:
+    path: any container PyAV opens.
+    fps: frames a second, drawn by time stamps; 0 for the video's own.
+
+  Yields:
+    Seconds from the video's beginning, the frame, and the file's own frames a second as they
+    appear so far.
+
+  Raises:
+    UnreadableError: missing, empty or broken file, or no video stream; it may come after frames.
+  """
+  with _explained():
+    source = _Source(path, 0.0)
+    for time, frame in _at_rate(source, fps) if fps else source:
+      yield time, frame, source.fps
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+  """Whatever a decoder throws is a fact about this one file."""
+  try:
+    yield
   except UnreadableError:
     raise
   except FileNotFoundError:
     raise UnreadableError("no such file") from None
-  except Exception as error:  # whatever a decoder throws is a fact about this one file
+  except Exception as error:
     text = str(getattr(error, "strerror", "") or error or type(error).__name__)
     raise UnreadableError(f"cannot be decoded: {' '.join(text.split())}") from None
-  if count < 2:
-    where = "" if (start, end) == (0, math.inf) else f" from {start:g} to {end:g} s"
-    raise UnreadableError(f"{'only one frame' if count else 'no frames'}{where}")
 
 
 class _Source:

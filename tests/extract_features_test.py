@@ -1,0 +1,150 @@
+"""Features of small real videos, a broken one among them: files, manifest, going on, refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from data_pipelines import localization, snippets
+from tests.data_pipelines.conftest import _make_video
+from tests.data_pipelines.localization_test import fields
+from vssl_jax import extract_features as extraction
+from vssl_jax.localization import annotations
+from vssl_jax.localization.annotations import Segment, Video
+
+FLAGS = ["--frames=2", "--stride=3", "--fps=10", "--resize=16", "--size=12", "--batch_size=4"]
+
+
+def encode(clips):
+  """Mean level of each frame: no network is needed to see what goes where."""
+  return clips.mean(axis=(2, 3, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+  """Three videos and one that is none; an encoder that is a function of the pixels."""
+  folder = tmp_path / "videos"
+  for name, frames in (("b", 12), ("a", 7), ("deep/c", 1)):
+    _make_video(folder / f"{name}.mp4", frames=frames, fps=10)
+  (folder / "bad.mp4").write_bytes(b"no video")
+  (folder / "notes.txt").write_text("nor this")
+  calls = []
+
+  def counted(clips):
+    calls.append(clips.shape)
+    return encode(clips)
+
+  made = {"encoder_sha256": "x", "preprocessing": {}, "checkpoint": {"step": 1}}
+  monkeypatch.setattr(extraction, "_encoder", lambda *args: (counted, 2, dict(made)))
+  return folder, tmp_path / "out", calls, made
+
+
+def run(folder, out, *flags):
+  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
+  return extraction.main([*given, *FLAGS, *flags])
+
+
+def stamps(out):
+  return {p.name: p.stat().st_mtime_ns for p in out.glob("*.npy")}
+
+
+def test_a_file_a_video_and_a_manifest(world, capsys):
+  folder, out, calls, _ = world
+  assert run(folder, out) == 3
+  assert {p.name for p in out.glob("*.npy")} == {"a.npy", "b.npy", "c.npy"}
+  settings = snippets.Settings(frames=2, stride=3, fps=10, resize=16, size=12)
+  for name, path in (("a", "a.mp4"), ("b", "b.mp4"), ("c", "deep/c.mp4")):
+    clips = np.stack([x for x, _ in snippets.read(folder / path, settings)])
+    got = np.load(out / f"{name}.npy")
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, encode(clips), rtol=1e-5)
+  assert set(calls) == {(4, 2, 12, 12, 3)}  # one shape, batches filled over videos
+  manifest = json.loads((out / "manifest.json").read_text())
+  assert manifest["counts"] | {"seconds": 0} == {
+    "videos": 3, "unreadable": 1, "snippets": 4 + 2 + 1, "seconds": 0
+  }  # fmt: skip
+  assert manifest["videos"]["b"]["fps"] == 10
+  assert manifest["step_seconds"] == 0.3
+  (lost,) = manifest["unreadable"]
+  assert lost["path"].endswith("bad.mp4")
+  assert "cannot be decoded" in lost["reason"]
+  assert "step_seconds 0.3" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on(world, monkeypatch):
+  folder, out, calls, _ = world
+  real = extraction._save
+  saved = []
+
+  def dies(path, features):
+    if saved:
+      raise KeyboardInterrupt
+    saved.append(path)
+    real(path, features)
+
+  monkeypatch.setattr(extraction, "_save", dies)
+  with pytest.raises(KeyboardInterrupt):
+    run(folder, out)
+  assert not (out / "manifest.json").exists()
+  before = stamps(out)
+  assert len(before) == 1
+  with open(out / "progress.jsonl", "a") as file:
+    file.write('{"name": "b", "by')  # cut short by the kill
+  monkeypatch.setattr(extraction, "_save", real)
+  assert run(folder, out) == 3
+  after = stamps(out)
+  assert after.keys() == {"a.npy", "b.npy", "c.npy"}
+  assert before.items() <= after.items()  # made once
+  whole = json.loads((out / "manifest.json").read_text())
+  assert whole["counts"]["snippets"] == 7
+  # Nothing is left to do; the broken one is tried again, and mended.
+  shutil.copy(folder / "a.mp4", folder / "bad.mp4")
+  calls.clear()
+  assert run(folder, out) == 0
+  assert len(calls) == 1
+  assert stamps(out).items() >= after.items()
+  np.testing.assert_array_equal(np.load(out / "bad.npy"), np.load(out / "a.npy"))
+  # A video that changed is done again.
+  shutil.copy(folder / "b.mp4", folder / "a.mp4")
+  assert run(folder, out) == 0
+  np.testing.assert_array_equal(np.load(out / "a.npy"), np.load(out / "b.npy"))
+
+
+def test_other_weights_or_settings_need_another_folder(world, capsys):
+  folder, out, _, made = world
+  run(folder, out)
+  made["checkpoint"] = {"step": 2}  # the same weights by another name
+  assert run(folder, out) == 3
+  made["encoder_sha256"] = "y"
+  assert run(folder, out) == 2
+  assert "features of another encoder_sha256; give another folder" in capsys.readouterr().err
+
+
+def test_localization_reads_them(world):
+  folder, out, _, _ = world
+  run(folder, out)
+  videos = {n: Video("train", 1.2, (Segment(0.0, 0.5, "x"),)) for n in "ab"}
+  annotations.write_annotations(out / "annotations.json", videos)
+  data = fields(str(out), frames=4, step_seconds=0.3)
+  args = {"seed": 0, "process_index": 0, "process_count": 1}
+  source = localization.load(data, split="train", batch_size=2, **args)
+  assert next(source.train_batches())["features"].shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [(["--frames=0"], "must be positive"), (["--size=20"], "a square of 20 pixels"),
+   (["--batch_size=0"], "--batch_size must be positive"), (["--videos=/none"], "is no folder")],
+)  # fmt: skip
+def test_bad_usage(world, capsys, flags, message):
+  folder, out, _, _ = world
+  assert run(folder, out, *flags) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_two_videos_of_one_name(world, capsys):
+  folder, out, _, _ = world
+  shutil.copy(folder / "a.mp4", folder / "deep" / "a.mp4")
+  assert run(folder, out) == 2
+  assert "have one name" in capsys.readouterr().err
