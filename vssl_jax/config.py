@@ -106,6 +106,8 @@ def encoder() -> ConfigDict:
   c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) a frame of the slow one
   c.beta = 8  # slowfast: channels of the slow pathway a channel of the fast one
   c.lateral = 7  # slowfast: temporal kernel of the lateral connections; 5 in the paper
+  c.spread = False  # slowfast: the slow pathway's frames from the clip's first to its last
+  c.time_pool = 1  # slow, c2d: frames max-pooled into one after res2; PySlowFast's C2D has 2
   c.gating = True  # s3dg: False is S3D
   c.size = "B"  # vit: S | B
   c.tubelet = (2, 16, 16)  # vit: frames, rows and columns of a token

@@ -77,6 +77,7 @@ def _slow(config: ConfigDict, **differing: Any) -> nn.Module:
     stem_strides=(1, 2, 2),
     padding="symmetric",
     kernel_init=he_fan_out,
+    time_pool=config.time_pool,
     **{"temporal": config.temporal, **differing},
     **_convolutional(config),
   )
@@ -94,6 +95,7 @@ def _slowfast(config: ConfigDict) -> nn.Module:
     alpha=config.alpha,
     beta=config.beta,
     lateral=config.lateral,
+    spread=config.spread,
     **_convolutional(config),
   )
 

@@ -67,7 +67,12 @@ class Block(nn.Module):
 
 
 class R3D(nn.Module):
-  """Residual 3-D network; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features."""
+  """Residual 3-D network; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
+
+  Attributes:
+    time_pool: Frames max-pooled into one after res2 (what is left of them falls away); 2 in
+      PySlowFast's C2D.
+  """
 
   depth: int = 50
   width: float = 1.0
@@ -82,6 +87,7 @@ class R3D(nn.Module):
   stem_strides: Triple = (2, 2, 2)
   padding: Padding = "SAME"
   kernel_init: Callable = lecun_normal
+  time_pool: int = 1
 
   @property
   def stem_dim(self) -> int:
@@ -127,4 +133,6 @@ class R3D(nn.Module):
           norm=norm,
           name=f"res{stage + 2}_{i}",
         )(x, train)
+      if stage == 0 and self.time_pool > 1:
+        x = max_pool(x, (self.time_pool, 1, 1), (self.time_pool, 1, 1), "VALID")
     return x.mean((1, 2, 3), dtype=jnp.float32) if pool else x
