@@ -14,6 +14,10 @@ where the class occurs), `seconds` float32 `[N]` (time that a step of the sequen
   T evenly spaced places from the first to the last, rounded down (BaS-Net, Lee et al. 2020); a
   shorter video repeats its own.
 * `pad`: a shorter video is followed by zeros where `mask` is False; a longer one is sampled.
+
+A share of the training videos (`config.data.localization.validation`) may be held out to choose a
+checkpoint by: they are the split `held_out(config.data)`, and `config.data.train_split` is without
+them. Which they are depends on `config.data.localization.seed` alone, not on the run's.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import fingerprint
-from data_pipelines.source import Batch, NumpySource
+from data_pipelines.source import Batch, NumpySource, generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations, check
 from vssl_jax.localization.annotations import Video
 
+_HELD_OUT = 6  # purpose of the random numbers, see `source.generator`
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
 
 
@@ -71,7 +76,7 @@ class LocalizationSource(NumpySource):
   Args:
     data: `config.data`.
     dataset: all splits.
-    split: the subset.
+    split: the subset, or `held_out(data)`.
     **kwargs: as `source.load`.
 
   Attributes:
@@ -84,7 +89,7 @@ class LocalizationSource(NumpySource):
   """
 
   def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
-    chosen = annotations.of_subset(dataset.videos, split)
+    chosen = _part(data, annotations.of_subset(dataset.videos, subset_of(data, split)), split)
     features = dataset.fingerprint or fingerprint.of_arrays([dataset.features[n] for n in chosen])
     mark = fingerprint.of(features, repr(chosen), dataset.step_seconds, dataset.label_names)
     super().__init__(data, len(chosen), fingerprint=mark, split=split, **kwargs)
@@ -143,13 +148,42 @@ class LocalizationSource(NumpySource):
     }
 
 
+def held_out(data: Any) -> str:
+  """The split of the training videos that are held out."""
+  return f"{data.train_split}:held_out"
+
+
+def subset_of(data: Any, split: str) -> str:
+  """The annotations' subset that a split is of."""
+  return data.train_split if split == held_out(data) else split
+
+
+def _part(data: Any, videos: Mapping[str, Video], split: str) -> dict[str, Video]:
+  """Those of a subset's videos that belong to the split, in their order."""
+  share = data.localization.validation
+  if not 0 <= share < 1:
+    raise UserError(f"config.data.localization.validation: {share} is not in [0, 1).")
+  if split not in (data.train_split, held_out(data)):
+    return dict(videos)
+  count = round(share * len(videos))
+  if count >= len(videos) or (split != data.train_split and not count):
+    raise UserError(
+      f"config.data.localization.validation: {share} of {len(videos)} training videos holds out "
+      f"{count}; at least one must be held out and one left."
+    )
+  order = generator(data.localization.seed, 0, 0, _HELD_OUT).permutation(len(videos))
+  kept = set(order[:count] if split != data.train_split else order[count:])
+  return {name: video for i, (name, video) in enumerate(videos.items()) if i in kept}
+
+
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
   """See `source.load`; see the module for the files.
 
   Raises:
     UserError: files are missing or malformed, or `check` finds what should stop training.
   """
-  return LocalizationSource(data, read(data, split), split=split, **kwargs)
+  dataset = read(data, subset_of(data, split))
+  return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def read(data: Any, split: str) -> Dataset:

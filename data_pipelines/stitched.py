@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import fingerprint, structure
-from data_pipelines.localization import Dataset, LocalizationSource
+from data_pipelines.localization import Dataset, LocalizationSource, subset_of
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
@@ -33,7 +33,8 @@ _STITCH = 5  # purpose of the random numbers, see `source.generator`
 
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
   """See `source.load`; see the module for the file."""
-  return LocalizationSource(data, make(data, [split]), split=split, **kwargs)
+  dataset = make(data, [subset_of(data, split)])
+  return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from data_pipelines import fingerprint, structure
-from data_pipelines.localization import Dataset, LocalizationSource
+from data_pipelines.localization import Dataset, LocalizationSource, subset_of
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
@@ -86,7 +86,8 @@ class Settings:
 
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
   """See `source.load`; `config.data.localization` says what is made."""
-  return LocalizationSource(data, make(data, [split]), split=split, **kwargs)
+  dataset = make(data, [subset_of(data, split)])
+  return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:

@@ -189,3 +189,47 @@ def test_bad_input_is_named(tmp_path):
   with pytest.raises(UserError, match=r"'v' have shape \(3,\)"):
     s.sequence(0)
   assert annotations.label_names(flat.videos) == flat.label_names
+
+
+def split_names(split, videos=10, **kwargs):
+  data = fields(**kwargs)
+  made = dataset([4] * videos)
+  return LocalizationSource(data, made, split=split, batch_size=1, **ARGS).names
+
+
+def test_training_videos_are_held_out_once_and_for_all_seeds_of_a_run():
+  left, out = (split_names(s, validation=0.3) for s in ("train", "train:held_out"))
+  assert (len(left), len(out)) == (7, 3)
+  assert set(left) | set(out) == set(split_names("train"))
+  assert list(left) == sorted(left)  # in their order
+  other = [split_names("train:held_out", validation=0.3, seed=s) for s in range(4)]
+  assert out == other[0]
+  assert len(set(other)) > 1
+  assert localization.held_out(fields()) == "train:held_out"
+  # A fraction of the videos to learn from is one of those that are left.
+  assert set(split_names("train", validation=0.3, fraction=0.5)) < set(left)
+  assert split_names("train:held_out", validation=0.3, fraction=0.5) == out
+
+
+def test_other_splits_are_whole_and_empty_shares_refused():
+  data = fields(validation=0.5)
+  whole = LocalizationSource(data, dataset([4] * 4, "test"), split="test", batch_size=1, **ARGS)
+  assert whole.num_videos == 4
+  for share, split in ((1.0, "train"), (0.0, "train:held_out"), (0.96, "train")):
+    with pytest.raises(UserError, match=r"config.data.localization.validation"):
+      split_names(split, validation=share)
+
+
+@pytest.mark.parametrize("source", ["untrimmed", "localization"])
+def test_made_and_stored_videos_are_held_out_alike(source, tmp_path):
+  from data_pipelines import untrimmed
+  from data_pipelines.source import load
+
+  data = fields(str(tmp_path), validation=0.25, videos=8, eval_videos=2)
+  untrimmed.make(data).write(tmp_path)
+  with data.unlocked():
+    data.source = source
+    data.localization.step_seconds = 0.64
+  got = {s: load(data, split=s, batch_size=1, seed=3).names for s in ("train", "train:held_out")}
+  assert (len(got["train"]), len(got["train:held_out"])) == (6, 2)
+  assert not set(got["train"]) & set(got["train:held_out"])
