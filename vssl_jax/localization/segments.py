@@ -35,3 +35,19 @@ def runs(active: np.ndarray) -> np.ndarray:
   """
   edges = np.diff(np.concatenate([[False], np.asarray(active, bool), [False]]).astype(np.int8))
   return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
+
+
+def covers(segment: np.ndarray, steps: int, step_seconds: float) -> np.ndarray:
+  """Which segments hold the middle of each step.
+
+  Args:
+    segment: float `[S, 2]`, half-open, seconds.
+    steps: T.
+    step_seconds: step t covers [t, t + 1) times this.
+
+  Returns:
+    bool `[S, T]`.
+  """
+  segment = np.asarray(segment, np.float64).reshape(-1, 2)
+  middle = (np.arange(steps) + 0.5) * step_seconds
+  return (segment[:, :1] <= middle) & (middle < segment[:, 1:])

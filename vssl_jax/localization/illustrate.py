@@ -1,0 +1,86 @@
+"""What a run leaves besides its scores: predictions, pictures and the numbers behind them."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vssl_jax.localization import annotations, pictures, snippets
+from vssl_jax.localization.annotations import Prediction
+from vssl_jax.localization.observe import Look, Observed, observe
+from vssl_jax.localization.pseudo_quality import PseudoQuality
+
+PREDICTIONS, TIMELINES, TSNE = "predictions.json", "timelines", "tsne.png"
+
+
+def write(
+  folder: pathlib.Path,
+  look: Look,
+  train: Any,
+  test: Any,
+  predictions: Mapping[str, Sequence[Prediction]],
+  *,
+  batch_size: int,
+  videos: int,
+  count: int,
+) -> dict[str, Any]:
+  """Writes predictions, timelines and t-SNE of the test split, and measures pseudo-labels.
+
+  Args:
+    folder: of the run: `predictions.json`, `timelines/<video>.png`, `tsne.png`.
+    look: the network.
+    train: the training split, whose pseudo-labels taught it.
+    test: the split that is drawn.
+    predictions: of the test split.
+    batch_size: videos at a time.
+    videos: timelines to draw, of evenly spaced videos.
+    count: snippets to draw and to measure spaces by; 0 for none.
+
+  Returns:
+    `pseudo_labels` of the training split (`pseudo_quality`), and `snippets` of the test split, by
+    space (`snippets.quality`).
+  """
+  found: dict[str, Any] = {}
+  quality = PseudoQuality()
+  for seen in observe(look, train, batch_size=batch_size):
+    quality.add(seen)
+  found["pseudo_labels"] = quality.result()
+  writes = jax.process_index() == 0
+  if writes:
+    annotations.write_predictions(folder / PREDICTIONS, predictions)
+  wanted = set(np.linspace(0, test.num_videos - 1, min(videos, test.num_videos)).astype(int))
+  if not (wanted or count):
+    return found
+
+  def watched(seen: Observed) -> Observed:
+    if writes and seen.video in wanted:
+      path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")
+      own = predictions[seen.name]
+      pictures.timeline(path, seen, test.videos[seen.video], own, test.label_names)
+    return seen
+
+  drawn = map(watched, observe(look, test, batch_size=batch_size))
+  if not count:
+    for _ in itertools.takewhile(lambda seen: seen.video < max(wanted), drawn):
+      pass
+    return found
+  sample = snippets.draw(drawn, count)
+  found["snippets"] = snippets.quality(sample)
+  if writes and len(sample.label) > 2:
+    planes = {name: snippets.embed(x) for name, x in sample.spaces.items()}
+    pictures.scatter(folder / TSNE, planes, sample.label, test.label_names, _notes(found))
+  return found
+
+
+def _notes(found: Mapping[str, Any]) -> dict[str, str]:
+  return {
+    name: f"silhouette {q['silhouette']:.3f}, kNN purity {q['knn_purity']:.2f} "
+    f"(chance {q['chance']:.2f}),\naction or not {q['action_purity']:.2f}"
+    for name, q in found["snippets"].items()
+  }

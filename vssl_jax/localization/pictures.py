@@ -1,0 +1,174 @@
+"""Pictures: a video's timeline, and snippets in two dimensions."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.localization.annotations import Prediction, Video
+from vssl_jax.localization.observe import Observed
+from vssl_jax.localization.proposals import normalise
+from vssl_jax.localization.segments import runs
+from vssl_jax.probes.report import write_atomic
+
+_MOST = 30  # predictions of a class that are drawn
+_NAMED = 24  # classes up to which a legend helps
+
+
+def timeline(
+  path: str | os.PathLike[str],
+  seen: Observed,
+  video: Video,
+  predictions: Sequence[Prediction],
+  label_names: Sequence[str],
+) -> None:
+  """One video from the annotation to the predictions, one below the other over time.
+
+  Pseudo-labels are those of the video's own classes, as training would see them: before denoising
+  as they are, after it as dark as their confidence, which starts at nothing for one snippet among
+  unlike ones. T-CAS is normalised as for proposals. Of each class the best predictions are drawn,
+  the surest darkest and at the bottom.
+
+  Args:
+    path: of the PNG; appears whole or not at all.
+    seen: the video's steps.
+    video: its annotation.
+    predictions: its predictions.
+    label_names: the C classes.
+  """
+  own = [label_names[c] for c in seen.classes]
+  found = [p.label for p in sorted(predictions, key=lambda p: -p.score)]
+  shown = list(dict.fromkeys([*own, *found]))[: max(len(own), 4)]
+  colours = {name: _colour(label_names.index(name)) for name in shown}
+  lanes = {name: i for i, name in enumerate(shown)}
+  end = len(seen.attention) * seen.seconds
+  edges = np.arange(len(seen.attention) + 1) * seen.seconds
+  tall = 0.3 + 0.25 * len(shown)
+  figure = _figure(12, 3 * tall + 0.8 + 1.3 + 1.7 + 0.7)
+  rows = figure.subplots(6, 1, sharex=True, height_ratios=(tall, tall, tall, 0.8, 1.3, 1.7))
+
+  for s in video.segments:
+    if s.label in lanes:
+      _block(rows[0], s.start, s.end, lanes[s.label], colours[s.label], 1.0)
+  for i, name in enumerate(own):
+    for axes, weight in ((rows[1], seen.pseudo), (rows[2], seen.pseudo * seen.trust)):
+      _stripe(axes, edges, weight[:, i], lanes[name], colours[name])
+  middle = edges[:-1] + seen.seconds / 2
+  rows[3].fill_between(middle, seen.attention, color="0.75", linewidth=0)
+  rows[3].plot(middle, seen.attention, color="0.3", linewidth=0.8)
+  rows[3].set(ylim=(0, 1), yticks=(0, 1))
+  for name in shown:
+    c = label_names.index(name)
+    rows[4].plot(middle, normalise(seen.cas[:, [c]])[:, 0], color=colours[name], linewidth=1)
+  rows[4].set(ylim=(0, 1.02), yticks=(0, 1))
+  _predicted(rows[5], predictions, lanes, colours)
+
+  labels = (
+    "ground truth", "pseudo-labels", "… denoised", "attention", "T-CAS",
+    f"predictions\n(of {len(predictions)})",
+  )  # fmt: skip
+  for axes, label in zip(rows, labels, strict=True):
+    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    for s in video.segments:
+      if axes is not rows[0] and s.label in lanes:
+        axes.axvspan(s.start, min(s.end, end), color="0.93", zorder=-2, linewidth=0)
+  for axes in rows[:3]:
+    axes.set(ylim=(max(len(shown), 1) - 0.5, -0.5), yticks=())
+  rows[-1].set(xlim=(0, end), xlabel="seconds (grey: annotated actions)")
+  handles = [_patch(colours[name], name) for name in shown]
+  rows[0].legend(
+    handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9
+  )
+  rows[0].set_title(seen.name, loc="right", fontsize=10)
+  _save(figure, path)
+
+
+def scatter(
+  path: str | os.PathLike[str],
+  planes: Mapping[str, np.ndarray],
+  label: np.ndarray,
+  label_names: Sequence[str],
+  notes: Mapping[str, str],
+) -> None:
+  """Snippets in the plane, one panel a space: a colour a class, background grey.
+
+  Args:
+    path: of the PNG; appears whole or not at all.
+    planes: `[N, 2]` by title.
+    label: int `[N]`, −1 for background.
+    label_names: the classes.
+    notes: a line below each title.
+  """
+  figure = _figure(4.4 * len(planes) + 1.8, 5.0)
+  panels = figure.subplots(1, len(planes), squeeze=False)[0]
+  for axes, (title, xy) in zip(panels, planes.items(), strict=True):
+    back = label < 0
+    axes.scatter(*xy[back].T, s=6, color="0.78", linewidth=0, zorder=1)
+    for c in np.unique(label[~back]):
+      axes.scatter(*xy[label == c].T, s=9, color=_colour(c), linewidth=0, alpha=0.85, zorder=2)
+    axes.set_title(f"{title}\n{notes[title]}", fontsize=9)
+    axes.set(xticks=(), yticks=(), box_aspect=1)
+  present = [c for c in np.unique(label) if c >= 0][:_NAMED]
+  handles = [_patch("0.78", "background")] + [_patch(_colour(c), label_names[c]) for c in present]
+  figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+  _save(figure, path)
+
+
+def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colours: Any) -> None:
+  """Bars, each class's own from the bottom up by falling score."""
+  best = sorted((p for p in predictions if p.label in lanes), key=lambda p: -p.score)
+  placed = dict.fromkeys(lanes, 0)
+  low = min((p.score for p in best), default=0.0)
+  span = max(best[0].score - low, 1e-9) if best else 1.0
+  for p in best:
+    if placed[p.label] < _MOST:
+      dark = 0.15 + 0.85 * (p.score - low) / span
+      _block(axes, p.start, p.end, placed[p.label], colours[p.label], dark)
+      placed[p.label] += 1
+  axes.set(ylim=(-0.7, max([*placed.values(), 1]) - 0.3), yticks=())
+
+
+def _block(axes: Any, start: float, end: float, lane: float, colour: Any, dark: float) -> None:
+  axes.barh(lane, end - start, left=start, height=0.8, color=colour, alpha=dark, linewidth=0)
+
+
+def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, colour: Any) -> None:
+  """A lane of steps as dark as their weights; equal neighbours are one block."""
+  level = np.round(np.asarray(weight, float), 2)
+  for value in np.unique(level[level > 0]):
+    for first, last in runs(level == value):
+      _block(axes, edges[first], edges[last], lane, colour, float(min(value, 1.0)))
+
+
+def _colour(c: int) -> Any:
+  """Twenty colours in turn, strong ones first."""
+  from matplotlib import colormaps
+
+  c = int(c) % 20
+  return colormaps["tab20"](2 * c % 20 + c // 10)
+
+
+def _patch(colour: Any, label: str) -> Any:
+  from matplotlib.patches import Patch
+
+  return Patch(color=colour, label=label if len(label) <= 24 else label[:23] + "…")
+
+
+def _figure(width: float, height: float) -> Any:
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=130)
+  write_atomic(path, buffer.getvalue())

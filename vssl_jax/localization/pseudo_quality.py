@@ -1,0 +1,56 @@
+"""How right snippet pseudo-labels are, before and after denoising, against annotated actions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vssl_jax.localization.observe import Observed
+
+_SIDES = ("action", "background")
+_WAYS = ("before", "after", "agreeing")
+
+
+class PseudoQuality:
+  """Precision and recall over the steps of all videos, each counted once for each class of a video.
+
+  * before: every pseudo-label counts 1.
+  * after: it counts its confidence S, as in DCC's regions.
+  * agreeing: those of S ≥ ½ count 1, those with which most of their cluster agrees.
+
+  An action's pseudo-label is right where the action is annotated, a background's where it is not.
+  """
+
+  def __init__(self):
+    self._sums = {side: {way: np.zeros(2) for way in _WAYS} for side in _SIDES}  # right, all
+    self._true = {side: 0.0 for side in _SIDES}
+
+  def add(self, seen: Observed) -> None:
+    """Counts one video."""
+    actual = seen.truth[:, seen.classes]
+    for side, chosen, right in (
+      ("action", seen.pseudo, actual), ("background", ~seen.pseudo, ~actual)
+    ):  # fmt: skip
+      self._true[side] += right.sum()
+      weights = np.ones(chosen.shape), seen.trust, seen.trust >= 0.5
+      for way, weight in zip(_WAYS, weights, strict=True):
+        self._sums[side][way] += (weight * chosen * right).sum(), (weight * chosen).sum()
+
+  def result(self) -> dict[str, dict[str, float | dict[str, float]]]:
+    """By side: `share` of the steps that truly are of it, which is the precision of a guess, and
+    `precision` and `recall` of each way, in [0, 1]; NaN where nothing was counted.
+    """  # noqa: D205
+    total = max(sum(self._true.values()), 1.0)
+    return {
+      side: {
+        "share": self._true[side] / total,
+        **{
+          way: {"precision": _ratio(right, every), "recall": _ratio(right, self._true[side])}
+          for way, (right, every) in ways.items()
+        },
+      }
+      for side, ways in self._sums.items()
+    }
+
+
+def _ratio(a: float, b: float) -> float:
+  return float(a / b) if b > 0 else float("nan")
