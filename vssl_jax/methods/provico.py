@@ -31,6 +31,7 @@ from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Metrics, Params, Variables
 from vssl_jax.models.gaussian_head import GaussianHead
 from vssl_jax.ops.mining import Rule
+from vssl_jax.probes import features
 from vssl_jax.probes import gaussian as gaussian_probe
 
 Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
@@ -102,22 +103,18 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   Raises:
     UserError: a field has an impossible value.
   """
-  c, h = config.provico, config.head
+  c = config.provico
   chosen = settings(config)
   clips = multiclip.build(config, c)
   multiclip.positive(config, c, "slope", "trace")
   low, high = c.clamp
-  start = math.log(c.trace / h.out)
+  start = math.log(c.trace / config.head.out)
   if not low < start < high:
     raise UserError(
       f"config.provico.clamp is {tuple(c.clamp)}: log σ² starts at log(trace / D) = {start:.2f}, "
       "which must lie inside."
     )
-  head = GaussianHead(
-    h.out, tuple(h.hidden), c.trace, tuple(c.clamp), h.bn_momentum, h.bn_groups,
-    h.get("bn", True), models.DTYPES[config.encoder.dtype],
-  )  # fmt: skip
-  net = network.Network(models.build_encoder(config.encoder), head)
+  net = _network(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params, stats = net.init(rng, batch["clips"][:, 0])
@@ -143,18 +140,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
-  preprocess = augment.eval_preprocess(config.augment)
-
-  def describe(variables: Variables, raw: jax.Array) -> jax.Array:
-    x = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)
-    e = head.apply(variables["head"], x, train=False)
-    return jnp.concatenate([e["mean"], e["log_variance"]], axis=1)
+  describe = clip_gaussians(config)
 
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
-    variables = {
-      name: {"params": params[name], "batch_stats": state.stats[name]}
-      for name in ("encoder", "head")
-    }
+    variables = network_variables(params, state)
     bank, queries = (
       gaussian_probe.extract(describe, variables, source, config, mesh=mesh)
       for source in (train, test)
@@ -165,6 +154,34 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     init, encoder_variables, {"clips": clips.spec}, embed=embed, objective=objective,
     evaluate=evaluate,
   )  # fmt: skip
+
+
+def _network(config: ConfigDict) -> network.Network:
+  c, h = config.provico, config.head
+  head = GaussianHead(
+    h.out, tuple(h.hidden), c.trace, tuple(c.clamp), h.bn_momentum, h.bn_groups,
+    h.get("bn", True), models.DTYPES[config.encoder.dtype],
+  )  # fmt: skip
+  return network.Network(models.build_encoder(config.encoder), head)
+
+
+def clip_gaussians(config: ConfigDict) -> features.Apply:
+  """`(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`: μ, then log σ², batch norm frozen."""
+  net, preprocess = _network(config), augment.eval_preprocess(config.augment)
+
+  def describe(variables: Variables, raw: jax.Array) -> jax.Array:
+    x = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)
+    e = net.head.apply(variables["head"], x, train=False)
+    return jnp.concatenate([e["mean"], e["log_variance"]], axis=1)
+
+  return describe
+
+
+def network_variables(params: Params, state: State) -> Variables:
+  """What `clip_gaussians` reads of a run's parameters and state."""
+  return {
+    name: {"params": params[name], "batch_stats": state.stats[name]} for name in ("encoder", "head")
+  }
 
 
 def monitors(log_variance: jax.Array, clamp: tuple[float, float]) -> Metrics:

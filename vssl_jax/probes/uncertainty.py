@@ -63,8 +63,7 @@ def by_quantile(
   Raises:
     UserError: there are not as many videos.
   """
-  if not 2 <= groups <= len(hit):
-    raise UserError(f"quantiles: {groups} groups of {len(hit)} videos; give 2 to {len(hit)}")
+  check_groups(len(hit), groups)
   rows = []
   for part in np.array_split(np.argsort(uncertainty, kind="stable"), groups):
     u, rate = uncertainty[part], float(hit[part].mean())
@@ -73,6 +72,12 @@ def by_quantile(
       "R@1": rate, "error": float(np.sqrt(rate * (1 - rate) / len(part))),
     })  # fmt: skip
   return rows
+
+
+def check_groups(videos: int, groups: int) -> None:
+  """Raises `UserError` where so many videos don't make so many groups."""
+  if not 2 <= groups <= videos:
+    raise UserError(f"quantiles: {groups} groups of {videos} videos; give 2 to {videos}")
 
 
 def correlations(analysis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,145 @@
+"""The analysis of a run as one command, around an encoder of one layer."""
+
+import argparse
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import small
+from tests.methods import conftest
+from vssl_jax import methods, models, parallel, probing, train, uncertainty
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
+from vssl_jax.probes import corrupt
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run's folder and its result, on one device: trained once, read by all."""
+  folder = tmp_path_factory.mktemp("trained") / "run"
+  one = parallel.make_mesh(jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+    patch.setattr(parallel, "make_mesh", lambda devices=None: one)
+    config = small.shrink(small.load("provico.py", "demo"), **{
+      "probe.run": False, "log_every": 1, "data.clips": 2, "provico.samples": 2, "save.every": 2,
+      "save.keep": 9, "augment.jitter_p": 0.0, "augment.gray_p": 0.0,
+    }).lock()  # fmt: skip
+    source = probing.load_source(config, "train")
+    config = methods.resolve(config, source)
+    method = methods.load("provico").build(config, one)
+    yield folder, train.train(config, folder, source, method, one, tensorboard=False)
+
+
+def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch):
+  kinds = {"noise": (corrupt.noise, (0.1, 0.2)), "blur": (corrupt.blur, (0.1,))}
+  monkeypatch.setattr(corrupt, "CORRUPTIONS", kinds)
+  folder, result = run
+  out = tmp_path / "out"
+  code = uncertainty.main([
+    "--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11",
+  ])  # fmt: skip
+  assert code == 0
+  files = {x.name for x in out.iterdir()}
+  assert files == {
+    "training.png", "quantiles.png", "corruption.png", "pairs_run.png", "analysis.json",
+  }  # fmt: skip
+  found = json.loads((out / "analysis.json").read_text())["run"]
+  assert found["step"] == 4
+  assert [r["step"] for r in found["training"]] == [2, 4]
+  np.testing.assert_allclose([r["epoch"] for r in found["training"]], [2 / 3, 4 / 3], rtol=1e-3)
+  assert [(r["name"], r["strength"]) for r in found["corruption"]] == [
+    ("", 0), ("noise", 0.1), ("noise", 0.2), ("blur", 0.1),
+  ]  # fmt: skip
+  # The last checkpoint, the clean videos and the means over videos and groups are one thing.
+  for key in ("uncertainty", "predicted", "spread", "R@1"):
+    np.testing.assert_allclose(found["training"][-1][key], found["corruption"][0][key], rtol=1e-3)
+  last = found["training"][-1]
+  np.testing.assert_allclose(
+    np.mean(found["videos"]["uncertainty"]), last["uncertainty"], rtol=1e-3
+  )
+  np.testing.assert_allclose(np.mean(found["videos"]["hit"]), last["R@1"], atol=1e-3)
+  np.testing.assert_allclose(
+    np.mean([r["R@1"] for r in found["quantiles"]]), last["R@1"], atol=1e-3
+  )
+  assert len(found["logged"]) == 4
+  anchors = [row["anchor"] for row in found["pairs"]]
+  assert [a["video"] for a in anchors] == [5, 11]
+  assert all(a["label"].startswith("direction") for a in anchors)
+  for row in found["pairs"]:
+    for key in ("positives", "negatives"):
+      apart = [item["distance"] for item in row[key]]
+      assert apart == sorted(apart)
+  said = capsys.readouterr().out
+  assert "uncertainty and hit, by video" in said
+  assert said.strip().splitlines()[-1].startswith("RESULT {")
+  # What the command saw is what the method's own evaluation sees.
+  config = checkpoints.load_config(folder)
+  evaluate = methods.load("provico").build(config, None).evaluate
+  own = evaluate(*jax.device_get((result.state.params, result.state.method)),
+                 *probing.splits(config))["retrieval"]  # fmt: skip
+  np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
+  np.testing.assert_allclose(own["uncertainty"]["all"], last["uncertainty"], rtol=1e-3)
+
+
+def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
+  load = probing.load_source
+
+  def unlabelled(*args, **kwargs):
+    source = load(*args, **kwargs)
+    source.label_names = ()
+    return source
+
+  monkeypatch.setattr(probing, "load_source", unlabelled)
+  out = tmp_path / "out"
+  assert uncertainty.main(["--checkpoint", str(run[0]), "--output", str(out)]) == 0
+  assert {x.name for x in out.iterdir()} == {"pairs_run.png", "analysis.json"}
+  found = json.loads((out / "analysis.json").read_text())["run"]
+  assert len(found["pairs"]) == 6
+  assert all(row["anchor"]["label"] == "" for row in found["pairs"])
+  assert "no labels" in capsys.readouterr().out
+
+
+def test_states_are_those_of_every_checkpoint(run):
+  folder, result = run
+  config, states = uncertainty.states(folder)
+  assert config.method == "provico"
+  states = dict(states)
+  assert sorted(states) == [2, 4]
+  assert [int(s.step) for s in states.values()] == [2, 4]
+  jax.tree.map(np.testing.assert_array_equal, states[4].params, result.state.params)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"videos": [24]}, "no training video 24; there are 24"),
+    ({"quantiles": 9}, "9 groups of 8 videos"),
+  ],
+)
+def test_impossible_wishes_are_refused(run, change, message):
+  args = argparse.Namespace(data="", videos=[], quantiles=2)
+  vars(args).update(change)
+  with pytest.raises(UserError, match=message):
+    uncertainty.analyse(run[0], args)
+
+
+def test_other_folders_are_refused_in_one_line(tmp_path, capsys):
+  def refused(*folders):
+    assert uncertainty.main(["--checkpoint", *map(str, folders), "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+  assert "no config.json" in refused(tmp_path / "none")
+  assert "two folders of one name" in refused(tmp_path / "a" / "x", tmp_path / "b" / "x")
+  config = small.load("provico.py", "demo")
+  (tmp_path / "new").mkdir()
+  checkpoints.write_config(tmp_path / "new", config)
+  assert "no checkpoint there yet" in refused(tmp_path / "new")
+  (tmp_path / "other").mkdir()
+  checkpoints.write_config(tmp_path / "other", small.load("cvrl.py", "demo"))
+  assert "a run of cvrl" in refused(tmp_path / "other")

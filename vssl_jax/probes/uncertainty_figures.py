@@ -1,0 +1,201 @@
+"""Pictures of the uncertainty analysis: over training, by quantile, by corruption, mined pairs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.probes import report
+
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9601a", "0.45"
+_RIGHT, _WRONG = "#2a8a3e", "#c0392b"
+_RUNS = (_BLUE, _ORANGE, "#2a8a3e", "#7b4ab5", "#8a6d1f", "#444444")
+_MARKS = "osD^vP"
+_UNCERTAINTY = "uncertainty  Σ σ² of a video"
+
+
+def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]) -> None:
+  """Uncertainty and R@1 of the evaluation videos over training, one panel a run.
+
+  Args:
+    path: the PNG.
+    runs: by name: `training`, rows of `epoch`, `uncertainty`, `predicted` and `R@1`; optionally
+      `logged`, `[n, 2]`, epoch and uncertainty of the training batches.
+  """
+  figure = _figure(0.8 + 4.6 * len(runs), 4.0)
+  axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+  twins = [a.twinx() for a in axes]
+  for i, (axis, twin, (name, run)) in enumerate(zip(axes, twins, runs.items(), strict=True)):
+    rows = run["training"]
+    epochs = [r["epoch"] for r in rows]
+    logged = np.asarray(run.get("logged", ()), float).reshape(-1, 2)
+    lines = []
+    if len(logged):
+      lines += axis.plot(*logged.T, color=_BLUE, lw=1, alpha=0.4, label="training batches: Σ σ²")
+    both = [r["uncertainty"] for r in rows]
+    head = [r["predicted"] for r in rows]
+    lines += axis.plot(epochs, both, "o-", color=_BLUE, label="evaluation videos: Σ σ²")
+    lines += axis.plot(epochs, head, "o:", color=_BLUE, mfc="white", label="of it, the head's part")
+    rate = [100 * r["R@1"] for r in rows]
+    lines += twin.plot(epochs, rate, "s-", color=_ORANGE, label="evaluation videos: R@1")
+    axis.set(title=name, xlabel="epoch", xlim=(0, None), ylim=(0, None))
+    axis.tick_params(axis="y", colors=_BLUE)
+    twin.tick_params(axis="y", colors=_ORANGE)
+    twin.set_ylim(0, max(_top(r, "training", "R@1") for r in runs.values()) * 115)
+    if i == 0:
+      axis.set_ylabel(_UNCERTAINTY, color=_BLUE)
+    if i == len(runs) - 1:
+      twin.set_ylabel("R@1, %", color=_ORANGE)
+  columns = 2 if len(runs) == 1 else 4
+  figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+  _save(figure, path)
+
+
+def quantiles(
+  path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, float]]]
+) -> None:
+  """R@1 of groups of videos from the most certain to the least, with standard errors.
+
+  Args:
+    path: the PNG.
+    runs: by name: rows of `uncertainty.by_quantile`.
+  """
+  figure = _figure(5.6, 3.9)
+  axis = figure.subplots()
+  for i, (name, rows) in enumerate(runs.items()):
+    x = np.arange(len(rows)) + 0.05 * (i - (len(runs) - 1) / 2)
+    rate, error = ([100 * r[k] for r in rows] for k in ("R@1", "error"))
+    axis.errorbar(x, rate, error, fmt=_MARKS[i % 6] + "-", color=_RUNS[i % 6], capsize=3,
+                  label=name)  # fmt: skip
+  n = len(rows)
+  axis.set_xlim(-0.4, n - 0.6)
+  ends = {0: "\nmost certain", n - 1: "\nleast certain"}
+  axis.set_xticks(range(n), [f"{j + 1}{ends.get(j, '')}" for j in range(n)])
+  axis.set(xlabel="videos in groups by uncertainty", ylabel="R@1, %")
+  axis.set_ylim(0, None)
+  axis.legend(frameon=False)
+  axis.grid(axis="y", color="0.9")
+  _save(figure, path)
+
+
+def corruption(
+  path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+  """Uncertainty above, R@1 below, against the strength of each corruption.
+
+  Args:
+    path: the PNG.
+    runs: by name: rows of `name` ("" for the clean videos), `strength`, `uncertainty`, `predicted`
+      (dotted) and `R@1`.
+  """
+  kinds = list(dict.fromkeys(r["name"] for rows in runs.values() for r in rows if r["name"]))
+  figure = _figure(2.7 * len(kinds) + 0.6, 5.4)
+  axes = figure.subplots(2, len(kinds), squeeze=False, sharey="row", sharex="col")
+  for column, kind in enumerate(kinds):
+    for i, (name, rows) in enumerate(runs.items()):
+      own = sorted((r for r in rows if r["name"] in (kind, "")), key=lambda r: r["strength"])
+      x = [r["strength"] for r in own]
+      for axis, key, scale in zip(axes[:, column], ("uncertainty", "R@1"), (1, 100), strict=True):
+        y = [scale * r[key] for r in own]
+        axis.plot(x, y, _MARKS[i % 6] + "-", color=_RUNS[i % 6], label=name, clip_on=False)
+        axis.grid(axis="y", color="0.9")
+      head = [r["predicted"] for r in own]
+      axes[0, column].plot(x, head, ":", color=_RUNS[i % 6], label=f"{name}, the head's part")
+    axes[0, column].set_title(kind)
+    axes[1, column].set_xlabel(_STRENGTH.get(kind, "strength"))
+    axes[1, column].set_xlim(0, None)
+  axes[0, 0].set_ylabel(_UNCERTAINTY)
+  axes[0, 0].set_ylim(0, None)
+  axes[1, 0].set_ylabel("R@1, %")
+  axes[1, 0].set_ylim(0, None)
+  handles, names = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+  _save(figure, path)
+
+
+_STRENGTH = {
+  "blur": "deviation, share of height", "noise": "deviation, share of white",
+  "occlusion": "share of area", "dropped frames": "share of frames",
+}  # fmt: skip
+
+
+def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
+  """Anchors with their mined positives and hardest negatives as thumbnails.
+
+  A thumbnail's border is green where its label is the anchor's, red where it is another, grey where
+  either is unknown.
+
+  Args:
+    path: the PNG.
+    rows: an anchor each: `anchor`, a thumbnail; `positives` and `negatives`, lists of them, the
+      nearest first. A thumbnail: `frame` uint8 `[H, W, 3]`, `video` (number), `uncertainty`,
+      `label` (its name, "" unknown) and, but for anchors, `distance`.
+    title: above the picture.
+  """
+  near = max(1, *(len(r["positives"]) for r in rows))
+  far = max(1, *(len(r["negatives"]) for r in rows))
+  gap = 0.18
+  widths = [1, gap, *[1] * near, gap, *[1] * far]
+  height, width = rows[0]["anchor"]["frame"].shape[:2]
+  inch = 1.25
+  tall = inch * height / width + 0.48
+  figure = _figure(inch * 1.06 * sum(widths), tall * len(rows) + 0.75)
+  grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+  for axis in grid.ravel():
+    axis.axis("off")
+    axis.set_box_aspect(height / width)  # titles then stand at one height, picture or not
+  for axes in grid:
+    for column in (1, 2 + near):
+      axes[column].set_box_aspect(None)
+  heads = {0: "video", 2: "mined positives, nearest first", 3 + near: "hardest negatives"}
+  for column, text in heads.items():
+    grid[0, column].set_title(text, fontsize=9, loc="left", fontweight="bold", pad=7)
+  for axes, row in zip(grid, rows, strict=True):
+    _thumbnail(axes[0], row["anchor"], None)
+    for first, key in ((2, "positives"), (3 + near, "negatives")):
+      for axis, item in zip(axes[first:], row[key], strict=False):
+        _thumbnail(axis, item, row["anchor"]["label"])
+      if not row[key]:
+        axes[first].text(0.5, 0.5, "none", ha="center", va="center", color=_GREY, fontsize=9,
+                         transform=axes[first].transAxes)  # fmt: skip
+  figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+  _save(figure, path)
+
+
+def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
+  axis.axis("on")
+  axis.imshow(item["frame"], interpolation="nearest")
+  axis.set_xticks([])
+  axis.set_yticks([])
+  known = anchor and item["label"]
+  colour = (_RIGHT if item["label"] == anchor else _WRONG) if known else _GREY
+  for side in axis.spines.values():
+    side.set(color=colour, linewidth=2.5 if known else 1)
+  name = item["label"] if len(item["label"]) <= 14 else item["label"][:13] + "…"
+  name = f"{name}  #{item['video']}".strip()
+  apart = f"D {item['distance']:.3g}   " if "distance" in item else ""
+  text = f"{name}\n{apart}Σσ² {item['uncertainty']:.2f}"
+  axis.set_xlabel(text, fontsize=7.5, labelpad=3, parse_math=False)
+
+
+def _top(run: Mapping[str, Any], part: str, key: str) -> float:
+  return max([r[key] for r in run[part]] + [0.01])
+
+
+def _figure(width: float, height: float) -> Any:
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=130)
+  report.write_atomic(path, buffer.getvalue())

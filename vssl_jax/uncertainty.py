@@ -1,0 +1,294 @@
+"""What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
+
+  python -m vssl_jax.uncertainty --checkpoint runs/provico_demo runs/provico_demo_no_kl \
+    --output=analysis
+
+writes for the evaluation videos, whose bank is the training split:
+
+  training.png    uncertainty and R@1 by epoch, of all checkpoints kept (config.save.keep)
+  quantiles.png   R@1 of groups of videos by uncertainty
+  corruption.png  both against blur, noise, occlusion and dropped frames
+  pairs_RUN.png   for some training videos the mined positives and the hardest negatives
+  analysis.json   every number
+
+and prints whether uncertainty and R@1 correlate, ending in a RESULT line. A run without labels
+gets the pairs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vssl_jax import config as config_lib
+from vssl_jax import methods, optim, parallel, probing
+from vssl_jax import step as step_lib
+from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints, writers
+from vssl_jax.methods import provico
+from vssl_jax.probes import corrupt, gaussian, mined, report, run, uncertainty_figures
+from vssl_jax.probes import uncertainty as numbers
+
+RESULT = "analysis.json"
+_NEIGHBOURS = 4  # positives and negatives shown of a video
+
+
+class Frames:
+  """A source that keeps the middle frame of some videos as they pass.
+
+  Attributes:
+    kept: uint8 `[H, W, 3]` by number of the video.
+  """
+
+  def __init__(self, source: run.Source, videos: Iterable[int]):
+    self._source, self._wanted = source, frozenset(map(int, videos))
+    self.kept: dict[int, np.ndarray] = {}
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
+
+  def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+    """As the source's own."""
+    for batch in self._source.eval_batches(*args, **kwargs):
+      for video, views in zip(batch["video"], batch["clips"], strict=True):
+        if int(video) in self._wanted:
+          clip = views[len(views) // 2]
+          self.kept[int(video)] = np.array(clip[len(clip) // 2])
+      yield batch
+
+
+def states(folder: pathlib.Path) -> tuple[ConfigDict, Iterator[tuple[int, Any]]]:
+  """A ProViCo run's config, and the train state of every checkpoint that it kept, oldest first.
+
+  Raises:
+    UserError: no run of ProViCo, or no checkpoint.
+  """
+  config = config_lib.complete(checkpoints.load_config(folder))
+  if config.method != "provico":
+    raise UserError(f"{folder}: a run of {config.method}; only provico learns uncertainties.")
+  reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
+  steps = reader.steps
+  if not steps:
+    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
+
+  def read() -> Iterator[tuple[int, Any]]:
+    method = methods.load(config.method).build(config, None)
+    tx = optim.build(config.optim, lambda step: step)
+    like = step_lib.init(method, tx, config.seed, parallel.make_mesh(jax.local_devices()[:1]), 2)
+    for step in steps:
+      yield step, reader.read(step, like)
+    reader.close()
+
+  return config, read()
+
+
+def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
+  """One run's numbers and the rows of its picture of pairs.
+
+  Raises:
+    UserError: no such run, or what `args` ask for is not there.
+  """
+  config, kept = states(folder)
+  config.data.fraction = 1.0
+  if args.data:
+    config.data.source, config.data.path = "tfrecord", args.data
+  opened = lambda split: run.Cached(probing.load_source(config, split, batch_size=1))  # noqa: E731
+  train = opened(config.data.train_split)
+  labelled = bool(train.label_names)
+  test = opened(config.data.eval_split) if labelled else None
+  if labelled:
+    numbers.check_groups(test.num_videos, args.quantiles)
+  apply = provico.clip_gaussians(config)
+
+  def extract(source: Any, variables: Any, what: str) -> gaussian.Videos:
+    told = f"{folder.name}, {what}"
+    return gaussian.extract(apply, variables, source, config, progress=told)
+
+  places = _batch(train.num_videos, config, args.videos)
+  frames = Frames(train, places)
+  epoch = config.steps_per_epoch or max(1, train.num_videos // config.batch_size)
+  out: dict[str, Any] = {"training": []}
+  for step, state in kept:
+    variables = jax.device_get(provico.network_variables(state.params, state.method))
+    bank = extract(frames, variables, f"step {step}, training split")
+    if labelled:
+      queries = extract(test, variables, f"step {step}, evaluation split")
+      row = numbers.scores(bank.labelled("training"), queries.labelled("evaluation"))
+      out["training"].append({"step": step, "epoch": step / epoch, **row})
+  out["step"] = step
+  out["pairs"] = _pairs(config, bank, places, frames, args)
+  out["distance_on"] = config.provico.distance_on
+  if not labelled:
+    return {k: out[k] for k in ("step", "pairs", "distance_on")}
+
+  bank, queries = bank.labelled("training"), queries.labelled("evaluation")
+  hit = gaussian.hits(bank, queries)
+  out["logged"] = _logged(folder)
+  parts = ("uncertainty", "predicted", "spread")
+  out["videos"] = {"hit": hit, **{k: getattr(queries, k) for k in parts}}
+  out["quantiles"] = numbers.by_quantile(queries.uncertainty, hit, args.quantiles)
+  out["corruption"] = [{"name": "", "strength": 0.0, **numbers.scores(bank, queries)}]
+  for name, (_, strengths) in corrupt.CORRUPTIONS.items():
+    for strength in strengths:
+      worse = corrupt.Corrupted(test, name, strength, config.seed)
+      seen = extract(worse, variables, f"{name} {strength:g}").labelled("evaluation")
+      row = numbers.scores(bank, seen)
+      out["corruption"].append({"name": name, "strength": strength, **row})
+  out["correlations"] = numbers.correlations(out)
+  return out
+
+
+def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray:
+  """As many videos as training mines among, those chosen first."""
+  chosen = list(dict.fromkeys(chosen))
+  if bad := [v for v in chosen if not 0 <= v < videos]:
+    raise UserError(f"--videos: no training video {bad[0]}; there are {videos}, counted from 0.")
+  rest = np.random.default_rng(config.seed).permutation(videos)
+  rest = rest[~np.isin(rest, chosen)]
+  count = max(len(chosen), min(config.batch_size, videos))
+  return np.concatenate([np.array(chosen, int), rest])[:count]
+
+
+def _pairs(
+  config: ConfigDict, bank: gaussian.Videos, places: np.ndarray, frames: Frames,
+  args: argparse.Namespace,
+) -> list[dict[str, Any]]:  # fmt: skip
+  places = np.array([v for v in places if int(v) in frames.kept], int)
+  few = gaussian.Videos(bank.mean[places], bank.variance[places], bank.label[places])
+  apart, positive = mined.mine(few, provico.settings(config), config.seed)
+  names = frames.label_names
+
+  def item(place: int, **more: float) -> dict[str, Any]:
+    label, video = few.label[place], int(places[place])
+    return {
+      "frame": frames.kept[video], "video": video, "uncertainty": float(few.uncertainty[place]),
+      "label": names[label] if 0 <= label < len(names) else "", **more,
+    }  # fmt: skip
+
+  rows = []
+  anchors = range(len(args.videos)) if args.videos else mined.spread_out(few.uncertainty, 6)
+  for anchor in anchors:
+    near, far = mined.neighbours(apart, positive, anchor, _NEIGHBOURS)
+    listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
+    rows.append({"anchor": item(anchor), "positives": listed(near), "negatives": listed(far)})
+  return rows
+
+
+def _logged(folder: pathlib.Path) -> list[list[float]]:
+  file = folder / writers.FILE
+  rows = writers.read(folder) if file.is_file() else []
+  return [[r["epoch"], r["uncertainty"]] for r in rows if "uncertainty" in r and "epoch" in r]
+
+
+def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
+  """Pictures and `analysis.json`; the files written."""
+  for name, found in runs.items():
+    title = (
+      f"{name}, step {found['step']}: pairs mined among a batch of training videos\n"
+      f"D: distance of {found['distance_on']}; Σσ²: uncertainty; #: number of the video; border: "
+      "the same label (green) or another (red)"
+    )
+    uncertainty_figures.pairs(output / f"pairs_{_safe(name)}.png", found["pairs"], title)
+  files = [output / f"pairs_{_safe(name)}.png" for name in runs]
+  full = {name: found for name, found in runs.items() if "videos" in found}
+  if full:
+    pictures = {
+      "training.png": (uncertainty_figures.training, full),
+      "quantiles.png": (
+        uncertainty_figures.quantiles, {k: v["quantiles"] for k, v in full.items()},
+      ),
+      "corruption.png": (
+        uncertainty_figures.corruption, {k: v["corruption"] for k, v in full.items()},
+      ),
+    }  # fmt: skip
+    for file, (draw, rows) in pictures.items():
+      draw(output / file, rows)
+      files.append(output / file)
+  report.write_json({name: _numbers(found) for name, found in runs.items()}, output / RESULT)
+  return [*files, output / RESULT]
+
+
+def _numbers(value: Any) -> Any:
+  """Without thumbnails."""
+  if isinstance(value, dict):
+    return {k: _numbers(v) for k, v in value.items() if k != "frame"}
+  return [_numbers(v) for v in value] if isinstance(value, list) else value
+
+
+def _safe(name: str) -> str:
+  return re.sub(r"[^\w.-]", "_", name)
+
+
+def told(name: str, found: dict[str, Any]) -> str:
+  """One run's correlations in words, a line each."""
+  said = {
+    "videos": "uncertainty and hit, by video",
+    "videos, predicted": "  the head's part of it alone",
+    "videos, spread": "  the spread of the clips' means alone",
+    "training": "uncertainty and R@1, by checkpoint",
+    "corruption": "uncertainty and R@1, by corruption",
+  }
+  lines = [f"{name}, step {found['step']}"]
+  correlations = found.get("correlations", {})
+  for key, words in said.items():
+    if key in correlations:
+      lines.append(f"  {words:40} {numbers.verdict(correlations[key])}")
+  alone = {k.split(", ", 1)[1]: v for k, v in correlations.items() if k.startswith("strength, ")}
+  if alone:
+    rho = {k: "none" if v["rho"] is None else f"{v['rho']:+.2f}" for k, v in alone.items()}
+    points = next(iter(alone.values()))["n"]
+    words = f"strength and uncertainty, {points} points each"
+    lines.append(f"  {words:40} Spearman {', '.join(f'{k} {v}' for k, v in rho.items())}")
+  return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.uncertainty", description=__doc__.splitlines()[0]
+  )
+  parser.add_argument("--checkpoint", required=True, nargs="+", help="run folders of provico")
+  parser.add_argument("--output", required=True, help="folder to write, made if missing")
+  parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
+  parser.add_argument(
+    "--videos", type=int, nargs="+", default=[], metavar="N",
+    help="numbers of training videos to show pairs of; default: six, by uncertainty",
+  )  # fmt: skip
+  parser.add_argument("--quantiles", type=int, default=5, help="groups of videos by uncertainty")
+  return parser
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+  """The command line; 0, or 2 with one line on stderr for bad input."""
+  args = _parser().parse_args(None if argv is None else list(argv))
+  try:
+    folders = [pathlib.Path(f) for f in args.checkpoint]
+    names = [f.absolute().name for f in folders]
+    if len(set(names)) < len(names):
+      raise UserError("--checkpoint: two folders of one name; pictures tell runs by it.")
+    runs = {n: analyse(f, args) for n, f in zip(names, folders, strict=True)}
+    files = write(runs, pathlib.Path(args.output))
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  for name, found in runs.items():
+    print(told(name, found))
+    if "videos" not in found:
+      print("  no labels: nothing but mined pairs")
+  for file in files:
+    print(file)
+  kept = ("step", "correlations", "quantiles")
+  short = {n: {k: r[k] for k in kept if k in r} for n, r in runs.items()}
+  print(report.result_line({"job": "uncertainty", "runs": short}))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
