@@ -10,7 +10,12 @@ Variants, after a colon:
                  batch 256, SGD. About 8 H100-hours at 40 % of the bf16 peak by arithmetic: 240k
                  videos x 200 epochs x 4 clips x 63 GFLOP. *not run*
   demo           embedded digit videos, then probed; minutes on 2 CPU cores: see README.
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed: see README.
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probed; as many clips as CVRL's, in
+                 half the epochs: see README.
+
+The paper's analysis of uncertainty, with and without the divergence (the runs keep a checkpoint
+every other epoch for it):
+  python -m vssl_jax.uncertainty --checkpoint runs/provico_demo runs/provico_demo_no_kl --output=DIR
 
 Questions are added after a comma, e.g. configs/provico.py:k400,n8,no_kl
   n2, n4, n8     N clips of a video
@@ -58,12 +63,15 @@ def demo(c):
   """The embedded digits."""
   recipes.rho_demo(c)
   _common(c)
+  c.save.every, c.save.keep = 44, 9
 
 
 def ucf6(c):
   """Six classes of UCF101."""
   recipes.ucf6(c)
   _common(c)
+  c.epochs = 20.0
+  c.save.every, c.save.keep = 66, 10
 
 
 def fields(**values):
