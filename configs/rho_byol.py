@@ -42,7 +42,7 @@ def k400(c):
 def demo(c):
   """The embedded digits: a quicker target."""
   recipes.rho_demo(c)
-  c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.97
+  c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.9
 
 
 def ucf6(c):

@@ -39,19 +39,19 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits: a queue of sixteen steps' keys, a quicker target."""
+  """The embedded digits: the last two steps' keys, a quick target, a head with batch norm.
+
+  Chosen by cross-validation over the training split, where a head without batch norm and sixteen
+  steps' keys stayed at chance. A queue as long as an epoch holds the query's own video.
+  """
   recipes.rho_demo(c)
-  c.head.bn = False
-  m = c.rho_moco
-  m.queue, m.momentum = 2048, 0.97
+  c.rho_moco.queue, c.rho_moco.momentum = 256, 0.9
 
 
 def ucf6(c):
-  """Six classes of UCF101: a queue of sixteen steps' keys."""
+  """Six classes of UCF101: the last four steps' keys; see `demo`."""
   recipes.ucf6(c)
-  c.head.bn = False
-  m = c.rho_moco
-  m.queue, m.momentum = 512, 0.97
+  c.rho_moco.queue, c.rho_moco.momentum = 128, 0.97
 
 
 VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}

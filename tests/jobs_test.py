@@ -160,7 +160,7 @@ def test_a_folder_without_checkpoints_is_one_clear_line(tmp_path):
     bundle.load_encoder(tmp_path)
 
 
-VARIANTS = ("k400", "k600", "r3d152x2", "demo", "ucf6", "ucf6_supervised")
+VARIANTS = ("k400", "k600", "r3d152x2", "demo", "demo_supervised", "ucf6", "ucf6_supervised")
 CHANGES = (
   "uniform", "increasing", "constant", "same_time", "no_spatial", "per_frame", "rotation", "plain",
   "half", "tenth", "inflated",

@@ -1,0 +1,159 @@
+"""README's tables of results, from the RESULT files beside this program.
+
+  python results/table.py            # rewrite README.md between its markers
+  python results/table.py --check    # say whether it agrees; exit code 1 if not
+
+`<data set>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was. A
+table has a row for each entry of TABLES whose files exist; figures are mean ± standard deviation
+(n − 1) over the seeds, or one figure with its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import sys
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- results: written by results/table.py -->", "<!-- /results -->"
+Result = dict[str, Any]
+
+COLUMNS = {
+  "linear probe": ("linear", "top1"),
+  "logistic": ("logistic", "top1"),
+  "kNN": ("knn", "top1"),
+  "R@1": ("retrieval", "R@1"),
+}
+METHODS = [
+  ("CVRL", "cvrl", "trained"),
+  ("ρ-SimCLR, ρ = 2", "rho_simclr", "trained"),
+  ("ρ-MoCo, ρ = 2", "rho_moco", "trained"),
+  ("ρ-BYOL, ρ = 2", "rho_byol", "trained"),
+  ("ρ-SwAV, ρ = 2", "rho_swav", "trained"),
+  ("ProViCo, 4 clips a video", "provico", "trained"),
+]
+# Data set -> heading and rows: label, files, and the part of a file that holds the scores.
+TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
+  "ucf6": (
+    "six classes of UCF101, split 1",
+    [
+      ("middle frame's pixels", "cvrl", "baselines.pixels"),
+      ("the clip's pixels, shrunk", "cvrl", "baselines.pixels_clip"),
+      ("per-frame colour means", "cvrl", "baselines.colour_means"),
+      ("random initialisation", "cvrl", "random_init"),
+      ("supervised from scratch", "supervised", "trained"),
+      *METHODS,
+    ],
+  ),
+  "digits": (
+    "embedded digits",
+    [
+      ("middle frame's pixels", "cvrl", "baselines.pixels"),
+      ("the clip's pixels, shrunk", "cvrl", "baselines.pixels_clip"),
+      ("per-frame colour means", "cvrl", "baselines.colour_means"),
+      ("random initialisation", "cvrl", "random_init"),
+      ("supervised from scratch", "supervised", "trained"),
+      *METHODS,
+    ],
+  ),
+}
+
+
+def load(folder: pathlib.Path, row: str) -> list[Result]:
+  """A row's results in the order of their seeds.
+
+  Raises:
+    SystemExit: a file's seed is not the one its name says.
+  """
+  found = []
+  for path in sorted(folder.glob(f"{row}_s*.json")):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if path.stem != f"{row}_s{result['seed']}":
+      raise SystemExit(f"{path}: its seed is {result['seed']}, its name says otherwise; rename it")
+    found.append(result)
+  return found
+
+
+def scores(result: Result, part: str) -> dict[str, float]:
+  """A result's top-1 by column, in per cent; baselines have logistic regression alone."""
+  if part.startswith("baselines."):
+    value = result.get("baselines", {}).get(part.partition(".")[2])
+    return {} if value is None else {"logistic": 100 * value["top1"]}
+  values = result.get(part, {})
+  return {
+    column: 100 * values[protocol][key]
+    for column, (protocol, key) in COLUMNS.items()
+    if protocol in values
+  }
+
+
+def cell(values: list[float]) -> str:
+  """`mean ± std` of the seeds, one figure as it is, or nothing."""
+  if not values:
+    return ""
+  if len(values) == 1 or len(set(values)) == 1:
+    return f"{values[0]:.1f}"
+  return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def table(name: str) -> str:
+  """One data set's Markdown table, or nothing where it has no files."""
+  heading, rows = TABLES[name]
+  lines = []
+  for label, files, part in rows:
+    results = load(HERE / name, files)
+    figures = [s for r in results if (s := scores(r, part))]
+    if not figures:
+      continue
+    if len(figures) == 1 and part == "trained":
+      label += f" (seed {results[0]['seed']} alone)"
+    cells = [cell([s[c] for s in figures if c in s]) for c in COLUMNS]
+    lines.append(f"| {label} | {' | '.join(cells)} |")
+  if not lines:
+    return ""
+  first = next(iter(sorted((HERE / name).glob("*.json"))))
+  data = json.loads(first.read_text(encoding="utf-8"))["data"]
+  sizes = f"{data['train']['videos']:,} train, {data['eval']['videos']:,} test"
+  head = f"| {heading} ({sizes}) | {' | '.join(COLUMNS)} |"
+  return "\n".join([head, "|---" * (1 + len(COLUMNS)) + "|", *lines])
+
+
+def tables() -> str:
+  """All of them, as they stand in README.md."""
+  return "\n\n".join(t for name in TABLES if (t := table(name)))
+
+
+def replace(text: str) -> str:
+  """README's text with the tables between its markers.
+
+  Raises:
+    SystemExit: the markers are missing.
+  """
+  pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+  if not pattern.search(text):
+    raise SystemExit(f"{README}: the lines {BEGIN} and {END} are missing; put them back")
+  return pattern.sub(lambda _: f"{BEGIN}\n\n{tables()}\n\n{END}", text)
+
+
+def main() -> None:
+  """Rewrites README.md, or checks it."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--check", action="store_true", help="change nothing")
+  args = parser.parse_args()
+  text = README.read_text(encoding="utf-8")
+  new = replace(text)
+  if args.check:
+    if new != text:
+      sys.exit("README.md's tables differ from results/: run python results/table.py")
+    print("README.md's tables agree with results/")
+  else:
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

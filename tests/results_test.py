@@ -1,0 +1,74 @@
+"""README's tables against the files under results/."""
+
+import importlib.util
+import json
+import pathlib
+import statistics
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def table():
+  spec = importlib.util.spec_from_file_location("table", ROOT / "results" / "table.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _result(seed, top1, **more):
+  part = {"logistic": {"top1": top1}, "knn": {"top1": top1 / 2}, "retrieval": {"R@1": top1 / 4}}
+  data = {"train": {"videos": 1200}, "eval": {"videos": 30}}
+  return {"seed": seed, "data": data, "trained": part, **more}
+
+
+def _write(folder, row, *results):
+  folder.mkdir(exist_ok=True)
+  for result in results:
+    (folder / f"{row}_s{result['seed']}.json").write_text(json.dumps(result))
+
+
+def test_readme_agrees_with_the_files(table):
+  text = table.README.read_text(encoding="utf-8")
+  assert table.replace(text) == text
+
+
+def test_every_file_has_a_row(table):
+  known = {name: {row for _, row, _ in rows} for name, (_, rows) in table.TABLES.items()}
+  for path in table.HERE.glob("*/*.json"):
+    assert path.stem.rpartition("_s")[0] in known[path.parent.name], path
+
+
+def test_mean_and_deviation_over_seeds(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  values = (0.5, 0.6, 0.8)
+  _write(tmp_path / "ucf6", "cvrl", *(_result(i, v) for i, v in enumerate(values)))
+  _write(tmp_path / "ucf6", "rho_moco", _result(3, 0.25))
+  mean, deviation = statistics.mean(values), statistics.stdev(values)
+  lines = table.tables().splitlines()
+  assert lines[0].startswith("| six classes of UCF101, split 1 (1,200 train, 30 test) | linear")
+  expected = [f"{100 * mean / k:.1f} ± {100 * deviation / k:.1f}" for k in (1, 2, 4)]
+  assert lines[2] == f"| CVRL |  | {' | '.join(expected)} |"
+  assert lines[3] == "| ρ-MoCo, ρ = 2 (seed 3 alone) |  | 25.0 | 12.5 | 6.2 |"
+
+
+def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  random = {"logistic": {"top1": 0.2}, "linear": {"top1": 0.1}}
+  baselines = {"pixels": {"top1": 0.4}}
+  _write(tmp_path / "digits", "cvrl", _result(0, 0.5, random_init=random, baselines=baselines))
+  lines = table.tables().splitlines()
+  assert lines[2] == "| middle frame's pixels |  | 40.0 |  |  |"
+  assert lines[3] == "| random initialisation | 10.0 | 20.0 |  |  |"
+
+
+def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  _write(tmp_path / "ucf6", "cvrl", _result(0, 0.5))
+  (tmp_path / "ucf6" / "cvrl_s0.json").rename(tmp_path / "ucf6" / "cvrl_s4.json")
+  with pytest.raises(SystemExit, match="its seed is 0"):
+    table.tables()
+  with pytest.raises(SystemExit, match="missing"):
+    table.replace("no markers here")
