@@ -1,0 +1,173 @@
+"""Converts weights of other frameworks into ours, and ours into PySlowFast's.
+
+  python -m vssl_jax.weights.convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
+  python -m vssl_jax.weights.convert --from=ckpt-71488 --format=tf_garden --to=cvrl
+  python -m vssl_jax.weights.convert --from=r3d_18.pth --format=torchvision --to=r3d_18
+  python -m vssl_jax.weights.convert --from=resnet50.pth --format=resnet2d --to=inflated
+  python -m vssl_jax.weights.convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
+
+An encoder becomes what `vssl_jax.export` writes, a contrastive model (PySlowFast's MoCo, BYOL,
+SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a
+checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
+
+PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterable
+
+import jax
+
+from vssl_jax import export
+from vssl_jax.errors import UserError
+from vssl_jax.io import bundle, checkpoints
+from vssl_jax.probes import report
+from vssl_jax.weights import contrastive, files, pyslowfast, resnet2d, tf_garden, torchvision
+from vssl_jax.weights.converted import Converted
+
+FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
+ORIGIN = "origin.json"  # of a converted run: the file it came from
+
+
+def read(
+  path: str, format: str, *, arch: str = "", encoder_only: bool = False, encoder: str = "slow",
+  inflate: str = "mean",
+) -> Converted:  # fmt: skip
+  """Reads a file of weights.
+
+  Args:
+    path: the file, or a TensorFlow checkpoint's prefix.
+    format: one of `FORMATS`.
+    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
+    encoder_only: leave heads and momentum encoder out.
+    encoder: what a 2-D ResNet becomes.
+    inflate: how, `mean` or `centre`.
+
+  Raises:
+    UserError: no such file or format, or another network; missing, left-over and misshapen tensors
+      are named.
+  """
+  if format == "tf_garden":
+    return tf_garden.read(files.read_tensorflow(path), path, encoder_only=encoder_only)
+  if format not in FORMATS:
+    raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}.")
+  tensors, rest = files.read_torch(path)
+  if format == "pyslowfast":
+    return pyslowfast.read(tensors, rest, path, arch=arch, encoder_only=encoder_only)
+  if format == "torchvision":
+    return torchvision.read(tensors, path)
+  return resnet2d.read(tensors, path, encoder=encoder, how=inflate)
+
+
+def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
+  """Writes what `read` gave as a folder that `vssl_jax.load` reads.
+
+  Args:
+    found: the weights.
+    folder: made if missing.
+    origin: the file they came from.
+
+  Raises:
+    UserError: the folder holds a run or an encoder already.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / checkpoints.CONFIG).exists() or (folder / export.CARD).exists():
+    raise UserError(f"{folder}: holds an encoder already; give another --to.")
+  file = pathlib.Path(origin)
+  facts = {**found.facts, "file": file.name, "left_out": found.left_out}
+  if file.is_file():
+    facts["sha256"] = report.file_hash(file)
+  if found.whole is None:
+    export.save_encoder(folder, found.config, found.variables, info={"step": 0, "origin": facts})
+  else:
+    bundle.save_run(folder, found.config, *found.whole)
+    report.write_json(facts, folder / ORIGIN)
+
+
+def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
+  """Writes a run or an exported encoder as PySlowFast's checkpoint.
+
+  A run of ρ-MoCo, -BYOL, -SimCLR or -SwAV becomes a ContrastiveModel, anything else a network
+  without head.
+
+  Args:
+    path: run folder or exported folder.
+    file: `.pyth`, or `.safetensors` for the tensors alone.
+    encoder_only: leave heads and momentum encoder out.
+
+  Raises:
+    UserError: PySlowFast has no such encoder.
+  """
+  folder, whole, info = pathlib.Path(path), None, {}
+  exported = (folder / export.CARD).is_file()
+  if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
+    config, method, state = bundle.load_state(folder)
+    variables = jax.device_get(method.encoder(state.params, state.method))
+    whole = None if encoder_only else (state.params, state.method)
+  else:
+    config, variables, info = bundle.load_encoder(folder)
+  tensors, cfg = pyslowfast.to_theirs(config, variables, whole)
+  epoch = (info.get("origin") or {}).get("epoch") or 0
+  rest = {"epoch": epoch, "optimizer_state": {"state": {}, "param_groups": []}, "cfg": cfg}
+  files.write_torch(file, tensors, rest)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+  """Does what the command line says; lines to print.
+
+  Raises:
+    UserError: bad input.
+  """
+  if args.to_format:
+    to_pyslowfast(args.source, args.to, encoder_only=args.encoder_only)
+    return [args.to]
+  if not args.format:
+    raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
+  found = read(
+    args.source, args.format, arch=args.arch, encoder_only=args.encoder_only,
+    encoder=args.encoder, inflate=args.inflate,
+  )  # fmt: skip
+  save(found, args.to, args.source)
+  e, a = found.config.encoder, found.config.augment
+  lines = [
+    f"{args.to}: {e.name} of width {e.width:g}, method {found.config.method}, input RGB / 255, "
+    f"mean {list(a.mean)}, std {list(a.std)}"
+  ]
+  counted = [k for k in found.left_out if not k.endswith("num_batches_tracked")]
+  return lines + [f"left out: {', '.join(counted)}"] * bool(counted)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.weights.convert",
+    description="Converts weights of other frameworks into ours, and ours into PySlowFast's.",
+  )
+  parser.add_argument("--from", dest="source", required=True, help="file, checkpoint or run folder")
+  parser.add_argument("--to", required=True, help="folder to write; a file with --to_format")
+  parser.add_argument("--format", choices=FORMATS, help="of --from")
+  parser.add_argument("--to_format", choices=("pyslowfast",), help="write ours in this format")
+  parser.add_argument("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
+  parser.add_argument("--encoder_only", action="store_true", help="no heads, no momentum encoder")
+  parser.add_argument("--encoder", default="slow", help="resnet2d: slow, c2d or r3d")
+  parser.add_argument("--inflate", default="mean", help="resnet2d: mean or centre")
+  return parser
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+  """The command line; 0, or 2 with one line on stderr for bad input."""
+  args = _parser().parse_args(None if argv is None else list(argv))
+  try:
+    print(*run(args), sep="\n")
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,59 @@
+"""What a converter gives: a config, the variables of its networks, and what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, models
+from vssl_jax import config as config_lib
+from vssl_jax.weights.table import Variables
+
+
+@dataclasses.dataclass
+class Converted:
+  """Weights of another framework in this one.
+
+  Attributes:
+    config: of the encoder, its preprocessing and, for a whole method, the method.
+    variables: of the encoder, `params` and `batch_stats`, NumPy.
+    whole: (params, state) of `config.method`, where the file holds all of it; else None.
+    left_out: names of the arrays that have no place here.
+    facts: what else is known of the file, for the card.
+  """
+
+  config: ConfigDict
+  variables: Variables
+  whole: tuple[Any, Any] | None = None
+  left_out: list[str] = dataclasses.field(default_factory=list)
+  facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def config(method: str, name: str, encoder: dict[str, Any]) -> ConfigDict:
+  """A config with the given encoder, computed in float32, and no augmentation that is known of."""
+  c = config_lib.base(method)
+  c.name = name
+  c.encoder.update({"dtype": "float32", **encoder})
+  augment.presets.none(c.augment)
+  return c
+
+
+def views(
+  c: ConfigDict, *, frames: int, stride: int, size: int, resize: int, eval_size: int = 0
+) -> None:
+  """Sets the clips that the network was trained with, and is evaluated with."""
+  c.data.frames, c.data.stride, c.data.size = frames, stride, size
+  e = c.data.eval
+  e.frames, e.stride, e.resize, e.size = frames, stride, resize, eval_size or size
+
+
+def shapes(c: ConfigDict) -> Variables:
+  """Shapes of the variables of the encoder that `config.encoder` describes."""
+  encoder = models.build_encoder(c.encoder)
+  frames = 2 * (c.encoder.alpha if c.encoder.name == "slowfast" else 1)
+  clip = jax.ShapeDtypeStruct((1, frames, 32, 32, 3), jnp.float32)
+  return jax.eval_shape(encoder.init, jax.random.key(0), clip)

@@ -1,0 +1,137 @@
+"""Files of weights as NumPy arrays by name: PyTorch's, safetensors, TensorFlow checkpoints."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+from vssl_jax.io import files
+from vssl_jax.weights.table import Tensors
+
+# Where PyTorch programs put the tensors among what else they save.
+STATES = ("model_state", "state_dict", "model")
+
+
+def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
+  """The tensors of a PyTorch file (`.pyth`, `.pth`, `.pt`) or of a `.safetensors` file.
+
+  A PyTorch file is a pickle, which may run any program: it is opened with `weights_only=True`
+  alone, which lets nothing but tensors and plain values through.
+
+  Args:
+    path: of the file: a state dict, or a dict with one under `model_state`, `state_dict` or
+      `model`.
+
+  Returns:
+    Arrays by name, without a common `module.` in front (half precision becomes float32), and what
+    else the file holds (PySlowFast: `epoch` and `cfg`, text).
+
+  Raises:
+    UserError: no such file, not such a file, or PyTorch is needed and not installed.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise UserError(f"{path}: no such file of weights.")
+  if path.suffix == ".safetensors":
+    tensors, rest = _safetensors(path), {}
+  else:
+    torch = _torch(path)
+    try:
+      whole = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+      raise UserError(
+        f"{path}: PyTorch cannot read it as weights alone ({_first_line(e)}); save its "
+        "state dict anew."
+      ) from None
+    if not isinstance(whole, Mapping):
+      raise UserError(f"{path}: holds a {type(whole).__name__}; a state dict is needed.")
+    key = next((k for k in STATES if isinstance(whole.get(k), Mapping)), None)
+    state = whole if key is None else whole[key]
+    rest = {} if key is None else {k: v for k, v in whole.items() if k != key}
+    tensors = {k: _array(torch, x) for k, x in state.items() if isinstance(x, torch.Tensor)}
+  if not tensors:
+    raise UserError(f"{path}: no tensors in it.")
+  if all(k.startswith("module.") for k in tensors):
+    tensors = {k.removeprefix("module."): x for k, x in tensors.items()}
+  return tensors, rest
+
+
+def _torch(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError:
+    raise UserError(
+      f"{path}: a PyTorch file, and PyTorch is not installed: pip install torch, or give a "
+      ".safetensors file."
+    ) from None
+  return torch
+
+
+def _array(torch: Any, x: Any) -> np.ndarray:
+  return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).detach().numpy()
+
+
+def _safetensors(path: pathlib.Path) -> Tensors:
+  from vssl_jax import export
+
+  try:
+    arrays = export.arrays(path.read_bytes())
+  except Exception as e:
+    raise UserError(f"{path}: not a safetensors file ({e}).") from None
+  return {k: x if x.dtype.kind in "iu" else x.astype(np.float32) for k, x in arrays.items()}
+
+
+def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[str, Any]) -> None:
+  """Writes tensors under `model_state` with `rest` beside them, or as `.safetensors` alone.
+
+  Raises:
+    UserError: PyTorch is needed and not installed.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == ".safetensors":
+    from safetensors.numpy import save
+
+    with files.replacing(path) as file:
+      file.write(save(tensors))
+    return
+  torch = _torch(path)
+  with files.replacing(path) as file:
+    torch.save({**rest, "model_state": {k: torch.from_numpy(x) for k, x in tensors.items()}}, file)
+
+
+def read_tensorflow(path: str | os.PathLike[str]) -> Tensors:
+  """The variables of a TensorFlow checkpoint, by their names in its object graph.
+
+  Args:
+    path: the checkpoint's prefix (`ckpt-71488`), its `.index` file, or a folder with a `checkpoint`
+      file.
+
+  Raises:
+    UserError: no checkpoint there, or TensorFlow is not installed.
+  """
+  try:
+    import tensorflow as tf
+  except ImportError:
+    raise UserError(
+      f"{path}: a TensorFlow checkpoint, and TensorFlow is not installed: pip install "
+      "tensorflow-cpu."
+    ) from None
+  prefix = os.fspath(path).removesuffix(".index")
+  if os.path.isdir(prefix):
+    prefix = tf.train.latest_checkpoint(prefix) or prefix
+  try:
+    reader = tf.train.load_checkpoint(prefix)
+  except Exception as e:
+    raise UserError(f"{path}: no TensorFlow checkpoint ({_first_line(e)}).") from None
+  names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+  return {name: np.asarray(reader.get_tensor(name)) for name in names}
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

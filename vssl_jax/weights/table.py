@@ -1,0 +1,176 @@
+"""A table of names, ours and theirs, and what turns one side's arrays into the other's.
+
+A converter gives `names`: each module of our network (`res2_0/conv_a`) and what the other framework
+calls it (`s2.pathway0_res0.branch2.a`). How a layer's arrays are called and laid out is the same
+for all layers of a framework: that is its `Layout`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from vssl_jax.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+Names = Mapping[str, str]  # our module's path -> theirs
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
+COLLECTIONS = ("params", "batch_stats")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a framework stores layers.
+
+  Attributes:
+    layer: their names of a convolution's or dense layer's arrays, by ours.
+    norm: of a batch norm's.
+    joint: between a module's name and an array's.
+    suffix: after an array's name.
+    axes: their order of our axes, by rank; ours is `[t, h, w, in, out]` and `[in, out]`.
+  """
+
+  layer: Mapping[str, str]
+  norm: Mapping[str, str]
+  joint: str
+  suffix: str = ""
+  axes: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+  def name(self, module: str, leaf: str, is_norm: bool) -> str:
+    """Their name of the array `leaf` of their `module`."""
+    return f"{module}{self.joint}{(self.norm if is_norm else self.layer)[leaf]}{self.suffix}"
+
+  def theirs(self, x: np.ndarray) -> np.ndarray:
+    """Our array with their axes."""
+    return np.ascontiguousarray(x.transpose(self.axes.get(x.ndim, range(x.ndim))))
+
+  def ours(self, x: np.ndarray) -> np.ndarray:
+    """Their array with our axes."""
+    axes = self.axes.get(x.ndim, range(x.ndim))
+    return np.ascontiguousarray(x.transpose(np.argsort(axes)))
+
+
+TORCH = Layout(
+  layer={"kernel": "weight", "bias": "bias"},
+  norm={"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"},
+  joint=".",
+  axes={5: (4, 3, 0, 1, 2), 2: (1, 0)},
+)
+KERAS = Layout(  # in a checkpoint of tf.train.Checkpoint
+  layer={"kernel": "kernel", "bias": "bias"},
+  norm={"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"},
+  joint="/",
+  suffix="/.ATTRIBUTES/VARIABLE_VALUE",
+)
+
+
+class Ledger:
+  """The arrays of one file, each to be read once or knowingly left out."""
+
+  def __init__(self, tensors: Mapping[str, np.ndarray], where: str):
+    self._tensors = tensors
+    self._where = where
+    self._read: set[str] = set()
+    self._left: set[str] = set()
+    self._missing: list[str] = []
+    self._misshapen: list[str] = []
+
+  def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array `name`, float32 unless it holds integers; zeros where it is not as expected."""
+    if name not in self._tensors:
+      self._missing.append(f"{name} {list(shape)}")
+      return np.zeros(shape, np.float32)
+    self._read.add(name)
+    x = np.asarray(self._tensors[name])
+    if x.shape != tuple(shape):
+      self._misshapen.append(f"{name} {list(x.shape)} for {list(shape)}")
+      return np.zeros(shape, np.float32)
+    return x if np.issubdtype(x.dtype, np.integer) else x.astype(np.float32)
+
+  def network(
+    self, like: Variables, names: Names, layout: Layout, zero: Collection[str] = ()
+  ) -> Variables:
+    """The variables of one network.
+
+    Args:
+      like: its arrays' shapes, `params` and `batch_stats`.
+      names: their name of each of its modules.
+      layout: how they store layers.
+      zero: arrays that they do not have and that are zero, by path (`params/dense_0/bias`).
+
+    Returns:
+      A tree like `like`.
+    """
+    flat = _flat(like)
+    found = {}
+    for path, x in flat.items():
+      shape = tuple(x.shape)
+      if path in zero:
+        found[path] = np.zeros(shape, np.float32)
+        continue
+      module, leaf, is_norm = _parts(path, flat)
+      axes = layout.axes.get(len(shape), range(len(shape)))
+      wanted = tuple(shape[a] for a in axes)
+      found[path] = layout.ours(self.array(layout.name(names[module], leaf, is_norm), wanted))
+    return _nested(found)
+
+  def leave(self, patterns: Iterable[str]) -> None:
+    """Leaves out what matches (`*` stands for anything): no place for it here, and no error."""
+    for pattern in patterns:
+      self._left |= set(fnmatch.filter(self._tensors, pattern))
+
+  def settle(self, fits: str) -> list[str]:
+    """The names left out, once everything is accounted for.
+
+    Args:
+      fits: what the file was taken for, for the message.
+
+    Raises:
+      UserError: arrays are missing, left over or of another shape; each is named.
+    """
+    extra = sorted(set(self._tensors) - self._read - self._left)
+    problems = {"missing": self._missing, "extra": extra, "misshapen": self._misshapen}
+    told = [f"{what}: {', '.join(which)}" for what, which in problems.items() if which]
+    if told:
+      raise UserError(f"{self._where} does not fit {fits}: {'; '.join(told)}.")
+    return sorted(self._left - self._read)
+
+
+def write(
+  variables: Variables, names: Names, layout: Layout, skip: Collection[str] = ()
+) -> Tensors:
+  """Our variables under their names, with their axes, float32.
+
+  Args:
+    variables: `params` and `batch_stats`.
+    names: their name of each module.
+    layout: how they store layers.
+    skip: arrays that they do not have, by path (`params/dense_0/bias`).
+  """
+  flat = _flat(variables)
+  out = {}
+  for path, x in flat.items():
+    if path not in skip:
+      name = layout.name(names[_parts(path, flat)[0]], *_parts(path, flat)[1:])
+      out[name] = layout.theirs(np.asarray(x, np.float32))
+  return out
+
+
+def _flat(variables: Variables) -> dict[str, Any]:
+  return traverse_util.flatten_dict({k: variables.get(k) or {} for k in COLLECTIONS}, sep="/")
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> Variables:
+  nested = traverse_util.unflatten_dict(flat, sep="/")
+  return {k: nested.get(k, {}) for k in COLLECTIONS}
+
+
+def _parts(path: str, flat: Mapping[str, Any]) -> tuple[str, str, bool]:
+  """Module, array, and whether the module is a batch norm."""
+  module, leaf = path.split("/", 1)[1].rsplit("/", 1)
+  return module, leaf, f"params/{module}/scale" in flat
