@@ -67,6 +67,30 @@ def test_keep_last_and_best(tmp_path):
   assert _restore(tmp_path / "max", _state(0))[1] == [2, 3, 4]
 
 
+@pytest.mark.parametrize(("mode", "want"), [("min", 2), ("max", 4)])
+def test_the_best_is_read_back(tmp_path, mode, want):
+  settings = {"best": "loss", "best_mode": mode, "keep": 9}
+  scores = [(1, 3.0), (2, 1.0), (3, 1.0), (4, 5.0), (5, 5.0)]  # the earliest of equals
+  _write(tmp_path, scores, **settings)
+  reader = checkpoints.Checkpoints(tmp_path, _settings(**settings), read_only=True)
+  step, state = reader.best(_state(0))
+  assert step == want
+  _equal(state, _state(want))
+  reader.close()
+  reader = checkpoints.Checkpoints(tmp_path, _settings(best="other"), read_only=True)
+  assert reader.best(_state(0)) is None
+  reader.close()
+
+
+def test_a_damaged_best_is_told(tmp_path):
+  _write(tmp_path, [(1, 1.0), (2, 2.0)], best="loss")
+  shutil.rmtree(tmp_path / checkpoints.FOLDER / "1" / "state")
+  reader = checkpoints.Checkpoints(tmp_path, _settings(best="loss"), read_only=True)
+  with pytest.raises(UserError, match="the best checkpoint by loss is damaged"):
+    reader.best(_state(0))
+  reader.close()
+
+
 def test_round_trip_is_bit_exact(tmp_path):
   _write(tmp_path, [(7, 0.0)])
   (step, state), _ = _restore(tmp_path, _state(0))

@@ -102,23 +102,25 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
-    self._root = pathlib.Path(workdir).absolute() / FOLDER
+    self._root, self._config = pathlib.Path(workdir).absolute() / FOLDER, config
     self._read_only = read_only
+    rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
       if config.best_mode not in ("min", "max"):
         raise UserError(f"config.save.best_mode is {config.best_mode!r}: choose min or max.")
       # BestN keeps the largest values of the key, so `min` is negated here.
       sign = 1.0 if config.best_mode == "max" else -1.0
-      policies.append(
-        preservation.BestN(
-          get_metric_fn=lambda metrics: sign * metrics.get(config.best, -sign * np.inf), n=1
-        )
-      )
+
+      def rank(metrics: Mapping[str, float]) -> float:
+        return sign * metrics.get(config.best, -sign * np.inf)
+
+      policies.append(preservation.BestN(get_metric_fn=rank, n=1))
     self._manager = ocp.CheckpointManager(
       self._root,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
+        best_fn=rank,  # writes the metrics beside the arrays: a run that goes on knows its best
         cleanup_tmp_directories=jax.process_index() == 0 and not read_only,
         create=not read_only,
         enable_async_checkpointing=True,
@@ -203,6 +205,31 @@ class Checkpoints:
       raise
     except Exception as e:
       raise UserError(f"{self._root / str(step)}: a damaged checkpoint ({brief(e)[:200]}).") from e
+
+  def best(self, like: Tree) -> tuple[int, Tree] | None:
+    """The checkpoint of the best `config.best`, the earliest of equals, laid out like `like`.
+
+    Returns:
+      (step, state), or None where no checkpoint has that metric.
+
+    Raises:
+      UserError: it cannot be read, or holds another network.
+    """
+    sign = 1.0 if self._config.best_mode == "max" else -1.0
+    scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
+    scores = {s: sign * x for s, x in scores.items() if x is not None}
+    if not scores:
+      return None
+    step = max(scores, key=lambda s: (scores[s], -s))
+    try:
+      return step, self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    except UserError:
+      raise
+    except Exception as e:
+      raise UserError(
+        f"{self._root / str(step)}: the best checkpoint by {self._config.best} is damaged; remove "
+        "the folder to go on without it."
+      ) from e
 
   def _read(self, step: int, abstract: Tree) -> Tree:
     kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
