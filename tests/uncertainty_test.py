@@ -4,39 +4,49 @@ import argparse
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import methods, models, parallel, probing, train, uncertainty
+from vssl_jax import methods, models, optim, parallel, probing, uncertainty
+from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints
+from vssl_jax.io import checkpoints, writers
 from vssl_jax.probes import corrupt
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """A run's folder and its result, on one device: trained once, read by all."""
+  """A run's folder and its last state; written as training would, which takes long to compile."""
   folder = tmp_path_factory.mktemp("trained") / "run"
+  folder.mkdir()
   one = parallel.make_mesh(jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
     patch.setattr(parallel, "make_mesh", lambda devices=None: one)
-    config = small.shrink(small.load("provico.py", "demo"), **{
-      "probe.run": False, "log_every": 1, "data.clips": 2, "provico.samples": 2, "save.every": 2,
-      "save.keep": 9, "augment.jitter_p": 0.0, "augment.gray_p": 0.0,
-    }).lock()  # fmt: skip
-    source = probing.load_source(config, "train")
-    config = methods.resolve(config, source)
+    config = small.shrink(small.load("provico.py", "demo"), **{"save.keep": 9})
+    config = methods.resolve(config.lock(), probing.load_source(config, "train"))
+    checkpoints.write_config(folder, config)
     method = methods.load("provico").build(config, one)
-    yield folder, train.train(config, folder, source, method, one, tensorboard=False)
+    tx = optim.build(config.optim, lambda step: step)
+    state = step_lib.init(method, tx, config.seed, one, 2)
+    saver = checkpoints.Checkpoints(folder, config.save)
+    with writers.open_writer(folder, tensorboard=False) as writer:
+      for step in (2, 4):
+        params = jax.tree.map(lambda x: 1.5 * x, state.params)
+        state = state.replace(step=jnp.int32(step), params=params)
+        saver.save(step, state)
+        writer.write(step, {"epoch": step / 3, "uncertainty": 2.0})
+    saver.close()
+    yield folder, state
 
 
 def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch):
   kinds = {"noise": (corrupt.noise, (0.1, 0.2)), "blur": (corrupt.blur, (0.1,))}
   monkeypatch.setattr(corrupt, "CORRUPTIONS", kinds)
-  folder, result = run
+  folder, state = run
   out = tmp_path / "out"
   code = uncertainty.main([
     "--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11",
@@ -48,6 +58,7 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   }  # fmt: skip
   found = json.loads((out / "analysis.json").read_text())["run"]
   assert found["step"] == 4
+  assert found["training"][0]["uncertainty"] != found["training"][1]["uncertainty"]
   assert [r["step"] for r in found["training"]] == [2, 4]
   np.testing.assert_allclose([r["epoch"] for r in found["training"]], [2 / 3, 4 / 3], rtol=1e-3)
   assert [(r["name"], r["strength"]) for r in found["corruption"]] == [
@@ -64,7 +75,7 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   np.testing.assert_allclose(
     np.mean([r["R@1"] for r in found["quantiles"]]), last["R@1"], atol=1e-3
   )
-  assert len(found["logged"]) == 4
+  assert found["logged"] == [[0.6667, 2], [1.3333, 2]]
   anchors = [row["anchor"] for row in found["pairs"]]
   assert [a["video"] for a in anchors] == [5, 11]
   assert all(a["label"].startswith("direction") for a in anchors)
@@ -78,7 +89,7 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   # What the command saw is what the method's own evaluation sees.
   config = checkpoints.load_config(folder)
   evaluate = methods.load("provico").build(config, None).evaluate
-  own = evaluate(*jax.device_get((result.state.params, result.state.method)),
+  own = evaluate(*jax.device_get((state.params, state.method)),
                  *probing.splits(config))["retrieval"]  # fmt: skip
   np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
   np.testing.assert_allclose(own["uncertainty"]["all"], last["uncertainty"], rtol=1e-3)
@@ -103,13 +114,13 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
 
 
 def test_states_are_those_of_every_checkpoint(run):
-  folder, result = run
+  folder, state = run
   config, states = uncertainty.states(folder)
   assert config.method == "provico"
   states = dict(states)
   assert sorted(states) == [2, 4]
   assert [int(s.step) for s in states.values()] == [2, 4]
-  jax.tree.map(np.testing.assert_array_equal, states[4].params, result.state.params)
+  jax.tree.map(np.testing.assert_array_equal, states[4].params, state.params)
 
 
 @pytest.mark.parametrize(
