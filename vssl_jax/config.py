@@ -139,6 +139,7 @@ def optim() -> ConfigDict:
   c.warmup_lr = 0.0  # rate of the warm-up's first update, at `lr_batch` videos
   c.final_lr = 0.0  # share of the peak left at the end of the cosine
   c.clip_norm = 0.0  # global gradient norm bound; 0 = none
+  c.layer_decay = 1.0  # factor of the rate from one layer of the encoder to the one before it
   return c
 
 

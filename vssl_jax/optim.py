@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from vssl_jax import layer_decay
 from vssl_jax.errors import UserError
 
 Params = Any
@@ -154,7 +155,11 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
   }
   if config.name not in chains:
     raise UserError(f"config.optim.name is {config.name!r}: choose one of {', '.join(chains)}.")
-  return optax.chain(*clip, *chains[config.name], optax.scale_by_learning_rate(rate))
+  if not 0 < config.layer_decay <= 1:
+    raise UserError(f"config.optim.layer_decay is {config.layer_decay}: it must lie in (0, 1].")
+  # Nothing is added to the state, so that runs of before go on.
+  by_layer = [layer_decay.scale_by_layer(config.layer_decay)] if config.layer_decay < 1 else []
+  return optax.chain(*clip, *chains[config.name], *by_layer, optax.scale_by_learning_rate(rate))
 
 
 def describe(
