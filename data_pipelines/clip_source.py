@@ -11,9 +11,10 @@ in every run; a test video becomes a row with `valid` False. Both are logged and
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -113,6 +114,15 @@ class ClipSource:
   def fingerprint(self) -> str:
     """See `source.Source`."""
     return self._store.fingerprint
+
+  def only(self, videos: Sequence[int]) -> ClipSource:
+    """See `source.Source`."""
+    few = copy.copy(self)
+    few.ids = self.ids[np.asarray(videos, np.int64)]
+    few.num_videos, few._ids = len(few.ids), tf.constant(few.ids, tf.int64)
+    few._warned = set()
+    few.__dict__.pop("video_names", None)
+    return few
 
   def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
     """See `source.Source`."""

@@ -7,8 +7,9 @@ run restarts at any batch without replaying, and hosts need no word with each ot
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,6 +60,10 @@ class Source(Protocol):
     `label` int32 `[N]` (−1: unknown), `video` int64 `[N]` in [0, V), `offset` int32 `[N, R]`
     (frame number of each clip's start). Feature sources: see `data_pipelines.features`.
     """
+    ...
+
+  def only(self, videos: Sequence[int]) -> Source:
+    """The same source with some of its videos alone, numbered anew from 0 in the order given."""
     ...
 
   def eval_batches(
@@ -226,6 +231,13 @@ class NumpySource:
   def steps_per_epoch(self) -> int:
     """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
     return steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
+
+  def only(self, videos: Sequence[int]) -> NumpySource:
+    """See `Source`."""
+    few = copy.copy(self)
+    few.ids = self.ids[np.asarray(videos, np.int64)]
+    few.num_videos = len(few.ids)
+    return few
 
   def train_example(self, video: int, rng: np.random.Generator) -> Batch:
     """One training example; `video` counts the videos in use."""
