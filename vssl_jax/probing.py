@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -121,7 +122,7 @@ def probe(
         picture=folder / "logistic.png", progress=f"features ({name})",
       )  # fmt: skip
     if config.probe.linear:
-      scores["linear"] = _linear(config, values, folder, mesh, train_source, eval_source)
+      scores["linear"] = linear(config, values, folder, mesh, train_source, eval_source)
     outcome[name] = scores
   if config.probe.baselines:
     outcome["baselines"] = run.baselines(config, train_source, eval_source)
@@ -194,42 +195,101 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
 
 def _batch_size(config: ConfigDict, train_source: Any, mesh: Mesh) -> int:
   """The linear probe's batch: the config's, or as many as a small split and the devices allow."""
-  wanted = min(config.probe.batch_size, train_source.num_videos)
+  return fitting(config.probe.batch_size, train_source.num_videos, mesh)
+
+
+def fitting(wanted: int, videos: int, mesh: Mesh) -> int:
+  """The batch wanted, or as many videos as a small split and the devices allow."""
+  wanted = min(wanted, videos)
   return wanted - wanted % mesh.size
 
 
-def _linear(
+def linear(
   config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh,
   train_source: Any, eval_source: Any,
 ) -> dict[str, Any]:  # fmt: skip
+  """The linear probe that `config.probe` describes, trained on the loop of every method.
+
+  Args:
+    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    variables: of the encoder, which stays as it is.
+    workdir: gets the run's folder and the pictures.
+    mesh: all devices.
+    train_source: the training split.
+    eval_source: the evaluation split.
+
+  Returns:
+    Scores as `run.evaluate_classifier` gives them, and `protocol` in words.
+
+  Raises:
+    Preempted: SIGTERM came; the same call goes on.
+  """
   settings = linear_config(config, len(eval_source.label_names))
+  scores = classifier(settings, variables, workdir, mesh, train_source, eval_source, name="linear")
+  o = settings.optim
+  batch = fitting(settings.batch_size, train_source.num_videos, mesh)
+  scores["protocol"] = (
+    f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at "
+    f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
+    f"{batch} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
+    f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
+  )
+  return scores
+
+
+def classifier(
+  settings: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh,
+  train_source: Any, eval_source: Any, *, name: str, videos: Sequence[int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+  """Trains a classifier from an encoder (frozen or not) and scores it; goes on where it broke off.
+
+  Args:
+    settings: a config of method `classify`; a batch larger than the videos is cut to them.
+    variables: where the encoder starts.
+    workdir: gets `<name>-<hash of what decides the run>/`, `<name>.png` and `<name>.md`.
+    mesh: all devices.
+    train_source: the training split.
+    eval_source: the evaluation split.
+    name: of the protocol.
+    videos: of the training split, those to learn from; None is all.
+
+  Returns:
+    Scores as `run.evaluate_classifier` gives them.
+
+  Raises:
+    Preempted: SIGTERM came; the same call goes on.
+    RuntimeError: an encoder that should be frozen changed, which would be a bug.
+  """
+  count = train_source.num_videos if videos is None else len(videos)
+  before = report.tree_hash(variables)
+  settings = settings.copy_and_resolve_references()
   with settings.unlocked():
-    settings.batch_size = _batch_size(config, train_source, mesh)
-    # What the probe saw decides its numbers: another encoder or other videos is another run.
-    settings.classify.encoder_sha256 = report.tree_hash(variables)
+    settings.batch_size = fitting(settings.batch_size, count, mesh)
+    # What the classifier saw decides its numbers: another encoder or other videos is another run.
+    settings.classify.encoder_sha256 = before
     settings.data.fingerprint = getattr(train_source, "fingerprint", "")
+    if videos is not None:
+      told = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
+      settings.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
   decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
-  folder = workdir / f"linear-{hashlib.sha256(decisive).hexdigest()[:12]}"
+  folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   source = load_source(settings, settings.data.train_split)
+  if videos is not None:
+    source = source.only(videos)
   method = classify.build(settings, mesh, encoder_variables=variables)
-  print(f"Linear probe in {folder}", flush=True)
+  print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
   result = train.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
-    raise Preempted(f"step {result.steps} of the linear probe in {folder}")
+    raise Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
+  if settings.classify.frozen:
+    run.unchanged(method.encoder(result.state.params, result.state.method), before)
   logits = classify.logits_fn(settings)
-  scores = run.evaluate_classifier(
+  return run.evaluate_classifier(
     settings,
     lambda trained, clips: logits(*trained, clips),
     (result.state.params, result.state.method),
     eval_source,
     mesh=mesh,
-    picture=workdir / "linear.png",
+    picture=workdir / f"{name}.png",
+    progress=name.replace("_", " "),
   )
-  o = settings.optim
-  scores["protocol"] = (
-    f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at "
-    f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
-    f"{settings.batch_size} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
-    f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
-  )
-  return scores

@@ -184,12 +184,12 @@ def quick(
   seconds = time.perf_counter() - start
   videos, views, dim = train.features.shape
   given = (train.mean(), train.label, test.mean(), test.label)
-  fitted = _fit(config, source_train, *given, names=train.names)
+  fitted = fit(config, source_train, *given, names=train.names)
   neighbours = retrieval.evaluate(*given)
   known = int(np.sum(train.label >= 0))
   votes = {"k": min(config.knn.k, known), "temperature": config.knn.temperature}
   if picture is not None:
-    _write_classes(picture, "logistic regression", fitted.accuracy, source_eval.label_names)
+    write_classes(picture, "logistic regression", fitted.accuracy, source_eval.label_names)
   return {
     "logistic": fitted.summary() | {"mean_class_top1": fitted.accuracy.mean_class},
     "knn": {"top1": knn.evaluate(*given, **votes), **votes},
@@ -197,7 +197,7 @@ def quick(
     "videos": {"train": videos, "eval": len(test.label)},
     "feature": f"{dim} numbers a view after global average pooling, mean over views",
     "bn_mode": BN_MODE,
-    "encoder_sha256": _unchanged(variables, before),
+    "encoder_sha256": unchanged(variables, before),
     "seconds": time.perf_counter() - start,
     "clips_per_second": (videos + len(test.label)) * views / seconds,
   }
@@ -222,7 +222,7 @@ def baselines(config: ConfigDict, source_train: Source, source_eval: Source) -> 
   result = {}
   for name in baselines_lib.BASELINES:
     given = (train[name], train["label"], test[name], test["label"])
-    fitted = _fit(config, source_train, *given, names=names)
+    fitted = fit(config, source_train, *given, names=names)
     result[name] = fitted.summary() | {"numbers": train[name].shape[1]}
   return result
 
@@ -276,7 +276,7 @@ def evaluate_classifier(
   )
   scored = metrics.accuracy(found.features[:, 0], found.label)
   if picture is not None:
-    _write_classes(picture, progress, scored, source_eval.label_names)
+    write_classes(picture, progress, scored, source_eval.label_names)
   seconds = time.perf_counter() - start
   e = config.data.eval
   names = report.class_names(source_eval.label_names, len(scored.per_class))
@@ -288,7 +288,7 @@ def evaluate_classifier(
     "per_class": dict(zip(names, scored.per_class.tolist(), strict=True)),
     "views": f"softmax averaged over {e.clips} clips x {e.crops} crops",
     "bn_mode": BN_MODE,
-    "variables_sha256": _unchanged(variables, before),
+    "variables_sha256": unchanged(variables, before),
     "seconds": seconds,
     "clips_per_second": len(found.label) * e.clips * e.crops / seconds,
   }
@@ -315,7 +315,7 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
   }
 
 
-def _fit(
+def fit(
   config: ConfigDict,
   source_train: Source,
   train: np.ndarray,
@@ -324,6 +324,17 @@ def _fit(
   test_label: np.ndarray,
   names: Sequence[str],
 ) -> logistic.Result:
+  """Logistic regression on features, one row a video, C chosen by folds of whole recordings.
+
+  Args:
+    config: `seed` is read.
+    source_train: gives the classes.
+    train: float `[V, F]`.
+    train_label: int `[V]`.
+    test: float `[U, F]`.
+    test_label: int `[U]`.
+    names: of the V videos, or ().
+  """
   return logistic.evaluate(
     train,
     train_label,
@@ -335,16 +346,22 @@ def _fit(
   )
 
 
-def _unchanged(variables: Any, before: str) -> str:
+def unchanged(variables: Any, before: str) -> str:
+  """The hash of the variables, proven to be the one before.
+
+  Raises:
+    RuntimeError: it is another one, which would be a bug.
+  """
   after = report.tree_hash(variables)
   if after != before:
     raise RuntimeError(f"probing changed the variables: sha256 {before} before, {after} after")
   return after
 
 
-def _write_classes(
+def write_classes(
   picture: str | pathlib.Path, name: str, scored: metrics.Accuracy, label_names: tuple[str, ...]
 ) -> None:
+  """Writes a confusion matrix, and the table of classes beside it as `.md` (process 0 alone)."""
   if jax.process_index() > 0:
     return
   title = f"{name}: top-1 {100 * scored.top1:.1f} %"
