@@ -1,0 +1,297 @@
+"""Every evaluation protocol from one checkpoint.
+
+  python -m vssl_jax.evaluate --checkpoint=runs/mine --data=RECORDS \
+    --protocols=linear,knn,finetune,semi_supervised,retrieval
+
+Protocols: linear, logistic, knn, finetune, semi_supervised, retrieval, few_shot, embedding
+(pictures); all by default. Data, views and clips are the checkpoint's own unless flags say
+otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
+
+  --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
+
+The output folder gets table.md and summary.json, and for each pair of splits a folder with
+<protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
+semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
+no finished protocol again; --again does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import parallel, probing, train
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation import class_bars, settings, table
+from vssl_jax.evaluation.protocols import PROTOCOLS, Task
+from vssl_jax.io import bundle
+from vssl_jax.probes import report
+
+PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
+_FORMAT = 1  # of the JSON files: raised where a protocol's numbers change
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One pair of splits: its folder's name, and `config.data`'s values that differ."""
+
+  name: str
+  values: dict[str, str]
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+  """Does what the command line says; the summary that `summary.json` holds.
+
+  Raises:
+    UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
+    probing.Preempted: SIGTERM came; run again to go on.
+  """
+  wanted = _protocols(args.protocols)
+  options = _options(args)
+  trained, variables, info = bundle.load_encoder(args.checkpoint)
+  output = pathlib.Path(args.output or pathlib.Path(args.checkpoint) / "evaluation")
+  mesh = parallel.make_mesh()
+  checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
+  results: dict[str, dict[str, Any]] = {}
+  cases = _cases(trained, args)
+  tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
+  for case, task in tasks:
+    results[case.name] = _run_case(case, task, wanted, checkpoint, args.again)
+  return _finish(results, tasks[0][1], checkpoint, output)
+
+
+def _protocols(text: str) -> list[str]:
+  asked = [p.strip() for p in text.split(",") if p.strip()]
+  unknown = [p for p in asked if p not in PROTOCOLS]
+  if unknown or not asked:
+    what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
+    raise UserError(f"--protocols: {what}; there are {', '.join(PROTOCOLS)}.")
+  return [p for p in PROTOCOLS if p in asked]  # what is quick comes first
+
+
+def _options(args: argparse.Namespace) -> settings.Options:
+  fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(settings.Options)}
+  return settings.Options(**fields)
+
+
+def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
+  d = trained.data
+  folders = [x for x in args.data.split(",") if x]
+  for folder in folders:
+    if not args.source and not pathlib.Path(folder).is_dir():
+      raise UserError(f"--data: {folder}: no such folder of prepared records.")
+  pairs = [x.split(":") for x in args.splits.split(",") if x] or [[d.train_split, d.eval_split]]
+  if bad := next((p for p in pairs if len(p) != 2 or not all(p)), None):
+    raise UserError(f"--splits: {':'.join(bad)!r} is not TRAIN:TEST, two names of splits.")
+  cases: list[Case] = []
+  for folder in folders or [""]:
+    for first, second in pairs:
+      values = {"train_split": first, "eval_split": second}
+      if folder or args.source:
+        values |= {"source": args.source or "tfrecord", "path": folder}
+      name = pathlib.PurePath(folder or d.path).name or d.name or d.source
+      name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
+      same = sum(c.name == name or c.name.startswith(f"{name}-") for c in cases)
+      cases.append(Case(f"{name}-{same + 1}" if same else name, values))
+  return cases
+
+
+def _task(
+  case: Case, trained: ConfigDict, variables: Any, options: settings.Options,
+  output: pathlib.Path, mesh: Any,
+) -> Task:  # fmt: skip
+  config = settings.resolved(trained, options)
+  config.data.update(case.values)
+  config, inflated = probing.inflated(config, variables)
+  if lack := probing.missing(config, mesh):
+    raise UserError(f"--data: {case.name}: {lack}.")
+  first, second = probing.splits(config)
+  folder = output / case.name
+  return Task(config, options, inflated, first, second, folder, output / "features", mesh)
+
+
+def _run_case(
+  case: Case, task: Task, wanted: list[str], checkpoint: dict[str, Any], again: bool
+) -> dict[str, Any]:
+  facts = task.facts() | {"checkpoint": checkpoint}
+  task.folder.mkdir(parents=True, exist_ok=True)
+  # All settings first: what is impossible is said before anything is trained.
+  described = {name: report.plain(PROTOCOLS[name].describe(task)) for name in wanted}
+  found: dict[str, Any] = {}
+  began = time.perf_counter()
+  for i, name in enumerate(wanted, start=1):
+    file = task.folder / f"{name}.json"
+    key = _key(name, facts, described[name])
+    head = f"[{i}/{len(wanted)}] {case.name}: {name}"
+    kept = None if again else _finished(file, key)
+    if kept is not None:
+      print(f"{head}: finished before ({file})", flush=True)
+      found[name] = kept
+      continue
+    print(f"{head} …", flush=True)
+    start = time.perf_counter()
+    scores = PROTOCOLS[name].run(task)
+    if PROTOCOLS[name].frozen and (now := report.tree_hash(task.variables)) != task.encoder_sha256:
+      raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
+    seconds = time.perf_counter() - start
+    result = facts | {"key": key, "protocol_name": name, "settings": described[name]}
+    # The protocol's own words on what it shares with the rest (views, BN mode) are the closer ones.
+    result = report.plain(result | scores | {"seconds": seconds})
+    if jax.process_index() == 0:
+      report.write_json(result, file)
+    found[name] = result
+    shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
+    total = time.perf_counter() - began
+    print(f"{head}: {shown or 'drawn'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
+  _draw_classes(task, case, found)
+  return found
+
+
+def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
+  """One hash over all that decides a protocol's numbers, wherever the files lie."""
+  d = facts["data"]
+  decisive = [
+    _FORMAT, name, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
+    d["classes"], d["train"], d["eval"], described,
+  ]  # fmt: skip
+  return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
+
+
+def _finished(file: pathlib.Path, key: str) -> dict[str, Any] | None:
+  try:
+    result = json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+  return result if isinstance(result, dict) and result.get("key") == key else None
+
+
+def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+  for name, result in found.items():
+    if "per_class" in result:
+      yield name, result["per_class"]
+    first = {r["labels"]: r for r in reversed(result.get("subsets", []))}
+    for labels, row in reversed(first.items()):
+      yield f"semi-supervised, {labels}", row["per_class"]
+
+
+def _draw_classes(task: Task, case: Case, found: dict[str, Any]) -> None:
+  bars = {name: [row[c] for c in task.label_names] for name, row in _per_class(found)}
+  if not bars or jax.process_index() > 0:
+    return
+  count = next((r["videos_a_class"] for r in found.values() if "videos_a_class" in r), {})
+  videos = [count.get(c) for c in task.label_names]
+  title = f"{case.name}: top-1 within each class (videos of {task.config.data.eval_split})"
+  class_bars.draw(task.folder / "per_class.png", bars, task.label_names, videos, title)
+
+
+def _finish(
+  results: dict[str, dict[str, Any]], task: Task, checkpoint: dict[str, Any], output: pathlib.Path
+) -> dict[str, Any]:
+  headlines = {
+    case: {name: r["headline"] for name, r in found.items() if r["headline"]}
+    for case, found in results.items()
+  }
+  facts = task.facts()
+  summary = {
+    "job": "evaluate",
+    "checkpoint": checkpoint,
+    "encoder_sha256": task.encoder_sha256,
+    "views": facts["views"],
+    "splits": headlines,
+    "mean": table.averages(list(headlines.values())),
+    "data": {
+      case: next(iter(found.values()))["data"] for case, found in results.items()
+    },
+    "settings": {name: r["settings"] for name, r in next(iter(results.values())).items()},
+    "seconds": sum(r["seconds"] for found in results.values() for r in found.values()),
+  }  # fmt: skip
+  if jax.process_index() == 0:
+    report.write_json(summary, output / "summary.json")
+    words = {name: PROTOCOLS[name].words for name in next(iter(results.values()))}
+    text = table.markdown(_title(checkpoint), _lines(task, facts), headlines, words)
+    report.write_atomic(output / "table.md", text.encode())
+  return summary
+
+
+def _title(checkpoint: dict[str, Any]) -> str:
+  step = checkpoint.get("step")
+  return f"Evaluation of {checkpoint['method']}" + ("" if step is None else f", step {step}")
+
+
+def _lines(task: Task, facts: dict[str, Any]) -> dict[str, str]:
+  e, v, d = facts["encoder"], facts["views"], facts["data"]
+  manifest = d["manifest_sha256"]
+  return {
+    "encoder": f"{e['name']}, depth {e['depth']}, width {e['width']:g}, {e['dtype']}; sha256 "
+    f"{task.encoder_sha256[:16]}",
+    "views": f"{v['clips']} clips x {v['crops']} crops of {v['frames']} frames with stride "
+    f"{v['stride']}, short side {v['resize']}, crop {v['size']}",
+    "batch norm": facts["bn_mode"],
+    "features": facts["feature_layer"],
+    "first split": f"{d['train']['videos']} training and {d['eval']['videos']} evaluation videos, "
+    f"{d['classes']} classes; manifest sha256 {manifest[:16] if manifest else 'none'}",
+    "seed": str(facts["seed"]),
+  }
+
+
+def _list(kind: type) -> Any:
+  def parse(text: str) -> tuple:
+    return tuple(kind(x) for x in text.split(",") if x)
+
+  parse.__name__ = f"comma-separated {kind.__name__}"
+  return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.evaluate", description=__doc__.splitlines()[0]
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")
+  add(
+    "--data", default="", help="folder(s) of prepared records, comma-separated; default: the run's"
+  )
+  add("--source", default="", help="config.data.source of --data; default: tfrecord")
+  add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")
+  add("--protocols", default=",".join(PROTOCOLS), help="comma-separated; default: all")
+  add("--output", default="", help="folder to write; default: CHECKPOINT/evaluation")
+  add("--again", action="store_true", help="run finished protocols again")
+  kinds = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
+  for field in dataclasses.fields(settings.Options):
+    kind = _list(kinds[field.name]) if field.name in kinds else type(field.default)
+    kind = int if field.name == "seed" else kind
+    shown = ",".join(map(str, field.default)) if field.name in kinds else field.default
+    own = " (default: the checkpoint's)" if shown in (0, 0.0, None) else f" (default: {shown})"
+    add(f"--{field.name}", type=kind, default=field.default, help=settings.HELP[field.name] + own)
+  return parser
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+  """The command line; 0, 2 with one line on stderr for bad input, or 143 (SIGTERM, saved)."""
+  args = _parser().parse_args(None if argv is None else list(argv))
+  try:
+    summary = evaluate(args)
+  except (UserError, train.NonFiniteError) as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  except probing.Preempted as e:
+    print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
+    return PREEMPTED
+  kept = ("job", "checkpoint", "encoder_sha256", "splits", "mean", "seconds")
+  if jax.process_index() == 0:
+    print(report.result_line({k: summary[k] for k in kept}), flush=True)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,92 @@
+"""Features extracted once: kept in a folder by the hash of all that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import models
+from vssl_jax.errors import UserError
+from vssl_jax.probes import features, report, run
+
+
+def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> dict[str, Any]:
+  """All that decides the features of a split, JSON-able.
+
+  Args:
+    config: `data.eval`, `augment` and `encoder` are read.
+    source: the split's videos; its fingerprint stands for them.
+    split: its name.
+    encoder_sha256: `report.tree_hash` of the encoder's variables.
+  """
+  return report.plain({
+    "encoder_sha256": encoder_sha256,
+    "encoder": json.loads(config.encoder.to_json()),
+    "videos": getattr(source, "fingerprint", ""),
+    "split": split,
+    "views": {k: config.data.eval[k] for k in run.VIEWS},
+    "mean": config.augment.mean,
+    "std": config.augment.std,
+    "layer": "global average pooling",
+    "bn_mode": run.BN_MODE,
+  })  # fmt: skip
+
+
+def extract(
+  folder: pathlib.Path,
+  config: ConfigDict,
+  variables: features.Variables,
+  source: Any,
+  split: str,
+  *,
+  mesh: Mesh | None = None,
+  progress: str = "",
+) -> features.Features:
+  """The features of every view of a split, read from the folder where they are there already.
+
+  Args:
+    folder: gets `<split>-<hash>.npz` (see `features.save`), made if missing.
+    config: see `origin`.
+    variables: of the encoder; proven unchanged.
+    source: the split's videos.
+    split: its name.
+    mesh: see `features.forward`.
+    progress: text of the progress bar; "" for none.
+
+  Raises:
+    UserError: the split is empty.
+    RuntimeError: the variables changed, which would be a bug.
+  """
+  before = report.tree_hash(variables)
+  facts = origin(config, source, split, before)
+  key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+  safe = "".join(x if x.isalnum() or x in "-_." else "_" for x in split)
+  file = pathlib.Path(folder) / f"{safe}-{key[:16]}.npz"
+  if file.is_file():
+    try:
+      found = features.load(file)
+      if found.info == facts:
+        return found
+    except UserError as e:
+      print(f"{e}: extracting anew", flush=True)
+  found = features.extract(
+    run.feature_fn(models.build_encoder(config.encoder), config),
+    variables,
+    run.eval_batches(source, config),
+    mesh=mesh,
+    names=getattr(source, "video_names", ()),
+    label_names=source.label_names,
+    info=facts,
+    progress=progress,
+    total=source.num_videos,
+  )
+  run.unchanged(variables, before)
+  if jax.process_index() == 0:
+    features.save(file, found)
+  return found

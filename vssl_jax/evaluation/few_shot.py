@@ -1,0 +1,83 @@
+"""k-shot n-way episodes on frozen features: nearest class mean by cosine, no training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vssl_jax.errors import UserError
+
+
+def evaluate(
+  bank: np.ndarray,
+  bank_label: np.ndarray,
+  queries: np.ndarray,
+  query_label: np.ndarray,
+  *,
+  shots: int = 1,
+  ways: int = 5,
+  per_class: int = 15,
+  episodes: int = 600,
+  seed: int = 0,
+) -> dict[str, float]:
+  """Accuracy over seeded episodes.
+
+  An episode draws n classes; of each, k support videos from one split and up to `per_class` queries
+  from the other, so that no recording of a query is among the support. A query belongs to the class
+  whose mean of unit features has the highest cosine with it (Snell et al. 2017, with cosines as in
+  Chen et al. 2019).
+
+  Args:
+    bank: float `[V, F]`, features of the support's split.
+    bank_label: int `[V]`; negative ones are left out, here and below.
+    queries: float `[Q, F]`.
+    query_label: int `[Q]`.
+    shots: k.
+    ways: n; at most the classes with k support videos and a query.
+    per_class: queries a class and episode, fewer where there are not as many.
+    episodes: at least 2.
+    seed: of the episodes.
+
+  Returns:
+    `accuracy`, the mean over episodes; `interval`, half of its 95 % confidence interval
+    (1.96 standard errors over episodes); `shots`, `ways` (those used), `episodes`, `queries`.
+
+  Raises:
+    UserError: an impossible number, or fewer than two classes have k support videos.
+  """
+  for name, value, least in (
+    ("shots", shots, 1), ("ways", ways, 2), ("queries", per_class, 1), ("episodes", episodes, 2),
+  ):  # fmt: skip
+    if value < least:
+      raise UserError(f"--{name}: {value} is too few for few-shot episodes; give {least} or more.")
+  bank, queries = _unit(bank), _unit(queries)
+  support = {c: np.flatnonzero(bank_label == c) for c in np.unique(bank_label) if c >= 0}
+  asked = {c: np.flatnonzero(query_label == c) for c in np.unique(query_label) if c >= 0}
+  classes = np.array([c for c in support if len(support[c]) >= shots and c in asked])
+  if len(classes) < 2:
+    raise UserError(
+      f"--shots={shots}: fewer than two classes have {shots} training videos and a video to ask "
+      "for; give fewer shots."
+    )
+  ways = min(ways, len(classes))
+  scores = np.empty(episodes)
+  for episode in range(episodes):
+    rng = np.random.default_rng([seed, shots, episode])
+    drawn = rng.choice(classes, ways, replace=False)
+    means = np.stack([bank[rng.choice(support[c], shots, replace=False)].mean(0) for c in drawn])
+    picked = [rng.permutation(asked[c])[:per_class] for c in drawn]
+    truth = np.repeat(np.arange(ways), [len(p) for p in picked])
+    guess = np.argmax(queries[np.concatenate(picked)] @ _unit(means).T, axis=1)
+    scores[episode] = np.mean(guess == truth)
+  return {
+    "accuracy": float(scores.mean()),
+    "interval": float(1.96 * scores.std(ddof=1) / np.sqrt(episodes)),
+    "shots": shots,
+    "ways": ways,
+    "episodes": episodes,
+    "queries": per_class,
+  }
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  x = np.asarray(x, np.float64)
+  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float64).tiny)

@@ -1,0 +1,43 @@
+"""What every picture of the evaluation shares: a figure without a window, its colours, its file."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from vssl_jax.probes import report
+
+RIGHT, WRONG, GREY = "#2a8a3e", "#c0392b", "0.45"
+
+
+def new(width: float, height: float) -> Any:
+  """A figure of so many inches."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+  """Writes the PNG; it appears whole or not at all."""
+  buffer = io.BytesIO()
+  # Without the library's version in it, equal pictures are equal files.
+  figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+  report.write_atomic(path, buffer.getvalue())
+
+
+def colours(count: int) -> list[Any]:
+  """A colour a class, told apart as well as so many can be."""
+  import matplotlib
+
+  name, size = ("tab10", 10) if count <= 10 else ("tab20", 20) if count <= 20 else ("hsv", count)
+  table = matplotlib.colormaps[name].resampled(size)
+  return [table(i) for i in range(count)]
+
+
+def short(name: str, length: int = 22) -> str:
+  """A name cut to fit."""
+  return name if len(name) <= length else name[: length - 1] + "…"

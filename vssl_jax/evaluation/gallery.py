@@ -1,0 +1,111 @@
+"""Retrieval in pictures: a query, its nearest videos, right and wrong ones marked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vssl_jax.evaluation import figure as figure_lib
+from vssl_jax.ops import tiles
+from vssl_jax.ops.sphere import unit
+
+_SIZE = 128  # pixels of a thumbnail
+_CLIPS = 3  # the middle one of which it is
+
+
+def choose(label: np.ndarray, rows: int, seed: int) -> np.ndarray:
+  """Queries to show, drawn at random: a video of each class in turn until there are enough.
+
+  Args:
+    label: int `[Q]`; negative ones are never chosen.
+    rows: how many; fewer where there are not as many videos.
+    seed: of the draw.
+
+  Returns:
+    int64 `[≤ rows]`, positions in `label`, sorted by class.
+  """
+  label = np.asarray(label)
+  rng = np.random.default_rng(seed)
+  order = rng.permutation(np.flatnonzero(label >= 0))
+  seen: dict[int, int] = {}
+  turn = np.empty(len(order), np.int64)
+  for i, place in enumerate(order):
+    turn[i] = seen.get(int(label[place]), 0)
+    seen[int(label[place])] = turn[i] + 1
+  chosen = order[np.argsort(turn, kind="stable")][:rows]
+  return chosen[np.argsort(label[chosen], kind="stable")]
+
+
+def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Cosines and positions `[Q, count]` of the nearest rows of the bank `[V, F]`, nearest first."""
+  cosine, found = tiles.nearest(
+    unit(jnp.asarray(queries)), unit(jnp.asarray(bank)), min(count, len(bank)), 1024
+  )
+  return np.asarray(cosine), np.asarray(found)
+
+
+def frames(source: Any, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
+  """The middle frame's central square of some videos, uint8 `[size, size, 3]` by number.
+
+  Videos that cannot be read are missing.
+  """
+  wanted = sorted({int(v) for v in videos})
+  views = {"clips": _CLIPS, "crops": 1, "frames": 1, "stride": 1, "resize": size, "size": size}
+  kept = {}
+  for batch in source.only(wanted).eval_batches(min(16, len(wanted)), **views):
+    valid = batch.get("valid", np.ones(len(batch["video"]), bool))
+    for place, video in zip(np.flatnonzero(valid), batch["video"][valid], strict=True):
+      kept[wanted[int(video)]] = np.array(batch["clips"][place, _CLIPS // 2, 0])
+  return kept
+
+
+def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+  """Draws a row a query; a neighbour of its class is framed green and ticked, another red.
+
+  Args:
+    path: the PNG.
+    rows: `query`, a thumbnail, and `neighbours`, a list of them, the nearest first. A thumbnail:
+      `frame` uint8 `[H, W, 3]` or None, `label` (its class's name), `name` (the video's) and, of
+      neighbours, `cosine` and `right`.
+    title: above the picture.
+  """
+  near = max(len(r["neighbours"]) for r in rows)
+  inch, gap = 1.35, 0.12
+  figure = figure_lib.new(inch * (1 + near + gap) + 0.3, (inch + 0.36) * len(rows) + 0.9)
+  grid = figure.subplots(len(rows), near + 2, squeeze=False, width_ratios=[1, gap, *[1] * near])
+  for axes, row in zip(grid, rows, strict=True):
+    for axis in axes:
+      axis.axis("off")
+    _thumbnail(axes[0], row["query"])
+    for axis, item in zip(axes[2:], row["neighbours"], strict=False):
+      _thumbnail(axis, item)
+  heads = {0: "query", 2: f"{near} nearest training videos, nearest first"}
+  for column, text in heads.items():
+    head = grid[0, column].set_title(text, fontsize=10, loc="left", fontweight="bold", pad=8)
+    head.set_in_layout(False)  # a long title would widen its column
+  figure.suptitle(f"{title}\n ", fontsize=9.5, x=0.01, ha="left")  # room for the columns' heads
+  figure_lib.save(figure, path)
+
+
+def _thumbnail(axis: Any, item: Mapping[str, Any]) -> None:
+  axis.axis("on")
+  frame = item["frame"]
+  axis.imshow(np.full((2, 2, 3), 230, np.uint8) if frame is None else frame, aspect="equal")
+  axis.set_xticks([])
+  axis.set_yticks([])
+  right = item.get("right")
+  colour = figure_lib.GREY if right is None else figure_lib.RIGHT if right else figure_lib.WRONG
+  for side in axis.spines.values():
+    side.set(color=colour, linewidth=1.0 if right is None else 3.0)
+  mark = "" if right is None else "✓ " if right else "✗ "
+  text = f"{mark}{figure_lib.short(item['label'], 17)}"
+  if "cosine" in item:
+    text += f"\ncosine {item['cosine']:.3f}"
+  elif item["name"]:
+    text += f"\n{figure_lib.short(item['name'].rsplit('/', 1)[-1].rsplit('.', 1)[0], 25)}"
+  axis.set_xlabel(text, fontsize=7.0, labelpad=3, color="black" if right is None else colour,
+                  parse_math=False)  # fmt: skip

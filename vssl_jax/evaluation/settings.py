@@ -1,0 +1,164 @@
+"""What the command line may change, and the configs of the protocols that train."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from vssl_jax import probing
+from vssl_jax.errors import UserError
+
+# Published linear probes; the pre-training config's own (`own`) need not be either.
+LINEAR = {
+  "cvrl": {  # Qian et al. 2021, section 4.1, and its code
+    "normalise": True, "lr": 32.0, "batch_size": 1024, "epochs": 100.0, "warmup_epochs": 5.0,
+    "crop_area": (0.3, 1.0), "crop_aspect": (0.5, 2.0),
+  },
+  "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
+    "normalise": False, "lr": 8.0, "batch_size": 512, "epochs": 60.0, "warmup_epochs": 8.0,
+    "crop_area": (0.37, 0.57), "crop_aspect": (1.0, 1.0),
+  },
+}  # fmt: skip
+_LR_BATCH = 64  # videos at which fine-tuning's rate is meant
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Numbers of the protocols; what is 0, "" or None is the checkpoint's own."""
+
+  clips: int = 0
+  crops: int = 0
+  frames: int = 0
+  stride: int = 0
+  resize: int = 0
+  size: int = 0
+  seed: int | None = None
+  linear: str = "own"
+  linear_epochs: float = 0.0
+  k: int = 0
+  temperature: float = 0.0
+  epochs: float = 20.0
+  batch_size: int = 32
+  optimiser: str = "sgd"
+  lr: float = 0.05
+  weight_decay: float = 1e-4
+  dropout: float = 0.0
+  label_smoothing: float = 0.0
+  layer_decay: float = 1.0
+  fractions: tuple[float, ...] = (0.01, 0.1)
+  subsets: tuple[str, ...] = ()
+  subset_seeds: tuple[int, ...] = (0,)
+  semi_epochs: float = 0.0
+  shots: tuple[int, ...] = (1, 5)
+  ways: int = 5
+  queries: int = 15
+  episodes: int = 600
+  gallery: int = 8
+
+
+HELP = {
+  "clips": "test clips a video",
+  "crops": "test crops a clip",
+  "frames": "frames a test clip",
+  "stride": "source frames from one to the next of a test clip",
+  "resize": "short side before the test crop, pixels",
+  "size": "side of the test crop, pixels",
+  "seed": "of every draw",
+  "linear": f"linear probe: own, {', '.join(LINEAR)}",
+  "linear_epochs": "its epochs; 0: as published or configured",
+  "k": "neighbours that vote",
+  "temperature": "of their votes",
+  "epochs": "of fine-tuning",
+  "batch_size": "of fine-tuning",
+  "optimiser": "of fine-tuning: sgd, adamw, lars, adam",
+  "lr": f"of fine-tuning, at {_LR_BATCH} videos a batch",
+  "weight_decay": "of fine-tuning",
+  "dropout": "before the classifier while fine-tuning",
+  "label_smoothing": "while fine-tuning",
+  "layer_decay": "fine-tuning's rate of a layer over that of the next one towards the classifier",
+  "fractions": "semi-supervised: shares of the labels",
+  "subsets": "semi-supervised: files of videos in place of the shares, see the files written",
+  "subset_seeds": "semi-supervised: one subset of each share a seed",
+  "semi_epochs": "semi-supervised: epochs of a subset; 0: five times those of fine-tuning",
+  "shots": "few-shot: support videos a class",
+  "ways": "few-shot: classes an episode",
+  "queries": "few-shot: queries a class and episode",
+  "episodes": "few-shot: episodes",
+  "gallery": "retrieval: queries shown",
+}
+
+
+def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
+  """The checkpoint's config with the views, the seed, the probe and the votes that options change.
+
+  Raises:
+    UserError: an unknown linear probe.
+  """
+  c = trained.copy_and_resolve_references().unlock()
+  c.data.fraction = 1.0
+  for field in ("clips", "crops", "frames", "stride", "resize", "size"):
+    if value := getattr(options, field):
+      c.data.eval[field] = value
+  if options.size and not options.resize and c.data.eval.resize < options.size:
+    c.data.eval.resize = options.size
+  if options.seed is not None:
+    c.seed = options.seed
+  c.knn.k = options.k or c.knn.k
+  c.knn.temperature = options.temperature or c.knn.temperature
+  if options.linear not in ("own", *LINEAR):
+    raise UserError(f"--linear={options.linear}: choose one of own, {', '.join(LINEAR)}.")
+  c.probe.update(LINEAR.get(options.linear, {}))
+  if options.linear != "own":
+    c.probe.weight_decay, c.probe.momentum, c.probe.clips = 0.0, 0.9, 1
+  if options.linear_epochs:
+    share = options.linear_epochs / c.probe.epochs
+    c.probe.warmup_epochs *= min(1.0, share)
+    c.probe.epochs = options.linear_epochs
+  return c
+
+
+def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float) -> ConfigDict:
+  """The config under which the whole network is trained with labels from the checkpoint.
+
+  Clips, crops and flips are those of the linear probe.
+
+  Args:
+    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    classes: labels of the data.
+    options: the numbers of fine-tuning.
+    epochs: of this run.
+
+  Returns:
+    A locked config of method `classify`.
+  """
+  c = probing.linear_config(config, classes)
+  with c.unlocked():
+    c.name = f"{config.name}_finetune"
+    c.batch_size, c.epochs, c.data.clips = options.batch_size, epochs, 1
+    k = c.classify
+    k.frozen, k.normalise = False, False
+    k.dropout, k.label_smoothing = options.dropout, options.label_smoothing
+    o = c.optim
+    o.name, o.lr, o.lr_batch, o.momentum = options.optimiser, options.lr, _LR_BATCH, 0.9
+    o.weight_decay, o.layer_decay = options.weight_decay, options.layer_decay
+    o.warmup_epochs = min(1.0, epochs / 10)
+  return c
+
+
+def told(settings: ConfigDict) -> dict[str, object]:
+  """What a reader wants to know of a training config, JSON-able."""
+  d, o, k = settings.data, settings.optim, settings.classify
+  return {
+    "optimiser": {
+      "name": o.name, "lr": o.lr, "at_batch": o.lr_batch, "momentum": o.momentum,
+      "weight_decay": o.weight_decay, "layer_decay": o.layer_decay,
+      "warmup_epochs": o.warmup_epochs, "schedule": "half-cosine",
+    },
+    "batch_size": settings.batch_size, "epochs": settings.epochs, "clips_a_video": d.clips,
+    "frames": d.frames, "stride": d.stride, "size": d.size,
+    "crop_area": d.crop.area, "crop_aspect": d.crop.aspect, "flip": settings.augment.flip,
+    "normalised_features": k.normalise, "dropout": k.dropout, "label_smoothing": k.label_smoothing,
+    "encoder": "frozen" if k.frozen else "trained",
+    "bn_mode_while_training": "inference, unchanged" if k.frozen else "batch statistics, moving",
+  }  # fmt: skip

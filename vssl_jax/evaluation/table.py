@@ -1,0 +1,73 @@
+"""All protocols in one Markdown table: a row a figure, a column a split, their mean at the end."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Headline = Mapping[str, Mapping[str, float]]
+
+
+def averages(headlines: Sequence[Headline]) -> dict[str, dict[str, dict[str, float]]]:
+  """Mean and standard deviation over splits of each figure that every split has.
+
+  Args:
+    headlines: a split each: protocol, figure, value.
+
+  Returns:
+    By protocol and figure `mean`, `splits` and, from two splits on, `std` (n − 1).
+  """
+  out: dict[str, dict[str, dict[str, float]]] = {}
+  for protocol, figures in headlines[0].items():
+    for name in figures:
+      values = [h.get(protocol, {}).get(name) for h in headlines]
+      if any(v is None for v in values):
+        continue
+      row = {"mean": statistics.fmean(values), "splits": len(values)}
+      if len(values) > 1:
+        row["std"] = statistics.stdev(values)
+      out.setdefault(protocol, {})[name] = row
+  return out
+
+
+def _order(figure: str) -> list[tuple[int, str]]:
+  """Numbers in a name by their value: R@5 before R@10, both before mAP."""
+  parts = re.split(r"(\d+)", figure)
+  return [(int(x), "") if x.isdigit() else (0, x) for x in parts]
+
+
+def markdown(
+  title: str,
+  facts: Mapping[str, Any],
+  headlines: Mapping[str, Headline],
+  protocols: Mapping[str, str],
+) -> str:
+  """The table, with what holds for all of it above and each protocol in a line below.
+
+  Args:
+    title: heading.
+    facts: what was evaluated and how, by name.
+    headlines: by split's name: protocol, figure, fraction in [0, 1].
+    protocols: how each protocol was done, in words.
+  """
+  many = len(headlines) > 1
+  lines = [f"# {title}", ""]
+  lines += [f"- {name}: {value}" for name, value in facts.items()]
+  heads = [*headlines, *(["mean ± std"] if many else [])]
+  lines += ["", f"| protocol | figure | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+  mean = averages(list(headlines.values()))
+  pairs = [(p, f) for h in headlines.values() for p, own in h.items() for f in own]
+  protocol_order = list(dict.fromkeys(p for p, _ in pairs))
+  rows = sorted(set(pairs), key=lambda row: (protocol_order.index(row[0]), _order(row[1])))
+  for protocol, figure in rows:
+    values = [h.get(protocol, {}).get(figure) for h in headlines.values()]
+    cells = ["–" if v is None else f"{100 * v:.1f}" for v in values]
+    if many:
+      m = mean.get(protocol, {}).get(figure)
+      cells.append("–" if m is None else f"{100 * m['mean']:.1f} ± {100 * m['std']:.1f}")
+    lines.append(f"| {protocol} | {figure} | {' | '.join(cells)} |")
+  lines += ["", "All figures in %.", ""]
+  lines += [f"- **{name}**: {text}" for name, text in protocols.items()]
+  return "\n".join(lines) + "\n"
