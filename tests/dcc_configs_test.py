@@ -10,6 +10,7 @@ from tests import small
 from vssl_jax import jobs, methods, optim, parallel, probing, train
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, writers
+from vssl_jax.localization import annotations
 
 CONFIG = small.module("dcc.py")
 
@@ -75,7 +76,7 @@ def _config(variant, **values):
     "dcc.hidden": 8, "dcc.filter": 4, "dcc.dim": 4, "dcc.clusters": 3, "dcc.regions": 2,
     "data.localization.videos": 12, "data.localization.eval_videos": 6, "dcc.warmup": 0.3,
     "data.localization.untrimmed.classes": 2, "data.localization.untrimmed.width": 5,
-    "dcc.proposals.scale": 4, **values,
+    "dcc.proposals.scale": 4, "data.localization.validation": 0.0, **values,
   })  # fmt: skip
   return config.lock()
 
@@ -96,9 +97,10 @@ class _Dies:
       yield batch
 
 
-@pytest.mark.parametrize("variant", ["demo", "demo,dataset_clusters"])
-def test_demo_resumes_bit_for_bit_with_its_memory(variant, tmp_path):
-  config = _config(variant, **{"data.localization.sampling": "pad"})
+@pytest.mark.parametrize(("variant", "videos"), [("demo", 11), ("demo,dataset_clusters", 12)])
+def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
+  values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
+  config = _config(variant, **values, **({"steps": 5} if videos == 11 else {}))
   source = probing.load_source(config, "train")
   config = methods.resolve(config, source)
   mesh = parallel.make_mesh(jax.devices()[:1])
@@ -110,24 +112,35 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, tmp_path):
   with pytest.raises(InterruptedError):
     run("cut", _Dies(source, 3))
   resumed = run("cut", source)
-  assert whole.steps == resumed.steps == 4
+  assert whole.steps == resumed.steps == config.steps
   jax.tree.map(np.testing.assert_array_equal, *jax.device_get((whole.state, resumed.state)))
   row = writers.read(tmp_path / "whole")[-1]
   assert row["bank_filled"] == 1
   assert {"loss_dcc", "beta", "confidence", "pseudo_share", "contrast_positive"} <= row.keys()
-  assert whole.state.method.epochs == (2 if "dataset" in variant else 0)
+  assert whole.state.method.epochs == (3 if videos == 11 else 2)
 
 
-def test_main_ends_in_one_result_with_the_table(tmp_path, capsys):
-  config = _config("demo,bas_net", steps=2, batch_size=8)
+def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, capsys):
+  shared = {"data.localization.validation": 0.25, "dcc.timelines": 1, "dcc.snippets": 40}
+  config = _config("demo", batch_size=8, **shared)
   jobs.pretrain(config, tmp_path, allow_config_change=False)
   (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("RESULT ")]
   result = json.loads(line.removeprefix("RESULT "))
   assert set(result["dcc"]["mAP"]) == {f"0.{i}" for i in range(1, 8)}
-  assert result["headline"].keys() == {"mAP@0.1:0.7"}
+  assert result["headline"]["mAP@0.1:0.7"].keys() == {"trained", "validation_chosen"}
+  assert result["train_videos"] == 9  # of 12
+  assert set(result["dcc"]["snippets"]) == {"input features", "trunk", "contrasted embedding"}
+  assert set(result["dcc"]["pseudo_labels"]["action"]) == {"share", "before", "after", "agreeing"}
   assert "per_class" in json.loads((tmp_path / "result.json").read_text())["dcc"]
+  assert len(annotations.read_predictions(tmp_path / "predictions.json")) == 6
+  assert (tmp_path / "tsne.png").stat().st_size > 1000
+  assert len(list((tmp_path / "timelines").glob("*.png"))) == 1
+  rows = {row["step"]: row for row in writers.read(tmp_path)}
+  assert [k for k, row in rows.items() if "validation_mAP" in row] == [2, 4]
+  chosen = result["dcc"]["validation_chosen"]["step"]
+  assert chosen == max((2, 4), key=lambda s: (rows[s]["validation_mAP"], -s))
   # A finished run is scored again, with other proposals if so wished.
-  config = _config("demo,bas_net", **{"steps": 2, "batch_size": 8, "dcc.proposals.nms": 0.5})
+  config = _config("demo", **{"batch_size": 8, "dcc.proposals.nms": 0.5, **shared})
   jobs.pretrain(config, tmp_path, allow_config_change=False)
   with pytest.raises(UserError, match="dcc, which has no encoder of clips"):
     bundle.load_encoder(tmp_path)

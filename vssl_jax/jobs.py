@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import methods, models, parallel, probing, train
+from vssl_jax import methods, models, parallel, probing, step, train
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle
+from vssl_jax.io import bundle, checkpoints
 from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
 from vssl_jax.probes import monitor, report
@@ -43,7 +43,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     print(f"No probe after training: {lack}.", flush=True)
   result = train.train(
     config, workdir, source, method, mesh, allow_config_change=allow_config_change,
-    monitor=_monitor(config, mesh),
+    monitor=_monitor(config, mesh, method),
   )  # fmt: skip
   if result.preempted:
     raise probing.Preempted(f"step {result.steps} of {workdir}")
@@ -60,10 +60,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
       if "top1" in own:
         outcome["headline"][f"{config.method}_top1"] = {"trained": own["top1"]}
   elif method.encoder is None and method.evaluate is not None:
-    params = jax.device_get(result.state.params)
-    own = method.evaluate(params, result.state.method, *probing.splits(config))
-    outcome[config.method] = own
-    outcome["headline"] = own.pop("headline")
+    outcome |= _own(config, method, result.state, workdir)
   outcome["seconds"] = time.perf_counter() - began
   _finish(outcome, workdir)
 
@@ -100,8 +97,43 @@ def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
   return figures
 
 
-def _monitor(config: ConfigDict, mesh: Mesh) -> monitor.Monitor | None:
-  """Nearest neighbours over the two splits while training, where the config asks for them."""
+def _own(
+  config: ConfigDict, method: Method, state: step.TrainState, workdir: pathlib.Path
+) -> dict[str, Any]:
+  """Scores of a method without encoder: of its last parameters, and of those validation chose."""
+  splits = probing.splits(config)
+
+  def score(state: step.TrainState) -> dict[str, Any]:
+    return method.evaluate(jax.device_get(state.params), state.method, *splits)
+
+  own = score(state)
+  headline = own.pop("headline")
+  if method.illustrate is not None:
+    own |= method.illustrate(jax.device_get(state.params), state.method, *splits, workdir)
+  if config.save.best:
+    saver = checkpoints.Checkpoints(workdir, config.save, read_only=True)
+    if (best := saver.best(state)) is not None:
+      chosen = score(best[1])
+      for name, figures in chosen.pop("headline").items():
+        headline[name]["validation_chosen"] = figures["trained"]
+      own["validation_chosen"] = {"step": best[0], **chosen}
+    saver.close()
+  return {config.method: own, "headline": headline}
+
+
+def _monitor(config: ConfigDict, mesh: Mesh, method: Method) -> monitor.Monitor | None:
+  """What is watched while training, where the config asks for it.
+
+  That is nearest neighbours over the two splits, or what a method without encoder makes of the
+  training videos that were held out.
+  """
+  if method.encoder is None:
+    if method.validate is None or not config.data.localization.validation:
+      return None
+    from data_pipelines.localization import held_out
+
+    split = probing.load_source(config, held_out(config.data), batch_size=jax.process_count())
+    return lambda params: method.validate(params, split)
   if config.knn.every_epochs <= 0:
     return None
   return monitor.neighbours(config, *probing.splits(config), mesh=mesh)

@@ -23,7 +23,7 @@ from vssl_jax import step as step_lib
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
-from vssl_jax.methods.base import Method, Variables
+from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
 
 WATCHED = ("loss", "grad_norm")
@@ -60,7 +60,7 @@ class NonFiniteError(FloatingPointError):
 def train(
   config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
   *, allow_config_change: bool = False, tensorboard: bool = True,
-  monitor: Callable[[Variables], dict[str, float]] | None = None,
+  monitor: Callable[[Variables | Params], dict[str, float]] | None = None,
 ) -> Result:  # fmt: skip
   """Trains until the last step, or until SIGTERM; continues what `workdir` holds.
 
@@ -73,7 +73,8 @@ def train(
     allow_config_change: continue a run under another config.
     tensorboard: write TensorBoard files beside the JSONL where TensorFlow is installed.
     monitor: what the encoder is worth, as numbers to log: every `config.knn.every_epochs` epochs
-      and at the end. Its time stays out of the rates.
+      and at the end; of a method without encoder, what its parameters are, at each checkpoint. Its
+      time stays out of the rates.
 
   Returns:
     The result; its state is also the last checkpoint.
@@ -91,7 +92,7 @@ def train(
 
 def _train(
   config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
-  tensorboard: bool, monitor: Callable[[Variables], dict[str, float]] | None,
+  tensorboard: bool, monitor: Callable[[Variables | Params], dict[str, float]] | None,
 ) -> Result:  # fmt: skip
   for field in ("log_every", "accumulate"):
     if config[field] < 1:
@@ -150,7 +151,8 @@ class _Loop:
     self.advance, self.saver, self.writer, self.total = advance, saver, writer, total
     self.clips = config.batch_size * config.data.clips
     self.monitor = monitor
-    self.period = max(1, round(config.knn.every_epochs * source.steps_per_epoch))
+    period = round(config.knn.every_epochs * source.steps_per_epoch)
+    self.period = max(1, period if method.encoder else config.save.every or total)
     self.row: dict[str, float] = {}
     self.warned: str | None = None
 
@@ -211,6 +213,8 @@ class _Loop:
     return parallel.put_batch(self.mesh, {k: v for k, v in batch.items() if k in wanted})
 
   def _watch(self, state: step_lib.TrainState) -> dict[str, float]:
+    if self.method.encoder is None:
+      return self.monitor(jax.device_get(state.params))
     return self.monitor(jax.device_get(self.method.encoder(state.params, state.method)))
 
   def _check(self, step: int, metrics: dict[str, jax.Array]) -> None:

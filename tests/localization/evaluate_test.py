@@ -66,3 +66,14 @@ def test_predictions_are_in_seconds_and_by_name():
 def test_unknown_protocol_is_named():
   with pytest.raises(UserError, match="'ava': choose one of thumos14, activitynet"):
     evaluate.evaluate(_oracle, _source(), protocol="ava", batch_size=2)
+
+
+def test_a_class_that_the_split_lacks_is_no_error():
+  source = _source()
+  source.videos = tuple(
+    Video(v.subset, v.duration, tuple(s for s in v.segments if s.label == "a"))
+    for v in source.videos
+  )
+  scores = evaluate.evaluate(_oracle, source, batch_size=2, settings=SETTINGS)
+  assert scores["per_class"].keys() == {"a"}
+  assert scores["headline"]["mAP@0.1:0.7"]["trained"] == 1

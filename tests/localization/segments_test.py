@@ -2,7 +2,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from vssl_jax.localization.segments import runs, tiou
+from vssl_jax.localization.segments import covers, runs, tiou
 
 SEGMENTS = st.lists(
   st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted), min_size=1, max_size=6
@@ -37,3 +37,11 @@ def test_runs_are_maximal_and_cover(active):
     again[s:e] = True
   np.testing.assert_array_equal(again, np.array(active, bool))
   assert (found[1:, 0] > found[:-1, 1]).all()
+
+
+def test_covers_holds_middles():
+  got = covers([[0.0, 1.0], [0.5, 1.5], [0.6, 0.9], [4.0, 9.0]], 5, 1.0)
+  np.testing.assert_array_equal(
+    got, [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+  )
+  assert covers(np.zeros((0, 2)), 3, 1.0).shape == (0, 3)

@@ -152,6 +152,41 @@ def test_one_device_equals_eight(variant):
   assert whole.bank.action.sharding.is_fully_replicated
 
 
+class Split:
+  """The videos as a source."""
+
+  def eval_example(self, video):
+    return {k: x[video] for k, x in videos().items()}
+
+  def eval_batches(self, batch_size):
+    for first in range(0, V, batch_size):
+      yield {**batch(range(first, first + batch_size)), "valid": np.ones(batch_size, bool)}
+
+
+def test_videos_that_an_epoch_left_out_enter_the_memory_before_the_next():
+  assert methods.load("dcc").build(config()).refresh is None  # batches of 8 divide 16 videos
+  c = config(batch_size=6)
+  method, _, params, state = start(c)
+  _, state = method.refresh(params, state, Split())  # before the first epoch there is nothing
+  assert not np.any(np.asarray(state.bank.classes) >= 0)
+  fill = rho.hasty(lambda s, b: method.loss(params, s, b, jax.random.key(0), 5)[1][0])
+  for first in (0, 6):  # 12 to 15 are left out
+    b = batch(range(first, first + 6))
+    state = fill(state, {**b, "key": jax.random.split(jax.random.key(1), 6)})
+  filled = np.asarray(state.bank.classes[:, 0]) >= 0
+  np.testing.assert_array_equal(filled, np.arange(V) < 12)
+  np.testing.assert_array_equal(state.visited, filled)
+  before = jax.device_get(state.bank)
+  _, after = method.refresh(params, state, Split())
+  np.testing.assert_array_equal(after.bank.classes, parts.slots(videos()["labels"], 2))
+  assert np.asarray(after.bank.has_action)[12:].any((1, 2)).all()
+  np.testing.assert_array_equal(after.bank.action[:12], before.action[:12])
+  assert not np.asarray(after.visited).any()
+  assert after.epochs == 2
+  _, again = method.refresh(params, state, Split())
+  np.testing.assert_array_equal(after.bank.action, again.bank.action)
+
+
 def test_bas_net_alone_has_no_memory_and_no_gradient_of_the_projection():
   (loss, (state, metrics)), grads = gradients(config("demo,bas_net"))
   assert "loss_dcc" not in metrics
@@ -176,12 +211,6 @@ def test_weight_of_the_contrast_over_a_run():
 
 def test_refresh_clusters_the_data_set_every_so_many_epochs():
   c = config("demo,dataset_clusters", **{"dcc.refresh": 2, "batch_size": N})
-
-  class Split:
-    def eval_batches(self, batch_size):
-      for first in range(0, V, batch_size):
-        yield {**batch(range(first, first + batch_size)), "valid": np.ones(batch_size, bool)}
-
   method, _, params, state = start(c)
   assert methods.load("dcc").build(config()).refresh is None
   _, first = method.refresh(params, state, Split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,10 @@ class Method:
     evaluate: (params, state, training split, evaluation split) -> JSON-able scores, of what the
       method learns beside its encoder; after training, where probes are asked for and the data has
       labels, or always where there is no encoder. Its `headline` joins that of the probes.
+    illustrate: as `evaluate`, and the run's folder: of a method without encoder, writes files there
+      and gives further scores.
+    validate: (params, held-out training videos) -> figures to log, and to choose a checkpoint by;
+      of a method without encoder, whose source knows `held_out`.
 
   Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
   loop computes collapse statistics when it logs.
@@ -78,6 +83,8 @@ class Method:
   state_spec: Any = _WHOLE
   idle_steps: int = 0
   evaluate: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
+  illustrate: Callable[[Params, State, Any, Any, pathlib.Path], dict[str, Any]] | None = None
+  validate: Callable[[Params, Any], dict[str, float]] | None = None
 
   def example(self, n: int) -> Batch:
     """A batch of n zero videos, for `init` and shape evaluation."""

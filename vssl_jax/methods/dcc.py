@@ -10,12 +10,15 @@ Lee et al.'s BaS-Net (AAAI 2020). No code of DCC is public; what no source state
   regions         → β L_dcc                                see `losses.dcc`
 
 Pseudo-labels come from activations without dropout. In the first `warmup` of the run β is 0, but
-the memory fills. Nothing of DCC is used after training: the suppression branch localizes.
+the memory fills. Videos that an epoch's whole batches leave out enter the memory before the next
+epoch, as the network then sees them. Nothing of DCC is used after training: the suppression branch
+localizes.
 """
 
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +34,8 @@ from vssl_jax import config as config_lib
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.localization import evaluate as evaluation
+from vssl_jax.localization import illustrate as pictures
+from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
@@ -40,7 +45,9 @@ from vssl_jax.models.build import DTYPES
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
 
+Activate = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
+VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are held out
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
 
 
@@ -49,14 +56,15 @@ class State:
   """The memory of all videos' regions, and the clusters of the whole data set, where it has such.
 
   Attributes:
-    bank: V videos; full after an epoch where the batch divides V, else once the videos that the
-      first epochs left out have come.
+    bank: V videos; full after each epoch.
+    visited: bool `[V]`, which videos this epoch's batches have brought.
     centers: float32 `[K, d]`.
     shares: float32 `[K, C]`, of the snippets of each cluster that are pseudo-labelled as a class.
     epochs: int32, epochs begun.
   """
 
   bank: parts.Regions
+  visited: jax.Array
   centers: jax.Array
   shares: jax.Array
   epochs: jax.Array
@@ -94,6 +102,9 @@ def defaults() -> ConfigDict:
   c.labels = 0  # most labels of a video, L
   c.width = 0  # D of the features
 
+  c.timelines = 4  # videos drawn after training
+  c.snippets = 1600  # of the t-SNE picture and the numbers behind it; 0 for neither
+
   c.protocol = "thumos14"  # tIoU 0.1 to 0.7 | activitynet: 0.5 to 0.95
   c.proposals = ConfigDict()  # see localization.proposals.Settings
   s = Settings()
@@ -123,6 +134,8 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
   c.classes, c.videos = len(source.label_names), source.num_videos
   c.labels = max(1, *(len(v.labels) for v in source.videos))
   c.width = source.sequence(0).shape[1]
+  if config.data.localization.validation and not config.save.best:
+    config.save.best, config.save.best_mode = VALIDATION, "max"
   return config
 
 
@@ -140,6 +153,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   _check(config)
   net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
   contrasts = c.contrast != "none"
+  activate = activations(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
@@ -147,7 +161,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     bank = parts.empty(videos, c.labels, c.regions, c.dim)
     centers = jnp.zeros((c.clusters, c.dim), jnp.float32)
     shares = jnp.zeros((c.clusters, c.classes), jnp.float32)
-    return params, State(bank, centers, shares, jnp.int32(0))
+    return params, State(bank, jnp.zeros(videos, bool), centers, shares, jnp.int32(0))
 
   def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
     del rng
@@ -172,27 +186,56 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       weight = beta(config, step)
       total = total + weight * value
       if c.contrast == "bank":
-        state = state.replace(bank=parts.remember(state.bank, fresh, video))
+        state = state.replace(
+          bank=parts.remember(state.bank, fresh, video), visited=state.visited.at[video].set(True)
+        )
       filled = jnp.mean(state.bank.classes[:, 0] >= 0, dtype=jnp.float32)
       metrics |= {"loss_dcc": value, "beta": weight, "bank_filled": filled, **seen, **trust}
     return total, (state, lax.stop_gradient(metrics))
 
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
     del state, train
-    return localize(config, params, test)
+    return localize(config, params, test, activate)
+
+  def validate(params: Params, held_out: Any) -> dict[str, float]:
+    ((_, figures),) = localize(config, params, held_out, activate)["headline"].items()
+    return {VALIDATION: figures["trained"]}
+
+  def illustrate(
+    params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
+  ) -> dict[str, Any]:
+    options = _options(config)
+    found = functools.partial(activate, params)
+    predictions, _ = evaluation.predict(found, test, **options)
+    return pictures.write(
+      folder, _look(config, net, params, state), train, test, predictions,
+      batch_size=options["batch_size"], videos=c.timelines, count=c.snippets,
+    )  # fmt: skip
 
   whole = PartitionSpec()
   splits = mesh is not None and c.contrast == "bank" and c.videos % mesh.size == 0
   bank = PartitionSpec(parallel.AXIS) if splits else whole
-  by_data_set = contrasts and c.denoise and c.cluster_scope == "dataset"
+  refreshes = []
+  if c.contrast == "bank" and c.videos % config.batch_size:
+    refreshes.append(_refill(config, net))
+  if contrasts and c.denoise and c.cluster_scope == "dataset":
+    refreshes.append(_refresh(config, net))
+
+  def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
+    for each in refreshes:
+      state = each(params, state, source)
+    return params, state.replace(epochs=state.epochs + 1)
+
   return Method(
     init,
     None,
     _batch_spec(config),
     loss=loss,
-    refresh=_refresh(config, net) if by_data_set else None,
-    state_spec=State(bank, whole, whole, whole),
+    refresh=refresh if refreshes else None,
+    state_spec=State(bank, whole, whole, whole, whole),
     evaluate=evaluate,
+    illustrate=illustrate,
+    validate=validate,
   )
 
 
@@ -210,29 +253,47 @@ def _denoised(
   c: ConfigDict, out: Activations, batch: Batch, state: State
 ) -> tuple[parts.Regions, dict[str, jax.Array]]:
   """The batch's denoised regions, and what is to be watched of them."""
-  mask = batch["mask"]
-  classes = parts.slots(batch["labels"], c.labels)
-  real = (classes >= 0)[:, None, :] & mask[..., None]
-  pseudo = parts.pseudo_labels(parts.at_slots(out.clean[BRANCHES[c.pseudo]], classes), mask)
-  x = out.embedding[BRANCHES[c.embedding]]
+  mask, x = batch["mask"], out.embedding[BRANCHES[c.embedding]]
+  classes, pseudo = _pseudo(c, out, batch)
   trust = jnp.ones(pseudo.shape, jnp.float32)
   if c.denoise:
-    points = unit(lax.stop_gradient(x))
-    if c.cluster_scope == "video":
-      clusters = _cluster_videos(c, points, mask, batch["key"])
-      share = parts.shares(clusters, pseudo, c.clusters)
-    else:
-      n, t, dim = points.shape
-      found = kmeans(points.reshape(-1, dim), state.centers, iterations=0, mask=mask.reshape(-1))
-      clusters = found.labels.reshape(n, t)
-      share = jnp.moveaxis(state.shares[:, jnp.maximum(classes, 0)], 0, 1)  # [N, K, L]
-    trust = parts.confidence(clusters, pseudo, share)
+    trust = _trust(c, out, pseudo, classes, batch, state)
+  real = (classes >= 0)[:, None, :] & mask[..., None]
   count = jnp.maximum(jnp.sum(real), 1)
   watched = {
     "pseudo_share": jnp.sum(pseudo & real) / count,
     "confidence": jnp.sum(jnp.where(real, trust, 0)) / count,
   }
   return parts.pool(x, pseudo, trust, classes, mask, c.regions), watched
+
+
+def _pseudo(c: ConfigDict, out: Activations, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """Each video's classes `[N, L]` and their pseudo-labels `[N, T, L]`."""
+  classes = parts.slots(batch["labels"], c.labels)
+  cas = parts.at_slots(out.clean[BRANCHES[c.pseudo]], classes)
+  return classes, parts.pseudo_labels(cas, batch["mask"])
+
+
+def _trust(
+  c: ConfigDict, out: Activations, pseudo: jax.Array, classes: jax.Array, batch: Batch, state: State
+) -> jax.Array:
+  """What each pseudo-label is believed, `[N, T, L]`: S."""
+  mask = batch["mask"]
+  points = unit(lax.stop_gradient(out.embedding[BRANCHES[c.embedding]]))
+  if c.cluster_scope == "video":
+    clusters = _cluster_videos(c, points, mask, batch["key"])
+    share = parts.shares(clusters, pseudo, c.clusters)
+  else:
+    n, t, dim = points.shape
+    found = kmeans(points.reshape(-1, dim), state.centers, iterations=0, mask=mask.reshape(-1))
+    clusters = found.labels.reshape(n, t)
+    share = jnp.moveaxis(state.shares[:, jnp.maximum(classes, 0)], 0, 1)  # [N, K, L]
+  return parts.confidence(clusters, pseudo, share)
+
+
+def _keys(seed: int, videos: jax.Array) -> jax.Array:
+  """A key for each video `[N]` outside of the steps, which give keys of their own."""
+  return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(videos)
 
 
 def _cluster_videos(c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Array) -> jax.Array:
@@ -245,16 +306,41 @@ def _cluster_videos(c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Arra
   return jax.vmap(one)(keys, x, mask)
 
 
-def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., tuple[Params, State]]:
+def _refill(config: ConfigDict, net: BasNet) -> Callable[..., State]:
+  """Puts the videos that the last epoch's batches left out into the memory.
+
+  They are fewer than a batch. Which they are and what is remembered is a function of the state and
+  the parameters, so that a run that goes on from here does the same.
+  """
+
+  @jax.jit
+  def fill(params: Params, state: State, batch: Batch) -> parts.Regions:
+    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    fresh, _ = _denoised(config.dcc, out, batch, state)
+    return parts.remember(state.bank, fresh, batch["video"])
+
+  def refill(params: Params, state: State, source: Any) -> State:
+    left = np.flatnonzero(~np.asarray(state.visited))
+    if int(state.epochs) and len(left):
+      left = np.resize(left, -(-len(left) // config.batch_size) * config.batch_size)
+      for videos in left.reshape(-1, config.batch_size):
+        examples = [source.eval_example(int(v)) for v in videos]
+        batch = {k: np.stack([e[k] for e in examples]) for k in ("features", "mask", "labels")}
+        batch |= {"video": videos, "key": _keys(config.seed, videos)}
+        state = state.replace(bank=fill(params, state, batch))
+    return state.replace(visited=jnp.zeros_like(state.visited))
+
+  return refill
+
+
+def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., State]:
   """Clusters the snippets of the whole training split anew, every `refresh` epochs."""
   c = config.dcc
 
   @jax.jit
   def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
     out = net.apply({"params": params}, batch["features"], batch["mask"])
-    classes = parts.slots(batch["labels"], c.labels)
-    activation = parts.at_slots(out.clean[BRANCHES[c.pseudo]], classes)
-    pseudo = parts.pseudo_labels(activation, batch["mask"])
+    classes, pseudo = _pseudo(c, out, batch)
     return {
       "x": unit(out.embedding[BRANCHES[c.embedding]]), "classes": classes,
       "pseudo": pseudo & (classes >= 0)[:, None, :],
@@ -271,11 +357,9 @@ def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., tuple[Params, Sta
       )
       yield {k: x[rows["valid"]] for k, x in rows.items()}
 
-  def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
-    epoch = int(state.epochs)
-    state = state.replace(epochs=state.epochs + 1)
-    if epoch % c.refresh:
-      return params, state
+  def refresh(params: Params, state: State, source: Any) -> State:
+    if int(state.epochs) % c.refresh:
+      return state
     local = jax.device_get(params)
     found = list(survey(local, source))
     seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
@@ -289,28 +373,59 @@ def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., tuple[Params, Sta
     v, t, slot = np.nonzero(seen["pseudo"])
     np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
     counts = np.maximum(np.asarray(clusters.counts), 1)[:, None]
-    return params, state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
+    return state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
 
   return refresh
 
 
-def localize(config: ConfigDict, params: Params, source: Any) -> dict[str, Any]:
-  """The suppression branch's scores on a split: see `localization.evaluate.evaluate`."""
-  c = config.dcc
-  p = {k: c.proposals[k] for k in c.proposals}
+def localize(
+  config: ConfigDict, params: Params, source: Any, activate: Activate | None = None
+) -> dict[str, Any]:
+  """The suppression branch's scores on a split: see `localization.evaluate.evaluate`.
+
+  Args:
+    config: the run's.
+    params: of the network.
+    source: the split.
+    activate: `activations(config)` of an earlier call, which is compiled.
+  """
+  found = functools.partial(activate or activations(config), params)
+  protocol = config.dcc.protocol
+  return evaluation.evaluate(found, source, protocol=protocol, **_options(config))
+
+
+def _options(config: ConfigDict) -> dict[str, Any]:
+  """What `localization.evaluate.predict` takes."""
+  p = {k: config.dcc.proposals[k] for k in config.dcc.proposals}
   nms, sigma = p.pop("nms"), p.pop("sigma")
   p["thresholds"] = tuple(p["thresholds"])
-  run = activations(config)
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
-  return evaluation.evaluate(
-    lambda features, mask: run(params, features, mask), source,
-    protocol=c.protocol, batch_size=size, settings=Settings(**p), nms=nms, sigma=sigma or None,
-  )  # fmt: skip
+  return {"batch_size": size, "settings": Settings(**p), "nms": nms, "sigma": sigma or None}
 
 
-def activations(
-  config: ConfigDict,
-) -> Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+def _look(config: ConfigDict, net: BasNet, params: Params, state: State) -> Look:
+  """What the network makes of each step, pseudo-labels as training would have them."""
+  c = config.dcc
+
+  @jax.jit
+  def look(params: Params, state: State, batch: Batch) -> dict[str, Any]:
+    batch = {**batch, "key": _keys(config.seed, batch["video"])}
+    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    classes, pseudo = _pseudo(c, out, batch)
+    branch = BRANCHES[c.embedding]
+    spaces = {"input features": batch["features"], "trunk": out.trunk[branch].astype(jnp.float32)}
+    if c.contrast != "none":
+      spaces["contrasted embedding"] = out.embedding[branch]
+    return {
+      "attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], "classes": classes,
+      "pseudo": pseudo, "trust": _trust(c, out, pseudo, classes, batch, state), "spaces": spaces,
+    }  # fmt: skip
+
+  # The memory is not looked at, and may lie on devices of several processes.
+  return functools.partial(look, params, jax.device_get(state.replace(bank=None, visited=None)))
+
+
+def activations(config: ConfigDict) -> Activate:
   """(params, features, mask) -> CAS `[N, T, C]` and probabilities `[N, C]` without background."""
   c = config.dcc
   net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])

@@ -15,6 +15,7 @@ DCC (CVPR 2022) adds one layer on E, the embedding of a snippet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -36,12 +37,14 @@ class Activations(NamedTuple):
     cas: `[2, N, T, C + 1]`, base and suppression branch, logits; in training with dropout.
     clean: as `cas`, without dropout and without gradient.
     embedding: `[2, N, T, d]`.
+    trunk: `[2, N, T, F]`, E, in the type of the products, and not 0 in padding.
   """
 
   attention: jax.Array
   cas: jax.Array
   clean: jax.Array
   embedding: jax.Array
+  trunk: jax.Array
 
 
 class BasNet(nn.Module):
@@ -87,20 +90,20 @@ class BasNet(nn.Module):
     trunk = _activate(shifted(products) + bias).reshape(2, n, t, self.hidden)
 
     classifier = self._dense(self.classes + 1, "classifier", use_bias=False)
-    clean = lax.stop_gradient(classifier(trunk))
-    cas = classifier(trunk if keys is None else _dropout(trunk, keys, self.dropout))
-    embedding = self._dense(self.dim, "projection")(trunk)
+    clean = lax.stop_gradient(_flat(classifier, trunk))
+    cas = _flat(classifier, trunk if keys is None else _dropout(trunk, keys, self.dropout))
+    embedding = _flat(self._dense(self.dim, "projection"), trunk)
     cas, clean, embedding = (
       jnp.where(inside, part.astype(jnp.float32), 0) for part in (cas, clean, embedding)
     )
-    return Activations(attention, cas, clean, embedding)
+    return Activations(attention, cas, clean, embedding, trunk)
 
   def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
     return nn.Dense(width, use_bias, dtype=self.dtype, kernel_init=_init, name=name)
 
   def _filter(self, x: jax.Array) -> jax.Array:
-    hidden = _activate(self._dense(self.filter, "filter1")(x))
-    logit = self._dense(1, "filter2")(hidden)[..., 0]
+    hidden = _activate(_flat(self._dense(self.filter, "filter1"), x))
+    logit = _flat(self._dense(1, "filter2"), hidden)[..., 0]
     return jax.nn.sigmoid(logit.astype(jnp.float32))
 
 
@@ -120,7 +123,7 @@ class Taps(nn.Module):
     shape = (self.width, x.shape[-1], self.features)
     kernel = self.param("kernel", _init, shape).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return [jnp.matmul(x, kernel[k]) for k in range(self.width)], bias
+    return [_flat(lambda rows, w=w: jnp.matmul(rows, w), x) for w in kernel], bias
 
 
 def shifted(products: list[jax.Array]) -> jax.Array:
@@ -133,6 +136,15 @@ def shifted(products: list[jax.Array]) -> jax.Array:
     elif k > half:
       total = total + jnp.pad(p, ((0, 0), (0, k - half), (0, 0)))[:, k - half :]
   return total
+
+
+def _flat(apply: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+  """A layer on the rows of `[..., D]`, all in one axis: on a CPU its gradient takes half the time.
+
+  Over several leading axes the kernel's gradient is no plain matrix product there.
+  """
+  y = apply(x.reshape(-1, x.shape[-1]))
+  return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _activate(x: jax.Array) -> jax.Array:
