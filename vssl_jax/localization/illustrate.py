@@ -16,6 +16,7 @@ from vssl_jax.localization.annotations import Prediction
 from vssl_jax.localization.observe import Look, Observed, observe
 from vssl_jax.localization.pseudo_quality import PseudoQuality
 
+SPACES = ("input features", "trunk", "contrasted embedding")  # from what is given to what is learnt
 PREDICTIONS, TIMELINES, TSNE = "predictions.json", "timelines", "tsne.png"
 
 
@@ -73,7 +74,8 @@ def write(
   sample = snippets.draw(drawn, count)
   found["snippets"] = snippets.quality(sample)
   if writes and len(sample.label) > 2:
-    planes = {name: snippets.embed(x) for name, x in sample.spaces.items()}
+    names = sorted(sample.spaces, key=lambda n: SPACES.index(n) if n in SPACES else len(SPACES))
+    planes = {name: snippets.embed(sample.spaces[name]) for name in names}
     pictures.scatter(folder / TSNE, planes, sample.label, test.label_names, _notes(found))
   return found
 

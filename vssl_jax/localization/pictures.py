@@ -104,7 +104,7 @@ def scatter(
     label_names: the classes.
     notes: a line below each title.
   """
-  figure = _figure(4.4 * len(planes) + 1.8, 5.0)
+  figure = _figure(4.4 * len(planes) + 1.8, 5.6)
   panels = figure.subplots(1, len(planes), squeeze=False)[0]
   for axes, (title, xy) in zip(panels, planes.items(), strict=True):
     back = label < 0

@@ -413,9 +413,10 @@ def _look(config: ConfigDict, net: BasNet, params: Params, state: State) -> Look
     out = net.apply({"params": params}, batch["features"], batch["mask"])
     classes, pseudo = _pseudo(c, out, batch)
     branch = BRANCHES[c.embedding]
-    spaces = {"input features": batch["features"], "trunk": out.trunk[branch].astype(jnp.float32)}
+    given, trunk, contrasted = pictures.SPACES
+    spaces = {given: batch["features"], trunk: out.trunk[branch].astype(jnp.float32)}
     if c.contrast != "none":
-      spaces["contrasted embedding"] = out.embedding[branch]
+      spaces[contrasted] = out.embedding[branch]
     return {
       "attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], "classes": classes,
       "pseudo": pseudo, "trust": _trust(c, out, pseudo, classes, batch, state), "spaces": spaces,
