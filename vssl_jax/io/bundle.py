@@ -7,6 +7,8 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
@@ -59,10 +61,44 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, lambda step: step)
   mesh = parallel.make_mesh(jax.local_devices()[:1])
-  like = step_lib.init(method, tx, config.seed, mesh, 2)
+  # Shapes tell where to read to; nothing is drawn.
+  whole = parallel.replicated(mesh)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+    jax.eval_shape(lambda: _start(tx, *method.init(jax.random.key(0), method.example(2)))),
+  )
   reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
   restored = reader.restore(like)
   reader.close()
   if restored is None:
     raise missing
   return config, method, restored[1]
+
+
+def save_run(folder: pathlib.Path, config: ConfigDict, params: Any, state: Any) -> None:
+  """Writes weights from elsewhere as a run that has made no step: training may go on from them.
+
+  Args:
+    folder: of the run, without checkpoints yet.
+    config: the run's; its optimiser starts anew.
+    params: of `config.method`.
+    state: of `config.method`.
+
+  Raises:
+    UserError: a run is there already.
+  """
+  if (folder / checkpoints.FOLDER).exists():
+    raise UserError(f"{folder}: holds a run already; give another folder.")
+  folder.mkdir(parents=True, exist_ok=True)
+  tx = optim.build(config.optim, lambda step: step)
+  params, state = jax.tree.map(jnp.asarray, (params, state))
+  checkpoints.write_config(folder, config)
+  writer = checkpoints.Checkpoints(folder, config.save)
+  writer.save(0, _start(tx, params, state))
+  writer.close()
+
+
+def _start(tx: optax.GradientTransformation, params: Any, state: Any) -> step_lib.TrainState:
+  """The state before the first step."""
+  zero = jnp.zeros((), jnp.int32)
+  return step_lib.TrainState(zero, zero, params, state, tx.init(params))

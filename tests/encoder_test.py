@@ -1,0 +1,102 @@
+"""`vssl_jax.load`: three lines for whatever folder holds an encoder, and no TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import vssl_jax
+from tests import small
+from vssl_jax import config as config_lib
+from vssl_jax import export, methods, models
+from vssl_jax.errors import UserError
+from vssl_jax.io import bundle
+from vssl_jax.probes import run
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def make(folder, **fields):
+  """An exported encoder with random weights; its config and variables."""
+  c = small.shrink(config_lib.base("cvrl"), **{"data.eval.frames": 3, **fields})
+  c.augment.mean, c.augment.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+  encoder = models.build_encoder(c.encoder)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 4, 16, 16, 3), np.float32))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.5, x.shape).astype(np.float32), shapes)
+  export.save_encoder(folder, c, variables, info={"step": 5})
+  return c, variables
+
+
+def clips(n=2, frames=4, size=16):
+  return np.random.default_rng(1).integers(0, 256, (n, frames, size, size, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("exported")
+  make(path)
+  return path
+
+
+def test_three_lines(folder):
+  encoder = vssl_jax.load(folder)
+  features = encoder.apply(encoder.params, clips())
+
+  assert (features.shape, features.dtype) == ((2, encoder.features_dim), np.float32)
+  assert encoder.clip_shape == (3, 16, 16, 3)
+  assert encoder.info["step"] == 5
+  # What the probes see.
+  probed = jax.jit(run.feature_fn(encoder.network, encoder.config))(encoder.params, clips())
+  np.testing.assert_array_equal(features, probed)
+  # Its preprocessing, by hand.
+  mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
+  np.testing.assert_allclose(encoder.preprocess(clips()), (clips() / 255 - mean) / std, atol=1e-5)
+
+
+def test_other_inputs_are_refused(folder):
+  encoder = vssl_jax.load(str(folder))
+  for wrong in (clips().astype(np.float32), clips()[..., :1], clips()[..., None]):
+    with pytest.raises(UserError, match=r"clips (are|have)"):
+      encoder.apply(encoder.params, wrong)
+  with pytest.raises(UserError, match=r"clips have 4 axes"):
+    encoder.apply(encoder.params, clips()[0])
+  with pytest.raises(UserError, match=r"no config\.json there"):
+    vssl_jax.load(folder / "nowhere")
+
+
+def test_a_run_folder(tmp_path):
+  c = small.shrink(config_lib.base("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})
+  method = methods.load("rho_byol").build(c, None)
+  params, state = small.init(method)
+  bundle.save_run(tmp_path / "run", c, params, state)
+  encoder = vssl_jax.load(tmp_path / "run")
+  want = method.encoder(params, state)
+  jax.tree.map(np.testing.assert_array_equal, encoder.params["params"], want["params"])
+  assert encoder.info["step"] == 0
+  _, _, again = bundle.load_state(tmp_path / "run")
+  jax.tree.map(np.testing.assert_array_equal, again.method.target, state.target)
+  with pytest.raises(UserError, match="holds a run already"):
+    bundle.save_run(tmp_path / "run", c, params, state)
+
+
+def test_a_network_of_single_frames_comes_inflated(tmp_path):
+  make(tmp_path, **{"encoder.temporal": False})
+  encoder = vssl_jax.load(tmp_path)
+  assert encoder.config.encoder.temporal
+  assert encoder.params["params"]["stem_conv"]["kernel"].shape[0] == 5
+
+
+def test_without_tensorflow(folder):
+  code = f"""
+import sys
+import vssl_jax
+assert "jax" not in sys.modules, "import vssl_jax is light"
+encoder = vssl_jax.load({str(folder)!r})
+found = [m for m in ("tensorflow", "torch") if m in sys.modules]
+assert not found, found
+"""
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
