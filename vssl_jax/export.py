@@ -1,10 +1,12 @@
-"""Encoder weights and features for use elsewhere, and weights back in.
+"""Encoder weights, programs and features for use elsewhere, and weights back in.
 
   python -m vssl_jax.export --checkpoint=runs/cvrl --output=exported \
-    --features --data=/data/ucf101 --split=train,test
+    --formats=safetensors,program,savedmodel --features --data=/data/ucf101 --split=train,test
 
-writes `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`),
-`encoder.json` (the card: config, preprocessing, hashes, results) and `features_<split>.npz`.
+writes `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`) with
+`encoder.json` (the card: config, preprocessing, hashes of data and weights, results);
+`encoder.jax_export` and `saved_model/`, which run without this library (`vssl_jax.program`); and
+`features_<split>.npz`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from vssl_jax.probes import features, report, run
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
+FORMATS = ("safetensors", "program", "savedmodel")
+MANIFEST = "manifest.json"  # of prepared records
 COLLECTIONS = ("params", "batch_stats")
 _DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
@@ -76,6 +80,7 @@ def save_encoder(
     "encoder_sha256": report.tree_hash(host),
     "checkpoint": _origin(info),
     "config_sha256": report.config_hash(config),
+    "data": _data(d),
     "preprocessing": {
       "input": "uint8 RGB [N, T, H, W, 3]",
       "scale": "1/255, then (x - mean) / std",
@@ -90,6 +95,15 @@ def save_encoder(
   text = json.dumps(report.plain(card, digits=12), indent=2, ensure_ascii=False)
   report.write_atomic(folder / CARD, (text + "\n").encode())
   return card
+
+
+def _data(d: ConfigDict) -> dict[str, Any]:
+  """Which videos it was trained on: their fingerprint, and the hash of the records' manifest."""
+  manifest = pathlib.Path(d.path) / MANIFEST
+  return {
+    **{k: d.get(k, "") for k in ("source", "name", "train_split", "fingerprint")},
+    "manifest_sha256": report.file_hash(manifest) if d.path and manifest.is_file() else None,
+  }
 
 
 def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]:
@@ -116,12 +130,12 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
       f"{file}: damaged or replaced: its sha256 is {found[:12]}…, the card says "
       f"{card['weights']['sha256'][:12]}…; copy or export it again"
     )
-  nested = traverse_util.unflatten_dict(_arrays(file.read_bytes()), sep="/")
+  nested = traverse_util.unflatten_dict(arrays(file.read_bytes()), sep="/")
   variables = {name: nested.get(name, {}) for name in COLLECTIONS}
   return ConfigDict(_tuples(card["config"])), variables
 
 
-def _arrays(data: bytes) -> dict[str, np.ndarray]:
+def arrays(data: bytes) -> dict[str, np.ndarray]:
   """The arrays of a safetensors file, bfloat16 too (safetensors' own NumPy reader lacks it)."""
   import safetensors
 
@@ -204,12 +218,16 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   Raises:
     UserError: no such checkpoint, or a file to write exists and `--overwrite` is not given.
   """
-  from vssl_jax import probing
+  from vssl_jax import encoder, probing, program
   from vssl_jax.io import bundle
 
   splits = [s for s in args.split.split(",") if s]
   output = pathlib.Path(args.output)
+  formats = _formats(args.formats)
   files = [output / WEIGHTS, output / CARD]
+  programs = {"program": program.PROGRAM, "savedmodel": program.SAVED_MODEL}
+  files += [output / programs[name] for name in formats if name in programs]
+  kept = len(files)
   if args.features:
     files += [output / f"features_{split}.npz" for split in splits]
   existing = [f for f in files if f.exists()]
@@ -221,12 +239,22 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   _use_data(seen, args)
   sources = [_open(seen, split) for split in splits] if args.features else []
   save_encoder(output, config, variables, info=info, results=_results(args.checkpoint))
-  if args.features:
-    # As the probes do: a network of single frames looks at clips inflated.
-    seen, variables = probing.inflated(seen, variables)
-  for split, source, file in zip(splits, sources, files[2:], strict=False):
+  # As the probes do: a network of single frames looks at clips inflated.
+  seen, variables = probing.inflated(seen, variables)
+  for name, save in (("program", program.save_program), ("savedmodel", program.save_tensorflow)):
+    if name in formats:
+      save(output / programs[name], encoder.build(seen, variables, info))
+  for split, source, file in zip(splits, sources, files[kept:], strict=False):
     export_features(seen, variables, source, file, split=split, info=info)
   return files
+
+
+def _formats(text: str) -> list[str]:
+  names = [name for name in text.split(",") if name]
+  for name in names:
+    if name not in FORMATS:
+      raise UserError(f"--formats={text}: no format {name!r}; there are {', '.join(FORMATS)}.")
+  return names
 
 
 def _origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -267,10 +295,14 @@ def _tuples(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m vssl_jax.export",
-    description="Writes an encoder as safetensors with a JSON card, and features as .npz files.",
+    description="Writes an encoder as safetensors with a JSON card, programs, and features.",
   )
   parser.add_argument("--checkpoint", required=True, help="run folder (--workdir of training)")
   parser.add_argument("--output", required=True, help="folder to write, made if missing")
+  parser.add_argument(
+    "--formats", default="safetensors",
+    help="comma-separated: safetensors (always), program (jax.export), savedmodel (TensorFlow)",
+  )  # fmt: skip
   parser.add_argument("--features", action="store_true", help="also write features of --split")
   parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
   parser.add_argument("--split", default="train,test", help="splits, comma-separated")

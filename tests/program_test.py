@@ -1,0 +1,95 @@
+"""Programs that run where this library is not importable, for any number of clips."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import vssl_jax
+from tests.encoder_test import clips, make
+from vssl_jax import export, program
+from vssl_jax.errors import UserError
+
+READER = """
+import os, sys
+import numpy as np
+sys.modules["vssl_jax"] = sys.modules["flax"] = None  # importing either would fail
+folder = sys.argv[1]
+given = np.load(f"{folder}/given.npz")
+"""
+JAX = """
+import jax.export
+program = jax.export.deserialize(open(f"{folder}/encoder.jax_export", "rb").read())
+assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+run = program.call
+"""
+TENSORFLOW = """
+sys.modules["jax"] = None
+import tensorflow as tf
+model = tf.saved_model.load(f"{folder}/saved_model")  # the function does not keep its variables
+run = model.features
+"""
+COMPARE = """
+for n in (1, 3):
+  got = np.asarray(run(given["clips"][:n]))
+  assert got.shape == given["features"][:n].shape and got.dtype == np.float32
+  worst = np.abs(got - given["features"][:n]).max() / np.abs(given["features"]).max()
+  assert worst < 1e-5, worst
+print("same")
+"""
+
+
+def _run(code, folder):
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  code = [sys.executable, "-c", READER + code + COMPARE, str(folder)]
+  done = subprocess.run(code, cwd=folder, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout.strip() == "same"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """An exported encoder with a data manifest, and what it gives for some clips."""
+  path = tmp_path_factory.mktemp("run")
+  (path / "records").mkdir()
+  (path / "records" / "manifest.json").write_text("{}")
+  fields = {"data.source": "tfrecord", "data.path": str(path / "records"), "encoder.depth": 18}
+  make(path / "from", **fields)
+  command = [f"--checkpoint={path / 'from'}", f"--output={path / 'out'}"]
+  assert export.main([*command, "--formats=safetensors,program,savedmodel"]) == 0
+  encoder = vssl_jax.load(path / "out")
+  x = clips(3, 3)
+  features = np.asarray(encoder.apply(encoder.params, x))
+  np.savez(path / "out" / "given.npz", clips=x, features=features)
+  return path / "out"
+
+
+def test_a_program_of_jax(folder):
+  _run(JAX, folder)
+
+
+def test_a_saved_model(folder):
+  _run(TENSORFLOW, folder)
+
+
+def test_the_weights_lie_inside(folder):
+  weights = (folder / export.WEIGHTS).stat().st_size
+  assert (folder / program.PROGRAM).stat().st_size > 0.9 * weights
+
+
+def test_the_card_knows_the_data(folder):
+  data = export.load_card(folder)["data"]
+  assert data["source"] == "tfrecord"
+  assert len(data["manifest_sha256"]) == 64
+  assert "fingerprint" in data
+
+
+def test_formats(folder, capsys, monkeypatch):
+  command = [f"--checkpoint={folder}", f"--output={folder}/other"]
+  assert export.main([*command, "--formats=onnx"]) == 2
+  assert "no format 'onnx'; there are safetensors, program, savedmodel" in capsys.readouterr().err
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  with pytest.raises(UserError, match=r"needs TensorFlow.*leave savedmodel out"):
+    program.save_tensorflow(folder / "x", vssl_jax.load(folder))

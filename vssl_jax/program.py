@@ -1,0 +1,96 @@
+"""An encoder as a program that runs without this library: `jax.export` and TF SavedModel.
+
+Both take uint8 RGB clips `[N, T, H, W, 3]`, any N and the T, H and W they were made for, and give
+float32 features `[N, F]`; preprocessing and weights are inside. In JAX, on CPU, CUDA GPU or TPU:
+
+  program = jax.export.deserialize(open("encoder.jax_export", "rb").read())
+  features = program.call(clips)
+
+and in TensorFlow, where the loaded model must outlive the call:
+
+  model = tf.saved_model.load("saved_model")
+  features = model.features(clips)
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from vssl_jax.encoder import Encoder, Params, build
+from vssl_jax.errors import UserError
+from vssl_jax.probes import report
+
+PROGRAM, SAVED_MODEL = "encoder.jax_export", "saved_model"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def save_program(file: str | os.PathLike[str], encoder: Encoder) -> None:
+  """Writes the encoder as a serialised `jax.export` program: StableHLO with the weights inside.
+
+  JAX keeps the promise that a program runs on versions up to half a year older or three years
+  newer than the one that wrote it.
+
+  Args:
+    file: to write.
+    encoder: what `vssl_jax.load` gives; clips are of its `clip_shape`.
+  """
+  apply, params = _portable(encoder)
+  (rows,) = jax.export.symbolic_shape("n")
+  clips = jax.ShapeDtypeStruct((rows, *encoder.clip_shape), jnp.uint8)
+  program = jax.export.export(jax.jit(lambda x: apply(params, x)), platforms=PLATFORMS)(clips)
+  report.write_atomic(file, bytes(program.serialize()))
+
+
+def save_tensorflow(folder: str | os.PathLike[str], encoder: Encoder) -> None:
+  """Writes the encoder as a TensorFlow SavedModel with a function `features`.
+
+  Args:
+    folder: to write; the weights are its variables.
+    encoder: what `vssl_jax.load` gives; clips are of its `clip_shape`.
+
+  Raises:
+    UserError: TensorFlow is not installed, or this JAX has no way to it.
+  """
+  try:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+  except ImportError as e:
+    raise UserError(
+      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
+      "leave savedmodel out of --formats."
+    ) from None
+  apply, params = _portable(encoder)
+  shape = (None, *encoder.clip_shape)
+  convert = jax2tf.convert(
+    apply,
+    polymorphic_shapes=[None, f"(n, {', '.join(map(str, encoder.clip_shape))})"],
+    with_gradient=False,
+    native_serialization_platforms=PLATFORMS,
+  )
+  module = tf.Module()
+  module.params = jax.tree.map(lambda x: tf.Variable(x, trainable=False), params)
+
+  @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, "clips")], autograph=False)
+  def features(clips: Any) -> Any:
+    return convert(module.params, clips)
+
+  module.features = features
+  partial = pathlib.Path(folder).with_name(f".tmp-{os.getpid()}-{pathlib.Path(folder).name}")
+  tf.saved_model.save(module, str(partial), signatures={"serving_default": features})
+  shutil.rmtree(folder, ignore_errors=True)
+  os.replace(partial, folder)
+
+
+def _portable(encoder: Encoder) -> tuple[Any, Params]:
+  """The encoder with convolutions for any device and any N, and its variables."""
+  config = encoder.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.encoder.conv = "fold"
+  return build(config, encoder.params, encoder.info).apply, encoder.params
