@@ -271,11 +271,13 @@ def classifier(
     if videos is not None:
       told = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
       settings.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
-  decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
-  folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   source = load_source(settings, settings.data.train_split)
   if videos is not None:
     source = source.only(videos)
+  with settings.unlocked():
+    settings.steps_per_epoch = source.steps_per_epoch  # and a longer run is another one
+  decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
+  folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
   print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
   result = train.train(settings, folder, source, method, mesh, tensorboard=False)
