@@ -74,20 +74,20 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
     title: above the picture.
   """
   near = max(len(r["neighbours"]) for r in rows)
-  inch, gap = 1.35, 0.12
-  figure = figure_lib.new(inch * (1 + near + gap) + 0.3, (inch + 0.36) * len(rows) + 0.9)
-  grid = figure.subplots(len(rows), near + 2, squeeze=False, width_ratios=[1, gap, *[1] * near])
-  for axes, row in zip(grid, rows, strict=True):
-    for axis in axes:
-      axis.axis("off")
-    _thumbnail(axes[0], row["query"])
-    for axis, item in zip(axes[2:], row["neighbours"], strict=False):
+  side, step, rise, head, edge = 1.35, 1.48, 1.72, 0.95, 0.12  # inches
+  left = [edge] + [edge + 0.2 + step * (i + 1) for i in range(near)]
+  width, height = left[-1] + side + edge, head + rise * len(rows)
+  figure = figure_lib.new(width, height)
+  figure.set_layout_engine("none")  # a grid of equal squares is placed by hand
+  for i, row in enumerate(rows):
+    bottom = height - head - rise * i - side
+    for x, item in zip(left, [row["query"], *row["neighbours"]], strict=False):
+      axis = figure.add_axes((x / width, bottom / height, side / width, side / height))
       _thumbnail(axis, item)
-  heads = {0: "query", 2: f"{near} nearest training videos, nearest first"}
-  for column, text in heads.items():
-    head = grid[0, column].set_title(text, fontsize=10, loc="left", fontweight="bold", pad=8)
-    head.set_in_layout(False)  # a long title would widen its column
-  figure.suptitle(f"{title}\n ", fontsize=9.5, x=0.01, ha="left")  # room for the columns' heads
+  heads = ((left[0], "query"), (left[1], f"{near} nearest training videos, nearest first"))
+  for x, text in heads:
+    figure.text(x / width, 1 - (head - 0.08) / height, text, fontsize=10, fontweight="bold")
+  figure.text(edge / width, 1 - edge / height, title, fontsize=9, va="top", parse_math=False)
   figure_lib.save(figure, path)
 
 

@@ -1,0 +1,262 @@
+"""The command whole, on synthetic videos and a checkpoint of the smallest network."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tests import small
+from vssl_jax import augment, evaluate, methods, parallel, probing
+from vssl_jax.evaluation import protocols, subsets
+from vssl_jax.io import bundle
+from vssl_jax.models.norm import BatchNorm
+from vssl_jax.probes import knn, metrics, report, retrieval
+
+TIMES = ("seconds", "clips_per_second")
+QUICK = "logistic,knn,retrieval,few_shot,embedding"
+TRAINED = "linear,finetune,semi_supervised"
+FEW = (
+  "--epochs=1", "--semi_epochs=2", "--batch_size=8", "--episodes=5", "--queries=3", "--gallery=2",
+  "--fractions=0.3", "--subset_seeds=0,1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+  """The tests' eight virtual devices would compile everything for eight."""
+  whole = parallel.make_mesh
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, "make_mesh", lambda devices=None: whole(devices or jax.devices()[:1]))
+    patch.setattr(protocols.parallel, "make_mesh", parallel.make_mesh)
+    yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flat_network():
+  """A dense layer in place of the encoder: the networks have tests of their own."""
+  import flax.linen as nn
+
+  from vssl_jax import models
+
+  class Flat(nn.Module):
+    features_dim: int = 12
+
+    @nn.compact
+    def __call__(self, clips, train=False):
+      x = nn.Dense(12, name="stem")(clips[:, :, ::4, ::4].reshape(len(clips), -1))
+      return nn.relu(BatchNorm(name="norm")(x, train))
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(models, "build_encoder", lambda config: Flat())
+    yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  """A run that has made no step."""
+  config = small.shrink(small.load("cvrl.py", "demo"))
+  augment.presets.none(config.augment)
+  params, state = small.init(methods.load("cvrl").build(config, None))
+  folder = tmp_path_factory.mktemp("checkpoint") / "run"
+  bundle.save_run(folder, config, params, state)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def done(checkpoint, tmp_path_factory):
+  """All protocols, run once for the tests below."""
+  output = tmp_path_factory.mktemp("evaluation")
+  assert _main(checkpoint, output) == 0
+  return output
+
+
+def _main(checkpoint, output, *flags, names=f"{QUICK},{TRAINED}"):
+  return evaluate.main(
+    [f"--checkpoint={checkpoint}", f"--output={output}", f"--protocols={names}", *FEW, *flags]
+  )
+
+
+def _results(output, case="synthetic"):
+  return {f.stem: json.loads(f.read_text()) for f in sorted((output / case).glob("*.json"))}
+
+
+def _timeless(value):
+  if isinstance(value, dict):
+    return {k: _timeless(v) for k, v in value.items() if k not in TIMES}
+  return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def test_every_result_tells_its_protocol(done):
+  results = _results(done)
+  assert set(results) == set(protocols.PROTOCOLS)
+  for name, result in results.items():
+    assert result["data"]["train"] | {"fingerprint": ""} == {
+      "name": "train", "videos": 24, "fingerprint": ""
+    }  # fmt: skip
+    assert result["views"]["clips"] == 2
+    assert "inference" in result["bn_mode"]
+    assert result["feature_layer"]
+    assert result["checkpoint"]["step"] == 0
+    assert len(result["encoder_sha256"]) == 64
+    assert result["seed"] == 0
+    assert result["settings"], name
+  assert results["finetune"]["settings"]["optimiser"]["name"] == "sgd"
+  assert results["finetune"]["settings"]["encoder"] == "trained"
+  assert results["linear"]["settings"]["encoder"] == "frozen"
+
+
+def test_frozen_protocols_leave_the_encoder_and_finetuning_does_not(done, checkpoint):
+  results = _results(done)
+  sha = report.tree_hash(bundle.load_encoder(checkpoint)[1])
+  assert all(r["encoder_sha256"] == sha for r in results.values())
+  (linear,) = (done / "synthetic").glob("linear-*")
+  (finetune,) = (done / "synthetic").glob("finetune-*")
+  assert report.tree_hash(bundle.load_encoder(linear)[1]) == sha
+  assert report.tree_hash(bundle.load_encoder(finetune)[1]) != sha
+
+
+def test_scores_are_the_parts_own(done, checkpoint):
+  results, (train, test) = _results(done), _features(done)
+  given = (train.mean(), train.label, test.mean(), test.label)
+  found = {k: results["retrieval"][k] for k in ("R@1", "R@5", "mAP")}
+  expected = retrieval.evaluate(*given)
+  assert found == pytest.approx({k: expected[k] for k in found}, abs=1e-4)
+  votes = knn.weighted_knn(*given[:3], classes=2, k=24, temperature=0.07)
+  assert results["knn"]["top1"] == pytest.approx(metrics.accuracy(votes, test.label).top1, abs=1e-4)
+  assert results["knn"]["k_used"] == 24
+  assert results["knn"]["videos_a_class"] == {"direction_0": 4, "direction_1": 4}
+
+
+def _features(done):
+  from vssl_jax.probes import features
+
+  return [features.load(next((done / "features").glob(f"{s}-*.npz"))) for s in ("train", "test")]
+
+
+def test_subsets_are_written_balanced_and_used(done):
+  rows = _results(done)["semi_supervised"]["subsets"]
+  assert [r["labelled_videos"] for r in rows] == [8, 8]
+  train, _ = _features(done)
+  for seed, row in enumerate(rows):
+    assert row["videos_a_class"] == {"direction_0": 4, "direction_1": 4}
+    read = subsets.read(done / "synthetic" / row["subset_file"], (), 24)
+    np.testing.assert_array_equal(read, subsets.balanced(train.label, 0.3, seed))
+  assert rows[0]["variables_sha256"] != rows[1]["variables_sha256"]
+  headline = _results(done)["semi_supervised"]["headline"]
+  assert headline["30 % of labels, top-1"] == pytest.approx(
+    np.mean([r["top1"] for r in rows]), abs=1e-4
+  )
+
+
+def test_others_subset_files_are_used(done, checkpoint, tmp_path):
+  file = next((done / "synthetic").glob("subset_30pct_seed1.tsv"))
+  assert _main(checkpoint, tmp_path, f"--subsets={file}", names="semi_supervised") == 0
+  (row,) = _results(tmp_path)["semi_supervised"]["subsets"]
+  before = _results(done)["semi_supervised"]["subsets"][1]
+  assert row["variables_sha256"] == before["variables_sha256"]
+
+
+def test_pictures_and_table(done):
+  folder = done / "synthetic"
+  names = ["logistic", "knn", "linear", "finetune", "semi_supervised_30pct_seed0", "per_class",
+           "retrieval", "tsne"]  # fmt: skip
+  for name in names:
+    assert (folder / f"{name}.png").stat().st_size > 3000, name
+  table = (done / "table.md").read_text()
+  for name in set(protocols.PROTOCOLS) - {"embedding"}:
+    assert f"| {name} |" in table
+  r5 = _results(done)["retrieval"]["R@5"]
+  assert f"| retrieval | R@5 | {100 * r5:.1f} |" in table
+
+
+def test_finished_protocols_are_not_run_again(done, checkpoint, capsys, monkeypatch):
+  before = {f: f.stat().st_mtime_ns for f in (done / "synthetic").glob("*.json")}
+  for p in protocols.PROTOCOLS.values():
+    monkeypatch.setattr(type(p), "run", None, raising=False)
+  assert _main(checkpoint, done) == 0
+  out = capsys.readouterr().out
+  assert out.count("finished before") == len(protocols.PROTOCOLS)
+  assert {f: f.stat().st_mtime_ns for f in before} == before
+  assert json.loads(re.search(r"^RESULT (.*)$", out, re.M)[1])["job"] == "evaluate"
+
+
+@pytest.mark.slow
+def test_running_again_gives_the_same_but_for_times(done, checkpoint, tmp_path):
+  assert _main(checkpoint, tmp_path, names=f"{QUICK},finetune") == 0
+  first, second = _results(done), _results(tmp_path)
+  for name, result in second.items():
+    assert _timeless(result) == _timeless(first[name]), name
+
+
+def test_other_settings_run_again(done, checkpoint, tmp_path, capsys):
+  for flags in ((), ("--k=3",), ("--k=3", "--again")):
+    assert _main(checkpoint, tmp_path, *flags, names="knn") == 0
+    assert "finished before" not in capsys.readouterr().out
+    assert _results(tmp_path)["knn"]["settings"]["k"] == (3 if flags else 200)
+  assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monkeypatch):
+  whole = probing.train.train
+
+  def broken(*args, **kwargs):
+    result = whole(*args, **kwargs)
+    return type(result)(**{**vars(result), "preempted": True})
+
+  monkeypatch.setattr(probing.train, "train", broken)
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == evaluate.PREEMPTED
+  assert set(_results(tmp_path)) == {"knn"}
+  monkeypatch.setattr(probing.train, "train", whole)
+  capsys.readouterr()
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == 0
+  out = capsys.readouterr().out
+  assert "knn: finished before" in out
+  assert "Resuming" in out
+  assert _timeless(_results(tmp_path)["finetune"]) == _timeless(_results(done)["finetune"])
+
+
+def test_another_number_of_epochs_is_another_run(checkpoint, tmp_path):
+  for epochs, steps in ((1, 3), (0.4, 1)):
+    assert _main(checkpoint, tmp_path, f"--epochs={epochs}", names="finetune") == 0
+    folders = (tmp_path / "synthetic").glob("finetune-*")
+    assert steps in {bundle.load_encoder(f)[2]["step"] for f in folders}
+  assert len(list((tmp_path / "synthetic").glob("finetune-*"))) == 2
+
+
+def test_pairs_of_splits_are_averaged(checkpoint, tmp_path):
+  assert _main(checkpoint, tmp_path, "--splits=train:test,test:train", names="knn") == 0
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  a, b = (_results(tmp_path, c)["knn"]["top1"] for c in summary["splits"])
+  assert set(summary["splits"]) == {"synthetic_train_test", "synthetic_test_train"}
+  assert summary["mean"]["knn"]["top-1"]["mean"] == pytest.approx((a + b) / 2, abs=1e-4)
+  assert "mean ± std" in (tmp_path / "table.md").read_text()
+  assert summary["mean"]["knn"]["top-1"]["splits"] == 2
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--protocols=linear,guess"], "no protocol 'guess'"),
+    (["--protocols="], "no protocol given"),
+    (["--checkpoint=nowhere"], "nowhere"),
+    (["--data=nowhere"], "--data: nowhere: no such folder"),
+    (["--splits=train"], "is not TRAIN:TEST"),
+    (["--linear=mine"], "--linear=mine"),
+    (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),
+    (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
+  ],
+)
+def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):
+  given = [f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--protocols=knn", *flags]
+  assert evaluate.main(given) == 2
+  error = capsys.readouterr().err.strip().splitlines()[-1]
+  assert error.startswith("error: ")
+  assert message in error
+
+
+def test_data_without_labels_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(probing, "missing", lambda config, mesh: "the data has no labels")
+  assert _main(checkpoint, tmp_path, names="knn") == 2
+  assert "the data has no labels" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Features are extracted once, and anew where anything that decides them differs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines import source
+from vssl_jax import config as config_lib
+from vssl_jax import models
+from vssl_jax.evaluation import cache
+from vssl_jax.probes import features, report
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, clips, train=False):
+    return nn.Dense(3)(clips[:, :, ::4, ::4].reshape(len(clips), -1))
+
+
+class Counted:
+  """A source that counts its passes."""
+
+  def __init__(self, inner):
+    self._inner, self.passes = inner, 0
+
+  def __getattr__(self, name):
+    return getattr(self._inner, name)
+
+  def eval_batches(self, *args, **kwargs):
+    self.passes += 1
+    return self._inner.eval_batches(*args, **kwargs)
+
+
+@pytest.fixture
+def setup(monkeypatch):
+  monkeypatch.setattr(models, "build_encoder", lambda config: Net())
+  c = config_lib.base("cvrl")
+  c.data.source, c.data.synthetic.videos, c.data.synthetic.length = "synthetic", 5, 6
+  e = c.data.eval
+  e.clips, e.crops, e.frames, e.stride, e.resize, e.size, e.batch_size = 2, 1, 2, 1, 8, 8, 4
+  variables = Net().init(jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
+  loaded = source.load(c.data, split="train", batch_size=1, seed=0)
+  return c, jax.device_get(variables), Counted(loaded)
+
+
+def test_extracted_once_and_the_same(setup, tmp_path):
+  config, variables, videos = setup
+  first = cache.extract(tmp_path, config, variables, videos, "train")
+  assert first.features.shape == (5, 2, 3)
+  again = cache.extract(tmp_path, config, variables, videos, "train")
+  assert videos.passes == 1
+  np.testing.assert_array_equal(again.features, first.features)
+  assert again.label_names == first.label_names
+  assert again.info["encoder_sha256"] == report.tree_hash(variables)
+  assert again.info["videos"] == videos.fingerprint
+
+
+def _other_weights(config, variables):
+  return config, jax.tree.map(lambda x: x + 1, variables)
+
+
+def _set(name, value):
+  def change(config, variables):
+    config.update_from_flattened_dict({name: value})
+    return config, variables
+
+  return change
+
+
+@pytest.mark.parametrize(
+  "change",
+  [_other_weights, _set("data.eval.clips", 3), _set("augment.mean", (0.5, 0.5, 0.5)),
+   _set("encoder.dtype", "float32")],
+)  # fmt: skip
+def test_anew_where_anything_differs(setup, tmp_path, change):
+  config, variables, videos = setup
+  cache.extract(tmp_path, config, variables, videos, "train")
+  config, variables = change(config, variables)
+  found = cache.extract(tmp_path, config, variables, videos, "train")
+  assert videos.passes == 2
+  assert found.info["encoder_sha256"] == report.tree_hash(variables)
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_videos_are_other_features(setup, tmp_path):
+  config, variables, videos = setup
+  cache.extract(tmp_path, config, variables, videos, "train")
+  config.data.synthetic.videos = 4
+  others = source.load(config.data, split="train", batch_size=1, seed=0)
+  assert len(cache.extract(tmp_path, config, variables, others, "train").label) == 4
+
+
+def test_a_damaged_file_is_made_anew(setup, tmp_path, capsys):
+  config, variables, videos = setup
+  first = cache.extract(tmp_path, config, variables, videos, "train")
+  (file,) = tmp_path.iterdir()
+  file.write_bytes(file.read_bytes()[:100])
+  found = cache.extract(tmp_path, config, variables, videos, "train")
+  assert "extracting anew" in capsys.readouterr().out
+  np.testing.assert_array_equal(found.features, first.features)
+  assert features.load(file).info == found.info
+
+
+def test_a_network_that_changes_is_noticed(setup, tmp_path, monkeypatch):
+  config, variables, videos = setup
+  variables = jax.tree.map(np.array, variables)
+  whole = features.extract
+
+  def extract(*args, **kwargs):
+    variables["params"]["Dense_0"]["bias"][0] += 1e-6
+    return whole(*args, **kwargs)
+
+  monkeypatch.setattr(cache.features, "extract", extract)
+  with pytest.raises(RuntimeError, match="changed the variables"):
+    cache.extract(tmp_path, config, variables, videos, "train")
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,79 @@
+"""What flags change of a checkpoint's config, and the configs that fine-tuning gets."""
+
+import dataclasses
+
+import pytest
+
+from tests import small
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation import settings
+
+OWN = settings.Options()
+
+
+def _trained():
+  return small.load("linear_probe.py", "ucf6")
+
+
+def test_nothing_changes_without_flags():
+  trained = _trained()
+  trained.data.fraction = 0.5
+  found = settings.resolved(trained, OWN)
+  assert found.data.fraction == 1.0
+  found.data.fraction = 0.5
+  assert found.to_dict() == trained.to_dict()
+  assert trained.data.fraction == 0.5
+
+
+def test_views_seed_and_votes():
+  options = dataclasses.replace(OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2)
+  found = settings.resolved(_trained(), options)
+  e = found.data.eval
+  assert (e.clips, e.crops, e.frames, e.size, e.resize) == (3, 2, 8, 96, 96)
+  assert (found.seed, found.knn.k, found.knn.temperature) == (5, 7, 0.2)
+
+
+def test_published_linear_probes():
+  cvrl = settings.resolved(_trained(), dataclasses.replace(OWN, linear="cvrl")).probe
+  rho = settings.resolved(_trained(), dataclasses.replace(OWN, linear="rho")).probe
+  published = small.load("linear_probe.py").probe  # CVRL's are the defaults
+  same = ("normalise", "lr", "batch_size", "epochs", "warmup_epochs", "weight_decay", "momentum",
+          "crop_area", "crop_aspect", "flip")  # fmt: skip
+  assert {k: cvrl[k] for k in same} == {k: published[k] for k in same}
+  study = small.load("rho_moco.py").probe
+  for field in ("normalise", "lr", "batch_size", "epochs", "warmup_epochs"):
+    assert rho[field] == study[field], field
+  assert rho.size == 56
+  with pytest.raises(UserError, match="--linear=other"):
+    settings.resolved(_trained(), dataclasses.replace(OWN, linear="other"))
+
+
+def test_a_shorter_linear_probe_warms_up_less():
+  options = dataclasses.replace(OWN, linear="cvrl", linear_epochs=20.0)
+  probe = settings.resolved(_trained(), options).probe
+  assert (probe.epochs, probe.warmup_epochs) == (20.0, 1.0)
+
+
+def test_finetuning_trains_the_whole_network():
+  options = dataclasses.replace(
+    OWN, batch_size=16, lr=0.1, dropout=0.5, layer_decay=0.7, label_smoothing=0.1
+  )
+  trained = settings.resolved(_trained(), options)
+  found = settings.finetuning(trained, 6, options, 30.0)
+  assert found.method == "classify"
+  assert not found.classify.frozen
+  assert not found.classify.normalise
+  assert (found.classify.classes, found.classify.dropout) == (6, 0.5)
+  assert (found.batch_size, found.epochs, found.optim.layer_decay) == (16, 30.0, 0.7)
+  assert (found.optim.lr, found.optim.lr_batch, found.optim.warmup_epochs) == (0.1, 64, 1.0)
+  assert (found.data.frames, found.data.stride, found.data.size, found.data.clips) == (8, 4, 56, 1)
+  assert found.augment.mean == trained.augment.mean
+  assert found.augment.jitter_p == 0.0
+  said = settings.told(found)
+  assert said["optimiser"]["layer_decay"] == 0.7
+  assert (said["encoder"], said["dropout"]) == ("trained", 0.5)
+  assert settings.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
+
+
+def test_every_option_has_its_help():
+  assert set(settings.HELP) == {f.name for f in dataclasses.fields(settings.Options)}
