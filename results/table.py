@@ -21,6 +21,7 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- results: written by results/table.py -->", "<!-- /results -->"
+SEEDS = 3  # fewer are said in the row
 Result = dict[str, Any]
 
 COLUMNS = {
@@ -110,8 +111,9 @@ def table(name: str) -> str:
     figures = [s for r in results if (s := scores(r, part))]
     if not figures:
       continue
-    if len(figures) == 1 and part == "trained":
-      label += f" (seed {results[0]['seed']} alone)"
+    if len(figures) < SEEDS:
+      seeds = ", ".join(str(r["seed"]) for r in results)
+      label += f" (seed {seeds} alone)" if len(figures) == 1 else f" (seeds {seeds})"
     cells = [cell([s[c] for s in figures if c in s]) for c in COLUMNS]
     lines.append(f"| {label} | {' | '.join(cells)} |")
   if not lines:

@@ -46,12 +46,14 @@ def test_mean_and_deviation_over_seeds(table, tmp_path, monkeypatch):
   values = (0.5, 0.6, 0.8)
   _write(tmp_path / "ucf6", "cvrl", *(_result(i, v) for i, v in enumerate(values)))
   _write(tmp_path / "ucf6", "rho_moco", _result(3, 0.25))
+  _write(tmp_path / "ucf6", "rho_swav", _result(0, 0.25), _result(2, 0.25))
   mean, deviation = statistics.mean(values), statistics.stdev(values)
   lines = table.tables().splitlines()
   assert lines[0].startswith("| six classes of UCF101, split 1 (1,200 train, 30 test) | linear")
   expected = [f"{100 * mean / k:.1f} ± {100 * deviation / k:.1f}" for k in (1, 2, 4)]
   assert lines[2] == f"| CVRL |  | {' | '.join(expected)} |"
   assert lines[3] == "| ρ-MoCo, ρ = 2 (seed 3 alone) |  | 25.0 | 12.5 | 6.2 |"
+  assert lines[4] == "| ρ-SwAV, ρ = 2 (seeds 0, 2) |  | 25.0 | 12.5 | 6.2 |"
 
 
 def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkeypatch):
@@ -60,8 +62,8 @@ def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkey
   baselines = {"pixels": {"top1": 0.4}}
   _write(tmp_path / "digits", "cvrl", _result(0, 0.5, random_init=random, baselines=baselines))
   lines = table.tables().splitlines()
-  assert lines[2] == "| middle frame's pixels |  | 40.0 |  |  |"
-  assert lines[3] == "| random initialisation | 10.0 | 20.0 |  |  |"
+  assert lines[2] == "| middle frame's pixels (seed 0 alone) |  | 40.0 |  |  |"
+  assert lines[3] == "| random initialisation (seed 0 alone) | 10.0 | 20.0 |  |  |"
 
 
 def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
