@@ -217,6 +217,16 @@ def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monke
   assert _timeless(_results(tmp_path)["finetune"]) == _timeless(_results(done)["finetune"])
 
 
+def test_the_table_keeps_what_was_run_before(checkpoint, tmp_path):
+  for names in ("knn", "few_shot"):
+    assert _main(checkpoint, tmp_path, names=names) == 0
+  table = (tmp_path / "table.md").read_text()
+  assert "| knn | top-1 |" in table
+  assert "| few_shot | 2-way 1-shot, ± (95 %) |" in table
+  assert _main(checkpoint, tmp_path, "--clips=1", names="few_shot") == 0  # other views, other table
+  assert "| knn |" not in (tmp_path / "table.md").read_text()
+
+
 def test_another_number_of_epochs_is_another_run(checkpoint, tmp_path):
   for epochs, steps in ((1, 3), (0.4, 1)):
     assert _main(checkpoint, tmp_path, f"--epochs={epochs}", names="finetune") == 0

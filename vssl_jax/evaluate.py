@@ -153,8 +153,21 @@ def _run_case(
     shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
     total = time.perf_counter() - began
     print(f"{head}: {shown or 'drawn'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
+  found = _with_earlier(found, facts, task.folder)
   _draw_classes(task, case, found)
   return found
+
+
+def _with_earlier(
+  found: dict[str, Any], facts: dict[str, Any], folder: pathlib.Path
+) -> dict[str, Any]:
+  """What was run now and, for the table, what was run before of the same encoder on the same."""
+  same = report.plain({k: facts[k] for k in ("encoder_sha256", "views", "data", "seed")})
+  for name in set(PROTOCOLS) - set(found):
+    kept = _finished(folder / f"{name}.json")
+    if kept is not None and {k: kept.get(k) for k in same} == same:
+      found[name] = kept
+  return {name: found[name] for name in PROTOCOLS if name in found}
 
 
 def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
@@ -167,12 +180,13 @@ def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
 
 
-def _finished(file: pathlib.Path, key: str) -> dict[str, Any] | None:
+def _finished(file: pathlib.Path, key: str | None = None) -> dict[str, Any] | None:
   try:
     result = json.loads(file.read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return None
-  return result if isinstance(result, dict) and result.get("key") == key else None
+  whole = isinstance(result, dict) and "key" in result
+  return result if whole and key in (None, result["key"]) else None
 
 
 def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:

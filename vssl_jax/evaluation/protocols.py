@@ -347,7 +347,10 @@ def _run_few_shot(task: Task) -> Result:
     )
     for k in o.shots
   ]  # fmt: skip
-  headline = {f"{r['ways']}-way {r['shots']}-shot": r["accuracy"] for r in rows}
+  headline = {}
+  for r in rows:
+    name = f"{r['ways']}-way {r['shots']}-shot"
+    headline |= {name: r["accuracy"], f"{name}, ± (95 %)": r["interval"]}
   return {"rows": rows, "headline": headline}
 
 
