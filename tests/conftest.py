@@ -1,6 +1,7 @@
-"""Every test sees eight virtual CPU devices; the processes tests start share one compilation cache.
+"""Every test sees eight virtual CPU devices; all share one compilation cache.
 
-The tests' own process takes nothing from it: see `vssl_jax.parallel.make_mesh`.
+Programs over several devices stay out of it (`vssl_jax.parallel.make_mesh`), so a test makes its
+meshes there.
 """
 
 import os
@@ -19,5 +20,12 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402  the environment above is read at import
+import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-jax.config.update("jax_enable_compilation_cache", False)
+
+@pytest.fixture(autouse=True, scope="module")
+def cache_until_several_devices():
+  """Each module begins with the cache, which its first mesh of several devices switches off."""
+  jax.config.update("jax_enable_compilation_cache", True)
+  compilation_cache.reset_cache()

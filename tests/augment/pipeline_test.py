@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from vssl_jax import augment, config
+from vssl_jax import augment, config, parallel
 from vssl_jax.augment import branch, draws, pipeline, presets, settings
 from vssl_jax.errors import UserError
 
@@ -165,7 +165,7 @@ def test_a_view_does_not_depend_on_how_many_there_are(clips, keys):
 
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_sharded_over_eight_devices(run, clips, keys, whole, monkeypatch, one_by_one):
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+  mesh = parallel.make_mesh()
   assert mesh.size == 8
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   if not one_by_one:  # several steps on each device

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import negative_cosine
 
@@ -64,7 +65,7 @@ def test_half_precision_inputs_are_computed_in_float32():
 
 
 def test_eight_devices_equal_one():
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   p, k = pair(16)
   split = jax.device_put((p, k), NamedSharding(mesh, PartitionSpec("data")))
   f = jax.jit(jax.value_and_grad(negative_cosine))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import info_nce
 
@@ -290,13 +291,13 @@ def on_one_device():
   [(way, 3) for way in WAYS] + [(way, None) for way in ("jit", "shard_map")],
 )
 def test_eight_devices_equal_one(way, block_size, on_one_device):
-  mesh = Mesh(np.asarray(jax.devices()[:DEVICES]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:DEVICES])
   got = WAYS[way](mesh, *model(), block_size=block_size)
   assert_close(got, on_one_device, rtol=2e-6)
 
 
 def test_devices_exchange_embeddings_and_never_logits():
-  mesh = Mesh(np.asarray(jax.devices()[:DEVICES]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:DEVICES])
   options = {"block_size": 3, "mesh": mesh, "axis_name": "data"}
   f = jax.grad(lambda x: info_nce(x[:, 0], x[:, 1], 0.1, **options)[0])
   text = str(jax.make_jaxpr(f)(model()[1]))
@@ -319,6 +320,6 @@ def test_devices_exchange_embeddings_and_never_logits():
 def test_bad_input_is_named(a, options, message):
   b = np.ones((len(a), 2))
   if "mesh" in options:
-    options = options | {"mesh": Mesh(np.asarray(jax.devices()[:DEVICES]), ("data",))}
+    options = options | {"mesh": parallel.make_mesh(jax.devices()[:DEVICES])}
   with pytest.raises(UserError, match=message):
     info_nce(jnp.asarray(a), jnp.asarray(b), options.pop("temperature", 0.1), **options)

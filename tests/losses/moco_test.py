@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import info_nce, queue_nce
 
@@ -163,7 +164,7 @@ def test_half_precision_inputs_are_computed_in_float32():
 @pytest.mark.parametrize("positives", ["separate", "sum"])
 def test_eight_devices_equal_one(positives):
   """Rows and queue split over the mesh, parameters of the encoder replicated."""
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
   q, keys, queue = tensors(n=16, p=2, k=24)
   w = jnp.asarray(np.random.default_rng(3).standard_normal((6, 6)), jnp.float32)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import code_cross_entropy, prototype_statistics
 
@@ -62,7 +63,7 @@ def test_half_precision_scores_are_computed_in_float32():
 
 
 def test_eight_devices_equal_one():
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   scores, codes = tensors(16)
 
   @jax.jit

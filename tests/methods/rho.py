@@ -24,11 +24,12 @@ def config(name, variant="demo", **values):
   c.augment.flip = 0.5
   c.optim.name, c.optim.lr, c.optim.weight_decay, c.optim.warmup_epochs = "sgd", 0.01, 1e-3, 0.0
   if name == "rho_moco":
-    c.rho_moco.queue = 2 * N * c.data.clips
+    c.rho_moco.queue, c.rho_moco.momentum = 2 * N * c.data.clips, 0.97
+    c.head.bn = False
   if name == "rho_byol":
-    c.rho_byol.predictor = (16,)
+    c.rho_byol.predictor, c.rho_byol.momentum = (16,), 0.97
   if name == "rho_swav":
-    c.rho_swav.prototypes = 12
+    c.rho_swav.prototypes, c.rho_swav.epsilon = 12, 0.05
   c.update_from_flattened_dict(values)
   return methods.resolve(c, Source)
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.models import lowering as cpu
 from vssl_jax.models.conv import Conv, conv3d
@@ -128,7 +129,7 @@ def test_sharded_batch_is_the_same_computation(monkeypatch):
   kernel, strides, padding, size, _ = CASES[10]
   x, k, dy = _arrays(*CASES[10], rows=16)
   want = _oracle(x, k, dy, strides, pads(size, kernel, strides, padding))
-  mesh = Mesh(np.array(jax.devices()), ("data",))
+  mesh = parallel.make_mesh()
   rows = NamedSharding(mesh, P("data"))
   got = _run(
     jax.device_put(x.astype(np.float32), rows), k, jax.device_put(dy.astype(np.float32), rows),

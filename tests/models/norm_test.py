@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.models.norm import BatchNorm
 
@@ -118,7 +119,7 @@ def test_bfloat16_input_keeps_float32_statistics():
 def test_eight_devices_are_one(groups):
   x, dy, scale, bias = _setup((16, 2, 3, 3, 5))
   want = _run(BatchNorm(groups=groups), x, dy, scale, bias, _zeros(5))
-  rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+  rows = NamedSharding(parallel.make_mesh(), P("data"))
   x, dy = jax.device_put(x, rows), jax.device_put(dy, rows)
   got = _run(BatchNorm(groups=groups), x, dy, scale, bias, _zeros(5))
   assert len(got[0].sharding.device_set) == 8
@@ -129,20 +130,20 @@ def test_eight_devices_are_one(groups):
 def test_named_axis_averages_over_devices(how):
   x, dy, scale, bias = _setup((16, 2, 3, 3, 5))
   want = _run(BatchNorm(), x, dy, scale, bias, _zeros(5))
-  module = BatchNorm(axis_name="d")
+  mesh = parallel.make_mesh()
+  module = BatchNorm(axis_name="data")
 
   def each(x, dy, scale, bias):
     return _run(module, x, dy, scale, bias, _zeros(5))
 
   if how == "shard_map":
-    mesh = Mesh(np.array(jax.devices()), ("d",))
-    split = (P("d"), P("d"), P(), P(), P())
+    split = (P("data"), P("data"), P(), P(), P())
     got = jax.jit(jax.shard_map(each, mesh=mesh, in_specs=split[:4], out_specs=split))(
       x, dy, scale, bias
     )
   else:
     parts = (a.reshape(8, 2, *a.shape[1:]) for a in (x, dy))
-    y, dx, dscale, dbias, stats = jax.pmap(each, "d", in_axes=(0, 0, None, None))(
+    y, dx, dscale, dbias, stats = jax.pmap(each, "data", in_axes=(0, 0, None, None))(
       *parts, scale, bias
     )
     got = (y.reshape(x.shape), dx.reshape(x.shape), dscale.sum(0), dbias.sum(0))

@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy.spatial.distance import pdist
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import prototype_statistics
 from vssl_jax.ops import embed_stats
@@ -85,7 +86,7 @@ def test_more_videos_than_the_cap_are_thinned():
 
 def test_eight_devices_equal_one():
   z = views()
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split = jax.device_put(z, NamedSharding(mesh, PartitionSpec("data")))
   assert_matches(embed_stats.summary(split), oracle(z))
 

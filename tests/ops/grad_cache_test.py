@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import info_nce
 from vssl_jax.ops import grad_cache
@@ -129,7 +130,7 @@ def test_a_stateful_embedding_finds_the_same_state_in_both_passes(num_micro):
 
 def test_eight_devices_equal_one(result):
   embed, loss, params, state, batch = problem()
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   f = functools.partial(grad_cache.value_and_grad, embed, loss, num_micro=MICRO)
   compiled = jax.jit(f).lower(params, state, split).compile()

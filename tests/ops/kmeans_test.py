@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 
@@ -169,7 +170,7 @@ def test_videos_over_devices():
   """A batch of videos split over devices, each video whole, as in a training step."""
   x = np.stack([blobs(n=40, seed=s)[0] for s in range(8)])
   each = jax.jit(jax.vmap(lambda x: kmeans(x, x[:4], iterations=6)))
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   many = each(jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))))
   for a, b in zip(many, each(x), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -182,7 +183,7 @@ def test_eight_devices_are_one(empty):
   start = x[:8].copy()
   if empty:
     start[[2, 5]] = 100.0
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split = functools.partial(run, iterations=6, block_size=16, mesh=mesh, axis_name="data")
   put = lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data")))
   many = split(put(x), start, mask=put(mask))
@@ -283,7 +284,7 @@ def test_plus_plus_with_masks_duplicates_and_devices():
   assert len(np.unique(np.asarray(drawn), axis=0)) == 25
   same = plus_plus(jax.random.key(0), np.ones((5, 2), np.float32), 4)
   np.testing.assert_array_equal(same, 1)
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
   draw = jax.jit(lambda x: plus_plus(jax.random.key(3), x, 10))
   np.testing.assert_array_equal(draw(split), draw(x))
@@ -301,7 +302,7 @@ def test_plus_plus_with_masks_duplicates_and_devices():
     (lambda x: kmeans(x, x, block_size=0), "block_size"),
     (lambda x: plus_plus(jax.random.key(0), x, 0), "positive"),
     (
-      lambda x: kmeans(x, x, mesh=Mesh(np.asarray(jax.devices()[:8]), ("data",)), axis_name="data"),
+      lambda x: kmeans(x, x, mesh=parallel.make_mesh(jax.devices()[:8]), axis_name="data"),
       "pad them",
     ),
   ],

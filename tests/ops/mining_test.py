@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops import bhattacharyya, mining
 
@@ -36,7 +37,7 @@ def mine(g, rule, block_size=7, devices=1):
     return t, mining.count(g, t, rule, **options)
 
   if devices > 1:
-    mesh, rows = Mesh(np.asarray(jax.devices()[:devices]), ("data",)), PartitionSpec("data")
+    mesh, rows = parallel.make_mesh(jax.devices()[:devices]), PartitionSpec("data")
     f = jax.shard_map(
       functools.partial(f, axis_name="data"), mesh=mesh, in_specs=(rows,),
       out_specs=(rows, PartitionSpec()),

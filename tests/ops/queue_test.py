@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops import queue as queue_lib
 
@@ -76,7 +77,7 @@ def test_rows_get_no_gradient_and_low_precision_is_widened():
 
 @pytest.mark.parametrize("m", [8, 24])
 def test_a_queue_split_over_eight_devices_equals_one_device(m):
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
   one = queue_lib.create(jax.random.key(0), 16, 2)
   places = queue_lib.Queue(split, whole, whole)

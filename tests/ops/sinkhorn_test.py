@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops.sinkhorn import sinkhorn
 
@@ -114,7 +115,7 @@ def test_eight_devices_equal_one(dtype, extreme):
   x = scores(24, dtype=dtype)
   if extreme:
     x = jnp.asarray(np.random.default_rng(1).choice([-1e4, 0, 1e4], x.shape), dtype)
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   rows = PartitionSpec("data")
   want = compiled()(x)
   split = jax.device_put(x, NamedSharding(mesh, rows))
@@ -128,7 +129,7 @@ def test_eight_devices_equal_one(dtype, extreme):
 
 def test_shard_map_inside_a_loss_is_differentiable_around_it():
   x = scores(16)
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
 
   def local(x):
     codes = sinkhorn(x, axis_name="data")

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from sklearn.neighbors import NearestNeighbors
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
 
@@ -101,7 +102,7 @@ def test_nearest_prefers_the_lowest_index_among_equals():
 def test_nearest_over_a_sharded_bank():
   rng = np.random.default_rng(2)
   queries, bank = (rng.standard_normal((n, 4)).astype(np.float32) for n in (8, 40))
-  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  mesh = parallel.make_mesh(jax.devices()[:8])
   split = jax.device_put(bank, NamedSharding(mesh, PartitionSpec("data")))
   find = jax.jit(functools.partial(tiles.nearest, k=3, block_size=(3, 16)))
   order = np.argsort(-(queries @ bank.T), axis=1)[:, :3]
