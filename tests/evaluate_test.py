@@ -12,10 +12,10 @@ from vssl_jax import augment, evaluate, methods, parallel, probing
 from vssl_jax.evaluation import protocols, subsets
 from vssl_jax.io import bundle
 from vssl_jax.models.norm import BatchNorm
-from vssl_jax.probes import knn, metrics, report, retrieval
+from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
 
 TIMES = ("seconds", "clips_per_second")
-QUICK = "logistic,knn,retrieval,few_shot,embedding"
+QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
 TRAINED = "linear,finetune,semi_supervised"
 FEW = (
   "--epochs=1", "--semi_epochs=2", "--batch_size=8", "--episodes=5", "--queries=3", "--gallery=2",
@@ -123,6 +123,8 @@ def test_scores_are_the_parts_own(done, checkpoint):
   found = {k: results["retrieval"][k] for k in ("R@1", "R@5", "mAP")}
   expected = retrieval.evaluate(*given)
   assert found == pytest.approx({k: expected[k] for k in found}, abs=1e-4)
+  within = cross_validation.evaluate(train.mean(), train.label)
+  assert results["cross_validation"]["top1"] == pytest.approx(within["top1"], abs=1e-4)
   votes = knn.weighted_knn(*given[:3], classes=2, k=24, temperature=0.07)
   assert results["knn"]["top1"] == pytest.approx(metrics.accuracy(votes, test.label).top1, abs=1e-4)
   assert results["knn"]["k_used"] == 24

@@ -13,7 +13,7 @@ from tests.methods import conftest
 from vssl_jax import methods, models, optim, parallel, probing, uncertainty
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints, writers
+from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.probes import corrupt
 
 
@@ -113,14 +113,14 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
   assert "no labels" in capsys.readouterr().out
 
 
-def test_states_are_those_of_every_checkpoint(run):
+def test_a_run_opened_gives_every_checkpoint(run):
   folder, state = run
-  config, states = uncertainty.states(folder)
-  assert config.method == "provico"
-  states = dict(states)
-  assert sorted(states) == [2, 4]
-  assert [int(s.step) for s in states.values()] == [2, 4]
-  jax.tree.map(np.testing.assert_array_equal, states[4].params, state.params)
+  with bundle.open_run(folder) as opened:
+    assert opened.config.method == "provico"
+    assert opened.reader.steps == [2, 4]
+    states = [opened.reader.read(step, opened.like) for step in opened.reader.steps]
+  assert [int(s.step) for s in states] == [2, 4]
+  jax.tree.map(np.testing.assert_array_equal, states[1].params, state.params)
 
 
 @pytest.mark.parametrize(

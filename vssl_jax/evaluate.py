@@ -4,8 +4,9 @@
     --protocols=linear,knn,finetune,semi_supervised,retrieval
 
 Protocols: linear, logistic, knn, finetune, semi_supervised, retrieval, few_shot, embedding
-(pictures); all by default. Data, views and clips are the checkpoint's own unless flags say
-otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
+(pictures), cross_validation (within the training split); all by default. Data, views and clips are
+the checkpoint's own unless flags say otherwise. Several folders, or several pairs of splits, are
+evaluated one by one and averaged:
 
   --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
 

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.io.files import replacing
+from vssl_jax.probes import report
 
 if TYPE_CHECKING:
   from data_pipelines.snippets import Settings
@@ -109,7 +111,7 @@ def extract(
     "videos": entries,
     "unreadable": [{"path": str(p), "reason": unreadable[p]} for p in sorted(unreadable)],
   }  # fmt: skip
-  _write_json(out / MANIFEST, manifest)
+  report.write_json(manifest, out / MANIFEST)
   return manifest
 
 
@@ -142,7 +144,7 @@ def _encoder(
 
   from vssl_jax import models, probing
   from vssl_jax.io import bundle
-  from vssl_jax.probes import report, run
+  from vssl_jax.probes import run
 
   config, variables, info = bundle.load_encoder(checkpoint)
   digest = report.tree_hash(variables)
@@ -247,22 +249,11 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
-  from vssl_jax.io.files import replacing
-
   with replacing(path) as file:
     file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def _write_json(path: pathlib.Path, tree: dict[str, Any]) -> None:
-  from vssl_jax.io.files import replacing
-
-  with replacing(path) as file:
-    file.write((json.dumps(tree, indent=2) + "\n").encode())
-
-
 def _save(path: pathlib.Path, features: np.ndarray) -> None:
-  from vssl_jax.io.files import replacing
-
   with replacing(path) as file:
     np.save(file, features)
 

@@ -110,7 +110,7 @@ def probe(
   encoders = {"trained": variables}
   if config.probe.random_init:
     settings = linear_config(config, 2)
-    size = _batch_size(config, train_source, mesh)
+    size = fitting(config.probe.batch_size, train_source.num_videos, mesh)
     calibration = load_source(settings, config.data.train_split, batch_size=size)
     encoders["random_init"] = run.random_variables(config, encoder, calibration)
   for name, values in encoders.items():
@@ -191,11 +191,6 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.save.every = config.save.every
   c.log_every = config.log_every
   return c.lock()
-
-
-def _batch_size(config: ConfigDict, train_source: Any, mesh: Mesh) -> int:
-  """The linear probe's batch: the config's, or as many as a small split and the devices allow."""
-  return fitting(config.probe.batch_size, train_source.num_videos, mesh)
 
 
 def fitting(wanted: int, videos: int, mesh: Mesh) -> int:

@@ -15,8 +15,6 @@ and in TensorFlow, where the loaded model must outlive the call:
 from __future__ import annotations
 
 import os
-import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -24,7 +22,6 @@ import jax.export
 import jax.numpy as jnp
 
 from vssl_jax.encoder import Encoder, Params, build
-from vssl_jax.errors import UserError
 from vssl_jax.probes import report
 
 PROGRAM, SAVED_MODEL = "encoder.jax_export", "saved_model"
@@ -58,34 +55,10 @@ def save_tensorflow(folder: str | os.PathLike[str], encoder: Encoder) -> None:
   Raises:
     UserError: TensorFlow is not installed, or this JAX has no way to it.
   """
-  try:
-    import tensorflow as tf
-    from jax.experimental import jax2tf
-  except ImportError as e:
-    raise UserError(
-      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
-      "leave savedmodel out of --formats."
-    ) from None
+  from data_pipelines import tensorflow_models
+
   apply, params = _portable(encoder)
-  shape = (None, *encoder.clip_shape)
-  convert = jax2tf.convert(
-    apply,
-    polymorphic_shapes=[None, f"(n, {', '.join(map(str, encoder.clip_shape))})"],
-    with_gradient=False,
-    native_serialization_platforms=PLATFORMS,
-  )
-  module = tf.Module()
-  module.params = jax.tree.map(lambda x: tf.Variable(x, trainable=False), params)
-
-  @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, "clips")], autograph=False)
-  def features(clips: Any) -> Any:
-    return convert(module.params, clips)
-
-  module.features = features
-  partial = pathlib.Path(folder).with_name(f".tmp-{os.getpid()}-{pathlib.Path(folder).name}")
-  tf.saved_model.save(module, str(partial), signatures={"serving_default": features})
-  shutil.rmtree(folder, ignore_errors=True)
-  os.replace(partial, folder)
+  tensorflow_models.save_model(folder, apply, params, encoder.clip_shape, PLATFORMS)
 
 
 def _portable(encoder: Encoder) -> tuple[Any, Params]:

@@ -28,11 +28,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import config as config_lib
-from vssl_jax import methods, optim, parallel, probing
-from vssl_jax import step as step_lib
+from vssl_jax import probing
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints, writers
+from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.methods import provico
 from vssl_jax.probes import corrupt, gaussian, mined, report, run, uncertainty_figures
 from vssl_jax.probes import uncertainty as numbers
@@ -65,38 +63,21 @@ class Frames:
       yield batch
 
 
-def states(folder: pathlib.Path) -> tuple[ConfigDict, Iterator[tuple[int, Any]]]:
-  """A ProViCo run's config, and the train state of every checkpoint that it kept, oldest first.
-
-  Raises:
-    UserError: no run of ProViCo, or no checkpoint.
-  """
-  config = config_lib.complete(checkpoints.load_config(folder))
-  if config.method != "provico":
-    raise UserError(f"{folder}: a run of {config.method}; only provico learns uncertainties.")
-  reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
-  steps = reader.steps
-  if not steps:
-    raise UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
-
-  def read() -> Iterator[tuple[int, Any]]:
-    method = methods.load(config.method).build(config, None)
-    tx = optim.build(config.optim, lambda step: step)
-    like = step_lib.init(method, tx, config.seed, parallel.make_mesh(jax.local_devices()[:1]), 2)
-    for step in steps:
-      yield step, reader.read(step, like)
-    reader.close()
-
-  return config, read()
-
-
 def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
-  """One run's numbers and the rows of its picture of pairs.
+  """One run's numbers, of all checkpoints that it kept, and the rows of its picture of pairs.
 
   Raises:
-    UserError: no such run, or what `args` ask for is not there.
+    UserError: no such run, no checkpoint, or what `args` ask for is not there.
   """
-  config, kept = states(folder)
+  method = checkpoints.load_config(folder).method
+  if method != "provico":
+    raise UserError(f"{folder}: a run of {method}; only provico learns uncertainties.")
+  with bundle.open_run(folder) as kept:
+    return _analyse(folder, kept, args)
+
+
+def _analyse(folder: pathlib.Path, kept: bundle.Run, args: argparse.Namespace) -> dict[str, Any]:
+  config = kept.config
   config.data.fraction = 1.0
   if args.data:
     config.data.source, config.data.path = "tfrecord", args.data
@@ -116,7 +97,8 @@ def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
   frames = Frames(train, places)
   epoch = config.steps_per_epoch or max(1, train.num_videos // config.batch_size)
   out: dict[str, Any] = {"training": []}
-  for step, state in kept:
+  for step in kept.reader.steps:
+    state = kept.reader.read(step, kept.like)
     variables = jax.device_get(provico.network_variables(state.params, state.method))
     bank = extract(frames, variables, f"step {step}, training split")
     if labelled:

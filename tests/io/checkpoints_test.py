@@ -86,7 +86,7 @@ def test_a_damaged_best_is_told(tmp_path):
   _write(tmp_path, [(1, 1.0), (2, 2.0)], best="loss")
   shutil.rmtree(tmp_path / checkpoints.FOLDER / "1" / "state")
   reader = checkpoints.Checkpoints(tmp_path, _settings(best="loss"), read_only=True)
-  with pytest.raises(UserError, match="the best checkpoint by loss is damaged"):
+  with pytest.raises(UserError, match=r"checkpoints/1: a damaged checkpoint .*remove the folder"):
     reader.best(_state(0))
   reader.close()
 
@@ -163,7 +163,7 @@ def test_one_step_is_read_and_a_damaged_one_named(tmp_path):
   for step in (1, 2):
     _equal(reader.read(step, _state(0)), _state(step))
   _truncate(tmp_path / "checkpoints" / "1")
-  with pytest.raises(UserError, match="checkpoints/1: a damaged checkpoint"):
+  with pytest.raises(UserError, match=r"checkpoints/1: a damaged checkpoint"):
     reader.read(1, _state(0))
   _equal(reader.read(2, _state(0)), _state(2))
   reader.close()

@@ -114,7 +114,7 @@ def test_groups_stay_whole():
   groups = np.repeat([f"g{i}" for i in range(12)], 5)
   y = np.repeat(np.arange(12) % 2, 5)
   x = np.repeat(rng.normal(size=(12, 30)), 5, axis=0) + 1e-3 * rng.normal(size=(60, 30))
-  split = logistic._folds(x, y, groups, 4, 0)
+  split = logistic.split(y, groups, 4, 0)
   for fit_on, held in split:
     assert not set(groups[fit_on]) & set(groups[held])
   alone = logistic.evaluate(x, y, x, y, groups=groups)
@@ -126,7 +126,7 @@ def test_groups_stay_whole():
 def test_fewer_folds_where_a_class_is_small():
   x, y = _blobs(9)
   assert logistic.evaluate(x, y, x, y, folds=5).folds == 3
-  with pytest.raises(UserError, match="fixed strength"):
+  with pytest.raises(UserError, match="pass a fixed C"):
     logistic.evaluate(x[:3], y[:3], x, y)
 
 

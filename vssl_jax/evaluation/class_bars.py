@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vssl_jax.evaluation import figure as figure_lib
+from vssl_jax import figure as figure_lib
 
 _MOST = 40  # classes in one picture
 

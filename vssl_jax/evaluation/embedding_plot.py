@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vssl_jax.evaluation import figure as figure_lib
+from vssl_jax import figure as figure_lib
 
 _MOST = 2000  # videos in one picture
 _LISTED = 20  # up to so many classes have a legend

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vssl_jax.evaluation import figure as figure_lib
+from vssl_jax import figure as figure_lib
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import unit
 

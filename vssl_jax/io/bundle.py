@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,25 +56,52 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
   Raises:
     UserError: no run, no checkpoint, or none that can be read.
   """
+  with open_run(folder) as run:
+    return run.config, run.method, run.reader.restore(run.like)[1]
+
+
+class Run(NamedTuple):
+  """A run folder open for reading.
+
+  Attributes:
+    config: the run's, with fields that later versions added at their defaults.
+    method: of the config, on one device.
+    reader: its checkpoints, one at least.
+    like: shapes of a checkpoint, to read it by.
+  """
+
+  config: ConfigDict
+  method: Method
+  reader: checkpoints.Checkpoints
+  like: step_lib.TrainState
+
+
+@contextlib.contextmanager
+def open_run(folder: pathlib.Path) -> Iterator[Run]:
+  """Opens a run's checkpoints, which a training may be writing to at this moment.
+
+  Raises:
+    UserError: no run, or no checkpoint.
+  """
   config = config_lib.complete(checkpoints.load_config(folder))
-  missing = UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
-  if not (folder / checkpoints.FOLDER).is_dir():
-    raise missing
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, lambda step: step)
-  mesh = parallel.make_mesh(jax.local_devices()[:1])
   # Shapes tell where to read to; nothing is drawn.
-  whole = parallel.replicated(mesh)
+  whole = parallel.replicated(parallel.make_mesh(jax.local_devices()[:1]))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
     jax.eval_shape(lambda: _start(tx, *method.init(jax.random.key(0), method.example(2)))),
   )
-  reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
-  restored = reader.restore(like)
-  reader.close()
-  if restored is None:
+  missing = UserError(f"{folder}: no checkpoint there yet; train it first, or give another folder.")
+  if not (folder / checkpoints.FOLDER).is_dir():
     raise missing
-  return config, method, restored[1]
+  reader = checkpoints.Checkpoints(folder, config.save, read_only=True)
+  try:
+    if not reader.steps:
+      raise missing
+    yield Run(config, method, reader, like)
+  finally:
+    reader.close()
 
 
 def save_run(folder: pathlib.Path, config: ConfigDict, params: Any, state: Any) -> None:

@@ -204,7 +204,10 @@ class Checkpoints:
     except UserError:
       raise
     except Exception as e:
-      raise UserError(f"{self._root / str(step)}: a damaged checkpoint ({brief(e)[:200]}).") from e
+      raise UserError(
+        f"{self._root / str(step)}: a damaged checkpoint ({brief(e)[:200]}); remove the "
+        "folder to go on without it."
+      ) from e
 
   def best(self, like: Tree) -> tuple[int, Tree] | None:
     """The checkpoint of the best `config.best`, the earliest of equals, laid out like `like`.
@@ -221,15 +224,7 @@ class Checkpoints:
     if not scores:
       return None
     step = max(scores, key=lambda s: (scores[s], -s))
-    try:
-      return step, self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-    except UserError:
-      raise
-    except Exception as e:
-      raise UserError(
-        f"{self._root / str(step)}: the best checkpoint by {self._config.best} is damaged; remove "
-        "the folder to go on without it."
-      ) from e
+    return step, self.read(step, like)
 
   def _read(self, step: int, abstract: Tree) -> Tree:
     kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vssl_jax import figure as figure_lib
 from vssl_jax.localization.annotations import Prediction, Video
 from vssl_jax.localization.observe import Observed
 from vssl_jax.localization.proposals import normalise
 from vssl_jax.localization.segments import runs
-from vssl_jax.probes.report import write_atomic
 
 _MOST = 30  # predictions of a class that are drawn
 _NAMED = 24  # classes up to which a legend helps
@@ -48,7 +47,7 @@ def timeline(
   end = len(seen.attention) * seen.seconds
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
   tall = 0.3 + 0.25 * len(shown)
-  figure = _figure(12, 3 * tall + 0.8 + 1.3 + 1.7 + 0.7)
+  figure = figure_lib.new(12, 3 * tall + 0.8 + 1.3 + 1.7 + 0.7)
   rows = figure.subplots(6, 1, sharex=True, height_ratios=(tall, tall, tall, 0.8, 1.3, 1.7))
 
   for s in video.segments:
@@ -85,7 +84,7 @@ def timeline(
     handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9
   )
   rows[0].set_title(seen.name, loc="right", fontsize=10)
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 def scatter(
@@ -104,7 +103,7 @@ def scatter(
     label_names: the classes.
     notes: a line below each title.
   """
-  figure = _figure(4.4 * len(planes) + 1.8, 5.6)
+  figure = figure_lib.new(4.4 * len(planes) + 1.8, 5.6)
   panels = figure.subplots(1, len(planes), squeeze=False)[0]
   for axes, (title, xy) in zip(panels, planes.items(), strict=True):
     back = label < 0
@@ -116,7 +115,7 @@ def scatter(
   present = [c for c in np.unique(label) if c >= 0][:_NAMED]
   handles = [_patch("0.78", "background")] + [_patch(_colour(c), label_names[c]) for c in present]
   figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colours: Any) -> None:
@@ -157,18 +156,3 @@ def _patch(colour: Any, label: str) -> Any:
   from matplotlib.patches import Patch
 
   return Patch(color=colour, label=label if len(label) <= 24 else label[:23] + "…")
-
-
-def _figure(width: float, height: float) -> Any:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=130)
-  write_atomic(path, buffer.getvalue())

@@ -35,6 +35,7 @@ from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.localization import evaluate as evaluation
 from vssl_jax.localization import illustrate as pictures
+from vssl_jax.localization import infer
 from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
 from vssl_jax.losses import bas_net as losses
@@ -45,7 +46,6 @@ from vssl_jax.models.build import DTYPES
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
 
-Activate = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
 VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are held out
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
@@ -153,7 +153,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   _check(config)
   net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
   contrasts = c.contrast != "none"
-  activate = activations(config)
+  activate = infer.activations(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
@@ -195,16 +195,16 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
     del state, train
-    return localize(config, params, test, activate)
+    return infer.localize(config, params, test, activate)
 
   def validate(params: Params, held_out: Any) -> dict[str, float]:
-    ((_, figures),) = localize(config, params, held_out, activate)["headline"].items()
+    ((_, figures),) = infer.localize(config, params, held_out, activate)["headline"].items()
     return {VALIDATION: figures["trained"]}
 
   def illustrate(
     params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
   ) -> dict[str, Any]:
-    options = _options(config)
+    options = infer.options(config)
     found = functools.partial(activate, params)
     predictions, _ = evaluation.predict(found, test, **options)
     return pictures.write(
@@ -378,31 +378,6 @@ def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., State]:
   return refresh
 
 
-def localize(
-  config: ConfigDict, params: Params, source: Any, activate: Activate | None = None
-) -> dict[str, Any]:
-  """The suppression branch's scores on a split: see `localization.evaluate.evaluate`.
-
-  Args:
-    config: the run's.
-    params: of the network.
-    source: the split.
-    activate: `activations(config)` of an earlier call, which is compiled.
-  """
-  found = functools.partial(activate or activations(config), params)
-  protocol = config.dcc.protocol
-  return evaluation.evaluate(found, source, protocol=protocol, **_options(config))
-
-
-def _options(config: ConfigDict) -> dict[str, Any]:
-  """What `localization.evaluate.predict` takes."""
-  p = {k: config.dcc.proposals[k] for k in config.dcc.proposals}
-  nms, sigma = p.pop("nms"), p.pop("sigma")
-  p["thresholds"] = tuple(p["thresholds"])
-  size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
-  return {"batch_size": size, "settings": Settings(**p), "nms": nms, "sigma": sigma or None}
-
-
 def _look(config: ConfigDict, net: BasNet, params: Params, state: State) -> Look:
   """What the network makes of each step, pseudo-labels as training would have them."""
   c = config.dcc
@@ -424,20 +399,6 @@ def _look(config: ConfigDict, net: BasNet, params: Params, state: State) -> Look
 
   # The memory is not looked at, and may lie on devices of several processes.
   return functools.partial(look, params, jax.device_get(state.replace(bank=None, visited=None)))
-
-
-def activations(config: ConfigDict) -> Activate:
-  """(params, features, mask) -> CAS `[N, T, C]` and probabilities `[N, C]` without background."""
-  c = config.dcc
-  net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
-
-  @jax.jit
-  def run(params: Params, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    cas = net.apply({"params": params}, features, mask).cas[SUPPRESSED]
-    probability = jax.nn.softmax(top_mean(cas, mask, c.share), axis=-1)
-    return cas[..., :-1], probability[..., :-1]
-
-  return run
 
 
 def _accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:

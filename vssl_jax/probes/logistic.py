@@ -110,7 +110,7 @@ def evaluate(
     train, test = _span(train, test)
     parts = []
     if strength is None:
-      parts = _folds(train, train_label, group_of, folds, seed)
+      parts = split(train_label, group_of, folds, seed)
       strength = _choose(train, train_label, parts, classes)
     model = _fit(train, train_label, strength)
     probabilities = _predict(model, test, classes)
@@ -200,10 +200,23 @@ def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return train @ basis, test @ basis
 
 
-def _folds(
-  x: np.ndarray, label: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
+def split(
+  label: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Splits that give every training part at least two classes; each class in most of the folds."""
+  """Folds that give every training part at least two classes; each class in most of the folds.
+
+  Args:
+    label: int `[V]`.
+    groups: a name a video `[V]`, kept whole, or None.
+    folds: fewer where a class has fewer videos or groups.
+    seed: of the shuffle.
+
+  Returns:
+    Rows to fit on and rows held out, of each fold.
+
+  Raises:
+    UserError: two folds cannot be made.
+  """
   from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
   units = label if groups is None else np.unique(np.stack([label.astype(str), groups]), axis=1)[0]
@@ -211,10 +224,10 @@ def _folds(
   folds = min(folds, most)
   if folds < 2:
     raise UserError(
-      "too few training videos a class to choose C by cross-validation: pass a fixed strength"
+      "too few training videos a class for cross-validation: pass a fixed C, or more videos"
     )
   kind = StratifiedKFold if groups is None else StratifiedGroupKFold
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # classes with fewer members than folds
-    splits = kind(folds, shuffle=True, random_state=seed).split(x, label, groups)
+    splits = kind(folds, shuffle=True, random_state=seed).split(label, label, groups)
     return [(a, b) for a, b in splits if len(np.unique(label[a])) > 1 and len(b)]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vssl_jax import figure as figure_lib
 from vssl_jax.io import files
 from vssl_jax.probes.metrics import Accuracy
 
@@ -139,17 +140,11 @@ def confusion_png(
     label_names: K names.
     title: above the picture.
   """
-  import io
-
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
   classes = len(confusion)
   names = class_names(label_names, classes)
   share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
   side = 9.0 if classes > _NAMED else 3.5 + 0.24 * min(classes, 40) + 0.3 * min(classes, 8)
-  figure = Figure(figsize=(side + (5.5 if classes > _NAMED else 0), side), layout="constrained")
-  FigureCanvasAgg(figure)
+  figure = figure_lib.new(side + (5.5 if classes > _NAMED else 0), side)
   if classes > _NAMED:
     axes, words = figure.subplots(1, 2, width_ratios=(side, 5.0))
     _write_words(words, confusion, names)
@@ -175,9 +170,7 @@ def confusion_png(
       if confusion[i, j]:
         colour = "white" if share[i, j] > 0.35 else "black"
         axes.text(j, i, str(confusion[i, j]), ha="center", va="center", color=colour)
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-  write_atomic(path, buffer.getvalue())
+  figure_lib.save(figure, path)
 
 
 def _write_words(axes: Any, confusion: np.ndarray, names: Sequence[str]) -> None:

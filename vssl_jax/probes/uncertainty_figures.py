@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vssl_jax.probes import report
+from vssl_jax import figure as figure_lib
+from vssl_jax.figure import GREY, RIGHT, WRONG
 
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9601a", "0.45"
-_RIGHT, _WRONG = "#2a8a3e", "#c0392b"
+_BLUE, _ORANGE = "#1f5fa8", "#d9601a"
 _RUNS = (_BLUE, _ORANGE, "#2a8a3e", "#7b4ab5", "#8a6d1f", "#444444")
 _MARKS = "osD^vP"
 _UNCERTAINTY = "uncertainty  Σ σ² of a video"
@@ -26,7 +25,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
     runs: by name: `training`, rows of `epoch`, `uncertainty`, `predicted` and `R@1`; optionally
       `logged`, `[n, 2]`, epoch and uncertainty of the training batches.
   """
-  figure = _figure(0.8 + 4.6 * len(runs), 4.0)
+  figure = figure_lib.new(0.8 + 4.6 * len(runs), 4.0)
   axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
   twins = [a.twinx() for a in axes]
   for i, (axis, twin, (name, run)) in enumerate(zip(axes, twins, runs.items(), strict=True)):
@@ -52,7 +51,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
       twin.set_ylabel("R@1, %", color=_ORANGE)
   columns = 2 if len(runs) == 1 else 4
   figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 def quantiles(
@@ -64,7 +63,7 @@ def quantiles(
     path: the PNG.
     runs: by name: rows of `uncertainty.by_quantile`.
   """
-  figure = _figure(5.6, 3.9)
+  figure = figure_lib.new(5.6, 3.9)
   axis = figure.subplots()
   for i, (name, rows) in enumerate(runs.items()):
     x = np.arange(len(rows)) + 0.05 * (i - (len(runs) - 1) / 2)
@@ -79,7 +78,7 @@ def quantiles(
   axis.set_ylim(0, None)
   axis.legend(frameon=False)
   axis.grid(axis="y", color="0.9")
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 def corruption(
@@ -93,7 +92,7 @@ def corruption(
       (dotted) and `R@1`.
   """
   kinds = list(dict.fromkeys(r["name"] for rows in runs.values() for r in rows if r["name"]))
-  figure = _figure(2.7 * len(kinds) + 0.6, 5.4)
+  figure = figure_lib.new(2.7 * len(kinds) + 0.6, 5.4)
   axes = figure.subplots(2, len(kinds), squeeze=False, sharey="row", sharex="col")
   for column, kind in enumerate(kinds):
     for i, (name, rows) in enumerate(runs.items()):
@@ -114,7 +113,7 @@ def corruption(
   axes[1, 0].set_ylim(0, None)
   handles, names = axes[0, 0].get_legend_handles_labels()
   figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 _STRENGTH = {
@@ -143,7 +142,7 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
   height, width = rows[0]["anchor"]["frame"].shape[:2]
   inch = 1.25
   tall = inch * height / width + 0.48
-  figure = _figure(inch * 1.06 * sum(widths), tall * len(rows) + 0.75)
+  figure = figure_lib.new(inch * 1.06 * sum(widths), tall * len(rows) + 0.75)
   grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
   for axis in grid.ravel():
     axis.axis("off")
@@ -160,10 +159,10 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
       for axis, item in zip(axes[first:], row[key], strict=False):
         _thumbnail(axis, item, row["anchor"]["label"])
       if not row[key]:
-        axes[first].text(0.5, 0.5, "none", ha="center", va="center", color=_GREY, fontsize=9,
+        axes[first].text(0.5, 0.5, "none", ha="center", va="center", color=GREY, fontsize=9,
                          transform=axes[first].transAxes)  # fmt: skip
   figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-  _save(figure, path)
+  figure_lib.save(figure, path)
 
 
 def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
@@ -172,7 +171,7 @@ def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
   axis.set_xticks([])
   axis.set_yticks([])
   known = anchor and item["label"]
-  colour = (_RIGHT if item["label"] == anchor else _WRONG) if known else _GREY
+  colour = (RIGHT if item["label"] == anchor else WRONG) if known else GREY
   for side in axis.spines.values():
     side.set(color=colour, linewidth=2.5 if known else 1)
   name = item["label"] if len(item["label"]) <= 14 else item["label"][:13] + "…"
@@ -184,18 +183,3 @@ def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
 
 def _top(run: Mapping[str, Any], part: str, key: str) -> float:
   return max([r[key] for r in run[part]] + [0.01])
-
-
-def _figure(width: float, height: float) -> Any:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=130)
-  report.write_atomic(path, buffer.getvalue())

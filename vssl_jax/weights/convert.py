@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 import jax
 
+from data_pipelines import tensorflow_models
 from vssl_jax import export
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints
@@ -53,7 +54,7 @@ def read(
       are named.
   """
   if format == "tf_garden":
-    return tf_garden.read(files.read_tensorflow(path), path, encoder_only=encoder_only)
+    return tf_garden.read(tensorflow_models.read_variables(path), path, encoder_only=encoder_only)
   if format not in FORMATS:
     raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}.")
   tensors, rest = files.read_torch(path)

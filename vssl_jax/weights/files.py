@@ -1,4 +1,4 @@
-"""Files of weights as NumPy arrays by name: PyTorch's, safetensors, TensorFlow checkpoints."""
+"""Files of weights as NumPy arrays by name: PyTorch's and safetensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
 from vssl_jax.io import files
 from vssl_jax.weights.table import Tensors
 
@@ -45,7 +45,7 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
       whole = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
       raise UserError(
-        f"{path}: PyTorch cannot read it as weights alone ({_first_line(e)}); save its "
+        f"{path}: PyTorch cannot read it as weights alone ({brief(e)[:200]}); save its "
         "state dict anew."
       ) from None
     if not isinstance(whole, Mapping):
@@ -103,35 +103,3 @@ def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[st
   torch = _torch(path)
   with files.replacing(path) as file:
     torch.save({**rest, "model_state": {k: torch.from_numpy(x) for k, x in tensors.items()}}, file)
-
-
-def read_tensorflow(path: str | os.PathLike[str]) -> Tensors:
-  """The variables of a TensorFlow checkpoint, by their names in its object graph.
-
-  Args:
-    path: the checkpoint's prefix (`ckpt-71488`), its `.index` file, or a folder with a `checkpoint`
-      file.
-
-  Raises:
-    UserError: no checkpoint there, or TensorFlow is not installed.
-  """
-  try:
-    import tensorflow as tf
-  except ImportError:
-    raise UserError(
-      f"{path}: a TensorFlow checkpoint, and TensorFlow is not installed: pip install "
-      "tensorflow-cpu."
-    ) from None
-  prefix = os.fspath(path).removesuffix(".index")
-  if os.path.isdir(prefix):
-    prefix = tf.train.latest_checkpoint(prefix) or prefix
-  try:
-    reader = tf.train.load_checkpoint(prefix)
-  except Exception as e:
-    raise UserError(f"{path}: no TensorFlow checkpoint ({_first_line(e)}).") from None
-  names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
-  return {name: np.asarray(reader.get_tensor(name)) for name in names}
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

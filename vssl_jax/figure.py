@@ -1,12 +1,13 @@
-"""What every picture of the evaluation shares: a figure without a window, its colours, its file."""
+"""What every picture shares: a figure without a window, its colours, its file."""
 
 from __future__ import annotations
 
 import io
 import os
+import pathlib
 from typing import Any
 
-from vssl_jax.probes import report
+from vssl_jax.io import files
 
 RIGHT, WRONG, GREY = "#2a8a3e", "#c0392b", "0.45"
 
@@ -22,11 +23,13 @@ def new(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
-  """Writes the PNG; it appears whole or not at all."""
+  """Writes the PNG, its folder too; it appears whole or not at all."""
   buffer = io.BytesIO()
   # Without the library's version in it, equal pictures are equal files.
   figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-  report.write_atomic(path, buffer.getvalue())
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path) as file:
+    file.write(buffer.getvalue())
 
 
 def colours(count: int) -> list[Any]:

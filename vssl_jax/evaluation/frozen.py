@@ -1,0 +1,199 @@
+"""Protocols that leave the encoder as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from vssl_jax import probing
+from vssl_jax.evaluation import embedding_plot, few_shot, gallery
+from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
+from vssl_jax.probes import cross_validation as folds_lib
+from vssl_jax.probes import features, knn, logistic, metrics, retrieval
+from vssl_jax.probes import run as probe_run
+
+_NEIGHBOURS = 5  # shown of a query
+
+
+def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
+  """Scores of a classifier on frozen features, its picture and table written."""
+  title = name.replace("_", " ")
+  probe_run.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
+  return {
+    "top1": found.top1, "top5": found.top5, "mean_class_top1": found.mean_class,
+    "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),
+    "videos": {"train": len(task.bank.label), "eval": len(task.queries.label)},
+    "videos_a_class": dict(
+      zip(task.label_names, found.confusion.sum(axis=1).tolist(), strict=True)
+    ),
+    "headline": headline(task, found.top1, found.top5),
+  }  # fmt: skip
+
+
+def _describe_linear(task: Task) -> Result:
+  config = probing.linear_config(task.config, len(task.label_names))
+  return {"variant": task.options.linear} | training(config)
+
+
+def _run_linear(task: Task) -> Result:
+  found = probing.linear(task.config, task.variables, task.folder, task.mesh, task.train, task.test)
+  return views_told(found) | {"headline": headline(task, found["top1"], found["top5"])}
+
+
+def _describe_logistic(task: Task) -> Result:
+  del task
+  return {"normalisation": "standard", "strengths": logistic.STRENGTHS, "penalty": "L2"}
+
+
+def _run_logistic(task: Task) -> Result:
+  fitted = probe_run.fit(task.config, task.train, *task.given, names=task.bank.names)
+  return fitted.summary() | _scored(task, "logistic", fitted.accuracy)
+
+
+def _describe_knn(task: Task) -> Result:
+  k = task.config.knn
+  return {"k": k.k, "temperature": k.temperature, "similarity": "cosine", "weight": "exp(cos / T)"}
+
+
+def _run_knn(task: Task) -> Result:
+  bank, bank_label, queries, label = task.given
+  k = task.config.knn
+  votes = knn.weighted_knn(
+    bank, bank_label, queries, classes=len(task.label_names), k=k.k, temperature=k.temperature
+  )
+  used = min(k.k, int(np.sum(bank_label >= 0)))
+  return {"k_used": used} | _scored(task, "knn", metrics.accuracy(votes, label))
+
+
+def _describe_cross_validation(task: Task) -> Result:
+  del task
+  return {"folds": folds_lib.FOLDS, "split": "train", "C": "by folds inside each training part"}
+
+
+def _run_cross_validation(task: Task) -> Result:
+  bank = task.bank
+  found = folds_lib.evaluate(
+    bank.mean(), bank.label, groups=logistic.recordings(bank.names), seed=task.config.seed
+  )
+  return found | {"headline": {"top-1": found["top1"], "R@1": found["R@1"]}}
+
+
+def _describe_retrieval(task: Task) -> Result:
+  return {
+    "recalls": retrieval.RECALLS, "similarity": "cosine", "bank": task.config.data.train_split,
+    "queries": task.config.data.eval_split, "gallery": task.options.gallery,
+  }  # fmt: skip
+
+
+def _run_retrieval(task: Task) -> Result:
+  scores = retrieval.evaluate(*task.given)
+  if task.options.gallery > 0:
+    _gallery(task, scores["R@1"])
+  return scores | {"headline": scores}
+
+
+def _gallery(task: Task, r1: float) -> None:
+  bank, queries = task.bank, task.queries
+  rows = gallery.choose(queries.label, task.options.gallery, task.config.seed)
+  known = np.flatnonzero(bank.label >= 0)
+  cosine, found = gallery.nearest(bank.mean()[known], queries.mean()[rows], _NEIGHBOURS)
+  found = known[found]
+  asked = gallery.frames(task.test, queries.video[rows])
+  shown = gallery.frames(task.train, bank.video[found.ravel()])
+
+  def item(of: features.Features, place: int, frames: dict, **more: Any) -> Result:
+    name = of.names[place] if of.names else ""
+    frame = frames.get(int(of.video[place]))
+    return {"frame": frame, "label": task.label_names[of.label[place]], "name": name, **more}
+
+  pictured = []
+  for q, near, cosines in zip(rows, found, cosine, strict=True):
+    neighbours = [
+      item(bank, n, shown, cosine=float(c), right=bool(bank.label[n] == queries.label[q]))
+      for n, c in zip(near, cosines, strict=True)
+    ]
+    pictured.append({"query": item(queries, q, asked), "neighbours": neighbours})
+  if jax.process_index() == 0:
+    title = (
+      f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
+      f"{len(queries.label)}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
+    )
+    gallery.draw(task.folder / "retrieval.png", pictured, title)
+
+
+def _describe_few_shot(task: Task) -> Result:
+  o = task.options
+  return {
+    "shots": o.shots, "ways": o.ways, "queries_a_class": o.queries, "episodes": o.episodes,
+    "support": task.config.data.train_split, "queries": task.config.data.eval_split,
+    "classifier": "nearest class mean of unit features, cosine",
+  }  # fmt: skip
+
+
+def _run_few_shot(task: Task) -> Result:
+  o = task.options
+  rows = [
+    few_shot.evaluate(
+      *task.given, shots=k, ways=o.ways, per_class=o.queries, episodes=o.episodes,
+      seed=task.config.seed,
+    )
+    for k in o.shots
+  ]  # fmt: skip
+  headline = {}
+  for r in rows:
+    name = f"{r['ways']}-way {r['shots']}-shot"
+    headline |= {name: r["accuracy"], f"{name}, ± (95 %)": r["interval"]}
+  return {"rows": rows, "headline": headline}
+
+
+def _describe_embedding(task: Task) -> Result:
+  return {"methods": embedding_plot.methods(), "split": task.config.data.eval_split}
+
+
+def _run_embedding(task: Task) -> Result:
+  queries, seed = task.queries, task.config.seed
+  chosen = embedding_plot.sample(queries.label, seed)
+  if len(chosen) < 4:
+    return {"pictures": [], "headline": {}}
+  written = []
+  for method in embedding_plot.methods():
+    places = embedding_plot.project(queries.mean()[chosen], method, seed)
+    name = f"{method.lower().replace('-', '')}.png"
+    title = f"{method} of {len(chosen)} {task.config.data.eval_split} videos, unit features"
+    if jax.process_index() == 0:
+      embedding_plot.draw(
+        task.folder / name, places, queries.label[chosen], task.label_names, title
+      )
+    written.append(name)
+  return {"pictures": written, "headline": {}}
+
+
+LOGISTIC = Protocol(
+  "logistic regression on frozen features averaged over views, C by cross-validation on the "
+  "training split",
+  _describe_logistic,
+  _run_logistic,
+)
+CROSS_VALIDATION = Protocol(
+  "logistic regression and R@1 between folds of the training split, recordings whole: to choose "
+  "recipes by",
+  _describe_cross_validation,
+  _run_cross_validation,
+)
+KNN = Protocol("nearest training videos vote, weighted by exp(cosine / T)", _describe_knn, _run_knn)
+RETRIEVAL = Protocol(
+  "evaluation videos query the training videos, cosine; R@k: any of the k nearest has the class",
+  _describe_retrieval,
+  _run_retrieval,
+)
+FEW_SHOT = Protocol(
+  "episodes: class means of k training videos a class, cosine", _describe_few_shot, _run_few_shot
+)
+EMBEDDING = Protocol("pictures of the features alone", _describe_embedding, _run_embedding)
+LINEAR = Protocol(
+  "one dense layer trained on the frozen encoder, softmax averaged over views",
+  _describe_linear,
+  _run_linear,
+)

@@ -1,0 +1,128 @@
+"""One encoder on one pair of splits, and what every protocol says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax.evaluation import cache, settings
+from vssl_jax.io import checkpoints
+from vssl_jax.methods.base import Variables
+from vssl_jax.probes import features, report
+from vssl_jax.probes import run as probe_run
+
+Result = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One encoder on one pair of splits.
+
+  Attributes:
+    config: the checkpoint's, with the options applied.
+    options: see `settings.Options`.
+    variables: of the encoder that `config.encoder` describes.
+    train: the training split.
+    test: the evaluation split.
+    folder: where results, pictures and training runs of this pair go.
+    features_folder: where features are kept.
+    mesh: all devices.
+  """
+
+  config: ConfigDict
+  options: settings.Options
+  variables: Variables
+  train: probe_run.Cached
+  test: probe_run.Cached
+  folder: pathlib.Path
+  features_folder: pathlib.Path
+  mesh: Mesh
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """Names of the classes."""
+    return tuple(self.test.label_names)
+
+  @functools.cached_property
+  def encoder_sha256(self) -> str:
+    """Of the encoder as it was loaded."""
+    return report.tree_hash(self.variables)
+
+  @functools.cached_property
+  def bank(self) -> features.Features:
+    """Features of the training split."""
+    return self._extract(self.train, self.config.data.train_split)
+
+  @functools.cached_property
+  def queries(self) -> features.Features:
+    """Features of the evaluation split."""
+    return self._extract(self.test, self.config.data.eval_split)
+
+  @functools.cached_property
+  def given(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features averaged over views, and labels: `[V, F]`, `[V]`, `[U, F]`, `[U]`."""
+    return self.bank.mean(), self.bank.label, self.queries.mean(), self.queries.label
+
+  def _extract(self, source: probe_run.Cached, split: str) -> features.Features:
+    return cache.extract(
+      self.features_folder, self.config, self.variables, source, split, mesh=self.mesh,
+      progress=f"features of {split}",
+    )  # fmt: skip
+
+  def facts(self) -> dict[str, Any]:
+    """What every result says: data, views, network, checkpoint's hash, feature layer, BN mode."""
+    said = probe_run.protocol(self.config, self.train, self.test)
+    for split, source in (("train", self.train), ("eval", self.test)):
+      said["data"][split]["fingerprint"] = getattr(source, "fingerprint", "")
+    return said | {
+      "encoder_sha256": self.encoder_sha256,
+      "feature_layer": "global average pooling, mean over views",
+      "bn_mode": probe_run.BN_MODE,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """A protocol: `describe` gives its settings and trains nothing, `run` gives its scores.
+
+  Attributes:
+    words: go under the table.
+    describe: see `protocols`.
+    run: see `protocols`.
+    frozen: the encoder stays as it is.
+  """
+
+  words: str
+  describe: Callable[[Task], Result]
+  run: Callable[[Task], Result]
+  frozen: bool = True
+
+
+def headline(task: Task, top1: float, top5: float) -> dict[str, float]:
+  """The figures of the table; top-5 says nothing of few classes."""
+  return {"top-1": top1} | ({"top-5": top5} if len(task.label_names) > 10 else {})
+
+
+def _bound(config: ConfigDict) -> str:
+  """One hash over all fields that decide a training run."""
+  text = json.dumps(checkpoints.bound(config), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training(config: ConfigDict) -> Result:
+  """What a result says of a training run."""
+  return settings.told(config) | {"settings_sha256": _bound(config)}
+
+
+def views_told(found: Result) -> Result:
+  """A classifier's scores; `views` are numbers in every result."""
+  return {("averaging" if k == "views" else k): v for k, v in found.items()}

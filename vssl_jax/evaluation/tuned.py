@@ -1,0 +1,113 @@
+"""Protocols that train the whole network on from the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vssl_jax import parallel, probing
+from vssl_jax.evaluation import settings, subsets
+from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
+
+
+def _finetune_config(task: Task) -> ConfigDict:
+  o = task.options
+  return settings.finetuning(task.config, len(task.label_names), o, o.epochs)
+
+
+def _describe_finetune(task: Task) -> Result:
+  return training(_finetune_config(task))
+
+
+def _run_finetune(task: Task) -> Result:
+  found = _tuned(task, _finetune_config(task), None, "finetune")
+  return found | {"headline": headline(task, found["top1"], found["top5"])}
+
+
+def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str) -> Result:
+  count = task.train.num_videos if videos is None else len(videos)
+  found = probing.classifier(
+    config, task.variables, task.folder, _devices(task.mesh, count), task.train, task.test,
+    name=name, videos=videos,
+  )  # fmt: skip
+  return views_told(found)
+
+
+def _devices(mesh: Mesh, videos: int) -> Mesh:
+  """All devices, or the first ones where there are fewer videos to learn from."""
+  if videos >= mesh.size or jax.process_count() > 1:
+    return mesh
+  return parallel.make_mesh(list(mesh.devices.flat)[:videos])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subset:
+  group: str  # what is averaged: "1 %"
+  tag: str  # of files: "1pct_seed0"
+  videos: np.ndarray  # numbers in the training split
+
+
+def _chosen(task: Task) -> list[_Subset]:
+  bank, options = task.bank, task.options
+  if options.subsets:
+    names = getattr(task.train, "video_names", ())
+    listed = [subsets.read(f, names, task.train.num_videos) for f in options.subsets]
+    stems = [pathlib.PurePath(f).stem for f in options.subsets]
+    return [_Subset(s, s, v) for s, v in zip(stems, listed, strict=True)]
+  chosen = []
+  for f in options.fractions:
+    for seed in options.subset_seeds:
+      videos = bank.video[subsets.balanced(bank.label, f, seed)]
+      chosen.append(_Subset(f"{100 * f:g} %", f"{100 * f:g}pct_seed{seed}", videos))
+  return chosen
+
+
+def _subset_config(task: Task) -> ConfigDict:
+  o = task.options
+  return settings.finetuning(task.config, len(task.label_names), o, o.semi_epochs or 5 * o.epochs)
+
+
+def _describe_semi(task: Task) -> Result:
+  chosen = [{"labels": s.group, "name": s.tag, "numbers": s.videos} for s in _chosen(task)]
+  choice = "files given" if task.options.subsets else "class-balanced, at least one video a class"
+  return training(_subset_config(task)) | {"subsets": chosen, "choice": choice}
+
+
+def _run_semi(task: Task) -> Result:
+  bank = task.bank
+  place = {int(v): i for i, v in enumerate(bank.video)}
+  rows: list[Result] = []
+  for subset in _chosen(task):
+    own = [place[int(v)] for v in subset.videos if int(v) in place]
+    label = bank.label[own]
+    file = task.folder / f"subset_{subset.tag}.tsv"
+    if jax.process_index() == 0:
+      names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
+      subsets.write(file, bank.video[own], label, names, task.label_names)
+    found = _tuned(task, _subset_config(task), bank.video[own], f"semi_supervised_{subset.tag}")
+    counts = np.bincount(label, minlength=len(task.label_names))
+    rows.append(
+      found | {"labels": subset.group, "subset_file": file.name, "labelled_videos": len(own),
+               "videos_a_class": dict(zip(task.label_names, counts.tolist(), strict=True))}
+    )  # fmt: skip
+  groups = dict.fromkeys(r["labels"] for r in rows)
+  top1 = {g: [r["top1"] for r in rows if r["labels"] == g] for g in groups}
+  spread = {g: float(np.std(x, ddof=1)) for g, x in top1.items() if len(x) > 1}
+  headline = {f"{g} of labels, top-1": float(np.mean(x)) for g, x in top1.items()}
+  return {"subsets": rows, "std_over_subsets": spread, "headline": headline}
+
+
+SEMI_SUPERVISED = Protocol(
+  "the whole network fine-tuned on few labels, class-balanced", _describe_semi, _run_semi, False
+)
+FINETUNE = Protocol(
+  "the whole network fine-tuned with all labels of the training split",
+  _describe_finetune,
+  _run_finetune,
+  False,
+)

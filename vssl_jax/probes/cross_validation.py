@@ -1,0 +1,48 @@
+"""Features scored within the training split: what a recipe is chosen by, so that test is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vssl_jax.probes import logistic, retrieval
+
+FOLDS = 5
+
+
+def evaluate(
+  features: np.ndarray, label: np.ndarray, *, groups: Sequence[str] | None = None,
+  folds: int = FOLDS, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+  """Logistic regression and nearest neighbours, each fold held out once.
+
+  Args:
+    features: float `[V, F]`, one row a video.
+    label: int `[V]`; videos with a negative label are left out.
+    groups: one name a video; videos of one group stay in one fold, and within it in one of the
+      folds that choose C.
+    folds: fewer where a class has fewer videos or groups.
+    seed: of the folds.
+
+  Returns:
+    `top1` and `R@1`, shares of all videos; `by_fold`, the same of each; `folds`; `grouped`.
+
+  Raises:
+    UserError: too few videos of a class.
+  """
+  known = np.flatnonzero(label >= 0)
+  x, y = np.asarray(features)[known], np.asarray(label)[known]
+  names = None if groups is None else np.asarray(groups)[known]
+  rows = []
+  for fit, held in logistic.split(y, names, folds, seed):
+    own = None if names is None else list(names[fit])
+    found = logistic.evaluate(x[fit], y[fit], x[held], y[held], groups=own, seed=seed)
+    near = retrieval.evaluate(
+      x[fit], y[fit], x[held], y[held], recalls=(1,), mean_average_precision=False
+    )
+    rows.append({"videos": len(held), "top1": found.accuracy.top1, "R@1": near["R@1"]})
+  videos = [r["videos"] for r in rows]
+  pooled = {k: float(np.average([r[k] for r in rows], weights=videos)) for k in ("top1", "R@1")}
+  return pooled | {"by_fold": rows, "folds": len(rows), "grouped": names is not None}
