@@ -7,20 +7,12 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import jobs, methods, optim, parallel, probing, train
+from vssl_jax import jobs, methods, optim
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, writers
 from vssl_jax.localization import annotations
 
 CONFIG = small.module("dcc.py")
-
-
-def _flat(tree, prefix=""):
-  for k, v in tree.items():
-    if isinstance(v, dict):
-      yield from _flat(v, f"{prefix}{k}.")
-    else:
-      yield f"{prefix}{k}", v
 
 
 @pytest.mark.parametrize("variant", list(CONFIG.VARIANTS))
@@ -54,12 +46,8 @@ def test_published_settings():
 
 
 def test_changes_change_what_they_name():
-  base = dict(_flat(small.load("dcc.py", "demo").to_dict()))
-  changed = {}
-  for change in CONFIG.CHANGES:
-    new = dict(_flat(small.load("dcc.py", f"demo,{change}").to_dict()))
-    assert new.keys() == base.keys()
-    changed[change] = {k for k, v in new.items() if base[k] != v} - {"name"}
+  base = small.load("dcc.py", "demo")
+  changed = {x: small.changes(base, small.load("dcc.py", f"demo,{x}")) for x in CONFIG.CHANGES}
   assert not changed.pop("memory_bank")  # the recipe's own
   assert changed == {
     "bas_net": {"dcc.contrast"}, "no_denoising": {"dcc.denoise"},
@@ -81,39 +69,11 @@ def _config(variant, **values):
   return config.lock()
 
 
-class _Dies:
-  """A source that breaks at batch `at`, as a machine would."""
-
-  def __init__(self, source, at):
-    self.source, self.at = source, at
-
-  def __getattr__(self, name):
-    return getattr(self.source, name)
-
-  def train_batches(self, start=0):
-    for k, batch in enumerate(self.source.train_batches(start), start):
-      if k == self.at:
-        raise InterruptedError
-      yield batch
-
-
 @pytest.mark.parametrize(("variant", "videos"), [("demo", 11), ("demo,dataset_clusters", 12)])
 def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
   config = _config(variant, **values, **({"steps": 5} if videos == 11 else {}))
-  source = probing.load_source(config, "train")
-  config = methods.resolve(config, source)
-  mesh = parallel.make_mesh(jax.devices()[:1])
-  method = methods.load("dcc").build(config, mesh)
-  run = lambda name, source: train.train(
-    config, tmp_path / name, source, method, mesh, tensorboard=False
-  )
-  whole = run("whole", source)
-  with pytest.raises(InterruptedError):
-    run("cut", _Dies(source, 3))
-  resumed = run("cut", source)
-  assert whole.steps == resumed.steps == config.steps
-  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((whole.state, resumed.state)))
+  whole = small.cut_and_resumed(config, tmp_path)
   row = writers.read(tmp_path / "whole")[-1]
   assert row["bank_filled"] == 1
   assert {"loss_dcc", "beta", "confidence", "pseudo_share", "contrast_positive"} <= row.keys()

@@ -29,7 +29,6 @@ def one_device():
   whole = parallel.make_mesh
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, "make_mesh", lambda devices=None: whole(devices or jax.devices()[:1]))
-    patch.setattr(protocols.parallel, "make_mesh", parallel.make_mesh)
     yield
 
 

@@ -8,18 +8,9 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import jobs, methods, models, parallel, probing, train
-from vssl_jax.io import writers
+from vssl_jax import jobs, methods, models, parallel
 
 CHANGES = small.module("provico.py").CHANGES
-
-
-def _flat(tree, prefix=""):
-  for k, v in tree.items():
-    if isinstance(v, dict):
-      yield from _flat(v, f"{prefix}{k}.")
-    else:
-      yield f"{prefix}{k}", v
 
 
 def test_kinetics_recipe_traces_at_its_own_size():
@@ -39,14 +30,12 @@ def test_kinetics_recipe_traces_at_its_own_size():
 
 
 def test_changes_change_what_they_name():
-  base = dict(_flat(small.load("provico.py").to_dict()))
+  base = small.load("provico.py")
   changed = {}
   for change in CHANGES:
     config = small.load("provico.py", f"k400,{change}")
     methods.load("provico").build(config)
-    new = dict(_flat(config.to_dict()))
-    assert new.keys() == base.keys()
-    changed[change] = {k for k, v in new.items() if base[k] != v} - {"name"}
+    changed[change] = small.changes(base, config)
   assert not changed.pop("n4")  # the recipe's own
   for change, fields in {
     "n8": "data.clips", "k16": "provico.samples", "d64": "head.out", "lambda1": "provico.distance",
@@ -72,42 +61,10 @@ def flat(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
 
 
-class _Dies:
-  """A source that breaks at batch `at`, as a machine would."""
-
-  def __init__(self, source, at):
-    self.source, self.at = source, at
-
-  def __getattr__(self, name):
-    return getattr(self.source, name)
-
-  def train_batches(self, start=0):
-    for k, batch in enumerate(self.source.train_batches(start), start):
-      if k == self.at:
-        raise InterruptedError
-      yield batch
-
-
-def _rows(path):
-  timed = ("_per_second", "input_wait", "eta_seconds")
-  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(path)]
-
-
 def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
   config = _config("demo")
-  source = probing.load_source(config, "train")
-  config = methods.resolve(config, source)
-  mesh = parallel.make_mesh(jax.devices()[:1])
-  method = methods.load("provico").build(config, mesh)
-  run = lambda name, source: train.train(config, tmp_path / name, source, method, mesh)
-  whole = run("whole", source)
-  with pytest.raises(InterruptedError):
-    run("cut", _Dies(source, 3))
-  resumed = run("cut", source)
-  assert whole.steps == resumed.steps == 4
-  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((whole.state, resumed.state)))
-  rows = _rows(tmp_path / "whole")
-  assert rows == _rows(tmp_path / "cut")
+  small.cut_and_resumed(config, tmp_path)
+  rows = small.rows(tmp_path / "whole")
   assert [r["step"] for r in rows] == [1, 2, 3, 4]
   wanted = {
     "loss_match", "loss_stochastic", "loss_kl", "positives_per_anchor", "mining_precision",

@@ -4,6 +4,11 @@ import importlib.util
 import pathlib
 
 import jax
+import numpy as np
+import pytest
+
+from vssl_jax import methods, parallel, probing, train
+from vssl_jax.io import writers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -58,3 +63,66 @@ def init(method):
     compiler_options={"xla_backend_optimization_level": 0},
   )
   return create()
+
+
+def flat(tree, prefix=""):
+  """Values of a config by dotted names."""
+  if hasattr(tree, "to_dict"):
+    tree = tree.to_dict()
+  found = {}
+  for k, v in tree.items():
+    found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v}
+  return found
+
+
+def changes(base, changed):
+  """Dotted names in which two configs differ, but for their names; both have the same fields."""
+  old, new = flat(base), flat(changed)
+  assert old.keys() == new.keys()
+  return {k for k, v in new.items() if old[k] != v} - {"name"}
+
+
+class Dies:
+  """A source that breaks at batch `at`, as a machine would."""
+
+  def __init__(self, source, at):
+    self.source, self.at = source, at
+
+  def __getattr__(self, name):
+    return getattr(self.source, name)
+
+  def train_batches(self, start=0):
+    for k, batch in enumerate(self.source.train_batches(start), start):
+      if k == self.at:
+        raise InterruptedError
+      yield batch
+
+
+def rows(workdir):
+  """A run's metrics without those that clocks decide."""
+  timed = ("_per_second", "input_wait", "eta_seconds")
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(workdir)]
+
+
+def cut_and_resumed(config, folder):
+  """Trains a config whole, and broken at batch 3 and resumed; checks that both are equal.
+
+  Returns:
+    The whole run's `train.Result`; its folder is `folder / "whole"`.
+  """
+  source = probing.load_source(config, "train")
+  config = methods.resolve(config, source)
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  method = methods.load(config.method).build(config, mesh)
+
+  def run(name, source):
+    return train.train(config, folder / name, source, method, mesh, tensorboard=False)
+
+  whole = run("whole", source)
+  with pytest.raises(InterruptedError):
+    run("cut", Dies(source, 3))
+  resumed = run("cut", source)
+  assert whole.steps == resumed.steps == config.steps
+  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((whole.state, resumed.state)))
+  assert rows(folder / "whole") == rows(folder / "cut")
+  return whole

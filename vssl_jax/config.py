@@ -120,6 +120,7 @@ def head() -> ConfigDict:
   c.hidden = (2048, 2048, 2048)
   c.out = 128
   c.bn = True  # batch norm after each hidden layer
+  c.out_bn = False  # and of the embedding, without scale or bias
   c.bn_momentum = 0.997
   c.bn_groups = 1
   return c

@@ -34,7 +34,8 @@ from ml_collections import ConfigDict
 from vssl_jax import parallel, probing, train
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import class_bars, settings, table
-from vssl_jax.evaluation.protocols import PROTOCOLS, Task
+from vssl_jax.evaluation.protocols import PROTOCOLS
+from vssl_jax.evaluation.task import Task
 from vssl_jax.io import bundle
 from vssl_jax.probes import report
 

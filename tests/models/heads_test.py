@@ -56,6 +56,20 @@ def test_projection_starts_as_keras_does_and_returns_float32():
   assert head.apply(variables, x).dtype == jnp.float32
 
 
+def test_embeddings_normalised_by_batch_have_no_parameters_of_their_own():
+  x = np.random.default_rng(0).normal(3.0, 2.0, size=(64, 5)).astype(np.float32)
+  plain, normed = (ProjectionHead(hidden=(), out=3, out_bn=b, bn_momentum=0.5) for b in (0, 1))
+  variables = normed.init(jax.random.key(0), x)
+  assert set(variables["params"]) == {"out"}
+  z = np.asarray(plain.apply({"params": variables["params"]}, x), np.float64)
+  got, moved = normed.apply(variables, x, train=True, mutable=["batch_stats"])
+  np.testing.assert_allclose(got, (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5), atol=1e-4)
+  mean, var = 0.5 * z.mean(0), 0.5 + 0.5 * z.var(0)
+  np.testing.assert_allclose(moved["batch_stats"]["norm_out"]["mean"], mean, rtol=1e-4)
+  later = normed.apply({**variables, **moved}, x)
+  np.testing.assert_allclose(later, (z - mean) / np.sqrt(var + 1e-5), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("normalise", [False, True])
 def test_classifier_by_hand(normalise):
   rng = np.random.default_rng(0)

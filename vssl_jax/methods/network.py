@@ -50,15 +50,20 @@ class Network:
 
 def build(config: ConfigDict) -> Network:
   """The network that `config.encoder` and `config.head` describe."""
-  return Network(models.build_encoder(config.encoder), mlp(config, config.head.hidden))
+  h = config.head
+  return Network(
+    models.build_encoder(config.encoder), mlp(config, h.hidden, out_bn=h.get("out_bn", False))
+  )
 
 
-def mlp(config: ConfigDict, hidden: tuple[int, ...]) -> heads.ProjectionHead:
+def mlp(
+  config: ConfigDict, hidden: tuple[int, ...], *, out_bn: bool = False
+) -> heads.ProjectionHead:
   """An MLP with the given hidden widths; output, batch norm and type as `config.head` says."""
   h = config.head
   return heads.ProjectionHead(
     tuple(hidden), h.out, h.bn_momentum, bn_groups=h.bn_groups, bn=h.get("bn", True),
-    dtype=models.DTYPES[config.encoder.dtype],
+    out_bn=out_bn, dtype=models.DTYPES[config.encoder.dtype],
   )  # fmt: skip
 
 

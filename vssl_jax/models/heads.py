@@ -15,6 +15,8 @@ class ProjectionHead(nn.Module):
   """(Dense with bias → BN → ReLU) for each hidden width, then Dense with bias.
 
   CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1. Without `bn` it is MoCo's.
+  With `out_bn` embeddings too are normalised by batch, without scale or bias, as MoCo v3 has it
+  (arXiv 2104.02057).
   """
 
   hidden: tuple[int, ...] = (2048, 2048, 2048)
@@ -24,6 +26,7 @@ class ProjectionHead(nn.Module):
   bn_groups: int = 1
   dtype: jnp.dtype = jnp.float32
   bn: bool = True
+  out_bn: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -36,7 +39,12 @@ class ProjectionHead(nn.Module):
         )(x, train)
       x = nn.relu(x)
     x = nn.Dense(self.out, dtype=self.dtype, kernel_init=glorot_uniform, name="out")(x)
-    return x.astype(jnp.float32)
+    x = x.astype(jnp.float32)
+    if self.out_bn:
+      x = BatchNorm(
+        self.bn_momentum, self.bn_epsilon, self.bn_groups, affine=False, name="norm_out"
+      )(x, train)
+    return x
 
 
 class Classifier(nn.Module):

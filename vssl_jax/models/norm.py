@@ -29,6 +29,7 @@ class BatchNorm(nn.Module):
       means of groups, as averaging over devices does).
     axis_name: Mapped axis over which to average the statistics.
     dtype: Of the result. Parameters, statistics and the arithmetic are float32.
+    affine: False has no parameters: scale 1 and bias 0.
   """
 
   momentum: float = 0.9
@@ -36,6 +37,7 @@ class BatchNorm(nn.Module):
   groups: int = 1
   axis_name: str | None = None
   dtype: jnp.dtype = jnp.float32
+  affine: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -50,8 +52,10 @@ class BatchNorm(nn.Module):
       UserError: `groups` does not divide N.
     """
     channels = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+    scale, bias = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
+    if self.affine:
+      scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+      bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
     running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
     if not train:
