@@ -31,8 +31,8 @@ test: $(VENV)/.installed  ## lint and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
 
-test-slow: $(VENV)/.installed  ## kill and resume, several processes, whole configs
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.installed  ## kill and resume, several processes, whole configs, notebooks
+	$(BIN)/python -m pytest -m slow -n $(WORKERS)
 
 lint: $(VENV)/.installed  ## lint alone
 	$(BIN)/ruff check .

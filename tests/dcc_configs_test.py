@@ -69,6 +69,7 @@ def _config(variant, **values):
   return config.lock()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "videos"), [("demo", 11), ("demo,dataset_clusters", 12)])
 def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
@@ -80,6 +81,7 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   assert whole.state.method.epochs == (3 if videos == 11 else 2)
 
 
+@pytest.mark.slow
 def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, capsys):
   shared = {"data.localization.validation": 0.25, "dcc.timelines": 1, "dcc.snippets": 40}
   config = _config("demo", batch_size=8, **shared)

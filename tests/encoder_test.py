@@ -68,6 +68,7 @@ def test_other_inputs_are_refused(folder):
     vssl_jax.load(folder / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_run_folder(tmp_path):
   c = small.shrink(config_lib.base("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})
   method = methods.load("rho_byol").build(c, None)

@@ -26,6 +26,7 @@ def run(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_demo_ends_in_one_result_with_its_protocol(run):
   result = json.loads((run / "result.json").read_text())
   assert result["method"] == "cvrl"
@@ -42,6 +43,7 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
   assert {"alignment", "contrast_accuracy", "contrast_entropy"} <= writers.read(run)[-1].keys()
 
 
+@pytest.mark.slow
 def test_running_a_finished_run_again_keeps_its_figures(run):
   before = json.loads((run / "result.json").read_text())
   config = small.shrink(small.load("cvrl.py", "demo"), **{"probe.random_init": False})
@@ -52,6 +54,7 @@ def test_running_a_finished_run_again_keeps_its_figures(run):
   assert after["trained"]["linear"]["top1"] == before["trained"]["linear"]["top1"]
 
 
+@pytest.mark.slow
 def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
   """In one folder, one encoder after the other: the second is not scored by the first's probe."""
   config = small.shrink(small.load("cvrl.py", "demo"), **{"probe.random_init": False})
@@ -68,6 +71,7 @@ def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
   assert len(list((tmp_path / "probe_trained").glob("linear-*"))) == 2
 
 
+@pytest.mark.slow
 def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypatch):
   whole = probing.load_source
 
@@ -91,6 +95,7 @@ def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypa
   assert "one class" in probing.missing(config, mesh)
 
 
+@pytest.mark.slow
 def test_a_split_smaller_than_the_probes_batch(run, tmp_path):
   values = {"probe.batch_size": 64, "probe.random_init": False, "probe.baselines": False}
   config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
@@ -107,6 +112,7 @@ def test_a_fraction_to_learn_from_takes_no_labels_from_the_probe():
   assert config.data.fraction == 0.5
 
 
+@pytest.mark.slow
 def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
   config = small.shrink(small.load("cvrl.py", "demo"), checkpoint=str(run))
   with pytest.raises(UserError, match="cvrl starts from random weights"):
@@ -129,6 +135,7 @@ def test_describe_by_job(file, variant, trained):
   assert '"method": "classify"' in text
 
 
+@pytest.mark.slow
 def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
   config = small.load("linear_probe.py", "demo")
   values = {k: v for k, v in small.overrides().items() if k.startswith(("probe.", "data.eval."))}
@@ -145,6 +152,7 @@ def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
   )
 
 
+@pytest.mark.slow
 def test_export_gives_the_probed_encoder_back(run, tmp_path):
   assert export.main([f"--checkpoint={run}", f"--output={tmp_path / 'out'}"]) == 0
   _, a, _ = bundle.load_encoder(run)
@@ -167,7 +175,9 @@ CHANGES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, *(f"k400,{c}" for c in CHANGES)])
+@pytest.mark.parametrize(
+  "variant", [*VARIANTS, *(pytest.param(f"k400,{c}", marks=pytest.mark.slow) for c in CHANGES)]
+)
 def test_every_variant_traces_at_its_own_size(variant):
   config = small.load("cvrl.py", variant)
 

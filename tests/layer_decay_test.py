@@ -26,7 +26,9 @@ def _modules(name):
   return order
 
 
-@pytest.mark.parametrize("name", ["r3d", "r2plus1d", "s3dg", "vit"])
+@pytest.mark.parametrize(
+  "name", ["r3d", "r2plus1d", pytest.param("s3dg", marks=pytest.mark.slow), "vit"]
+)
 def test_places_rise_from_input_to_output(name):
   places = [layer_decay.place(n) for n in _modules(name)]
   assert places == sorted(places)

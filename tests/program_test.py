@@ -66,10 +66,12 @@ def folder(tmp_path_factory):
   return path / "out"
 
 
+@pytest.mark.slow
 def test_a_program_of_jax(folder):
   _run(JAX, folder)
 
 
+@pytest.mark.slow
 def test_a_saved_model(folder):
   _run(TENSORFLOW, folder)
 

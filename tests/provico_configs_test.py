@@ -61,6 +61,7 @@ def flat(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
 
 
+@pytest.mark.slow
 def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
   config = _config("demo")
   small.cut_and_resumed(config, tmp_path)
@@ -73,6 +74,7 @@ def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
   assert wanted <= rows[-1].keys()
 
 
+@pytest.mark.slow
 def test_probes_and_the_method_s_own_scores(flat, tmp_path, monkeypatch):
   one = parallel.make_mesh(jax.devices()[:1])
   monkeypatch.setattr(parallel, "make_mesh", lambda devices=None: one)

@@ -24,6 +24,7 @@ class Source:
   steps_per_epoch, label_names = 100, ("a", "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_kinetics_recipe_traces_at_its_own_size(name):
   config = methods.resolve(small.load(f"{name}.py", "k400,rho3").lock(), Source)
@@ -78,6 +79,7 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
   assert probing.linear_config(small.load("cvrl.py"), 10).classify.normalise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "variant"), [*((name, "demo") for name in METHODS), ("rho_swav", "ucf6")]
 )

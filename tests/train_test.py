@@ -63,6 +63,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, at):
   assert _stable(tmp_path / "whole") == _stable(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_resume_on_eight_devices(tmp_path):
   whole = _train(tmp_path / "whole")
   with pytest.raises(_Stop):

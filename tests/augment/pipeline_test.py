@@ -163,6 +163,7 @@ def test_a_view_does_not_depend_on_how_many_there_are(clips, keys):
   assert (np.abs(three[:, 2] - three[:, 0]).max(axis=(1, 2, 3, 4)) > 0.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_sharded_over_eight_devices(run, clips, keys, whole, monkeypatch, one_by_one):
   mesh = parallel.make_mesh()

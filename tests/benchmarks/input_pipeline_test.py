@@ -7,6 +7,8 @@ import pytest
 
 from tests.data_pipelines import tiny
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "input_pipeline.py"
 TINY = ["--size=16", "--frames=2", "--batch=2", "--batches=1", "--rounds=1"]
 
@@ -39,21 +41,18 @@ def test_ours_alone_when_the_official_one_is_not_installed(tmp_path, records):
   assert "ratio" not in result
 
 
-@pytest.mark.slow
 def test_memory_watch(records):
   done = run(f"--records={records}", "--memory_clips=40")
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("MB resident") == 10
 
 
-@pytest.mark.slow
 def test_failed_worker_is_told(tmp_path):
   done = run(f"--records={tmp_path}")
   assert done.returncode != 0
   assert "the worker failed" in done.stderr
 
 
-@pytest.mark.slow
 def test_synthetic_records_and_device_time():
   done = run()
   assert done.returncode == 0, done.stderr

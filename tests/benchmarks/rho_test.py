@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = ["--width=0.0625", "--size=16", "--frames=2", "--batch=2"]
 
@@ -18,7 +20,6 @@ def run(name, *arguments):
   return json.loads(line.removeprefix("RESULT "))
 
 
-@pytest.mark.slow
 def test_memory_by_mode():
   result = run("rho_memory.py", "--rho", "2", "4", "--rows", "ρ-BYOL parallel", "ρ-BYOL sequential")
   table = result["temporary_bytes"]
@@ -26,7 +27,6 @@ def test_memory_by_mode():
   assert table["ρ-BYOL sequential"][1] <= 1.1 * table["ρ-BYOL sequential"][0]
 
 
-@pytest.mark.slow
 def test_methods_side_by_side():
   rows = ["CVRL", "ρ-MoCo"]
   result = run("methods.py", "--rounds=1", "--steps=1", "--rows", *rows)

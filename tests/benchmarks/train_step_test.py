@@ -3,6 +3,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 BENCHMARK = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "train_step.py"
 TINY = ["--width=0.0625", "--frames=2", "--size=16", "--batch=2", "--hidden=8", "--out=4"]
 

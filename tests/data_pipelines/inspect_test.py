@@ -42,6 +42,7 @@ def run(tmp_path, *arguments, variant="", output="sheet.png"):
   )
 
 
+@pytest.mark.slow
 def test_program_writes_the_sheet_and_prints_the_splits(tmp_path):
   folder = tiny.write(tmp_path / "records", [tiny.video(v) for v in range(3)])
   done = run(tmp_path, folder, "--videos=2")

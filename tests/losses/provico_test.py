@@ -147,7 +147,10 @@ def oracle(s, mean, log_variance, label, slope=4.0, offset=3.0):
   }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(x, marks=pytest.mark.slow if x in ("soft", "geometric") else ()) for x in CHOICES],
+)
 def test_value_and_metrics_match_float64(name):
   s = dataclasses.replace(SETTINGS, **CHOICES[name])
   (loss, metrics), _ = ours(s)
@@ -178,7 +181,9 @@ def test_gradients_are_finite_differences_of_the_definition(name):
     np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["default", "halves of moments"])
+@pytest.mark.parametrize(
+  "name", ["default", pytest.param("halves of moments", marks=pytest.mark.slow)]
+)
 def test_eight_devices_equal_one(name):
   s = dataclasses.replace(SETTINGS, **CHOICES[name])
   one, eight = ours(s), ours(s, parallel.make_mesh(jax.devices()[:8]))
@@ -285,6 +290,7 @@ def toy(steps=200, offset=45.0, **values):
   return {k: float(np.mean(v[-50:])) for k, v in run(params).items()}
 
 
+@pytest.mark.slow
 def test_default_learns_to_match_without_resting_on_the_clamp():
   row = toy()
   assert row["match_positive"] > 0.9
@@ -295,12 +301,14 @@ def test_default_learns_to_match_without_resting_on_the_clamp():
   assert embed_stats.diagnose(row) is None
 
 
+@pytest.mark.slow
 def test_trace_learns_where_no_pair_matches_at_first():
   row = toy(offset=30.0)
   assert row["match_positive"] > 0.9
   assert row["match_negative"] > 0.9
 
 
+@pytest.mark.slow
 def test_geometric_mean_asks_for_noise_beyond_the_sphere_and_matches_nothing():
   """The optimum s = 2 L wants σ² = O(1) in each of D dimensions; the explosion is named."""
   row = toy(scalar="geometric", offset=30.0)

@@ -94,6 +94,7 @@ def test_blockwise_equals_dense(tiny):
   _close(grads, block_grads, 1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_pass_with_the_same_statistics(tiny):
   # Micro-batch i holds rows i, i + k, …; one pass with groups sees them as contiguous rows.
   k, n = 2, 8

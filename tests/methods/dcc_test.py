@@ -99,6 +99,7 @@ def test_loss_is_the_sum_of_its_parts():
   assert metrics["bank_filled"] == 0.5
 
 
+@pytest.mark.slow
 def test_denoising_lowers_trust_and_changes_the_gradient():
   (_, (_, with_it)), grads = gradients(config())
   (_, (_, without)), plain = gradients(config(**{"dcc.denoise": False}))
@@ -109,6 +110,7 @@ def test_denoising_lowers_trust_and_changes_the_gradient():
   assert gap > 1e-4
 
 
+@pytest.mark.slow
 def test_an_epoch_fills_the_memory_and_other_videos_entries_matter():
   c = config()
   (_, (state, _)), _ = gradients(c, of=range(N, V))
@@ -132,6 +134,7 @@ def test_an_epoch_fills_the_memory_and_other_videos_entries_matter():
     assert a > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["demo", "demo,dataset_clusters"])
 def test_one_device_equals_eight(variant):
   c = config(variant)
@@ -163,6 +166,7 @@ class Split:
       yield {**batch(range(first, first + batch_size)), "valid": np.ones(batch_size, bool)}
 
 
+@pytest.mark.slow
 def test_videos_that_an_epoch_left_out_enter_the_memory_before_the_next():
   assert methods.load("dcc").build(config()).refresh is None  # batches of 8 divide 16 videos
   c = config(batch_size=6)

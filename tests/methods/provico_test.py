@@ -43,6 +43,7 @@ def test_objective_is_the_loss_of_what_embed_gives():
   np.testing.assert_allclose(metrics["log_variance_mean"], -np.log(8), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight():
   c = config("demo,mutual,halves")
   (loss, (state, metrics)), grads = rho.gradients(c)
@@ -57,6 +58,7 @@ def test_one_device_equals_eight():
   assert np.abs(grads["match"]["slope"]) > 0
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_pass_with_the_same_statistics():
   k = 2
   order = np.arange(rho.N).reshape(rho.N // k, k).T.reshape(-1)
@@ -80,6 +82,7 @@ def test_monitors_see_the_range_and_both_ends_of_the_clamp():
     np.testing.assert_allclose(got[f"log_variance_{name}"], value, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("change", "values", "cause"),
   [

@@ -17,6 +17,8 @@ from vssl_jax import config as config_lib
 from vssl_jax import step as step_lib
 from vssl_jax.ops import queue
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = theirs.numbers()["updates"]
 
 

@@ -45,6 +45,7 @@ def test_without_target_keys_come_from_the_online_network_without_gradient():
   assert np.abs(states[2].params["predictor"]["out"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_without_momentum_the_target_is_the_online_network():
   values = {"rho_byol.momentum": 0.0, "rho_byol.anneal": False}
   states, _ = rho.steps(rho.config("rho_byol", **values), 2)

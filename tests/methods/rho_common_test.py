@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("flat")
 MOMENTUM = ("rho_moco", "rho_byol")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rho.METHODS)
 def test_one_device_equals_eight(name):
   c = rho.config(name, **{"data.clips": 3})
@@ -35,6 +36,7 @@ def test_sequential_equals_parallel_and_sum_is_rho_times_the_mean(name):
   rho.close(metrics, metrics2, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rho.METHODS)
 def test_accumulation_equals_one_pass_with_the_same_statistics(name):
   # Micro-batch i holds rows i, i + k, …; one pass with groups sees them as contiguous rows.

@@ -128,6 +128,7 @@ def test_queue_is_split_over_the_devices_that_divide_it():
   assert state.queue.items.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_checkpoint_of_eight_devices_restores_on_one_and_on_two(tmp_path):
   c = rho.config("rho_moco", **{"rho_moco.queue": 48})
   tx = optim.build(c.optim, lambda i: 0.1)
@@ -167,6 +168,7 @@ def test_shuffled_keys_see_other_groups():
   np.testing.assert_allclose(whole["k"], same["k"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_buffers_may_follow_too():
   c = rho.config("rho_moco", **{"rho_moco.wait": False, "rho_moco.anneal": False})
   plain, _ = rho.steps(c, 1)

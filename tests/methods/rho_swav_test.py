@@ -113,6 +113,7 @@ def test_prototypes_stay_frozen_and_then_stay_on_the_sphere():
   assert [int(s.updates) for s in states] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_codes_without_balancing_collapse_and_the_collapse_is_named():
   c = rho.config(
     "rho_swav",

@@ -48,7 +48,10 @@ def test_all_families_are_tested():
   assert set(BLOCKS) == set(models.ENCODERS)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(x, marks=pytest.mark.slow if x in ("s3dg", "slowfast") else ()) for x in BLOCKS],
+)
 def test_settings_reach_every_layer(name):
   encoder = _build(
     name, dtype="bfloat16", bn_momentum=0.7, bn_epsilon=0.01, bn_groups=2, conv="fold"

@@ -31,7 +31,8 @@ def _r3d(depth, width=1.0, name="r3d"):
 
 
 @pytest.mark.parametrize(
-  ("depth", "width", "millions"), [(50, 1.0, 31.672128), (101, 1.0, 59.6), (152, 2.0, 327.7)]
+  ("depth", "width", "millions"),
+  [(50, 1.0, 31.672128), (101, 1.0, 59.6), pytest.param(152, 2.0, 327.7, marks=pytest.mark.slow)],
 )
 def test_parameters_as_published(depth, width, millions):
   got = cost.count(_r3d(depth, width), (16, 64, 64, 3)).parameters / 1e6

@@ -23,6 +23,8 @@ import pytest
 from tests.models import weights
 from vssl_jax import config, models
 
+pytestmark = pytest.mark.slow
+
 FAST = {"xla_backend_optimization_level": 0}  # compile in haste, for networks run once
 # name, other fields of config.encoder, frames, rows of digests
 CASES = [

@@ -116,6 +116,7 @@ def _gradient(encoder, variables, clips):
   return jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST)(variables["params"])
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
   clips = _clips(4)
   plain, remat = _encoder(), _encoder(remat=True)

@@ -50,6 +50,7 @@ def test_an_encoder(tmp_path, capsys):
   assert "holds an encoder already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_contrastive_model_is_a_run(tmp_path):
   torch = pytest.importorskip("torch")
   case = PYSLOWFAST["moco"]

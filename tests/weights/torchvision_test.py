@@ -11,7 +11,9 @@ from vssl_jax.weights import resnet2d, torchvision
 CASES = stages.cases("torchvision")
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18", "s3d"])
+@pytest.mark.parametrize(
+  "name", ["r3d_18", *(pytest.param(x, marks=pytest.mark.slow) for x in ("r2plus1d_18", "s3d"))]
+)
 def test_every_stage(name):
   case = CASES[name]
   found = torchvision.read(stages.state_of(case), name)

@@ -101,5 +101,6 @@ def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[st
       file.write(save(tensors))
     return
   torch = _torch(path)
+  state = {k: torch.from_numpy(np.array(x)) for k, x in tensors.items()}
   with files.replacing(path) as file:
-    torch.save({**rest, "model_state": {k: torch.from_numpy(x) for k, x in tensors.items()}}, file)
+    torch.save({**rest, "model_state": state}, file)
