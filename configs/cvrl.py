@@ -48,6 +48,12 @@ def r3d152x2(c):
   c.encoder.depth, c.encoder.width, c.encoder.remat = 152, 2.0, True
 
 
+def demo(c):
+  """The embedded digits, embeddings normalised by batch."""
+  recipes.demo(c)
+  recipes.spread(c)
+
+
 def ucf6(c):
   """Six classes of UCF101 with the mean over all anchors as the loss."""
   recipes.ucf6(c)
@@ -77,7 +83,7 @@ VARIANTS = {
   "k400": k400,
   "k600": k600,
   "r3d152x2": r3d152x2,
-  "demo": recipes.demo,
+  "demo": demo,
   "demo_supervised": demo_supervised,
   "ucf6": ucf6,
   "ucf6_supervised": ucf6_supervised,

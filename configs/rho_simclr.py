@@ -36,7 +36,13 @@ def k400(c):
   c.head.hidden, c.head.out = (2048, 2048), 128
 
 
-VARIANTS = {"k400": k400, "demo": recipes.rho_demo, "ucf6": recipes.ucf6}
+def demo(c):
+  """The embedded digits, embeddings normalised by batch."""
+  recipes.rho_demo(c)
+  recipes.spread(c)
+
+
+VARIANTS = {"k400": k400, "demo": demo, "ucf6": recipes.ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   "consecutive": recipes.field("pairs", "consecutive"),
