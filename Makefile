@@ -29,10 +29,10 @@ demo: $(VENV)/.installed  ## generate videos, pre-train CVRL, probe it: one RESU
 test: $(VENV)/.installed  ## lint and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed  ## kill and resume, several processes, whole configs, notebooks
-	$(BIN)/python -m pytest -m slow -n $(WORKERS)
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed  ## lint alone
 	$(BIN)/ruff check .
