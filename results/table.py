@@ -3,7 +3,7 @@
   python results/table.py            # rewrite README.md between its markers
   python results/table.py --check    # say whether it agrees; exit code 1 if not
 
-`<data set>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was. A
+`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was. A
 table has a row for each entry of TABLES whose files exist; figures are mean ± standard deviation
 (n − 1) over the seeds, or one figure with its seed.
 """
@@ -31,50 +31,57 @@ COLUMNS = {
   "R@1": ("retrieval", "R@1"),
 }
 METHODS = [
-  ("CVRL", "cvrl", "trained"),
-  ("ρ-SimCLR, ρ = 2", "rho_simclr", "trained"),
-  ("ρ-MoCo, ρ = 2", "rho_moco", "trained"),
-  ("ρ-BYOL, ρ = 2", "rho_byol", "trained"),
-  ("ρ-SwAV, ρ = 2", "rho_swav", "trained"),
-  ("ProViCo, 4 clips a video", "provico", "trained"),
+  ("CVRL", "cvrl"),
+  ("ρ-SimCLR, ρ = 2", "rho_simclr"),
+  ("ρ-MoCo, ρ = 2", "rho_moco"),
+  ("ρ-BYOL, ρ = 2", "rho_byol"),
+  ("ρ-SwAV, ρ = 2", "rho_swav"),
+  ("ProViCo, 4 clips a video", "provico"),
 ]
-# Data set -> heading and rows: label, files, and the part of a file that holds the scores.
-TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
-  "ucf6": (
-    "six classes of UCF101, split 1",
-    [
-      ("middle frame's pixels", "cvrl", "baselines.pixels"),
-      ("the clip's pixels, shrunk", "cvrl", "baselines.pixels_clip"),
-      ("per-frame colour means", "cvrl", "baselines.colour_means"),
-      ("random initialisation", "cvrl", "random_init"),
-      ("supervised from scratch", "supervised", "trained"),
-      *METHODS,
-    ],
-  ),
-  "digits": (
-    "embedded digits",
-    [
-      ("middle frame's pixels", "cvrl", "baselines.pixels"),
-      ("the clip's pixels, shrunk", "cvrl", "baselines.pixels_clip"),
-      ("per-frame colour means", "cvrl", "baselines.colour_means"),
-      ("random initialisation", "cvrl", "random_init"),
-      ("supervised from scratch", "supervised", "trained"),
-      *METHODS,
-    ],
-  ),
-}
+Row = tuple[str, str, str]  # label; files, `<folder>/<row>`; the part of a file with the scores
 
 
-def load(folder: pathlib.Path, row: str) -> list[Result]:
+def compared(folder: str) -> list[Row]:
+  """Baselines, random initialisation, labels, and every method, on one data set."""
+  return [
+    ("middle frame's pixels", f"{folder}/cvrl", "baselines.pixels"),
+    ("the clip's pixels, shrunk", f"{folder}/cvrl", "baselines.pixels_clip"),
+    ("per-frame colour means", f"{folder}/cvrl", "baselines.colour_means"),
+    ("random initialisation", f"{folder}/cvrl", "random_init"),
+    ("supervised from scratch", f"{folder}/supervised", "trained"),
+    *((label, f"{folder}/{row}", "trained") for label, row in METHODS),
+  ]
+
+
+TABLES: list[tuple[str, list[Row]]] = [
+  ("six classes of UCF101, split 1", compared("ucf6")),
+  ("embedded digits", compared("digits")),
+  (
+    "ρ-SimCLR on the digits",
+    [
+      ("ρ = 1: two crops of one clip", "study/rho1", "trained"),
+      ("ρ = 2, 18 epochs", "digits/rho_simclr", "trained"),
+      ("ρ = 3, 18 epochs", "study/rho3", "trained"),
+      ("ρ = 4, 18 epochs", "study/rho4", "trained"),
+      ("ρ = 3, as many clips as ρ = 2 (12 epochs)", "study/rho3_equal", "trained"),
+      ("ρ = 4, as many clips as ρ = 2 (9 epochs)", "study/rho4_equal", "trained"),
+      ("ρ = 2, starts at one time", "study/span0", "trained"),
+      ("ρ = 2, starts within half a second", "study/span05", "trained"),
+    ],
+  ),
+]
+
+
+def load(files: str) -> list[Result]:
   """A row's results in the order of their seeds.
 
   Raises:
     SystemExit: a file's seed is not the one its name says.
   """
   found = []
-  for path in sorted(folder.glob(f"{row}_s*.json")):
+  for path in sorted(HERE.glob(f"{files}_s*.json")):
     result = json.loads(path.read_text(encoding="utf-8"))
-    if path.stem != f"{row}_s{result['seed']}":
+    if path.stem != f"{pathlib.PurePath(files).name}_s{result['seed']}":
       raise SystemExit(f"{path}: its seed is {result['seed']}, its name says otherwise; rename it")
     found.append(result)
   return found
@@ -102,32 +109,32 @@ def cell(values: list[float]) -> str:
   return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def table(name: str) -> str:
-  """One data set's Markdown table, or nothing where it has no files."""
-  heading, rows = TABLES[name]
-  lines = []
+def table(heading: str, rows: list[Row]) -> str:
+  """A Markdown table, without the columns that no row fills, or nothing where it has no files."""
+  found = []
+  sizes = ""
   for label, files, part in rows:
-    results = load(HERE / name, files)
+    results = load(files)
     figures = [s for r in results if (s := scores(r, part))]
     if not figures:
       continue
     if len(figures) < SEEDS:
       seeds = ", ".join(str(r["seed"]) for r in results)
       label += f" (seed {seeds} alone)" if len(figures) == 1 else f" (seeds {seeds})"
-    cells = [cell([s[c] for s in figures if c in s]) for c in COLUMNS]
-    lines.append(f"| {label} | {' | '.join(cells)} |")
-  if not lines:
+    found.append((label, {c: [s[c] for s in figures if c in s] for c in COLUMNS}))
+    data = results[0]["data"]
+    sizes = f"{data['train']['videos']:,} train, {data['eval']['videos']:,} test"
+  columns = [c for c in COLUMNS if any(values[c] for _, values in found)]
+  if not found:
     return ""
-  first = next(iter(sorted((HERE / name).glob("*.json"))))
-  data = json.loads(first.read_text(encoding="utf-8"))["data"]
-  sizes = f"{data['train']['videos']:,} train, {data['eval']['videos']:,} test"
-  head = f"| {heading} ({sizes}) | {' | '.join(COLUMNS)} |"
-  return "\n".join([head, "|---" * (1 + len(COLUMNS)) + "|", *lines])
+  lines = [f"| {label} | {' | '.join(cell(v[c]) for c in columns)} |" for label, v in found]
+  head = f"| {heading} ({sizes}) | {' | '.join(columns)} |"
+  return "\n".join([head, "|---" * (1 + len(columns)) + "|", *lines])
 
 
 def tables() -> str:
   """All of them, as they stand in README.md."""
-  return "\n\n".join(t for name in TABLES if (t := table(name)))
+  return "\n\n".join(t for heading, rows in TABLES if (t := table(heading, rows)))
 
 
 def replace(text: str) -> str:
