@@ -26,9 +26,10 @@ def _environment(devices):
 @pytest.mark.slow
 def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
   # Plain SGD in small steps: at this size gradients are steep, and larger ones amplify rounding.
+  # A bias before batch norm has rounding for a gradient, and nothing else.
   settings = {
     "steps": 4, "probe.run": True, "save.every": 2, "optim.name": "sgd", "optim.lr": 1e-5,
-    "optim.warmup_epochs": 1.0,
+    "optim.warmup_epochs": 1.0, "head.out_bn": False,
   }  # fmt: skip
   one, two = tmp_path / "one", tmp_path / "two"
   done = subprocess.run(
