@@ -110,7 +110,7 @@ def cell(values: list[float]) -> str:
 
 
 def table(heading: str, rows: list[Row]) -> str:
-  """A Markdown table, without the columns that no row fills, or nothing where it has no files."""
+  """A Markdown table, without the columns that no row fills, or nothing with fewer than two rows."""
   found = []
   sizes = ""
   for label, files, part in rows:
@@ -125,7 +125,7 @@ def table(heading: str, rows: list[Row]) -> str:
     data = results[0]["data"]
     sizes = f"{data['train']['videos']:,} train, {data['eval']['videos']:,} test"
   columns = [c for c in COLUMNS if any(values[c] for _, values in found)]
-  if not found:
+  if len(found) < 2:  # nothing to compare
     return ""
   lines = [f"| {label} | {' | '.join(cell(v[c]) for c in columns)} |" for label, v in found]
   head = f"| {heading} ({sizes}) | {' | '.join(columns)} |"
