@@ -110,7 +110,7 @@ def cell(values: list[float]) -> str:
 
 
 def table(heading: str, rows: list[Row]) -> str:
-  """A Markdown table, without the columns that no row fills, or nothing with fewer than two rows."""
+  """A Markdown table without columns that no row fills, or nothing with fewer than two rows."""
   found = []
   sizes = ""
   for label, files, part in rows:
