@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,15 @@ class LocalizationSource(NumpySource):
     self._frames = data.frames
     self._features = [dataset.features[name] for name in self.names]
     self._labels = annotations.multi_hot(self.videos, self.label_names)
+
+  def only(self, videos: Sequence[int]) -> LocalizationSource:
+    """See `source.Source`."""
+    few = super().only(videos)
+    few.names = tuple(self.names[v] for v in videos)
+    few.videos = tuple(self.videos[v] for v in videos)
+    few._features = [self._features[v] for v in videos]
+    few._labels = self._labels[np.asarray(videos, np.int64)]
+    return few
 
   def sequence(self, video: int) -> np.ndarray:
     """All features of a video in use, `[L, D]`, as stored.

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines import source
 from tests.data_pipelines import tiny
+from vssl_jax import config as config_lib
 
 VIEWS = {"clips": 1, "crops": 1, "frames": 2, "stride": 1, "resize": 16, "size": 16}
 
@@ -36,6 +37,25 @@ def test_the_videos_asked_for_in_their_order(loaded):
     assert few.video_names == ("videos/4.avi", "videos/1.avi", "videos/3.avi")
   assert loaded.num_videos == 6
   np.testing.assert_array_equal(_whole(loaded)["clips"], whole["clips"])
+
+
+def test_untrimmed_videos_keep_their_names_annotations_and_features():
+  data = config_lib.data()
+  data.source, data.frames = "untrimmed", 16
+  data.localization.untrimmed.width = 8
+  data.localization.videos = 6
+  whole = source.load(data, split="train", batch_size=2, seed=0)
+  videos = [4, 1, 3]
+  few = whole.only(videos)
+  assert few.names == tuple(whole.names[v] for v in videos)
+  assert few.videos == tuple(whole.videos[v] for v in videos)
+  for i, v in enumerate(videos):
+    want, found = whole.eval_example(v), few.eval_example(i)
+    assert (found.pop("video"), want.pop("video")) == (i, v)
+    for key, value in want.items():
+      np.testing.assert_array_equal(found[key], value, err_msg=key)
+  assert few.only([2]).names == (whole.names[3],)
+  assert whole.num_videos == 6
 
 
 def test_training_sees_them_alone(loaded):

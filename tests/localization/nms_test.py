@@ -85,7 +85,6 @@ def test_classes_are_suppressed_by_themselves():
   assert soft.label.tolist() == [0, 1, 0, 1]
   np.testing.assert_allclose(soft.score, [0.9, 0.8, 0.1, 0.5 * np.exp(-2)])
   assert nms.suppress(found, least=0.5).score.tolist() == [0.9, 0.8]
-  assert nms.suppress(found, most=1).score.tolist() == [0.9]
   none = found.take(np.zeros(4, bool))
   assert len(nms.suppress(none).score) == 0
 

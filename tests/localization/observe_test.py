@@ -37,3 +37,8 @@ def test_every_video_once_in_order_without_padding():
     np.testing.assert_array_equal(s.classes, own)
     assert s.pseudo.shape == s.trust.shape == (STEPS, len(own))
     assert s.spaces["input"].shape == (STEPS, 2)
+
+
+def test_without_denoising_nothing_is_trusted():
+  plain = lambda batch: {k: v for k, v in look(batch).items() if k != "trust"}
+  assert all(s.trust is None for s in observe.observe(plain, _source(), batch_size=2))

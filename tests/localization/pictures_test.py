@@ -16,7 +16,7 @@ def seen(classes=(0, 1), trust=1.0):
   truth[10:20, 0] = True
   pseudo = truth[:, list(classes)]
   cas = np.random.default_rng(0).normal(size=(T, 3)) + 3 * truth
-  confidence = np.full(pseudo.shape, trust)
+  confidence = None if trust is None else np.full(pseudo.shape, trust)
   attention = np.linspace(0, 1, T)
   return Observed(0, "v/0", 0.5, truth, np.array(classes), attention, cas, pseudo, confidence, {})
 
@@ -40,7 +40,10 @@ def test_timeline(tmp_path):
   assert pale.mean() > full.mean()
   drawn(tmp_path / "c.png", seen(), VIDEO, [], NAMES)
   drawn(tmp_path / "d.png", seen(classes=()), Video("test", None, ()), [], NAMES)
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
+  # Without denoising there is no row of it.
+  plain = drawn(tmp_path / "e.png", seen(trust=None), VIDEO, FOUND, NAMES)
+  assert plain.shape[0] < full.shape[0]
+  assert sorted(p.stem for p in tmp_path.iterdir()) == list("abcde")
 
 
 def test_colours_of_twenty_classes_differ():

@@ -12,7 +12,7 @@ from vssl_jax.localization.pseudo_quality import PseudoQuality
 def seen(truth, pseudo, trust, classes=(0,)):
   truth = np.asarray(truth, bool).reshape(len(truth), -1)
   pseudo = np.asarray(pseudo, bool).reshape(len(truth), -1)
-  trust = np.asarray(trust, float).reshape(len(truth), -1)
+  trust = None if trust is None else np.asarray(trust, float).reshape(len(truth), -1)
   nothing = np.zeros(len(truth))
   return Observed(0, "v", 1.0, truth, np.array(classes), nothing, truth * 1.0, pseudo, trust, {})
 
@@ -47,6 +47,13 @@ def test_equals_sklearn_over_several_videos_and_classes():
     np.testing.assert_allclose(before["precision"], precision_score(a, b))
     np.testing.assert_allclose(before["recall"], recall_score(a, b))
     np.testing.assert_allclose(after["precision"], precision_score(a, b, sample_weight=w))
+
+
+def test_without_denoising_there_is_before_alone():
+  quality = PseudoQuality()
+  quality.add(seen([1, 0], [1, 1], None))
+  got = quality.result()["action"]
+  assert got == {"share": 0.5, "before": {"precision": 0.5, "recall": 1.0}}
 
 
 def test_nothing_counted_is_nan():

@@ -9,9 +9,10 @@ import pytest
 
 from tests import small
 from tests.methods import rho
-from vssl_jax import methods, parallel
+from vssl_jax import methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
+from vssl_jax.localization import infer
 from vssl_jax.losses import bas_net as bas_losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods import base
@@ -213,6 +214,29 @@ def test_weight_of_the_contrast_over_a_run():
   np.testing.assert_allclose(method_lib.beta(reviewed, 10), 1e4, rtol=1e-6)
 
 
+def test_clusters_of_the_data_set_may_be_more_than_a_video_has_steps():
+  methods.load("dcc").build(config("demo,dataset_clusters", **{"dcc.clusters": T + 1}))
+  methods.load("dcc").build(config("demo,bas_net", **{"dcc.clusters": T + 1, "dcc.regions": T + 1}))
+
+
+@pytest.mark.parametrize(("variant", "moves"), [("demo", True), ("demo,bas_net", False)])
+def test_the_projection_waits_for_the_contrast(variant, moves):
+  c = config(variant, **{"dcc.warmup": 0.3, "optim.weight_decay": 0.1})
+  method, mesh, params, state = start(c)
+  rate = optim.learning_rate(c.optim, N, 10, 0)
+  tx = optim.build(c.optim, rate)
+  step = step_lib.make_step(method, tx, rate, seed=0, accumulate=1, mesh=mesh)
+  zero = jnp.int32(0)
+  at = step_lib.TrainState(zero, zero, params, state, tx.init(params))
+  first = jax.device_get(params)
+  for k in range(4):
+    at, metrics = step(at, parallel.put_batch(mesh, batch()))
+    same = jax.tree.map(np.array_equal, first, jax.device_get(at.params))
+    assert not any(jax.tree.leaves({**same, "projection": False}))
+    assert same["projection"]["kernel"] == (k < 3 or not moves), k
+  assert metrics.get("beta", 0) == (np.float32(0.1) if moves else 0)
+
+
 def test_refresh_clusters_the_data_set_every_so_many_epochs():
   c = config("demo,dataset_clusters", **{"dcc.refresh": 2, "batch_size": N})
   method, _, params, state = start(c)
@@ -238,7 +262,8 @@ def test_refresh_clusters_the_data_set_every_so_many_epochs():
     ({"dcc.protocol": "ava"}, "config.dcc.protocol is 'ava'"),
     ({"dcc.temperature": 0.0}, "config.dcc.temperature is 0.0: it must be positive"),
     ({"dcc.dropout": 1.0}, r"config.dcc.dropout is 1.0: it must lie in \[0, 1\)"),
-    ({"dcc.clusters": T + 1}, "a video has config.data.frames = 20 steps"),
+    ({"dcc.clusters": T + 1}, "clusters is 21: a video has config.data.frames = 20 steps"),
+    ({"dcc.regions": T + 1}, "regions is 21: a video has config.data.frames = 20 steps"),
   ],
 )
 def test_impossible_fields_are_named(values, message):
@@ -256,3 +281,23 @@ def test_sizes_come_from_the_data_and_other_data_is_refused():
 
   with pytest.raises(UserError, match="dcc needs features of untrimmed videos"):
     methods.resolve(c, Clips())
+
+
+@pytest.mark.parametrize("change", ["", ",no_denoising", ",bas_net", ",dataset_clusters"])
+def test_a_look_into_the_network(change):
+  c = config("demo" + change, **{"dcc.labels": 1})
+  method, _, params, state = start(c)
+  if "dataset" in change:
+    _, state = method.refresh(params, state, Split())
+  rows = batch(range(4, 12))
+  seen = infer.look(c, params, state)(rows)
+  assert seen["cas"].shape == (N, T, C)
+  assert ("trust" in seen) == (change in ("", ",dataset_clusters"))
+  assert ("contrasted embedding" in seen["spaces"]) == (change != ",bas_net")
+  # All labels of a video are there, also where training videos have but one each.
+  np.testing.assert_array_equal((seen["classes"] >= 0).sum(1), rows["labels"].sum(1))
+  assert rows["labels"].sum(1).max() == 2
+  if "trust" in seen:
+    own = (np.asarray(seen["classes"]) >= 0)[:, None, :] & rows["mask"][..., None]
+    trust = np.asarray(seen["trust"])[own]
+    assert 0 <= trust.min() < trust.max() <= 1

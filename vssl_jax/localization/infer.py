@@ -1,4 +1,4 @@
-"""A trained BaS-Net at work: activations of the suppression branch, and their scores."""
+"""A trained BaS-Net at work: activations of the suppression branch, their scores, and a look in."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vssl_jax.localization import evaluate
+from vssl_jax.localization import denoise, evaluate, illustrate
+from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
-from vssl_jax.methods.base import Params
+from vssl_jax.methods.base import Batch, Params
 from vssl_jax.models.bas_net import SUPPRESSED, BasNet, top_mean
 from vssl_jax.models.build import DTYPES
 
 Activate = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+def network(config: ConfigDict) -> BasNet:
+  """The network of a resolved config of method dcc."""
+  c = config.dcc
+  return BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
+
+
 def activations(config: ConfigDict) -> Activate:
   """(params, features, mask) -> CAS `[N, T, C]` and probabilities `[N, C]` without background."""
-  c = config.dcc
-  net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
+  net = network(config)
 
   @jax.jit
   def run(params: Params, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     cas = net.apply({"params": params}, features, mask).cas[SUPPRESSED]
-    probability = jax.nn.softmax(top_mean(cas, mask, c.share), axis=-1)
+    probability = jax.nn.softmax(top_mean(cas, mask, config.dcc.share), axis=-1)
     return cas[..., :-1], probability[..., :-1]
 
   return run
@@ -55,3 +62,37 @@ def options(config: ConfigDict) -> dict[str, Any]:
   p["thresholds"] = tuple(p["thresholds"])
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
   return {"batch_size": size, "settings": Settings(**p), "nms": nms, "sigma": sigma or None}
+
+
+def look(config: ConfigDict, params: Params, state: Any) -> Look:
+  """What the network makes of each step; pseudo-labels of any split's videos, by their labels.
+
+  Args:
+    config: the run's.
+    params: of the network.
+    state: of `methods.dcc`.
+
+  Returns:
+    What `localization.observe.observe` takes. `trust` is there where the method denoises, the
+    contrasted embedding where it contrasts.
+  """
+  c, net = config.dcc, network(config)
+
+  @jax.jit
+  def see(params: Params, state: Any, batch: Batch) -> dict[str, Any]:
+    batch = {**batch, "key": denoise.keys(config.seed, batch["video"])}
+    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    # A test video may have more labels than any training video.
+    classes, pseudo = denoise.pseudo_labels(c, out, batch, c.classes)
+    branch = denoise.BRANCHES[c.embedding]
+    given, trunk, contrasted = illustrate.SPACES
+    spaces = {given: batch["features"], trunk: out.trunk[branch].astype(jnp.float32)}
+    if c.contrast != "none":
+      spaces[contrasted] = out.embedding[branch]
+    seen = {"classes": classes, "pseudo": pseudo, "spaces": spaces}
+    if denoise.denoises(c):
+      seen["trust"] = denoise.confidence(c, out, pseudo, classes, batch, state)
+    return {"attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], **seen}
+
+  # The memory is not looked at, and may lie on devices of several processes.
+  return functools.partial(see, params, jax.device_get(state.replace(bank=None, visited=None)))

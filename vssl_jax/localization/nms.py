@@ -77,7 +77,6 @@ def suppress(
   threshold: float = 0.7,
   sigma: float | None = None,
   least: float = -math.inf,
-  most: int | None = None,
 ) -> Proposals:
   """Suppresses each class of one video by itself.
 
@@ -86,7 +85,6 @@ def suppress(
     threshold: of `nms`; of no use where sigma is given.
     sigma: of `soft_nms`, which takes the place of `nms`; None for `nms`.
     least: final scores below are dropped.
-    most: segments kept of all classes together; None for any number.
 
   Returns:
     What is left, best first.
@@ -104,4 +102,4 @@ def suppress(
     return proposals
   whole = Proposals(*(np.concatenate(x) for x in zip(*parts, strict=True)))
   order = np.argsort(-whole.score, kind="stable")
-  return whole.take(order[whole.score[order] >= least][:most])
+  return whole.take(order[whole.score[order] >= least])

@@ -13,7 +13,8 @@ from vssl_jax.localization.evaluate import gather
 from vssl_jax.localization.segments import covers
 
 # Batch of `features`, `mask`, `labels` and `video` -> `attention` [N, T], `cas` [N, T, C],
-# `classes` [N, L] (−1: none), `pseudo` and `trust` [N, T, L], and `spaces`, [N, T, F] by name.
+# `classes` [N, L] (−1: none), `pseudo` and, where there is denoising, `trust` [N, T, L], and
+# `spaces`, [N, T, F] by name.
 Look = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
@@ -29,7 +30,7 @@ class Observed(NamedTuple):
     attention: `[T]` in (0, 1).
     cas: `[T, C]`, logits.
     pseudo: bool `[T, L]`, Â of the video's classes.
-    trust: `[T, L]`, S, what each is believed.
+    trust: `[T, L]`, S, what each is believed; None without denoising.
     spaces: snippets' features `[T, F]`, by the name of the space.
   """
 
@@ -41,7 +42,7 @@ class Observed(NamedTuple):
   attention: np.ndarray
   cas: np.ndarray
   pseudo: np.ndarray
-  trust: np.ndarray
+  trust: np.ndarray | None
   spaces: Mapping[str, np.ndarray]
 
 
@@ -80,6 +81,6 @@ def observe(look: Look, source: Any, *, batch_size: int) -> Iterator[Observed]:
         rows["attention"][i][inside],
         rows["cas"][i][inside],
         rows["pseudo"][i][inside][:, own],
-        rows["trust"][i][inside][:, own],
+        rows["trust"][i][inside][:, own] if "trust" in rows else None,
         {name: x[i][inside] for name, x in rows["spaces"].items()},
       )

@@ -27,10 +27,10 @@ def timeline(
 ) -> None:
   """One video from the annotation to the predictions, one below the other over time.
 
-  Pseudo-labels are those of the video's own classes, as training would see them: before denoising
-  as they are, after it as dark as their confidence, which starts at nothing for one snippet among
-  unlike ones. T-CAS is normalised as for proposals. Of each class the best predictions are drawn,
-  the surest darkest and at the bottom.
+  Pseudo-labels are those of the video's own classes: before denoising as they are, after it (where
+  there is any) as dark as their confidence, which starts at nothing for one snippet among unlike
+  ones. T-CAS is brought to [0, 1] as for proposals, but not smoothed. Of each class the best
+  predictions are drawn, the surest darkest and at the bottom.
 
   Args:
     path: of the PNG; appears whole or not at all.
@@ -47,36 +47,38 @@ def timeline(
   end = len(seen.attention) * seen.seconds
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
   tall = 0.3 + 0.25 * len(shown)
-  figure = figure_lib.new(12, 3 * tall + 0.8 + 1.3 + 1.7 + 0.7)
-  rows = figure.subplots(6, 1, sharex=True, height_ratios=(tall, tall, tall, 0.8, 1.3, 1.7))
+  lanes_of = {"ground truth": None, "pseudo-labels": seen.pseudo}
+  if seen.trust is not None:
+    lanes_of["… denoised"] = seen.pseudo * seen.trust
+  heights = [tall] * len(lanes_of) + [0.8, 1.3, 1.7]
+  figure = figure_lib.new(12, sum(heights) + 0.7)
+  rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+  attention, activation, predicted = rows[-3:]
 
   for s in video.segments:
     if s.label in lanes:
       _block(rows[0], s.start, s.end, lanes[s.label], colours[s.label], 1.0)
   for i, name in enumerate(own):
-    for axes, weight in ((rows[1], seen.pseudo), (rows[2], seen.pseudo * seen.trust)):
+    for axes, weight in zip(rows[1:], list(lanes_of.values())[1:], strict=False):
       _stripe(axes, edges, weight[:, i], lanes[name], colours[name])
   middle = edges[:-1] + seen.seconds / 2
-  rows[3].fill_between(middle, seen.attention, color="0.75", linewidth=0)
-  rows[3].plot(middle, seen.attention, color="0.3", linewidth=0.8)
-  rows[3].set(ylim=(0, 1), yticks=(0, 1))
+  attention.fill_between(middle, seen.attention, color="0.75", linewidth=0)
+  attention.plot(middle, seen.attention, color="0.3", linewidth=0.8)
+  attention.set(ylim=(0, 1), yticks=(0, 1))
   for name in shown:
     c = label_names.index(name)
-    rows[4].plot(middle, normalise(seen.cas[:, [c]])[:, 0], color=colours[name], linewidth=1)
-  rows[4].set(ylim=(0, 1.02), yticks=(0, 1))
-  _predicted(rows[5], predictions, lanes, colours)
+    activation.plot(middle, normalise(seen.cas[:, [c]])[:, 0], color=colours[name], linewidth=1)
+  activation.set(ylim=(0, 1.02), yticks=(0, 1))
+  _predicted(predicted, predictions, lanes, colours)
 
-  labels = (
-    "ground truth", "pseudo-labels", "… denoised", "attention", "T-CAS",
-    f"predictions\n(of {len(predictions)})",
-  )  # fmt: skip
+  labels = (*lanes_of, "attention", "T-CAS", f"predictions\n(of {len(predictions)})")
   for axes, label in zip(rows, labels, strict=True):
     axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     for s in video.segments:
       if axes is not rows[0] and s.label in lanes:
         axes.axvspan(s.start, min(s.end, end), color="0.93", zorder=-2, linewidth=0)
-  for axes in rows[:3]:
+  for axes in rows[: len(lanes_of)]:
     axes.set(ylim=(max(len(shown), 1) - 0.5, -0.5), yticks=())
   rows[-1].set(xlim=(0, end), xlabel="seconds (grey: annotated actions)")
   handles = [_patch(colours[name], name) for name in shown]

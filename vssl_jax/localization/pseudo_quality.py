@@ -17,12 +17,14 @@ class PseudoQuality:
   * after: it counts its confidence S, as in DCC's regions.
   * agreeing: those of S ≥ ½ count 1, those with which most of their cluster agrees.
 
+  Without denoising there is the first way alone.
   An action's pseudo-label is right where the action is annotated, a background's where it is not.
   """
 
   def __init__(self):
     self._sums = {side: {way: np.zeros(2) for way in _WAYS} for side in _SIDES}  # right, all
     self._true = {side: 0.0 for side in _SIDES}
+    self._ways = _WAYS
 
   def add(self, seen: Observed) -> None:
     """Counts one video."""
@@ -31,8 +33,12 @@ class PseudoQuality:
       ("action", seen.pseudo, actual), ("background", ~seen.pseudo, ~actual)
     ):  # fmt: skip
       self._true[side] += right.sum()
-      weights = np.ones(chosen.shape), seen.trust, seen.trust >= 0.5
-      for way, weight in zip(_WAYS, weights, strict=True):
+      weights = [np.ones(chosen.shape)]
+      if seen.trust is None:
+        self._ways = _WAYS[:1]
+      else:
+        weights += [seen.trust, seen.trust >= 0.5]
+      for way, weight in zip(self._ways, weights, strict=True):
         self._sums[side][way] += (weight * chosen * right).sum(), (weight * chosen).sum()
 
   def result(self) -> dict[str, dict[str, float | dict[str, float]]]:
@@ -46,6 +52,7 @@ class PseudoQuality:
         **{
           way: {"precision": _ratio(right, every), "recall": _ratio(right, self._true[side])}
           for way, (right, every) in ways.items()
+          if way in self._ways
         },
       }
       for side, ways in self._sums.items()

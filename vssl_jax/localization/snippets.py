@@ -50,7 +50,8 @@ def draw(seen: Iterable[Observed], count: int, *, seed: int = 0) -> Sample:
       most = max(1, count // 2 if value < 0 else count // (2 * classes))
       at = np.flatnonzero(label == value)
       at = at[np.argsort(order[at])][:most]
-      rows = [(order[i], one.video, {k: x[i] for k, x in one.spaces.items()}) for i in at]
+      # Copies: a view would keep the whole video's features alive.
+      rows = [(order[i], one.video, {k: x[i].copy() for k, x in one.spaces.items()}) for i in at]
       kept[value] = sorted(kept.get(value, []) + rows, key=lambda row: row[0])[:most]
   rows = [(label, *row[1:]) for label in sorted(kept) for row in kept[label]]
   names = rows[0][2] if rows else {}

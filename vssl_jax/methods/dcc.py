@@ -9,23 +9,21 @@ Lee et al.'s BaS-Net (AAAI 2020). No code of DCC is public; what no source state
   Â, S, embedding → M action and M background regions a class, kept in a memory of all videos
   regions         → β L_dcc                                see `losses.dcc`
 
-Pseudo-labels come from activations without dropout. In the first `warmup` of the run β is 0, but
-the memory fills. Videos that an epoch's whole batches leave out enter the memory before the next
-epoch, as the network then sees them. Nothing of DCC is used after training: the suppression branch
-localizes.
+Pseudo-labels come from activations without dropout. In the first `warmup` of the run β is 0 and the
+projection rests, but the memory fills. Videos that an epoch's whole batches leave out enter the
+memory before the next epoch, as the network then sees them. Nothing of DCC is used after training:
+the suppression branch localizes.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
@@ -33,20 +31,15 @@ from ml_collections import ConfigDict
 from vssl_jax import config as config_lib
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
+from vssl_jax.localization import denoise, illustrate, infer, memory
 from vssl_jax.localization import evaluate as evaluation
-from vssl_jax.localization import illustrate as pictures
-from vssl_jax.localization import infer
-from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Loss, Method, Params
-from vssl_jax.models.bas_net import BASE, SUPPRESSED, Activations, BasNet, top_mean
+from vssl_jax.models.bas_net import PARTS, SUPPRESSED, top_mean
 from vssl_jax.models.build import DTYPES
-from vssl_jax.ops.kmeans import kmeans, plus_plus
-from vssl_jax.ops.sphere import unit
 
-BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
 VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are held out
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
 
@@ -56,7 +49,7 @@ class State:
   """The memory of all videos' regions, and the clusters of the whole data set, where it has such.
 
   Attributes:
-    bank: V videos; full after each epoch.
+    bank: V videos; full from the second epoch on.
     visited: bool `[V]`, which videos this epoch's batches have brought.
     centers: float32 `[K, d]`.
     shares: float32 `[K, C]`, of the snippets of each cluster that are pseudo-labelled as a class.
@@ -151,7 +144,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """
   c = config.dcc
   _check(config)
-  net = BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
+  net = infer.network(config)
   contrasts = c.contrast != "none"
   activate = infer.activations(config)
 
@@ -177,7 +170,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       "accuracy": _accuracy(scores[SUPPRESSED], labels),
     }  # fmt: skip
     if contrasts:
-      fresh, trust = _denoised(c, out, batch, state)
+      fresh, trust = denoise.regions(c, out, batch, state)
       video = batch["video"]
       value, seen = parts.contrast(
         fresh, state.bank, video,
@@ -193,6 +186,13 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       metrics |= {"loss_dcc": value, "beta": weight, "bank_filled": filled, **seen, **trust}
     return total, (state, lax.stop_gradient(metrics))
 
+  def gate(state: State, step: jax.Array) -> dict[str, Any]:
+    # Before the contrast starts, weight decay alone would move the projection: to nothing, since
+    # Adam takes steps of one size whatever the gradient's.
+    del state
+    starts = beta(config, step) > 0 if contrasts else jnp.bool_(False)
+    return {part: starts if part == "projection" else True for part in PARTS}
+
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
     del state, train
     return infer.localize(config, params, test, activate)
@@ -201,14 +201,14 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     ((_, figures),) = infer.localize(config, params, held_out, activate)["headline"].items()
     return {VALIDATION: figures["trained"]}
 
-  def illustrate(
+  def draw(
     params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
   ) -> dict[str, Any]:
     options = infer.options(config)
     found = functools.partial(activate, params)
     predictions, _ = evaluation.predict(found, test, **options)
-    return pictures.write(
-      folder, _look(config, net, params, state), train, test, predictions,
+    return illustrate.write(
+      folder, infer.look(config, params, state), train, test, predictions,
       batch_size=options["batch_size"], videos=c.timelines, count=c.snippets,
     )  # fmt: skip
 
@@ -217,9 +217,9 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   bank = PartitionSpec(parallel.AXIS) if splits else whole
   refreshes = []
   if c.contrast == "bank" and c.videos % config.batch_size:
-    refreshes.append(_refill(config, net))
-  if contrasts and c.denoise and c.cluster_scope == "dataset":
-    refreshes.append(_refresh(config, net))
+    refreshes.append(memory.refill(config, net))
+  if denoise.clusters_dataset(c):
+    refreshes.append(memory.recluster(config, net))
 
   def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
     for each in refreshes:
@@ -231,10 +231,11 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     None,
     _batch_spec(config),
     loss=loss,
+    gate=gate,
     refresh=refresh if refreshes else None,
     state_spec=State(bank, whole, whole, whole, whole),
     evaluate=evaluate,
-    illustrate=illustrate,
+    illustrate=draw,
     validate=validate,
   )
 
@@ -247,158 +248,6 @@ def beta(config: ConfigDict, step: jax.Array | int) -> jax.Array:
   at = (jnp.asarray(step, jnp.float32) - first) / max(total - 1 - first, 1)
   start, end = c.beta
   return jnp.where(at < 0, 0.0, start + (end - start) * jnp.clip(at, 0, 1))
-
-
-def _denoised(
-  c: ConfigDict, out: Activations, batch: Batch, state: State
-) -> tuple[parts.Regions, dict[str, jax.Array]]:
-  """The batch's denoised regions, and what is to be watched of them."""
-  mask, x = batch["mask"], out.embedding[BRANCHES[c.embedding]]
-  classes, pseudo = _pseudo(c, out, batch)
-  trust = jnp.ones(pseudo.shape, jnp.float32)
-  if c.denoise:
-    trust = _trust(c, out, pseudo, classes, batch, state)
-  real = (classes >= 0)[:, None, :] & mask[..., None]
-  count = jnp.maximum(jnp.sum(real), 1)
-  watched = {
-    "pseudo_share": jnp.sum(pseudo & real) / count,
-    "confidence": jnp.sum(jnp.where(real, trust, 0)) / count,
-  }
-  return parts.pool(x, pseudo, trust, classes, mask, c.regions), watched
-
-
-def _pseudo(c: ConfigDict, out: Activations, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Each video's classes `[N, L]` and their pseudo-labels `[N, T, L]`."""
-  classes = parts.slots(batch["labels"], c.labels)
-  cas = parts.at_slots(out.clean[BRANCHES[c.pseudo]], classes)
-  return classes, parts.pseudo_labels(cas, batch["mask"])
-
-
-def _trust(
-  c: ConfigDict, out: Activations, pseudo: jax.Array, classes: jax.Array, batch: Batch, state: State
-) -> jax.Array:
-  """What each pseudo-label is believed, `[N, T, L]`: S."""
-  mask = batch["mask"]
-  points = unit(lax.stop_gradient(out.embedding[BRANCHES[c.embedding]]))
-  if c.cluster_scope == "video":
-    clusters = _cluster_videos(c, points, mask, batch["key"])
-    share = parts.shares(clusters, pseudo, c.clusters)
-  else:
-    n, t, dim = points.shape
-    found = kmeans(points.reshape(-1, dim), state.centers, iterations=0, mask=mask.reshape(-1))
-    clusters = found.labels.reshape(n, t)
-    share = jnp.moveaxis(state.shares[:, jnp.maximum(classes, 0)], 0, 1)  # [N, K, L]
-  return parts.confidence(clusters, pseudo, share)
-
-
-def _keys(seed: int, videos: jax.Array) -> jax.Array:
-  """A key for each video `[N]` outside of the steps, which give keys of their own."""
-  return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(videos)
-
-
-def _cluster_videos(c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Array) -> jax.Array:
-  """Each video's clusters int32 `[N, T]`, −1 in padding, of points `[N, T, d]`."""
-
-  def one(key: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
-    centers = plus_plus(jax.random.fold_in(key, 2), x, c.clusters, mask=mask)
-    return kmeans(x, centers, iterations=c.cluster_iterations, mask=mask).labels
-
-  return jax.vmap(one)(keys, x, mask)
-
-
-def _refill(config: ConfigDict, net: BasNet) -> Callable[..., State]:
-  """Puts the videos that the last epoch's batches left out into the memory.
-
-  They are fewer than a batch. Which they are and what is remembered is a function of the state and
-  the parameters, so that a run that goes on from here does the same.
-  """
-
-  @jax.jit
-  def fill(params: Params, state: State, batch: Batch) -> parts.Regions:
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
-    fresh, _ = _denoised(config.dcc, out, batch, state)
-    return parts.remember(state.bank, fresh, batch["video"])
-
-  def refill(params: Params, state: State, source: Any) -> State:
-    left = np.flatnonzero(~np.asarray(state.visited))
-    if int(state.epochs) and len(left):
-      left = np.resize(left, -(-len(left) // config.batch_size) * config.batch_size)
-      for videos in left.reshape(-1, config.batch_size):
-        examples = [source.eval_example(int(v)) for v in videos]
-        batch = {k: np.stack([e[k] for e in examples]) for k in ("features", "mask", "labels")}
-        batch |= {"video": videos, "key": _keys(config.seed, videos)}
-        state = state.replace(bank=fill(params, state, batch))
-    return state.replace(visited=jnp.zeros_like(state.visited))
-
-  return refill
-
-
-def _refresh(config: ConfigDict, net: BasNet) -> Callable[..., State]:
-  """Clusters the snippets of the whole training split anew, every `refresh` epochs."""
-  c = config.dcc
-
-  @jax.jit
-  def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
-    classes, pseudo = _pseudo(c, out, batch)
-    return {
-      "x": unit(out.embedding[BRANCHES[c.embedding]]), "classes": classes,
-      "pseudo": pseudo & (classes >= 0)[:, None, :],
-    }  # fmt: skip
-
-  cluster = jax.jit(functools.partial(kmeans, iterations=c.cluster_iterations))
-  start = jax.jit(functools.partial(plus_plus, k=c.clusters))
-
-  def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
-    for batch in source.eval_batches(config.batch_size):
-      given = {k: batch[k] for k in ("features", "mask", "labels")}
-      rows = evaluation.gather(
-        {**jax.device_get(describe(params, given)), "mask": batch["mask"], "valid": batch["valid"]}
-      )
-      yield {k: x[rows["valid"]] for k, x in rows.items()}
-
-  def refresh(params: Params, state: State, source: Any) -> State:
-    if int(state.epochs) % c.refresh:
-      return state
-    local = jax.device_get(params)
-    found = list(survey(local, source))
-    seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
-    points, mask = seen["x"].reshape(-1, c.dim), seen["mask"].reshape(-1)
-    centers = np.asarray(state.centers)
-    if not centers.any():
-      centers = start(jax.random.key(config.seed), points, mask=mask)
-    clusters = cluster(points, centers, mask=mask)
-    labels = np.asarray(clusters.labels).reshape(seen["mask"].shape)
-    positive = np.zeros((c.clusters, c.classes), np.float32)
-    v, t, slot = np.nonzero(seen["pseudo"])
-    np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
-    counts = np.maximum(np.asarray(clusters.counts), 1)[:, None]
-    return state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
-
-  return refresh
-
-
-def _look(config: ConfigDict, net: BasNet, params: Params, state: State) -> Look:
-  """What the network makes of each step, pseudo-labels as training would have them."""
-  c = config.dcc
-
-  @jax.jit
-  def look(params: Params, state: State, batch: Batch) -> dict[str, Any]:
-    batch = {**batch, "key": _keys(config.seed, batch["video"])}
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
-    classes, pseudo = _pseudo(c, out, batch)
-    branch = BRANCHES[c.embedding]
-    given, trunk, contrasted = pictures.SPACES
-    spaces = {given: batch["features"], trunk: out.trunk[branch].astype(jnp.float32)}
-    if c.contrast != "none":
-      spaces[contrasted] = out.embedding[branch]
-    return {
-      "attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], "classes": classes,
-      "pseudo": pseudo, "trust": _trust(c, out, pseudo, classes, batch, state), "spaces": spaces,
-    }  # fmt: skip
-
-  # The memory is not looked at, and may lie on devices of several processes.
-  return functools.partial(look, params, jax.device_get(state.replace(bank=None, visited=None)))
 
 
 def _accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
@@ -420,8 +269,8 @@ def _check(config: ConfigDict) -> None:
   c = config.dcc
   for field, known in {
     "contrast": ("none", *parts.SCOPES), "cluster_scope": ("video", "dataset"),
-    "pseudo": tuple(BRANCHES), "embedding": tuple(BRANCHES), "dtype": tuple(DTYPES),
-    "protocol": tuple(evaluation.TIOUS),
+    "pseudo": tuple(denoise.BRANCHES), "embedding": tuple(denoise.BRANCHES),
+    "dtype": tuple(DTYPES), "protocol": tuple(evaluation.TIOUS),
   }.items():  # fmt: skip
     if c[field] not in known:
       raise UserError(f"config.dcc.{field} is {c[field]!r}: choose one of {', '.join(known)}.")
@@ -432,8 +281,11 @@ def _check(config: ConfigDict) -> None:
   for field, top in {"dropout": 1, "warmup": 1}.items():
     if not 0 <= c[field] < top:
       raise UserError(f"config.dcc.{field} is {c[field]}: it must lie in [0, 1).")
-  if c.regions > config.data.frames or c.clusters > config.data.frames:
-    raise UserError(
-      f"config.dcc.regions and clusters are {c.regions} and {c.clusters}: a video has "
-      f"config.data.frames = {config.data.frames} steps."
-    )
+  steps = config.data.frames
+  for field, applies in {
+    "regions": c.contrast != "none", "clusters": denoise.clusters_videos(c)
+  }.items():  # fmt: skip
+    if applies and c[field] > steps:
+      raise UserError(
+        f"config.dcc.{field} is {c[field]}: a video has config.data.frames = {steps} steps."
+      )

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 BASE, SUPPRESSED = 0, 1  # places on the axis of branches
+PARTS = ("filter1", "filter2", "conv1", "conv2", "classifier", "projection")  # of the parameters
 _SLOPE = 0.01
 # Uniform in ±1 / √fan_in.
 _init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

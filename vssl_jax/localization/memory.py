@@ -1,0 +1,94 @@
+"""What DCC does between epochs: the memory is completed, the data set's clusters are made anew."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vssl_jax.localization import denoise, evaluate
+from vssl_jax.losses import dcc as parts
+from vssl_jax.methods.base import Batch, Params
+from vssl_jax.models.bas_net import BasNet
+from vssl_jax.ops.kmeans import kmeans, plus_plus
+from vssl_jax.ops.sphere import unit
+
+State = Any  # of methods.dcc
+Refresh = Callable[[Params, State, Any], State]  # of parameters, state and training split
+
+
+def refill(config: ConfigDict, net: BasNet) -> Refresh:
+  """Puts the videos that the last epoch's batches left out into the memory.
+
+  They are fewer than a batch. Which they are and what is remembered is a function of the state and
+  the parameters, so that a run that goes on from here does the same.
+  """
+
+  @jax.jit
+  def fill(params: Params, state: State, batch: Batch) -> parts.Regions:
+    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    fresh, _ = denoise.regions(config.dcc, out, batch, state)
+    return parts.remember(state.bank, fresh, batch["video"])
+
+  def refill(params: Params, state: State, source: Any) -> State:
+    left = np.flatnonzero(~np.asarray(state.visited))
+    if int(state.epochs) and len(left):
+      left = np.resize(left, -(-len(left) // config.batch_size) * config.batch_size)
+      for videos in left.reshape(-1, config.batch_size):
+        examples = [source.eval_example(int(v)) for v in videos]
+        batch = {k: np.stack([e[k] for e in examples]) for k in ("features", "mask", "labels")}
+        batch |= {"video": videos, "key": denoise.keys(config.seed, videos)}
+        state = state.replace(bank=fill(params, state, batch))
+    return state.replace(visited=jnp.zeros_like(state.visited))
+
+  return refill
+
+
+def recluster(config: ConfigDict, net: BasNet) -> Refresh:
+  """Clusters the snippets of the whole training split anew, every `refresh` epochs."""
+  c = config.dcc
+
+  @jax.jit
+  def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
+    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    classes, pseudo = denoise.pseudo_labels(c, out, batch, c.labels)
+    return {
+      "x": unit(out.embedding[denoise.BRANCHES[c.embedding]]), "classes": classes,
+      "pseudo": pseudo & (classes >= 0)[:, None, :],
+    }  # fmt: skip
+
+  cluster = jax.jit(functools.partial(kmeans, iterations=c.cluster_iterations))
+  start = jax.jit(functools.partial(plus_plus, k=c.clusters))
+
+  def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
+    for batch in source.eval_batches(config.batch_size):
+      given = {k: batch[k] for k in ("features", "mask", "labels")}
+      rows = evaluate.gather(
+        {**jax.device_get(describe(params, given)), "mask": batch["mask"], "valid": batch["valid"]}
+      )
+      yield {k: x[rows["valid"]] for k, x in rows.items()}
+
+  def recluster(params: Params, state: State, source: Any) -> State:
+    if int(state.epochs) % c.refresh:
+      return state
+    local = jax.device_get(params)
+    found = list(survey(local, source))
+    seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
+    points, mask = seen["x"].reshape(-1, c.dim), seen["mask"].reshape(-1)
+    centers = np.asarray(state.centers)
+    if not centers.any():
+      centers = start(jax.random.key(config.seed), points, mask=mask)
+    clusters = cluster(points, centers, mask=mask)
+    labels = np.asarray(clusters.labels).reshape(seen["mask"].shape)
+    positive = np.zeros((c.clusters, c.classes), np.float32)
+    v, t, slot = np.nonzero(seen["pseudo"])
+    np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
+    counts = np.maximum(np.asarray(clusters.counts), 1)[:, None]
+    return state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
+
+  return recluster
