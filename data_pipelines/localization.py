@@ -36,6 +36,7 @@ from vssl_jax.localization import annotations, check
 from vssl_jax.localization.annotations import Video
 
 _HELD_OUT = 6  # purpose of the random numbers, see `source.generator`
+UNLABELLED = "unlabelled"
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
 
 
@@ -195,8 +196,17 @@ def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
   return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
-def read(data: Any, split: str) -> Dataset:
-  """The data set of a folder; files of the one split are checked, and read when needed."""
+def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
+  """The data set of a folder; files of the one split are checked, and read when needed.
+
+  Args:
+    data: `config.data`.
+    split: the annotations' subset.
+    label_names: the classes, where they are not all that are annotated.
+
+  Raises:
+    UserError: files are missing or malformed, or a label is none of the classes.
+  """
   fields, folder = data.localization, pathlib.Path(data.path)
   if not data.path or not folder.is_dir():
     raise UserError(f"config.data.path: {data.path!r} is no folder of feature sequences.")
@@ -205,7 +215,8 @@ def read(data: Any, split: str) -> Dataset:
   )
   streams = [folder / s for s in fields.streams] or [folder]
   if fields.check:
-    used, names = annotations.of_subset(videos, split), annotations.label_names(videos)
+    used = annotations.of_subset(videos, split)
+    names = tuple(label_names) or annotations.label_names(videos)
     for stream in streams:
       check.require(
         check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
@@ -216,7 +227,33 @@ def read(data: Any, split: str) -> Dataset:
     videos,
     {name: _reader(files) for name, files in paths.items()},
     fields.step_seconds,
+    tuple(label_names),
     fingerprint=fingerprint.of_files(own, folder),
+  )
+
+
+def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
+  """All feature sequences of a folder, of which nothing is annotated: the split `UNLABELLED`.
+
+  Args:
+    data: `config.data`.
+    label_names: the classes that a network knows.
+
+  Raises:
+    UserError: no such folder, no sequences in it, or one that cannot be read.
+  """
+  fields, folder = data.localization, pathlib.Path(data.path)
+  streams = [folder / s for s in fields.streams] or [folder]
+  paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
+  if not paths:
+    raise UserError(f"config.data.path: {streams[0]} holds no feature sequences, <video>.npy.")
+  readers = {name: _reader(files) for name, files in paths.items()}
+  return Dataset(
+    {n: Video(UNLABELLED, len(read()) * fields.step_seconds, ()) for n, read in readers.items()},
+    readers,
+    fields.step_seconds,
+    tuple(label_names),
+    fingerprint=fingerprint.of_files([f for files in paths.values() for f in files], folder),
   )
 
 

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from vssl_jax.errors import UserError
 from vssl_jax.localization import detection_map as maps
-from vssl_jax.localization.annotations import Prediction
+from vssl_jax.localization.annotations import Prediction, Predictions
 from vssl_jax.localization.nms import suppress
 from vssl_jax.localization.proposals import Settings, propose
 
@@ -88,11 +88,23 @@ def evaluate(
   Raises:
     UserError: an unknown protocol.
   """
-  if protocol not in TIOUS:
-    raise UserError(
-      f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}."
-    )  # fmt: skip
+  _check(protocol)
   predictions, accuracy = predict(activate, source, **kwargs)
+  return score(source, predictions, accuracy, protocol=protocol)
+
+
+def score(
+  source: Any, predictions: Predictions, accuracy: float, *, protocol: str
+) -> dict[str, Any]:
+  """Scores predictions of a split: what `evaluate` returns.
+
+  Args:
+    source: the split.
+    predictions: of all of its videos, by name.
+    accuracy: of the videos' likeliest classes.
+    protocol: see `evaluate`.
+  """
+  _check(protocol)
   truth = dict(zip(source.names, source.videos, strict=True))
   # A small split, of held-out videos say, may lack a class that the network knows.
   found = maps.detection_map(truth, predictions, tious=TIOUS[protocol], strict=False)
@@ -111,6 +123,11 @@ def evaluate(
     "videos": len(predictions),
     "headline": {f"mAP@{first}": {"trained": value}},
   }
+
+
+def _check(protocol: str) -> None:
+  if protocol not in TIOUS:
+    raise UserError(f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
 
 
 def gather(rows: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

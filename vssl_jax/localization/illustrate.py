@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from vssl_jax.localization import annotations, pictures, snippets
 from vssl_jax.localization.annotations import Prediction
-from vssl_jax.localization.observe import Look, Observed, observe
+from vssl_jax.localization.observe import Look, observe
 from vssl_jax.localization.pseudo_quality import PseudoQuality
 
 SPACES = ("input features", "trunk", "contrasted embedding")  # from what is given to what is learnt
@@ -55,29 +54,37 @@ def write(
   writes = jax.process_index() == 0
   if writes:
     annotations.write_predictions(folder / PREDICTIONS, predictions)
-  wanted = set(np.linspace(0, test.num_videos - 1, min(videos, test.num_videos)).astype(int))
-  if not (wanted or count):
-    return found
-
-  def watched(seen: Observed) -> Observed:
-    if writes and seen.video in wanted:
-      path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")
-      own = predictions[seen.name]
-      pictures.timeline(path, seen, test.videos[seen.video], own, test.label_names)
-    return seen
-
-  drawn = map(watched, observe(look, test, batch_size=batch_size))
+  timelines(folder, look, test, predictions, batch_size=batch_size, videos=videos)
   if not count:
-    for _ in itertools.takewhile(lambda seen: seen.video < max(wanted), drawn):
-      pass
     return found
-  sample = snippets.draw(drawn, count)
+  sample = snippets.draw(observe(look, test, batch_size=batch_size), count)
   found["snippets"] = snippets.quality(sample)
   if writes and len(sample.label) > 2:
     names = sorted(sample.spaces, key=lambda n: SPACES.index(n) if n in SPACES else len(SPACES))
     planes = {name: snippets.embed(sample.spaces[name]) for name in names}
     pictures.scatter(folder / TSNE, planes, sample.label, test.label_names, _notes(found))
   return found
+
+
+def timelines(
+  folder: pathlib.Path,
+  look: Look,
+  source: Any,
+  predictions: Mapping[str, Sequence[Prediction]],
+  *,
+  batch_size: int,
+  videos: int,
+) -> None:
+  """Draws `timelines/<video>.png` of so many evenly spaced videos of a split."""
+  count = min(videos, source.num_videos)
+  if count < 1:
+    return
+  few = source.only(np.linspace(0, source.num_videos - 1, count).astype(int))
+  for seen in observe(look, few, batch_size=batch_size):
+    if jax.process_index() == 0:
+      path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")
+      video, own = few.videos[seen.video], predictions[seen.name]
+      pictures.timeline(path, seen, video, own, few.label_names)
 
 
 def _notes(found: Mapping[str, Any]) -> dict[str, str]:

@@ -94,6 +94,7 @@ def defaults() -> ConfigDict:
   c.videos = 0  # V
   c.labels = 0  # most labels of a video, L
   c.width = 0  # D of the features
+  c.label_names = ()  # filled in likewise
 
   c.timelines = 4  # videos drawn after training
   c.snippets = 1600  # of the t-SNE picture and the numbers behind it; 0 for neither
@@ -126,7 +127,7 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
     )
   c.classes, c.videos = len(source.label_names), source.num_videos
   c.labels = max(1, *(len(v.labels) for v in source.videos))
-  c.width = source.sequence(0).shape[1]
+  c.width, c.label_names = source.sequence(0).shape[1], tuple(source.label_names)
   if config.data.localization.validation and not config.save.best:
     config.save.best, config.save.best_mode = VALIDATION, "max"
   return config

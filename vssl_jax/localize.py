@@ -1,0 +1,145 @@
+"""Actions in untrimmed videos, by a trained BaS-Net or DCC.
+
+  python -m vssl_jax.localize --checkpoint=RUN --data=FEATURES --output=DIR
+
+FEATURES is a folder of `<video>.npy` as the run was trained on (`vssl_jax.extract_features` makes
+such); without it the run's own test split is taken. With annotations (`annotations.json` in the
+folder, or --annotations) predictions are scored, and ground truth is drawn beside them; without any
+all videos of the folder are localized. DIR gets `predictions.json` (ActivityNet's format),
+`timelines/<video>.png` and, with annotations, `scores.json`.
+
+Exit status: 0 all is well, 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import probing
+from vssl_jax.errors import UserError
+from vssl_jax.io import bundle
+from vssl_jax.localization import evaluate, illustrate, infer
+from vssl_jax.localization.annotations import write_predictions
+from vssl_jax.probes import report
+
+SCORES = "scores.json"
+
+
+def localize(args: argparse.Namespace) -> dict[str, Any]:
+  """Does what the command line says.
+
+  Returns:
+    `videos`, `segments`, and with annotations `scores`, as `localization.evaluate.score` has them.
+
+  Raises:
+    UserError: no such run, another method's, no such data, or data of another width or classes.
+  """
+  config, _, state = bundle.load_state(pathlib.Path(args.checkpoint))
+  if config.method != "dcc":
+    raise UserError(
+      f"--checkpoint: {args.checkpoint} is a run of {config.method}; give one of configs/dcc.py."
+    )
+  given = {"annotations": args.annotations, "durations": args.durations}
+  source = open_split(config, args.data, split=args.split, **given)
+  output = pathlib.Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)
+  params = jax.device_get(state.params)
+  found = functools.partial(infer.activations(config), params)
+  options = infer.options(config)
+  predictions, accuracy = evaluate.predict(found, source, **options)
+  write_predictions(output / illustrate.PREDICTIONS, predictions)
+  drawn = infer.look(config, params, state.method)
+  illustrate.timelines(
+    output, drawn, source, predictions, batch_size=options["batch_size"], videos=args.timelines
+  )
+  outcome = {"videos": len(predictions), "segments": sum(map(len, predictions.values()))}
+  if any(video.segments for video in source.videos):
+    scores = evaluate.score(source, predictions, accuracy, protocol=config.dcc.protocol)
+    outcome["scores"] = scores
+    report.write_json(scores, output / SCORES)
+  return outcome
+
+
+def open_split(
+  config: ConfigDict, data: str, *, annotations: str = "", durations: str = "", split: str = ""
+) -> Any:
+  """The videos to localize, a `data_pipelines.localization.LocalizationSource`.
+
+  Args:
+    config: a run's.
+    data: folder of features; "" for the run's own data.
+    annotations: ground truth; "" for `annotations.json` in the folder, if there is one.
+    durations: CSV of durations where the annotations have none.
+    split: by default the run's evaluation split; of annotated videos only.
+
+  Raises:
+    UserError: no such data, or of another width or of unknown classes.
+  """
+  from data_pipelines import localization
+
+  split = split or config.data.eval_split
+  if not data:
+    return probing.load_source(config, split)
+  config = config.copy_and_resolve_references().unlock()
+  fields = config.data.localization
+  config.data.source, config.data.path = "localization", data
+  fields.annotations, fields.durations = annotations, durations
+  names = tuple(config.dcc.label_names)
+  where = {"batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
+  if annotations or (pathlib.Path(data) / "annotations.json").is_file():
+    dataset = localization.read(config.data, split, label_names=names)
+  else:
+    split = localization.UNLABELLED
+    dataset = localization.unlabelled(config.data, names)
+  source = localization.LocalizationSource(config.data, dataset, split=split, **where)
+  width = source.sequence(0).shape[1]
+  if width != config.dcc.width:
+    raise UserError(
+      f"--data: {data} has features of width {width}, the run was trained on {config.dcc.width}."
+    )
+  return source
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.localize",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="folder of a run of configs/dcc.py")
+  add("--data", default="", help="folder of feature sequences (the run's own test split)")
+  add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
+  add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
+  add("--split", default="", help="subset of the annotations (the run's evaluation split)")
+  add("--output", required=True, help="folder for predictions and pictures")
+  add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  args = _parser().parse_args(argv)
+  try:
+    outcome = localize(args)
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  print(f"{args.output}: {outcome['segments']} segments in {outcome['videos']} videos")
+  if "scores" in outcome:
+    print("mAP " + ", ".join(f"@{t} {100 * x:.1f}" for t, x in outcome["scores"]["mAP"].items()))
+    for span, value in outcome["scores"]["average"].items():
+      print(f"average of {span}: {100 * value:.1f} %")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
