@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import augment, evaluate, methods, parallel, probing
+from tests.data_pipelines.conftest import _make_video as make_video
+from vssl_jax import augment, evaluate, extract_features, methods, parallel, probing
 from vssl_jax.evaluation import protocols, subsets
 from vssl_jax.io import bundle
 from vssl_jax.models.norm import BatchNorm
@@ -17,6 +18,7 @@ from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
 TRAINED = "linear,finetune,semi_supervised"
+EVERY = f"{QUICK},{TRAINED}".split(",")  # of labelled clips
 FEW = (
   "--epochs=1", "--semi_epochs=2", "--batch_size=8", "--episodes=5", "--queries=3", "--gallery=2",
   "--fractions=0.3", "--subset_seeds=0,1",
@@ -89,7 +91,7 @@ def _timeless(value):
 
 def test_every_result_tells_its_protocol(done):
   results = _results(done)
-  assert set(results) == set(protocols.PROTOCOLS)
+  assert set(results) == set(EVERY)
   for name, result in results.items():
     assert result["data"]["train"] | {"fingerprint": ""} == {
       "name": "train", "videos": 24, "fingerprint": ""
@@ -166,7 +168,7 @@ def test_pictures_and_table(done):
   for name in names:
     assert (folder / f"{name}.png").stat().st_size > 3000, name
   table = (done / "table.md").read_text()
-  for name in set(protocols.PROTOCOLS) - {"embedding"}:
+  for name in set(EVERY) - {"embedding"}:
     assert f"| {name} |" in table
   r5 = _results(done)["retrieval"]["R@5"]
   assert f"| retrieval | R@5 | {100 * r5:.1f} |" in table
@@ -178,7 +180,7 @@ def test_finished_protocols_are_not_run_again(done, checkpoint, capsys, monkeypa
     monkeypatch.setattr(type(p), "run", None, raising=False)
   assert _main(checkpoint, done) == 0
   out = capsys.readouterr().out
-  assert out.count("finished before") == len(protocols.PROTOCOLS)
+  assert out.count("finished before") == len(EVERY)
   assert {f: f.stat().st_mtime_ns for f in before} == before
   assert json.loads(re.search(r"^RESULT (.*)$", out, re.M)[1])["job"] == "evaluate"
 
@@ -255,6 +257,8 @@ def test_pairs_of_splits_are_averaged(checkpoint, tmp_path):
     (["--data=nowhere"], "--data: nowhere: no such folder"),
     (["--splits=train"], "is not TRAIN:TEST"),
     (["--linear=mine"], "--linear=mine"),
+    (["--protocols=localization_features"], "give the untrimmed videos, --untrimmed=DIR"),
+    (["--protocols=all", "--untrimmed=nowhere"], "nowhere is no folder"),
     (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),
     (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
   ],
@@ -271,3 +275,32 @@ def test_data_without_labels_is_one_line(checkpoint, tmp_path, capsys, monkeypat
   monkeypatch.setattr(probing, "missing", lambda config, mesh: "the data has no labels")
   assert _main(checkpoint, tmp_path, names="knn") == 2
   assert "the data has no labels" in capsys.readouterr().err
+
+
+def test_all_are_those_that_the_data_allows():
+  assert set(evaluate._protocols("all", False)) == set(EVERY)
+  assert set(evaluate._protocols("all", True)) == set(protocols.PROTOCOLS)
+
+
+def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypatch):
+  def encoder(given, settings, batch_size):
+    config, variables, _ = given
+    assert (settings.frames, settings.size) == (16, config.data.eval.size)
+    mean = lambda clips: clips.mean(axis=(2, 3, 4)).astype(np.float32)
+    return mean, 16, {"encoder_sha256": report.tree_hash(variables)}
+
+  monkeypatch.setattr(extract_features, "_encoder", encoder)
+  for name, frames in (("a", 50), ("b", 20)):
+    make_video(tmp_path / "videos" / f"{name}.mp4", frames=frames, fps=25)
+  names, flag = "localization_features", f"--untrimmed={tmp_path / 'videos'}"
+  assert _main(checkpoint, tmp_path / "out", flag, names=names) == 0
+  folder = tmp_path / "out" / names
+  assert np.load(folder / "a.npy").shape == (3, 16)  # whole snippets
+  result = _results(tmp_path / "out")[names]
+  assert result["counts"]["snippets"] == 4
+  assert result["encoder_sha256"] == report.tree_hash(bundle.load_encoder(checkpoint)[1])
+  assert (result["width"], result["step_seconds"], result["folder"]) == (16, 0.64, names)
+  # Another video is another result.
+  make_video(tmp_path / "videos" / "c.mp4", frames=20, fps=25)
+  assert _main(checkpoint, tmp_path / "out", flag, names=names) == 0
+  assert _results(tmp_path / "out")[names]["counts"]["videos"] == 3

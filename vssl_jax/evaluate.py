@@ -4,9 +4,9 @@
     --protocols=linear,knn,finetune,semi_supervised,retrieval
 
 Protocols: linear, logistic, knn, finetune, semi_supervised, retrieval, few_shot, embedding
-(pictures), cross_validation (within the training split); all by default. Data, views and clips are
-the checkpoint's own unless flags say otherwise. Several folders, or several pairs of splits, are
-evaluated one by one and averaged:
+(pictures), cross_validation (within the training split), and with --untrimmed=DIR
+localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
+say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
 
   --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
 
@@ -34,12 +34,14 @@ from ml_collections import ConfigDict
 from vssl_jax import parallel, probing, train
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import class_bars, settings, table
+from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.io import bundle
 from vssl_jax.probes import report
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
+ALL = "all"
 _FORMAT = 1  # of the JSON files: raised where a protocol's numbers change
 
 
@@ -58,7 +60,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
     probing.Preempted: SIGTERM came; run again to go on.
   """
-  wanted = _protocols(args.protocols)
+  wanted = _protocols(args.protocols, bool(args.untrimmed))
   options = _options(args)
   trained, variables, info = bundle.load_encoder(args.checkpoint)
   output = pathlib.Path(args.output or pathlib.Path(args.checkpoint) / "evaluation")
@@ -72,8 +74,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   return _finish(results, tasks[0][1], checkpoint, output)
 
 
-def _protocols(text: str) -> list[str]:
-  asked = [p.strip() for p in text.split(",") if p.strip()]
+def _protocols(text: str, untrimmed: bool) -> list[str]:
+  every = [p for p in PROTOCOLS if untrimmed or p != untrimmed_lib.FOLDER]
+  asked = [p.strip() for p in text.split(",") if p.strip()] if text != ALL else every
   unknown = [p for p in asked if p not in PROTOCOLS]
   if unknown or not asked:
     what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
@@ -154,7 +157,7 @@ def _run_case(
     found[name] = result
     shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
     total = time.perf_counter() - began
-    print(f"{head}: {shown or 'drawn'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
+    print(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
   found = _with_earlier(found, facts, task.folder)
   _draw_classes(task, case, found)
   return found
@@ -279,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--source", default="", help="config.data.source of --data; default: tfrecord")
   add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")
-  add("--protocols", default=",".join(PROTOCOLS), help="comma-separated; default: all")
+  add("--protocols", default=ALL, help=f"comma-separated of {', '.join(PROTOCOLS)}; default: all")
   add("--output", default="", help="folder to write; default: CHECKPOINT/evaluation")
   add("--again", action="store_true", help="run finished protocols again")
   kinds = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
   from data_pipelines.snippets import Settings
 
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
+Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
 
 def extract(
-  checkpoint: str | os.PathLike[str],
+  checkpoint: Checkpoint,
   videos: str | os.PathLike[str],
   out: str | os.PathLike[str],
   settings: Settings,
@@ -48,7 +49,7 @@ def extract(
   """Writes `<out>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
 
   Args:
-    checkpoint: a run folder or an exported folder.
+    checkpoint: a run folder or an exported folder, or what `io.bundle.load_encoder` gave of it.
     videos: a folder; videos in folders inside it count too.
     out: made if missing; holds features of this checkpoint and these settings only.
     settings: how snippets are cut.
@@ -137,7 +138,7 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _encoder(
-  checkpoint: str | os.PathLike[str], settings: Settings, batch_size: int
+  checkpoint: Checkpoint, settings: Settings, batch_size: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, Any]]:
   """The function of clips uint8 `[batch_size, T, H, W, 3]`, its D, and what it was made from."""
   import jax
@@ -146,7 +147,8 @@ def _encoder(
   from vssl_jax.io import bundle
   from vssl_jax.probes import run
 
-  config, variables, info = bundle.load_encoder(checkpoint)
+  loaded = checkpoint if isinstance(checkpoint, tuple) else bundle.load_encoder(checkpoint)
+  config, variables, info = loaded
   digest = report.tree_hash(variables)
   config, variables = probing.inflated(config, variables)
   apply = jax.jit(run.feature_fn(models.build_encoder(config.encoder), config))

@@ -6,7 +6,7 @@ nothing; `run` gives its scores, among them `headline`, the figures of the table
 
 from __future__ import annotations
 
-from vssl_jax.evaluation import frozen, tuned
+from vssl_jax.evaluation import frozen, tuned, untrimmed
 
 PROTOCOLS = {
   "logistic": frozen.LOGISTIC,
@@ -15,6 +15,7 @@ PROTOCOLS = {
   "retrieval": frozen.RETRIEVAL,
   "few_shot": frozen.FEW_SHOT,
   "embedding": frozen.EMBEDDING,
+  "localization_features": untrimmed.LOCALIZATION_FEATURES,
   "linear": frozen.LINEAR,
   "semi_supervised": tuned.SEMI_SUPERVISED,
   "finetune": tuned.FINETUNE,

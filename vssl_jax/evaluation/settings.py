@@ -55,6 +55,7 @@ class Options:
   queries: int = 15
   episodes: int = 600
   gallery: int = 8
+  untrimmed: str = ""
 
 
 HELP = {
@@ -86,6 +87,7 @@ HELP = {
   "queries": "few-shot: queries a class and episode",
   "episodes": "few-shot: episodes",
   "gallery": "retrieval: queries shown",
+  "untrimmed": "localization_features: folder of untrimmed videos",
 }
 
 

@@ -1,0 +1,53 @@
+"""Snippet features of untrimmed videos, for `configs/dcc.py` to learn localization from."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+import jax
+
+from vssl_jax import extract_features
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation.task import Protocol, Result, Task
+
+if TYPE_CHECKING:
+  from data_pipelines.snippets import Settings
+
+FOLDER = "localization_features"  # of the evaluation's output
+
+
+def _settings(task: Task) -> Settings:
+  """Sixteen frames at 25 a second, as `extract_features` has them, at the size of the views."""
+  from data_pipelines.snippets import Settings
+
+  e = task.config.data.eval
+  return Settings(resize=e.resize, size=e.size)
+
+
+def _describe(task: Task) -> Result:
+  from data_pipelines import fingerprint
+
+  if not task.options.untrimmed:
+    raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")
+  folder = pathlib.Path(task.options.untrimmed)
+  videos = fingerprint.of_files(extract_features.find(folder), folder)
+  return {"snippets": dataclasses.asdict(_settings(task)), "videos_fingerprint": videos}
+
+
+def _run(task: Task) -> Result:
+  if jax.process_index() > 0:
+    return {"headline": {}}
+  checkpoint = (task.config, task.variables, {})
+  out = task.features_folder.parent / FOLDER
+  made = extract_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))
+  for lost in made["unreadable"]:
+    print(f"  unreadable: {lost['path']}: {lost['reason']}", flush=True)
+  kept = ("counts", "width", "step_seconds")
+  return {k: made[k] for k in kept} | {"folder": FOLDER, "headline": {}}
+
+
+LOCALIZATION_FEATURES = Protocol(
+  "snippet features of untrimmed videos, a file each, for configs/dcc.py", _describe, _run
+)
