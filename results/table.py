@@ -16,7 +16,8 @@ import pathlib
 import re
 import statistics
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -38,7 +39,16 @@ METHODS = [
   ("ρ-SwAV, ρ = 2", "rho_swav"),
   ("ProViCo, 4 clips a video", "provico"),
 ]
-Row = tuple[str, str, str]  # label; files, `<folder>/<row>`; the part of a file with the scores
+# Label; files, `<folder>/<row>`; the part of a file with the scores, "" for the whole.
+Row = tuple[str, str, str]
+
+
+class Table(NamedTuple):
+  """A table: what stands in its corner, its rows, and where in a row's part each column lies."""
+
+  heading: str
+  rows: list[Row]
+  columns: Mapping[str, tuple[str, ...]] = COLUMNS
 
 
 def compared(folder: str) -> list[Row]:
@@ -53,10 +63,32 @@ def compared(folder: str) -> list[Row]:
   ]
 
 
-TABLES: list[tuple[str, list[Row]]] = [
-  ("six classes of UCF101, split 1", compared("ucf6")),
-  ("embedded digits", compared("digits")),
-  (
+_LOCALIZATION = "mAP@0.1:0.7"
+_PSEUDO = ("dcc", "pseudo_labels", "action")
+LOCALIZATION = {
+  "mAP 0.1:0.7, last iteration": ("headline", _LOCALIZATION, "trained"),
+  "chosen on validation": ("headline", _LOCALIZATION, "validation_chosen"),
+  "pseudo-labels right": (*_PSEUDO, "before", "precision"),
+  "… denoised": (*_PSEUDO, "after", "precision"),
+}
+
+
+def localized(folder: str) -> list[Row]:
+  """DCC's ablations on one data set."""
+  rows = {
+    "BaS-Net": "bas_net",
+    "+ contrast, not denoised": "no_denoising",
+    "DCC: + contrast, denoised": "dcc",
+    "DCC, contrast within a video": "intra_video",
+    "DCC, contrast within a batch": "mini_batch",
+  }
+  return [(label, f"{folder}/{row}", "") for label, row in rows.items()]
+
+
+TABLES = [
+  Table("six classes of UCF101, split 1", compared("ucf6")),
+  Table("embedded digits", compared("digits")),
+  Table(
     "ρ-SimCLR on the digits",
     [
       ("ρ = 1: two crops of one clip", "study/rho1", "trained"),
@@ -69,6 +101,8 @@ TABLES: list[tuple[str, list[Row]]] = [
       ("ρ = 2, starts within half a second", "study/span05", "trained"),
     ],
   ),
+  Table("stitched from real features", localized("stitched"), LOCALIZATION),
+  Table("THUMOS14's segments, simulated features", localized("thumos14_simulated"), LOCALIZATION),
 ]
 
 
@@ -87,17 +121,28 @@ def load(files: str) -> list[Result]:
   return found
 
 
-def scores(result: Result, part: str) -> dict[str, float]:
-  """A result's top-1 by column, in per cent; baselines have logistic regression alone."""
+def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+  """A result's scores by column, in per cent; baselines have logistic regression alone."""
   if part.startswith("baselines."):
     value = result.get("baselines", {}).get(part.partition(".")[2])
     return {} if value is None else {"logistic": 100 * value["top1"]}
-  values = result.get(part, {})
-  return {
-    column: 100 * values[protocol][key]
-    for column, (protocol, key) in COLUMNS.items()
-    if protocol in values
-  }
+  found = {}
+  for column, path in columns.items():
+    value: Any = result.get(part) if part else result
+    for key in path:
+      value = None if value is None else value.get(key)
+    if value is not None:
+      found[column] = 100 * value
+  return found
+
+
+def sizes(result: Result) -> str:
+  """Videos to learn from and to test on."""
+  if "data" in result:
+    train, test = (result["data"][part]["videos"] for part in ("train", "eval"))
+  else:
+    train, test = result["train_videos"], result["dcc"]["videos"]
+  return f"{train:,} train, {test:,} test"
 
 
 def cell(values: list[float]) -> str:
@@ -109,32 +154,30 @@ def cell(values: list[float]) -> str:
   return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def table(heading: str, rows: list[Row]) -> str:
+def markdown(table: Table) -> str:
   """A Markdown table without columns that no row fills, or nothing with fewer than two rows."""
-  found = []
-  sizes = ""
-  for label, files, part in rows:
+  found, videos = [], ""
+  for label, files, part in table.rows:
     results = load(files)
-    figures = [s for r in results if (s := scores(r, part))]
+    figures = [s for r in results if (s := scores(r, part, table.columns))]
     if not figures:
       continue
     if len(figures) < SEEDS:
       seeds = ", ".join(str(r["seed"]) for r in results)
       label += f" (seed {seeds} alone)" if len(figures) == 1 else f" (seeds {seeds})"
-    found.append((label, {c: [s[c] for s in figures if c in s] for c in COLUMNS}))
-    data = results[0]["data"]
-    sizes = f"{data['train']['videos']:,} train, {data['eval']['videos']:,} test"
-  columns = [c for c in COLUMNS if any(values[c] for _, values in found)]
+    found.append((label, {c: [s[c] for s in figures if c in s] for c in table.columns}))
+    videos = sizes(results[0])
+  columns = [c for c in table.columns if any(values[c] for _, values in found)]
   if len(found) < 2:  # nothing to compare
     return ""
   lines = [f"| {label} | {' | '.join(cell(v[c]) for c in columns)} |" for label, v in found]
-  head = f"| {heading} ({sizes}) | {' | '.join(columns)} |"
+  head = f"| {table.heading} ({videos}) | {' | '.join(columns)} |"
   return "\n".join([head, "|---" * (1 + len(columns)) + "|", *lines])
 
 
 def tables() -> str:
   """All of them, as they stand in README.md."""
-  return "\n\n".join(t for heading, rows in TABLES if (t := table(heading, rows)))
+  return "\n\n".join(t for one in TABLES if (t := markdown(one)))
 
 
 def replace(text: str) -> str:

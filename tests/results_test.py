@@ -36,7 +36,7 @@ def test_readme_agrees_with_the_files(table):
 
 
 def test_every_file_has_a_row(table):
-  known = {files for _, rows in table.TABLES for _, files, _ in rows}
+  known = {files for one in table.TABLES for _, files, _ in one.rows}
   for path in table.HERE.glob("*/*.json"):
     assert f"{path.parent.name}/{path.stem.rpartition('_s')[0]}" in known, path
 
@@ -66,6 +66,20 @@ def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkey
   lines = table.tables().splitlines()
   assert lines[2] == "| middle frame's pixels (seed 0 alone) |  | 40.0 |  |  |"
   assert lines[3] == "| random initialisation (seed 0 alone) | 10.0 | 20.0 |  |  |"
+
+
+def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  action = {"before": {"precision": 0.7}, "after": {"precision": 0.8}}
+  for row, kept in (("bas_net", ("before",)), ("dcc", ("before", "after"))):
+    _write(tmp_path / "stitched", row, {
+      "seed": 1, "train_videos": 160, "headline": {"mAP@0.1:0.7": {"trained": 0.4}},
+      "dcc": {"videos": 100, "pseudo_labels": {"action": {k: action[k] for k in kept}}},
+    })  # fmt: skip
+  lines = table.tables().splitlines()
+  assert lines[0].startswith("| stitched from real features (160 train, 100 test) | mAP 0.1:0.7, l")
+  assert lines[2] == "| BaS-Net (seed 1 alone) | 40.0 | 70.0 |  |"
+  assert lines[3] == "| DCC: + contrast, denoised (seed 1 alone) | 40.0 | 70.0 | 80.0 |"
 
 
 def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
