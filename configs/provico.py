@@ -13,9 +13,11 @@ Variants, after a colon:
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed; as many clips as CVRL's, in
                  half the epochs. *not run*
 
-The paper's analysis of uncertainty, with and without the divergence (the runs keep a checkpoint
-every other epoch for it):
-  python -m vssl_jax.uncertainty --checkpoint runs/provico_demo runs/provico_demo_no_kl --output=DIR
+The paper's analysis of uncertainty (the runs keep a checkpoint every other epoch for it) beside two
+ablations that it lacks: without the divergence, which pushes uncertainty up, and without ½ log s,
+which pushes it down, and the weights that keep it from nothing:
+  python -m vssl_jax.uncertainty --output=DIR --checkpoint runs/provico_demo \
+    runs/provico_demo_no_kl runs/provico_demo_soft
 
 Where p = ½ starts matters most. a = 30 and b = 45 put it at the distance 1.5, just beyond a video's
 own draws (√2 at first; unrelated videos 2). Cross-validation of features over the digits' training
@@ -33,9 +35,9 @@ Questions are added after a comma, e.g. configs/provico.py:k400,n8,no_kl
   moments        distances between distributions, not samples
   reviewed       the one-dimensional formula as a review prints it
   halves         own pair: two halves of the clips, not two draws of all
-  no_kl, kl_video    without the divergence (an ablation the paper lacks), or of videos
+  no_kl, kl_video    without the divergence, or of videos
   geometric, mean    σ² as one number; the trace by default
-  soft           L_soft without uncertainties
+  soft           L_soft without uncertainties: neither weights nor ½ log s
   classes        positives and negatives half of the loss each, not by their numbers
   span0 … span30, no_temporal, no_spatial, no_colour, joint    as in configs/rho_simclr.py
 Epochs, τ, a and b are flags: --config.epochs, --config.provico.threshold, ….slope, ….offset

@@ -113,6 +113,45 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
   assert "no labels" in capsys.readouterr().out
 
 
+def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
+  """Of 24 training videos number 1 is lost; padding repeats the last number with nothing in it."""
+  load, lost = probing.load_source, 1
+
+  def some(config, split, **kwargs):
+    source = load(config, split, **kwargs)
+    if split != "train":
+      return source
+    whole = source.eval_batches
+
+    def eval_batches(*args, **kwargs):
+      for batch in whole(*args, **kwargs):
+        batch["valid"] = batch["valid"] & (batch["video"] != lost)
+        yield batch
+      last = {k: v[-1:] for k, v in batch.items()}
+      yield {**last, "clips": 0 * last["clips"], "valid": np.array([False])}
+
+    source.eval_batches = eval_batches
+    return source
+
+  args = argparse.Namespace(data="", videos=[5, 23], quantiles=2)
+  monkeypatch.setattr(corrupt, "CORRUPTIONS", {})
+  found = {}
+  for name in ("clean", "lost"):
+    found[name] = uncertainty.analyse(run[0], args)["pairs"]
+    monkeypatch.setattr(probing, "load_source", some)
+  for one, other in zip(found["clean"], found["lost"], strict=True):
+    a, b = one["anchor"], other["anchor"]
+    assert (a["video"], a["label"]) == (b["video"], b["label"])
+    np.testing.assert_allclose(a["uncertainty"], b["uncertainty"], rtol=1e-5)
+    np.testing.assert_array_equal(a["frame"], b["frame"])
+    assert b["frame"].any()
+    items = other["positives"] + other["negatives"]
+    assert lost not in [item["video"] for item in items]
+  args.videos = [lost]
+  with pytest.raises(UserError, match="training video 1 could not be read"):
+    uncertainty.analyse(run[0], args)
+
+
 def test_a_run_opened_gives_every_checkpoint(run):
   folder, state = run
   with bundle.open_run(folder) as opened:

@@ -1,7 +1,7 @@
 """What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
 
-  python -m vssl_jax.uncertainty --checkpoint runs/provico_demo runs/provico_demo_no_kl \
-    --output=analysis
+  python -m vssl_jax.uncertainty --output=analysis \
+    --checkpoint runs/provico_demo runs/provico_demo_no_kl runs/provico_demo_soft
 
 writes for the evaluation videos, whose bank is the training split:
 
@@ -13,6 +13,10 @@ writes for the evaluation videos, whose bank is the training split:
 
 and prints whether uncertainty and R@1 correlate, ending in a RESULT line. A run without labels
 gets the pairs alone.
+
+Uncertainty is pushed without regard to any video, which such a correlation over training cannot
+tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
+runs of `demo`, `demo,no_kl` (without the one) and `demo,soft` (without the other) side by side.
 """
 
 from __future__ import annotations
@@ -56,8 +60,9 @@ class Frames:
   def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
     """As the source's own."""
     for batch in self._source.eval_batches(*args, **kwargs):
-      for video, views in zip(batch["video"], batch["clips"], strict=True):
-        if int(video) in self._wanted:
+      valid = batch.get("valid", np.ones(len(batch["video"]), bool))
+      for video, views, real in zip(batch["video"], batch["clips"], valid, strict=True):
+        if real and int(video) in self._wanted:
           clip = views[len(views) // 2]
           self.kept[int(video)] = np.array(clip[len(clip) // 2])
       yield batch
@@ -97,7 +102,7 @@ def _analyse(folder: pathlib.Path, kept: bundle.Run, args: argparse.Namespace) -
   frames = Frames(train, places)
   epoch = config.steps_per_epoch or max(1, train.num_videos // config.batch_size)
   out: dict[str, Any] = {"training": []}
-  for step in kept.reader.steps:
+  for step in kept.reader.steps if labelled else kept.reader.steps[-1:]:
     state = kept.reader.read(step, kept.like)
     variables = jax.device_get(provico.network_variables(state.params, state.method))
     bank = extract(frames, variables, f"step {step}, training split")
@@ -143,8 +148,11 @@ def _pairs(
   config: ConfigDict, bank: gaussian.Videos, places: np.ndarray, frames: Frames,
   args: argparse.Namespace,
 ) -> list[dict[str, Any]]:  # fmt: skip
-  places = np.array([v for v in places if int(v) in frames.kept], int)
-  few = gaussian.Videos(bank.mean[places], bank.variance[places], bank.label[places])
+  at = {int(video): place for place, video in enumerate(bank.video)}
+  if lost := [v for v in args.videos if v not in at]:
+    raise UserError(f"--videos: training video {lost[0]} could not be read.")
+  places = np.array([v for v in places if int(v) in at], int)
+  few = bank.take(np.array([at[int(v)] for v in places], int))
   apart, positive = mined.mine(few, provico.settings(config), config.seed)
   names = frames.label_names
 
@@ -213,22 +221,25 @@ def told(name: str, found: dict[str, Any]) -> str:
   """One run's correlations in words, a line each."""
   said = {
     "videos": "uncertainty and hit, by video",
-    "videos, predicted": "  the head's part of it alone",
-    "videos, spread": "  the spread of the clips' means alone",
     "training": "uncertainty and R@1, by checkpoint",
     "corruption": "uncertainty and R@1, by corruption",
   }
+  parts = {
+    "": "", ", predicted": "  the head's part of it alone",
+    ", spread": "  the spread of the clips' means alone",
+  }  # fmt: skip
   lines = [f"{name}, step {found['step']}"]
   correlations = found.get("correlations", {})
   for key, words in said.items():
-    if key in correlations:
-      lines.append(f"  {words:40} {numbers.verdict(correlations[key])}")
-  alone = {k.split(", ", 1)[1]: v for k, v in correlations.items() if k.startswith("strength, ")}
-  if alone:
-    rho = {k: "none" if v["rho"] is None else f"{v['rho']:+.2f}" for k, v in alone.items()}
-    points = next(iter(alone.values()))["n"]
-    words = f"strength and uncertainty, {points} points each"
-    lines.append(f"  {words:40} Spearman {', '.join(f'{k} {v}' for k, v in rho.items())}")
+    for suffix, of_part in parts.items():
+      if key + suffix in correlations:
+        lines.append(f"  {of_part or words:40} {numbers.verdict(correlations[key + suffix])}")
+  kinds = dict.fromkeys(r["name"] for r in found.get("corruption", []) if r["name"])
+  for suffix, of_part in parts.items():
+    alone = {k: correlations.get(f"strength, {k}{suffix}", {}).get("rho") for k in kinds}
+    if alone:
+      rho = ", ".join(f"{k} {'none' if v is None else f'{v:+.2f}'}" for k, v in alone.items())
+      lines.append(f"  {of_part or 'strength and uncertainty':40} Spearman {rho}")
   return "\n".join(lines)
 
 

@@ -135,16 +135,27 @@ def test_probes_see_the_backbone():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"data.clips": 1}, "2 or more"), ({"provico.mining": "best"}, "kind is 'best'"),
+    ({"data.clips": 1}, "2 or more"), ({"provico.mining": "best"}, "provico.mining is 'best'"),
     ({"provico.threshold": 2.0}, r"\(0, 1\]"), ({"provico.slope": 0.0}, "slope is 0"),
     ({"provico.own": "same"}, "draws, halves"), ({"provico.statistics": "sync"}, "clip, joint"),
     ({"provico.clamp": (-1.0, 4.0)}, "must lie inside"), ({"provico.samples": 0}, "samples is 0"),
-    ({"provico.mining": "absolute", "provico.threshold": -1.0}, "mining=none"),
+    ({"provico.mining": "absolute", "provico.threshold": -1.0}, "provico.threshold is -1.0"),
+    ({"provico.mining": "absolute", "provico.threshold": 0.0}, "a distance above 0"),
+    ({"provico.mining": "absolute", "provico.threshold": float("nan")}, "threshold is nan"),
+    ({"provico.distance": -1.0}, "config.provico.distance is -1"),
+    ({"provico.clamp": (-40.0, 4.0)}, "exact over 40"), ({"head.out_bn": True}, "set it False"),
   ],
 )  # fmt: skip
 def test_impossible_settings_name_the_field(values, message):
   with pytest.raises(UserError, match=message):
     methods.load("provico").build(config(**values))
+
+
+@pytest.mark.parametrize("slope", [0.01, 30.0, 500.0])
+def test_the_slope_starts_where_it_is_told(slope):
+  method = methods.load("provico").build(config(**{"provico.slope": slope}))
+  params, _ = small.init(method)
+  np.testing.assert_allclose(jax.nn.softplus(params["match"]["slope"]), slope, rtol=1e-5)
 
 
 def test_published_settings():

@@ -73,3 +73,13 @@ def test_gradient_is_finite_where_features_are_zero_and_stops_at_the_clamp():
   np.testing.assert_array_equal(
     jax.grad(f)(variables["params"], "log_variance")["log_variance"]["bias"], 0
   )
+
+
+def test_variances_are_float32_whatever_the_products():
+  head = GaussianHead(8, dtype=jnp.bfloat16)
+  x = jnp.ones((2, 4))
+  variables = head.init(jax.random.key(0), x)
+  bias = variables["params"]["log_variance"]["bias"]
+  before = head.apply(variables, x)["log_variance"]
+  variables["params"]["log_variance"]["bias"] = bias + 1e-3
+  np.testing.assert_allclose(head.apply(variables, x)["log_variance"] - before, 1e-3, rtol=1e-2)

@@ -140,12 +140,24 @@ def test_one_video_has_no_other():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"kind": "best"}, "kind is 'best'"), ({"combine": "all"}, "union, mutual"),
+    ({"kind": "best"}, "mining is 'best'"), ({"combine": "all"}, "union, mutual"),
     ({"form": "full"}, "diagonal, reviewed"), ({"value": 0.0}, r"\(0, 1\]"),
-    ({"value": 5.0}, r"\(0, 1\]"), ({"kind": "top_k", "value": 0.5}, "whole number"),
-    ({"kind": "top_k", "value": 0}, "whole number"), ({"weight": -1.0}, "≥ 0"),
+    ({"value": 5.0}, r"\(0, 1\]"), ({"kind": "top_k", "value": 1.5}, "a number of neighbours"),
+    ({"kind": "top_k", "value": 0}, "1 or more"), ({"weight": -1.0}, "must not be negative"),
+    ({"kind": "absolute", "value": 0.0}, "above 0"),
   ],
 )  # fmt: skip
 def test_impossible_rules_are_named(values, message):
   with pytest.raises(UserError, match=message):
     mining.Rule(**values)
+
+
+def test_of_equal_neighbours_at_the_last_place_all_are_taken():
+  x = jnp.float32([[0, 0], [0, 0], [0, 0], [3, 0], [9, 9]])
+  g = bhattacharyya.gaussians(x, jnp.ones_like(x))
+  for k, wanted in ((1, {0: 2, 3: 3}), (2, {0: 2, 3: 3}), (3, {0: 3, 3: 3})):
+    rule = mining.Rule("top_k", k)
+    t = mining.thresholds(g, rule)
+    chosen = np.array(rule.distance(g, g) < t[:, None])
+    np.fill_diagonal(chosen, False)
+    assert {v: chosen[v].sum() for v in wanted} == wanted, k

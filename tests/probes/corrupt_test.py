@@ -29,8 +29,7 @@ def test_strength_nothing_changes_nothing_and_more_changes_more(name):
     assert y.shape == x.shape
     changes.append(np.abs(np.float64(y) - x).mean())
   assert changes[0] == 0
-  assert (np.diff(changes) >= 0).all(), changes
-  assert changes[-1] > changes[1] > 0
+  assert (np.diff(changes) > 0).all(), changes
   np.testing.assert_array_equal(x, before)  # given clips stay as they are
 
 

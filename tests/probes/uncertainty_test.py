@@ -64,7 +64,9 @@ def test_scores_are_means_and_parts_add_up():
 
 
 def test_correlations_of_an_analysis():
-  row = lambda u, r, **more: {"uncertainty": u, "R@1": r, **more}
+  row = lambda u, r, **more: {
+    "uncertainty": u, "predicted": 1 - u, "spread": 2 * u, "R@1": r, **more
+  }  # fmt: skip
   blur = [row(2.0, 0.5, name="blur", strength=0.1), row(3.0, 0.4, name="blur", strength=0.2)]
   noise = [row(1.5, 0.9, name="noise", strength=0.1), row(0.5, 0.3, name="noise", strength=0.2)]
   clean = row(1.0, 0.8, name="", strength=0.0)
@@ -76,12 +78,14 @@ def test_correlations_of_an_analysis():
   })  # fmt: skip
   assert got["videos"]["rho"] < 0 < got["videos, predicted"]["rho"]
   assert got["videos, spread"]["rho"] is None
-  assert got["training"]["rho"] == -1
+  assert got["training"] == {"rho": -1, "p": None, "n": 3}  # one after the other: no p
+  assert (got["training, predicted"]["rho"], got["training, spread"]["rho"]) == (1, -1)
   rows = [clean, *blur, *noise]
   want = rank_correlation([r["uncertainty"] for r in rows], [r["R@1"] for r in rows])
   np.testing.assert_allclose(got["corruption"]["rho"], want)
   assert got["strength, blur"]["rho"] == 1
   np.testing.assert_allclose(got["strength, noise"]["rho"], -0.5)
+  np.testing.assert_allclose(got["strength, noise, predicted"]["rho"], 0.5)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def test_correlations_of_an_analysis():
   [
     (-0.4, 0.01, "negative correlation appears"), (0.4, 0.01, "POSITIVE"),
     (-0.4, 0.2, "no correlation"), (None, None, "cannot be told from 9 points"),
+    (-0.4, None, "Spearman -0.40 (9 points"),
   ],
 )  # fmt: skip
 def test_verdicts(rho, p, said):

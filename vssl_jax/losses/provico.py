@@ -68,12 +68,10 @@ class Settings:
     }  # fmt: skip
     for name, values in known.items():
       if getattr(self, name) not in values:
-        raise UserError(
-          f"provico: {name} is {getattr(self, name)!r}: choose one of {', '.join(values)}"
-        )
+        raise UserError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(values)}")
     for name, least in (("samples", 1), ("block_size", 1), ("beta", 0)):
       if not getattr(self, name) >= least:
-        raise UserError(f"provico: {name} is {getattr(self, name)}: it must be {least} or more")
+        raise UserError(f"{name} is {getattr(self, name)}: it must be {least} or more")
 
 
 def provico(

@@ -30,6 +30,7 @@ from vssl_jax.losses.provico import Settings, provico
 from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Metrics, Params, Variables
 from vssl_jax.models.gaussian_head import GaussianHead
+from vssl_jax.ops import bhattacharyya
 from vssl_jax.ops.mining import Rule
 from vssl_jax.probes import features
 from vssl_jax.probes import gaussian as gaussian_probe
@@ -55,7 +56,8 @@ def defaults() -> ConfigDict:
   c.threshold = 0.05  # the share of pairs | τ | k
   c.combine = "union"  # of top_k: union | mutual
   c.distance = 0.25  # λ; ¼ is the Bhattacharyya distance
-  c.distance_on = "samples"  # published | moments (λ D smaller on average)
+  # published; it adds λ D on average, which an absolute τ must allow for | moments
+  c.distance_on = "samples"
   c.form = "diagonal"  # in D dimensions | reviewed (the one-dimensional formula)
   c.stochastic = True  # False: L_soft alone
   c.scalar = "trace"  # of σ² in the weights: trace | geometric | mean
@@ -80,8 +82,6 @@ def settings(config: ConfigDict) -> Settings:
     UserError: a field has an impossible value.
   """
   c = config.provico
-  if c.mining == "absolute" and c.distance_on == "samples" and c.threshold < 0:
-    raise UserError("config.provico.threshold is negative: no distance is; use mining=none.")
   try:
     rule = Rule(c.mining, c.threshold, c.combine, c.distance, c.form)
     return Settings(
@@ -90,7 +90,7 @@ def settings(config: ConfigDict) -> Settings:
       block_size=c.block_size, rule=rule,
     )  # fmt: skip
   except UserError as e:
-    raise UserError(f"config.provico: {e}") from e
+    raise UserError(f"config.provico.{e}") from e
 
 
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
@@ -114,11 +114,19 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       f"config.provico.clamp is {tuple(c.clamp)}: log σ² starts at log(trace / D) = {start:.2f}, "
       "which must lie inside."
     )
+  if high - low > bhattacharyya.RANGE:
+    raise UserError(
+      f"config.provico.clamp is {tuple(c.clamp)}: distances are exact over {bhattacharyya.RANGE:g} "
+      "of log σ² at most."
+    )
+  if config.head.out_bn:
+    raise UserError("config.head.out_bn is True: provico's means have a layer norm; set it False.")
   net = _network(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params, stats = net.init(rng, batch["clips"][:, 0])
-    match = {"slope": jnp.log(jnp.expm1(jnp.float32(c.slope))), "offset": jnp.float32(c.offset)}
+    slope = c.slope + math.log(-math.expm1(-c.slope))  # softplus of it is `slope`
+    match = {"slope": jnp.float32(slope), "offset": jnp.float32(c.offset)}
     return {**params, "match": match}, State(stats)
 
   def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
@@ -148,7 +156,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       gaussian_probe.extract(describe, variables, source, config, mesh=mesh)
       for source in (train, test)
     )
-    return {"retrieval": gaussian_probe.evaluate(bank, queries, chosen.rule)}
+    return {"retrieval": gaussian_probe.evaluate(bank, queries)}
 
   return Method(
     init, encoder_variables, {"clips": clips.spec}, embed=embed, objective=objective,

@@ -17,8 +17,8 @@ class GaussianHead(nn.Module):
   """μ = L2(LayerNorm(FC(x))) and log σ² = clamp(FC'(x)), ProViCo's (Park et al., CVPR 2022).
 
   The variance's layer has neither normalisation and starts at one value for all: its kernel at 0,
-  its bias at log(trace / D), so that a sample lies √trace from the mean. Without clamp gradient
-  stops at its ends. Hidden layers (Dense → BN → ReLU, shared) are ours; the paper has none.
+  its bias at log(trace / D), so that a sample lies √trace from the mean. Beyond the clamp
+  there is no gradient. Hidden layers (Dense → BN → ReLU, shared) are ours; the paper has none.
 
   Attributes:
     out: D.
@@ -26,7 +26,8 @@ class GaussianHead(nn.Module):
     trace: Σ_d σ_d² at the start.
     clamp: least and largest log σ².
     bn_momentum: of the hidden layers' batch norm, as its groups and whether there is any.
-    dtype: of the products; both outputs are float32.
+    dtype: of the products but the variance's, where bfloat16 would round σ² by several per cent;
+      both outputs are float32.
   """
 
   out: int = 256
@@ -53,10 +54,7 @@ class GaussianHead(nn.Module):
     mean = nn.LayerNorm(dtype=jnp.float32, name="mean_norm")(mean.astype(jnp.float32))
     start = nn.initializers.constant(math.log(self.trace / self.out))
     log_variance = nn.Dense(
-      self.out, dtype=self.dtype, kernel_init=nn.initializers.zeros, bias_init=start,
+      self.out, dtype=jnp.float32, kernel_init=nn.initializers.zeros, bias_init=start,
       name="log_variance",
-    )(x)  # fmt: skip
-    return {
-      "mean": unit(mean),
-      "log_variance": jnp.clip(log_variance.astype(jnp.float32), *self.clamp),
-    }
+    )(x.astype(jnp.float32))  # fmt: skip
+    return {"mean": unit(mean), "log_variance": jnp.clip(log_variance, *self.clamp)}

@@ -28,6 +28,7 @@ from jax import lax
 from vssl_jax.errors import UserError
 
 FORMS = ("diagonal", "reviewed")
+RANGE = 40.0  # of log σ², within which products of four variances are exact
 _SHARED = 4  # dimensions a division and a logarithm
 _UNROLLED = 16  # dimensions a pass over the tile: sums stay in registers
 

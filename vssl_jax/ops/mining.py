@@ -15,6 +15,7 @@ All works under stop-gradient: the distance falls with the uncertainty that is b
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -55,19 +56,23 @@ class Rule:
   form: str = "diagonal"
 
   def __post_init__(self):
-    for name, known in (("kind", KINDS), ("combine", COMBINE), ("form", bhattacharyya.FORMS)):
-      if getattr(self, name) not in known:
-        raise UserError(
-          f"mining: {name} is {getattr(self, name)!r}: choose one of {', '.join(known)}"
-        )
-    if self.kind == "quantile" and not 0 < self.value <= 1:
-      raise UserError(f"mining: the threshold of a quantile is a share in (0, 1]; got {self.value}")
-    if self.kind == "top_k" and (self.value < 1 or self.value != int(self.value)):
-      raise UserError(
-        f"mining: the threshold of top_k is a whole number, 1 or more; got {self.value}"
-      )
+    # Lines begin with the field's name in `config.provico`.
+    for name, value, known in (
+      ("mining", self.kind, KINDS), ("combine", self.combine, COMBINE),
+      ("form", self.form, bhattacharyya.FORMS),
+    ):  # fmt: skip
+      if value not in known:
+        raise UserError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+    wanted = {
+      "quantile": (0 < self.value <= 1, "a share of the pairs in (0, 1]"),
+      "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbours, 1 or more"),
+      "absolute": (0 < self.value < math.inf, "a distance above 0"),
+    }  # fmt: skip
+    fits, what = wanted.get(self.kind, (True, ""))
+    if not fits:
+      raise UserError(f"threshold is {self.value}: with mining={self.kind} it is {what}")
     if not self.weight >= 0:
-      raise UserError(f"mining: the distance's weight must be ≥ 0; got {self.weight}")
+      raise UserError(f"distance is {self.weight}: the weight λ must not be negative")
 
   def distance(self, x: Gaussians, y: Gaussians) -> jax.Array:
     """Distances of all pairs of two blocks, without gradient."""
@@ -259,5 +264,8 @@ def _top_k(videos: Gaussians, rule: Rule, block_size: int, axis_name: AxisName |
 
   start = lax.full_like(videos.mean, jnp.inf, shape=(n, k + 1))
   nearest = fold_pairs(step, start, n, axis_name, block_size)
-  # The middle: rounding by another walk over the pairs cannot move a neighbour across it.
-  return 0.5 * (nearest[:, k - 1] + nearest[:, k])
+  # The middle: rounding by another walk over the pairs cannot move a neighbour across it. Of equal
+  # ones at the k-th place all are taken.
+  last, after = nearest[:, k - 1], nearest[:, k]
+  above = jnp.maximum(jnp.nextafter(last, jnp.inf), jnp.finfo(jnp.float32).tiny)
+  return jnp.maximum(0.5 * (last + after), above)

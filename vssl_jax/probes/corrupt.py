@@ -100,7 +100,7 @@ CORRUPTIONS: Mapping[str, tuple[Corruption, tuple[float, ...]]] = {
   "blur": (blur, (0.02, 0.04, 0.08, 0.16)),
   "noise": (noise, (0.05, 0.1, 0.2, 0.4)),
   "occlusion": (occlude, (0.1, 0.2, 0.4, 0.6)),
-  "dropped frames": (drop_frames, (0.25, 0.5, 0.75, 1.0)),
+  "dropped frames": (drop_frames, (1 / 3, 2 / 3, 1.0)),  # each another number of four frames
 }
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vssl_jax.errors import UserError
 from vssl_jax.ops import bhattacharyya, gaussian, tiles
 from vssl_jax.ops.mining import Rule
+from vssl_jax.ops.sphere import unit
 from vssl_jax.probes import features, retrieval, run
 
 
@@ -26,11 +27,14 @@ class Videos:
     mean: float32 `[V, D]`, μ(V).
     variance: float32 `[V, D]`, σ²(V) > 0.
     label: int32 `[V]`, −1 unknown.
+    video: int `[V]`, each one's number in its split, ascending; None where that does not matter.
+      Videos that could not be read are missing.
   """
 
   mean: np.ndarray
   variance: np.ndarray
   label: np.ndarray
+  video: np.ndarray | None = None
 
   @property
   def uncertainty(self) -> np.ndarray:
@@ -52,7 +56,13 @@ class Videos:
     known = np.asarray(self.label) >= 0
     if not known.any():
       raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
-    return Videos(self.mean[known], self.variance[known], np.asarray(self.label)[known])
+    return self.take(np.flatnonzero(known))
+
+  def take(self, places: np.ndarray) -> Videos:
+    """Those at some places, in that order."""
+    label = np.asarray(self.label)[places]
+    video = None if self.video is None else self.video[places]
+    return Videos(self.mean[places], self.variance[places], label, video)
 
 
 def extract(
@@ -74,13 +84,12 @@ def extract(
     mesh=mesh, progress=progress, total=source.num_videos,
   )  # fmt: skip
   moments = gaussian.mixture(*np.split(found.features, 2, axis=-1))
-  return Videos(*map(np.asarray, moments), found.label)
+  return Videos(*map(np.asarray, moments), found.label, found.video)
 
 
 def evaluate(
   bank: Videos,
   queries: Videos,
-  rule: Rule | None = None,
   *,
   recalls: Sequence[int] = retrieval.RECALLS,
 ) -> dict[str, Any]:
@@ -89,22 +98,21 @@ def evaluate(
   Args:
     bank: the training videos; those without a label are left out, here and below.
     queries: the evaluation videos.
-    rule: whose distance ranks the videos; by default Bhattacharyya's, λ = ¼.
     recalls: values of k.
 
   Returns:
     `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the distance of N(μ(V),
-    σ²(V)). `uncertainty`: the mean Σ_d σ_d² of all queries and of those that `mean` finds at 1
-    (`hit`) or does not (`miss`); None where there are none.
+    σ²(V)), λ = ¼ and in D dimensions whatever training mined by. `uncertainty`: the mean Σ_d σ_d²
+    of all queries and of those that `mean` finds at 1 (`hit`) or does not (`miss`); None where
+    there are none.
 
   Raises:
     UserError: the bank or the queries have no labelled video.
   """
-  rule = rule or Rule()
   bank, queries = bank.labelled("training"), queries.labelled("evaluation")
   labels = (bank.label, queries.label)
   by_mean = retrieval.evaluate(bank.mean, labels[0], queries.mean, labels[1], recalls=recalls)
-  order = nearest(queries, bank, min(max(recalls), len(labels[0])), rule)
+  order = nearest(queries, bank, min(max(recalls), len(labels[0])), Rule())
   right = labels[0][order] == labels[1][:, None]
   first = hits(bank, queries)
   mean = lambda x: float(np.mean(x)) if len(x) else None  # noqa: E731
@@ -126,7 +134,7 @@ def hits(bank: Videos, queries: Videos) -> np.ndarray:
     bank: all with a label.
     queries: all with a label.
   """
-  means = (jnp.asarray(_unit(v.mean)) for v in (queries, bank))
+  means = (unit(jnp.asarray(v.mean)) for v in (queries, bank))
   found = np.asarray(tiles.nearest(*means, 1)[1])[:, 0]
   return bank.label[found] == queries.label
 
@@ -146,9 +154,9 @@ def nearest(
   Returns:
     int32 `[Q, k]`; among equal distances the lowest index comes first.
   """
-  unit = np.mean(np.log(bank.variance))
+  scale = np.mean(np.log(bank.variance))
   q, b = (
-    bhattacharyya.gaussians(v.mean, v.variance, log_unit=unit)
+    bhattacharyya.gaussians(v.mean, v.variance, log_unit=scale)
     for v in map(_on_device, (queries, bank))
   )
   shape = (len(queries.mean), k)
@@ -172,7 +180,3 @@ def nearest(
 def _on_device(videos: Videos) -> Videos:
   mean, variance = jnp.asarray(videos.mean), jnp.asarray(videos.variance)
   return dataclasses.replace(videos, mean=mean, variance=variance)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)

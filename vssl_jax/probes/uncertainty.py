@@ -16,6 +16,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.probes import gaussian
 
 LEVEL = 0.05  # p of a correlation that is called one
+_PARTS = ("predicted", "spread")  # of an uncertainty
 
 
 def scores(bank: gaussian.Videos, queries: gaussian.Videos) -> dict[str, float]:
@@ -30,12 +31,19 @@ def scores(bank: gaussian.Videos, queries: gaussian.Videos) -> dict[str, float]:
   return parts | {"R@1": float(found.mean())}
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
+def spearman(x: Sequence[float], y: Sequence[float], *, independent: bool = True) -> dict[str, Any]:
   """Rank correlation of two series, ties sharing their mean rank.
 
+  Args:
+    x: the one.
+    y: the other, as long.
+    independent: whether the points are: checkpoints of one run and corruptions of the same videos
+      are not, and what chance would give says nothing of them.
+
   Returns:
-    `rho` in [−1, 1] and `p`, two-sided, of none (Student's t); both None where a series is constant
-    or has fewer than 3 points. `n`, the number of points.
+    `rho` in [−1, 1], None where a series is constant or has fewer than 3 points; `p`, two-sided, of
+    none (Student's t), None of fewer than 10 points too, and of dependent ones; `n`, the number of
+    points.
   """
   from scipy import stats
 
@@ -43,7 +51,9 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
   if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
     return {"rho": None, "p": None, "n": len(x)}
   found = stats.spearmanr(x, y)
-  return {"rho": float(found.statistic), "p": float(found.pvalue), "n": len(x)}
+  told = independent and len(x) >= 10
+  p = float(found.pvalue) if told else None
+  return {"rho": float(found.statistic), "p": p, "n": len(x)}
 
 
 def by_quantile(
@@ -89,31 +99,34 @@ def correlations(analysis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       and no name.
 
   Returns:
-    `videos`: of uncertainty and hit over single videos, and `videos, predicted` and `videos,
-    spread`, of its two parts. `training`: of the means over checkpoints, as far as there are any,
-    and `corruption` over all corruptions and strengths. For each corruption alone
-    `strength, NAME`: of strength and uncertainty.
+    `videos`: of uncertainty and hit over single videos. `training`: of the means over checkpoints,
+    as far as there are any, and `corruption` over all corruptions and strengths. For each
+    corruption alone `strength, NAME`: of strength and uncertainty. Each also of the uncertainty's
+    two parts, as `…, predicted`, which the head has learnt, and `…, spread`, which is of the means.
   """
   v = analysis["videos"]
-  out = {"videos": spearman(v["uncertainty"], v["hit"])}
-  out |= {f"videos, {k}": spearman(v[k], v["hit"]) for k in ("predicted", "spread")}
-  for name in ("training", "corruption"):
-    if rows := analysis.get(name):
-      out[name] = spearman([r["uncertainty"] for r in rows], [r["R@1"] for r in rows])
-  rows = analysis.get("corruption", [])
-  for name in dict.fromkeys(r["name"] for r in rows if r["name"]):
-    own = [r for r in rows if r["name"] in (name, "")]
-    out[f"strength, {name}"] = spearman(
-      [r["strength"] for r in own], [r["uncertainty"] for r in own]
-    )
+  out = {}
+  for suffix, part in (("", "uncertainty"), *((f", {k}", k) for k in _PARTS)):
+    out[f"videos{suffix}"] = spearman(v[part], v["hit"])
+    for name in ("training", "corruption"):
+      if rows := analysis.get(name):
+        series = [r[part] for r in rows], [r["R@1"] for r in rows]
+        out[name + suffix] = spearman(*series, independent=False)
+    rows = analysis.get("corruption", [])
+    for name in dict.fromkeys(r["name"] for r in rows if r["name"]):
+      own = [r for r in rows if r["name"] in (name, "")]
+      series = [r["strength"] for r in own], [r[part] for r in own]
+      out[f"strength, {name}{suffix}"] = spearman(*series, independent=False)
   return out
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-  """One correlation in words: "appears" where it is negative at p < 0.05."""
+  """One correlation in words: "appears" where it is negative at p < 0.05, if p means anything."""
   rho, p, n = found["rho"], found["p"], found["n"]
   if rho is None:
     return f"cannot be told from {n} points"
+  if p is None:
+    return f"Spearman {rho:+.2f} ({n} points that are not independent, or few: no p)"
   said = f"Spearman {rho:+.2f}, p {p:.2g}, {n} points"
   if p >= LEVEL:
     return f"no correlation ({said})"
