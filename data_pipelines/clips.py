@@ -163,6 +163,8 @@ def _check(data: Any) -> None:
     raise UserError(
       f"config.data.crop: area {data.crop.area} must rise within (0, 1], aspect {aspect} above 0."
     )
+  if any(data.crop.short) and not 0 < data.crop.short[0] <= data.crop.short[1] <= 1:
+    raise UserError(f"config.data.crop.short: {data.crop.short} must rise within (0, 1].")
 
 
 def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) -> Features:
@@ -210,10 +212,14 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
         side = tf.reduce_min(shape)
         one_clip.append(tf.concat([(shape - side) // 2, [side, side]], axis=0))
         continue
+      seed = _key(draw, 1 + r * data.frames + t)
+      if any(data.crop.short):
+        one_clip.append(_square(shape, seed, data.crop.short))
+        continue
       begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], axis=0),
         bounding_boxes=tf.zeros([1, 0, 4]),
-        seed=_key(draw, 1 + r * data.frames + t),
+        seed=seed,
         min_object_covered=0.0,
         aspect_ratio_range=tuple(data.crop.aspect),
         area_range=tuple(data.crop.area),
@@ -224,6 +230,17 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
     windows.append(tf.broadcast_to(tf.stack(one_clip), [data.frames, 4]))
   state["windows"] = tf.stack(windows)
   return features
+
+
+def _square(shape: tf.Tensor, seed: tf.Tensor, short: tuple[float, float]) -> tf.Tensor:
+  """A square anywhere in a frame, int32 `[4]`; one over its side's share is drawn evenly."""
+  u = tf.random.stateless_uniform([3], seed)
+  share = 1.0 / (1 / short[1] + u[0] * (1 / short[0] - 1 / short[1]))
+  least = tf.cast(tf.reduce_min(shape), tf.float32)
+  side = tf.clip_by_value(tf.cast(tf.round(share * least), tf.int32), 1, tf.reduce_min(shape))
+  free = tf.cast(shape - side + 1, tf.float32)
+  begin = tf.minimum(tf.cast(u[1:] * free, tf.int32), shape - side)
+  return tf.concat([begin, [side, side]], axis=0)
 
 
 def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> tf.Tensor:

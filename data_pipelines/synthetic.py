@@ -89,6 +89,11 @@ class SyntheticSource(NumpySource):
     crop = self._data.crop
     if not crop.random:
       return np.tile([0.0, 0.0, 1.0, 1.0], (count, 1))
+    if any(crop.short):  # frames are square
+      side = 1 / rng.uniform(1 / crop.short[1], 1 / crop.short[0], count)
+      return np.concatenate(
+        [rng.random((count, 2)) * (1 - side[:, None]), np.stack([side, side], axis=-1)], axis=-1
+      )
     area = rng.uniform(*crop.area, count)
     aspect = rng.uniform(*crop.aspect, count)
     size = np.minimum(np.sqrt(np.stack([area / aspect, area * aspect], axis=-1)), 1.0)

@@ -179,8 +179,16 @@ def test_published_cvrl_schedule():
 
 @pytest.mark.parametrize(
   ("values", "field"),
-  [({"name": "sdg"}, "config.optim.name"), ({"weight_decay": -1.0}, "weight_decay")],
-)
+  [
+    ({"name": "sdg"}, "config.optim.name"), ({"weight_decay": -1.0}, "weight_decay"),
+    ({"momentum": 1.5}, "momentum 1.5"), ({"final_lr": -2.0}, "final_lr -2"),
+  ],
+)  # fmt: skip
 def test_bad_settings_name_the_field(values, field):
   with pytest.raises(UserError, match=field):
     optim.build(_settings(**values), lambda i: 0.0)
+
+
+def test_a_rate_of_no_batch_is_refused():
+  with pytest.raises(UserError, match=r"config\.optim\.lr_batch is 0"):
+    optim.peak_lr(_settings(lr_batch=0), 8)

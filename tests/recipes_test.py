@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests import small
 from vssl_jax import config as config_lib
 from vssl_jax import recipes
+from vssl_jax.errors import UserError
 
 
 @pytest.mark.parametrize("piece", [recipes.small, recipes.mild_colour, recipes.demo, recipes.ucf6])
@@ -23,3 +25,31 @@ def test_probes_read_clips_of_the_size_trained_on(recipe):
   d, p = c.data, c.probe
   assert (d.frames, d.stride, d.size) == (p.frames, p.stride, p.size)
   assert (d.frames, d.stride, d.size) == (d.eval.frames, d.eval.stride, d.eval.size)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ("rho1,span10", "'span10' undoes 'rho1' (both set config.data.interval.law)"),
+    ("span10,rho1", "'rho1' undoes 'span10'"),
+    ("no_colour,aug_plus", "'aug_plus' undoes 'no_colour'"),
+    ("4x16,16x4", "'16x4' undoes '4x16' (both set config.data."),
+  ],
+)
+def test_changes_that_undo_each_other_are_refused(changes, message):
+  with pytest.raises(UserError) as e:
+    small.load("rho_simclr.py", f"k400,{changes}")
+  assert message in str(e.value)
+
+
+def test_changes_of_different_things_add_up():
+  c = small.load("rho_simclr.py", "k400,span0,rho3,aug_plus,no_colour")
+  assert (c.data.clips, c.data.interval.law, c.augment.jitter_p) == (3, "same", 0.0)
+  assert c.name == "rho_simclr_k400_span0_rho3_aug_plus_no_colour"
+
+
+def test_the_study_s_crops_are_by_the_short_side_in_probes_too():
+  c = small.load("rho_byol.py")
+  assert c.data.crop.short == c.probe.crop_short == (0.7, 0.875)
+  assert (c.encoder.bn_groups, c.head.bn_groups) == (8, 8)
+  assert small.load("rho_byol.py", "k400,aug_plus").data.crop.short == (0.0, 0.0)

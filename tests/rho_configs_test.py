@@ -76,6 +76,10 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
   assert (probe.classify.normalise, probe.optim.lr, probe.optim.lr_batch) == (False, 8.0, 1024)
   assert probe.data.interval.law == "independent"
   assert probe.data.interval.max_seconds == probe.data.interval.min_seconds == 0
+  assert probe.data.crop.short == (0.7, 0.875)
+  # Groups of pre-training's batch are not those of a probe's.
+  assert config.encoder.bn_groups == 8
+  assert probe.encoder.bn_groups == 1
   assert probing.linear_config(small.load("cvrl.py"), 10).classify.normalise
 
 

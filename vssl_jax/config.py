@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -45,6 +46,9 @@ def data() -> ConfigDict:
   c.crop.random = True  # False: the central square only
   c.crop.area = (0.3, 1.0)  # share of the frame's area
   c.crop.aspect = (0.5, 2.0)  # width / height
+  # Squares instead, their side so large a share of the short side: what scaling that side to
+  # [256, 320] and cutting out 224 is as (0.7, 0.875), whatever the frame's shape; 0 for none.
+  c.crop.short = (0.0, 0.0)
   c.crop.consistent = True  # one crop a clip; False: one a frame
 
   c.eval = ConfigDict()  # test-time views
@@ -205,6 +209,7 @@ def base(method: str) -> ConfigDict:
   c.probe.flip = 0.5
   c.probe.crop_area = (0.3, 1.0)
   c.probe.crop_aspect = (0.5, 2.0)
+  c.probe.crop_short = (0.0, 0.0)
   c.probe.frames = 32
   c.probe.stride = 2
   c.probe.size = 224
@@ -259,6 +264,8 @@ def compose(
 ) -> ConfigDict:
   """The config of `variant[,change...]`: defaults, then the variant, then each change in turn.
 
+  Changes that undo one another are refused: the run's name would claim both.
+
   Args:
     variant: what follows the colon of --config, e.g. "demo,uniform".
     variants: the recipes by name.
@@ -271,7 +278,8 @@ def compose(
     An unlocked config whose `name` is e.g. "cvrl_demo_uniform".
 
   Raises:
-    UserError: an unknown variant or change, with the ones there are.
+    UserError: an unknown variant or change, with the ones there are; or a change that sets a field
+      otherwise than one before it.
   """
   first, *rest = variant.split(",")
   for name, known, what in [(first, variants, "variant"), *((r, changes, "change") for r in rest)]:
@@ -279,6 +287,28 @@ def compose(
       raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {', '.join(known)}.")
   c = base((methods or {}).get(first, method))
   c.name = "_".join([prefix, first, *rest])
-  for change in (variants[first], *(changes[r] for r in rest)):
-    change(c)
+  variants[first](c)
+  set_by: dict[str, str] = {}
+  for name in rest:
+    before = _leaves(c)
+    changes[name](c)
+    for field, value in _leaves(c).items():
+      if value == before.get(field):
+        continue
+      if field in set_by:
+        raise UserError(
+          f"--config: {name!r} undoes {set_by[field]!r} (both set config.{field}); leave one out."
+        )
+      set_by[field] = name
   return c
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Values by dotted names."""
+  found: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      found |= _leaves(value, f"{prefix}{key}.")
+    else:
+      found[prefix + key] = value
+  return found

@@ -79,6 +79,7 @@ def _build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder
+    config.encoder.bn_groups = 1  # those of pre-training are made for its batch
   return config, module.build(config, mesh, encoder_variables=variables)
 
 

@@ -54,7 +54,13 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def peak_lr(config: ConfigDict, batch_size: int) -> float:
-  """The linear scaling rule, `lr · batch_size / lr_batch`."""
+  """The linear scaling rule, `lr · batch_size / lr_batch`.
+
+  Raises:
+    UserError: `lr_batch` is not positive.
+  """
+  if not config.lr_batch > 0:
+    raise UserError(f"config.optim.lr_batch is {config.lr_batch}: it must be positive.")
   return config.lr * batch_size / config.lr_batch
 
 
@@ -143,6 +149,11 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
   for field in ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "clip_norm"):
     if config[field] < 0:
       raise UserError(f"config.optim.{field} is {config[field]}: it must not be negative.")
+  if not 0 <= config.momentum < 1 or not config.final_lr >= 0:
+    raise UserError(
+      f"config.optim: momentum {config.momentum} must lie in [0, 1), final_lr {config.final_lr} "
+      "must not be negative."
+    )
   clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
   mask = functools.partial(decayed, config)
   decay = optax.add_decayed_weights(config.weight_decay, mask=mask)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models, train
+from vssl_jax import augment, models, optim, train
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
@@ -105,6 +105,9 @@ def probe(
   config = _whole(config)
   train_source, eval_source = splits(config)
   config, variables = inflated(config, variables)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.encoder.bn_groups = 1
   outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
   encoder = models.build_encoder(config.encoder)
   encoders = {"trained": variables}
@@ -182,9 +185,11 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.data.interval.law = "independent"
   c.data.crop = config_lib.data().crop
   c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
+  c.data.crop.short = p.crop_short
   augment.presets.none(c.augment)
   c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
+  c.encoder.bn_groups = 1  # those of pre-training are made for its batch
   c.classify.classes, c.classify.frozen, c.classify.normalise = classes, True, p.normalise
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
   c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
@@ -281,7 +286,7 @@ def classifier(
   if settings.classify.frozen:
     run.unchanged(method.encoder(result.state.params, result.state.method), before)
   logits = classify.logits_fn(settings)
-  return run.evaluate_classifier(
+  scores = run.evaluate_classifier(
     settings,
     lambda trained, clips: logits(*trained, clips),
     (result.state.params, result.state.method),
@@ -290,3 +295,9 @@ def classifier(
     picture=workdir / f"{name}.png",
     progress=name.replace("_", " "),
   )
+  # A batch larger than the videos was cut, and the rate with it.
+  used = {
+    "batch_size": settings.batch_size, "steps": result.steps,
+    "peak_lr": optim.peak_lr(settings.optim, settings.batch_size),
+  }  # fmt: skip
+  return scores | {"trained_with": used}

@@ -95,8 +95,7 @@ def rho_k400(c: ConfigDict) -> None:
   d = c.data
   d.frames, d.stride, d.size = 8, 8, 224
   d.interval.law = "independent"
-  # The short side scaled to U[256, 320] and a square of 224 cut out: of a 4:3 frame this share.
-  d.crop.area, d.crop.aspect = (0.37, 0.57), (1.0, 1.0)
+  d.crop.short = (0.7, 0.875)  # the short side scaled to U[256, 320], 224 x 224 cut out
   d.eval.frames, d.eval.stride = 8, 8
   _rho_colour(c, 0.5)
   c.augment.mean, c.augment.std = (0.45,), (0.225,)
@@ -104,13 +103,17 @@ def rho_k400(c: ConfigDict) -> None:
   o.lr_batch, o.momentum, o.nesterov, o.warmup_epochs = 512, 0.9, True, 35.0
   o.warmup_lr, o.decay_bias = 0.008, True
   p = c.probe  # 4.0 at 512 videos, on features as they are
-  p.normalise = False
+  p.normalise, p.crop_short = False, d.crop.short
   p.run, p.epochs, p.batch_size, p.lr, p.warmup_epochs = True, 60.0, 512, 8.0, 8.0
   p.frames, p.stride = 8, 8
 
 
 def lars(c: ConfigDict) -> None:
-  """LARS as SimCLR, BYOL and SwAV have it in the ρ-study: 4.8 at 512 videos, decay 1e-6."""
+  """LARS as SimCLR, BYOL and SwAV have it in the ρ-study: 4.8 at 512 videos, decay 1e-6.
+
+  Batch norm's statistics are of 64 videos, as those of one machine's 8 GPUs there.
+  """
+  c.encoder.bn_groups = c.head.bn_groups = 8
   c.optim.name, c.optim.lr, c.optim.weight_decay = "lars", 4.8, 1e-6
 
 
@@ -135,6 +138,7 @@ def aug_plus(c: ConfigDict) -> None:
   """The study's aug+: crops of 0.2 to 0.766 of the frame in any shape, colour of strength 0.75."""
   _rho_colour(c, 0.75)
   c.data.crop.area, c.data.crop.aspect = (0.2, 0.766), (0.75, 1.3333)
+  c.data.crop.short = (0.0, 0.0)
 
 
 def no_spatial(c: ConfigDict) -> None:
@@ -148,7 +152,8 @@ def rho(clips: int) -> Change:
 
   def change(c: ConfigDict) -> None:
     c.data.clips = max(clips, 2)
-    c.data.interval.law = "same" if clips == 1 else "independent"
+    if clips == 1:
+      c.data.interval.law, c.data.interval.max_seconds = "same", 0.0
 
   return change
 

@@ -98,6 +98,18 @@ class TestTrain:
     assert np.ptp(area) > 0.2
     assert np.ptp(x) > 60
 
+  @pytest.mark.parametrize("shape", [(120, 160), (200, 120), (90, 90)])
+  def test_squares_by_the_short_side(self, shape):
+    drawn = windows(shape, tiny.data(crop__short=(0.7, 0.875)), range(60))[:, 0]
+    y, x, h, w = drawn.T
+    np.testing.assert_array_equal(h, w)
+    share = h / min(shape)
+    assert ((y >= 0) & (x >= 0) & (y + h <= shape[0]) & (x + w <= shape[1])).all()
+    assert 0.69 < share.min() < 0.72 < 0.85 < share.max() < 0.885
+    # One over it, the size that the short side is scaled to, is drawn evenly.
+    np.testing.assert_allclose(np.mean(1 / share), (1 / 0.7 + 1 / 0.875) / 2, atol=0.025)
+    assert np.ptp(x + y) > 0.5 * (max(shape) - 0.8 * min(shape))
+
   def test_draws_are_by_key(self):
     first, same, other = (run({"image": moving()}, tiny.data(), key=k) for k in (1, 1, 2))
     np.testing.assert_array_equal(first["image"], same["image"])
@@ -165,7 +177,13 @@ class TestTrain:
     assert run({"image": moving(), "label": label}, tiny.data())["label"] == expected
 
   @pytest.mark.parametrize(
-    "fields", [{"crop__area": (0.5, 1.5)}, {"crop__aspect": (2.0, 1.0)}, {"frames": 0}]
+    "fields",
+    [
+      {"crop__area": (0.5, 1.5)},
+      {"crop__aspect": (2.0, 1.0)},
+      {"crop__short": (0.9, 0.5)},
+      {"frames": 0},
+    ],
   )
   def test_bad_config(self, fields):
     with pytest.raises(UserError, match=r"config\.data"):

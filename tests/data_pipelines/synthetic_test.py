@@ -116,6 +116,14 @@ def test_consistent_crop(consistent):
   next(s.train_batches())
 
 
+def test_squares_by_the_short_side():
+  windows = load(crop__short=(0.7, 0.875))._windows(source.generator(0, 0), 500)
+  side = windows[:, 2]
+  np.testing.assert_array_equal(side, windows[:, 3])
+  assert ((windows[:, :2] >= 0) & (windows[:, :2] + windows[:, 2:] <= 1 + 1e-9)).all()
+  assert 0.7 <= side.min() < 0.71 < 0.86 < side.max() <= 0.875
+
+
 def test_bad_fields():
   with pytest.raises(UserError, match="synthetic"):
     load(synthetic__classes=0)

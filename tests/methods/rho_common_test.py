@@ -91,7 +91,14 @@ def test_statistics_are_over_each_clip_or_over_all(name, statistics):
       (m, {f"{m}.sequential": True, f"{m}.statistics": "joint"}, "statistics=clip")
       for m in MOMENTUM
     ),
+    *((m, {"encoder.bn_groups": 8}, "encoder.bn_groups is 8") for m in rho.METHODS),
+    *((m, {"head.bn_groups": 3}, "groups of two or more") for m in rho.METHODS),
     ("rho_simclr", {"rho_simclr.pairs": "none"}, "consecutive"),
+    ("rho_simclr", {"rho_simclr.block_size": -1}, "block_size is -1"),
+    ("rho_simclr", {"rho_simclr.block_size": 4, "rho_simclr.pairs": "joint"}, "has no tiles"),
+    ("rho_byol", {"rho_byol.predictor": (0,)}, "predictor is"),
+    ("rho_swav", {"rho_swav.codes_from": 3}, "a video has 2 clips"),
+    ("rho_swav", {"rho_swav.freeze_epochs": -1.0}, "freeze_epochs is -1"),
     ("rho_moco", {"rho_moco.positives": "both"}, "separate, sum"),
     ("rho_moco", {"rho_moco.queue": 0}, "queue is 0"),
     ("rho_swav", {"rho_swav.prototypes": 1}, "at least 2"),

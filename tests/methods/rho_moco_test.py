@@ -1,5 +1,7 @@
 """ρ-MoCo: the loss by hand, the queue's order, and that nothing moves while it fills."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -166,6 +168,26 @@ def test_shuffled_keys_see_other_groups():
     for s, v in ((False, {}), (True, {"head.bn_groups": 2}))
   )
   np.testing.assert_allclose(whole["k"], same["k"], rtol=1e-4, atol=1e-4)
+
+
+def test_shuffled_keys_are_split_over_the_devices_too():
+  values = {"encoder.bn_groups": 4, "head.bn_groups": 4, "rho_moco.shuffle_bn": True}
+  c = rho.config("rho_moco", **values)
+  method, mesh, params, state = rho.start(c, devices=8)
+  batch, _ = rho.keyed(c)
+  program = rho.hasty(method.embed).lower(params, state, parallel.put_batch(mesh, batch))
+  rows = re.findall(r"= f32\[(\d+),\d+\]\S* dot\(", program.compile().as_text())
+  assert {int(n) for n in rows} == {rho.N // 8}
+
+
+@pytest.mark.slow
+def test_grouped_and_shuffled_one_device_equals_eight():
+  values = {"encoder.bn_groups": 4, "head.bn_groups": 4, "head.bn": True}
+  c = rho.config("rho_moco", **values)
+  one, eight = (rho.gradients(c, devices) for devices in (1, 8))
+  np.testing.assert_allclose(one[0][0], eight[0][0], rtol=1e-5)
+  rho.close(one[1], eight[1], 1e-4)
+  rho.close(one[0][1], eight[0][1], 1e-4)
 
 
 @pytest.mark.slow

@@ -87,6 +87,8 @@ def test_queue_joins_the_codes_when_it_is_full_and_its_time_has_come():
   after = loss(empty, 0)[1][0].queues
   np.testing.assert_allclose(after.items[:, :8], unit.swapaxes(0, 1), rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(after.filled, 16)
+  metrics = loss(empty, 0)[1][1]
+  assert (metrics["queue_fullness"], metrics["queue_age"]) == (0.5, 0)
 
 
 def test_prototypes_stay_frozen_and_then_stay_on_the_sphere():

@@ -13,11 +13,11 @@ from vssl_jax.errors import UserError
 LINEAR = {
   "cvrl": {  # Qian et al. 2021, section 4.1, and its code
     "normalise": True, "lr": 32.0, "batch_size": 1024, "epochs": 100.0, "warmup_epochs": 5.0,
-    "crop_area": (0.3, 1.0), "crop_aspect": (0.5, 2.0),
+    "crop_area": (0.3, 1.0), "crop_aspect": (0.5, 2.0), "crop_short": (0.0, 0.0),
   },
   "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
     "normalise": False, "lr": 8.0, "batch_size": 512, "epochs": 60.0, "warmup_epochs": 8.0,
-    "crop_area": (0.37, 0.57), "crop_aspect": (1.0, 1.0),
+    "crop_short": (0.7, 0.875),
   },
 }  # fmt: skip
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
@@ -25,7 +25,7 @@ _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Numbers of the protocols; what is 0, "" or None is the checkpoint's own."""
+  """Numbers of the protocols; of `FROM_CHECKPOINT`, 0 or None is the checkpoint's own."""
 
   clips: int = 0
   crops: int = 0
@@ -58,6 +58,9 @@ class Options:
   untrimmed: str = ""
 
 
+FROM_CHECKPOINT = (
+  "clips", "crops", "frames", "stride", "resize", "size", "seed", "k", "temperature",
+)  # fmt: skip
 HELP = {
   "clips": "test clips a video",
   "crops": "test crops a clip",
@@ -99,6 +102,7 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
   """
   c = trained.copy_and_resolve_references().unlock()
   c.data.fraction = 1.0
+  c.encoder.bn_groups = 1  # those of pre-training are made for its batch
   for field in ("clips", "crops", "frames", "stride", "resize", "size"):
     if value := getattr(options, field):
       c.data.eval[field] = value
@@ -133,7 +137,17 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
 
   Returns:
     A locked config of method `classify`.
+
+  Raises:
+    UserError: a number is impossible.
   """
+  for name, fits, what in (
+    ("epochs", epochs > 0, "above 0"), ("batch_size", options.batch_size >= 1, "1 or more"),
+    ("dropout", 0 <= options.dropout < 1, "in [0, 1)"),
+    ("label_smoothing", 0 <= options.label_smoothing < 1, "in [0, 1)"),
+  ):  # fmt: skip
+    if not fits:
+      raise UserError(f"--{name}: {getattr(options, name)} is not {what}.")
   c = probing.linear_config(config, classes)
   with c.unlocked():
     c.name = f"{config.name}_finetune"
@@ -159,7 +173,8 @@ def told(settings: ConfigDict) -> dict[str, object]:
     },
     "batch_size": settings.batch_size, "epochs": settings.epochs, "clips_a_video": d.clips,
     "frames": d.frames, "stride": d.stride, "size": d.size,
-    "crop_area": d.crop.area, "crop_aspect": d.crop.aspect, "flip": settings.augment.flip,
+    "crop_area": d.crop.area, "crop_aspect": d.crop.aspect, "crop_short": d.crop.short,
+    "flip": settings.augment.flip,
     "normalised_features": k.normalise, "dropout": k.dropout, "label_smoothing": k.label_smoothing,
     "encoder": "frozen" if k.frozen else "trained",
     "bn_mode_while_training": "inference, unchanged" if k.frozen else "batch statistics, moving",

@@ -17,8 +17,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.methods import multiclip
 from vssl_jax.methods.base import Batch, Loss, Metrics, Params
@@ -40,7 +42,7 @@ class Target:
 def defaults() -> ConfigDict:
   """Fields of a method with a momentum encoder."""
   c = ConfigDict()
-  c.momentum = 0.994  # m_base; 0: the target is the online network
+  c.momentum = 0.994  # m_base; 0 with anneal=False: the target is the online network
   c.anneal = True  # cosine from m_base to 1 over the run; False: m_base all along
   c.ema_buffers = False  # average batch norm's running statistics too
   c.shuffle_bn = False  # keys see other groups than queries, where batch norm has groups
@@ -71,8 +73,9 @@ def start(params: Params, stats: Any) -> Target:
 
 
 def keys(
-  net: Network, clips: multiclip.Clips, target: Target, batch: Batch, shuffle: bool
-) -> tuple[jax.Array, Target]:
+  net: Network, clips: multiclip.Clips, target: Target, batch: Batch, shuffle: bool,
+  mesh: Mesh | None = None,
+) -> tuple[jax.Array, Target]:  # fmt: skip
   """The target's embeddings of all clips, without gradient and one clip in memory at a time.
 
   Args:
@@ -80,22 +83,25 @@ def keys(
     clips: how to augment and normalise.
     target: the slow copy.
     batch: `clips` and `key` are read.
-    shuffle: permute the rows of each clip before the network and back after it: its groups of
-      batch norm then hold other videos than the queries' (MoCo, He et al. 2020, §3.3).
+    shuffle: permute the videos before the network and back after it: its groups of batch norm then
+      hold other videos than the queries' (MoCo, He et al. 2020, §3.3).
+    mesh: the devices that permuted videos are split over again: unsaid, each would take all.
 
   Returns:
     `[N, ρ, D]` and the target with its running statistics moved on.
   """
-
-  def forward(params: Params, stats: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-    if not shuffle:
-      return net(params, stats, x)
-    order = _permutation(batch["key"], x.shape[0])
-    z, stats = net(params, stats, x[order])
-    return z[jnp.argsort(order)], stats
-
-  k, stats = clips.forward(forward, target.params, target.stats, batch)
+  rows = {name: batch[name] for name in ("clips", "key")}
+  if shuffle:
+    order = _permutation(batch["key"], len(batch["key"]))
+    rows = _split({name: x[order] for name, x in rows.items()}, mesh)
+  k, stats = clips.forward(net, target.params, target.stats, rows)
+  if shuffle:
+    k = _split(k[jnp.argsort(order)], mesh)
   return lax.stop_gradient((k, target.replace(stats=stats)))
+
+
+def _split(rows: Any, mesh: Mesh | None) -> Any:
+  return rows if mesh is None else lax.with_sharding_constraint(rows, parallel.split(mesh))
 
 
 def _permutation(key: jax.Array, rows: int) -> jax.Array:

@@ -94,7 +94,7 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
     fields: the method's own, of which `statistics` is read.
 
   Raises:
-    UserError: fewer than two clips, or unknown statistics.
+    UserError: fewer than two clips, unknown statistics, or groups of batch norm without two rows.
   """
   d = config.data
   if d.clips < 2:
@@ -103,6 +103,15 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
       "ρ = 1 (two crops of one clip) set config.data.clips=2 and config.data.interval.law=same."
     )
   choose(config, fields, "statistics", STATISTICS)
+  rows = config.batch_size // config.accumulate
+  rows *= d.clips if fields.statistics == "joint" else 1
+  for part in ("encoder", "head"):
+    groups = config[part].bn_groups
+    if groups < 1 or rows % groups or (groups > 1 and rows // groups < 2):
+      raise UserError(
+        f"config.{part}.bn_groups is {groups}: batch norm sees {rows} rows at a time, and needs "
+        "groups of two or more, all as large."
+      )
   spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
   return Clips(d.clips, augment.build(config.augment, d.size), fields.statistics, spec)
 

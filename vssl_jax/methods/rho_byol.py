@@ -29,6 +29,7 @@ from jax import lax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vssl_jax.errors import UserError
 from vssl_jax.losses import negative_cosine
 from vssl_jax.methods import momentum, multiclip, network
 from vssl_jax.methods.base import Batch, Method, Metrics, Params, Variables
@@ -60,15 +61,16 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   Args:
     config: `rho_byol`, `encoder`, `head`, `augment`, `data` and the length of the run are read.
-    mesh: unused; every term is a mean over the global batch.
+    mesh: the devices; every term is a mean over the global batch.
 
   Raises:
     UserError: a field has an impossible value.
   """
-  del mesh
   c = config.rho_byol
   momentum.check(config, c)
   multiclip.choose(config, c, "positives", POSITIVES)
+  if not all(width > 0 for width in c.predictor):
+    raise UserError(f"config.rho_byol.predictor is {tuple(c.predictor)}: widths must be positive.")
   net = network.build(config)
   predictor = network.mlp(config, c.predictor)
   clips = multiclip.build(config, c)
@@ -90,8 +92,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def keys_of(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
     if not c.target:
       still = momentum.start(lax.stop_gradient(params), state.stats)
-      return momentum.keys(net, clips, still, batch, shuffle)[0], state
-    k, target = momentum.keys(net, clips, state.target, batch, shuffle)
+      return momentum.keys(net, clips, still, batch, shuffle, mesh)[0], state
+    k, target = momentum.keys(net, clips, state.target, batch, shuffle, mesh)
     return k, state.replace(target=target)
 
   def query_loss(state: State, q: Any, positives: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -90,7 +90,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   def keys_of(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
     del params
-    k, target = momentum.keys(net, clips, state.target, batch, shuffle)
+    k, target = momentum.keys(net, clips, state.target, batch, shuffle, mesh)
     return k, state.replace(target=target)
 
   def query_loss(state: State, q: Any, positives: jax.Array) -> tuple[jax.Array, Metrics]:

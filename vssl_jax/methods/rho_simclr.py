@@ -6,10 +6,10 @@ the video's other ρ − 1 clips are its positives and all clips of other videos
   L_q = −log Σ_{k ∈ k⁺} exp(sim(q, k)/α) / Σ_{k ∈ k⁺ ∪ k⁻} exp(sim(q, k)/α)
 
 For ρ = 2 all three choices of `pairs` are one loss, CVRL's. For more clips paper and released code
-disagree, and a third form keeps the block-wise kernel:
+disagree, and a third form, ours and the default, uses every pair with the block-wise kernel:
 
   joint        the formula above, positives summed inside the log (paper)
-  all          the mean over all pairs of clips of the two-clip loss (every pair, log outside)
+  all          the mean over all pairs of clips of the two-clip loss (the default)
   consecutive  the mean over pairs (1, 2), (2, 3), … only (PySlowFast, which sums them)
 """
 
@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import parallel
+from vssl_jax.errors import UserError
 from vssl_jax.losses import info_nce, multi_nce
 from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
@@ -61,6 +62,12 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   c = config.rho_simclr
   multiclip.positive(config, c, "temperature")
   multiclip.choose(config, c, "pairs", PAIRS)
+  if c.block_size < 0:
+    raise UserError(f"config.rho_simclr.block_size is {c.block_size}: it must not be negative.")
+  if c.block_size and c.pairs == "joint":
+    raise UserError(
+      f"config.rho_simclr.block_size is {c.block_size}: pairs=joint has no tiles; set it to 0."
+    )
   net = network.build(config)
   clips = multiclip.build(config, c)
   contrast = parallel.over_pairs(

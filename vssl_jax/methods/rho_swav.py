@@ -75,12 +75,19 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """
   c = config.rho_swav
   multiclip.positive(config, c, "temperature", "epsilon")
-  for field, least in (("prototypes", 2), ("iterations", 0), ("codes_from", 0), ("queue", 0)):
+  for field, least in {
+    "prototypes": 2, "iterations": 0, "codes_from": 0, "queue": 0, "freeze_epochs": 0,
+    "queue_start": 0,
+  }.items():  # fmt: skip
     if c[field] < least:
       raise UserError(f"config.rho_swav.{field} is {c[field]}: it must be at least {least}.")
   net = network.build(config)
   clips = multiclip.build(config, c)
-  coded = min(c.codes_from or clips.count, clips.count)
+  if c.codes_from > clips.count:
+    raise UserError(
+      f"config.rho_swav.codes_from is {c.codes_from}: a video has {clips.count} clips; 0 is all."
+    )
+  coded = c.codes_from or clips.count
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     rng, prototype_rng, queue_rng = jax.random.split(rng, 3)
@@ -118,11 +125,12 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
         code_cross_entropy(scores[:, j], code, c.temperature) for j in range(clips.count) if j != i
       ]
     loss = jnp.mean(jnp.stack(terms))
+    watched = prototype_statistics(lax.stop_gradient(scores).reshape(-1, c.prototypes))
     if state.queues is not None:
       rows = still_z[:, :coded].swapaxes(0, 1)
+      watched |= queue_lib.statistics(jax.tree.map(lambda x: x[0], state.queues), len(z))
       state = state.replace(queues=jax.vmap(queue_lib.push)(state.queues, rows))
-    usage = prototype_statistics(lax.stop_gradient(scores).reshape(-1, c.prototypes))
-    return multiclip.finish(loss, usage, state, z)
+    return multiclip.finish(loss, watched, state, z)
 
   def gate(state: State, step: jax.Array) -> dict[str, Any]:
     del state
