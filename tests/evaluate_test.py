@@ -1,7 +1,9 @@
 """The command whole, on synthetic videos and a checkpoint of the smallest network."""
 
+import argparse
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
 from vssl_jax import augment, evaluate, extract_features, methods, parallel, probing
 from vssl_jax.evaluation import protocols, subsets
-from vssl_jax.io import bundle
+from vssl_jax.io import bundle, checkpoints
 from vssl_jax.models.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
 
@@ -201,6 +203,55 @@ def test_other_settings_run_again(done, checkpoint, tmp_path, capsys):
   assert len(list((tmp_path / "features").iterdir())) == 2
 
 
+@pytest.mark.slow
+def test_again_trains_and_extracts_anew(done, checkpoint, tmp_path):
+  names = "logistic,finetune"
+  assert _main(checkpoint, tmp_path, names=names) == 0
+  files = [*(tmp_path / "features").iterdir(), *(tmp_path / "synthetic").glob("finetune-*/*.json")]
+  before = {f: f.stat().st_mtime_ns for f in files}
+  assert _main(checkpoint, tmp_path, "--again", names=names) == 0
+  assert all(f.stat().st_mtime_ns > t for f, t in before.items())
+  first, second = _results(done), _results(tmp_path)
+  for name in names.split(","):
+    assert _timeless(second[name]) == _timeless(first[name])
+
+
+def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, tmp_path, capsys):
+  assert _main(checkpoint, tmp_path / "out", names="knn") == 0
+  other = tmp_path / "other"
+  shutil.copytree(checkpoint, other)
+  config = checkpoints.load_config(other)
+  config.augment.mean = (0.3, 0.4, 0.5)
+  checkpoints.write_config(other, config)
+  capsys.readouterr()
+  assert _main(other, tmp_path / "out", names="knn") == 0
+  assert "finished before" not in capsys.readouterr().out
+  result = _results(tmp_path / "out")["knn"]
+  assert result["normalisation"]["mean"] == [0.3, 0.4, 0.5]
+  assert result["encoder"]["bn_groups"] == 1
+
+
+def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
+  trained = checkpoints.load_config(checkpoint)
+  folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]
+  for folder in folders:
+    folder.mkdir(parents=True)
+  args = argparse.Namespace(data=",".join(map(str, folders)), source="", splits="")
+  names = [c.name for c in evaluate._cases(trained, args)]
+  assert names == ["ucf-2", "ucf", "ucf-3", "ucf-3-2"]  # ucf-2 is taken
+  assert all(c.values["name"] == "" for c in evaluate._cases(trained, args))
+
+
+def test_results_say_what_was_trained_with(done):
+  results = _results(done)
+  assert results["finetune"]["trained_with"]["batch_size"] == 8
+  for row in results["semi_supervised"]["subsets"]:
+    assert row["trained_with"]["batch_size"] == row["labelled_videos"] == 8
+    assert row["trained_with"]["peak_lr"] == pytest.approx(0.05 * 8 / 64)
+  assert "moving" in results["finetune"]["bn_mode"]
+  assert "each view" in results["linear"]["feature_layer"]
+
+
 def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monkeypatch):
   whole = probing.train.train
 
@@ -257,6 +308,11 @@ def test_pairs_of_splits_are_averaged(checkpoint, tmp_path):
     (["--data=nowhere"], "--data: nowhere: no such folder"),
     (["--splits=train"], "is not TRAIN:TEST"),
     (["--linear=mine"], "--linear=mine"),
+    (["--protocols=knn,finetune", "--optimiser=foo"], "config.optim.name is 'foo'"),
+    (["--protocols=knn,finetune", "--layer_decay=0"], "layer_decay is 0"),
+    (["--protocols=finetune", "--dropout=2"], "--dropout: 2.0 is not in [0, 1)"),
+    (["--protocols=finetune", "--epochs=0"], "--epochs: 0.0 is not above 0"),
+    (["--protocols=semi_supervised", "--batch_size=0"], "--batch_size: 0 is not 1 or more"),
     (["--protocols=localization_features"], "give the untrimmed videos, --untrimmed=DIR"),
     (["--protocols=all", "--untrimmed=nowhere"], "nowhere is no folder"),
     (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),

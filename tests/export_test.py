@@ -182,10 +182,39 @@ def test_command_line(run_folder, tmp_path, capsys):
   assert export.main([*command[:2], "--overwrite"]) == 0
 
 
+def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
+  folder, _ = run_folder
+  report.write_json({"mean": {"knn": 0.5}}, folder / "evaluation" / "summary.json")
+  first, second = tmp_path / "first", tmp_path / "second"
+  assert export.main([f"--checkpoint={folder}", f"--output={first}"]) == 0
+  card = export.load_card(first)
+  assert card["results"] == {"top1": 0.25, "evaluation": {"mean": {"knn": 0.5}}}
+  config, variables = export.load_exported(first)
+  config.data.path = "gone"
+  old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
+  export.save_encoder(first, config, variables, **old)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(bundle, "load_encoder", lambda path: (config, variables, {}))
+    assert export.main([f"--checkpoint={first}", f"--output={second}"]) == 0
+  again = export.load_card(second)
+  assert (again["results"], again["data"]) == (old["results"], old["data"])
+
+
+def test_features_are_of_all_videos_whatever_was_learnt_from(run_folder, tmp_path):
+  folder, _ = run_folder
+  config = bundle.load_encoder(folder)[0]
+  with config.unlocked():
+    config.data.fraction = 0.5
+  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'o'}", "--features"]) == 0
+  assert len(features.load(tmp_path / "o" / "features_train.npz").label) == 4
+
+
 def test_command_line_tells_what_is_wrong(run_folder, tmp_path, capsys):
   assert export.main([f"--checkpoint={tmp_path}/none", f"--output={tmp_path}/out"]) == 2
   assert "no config.json there" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
+  assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2"]) == 2
+  assert "--clips is of the features" in capsys.readouterr().err
   (run_folder[0] / "result.json").write_text("{")
   assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/out"]) == 2
   assert "result.json: not JSON" in capsys.readouterr().err

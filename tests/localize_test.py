@@ -135,6 +135,11 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
   assert dataset.videos["v0"].duration == 4 * data.localization.step_seconds
 
 
+def test_annotations_need_their_videos(run, tmp_path, capsys):
+  assert call(run[0], tmp_path / "out", "--annotations=gt.json") == 2
+  assert "give their --data" in capsys.readouterr().err
+
+
 def test_whole_command_says_what_it_takes(capsys):
   with pytest.raises(SystemExit):
     localize.main(["--help"])

@@ -23,6 +23,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -69,9 +70,23 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   results: dict[str, dict[str, Any]] = {}
   cases = _cases(trained, args)
   tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
+  if args.again:
+    _forget(tasks, wanted)
   for case, task in tasks:
     results[case.name] = _run_case(case, task, wanted, checkpoint, args.again)
   return _finish(results, tasks[0][1], checkpoint, output)
+
+
+def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> None:
+  """Removes features and trained classifiers, which would otherwise be taken as they are."""
+  if jax.process_index() > 0:
+    return
+  for _, task in tasks:
+    shutil.rmtree(task.features_folder, ignore_errors=True)
+    for name in wanted:
+      for run in task.folder.glob(f"{name}*-*"):
+        if run.is_dir():
+          shutil.rmtree(run)
 
 
 def _protocols(text: str, untrimmed: bool) -> list[str]:
@@ -104,10 +119,13 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
       values = {"train_split": first, "eval_split": second}
       if folder or args.source:
         values |= {"source": args.source or "tfrecord", "path": folder}
+        values |= {} if args.source else {"name": ""}
       name = pathlib.PurePath(folder or d.path).name or d.name or d.source
       name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
-      same = sum(c.name == name or c.name.startswith(f"{name}-") for c in cases)
-      cases.append(Case(f"{name}-{same + 1}" if same else name, values))
+      taken, count = {c.name for c in cases}, 1
+      while (own := f"{name}-{count}" if count > 1 else name) in taken:
+        count += 1
+      cases.append(Case(own, values))
   return cases
 
 
@@ -167,7 +185,8 @@ def _with_earlier(
   found: dict[str, Any], facts: dict[str, Any], folder: pathlib.Path
 ) -> dict[str, Any]:
   """What was run now and, for the table, what was run before of the same encoder on the same."""
-  same = report.plain({k: facts[k] for k in ("encoder_sha256", "views", "data", "seed")})
+  kept = ("encoder_sha256", "encoder", "normalisation", "views", "data", "seed")
+  same = report.plain({k: facts[k] for k in kept})
   for name in set(PROTOCOLS) - set(found):
     kept = _finished(folder / f"{name}.json")
     if kept is not None and {k: kept.get(k) for k in same} == same:
@@ -180,7 +199,7 @@ def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
   d = facts["data"]
   decisive = [
     _FORMAT, name, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
-    d["classes"], d["train"], d["eval"], described,
+    facts["normalisation"], d["classes"], d["train"], d["eval"], described,
   ]  # fmt: skip
   return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
 
@@ -290,7 +309,9 @@ def _parser() -> argparse.ArgumentParser:
     kind = _list(kinds[field.name]) if field.name in kinds else type(field.default)
     kind = int if field.name == "seed" else kind
     shown = ",".join(map(str, field.default)) if field.name in kinds else field.default
-    own = " (default: the checkpoint's)" if shown in (0, 0.0, None) else f" (default: {shown})"
+    own = f" (default: {shown})"
+    if field.name in settings.FROM_CHECKPOINT:
+      own = " (default: the checkpoint's)"
     add(f"--{field.name}", type=kind, default=field.default, help=settings.HELP[field.name] + own)
   return parser
 

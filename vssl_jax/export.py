@@ -48,6 +48,7 @@ def save_encoder(
   *,
   info: Mapping[str, Any] | None = None,
   results: Mapping[str, Any] | None = None,
+  data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes an encoder's weights and card.
 
@@ -57,6 +58,7 @@ def save_encoder(
     variables: `params` and `batch_stats`, any dtypes that safetensors has.
     info: of the checkpoint: `step`, `sha256`.
     results: what a probe found, kept in the card.
+    data: what an earlier card said of the videos trained on; by default told by `config.data`.
 
   Returns:
     The card.
@@ -80,7 +82,7 @@ def save_encoder(
     "encoder_sha256": report.tree_hash(host),
     "checkpoint": _origin(info),
     "config_sha256": report.config_hash(config),
-    "data": _data(d),
+    "data": dict(data) if data else _data(d),
     "preprocessing": {
       "input": "uint8 RGB [N, T, H, W, 3]",
       "scale": "1/255, then (x - mean) / std",
@@ -233,12 +235,18 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   existing = [f for f in files if f.exists()]
   if existing and not args.overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
+  idle = [f for f in ("data", "clips", "crops", "batch_size") if getattr(args, f)]
+  if idle and not args.features:
+    raise UserError(f"--{idle[0]} is of the features that are written with --features; give both.")
   config, variables, info = bundle.load_encoder(args.checkpoint)
   config = config.copy_and_resolve_references()
   seen = config.copy_and_resolve_references()
   _use_data(seen, args)
   sources = [_open(seen, split) for split in splits] if args.features else []
-  save_encoder(output, config, variables, info=info, results=_results(args.checkpoint))
+  card = pathlib.Path(args.checkpoint) / CARD
+  old = load_card(card.parent) if card.is_file() else {}  # an export again: what it said stays true
+  results = old.get("results") or _results(args.checkpoint)
+  save_encoder(output, config, variables, info=info, results=results, data=old.get("data"))
   # As the probes do: a network of single frames looks at clips inflated.
   seen, variables = probing.inflated(seen, variables)
   for name, save in (("program", program.save_program), ("savedmodel", program.save_tensorflow)):
@@ -263,15 +271,22 @@ def _origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _results(checkpoint: str) -> dict[str, Any]:
-  file = pathlib.Path(checkpoint) / "result.json"
-  try:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-  except json.JSONDecodeError:
-    raise UserError(f"{file}: not JSON; remove it or probe again") from None
+  """What the run's probes found, and `evaluation` where `vssl_jax.evaluate` was run on it."""
+  folder = pathlib.Path(checkpoint)
+
+  def read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+      return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except json.JSONDecodeError:
+      raise UserError(f"{file}: not JSON; remove it or probe again") from None
+
+  evaluated = read(folder / "evaluation" / "summary.json")
+  return read(folder / "result.json") | ({"evaluation": evaluated} if evaluated else {})
 
 
 def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
   with config.unlocked():
+    config.data.fraction = 1.0  # of the labels to learn from: features are of all videos
     if args.data:
       config.data.source, config.data.path = "tfrecord", args.data
     for field in ("clips", "crops", "batch_size"):

@@ -87,6 +87,8 @@ def open_split(
 
   split = split or config.data.eval_split
   if not data:
+    if annotations or durations:
+      raise UserError("--annotations and --durations are of other videos: give their --data.")
     return probing.load_source(config, split)
   config = config.copy_and_resolve_references().unlock()
   fields = config.data.localization

@@ -116,3 +116,19 @@ def test_a_network_that_changes_is_noticed(setup, tmp_path, monkeypatch):
   with pytest.raises(RuntimeError, match="changed the variables"):
     cache.extract(tmp_path, config, variables, videos, "train")
   assert not list(tmp_path.iterdir())
+
+
+def test_features_of_a_bad_moment_are_not_kept(setup, tmp_path, capsys):
+  config, variables, videos = setup
+  whole = videos.eval_batches
+
+  def bad(*args, **kwargs):
+    for batch in whole(*args, **kwargs):
+      batch["valid"] = batch["valid"] & (batch["video"] != 2)
+      yield batch
+
+  videos.eval_batches = bad
+  assert len(cache.extract(tmp_path, config, variables, videos, "train").label) == 4
+  assert "1 videos of train could not be read" in capsys.readouterr().out
+  videos.eval_batches = whole
+  assert len(cache.extract(tmp_path, config, variables, videos, "train").label) == 5

@@ -38,8 +38,9 @@ def test_every_stage(name):
   stages.compare(found, CASES[name])
   assert found.config.augment.mean == (0.45, 0.4, 0.35)
   assert found.config.augment.std == (0.225, 0.25, 0.2)
-  d = found.config.data
+  d, p = found.config.data, found.config.probe
   assert (d.frames, d.stride, d.size, d.eval.size) == (8, 4, 40, 48)
+  assert (p.frames, p.stride, p.size) == (8, 4, 40)
 
 
 def test_what_the_config_tells():
@@ -156,6 +157,30 @@ def test_misfits_are_named():
   assert "extra: s2.pathway0_nonlocal0.conv_phi.bias" in text
   assert "s3.pathway0_res0.branch2.b.weight [16, 16, 1, 5, 5] for [16, 16, 1, 3, 3]" in text
   assert "s5.pathway0_res0.branch2.a.weight [] for [64, 128, 1, 1, 1]" in text
+
+
+@pytest.mark.parametrize(
+  ("part", "field", "value"),
+  [
+    ("RESNET", "SPATIAL_STRIDES", [[1], [2], [2], [1]]),
+    ("RESNET", "SPATIAL_DILATIONS", [[1], [1], [1], [2]]),
+    ("RESNET", "STRIDE_1X1", True),
+    ("BN", "EPSILON", 1e-3),
+  ],
+)
+def test_networks_that_their_tensors_do_not_tell_are_refused(part, field, value):
+  cfg = {**CASES["slow_c2d"]["cfg"]}
+  cfg[part] = {**cfg.get(part, {}), field: value}
+  state = stages.state_of(CASES["slow_c2d"])
+  with pytest.raises(UserError, match=rf"its cfg has {part}\.{field}"):
+    pyslowfast.read(state, {"cfg": yaml.safe_dump(cfg)}, "x.pyth")
+
+
+def test_an_embedding_with_batch_norm_has_no_place_there():
+  found = _read("byol")
+  found.config.head.out_bn = True
+  with pytest.raises(UserError, match="out_bn is True"):
+    pyslowfast.to_theirs(found.config, found.variables, found.whole)
 
 
 def test_other_networks_are_refused():

@@ -54,7 +54,9 @@ def test_a_checkpoint_of_tensorflow(tmp_path):
       found.variables["params"]["res4_5"]["conv_a"]["kernel"],
       want.variables["params"]["res4_5"]["conv_a"]["kernel"],
     )
-    assert found.whole is not None
+    d, p = found.config.data, found.config.probe
+  assert found.whole is not None
+  assert (d.frames, p.frames, p.stride, p.size) == (16, 32, 2, 224)  # as CVRL probes
   with pytest.raises(UserError, match="no TensorFlow checkpoint"):
     convert.read(str(tmp_path / "other"), "tf_garden")
 

@@ -22,6 +22,8 @@ def test_every_stage(name):
   assert found.left_out
   assert found.config.augment.mean == (0.43216, 0.394666, 0.37645)
   assert found.config.augment.std == (0.22803, 0.22145, 0.216989)
+  d, p = found.config.data, found.config.probe
+  assert (p.frames, p.stride, p.size) == (d.eval.frames, d.eval.stride, d.size)
 
 
 def test_images():

@@ -87,6 +87,9 @@ def extract(
     total=source.num_videos,
   )
   run.unchanged(variables, before)
-  if jax.process_index() == 0:
+  lost = source.num_videos - len(found.label)
+  if lost:  # perhaps of a disk's bad moment: not kept, so that the next run tries again
+    print(f"{lost} videos of {split} could not be read; its features are not kept", flush=True)
+  elif jax.process_index() == 0:
     features.save(file, found)
   return found

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vssl_jax import optim
 from vssl_jax.evaluation import cache, settings
 from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Variables
@@ -85,6 +86,8 @@ class Task:
       said["data"][split]["fingerprint"] = getattr(source, "fingerprint", "")
     return said | {
       "encoder_sha256": self.encoder_sha256,
+      "encoder": json.loads(self.config.encoder.to_json()),
+      "normalisation": {"mean": self.config.augment.mean, "std": self.config.augment.std},
       "feature_layer": "global average pooling, mean over views",
       "bn_mode": probe_run.BN_MODE,
     }
@@ -119,10 +122,12 @@ def _bound(config: ConfigDict) -> str:
 
 
 def training(config: ConfigDict) -> Result:
-  """What a result says of a training run."""
+  """What a result says of a training run; `UserError` where its optimiser is impossible."""
+  optim.build(config.optim, lambda step: 0.0)
   return settings.told(config) | {"settings_sha256": _bound(config)}
 
 
 def views_told(found: Result) -> Result:
   """A classifier's scores; `views` are numbers in every result."""
-  return {("averaging" if k == "views" else k): v for k, v in found.items()}
+  told = {("averaging" if k == "views" else k): v for k, v in found.items()}
+  return told | {"feature_layer": "global average pooling, a classifier on each view"}

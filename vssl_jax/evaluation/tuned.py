@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import parallel, probing
+from vssl_jax.errors import UserError
 from vssl_jax.evaluation import settings, subsets
 from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
 
@@ -25,7 +26,9 @@ def _describe_finetune(task: Task) -> Result:
 
 
 def _run_finetune(task: Task) -> Result:
-  found = _tuned(task, _finetune_config(task), None, "finetune")
+  known = task.bank.label >= 0
+  videos = None if known.all() else task.bank.video[known]
+  found = _tuned(task, _finetune_config(task), videos, "finetune")
   return found | {"headline": headline(task, found["top1"], found["top5"])}
 
 
@@ -35,7 +38,7 @@ def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str)
     config, task.variables, task.folder, _devices(task.mesh, count), task.train, task.test,
     name=name, videos=videos,
   )  # fmt: skip
-  return views_told(found)
+  return views_told(found) | {"bn_mode": "inference at test; batch statistics, moving, in training"}
 
 
 def _devices(mesh: Mesh, videos: int) -> Mesh:
@@ -85,6 +88,10 @@ def _run_semi(task: Task) -> Result:
   for subset in _chosen(task):
     own = [place[int(v)] for v in subset.videos if int(v) in place]
     label = bank.label[own]
+    if missing := len(subset.videos) - len(own):
+      print(f"  {subset.tag}: {missing} of its videos could not be read", flush=True)
+    if not len(own) or label.min() < 0:
+      raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no known label.")
     file = task.folder / f"subset_{subset.tag}.tsv"
     if jax.process_index() == 0:
       names = [bank.names[i] for i in own] if bank.names else [""] * len(own)

@@ -180,6 +180,8 @@ def to_theirs(
     whole: what `read` gives.
     network: writes an encoder under a prefix.
   """
+  if c.head.get("out_bn", False):
+    raise UserError("config.head.out_bn is True: PySlowFast's projections have no such batch norm.")
   params, state = jax.device_get(whole)
   hidden = len(c.head.hidden)
 

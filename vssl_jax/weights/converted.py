@@ -43,10 +43,12 @@ def config(method: str, name: str, encoder: dict[str, Any]) -> ConfigDict:
 
 
 def views(
-  c: ConfigDict, *, frames: int, stride: int, size: int, resize: int, eval_size: int = 0
-) -> None:
-  """Sets the clips that the network was trained with, and is evaluated with."""
+  c: ConfigDict, *, frames: int, stride: int, size: int, resize: int, eval_size: int = 0,
+  probe_frames: int = 0,
+) -> None:  # fmt: skip
+  """Sets the clips that the network was trained with, is probed with and evaluated with."""
   c.data.frames, c.data.stride, c.data.size = frames, stride, size
+  c.probe.frames, c.probe.stride, c.probe.size = probe_frames or frames, stride, size
   e = c.data.eval
   e.frames, e.stride, e.resize, e.size = frames, stride, resize, eval_size or size
 

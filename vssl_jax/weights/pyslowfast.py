@@ -137,6 +137,7 @@ def describe(
       f"{where}: {list(blocks)} {'bottleneck' if kind[1] else 'basic'} blocks by stage: only "
       f"depths {', '.join(map(str, KNOWN))} of bottlenecks are known."
     )
+  _require_known(cfg, where)
   out = {"depth": depth, "width": stem / 64}
   arch = arch or cfg.get("MODEL", {}).get("ARCH", "")
   if not arch:
@@ -161,6 +162,25 @@ def describe(
     fast = shape("s1.pathway1_stem.conv.weight")[0]
     out |= {"lateral": lateral, "alpha": alpha, "beta": stem // fast, "spread": True}
   return out
+
+
+def _require_known(cfg: Mapping[str, Any], where: str) -> None:
+  """Refuses what changes the network and leaves its tensors as they are."""
+  resnet = cfg.get("RESNET", {})
+  flat = lambda name: [x for row in resnet.get(name, []) for x in row]  # noqa: E731
+  each = len(flat("SPATIAL_STRIDES")) // 4 or 1  # pathways
+  usual = {
+    "RESNET.SPATIAL_STRIDES": (flat("SPATIAL_STRIDES"), [1] * each + [2] * 3 * each),
+    "RESNET.SPATIAL_DILATIONS": (flat("SPATIAL_DILATIONS"), [1] * len(flat("SPATIAL_DILATIONS"))),
+    "RESNET.STRIDE_1X1": ([resnet.get("STRIDE_1X1", False)], [False]),
+    "BN.EPSILON": ([cfg.get("BN", {}).get("EPSILON", 1e-5)], [1e-5]),
+  }  # fmt: skip
+  for field, (value, known) in usual.items():
+    if value and value != known:
+      raise UserError(
+        f"{where}: its cfg has {field} {value}, which no network here is built with; only {known} "
+        "converts."
+      )
 
 
 def preprocessing(c: ConfigDict, cfg: Mapping[str, Any]) -> None:

@@ -72,7 +72,7 @@ def read(tensors: Tensors, where: str, *, encoder_only: bool = False) -> Convert
   whole = len(dense) > 1 and not encoder_only
 
   c = converted.config("cvrl" if whole else "classify", pathlib.Path(where).name, encoder)
-  converted.views(c, frames=16, stride=2, size=224, resize=256, eval_size=256)
+  converted.views(c, frames=16, stride=2, size=224, resize=256, eval_size=256, probe_frames=32)
   c.data.eval.frames = 32
   ledger = Ledger(tensors, where)
   ledger.leave(LEFT_OUT)

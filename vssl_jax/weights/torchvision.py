@@ -73,7 +73,7 @@ def read(tensors: Tensors, where: str) -> Converted:
   if "features.0.0.0.weight" in tensors:
     kind, names = "s3d", s3d_names()
     encoder = {"name": "s3dg", "gating": False, "bn_epsilon": 1e-3, "bn_momentum": 0.999}
-    clips = {"frames": 64, "stride": 2, "size": 224, "resize": 256}
+    clips = {"frames": 128, "stride": 2, "size": 224, "resize": 256}
   elif "stem.0.weight" in tensors:
     factored = "stem.3.weight" in tensors
     kind, names = ("r2plus1d_18" if factored else "r3d_18"), resnet_names(factored)
