@@ -182,12 +182,12 @@ def test_shuffled_keys_are_split_over_the_devices_too():
 
 @pytest.mark.slow
 def test_grouped_and_shuffled_one_device_equals_eight():
-  values = {"encoder.bn_groups": 4, "head.bn_groups": 4, "head.bn": True}
+  values = {"encoder.bn_groups": 2, "head.bn_groups": 2, "head.bn": True}
   c = rho.config("rho_moco", **values)
   one, eight = (rho.gradients(c, devices) for devices in (1, 8))
-  np.testing.assert_allclose(one[0][0], eight[0][0], rtol=1e-5)
-  rho.close(one[1], eight[1], 1e-4)
-  rho.close(one[0][1], eight[0][1], 1e-4)
+  np.testing.assert_allclose(one[0][0], eight[0][0], rtol=1e-4)
+  rho.close(one[1], eight[1], 1e-3)
+  rho.close(one[0][1], eight[0][1], 1e-3)
 
 
 @pytest.mark.slow
