@@ -39,7 +39,7 @@ METHODS = [
   ("ρ-SwAV, ρ = 2", "rho_swav"),
   ("ProViCo, 4 clips a video", "provico"),
 ]
-# Label; files, `<folder>/<row>`; the part of a file with the scores, "" for the whole.
+# Label; files, `<folder>/<row>`; the part of a file with the scores, by dotted keys, "" for all.
 Row = tuple[str, str, str]
 
 
@@ -85,6 +85,24 @@ def localized(folder: str) -> list[Row]:
   return [(label, f"{folder}/{row}", "") for label, row in rows.items()]
 
 
+RECALLS = {f"R@{k}": (f"R@{k}",) for k in (1, 5, 10, 20, 50)}
+
+
+def retrieved(folder: str) -> list[Row]:
+  """ProViCo's rankings of videos, and its ablations', on one data set."""
+  rankings = {
+    "backbone features": "trained.retrieval",
+    "μ(V)": "provico.retrieval.mean",
+    "Bhattacharyya distance": "provico.retrieval.bhattacharyya",
+  }
+  runs = {"": "provico", ", without divergence": "provico_no_kl", ", L_soft alone": "provico_soft"}
+  return [
+    (ranking + change, f"{folder}/{row}", part)
+    for change, row in runs.items()
+    for ranking, part in rankings.items()
+  ]
+
+
 TABLES = [
   Table("six classes of UCF101, split 1", compared("ucf6")),
   Table("embedded digits", compared("digits")),
@@ -100,6 +118,8 @@ TABLES = [
       ("ρ = 2, starts within half a second", "study/span05", "trained"),
     ],
   ),
+  Table("ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
+  Table("ProViCo's retrieval, digits", retrieved("digits"), RECALLS),
   Table("stitched from real features", localized("stitched"), LOCALIZATION),
   Table("THUMOS14's segments, simulated features", localized("thumos14_simulated"), LOCALIZATION),
 ]
@@ -127,8 +147,8 @@ def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) ->
     return {} if value is None else {"logistic": 100 * value["top1"]}
   found = {}
   for column, path in columns.items():
-    value: Any = result.get(part) if part else result
-    for key in path:
+    value: Any = result
+    for key in (*(part.split(".") if part else ()), *path):
       value = None if value is None else value.get(key)
     if value is not None:
       found[column] = 100 * value

@@ -82,6 +82,18 @@ def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
   assert lines[3] == "| DCC: + contrast, denoised (seed 1 alone) | 40.0 | 70.0 | 80.0 |"
 
 
+def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  own = {"retrieval": {"mean": {"R@1": 0.5, "R@5": 0.75}, "bhattacharyya": {"R@1": 0.25}}}
+  _write(tmp_path / "digits", "provico", _result(0, 0.4, provico=own))
+  lines = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
+  assert lines[0] == "| ProViCo's retrieval, digits (1,200 train, 30 test) | R@1 | R@5 |"
+  assert lines[2:] == [
+    "| backbone features (seed 0 alone) | 10.0 |  |", "| μ(V) (seed 0 alone) | 50.0 | 75.0 |",
+    "| Bhattacharyya distance (seed 0 alone) | 25.0 |  |",
+  ]  # fmt: skip
+
+
 def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   _write(tmp_path / "ucf6", "cvrl", _result(0, 0.5))
