@@ -356,6 +356,9 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
   assert result["counts"]["snippets"] == 4
   assert result["encoder_sha256"] == report.tree_hash(bundle.load_encoder(checkpoint)[1])
   assert (result["width"], result["step_seconds"], result["folder"]) == (16, 0.64, names)
+  before = (folder / "a.npy").stat().st_mtime_ns
+  assert _main(checkpoint, tmp_path / "out", flag, "--again", names=names) == 0
+  assert (folder / "a.npy").stat().st_mtime_ns > before
   # Another video is another result.
   make_video(tmp_path / "videos" / "c.mp4", frames=20, fps=25)
   assert _main(checkpoint, tmp_path / "out", flag, names=names) == 0

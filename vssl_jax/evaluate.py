@@ -83,6 +83,8 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> None:
     return
   for _, task in tasks:
     shutil.rmtree(task.features_folder, ignore_errors=True)
+    if untrimmed_lib.FOLDER in wanted:
+      shutil.rmtree(task.features_folder.parent / untrimmed_lib.FOLDER, ignore_errors=True)
     for name in wanted:
       for run in task.folder.glob(f"{name}*-*"):
         if run.is_dir():
