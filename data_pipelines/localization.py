@@ -240,17 +240,16 @@ def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
     label_names: the classes that a network knows.
 
   Raises:
-    UserError: no such folder, no sequences in it, or one that cannot be read.
+    UserError: no such folder, or no sequences in it.
   """
   fields, folder = data.localization, pathlib.Path(data.path)
   streams = [folder / s for s in fields.streams] or [folder]
   paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
   if not paths:
     raise UserError(f"config.data.path: {streams[0]} holds no feature sequences, <video>.npy.")
-  readers = {name: _reader(files) for name, files in paths.items()}
   return Dataset(
-    {n: Video(UNLABELLED, len(read()) * fields.step_seconds, ()) for n, read in readers.items()},
-    readers,
+    {name: Video(UNLABELLED, None, ()) for name in paths},
+    {name: _reader(files) for name, files in paths.items()},
     fields.step_seconds,
     tuple(label_names),
     fingerprint=fingerprint.of_files([f for files in paths.values() for f in files], folder),

@@ -211,6 +211,10 @@ def test_again_trains_and_extracts_anew(done, checkpoint, tmp_path):
   before = {f: f.stat().st_mtime_ns for f in files}
   assert _main(checkpoint, tmp_path, "--again", names=names) == 0
   assert all(f.stat().st_mtime_ns > t for f, t in before.items())
+  # Where it cannot be done nothing is thrown away.
+  kept = {f: f.stat().st_mtime_ns for f in files}
+  assert _main(checkpoint, tmp_path, "--again", "--optimiser=foo", names=names) == 2
+  assert {f: f.stat().st_mtime_ns for f in files} == kept
   first, second = _results(done), _results(tmp_path)
   for name in names.split(","):
     assert _timeless(second[name]) == _timeless(first[name])
@@ -228,7 +232,7 @@ def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, 
   assert "finished before" not in capsys.readouterr().out
   result = _results(tmp_path / "out")["knn"]
   assert result["normalisation"]["mean"] == [0.3, 0.4, 0.5]
-  assert result["encoder"]["bn_groups"] == 1
+  assert result["encoder"]["bn_epsilon"] == config.encoder.bn_epsilon  # all of its fields
 
 
 def test_folders_keep_names_of_their_own(checkpoint, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from data_pipelines import localization
 from tests import small
 from vssl_jax import localize, methods, probing
-from vssl_jax.io import bundle
+from vssl_jax.io import bundle, checkpoints
 from vssl_jax.localization import annotations, evaluate, infer
 from vssl_jax.localization.annotations import Segment, Video
 
@@ -132,7 +132,19 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
     features(tmp_path / name, [4, 6], width=2)
   dataset = localization.unlabelled(data, ("x",))
   assert dataset.features["v1"]().shape == (6, 4)
-  assert dataset.videos["v0"].duration == 4 * data.localization.step_seconds
+  assert dataset.videos["v0"] == Video(localization.UNLABELLED, None, ())
+
+
+def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monkeypatch):
+  folder = run[0]
+  loaded = bundle.load_state(folder)
+  with loaded[0].unlocked():
+    loaded[0].dcc.label_names = ()
+  monkeypatch.setattr(bundle, "load_state", lambda _: loaded)
+  assert call(folder, tmp_path / "a", f"--data={features(tmp_path / 'new', [9])}") == 2
+  assert "before class names were kept" in capsys.readouterr().err
+  assert call(folder, tmp_path / "b") == 0
+  checkpoints.check_config(folder, loaded[0])  # and such a run goes on
 
 
 def test_annotations_need_their_videos(run, tmp_path, capsys):

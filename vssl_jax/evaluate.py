@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vssl_jax import parallel, probing, train
@@ -71,24 +72,36 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   cases = _cases(trained, args)
   tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
   if args.again:
-    _forget(tasks, wanted)
+    tasks = _forget(tasks, wanted)
   for case, task in tasks:
     results[case.name] = _run_case(case, task, wanted, checkpoint, args.again)
   return _finish(results, tasks[0][1], checkpoint, output)
 
 
-def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> None:
-  """Removes features and trained classifiers, which would otherwise be taken as they are."""
-  if jax.process_index() > 0:
-    return
+def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
+  """Removes features and trained classifiers, which would otherwise be taken as they are.
+
+  Returns:
+    The tasks anew, without what they had read.
+
+  Raises:
+    UserError: a setting is impossible; then nothing is removed.
+  """
   for _, task in tasks:
-    shutil.rmtree(task.features_folder, ignore_errors=True)
-    if untrimmed_lib.FOLDER in wanted:
-      shutil.rmtree(task.features_folder.parent / untrimmed_lib.FOLDER, ignore_errors=True)
     for name in wanted:
-      for run in task.folder.glob(f"{name}*-*"):
-        if run.is_dir():
-          shutil.rmtree(run)
+      PROTOCOLS[name].describe(task)
+  if jax.process_index() == 0:
+    for _, task in tasks:
+      shutil.rmtree(task.features_folder, ignore_errors=True)
+      if untrimmed_lib.FOLDER in wanted:
+        shutil.rmtree(task.features_folder.parent / untrimmed_lib.FOLDER, ignore_errors=True)
+      for name in wanted:
+        for run in task.folder.glob(f"{name}*-*"):
+          if run.is_dir():
+            shutil.rmtree(run)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("forgotten")
+  return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
 def _protocols(text: str, untrimmed: bool) -> list[str]:

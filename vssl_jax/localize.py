@@ -95,6 +95,10 @@ def open_split(
   config.data.source, config.data.path = "localization", data
   fields.annotations, fields.durations = annotations, durations
   names = tuple(config.dcc.label_names)
+  if not names:
+    raise UserError(
+      "--data: the run is of before class names were kept; it knows its own data only."
+    )
   where = {"batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
   if annotations or (pathlib.Path(data) / "annotations.json").is_file():
     dataset = localization.read(config.data, split, label_names=names)

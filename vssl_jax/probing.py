@@ -105,9 +105,6 @@ def probe(
   config = _whole(config)
   train_source, eval_source = splits(config)
   config, variables = inflated(config, variables)
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.encoder.bn_groups = 1
   outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
   encoder = models.build_encoder(config.encoder)
   encoders = {"trained": variables}
@@ -115,7 +112,8 @@ def probe(
     settings = linear_config(config, 2)
     size = fitting(config.probe.batch_size, train_source.num_videos, mesh)
     calibration = load_source(settings, config.data.train_split, batch_size=size)
-    encoders["random_init"] = run.random_variables(config, encoder, calibration)
+    calibrated = models.build_encoder(settings.encoder)
+    encoders["random_init"] = run.random_variables(config, calibrated, calibration)
   for name, values in encoders.items():
     folder = workdir / f"probe_{name}"
     scores: dict[str, Any] = {}

@@ -16,7 +16,7 @@ gets the pairs alone.
 
 Uncertainty is pushed without regard to any video, which such a correlation over training cannot
 tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
-runs of `demo`, `demo,no_kl` (without the one) and `demo,soft` (without the other) side by side.
+runs of `demo`, `demo,soft` (without the one) and `demo,no_kl` (without the other) side by side.
 """
 
 from __future__ import annotations

@@ -102,7 +102,6 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
   """
   c = trained.copy_and_resolve_references().unlock()
   c.data.fraction = 1.0
-  c.encoder.bn_groups = 1  # those of pre-training are made for its batch
   for field in ("clips", "crops", "frames", "stride", "resize", "size"):
     if value := getattr(options, field):
       c.data.eval[field] = value

@@ -26,9 +26,7 @@ def _describe_finetune(task: Task) -> Result:
 
 
 def _run_finetune(task: Task) -> Result:
-  known = task.bank.label >= 0
-  videos = None if known.all() else task.bank.video[known]
-  found = _tuned(task, _finetune_config(task), videos, "finetune")
+  found = _tuned(task, _finetune_config(task), None, "finetune")
   return found | {"headline": headline(task, found["top1"], found["top5"])}
 
 

@@ -34,7 +34,7 @@ CONFIG = "config.json"
 # Paths are free since the videos' fingerprint is bound, and epochs since the number of steps is.
 _FREE = ("name", "log_every", "save", "probe", "knn", "distributed", "data.threads",
          "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps", "epochs",
-         "steps_per_epoch", "checkpoint", "dcc.proposals")  # fmt: skip
+         "steps_per_epoch", "checkpoint", "dcc.proposals", "dcc.label_names")  # fmt: skip
 
 
 @jax.jit
