@@ -39,7 +39,9 @@ def test_timeline(tmp_path):
   pale = drawn(tmp_path / "b.png", seen(trust=0.2), VIDEO, FOUND, NAMES)
   assert pale.mean() > full.mean()
   drawn(tmp_path / "c.png", seen(), VIDEO, [], NAMES)
-  drawn(tmp_path / "d.png", seen(classes=()), Video("test", None, ()), [], NAMES)
+  # Of an unknown video there are attention, activations and predictions alone.
+  unknown = drawn(tmp_path / "d.png", seen(classes=()), Video("test", None, ()), [], NAMES)
+  assert unknown.shape[0] < 0.75 * full.shape[0]
   # Without denoising there is no row of it.
   plain = drawn(tmp_path / "e.png", seen(trust=None), VIDEO, FOUND, NAMES)
   assert plain.shape[0] < full.shape[0]

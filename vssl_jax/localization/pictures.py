@@ -47,9 +47,11 @@ def timeline(
   end = len(seen.attention) * seen.seconds
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
   tall = 0.3 + 0.25 * len(shown)
-  lanes_of = {"ground truth": None, "pseudo-labels": seen.pseudo}
-  if seen.trust is not None:
-    lanes_of["… denoised"] = seen.pseudo * seen.trust
+  lanes_of = {}
+  if video.segments or own:  # of an unknown video there is nothing to show but what is found
+    lanes_of |= {"ground truth": None, "pseudo-labels": seen.pseudo}
+    if seen.trust is not None:
+      lanes_of["… denoised"] = seen.pseudo * seen.trust
   heights = [tall] * len(lanes_of) + [0.8, 1.3, 1.7]
   figure = figure_lib.new(12, sum(heights) + 0.7)
   rows = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
@@ -80,7 +82,8 @@ def timeline(
         axes.axvspan(s.start, min(s.end, end), color="0.93", zorder=-2, linewidth=0)
   for axes in rows[: len(lanes_of)]:
     axes.set(ylim=(max(len(shown), 1) - 0.5, -0.5), yticks=())
-  rows[-1].set(xlim=(0, end), xlabel="seconds (grey: annotated actions)")
+  grey = " (grey: annotated actions)" if video.segments else ""
+  rows[-1].set(xlim=(0, end), xlabel=f"seconds{grey}")
   handles = [_patch(colours[name], name) for name in shown]
   rows[0].legend(
     handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9
