@@ -21,6 +21,7 @@ The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,r
   aug_plus       harder crops, colour of strength 0.75
   no_spatial, no_temporal, no_colour    without crops and flips, clips apart, or colour
   consecutive    pairs (1, 2), (2, 3), … only, as the released code has it
+  sum            losses summed over pairs, not averaged (released code)
   eq1            positives summed inside the log (eq. 1)
   joint          batch norm over all ρ clips together
   remat          recompute the blocks in the backward pass: less memory, which grows with ρ
@@ -48,6 +49,7 @@ VARIANTS = {"k400": k400, "demo": demo, "ucf6": recipes.ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   "consecutive": recipes.field("pairs", "consecutive"),
+  "sum": recipes.field("over_pairs", "sum"),
   "eq1": recipes.field("pairs", "joint"),
   "remat": lambda c: c.encoder.update({"remat": True}),
 }

@@ -58,6 +58,10 @@ def test_three_clips_are_the_mean_over_pairs(pairs, which, block):
   loss, (_, metrics) = _loss(c, z)
   np.testing.assert_allclose(loss, np.mean([_pair(z[:, i], z[:, j]) for i, j in which]), rtol=1e-5)
   assert metrics["embeddings"].shape == (8, 3, 8)
+  c.rho_simclr.over_pairs = "sum"
+  total, (_, summed) = _loss(c, z)
+  np.testing.assert_allclose(total, len(which) * loss, rtol=1e-6)
+  assert all(summed[k] == v for k, v in metrics.items() if k not in ("info_nce", "embeddings"))
 
 
 def test_published_settings():

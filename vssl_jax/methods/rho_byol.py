@@ -71,6 +71,11 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   multiclip.choose(config, c, "positives", POSITIVES)
   if not all(width > 0 for width in c.predictor):
     raise UserError(f"config.rho_byol.predictor is {tuple(c.predictor)}: widths must be positive.")
+  if not c.target and not c.anneal:
+    raise UserError(
+      "config.rho_byol.target is False: without a momentum network there is no momentum to fix; "
+      "leave config.rho_byol.anneal (fixed, momentum0) as it was."
+    )
   net = network.build(config)
   predictor = network.mlp(config, c.predictor)
   clips = multiclip.build(config, c)

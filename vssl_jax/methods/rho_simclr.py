@@ -9,8 +9,11 @@ For ρ = 2 all three choices of `pairs` are one loss, CVRL's. For more clips pap
 disagree, and a third form, ours and the default, uses every pair with the block-wise kernel:
 
   joint        the formula above, positives summed inside the log (paper)
-  all          the mean over all pairs of clips of the two-clip loss (the default)
-  consecutive  the mean over pairs (1, 2), (2, 3), … only (PySlowFast, which sums them)
+  all          all pairs of clips, each with the two-clip loss (the default)
+  consecutive  pairs (1, 2), (2, 3), … only (PySlowFast)
+
+The last two are averaged over pairs; with `over_pairs = "sum"`, as PySlowFast has it, summed: the
+gradient then grows with ρ.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 
 PAIRS = ("all", "consecutive", "joint")
+OVER_PAIRS = {"mean": jnp.mean, "sum": jnp.sum}
 
 
 @flax.struct.dataclass
@@ -44,6 +48,7 @@ def defaults() -> ConfigDict:
   c = ConfigDict()
   c.temperature = 0.1
   c.pairs = "all"  # all | consecutive (released code) | joint (eq. 1)
+  c.over_pairs = "mean"  # the losses of several pairs | "sum" (released code)
   c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
   c.block_size = 0  # rows of a tile of the similarity matrix; 0 = the whole matrix at once
   return c
@@ -62,6 +67,12 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   c = config.rho_simclr
   multiclip.positive(config, c, "temperature")
   multiclip.choose(config, c, "pairs", PAIRS)
+  over_pairs = OVER_PAIRS[multiclip.choose(config, c, "over_pairs", tuple(OVER_PAIRS))]
+  if c.over_pairs == "sum" and c.pairs == "joint":
+    raise UserError(
+      "config.rho_simclr.over_pairs is 'sum': pairs=joint has one term a clip and none to sum; "
+      "leave it at 'mean'."
+    )
   if c.block_size < 0:
     raise UserError(f"config.rho_simclr.block_size is {c.block_size}: it must not be negative.")
   if c.block_size and c.pairs == "joint":
@@ -96,7 +107,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       loss, metrics = multi_nce(z, c.temperature)
     else:
       results = [contrast(z[:, i], z[:, j]) for i, j in pairs]
-      loss, metrics = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *results)
+      _, metrics = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *results)
+      loss = over_pairs(jnp.stack([value for value, _ in results]))
     return multiclip.finish(loss, {**metrics, "info_nce": loss}, state, z)
 
   def encoder_variables(params: Params, state: State) -> Variables:
