@@ -240,10 +240,25 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]
   for folder in folders:
     folder.mkdir(parents=True)
-  args = argparse.Namespace(data=",".join(map(str, folders)), source="", splits="")
+  args = argparse.Namespace(
+    data=",".join(map(str, folders)), source="", data_dir="", splits=""
+  )  # fmt: skip
   names = [c.name for c in evaluate._cases(trained, args)]
   assert names == ["ucf-2", "ucf", "ucf-3", "ucf-3-2"]  # ucf-2 is taken
   assert all(c.values["name"] == "" for c in evaluate._cases(trained, args))
+
+
+def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
+  trained = checkpoints.load_config(checkpoint)
+  args = argparse.Namespace(
+    data="ucf101/ucf101_1,ucf101/ucf101_2", source="tfds", data_dir="/data", splits=""
+  )
+  first, second = evaluate._cases(trained, args)
+  assert (first.name, second.name) == ("ucf101_1", "ucf101_2")
+  assert second.values["source"] == "tfds"
+  assert (second.values["name"], second.values["path"]) == ("ucf101/ucf101_2", "/data")
+  assert _main(checkpoint, tmp_path, "--data_dir=/data") == 2
+  assert "--source=tfds" in capsys.readouterr().err
 
 
 def test_results_say_what_was_trained_with(done):

@@ -9,6 +9,7 @@ localization_features; all by default. Data, views and clips are the checkpoint'
 say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
 
   --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
+  or, prepared by TFDS,    --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2,ucf101/ucf101_3
 
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
@@ -122,6 +123,8 @@ def _options(args: argparse.Namespace) -> settings.Options:
 def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
   d = trained.data
   folders = [x for x in args.data.split(",") if x]
+  if args.data_dir and args.source != "tfds":
+    raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
   for folder in folders:
     if not args.source and not pathlib.Path(folder).is_dir():
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
@@ -132,7 +135,9 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
   for folder in folders or [""]:
     for first, second in pairs:
       values = {"train_split": first, "eval_split": second}
-      if folder or args.source:
+      if args.source == "tfds":
+        values |= {"source": "tfds", "path": args.data_dir} | ({"name": folder} if folder else {})
+      elif folder or args.source:
         values |= {"source": args.source or "tfrecord", "path": folder}
         values |= {} if args.source else {"name": ""}
       name = pathlib.PurePath(folder or d.path).name or d.name or d.source
@@ -312,9 +317,12 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")
   add(
-    "--data", default="", help="folder(s) of prepared records, comma-separated; default: the run's"
-  )
+    "--data", default="",
+    help="folder(s) of prepared records, comma-separated (with --source=tfds, names of data sets); "
+    "default: the run's",
+  )  # fmt: skip
   add("--source", default="", help="config.data.source of --data; default: tfrecord")
+  add("--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own")
   add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")
   add("--protocols", default=ALL, help=f"comma-separated of {', '.join(PROTOCOLS)}; default: all")
   add("--output", default="", help="folder to write; default: CHECKPOINT/evaluation")
