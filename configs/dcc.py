@@ -30,6 +30,7 @@ Questions are added after a comma, e.g. configs/dcc.py:demo,no_denoising
   no_denoising   contrast with S = 1
   intra_video, mini_batch, memory_bank    contrast within a video, a batch, all videos (default)
   dataset_clusters   clusters of all training snippets, anew each epoch, not of each video
+  input_clusters     clusters of the input features, not of the contrasted embedding
   as_reviewed    β from 0.1 to 10,000, as a review of the paper has it
   query_only     no gradient to positives and negatives
 """
@@ -68,7 +69,7 @@ def activitynet(c):
 
 
 def _small(c):
-  """A trunk of 128 channels on narrow features, a rate to match."""
+  """A narrow trunk on narrow features, a rate to match."""
   _common(c)
   c.data.frames, c.steps = 256, 400
   c.dcc.hidden, c.dcc.filter, c.dcc.dim = 64, 32, 64
@@ -109,6 +110,7 @@ CHANGES = {
   "mini_batch": recipes.field("contrast", "batch"),
   "memory_bank": recipes.field("contrast", "bank"),
   "dataset_clusters": recipes.field("cluster_scope", "dataset"),
+  "input_clusters": recipes.field("cluster_on", "features"),
   "as_reviewed": recipes.field("beta", (0.1, 10_000.0)),
   "query_only": recipes.field("keys_learn", False),
 }

@@ -10,9 +10,8 @@ where the class occurs), `seconds` float32 `[N]` (time that a step of the sequen
 `video` int64 `[N]`. T is `config.data.frames`; a video becomes that long in one of two ways
 (`config.data.localization.sampling`):
 
-* `sample`: T features are taken, in training one at random from each of T equal bins, else at
-  T evenly spaced places from the first to the last, rounded down (BaS-Net, Lee et al. 2020); a
-  shorter video repeats its own.
+* `sample`: T features are taken, one of each of T equal bins: in training at random (BaS-Net, Lee
+  et al. 2020), else from its middle; a shorter video repeats its own.
 * `pad`: a shorter video is followed by zeros where `mask` is False; a longer one is sampled.
 
 A share of the training videos (`config.data.localization.validation`) may be held out to choose a
@@ -24,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +35,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations, check
 from vssl_jax.localization.annotations import Video
 
+_NOTES = 5  # printed of a split
 _HELD_OUT = 6  # purpose of the random numbers, see `source.generator`
 UNLABELLED = "unlabelled"
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
@@ -90,7 +91,7 @@ class LocalizationSource(NumpySource):
   """
 
   def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
-    chosen = _part(data, annotations.of_subset(dataset.videos, subset_of(data, split)), split)
+    chosen = part(data, annotations.of_subset(dataset.videos, subset_of(data, split)), split)
     features = dataset.fingerprint or fingerprint.of_arrays([dataset.features[n] for n in chosen])
     mark = fingerprint.of(features, repr(chosen), dataset.step_seconds, dataset.label_names)
     super().__init__(data, len(chosen), fingerprint=mark, split=split, **kwargs)
@@ -137,9 +138,14 @@ class LocalizationSource(NumpySource):
     return self._example(video, lambda length: bins * (length / self._frames))
 
   def eval_example(self, video: int, **views: int) -> Batch:
-    """A sequence of T evenly spaced features; views are a matter of pixels."""
+    """A sequence of T evenly spaced features; views are a matter of pixels.
+
+    Each is from the middle of its bin: BaS-Net's linspace(0, L - 1, T), rounded down, lies up to a
+    feature's length before the time that step t is then taken for, [t, t + 1) · L / T.
+    """
     del views
-    return self._example(video, lambda length: np.linspace(0, length - 1, self._frames))
+    middles = np.arange(self._frames) + 0.5
+    return self._example(video, lambda length: middles * (length / self._frames))
 
   def _example(self, video: int, places: Callable[[int], np.ndarray]) -> Batch:
     sequence, frames = self.sequence(video), self._frames
@@ -168,8 +174,12 @@ def subset_of(data: Any, split: str) -> str:
   return data.train_split if split == held_out(data) else split
 
 
-def _part(data: Any, videos: Mapping[str, Video], split: str) -> dict[str, Video]:
-  """Those of a subset's videos that belong to the split, in their order."""
+def part(data: Any, videos: Mapping[str, Any], split: str) -> dict[str, Any]:
+  """Those of a subset's videos that belong to the split, in their order.
+
+  Raises:
+    UserError: the share held out leaves none on one side.
+  """
   share = data.localization.validation
   if not 0 <= share < 1:
     raise UserError(f"config.data.localization.validation: {share} is not in [0, 1).")
@@ -218,9 +228,9 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
     used = annotations.of_subset(videos, split)
     names = tuple(label_names) or annotations.label_names(videos)
     for stream in streams:
-      check.require(
-        check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
-      )
+      found = check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
+      check.require(found)
+      print(check.report(found, most=_NOTES), end="", file=sys.stderr, flush=True)
   paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
   own = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
   return Dataset(

@@ -1,11 +1,14 @@
 """Untrimmed sequences stitched from real features of trimmed videos, with exact ground truth.
 
-`config.data.path` is a `.npz` file as `data_pipelines.features` reads it: `features` `[V, L, D]`,
-`label` `[V]`, `subset` `[V]` and perhaps `length` `[V]`. Some labels are actions
+`config.data.path` is a `.npz` file as `data_pipelines.features` reads it (`features` `[V, L, D]`,
+`label` `[V]`, `subset` `[V]` and perhaps `length` `[V]`), or a folder of one `[L, D]` array a
+video, `<subset>/<label>/<video>.npy`. Some labels are actions
 (`config.data.localization.stitched.actions`), the videos of all others are what lies between. The
 features of a source video follow each other as they do in it; where its end comes before the
-action's, another of the class goes on. Splits are `subset`'s values as text
-(`config.data.train_split` and `eval_split`), so that train and test sequences share no video.
+action's, another of the class goes on. Splits are the subsets' names (`config.data.train_split` and
+`eval_split`), so that train and test sequences share no video. Nor do those held out to choose a
+checkpoint by: theirs are the last of each class, in the file's order, in which excerpts of one
+recording are usually neighbours.
 
 Lengths of actions and gaps are drawn from the real ones of `config.data.localization.annotations`,
 or are log-normal. A step is `step_seconds` long whatever the frame rate of the features was.
@@ -17,12 +20,18 @@ import math
 import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines import fingerprint, structure
-from data_pipelines.localization import Dataset, LocalizationSource, subset_of
+from data_pipelines.localization import (
+  Dataset,
+  LocalizationSource,
+  held_out,
+  part,
+  subset_of,
+)
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
@@ -48,8 +57,8 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
     UserError: the file is missing or malformed, lacks a split, or has no action or no background.
   """
   fields = data.localization
-  arrays = _read(data.path)
-  names = _names(fields.stitched.names, np.unique(arrays["label"]))
+  sources = _read_folder(data.path) if pathlib.Path(data.path).is_dir() else _read_npz(data.path)
+  names = sources.names | _names(fields.stitched.names, sources.names)
   actions = _actions(fields.stitched.actions, names)
   lengths = structure.typical()
   if fields.annotations:
@@ -66,12 +75,21 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
       max_seconds=fields.max_seconds,
       second_class=fields.second_class,
     )
-    pools = _pools(arrays, subset, {a: names[a] for a in actions}, data.path)
+    rows = np.flatnonzero(sources.subset == subset)
+    held, apart = np.zeros(len(rows), bool), {}
+    if subset == data.train_split and fields.validation:
+      held = _held_out(sources.label[rows], fields.validation)
+      apart = part(data, drawn, held_out(data))
+    pools = {
+      own: _pools(sources, rows[held == own], subset, {a: names[a] for a in actions}, data.path)
+      for own in ((False, True) if apart else (False,))
+    }
     for v, (name, video) in enumerate(drawn.items()):
       rng = generator(fields.seed, zlib.crc32(subset.encode()), v, _STITCH)
-      videos[name], features[name] = stitch(video, pools, rng, step_seconds=fields.step_seconds)
+      pool = pools[name in apart]
+      videos[name], features[name] = stitch(video, pool, rng, step_seconds=fields.step_seconds)
   classes = tuple(sorted(names[a] for a in actions))
-  mark = fingerprint.of_npz(data.path, fields.seed)
+  mark = fingerprint.of(sources.fingerprint, fields.seed, fields.validation)
   return Dataset(videos, features, fields.step_seconds, classes, mark)
 
 
@@ -119,9 +137,41 @@ def _take(pool: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> l
   return parts
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
+class _Sources(NamedTuple):
+  """Features of trimmed videos `[L, D]`, the label and the subset of each, the labels' names."""
+
+  features: Sequence[np.ndarray]
+  label: np.ndarray
+  subset: np.ndarray
+  names: dict[int, str]
+  fingerprint: str
+
+
+def _read_folder(path: str) -> _Sources:
+  files = sorted(pathlib.Path(path).glob("*/*/*.npy"))
+  if not files:
+    raise UserError(f"config.data.path: {path}: no <subset>/<label>/<video>.npy in this folder.")
+  try:
+    features = [np.load(f, mmap_mode="r", allow_pickle=False) for f in files]
+  except (OSError, ValueError, EOFError) as e:
+    raise UserError(
+      f"config.data.path: {path}: a file cannot be read ({e or 'it is empty'})."
+    ) from None
+  for f, x in zip(files, features, strict=True):
+    if x.ndim != 2 or not len(x) or x.shape[1] != features[0].shape[1]:
+      raise UserError(
+        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[-1]}] as the first file."
+      )
+  classes = sorted({f.parent.name for f in files})
+  label = np.array([classes.index(f.parent.name) for f in files])
+  subset = np.array([f.parent.parent.name for f in files])
+  mark = fingerprint.of_files(files, path)
+  return _Sources(features, label, subset, dict(enumerate(classes)), mark)
+
+
+def _read_npz(path: str) -> _Sources:
   if not path or not pathlib.Path(path).is_file():
-    raise UserError(f"config.data.path: {path!r} is no .npz file of features.")
+    raise UserError(f"config.data.path: {path!r} is neither a .npz file of features nor a folder.")
   with np.load(path) as stored:
     arrays = {k: stored[k] for k in stored.files}
   if not {"features", "label", "subset"} <= arrays.keys() or arrays["features"].ndim != 3:
@@ -129,20 +179,24 @@ def _read(path: str) -> dict[str, np.ndarray]:
       f"{path}: needs arrays 'features' [V, L, D], 'label' [V] and 'subset' [V]; it has "
       f"{sorted(arrays)}."
     )
-  return arrays
+  every = arrays["features"]
+  lengths = arrays.get("length", np.full(len(every), every.shape[1]))
+  names = {int(label): str(label) for label in np.unique(arrays["label"])}
+  features = [x[:length] for x, length in zip(every, lengths, strict=True)]
+  subset = arrays["subset"].astype(str)
+  return _Sources(features, arrays["label"], subset, names, fingerprint.of_npz(path))
 
 
-def _names(path: str, labels: np.ndarray) -> dict[int, str]:
-  names = {int(label): str(label) for label in labels}
-  if path:
-    try:
-      rows = [line.split() for line in pathlib.Path(path).read_text("utf-8").splitlines()]
-      names |= {int(r[0]): r[1] for r in rows if r and int(r[0]) in names}
-    except (OSError, ValueError, IndexError) as e:
-      raise UserError(
-        f"config.data.localization.stitched.names: {path!r} has no lines of label and name ({e})."
-      ) from None
-  return names
+def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:
+  if not path:
+    return {}
+  try:
+    rows = [line.split() for line in pathlib.Path(path).read_text("utf-8").splitlines()]
+    return {int(r[0]): r[1] for r in rows if r and int(r[0]) in labels}
+  except (OSError, ValueError, IndexError) as e:
+    raise UserError(
+      f"config.data.localization.stitched.names: {path!r} has no lines of label and name ({e})."
+    ) from None
 
 
 def _actions(wanted: Sequence[int | str], names: dict[int, str]) -> list[int]:
@@ -160,18 +214,26 @@ def _actions(wanted: Sequence[int | str], names: dict[int, str]) -> list[int]:
 
 
 def _pools(
-  arrays: dict[str, np.ndarray], subset: str, actions: dict[int, str], path: str
+  sources: _Sources, rows: np.ndarray, subset: str, actions: dict[int, str], path: str
 ) -> dict[str, list[np.ndarray]]:
-  rows = np.flatnonzero(arrays["subset"].astype(str) == subset)
-  lengths = arrays.get("length", np.full(len(arrays["label"]), arrays["features"].shape[1]))
   pools: dict[str, list[np.ndarray]] = {name: [] for name in ("", *actions.values())}
   for i in rows:
-    pools[actions.get(int(arrays["label"][i]), "")].append(arrays["features"][i, : lengths[i]])
+    pools[actions.get(int(sources.label[i]), "")].append(sources.features[i])
   lacking = [name or "the background" for name, pool in pools.items() if not pool]
   if lacking:
-    there = ", ".join(sorted(set(arrays["subset"].astype(str))))
+    there = ", ".join(sorted(set(sources.subset)))
     raise UserError(
-      f"{path}: no videos of {lacking[0]} with subset {subset!r} (its subsets: {there}); set "
-      "config.data.train_split, config.data.eval_split and localization.stitched.actions."
+      f"{path}: no videos of {lacking[0]} with subset {subset!r} (its subsets: {there}), or none "
+      "beside those held out; set config.data.train_split, config.data.eval_split, "
+      "localization.stitched.actions and localization.validation."
     )
   return pools
+
+
+def _held_out(label: np.ndarray, share: float) -> np.ndarray:
+  """The last sources of each label, bool like `label`."""
+  held = np.zeros(len(label), bool)
+  for value in np.unique(label):
+    places = np.flatnonzero(label == value)
+    held[places[len(places) - max(1, round(share * len(places))) :]] = True
+  return held

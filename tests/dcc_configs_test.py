@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines import untrimmed
 from tests import small
-from vssl_jax import jobs, methods, optim
+from vssl_jax import jobs, methods, optim, probing
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, writers
 from vssl_jax.localization import annotations
@@ -52,9 +53,29 @@ def test_changes_change_what_they_name():
   assert changed == {
     "bas_net": {"dcc.contrast"}, "no_denoising": {"dcc.denoise"},
     "intra_video": {"dcc.contrast"}, "mini_batch": {"dcc.contrast"},
-    "dataset_clusters": {"dcc.cluster_scope"}, "as_reviewed": {"dcc.beta"},
-    "query_only": {"dcc.keys_learn"},
+    "dataset_clusters": {"dcc.cluster_scope"}, "input_clusters": {"dcc.cluster_on"},
+    "as_reviewed": {"dcc.beta"}, "query_only": {"dcc.keys_learn"},
   }  # fmt: skip
+
+
+def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys):
+  folder, run = tmp_path / "features", tmp_path / "run"
+  untrimmed.main(
+    [f"--output={folder}", "--videos=16", "--eval_videos=4", "--classes=2", "--width=5"]
+  )
+  written = annotations.read_annotations(folder / "annotations.json")
+  name = next(n for n, v in written.items() if v.subset == "test")
+  broken = np.load(folder / f"{name}.npy")
+  np.save(folder / f"{name}.npy", broken[: len(broken) // 2])
+  config = _config(
+    "demo", batch_size=8, **{"data.source": "localization", "data.path": str(folder)}
+  )
+  probing.splits(config)
+  assert f"note: {name}: features cover" in capsys.readouterr().err
+  np.save(folder / f"{name}.npy", np.full_like(broken, np.nan))
+  with pytest.raises(UserError, match=f"'{name}': .*NaN or infinity"):
+    jobs.pretrain(config, run, allow_config_change=False)
+  assert not run.exists()
 
 
 def _config(variant, **values):

@@ -41,6 +41,8 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     )
   if config.probe.run and (lack := probing.missing(config, mesh)):
     print(f"No probe after training: {lack}.", flush=True)
+  scores_itself = method.encoder is None and method.evaluate is not None
+  splits = probing.splits(config) if scores_itself else []  # what is wrong in them is said now
   result = train.train(
     config, workdir, source, method, mesh, allow_config_change=allow_config_change,
     monitor=_monitor(config, mesh, method),
@@ -59,8 +61,8 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
       own = outcome[config.method] = method.evaluate(*state, *probing.splits(config))
       if "top1" in own:
         outcome["headline"][f"{config.method}_top1"] = {"trained": own["top1"]}
-  elif method.encoder is None and method.evaluate is not None:
-    outcome |= _own(config, method, result.state, workdir)
+  elif scores_itself:
+    outcome |= _own(config, method, result.state, splits, workdir)
   outcome["seconds"] = time.perf_counter() - began
   _finish(outcome, workdir)
 
@@ -99,10 +101,9 @@ def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _own(
-  config: ConfigDict, method: Method, state: step.TrainState, workdir: pathlib.Path
+  config: ConfigDict, method: Method, state: step.TrainState, splits: list, workdir: pathlib.Path
 ) -> dict[str, Any]:
   """Scores of a method without encoder: of its last parameters, and of those validation chose."""
-  splits = probing.splits(config)
 
   def score(state: step.TrainState) -> dict[str, Any]:
     return method.evaluate(jax.device_get(state.params), state.method, *splits)

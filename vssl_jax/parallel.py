@@ -101,13 +101,15 @@ def put(mesh: Mesh, tree: Tree, specs: Tree) -> Tree:
 
   Args:
     mesh: all devices.
-    tree: whole arrays.
+    tree: whole arrays, or global ones that are laid out so already.
     specs: PartitionSpecs in the shape of `tree` or of its upper part (a prefix).
   """
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings(mesh, specs))
 
   def one(sharding: NamedSharding, x: Any) -> jax.Array:
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+      return x  # no process sees all of it
     return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
 
   return jax.tree.map(

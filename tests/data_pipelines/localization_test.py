@@ -65,9 +65,9 @@ def test_batch_follows_the_contract():
 
 def test_sampling_takes_evenly_spaced_steps_to_test():
   batch = next(opened([4, 6, 60]).eval_batches(3))
-  np.testing.assert_array_equal(batch["features"][0, :, 1], [0, 0, 1, 1, 2, 3])
+  np.testing.assert_array_equal(batch["features"][0, :, 1], [0, 1, 1, 2, 3, 3])
   np.testing.assert_array_equal(batch["features"][1, :, 1], np.arange(6))
-  np.testing.assert_array_equal(batch["features"][2, :, 1], [0, 11, 23, 35, 47, 59])
+  np.testing.assert_array_equal(batch["features"][2, :, 1], [5, 15, 25, 35, 45, 55])
   assert batch["mask"].all()
   np.testing.assert_allclose(batch["seconds"] * 6, [2, 3, 30])
 

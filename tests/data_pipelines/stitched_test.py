@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines import stitched
+from data_pipelines import localization, stitched
 from tests.data_pipelines.localization_test import ARGS, fields
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations
@@ -107,6 +107,47 @@ def test_lengths_of_sources_count(data, tmp_path):
   assert steps.max() == 1
 
 
+def test_a_folder_is_read_like_a_file(data, tmp_path):
+  arrays = np.load(data.path)
+  names = {3: "jump", 5: "run", 8: "sit", 9: "9"}
+  for i, x in enumerate(arrays["features"]):
+    folder = tmp_path / "clips" / str(arrays["subset"][i]) / names[int(arrays["label"][i])]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{i}.npy", x)
+  data.localization.stitched.actions = ("jump", "run")
+  whole = stitched.make(data)
+  data.path, data.localization.stitched.names = str(tmp_path / "clips"), ""
+  same = stitched.make(data)
+  assert (same.label_names, same.videos) == (whole.label_names, whole.videos)
+  own = {name: x[:, 0] for name, x in same.features.items()}
+  for name, x in whole.features.items():  # the background's sources are in another order
+    action = np.isin(x[:, 0], (3, 5))
+    np.testing.assert_array_equal(own[name][action], x[action, 0])
+    assert np.isin(own[name][~action], (8, 9)).all()
+  np.save(tmp_path / "clips" / "0" / "jump" / "0.npy", np.ones((2, 5)))
+  with pytest.raises(UserError, match=r"not \[L, 3\] as the first file"):
+    stitched.make(data)
+  data.path = str(tmp_path / "clips" / "0")
+  with pytest.raises(UserError, match=r"<subset>/<label>/<video>.npy"):
+    stitched.make(data)
+
+
+def test_held_out_sequences_share_no_video_with_the_others(tmp_path):
+  v, t = np.meshgrid(np.arange(40), np.arange(4), indexing="ij")
+  label = np.arange(40) % 4
+  path = tmp_path / "clips.npz"
+  np.savez(path, features=np.stack([label[v], v, t], -1), label=label, subset=np.zeros(40, int))
+  data = fields(str(path), videos=30, max_seconds=60.0)
+  data.train_split, data.localization.validation = "0", 0.3
+  own = {}
+  for split in ("0", localization.held_out(data)):
+    s = stitched.load(data, split=split, batch_size=4, **ARGS)
+    own[split] = {int(x) for i in range(s.num_videos) for x in s.sequence(i)[:, 1]}
+    assert {x % 4 for x in own[split]} == {0, 1, 2, 3}  # background of every class too
+  train, held = own.values()
+  assert max(train) < 28 <= min(held)  # the last three of each class's ten
+
+
 def test_bad_input_is_named(data, tmp_path):
   with pytest.raises(
     UserError, match=r"no videos of the background with subset 'train' \(its subsets: 0, 1"
@@ -118,6 +159,6 @@ def test_bad_input_is_named(data, tmp_path):
   np.savez(data.path, features=np.ones((2, 3)))
   with pytest.raises(UserError, match=r"needs arrays"):
     stitched.make(data)
-  data.path = str(tmp_path)
+  data.path = str(tmp_path / "none.npz")
   with pytest.raises(UserError, match=r"config.data.path"):
     stitched.make(data)

@@ -95,6 +95,7 @@ def test_no_action_and_the_report(folder):
     "error: v: has no annotated action",
     "note: v: features cover 20.0 s of a video of 10.0 s",
   ]
+  assert check.report(problems, most=1).splitlines()[1:] == ["note: 1 more findings like these"]
   with pytest.raises(UserError, match=r"'v': has no annotated action.$"):
     check.require(problems)
   with pytest.raises(UserError, match=r"\(and 1 more problems\)"):

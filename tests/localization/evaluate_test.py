@@ -36,6 +36,28 @@ def _oracle(features, mask):
 SETTINGS = Settings(scale=1, thresholds=(0.5,))
 
 
+@pytest.mark.parametrize("frames", [50, 60, 130, 400])
+def test_sampled_steps_are_where_they_are_said_to_be(frames):
+  """Whatever T, the truth's edges are found within half a step, and on neither side on average."""
+  rng, errors = np.random.default_rng(0), []
+  for length in rng.integers(40, 300, 30).tolist():
+    start = int(rng.integers(2, length - 20))
+    x = np.zeros((length, 1), np.float32)
+    x[start : start + 15] = 1
+    video = Video("test", length * SECONDS, (Segment(0, 1, "a"),))
+    data = fields(frames=frames, sampling="sample")
+    source = LocalizationSource(
+      data, Dataset({"v": video}, {"v": x}, SECONDS, ("a",)), split="test", batch_size=1, **ARGS
+    )
+    found, _ = evaluate.predict(_oracle, source, batch_size=1, settings=SETTINGS)
+    (one,) = found["v"]
+    step = SECONDS * length / frames
+    off = np.array([one.start - start * SECONDS, one.end - (start + 15) * SECONDS])
+    assert (np.abs(off) <= 0.5 * step + 1e-4).all()
+    errors.append(off / step)
+  assert np.abs(np.mean(errors)) < 0.15
+
+
 def test_the_truth_as_activations_scores_one():
   scores = evaluate.evaluate(_oracle, _source(), batch_size=2, settings=SETTINGS)
   assert set(scores["mAP"]) == {"0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"}

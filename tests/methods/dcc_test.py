@@ -136,13 +136,13 @@ def test_an_epoch_fills_the_memory_and_other_videos_entries_matter():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["demo", "demo,dataset_clusters"])
+@pytest.mark.parametrize("variant", ["demo", "demo,input_clusters", "demo,dataset_clusters"])
 def test_one_device_equals_eight(variant):
   c = config(variant)
   (_, (state, _)), _ = gradients(c, of=range(N, V))
   state = state.replace(
-    centers=np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32),
-    shares=np.random.default_rng(1).random((4, C)).astype(np.float32),
+    centers=np.random.default_rng(0).normal(size=state.centers.shape).astype(np.float32),
+    shares=np.random.default_rng(1).random(state.shares.shape).astype(np.float32),
   )
   (loss, (one, metrics)), grads = gradients(c, state=state)
   (loss8, (eight, metrics8)), grads8 = gradients(c, devices=8, state=state)
@@ -242,7 +242,7 @@ def test_refresh_clusters_the_data_set_every_so_many_epochs():
   method, _, params, state = start(c)
   assert methods.load("dcc").build(config()).refresh is None
   _, first = method.refresh(params, state, Split())
-  assert first.centers.shape == (4, 4)
+  assert first.centers.shape == (4 * C, 4)  # K a class
   assert np.asarray(first.centers).any()
   assert np.all((np.asarray(first.shares) >= 0) & (np.asarray(first.shares) <= 1))
   # Shares times sizes are the pseudo-labelled snippets of each class: roughly half of its videos'.
@@ -260,6 +260,7 @@ def test_refresh_clusters_the_data_set_every_so_many_epochs():
   [
     ({"dcc.contrast": "all"}, "config.dcc.contrast is 'all': choose one of none, video"),
     ({"dcc.protocol": "ava"}, "config.dcc.protocol is 'ava'"),
+    ({"dcc.cluster_on": "trunk"}, "config.dcc.cluster_on is 'trunk': choose one of embedding"),
     ({"dcc.temperature": 0.0}, "config.dcc.temperature is 0.0: it must be positive"),
     ({"dcc.dropout": 1.0}, r"config.dcc.dropout is 1.0: it must lie in \[0, 1\)"),
     ({"dcc.clusters": T + 1}, "clusters is 21: a video has config.data.frames = 20 steps"),
@@ -281,6 +282,22 @@ def test_sizes_come_from_the_data_and_other_data_is_refused():
 
   with pytest.raises(UserError, match="dcc needs features of untrimmed videos"):
     methods.resolve(c, Clips())
+
+
+@pytest.mark.parametrize("scope", ["video", "dataset"])
+def test_input_features_may_be_what_is_clustered(scope):
+  values = {"dcc.cluster_scope": scope, "dcc.cluster_on": "features", "batch_size": N}
+  c = config(**values)
+  method, _, params, state = start(c)
+  assert state.centers.shape[1] == c.dcc.width
+  if scope == "dataset":
+    _, state = method.refresh(params, state, Split())
+    assert np.asarray(state.centers).any()
+  trust = infer.look(c, params, state)(batch())["trust"]
+  moved = jax.tree.map(lambda x: x, params)
+  moved["projection"] = jax.tree.map(lambda x: -2 * x + 1, params["projection"])
+  same = infer.look(c, moved, state)(batch())["trust"]  # whatever the embedding
+  np.testing.assert_array_equal(trust, same)
 
 
 @pytest.mark.parametrize("change", ["", ",no_denoising", ",bas_net", ",dataset_clusters"])

@@ -114,7 +114,11 @@ def require(problems: list[Problem]) -> None:
     raise UserError(f"video {fatal[0].video!r}: {fatal[0].message}{more}.")
 
 
-def report(problems: list[Problem]) -> str:
-  """The findings as lines of text, the fatal ones first."""
+def report(problems: list[Problem], most: int | None = None) -> str:
+  """The findings as lines of text, the fatal ones first; no more than `most`, and how many more."""
   ordered = sorted(problems, key=lambda p: not p.fatal)
-  return "".join(f"{'error' if p.fatal else 'note'}: {p.video}: {p.message}\n" for p in ordered)
+  shown = ordered[:most]
+  lines = [f"{'error' if p.fatal else 'note'}: {p.video}: {p.message}\n" for p in shown]
+  if len(ordered) > len(shown):
+    lines.append(f"note: {len(ordered) - len(shown)} more findings like these\n")
+  return "".join(lines)

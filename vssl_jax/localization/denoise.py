@@ -17,6 +17,7 @@ from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
 
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
+SPACES = ("embedding", "features")  # in which snippets are clustered
 
 
 def clusters_videos(c: ConfigDict) -> bool:
@@ -32,6 +33,22 @@ def clusters_dataset(c: ConfigDict) -> bool:
 def denoises(c: ConfigDict) -> bool:
   """Whether pseudo-labels are believed by their clusters, and not as they are."""
   return c.contrast != "none" and c.denoise
+
+
+def clusters(c: ConfigDict) -> int:
+  """K: of each video, or of the whole data set, where they have to tell its classes apart."""
+  return c.clusters * (c.classes if c.cluster_scope == "dataset" else 1)
+
+
+def width(c: ConfigDict) -> int:
+  """Width of what is clustered."""
+  return c.width if c.cluster_on == "features" else c.dim
+
+
+def points(c: ConfigDict, out: Activations, batch: Batch) -> jax.Array:
+  """What is clustered, float32 `[N, T, d]` of length 1, without gradient."""
+  x = batch["features"] if c.cluster_on == "features" else out.embedding[BRANCHES[c.embedding]]
+  return unit(lax.stop_gradient(x))
 
 
 def regions(
@@ -79,17 +96,16 @@ def confidence(
   c: ConfigDict, out: Activations, pseudo: jax.Array, classes: jax.Array, batch: Batch, state: Any
 ) -> jax.Array:
   """What each pseudo-label is believed, `[N, T, L]`: S."""
-  mask = batch["mask"]
-  points = unit(lax.stop_gradient(out.embedding[BRANCHES[c.embedding]]))
+  mask, x = batch["mask"], points(c, out, batch)
   if clusters_videos(c):
-    clusters = _cluster_videos(c, points, mask, batch["key"])
-    share = parts.shares(clusters, pseudo, c.clusters)
+    found = _cluster_videos(c, x, mask, batch["key"])
+    share = parts.shares(found, pseudo, c.clusters)
   else:
-    n, t, dim = points.shape
-    found = kmeans(points.reshape(-1, dim), state.centers, iterations=0, mask=mask.reshape(-1))
-    clusters = found.labels.reshape(n, t)
+    n, t, dim = x.shape
+    flat = kmeans(x.reshape(-1, dim), state.centers, iterations=0, mask=mask.reshape(-1))
+    found = flat.labels.reshape(n, t)
     share = jnp.moveaxis(state.shares[:, jnp.maximum(classes, 0)], 0, 1)  # [N, K, L]
-  return parts.confidence(clusters, pseudo, share)
+  return parts.confidence(found, pseudo, share)
 
 
 def keys(seed: int, videos: jax.Array) -> jax.Array:

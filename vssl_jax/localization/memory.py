@@ -16,7 +16,6 @@ from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Params
 from vssl_jax.models.bas_net import BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
-from vssl_jax.ops.sphere import unit
 
 State = Any  # of methods.dcc
 Refresh = Callable[[Params, State, Any], State]  # of parameters, state and training split
@@ -58,12 +57,12 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
     out = net.apply({"params": params}, batch["features"], batch["mask"])
     classes, pseudo = denoise.pseudo_labels(c, out, batch, c.labels)
     return {
-      "x": unit(out.embedding[denoise.BRANCHES[c.embedding]]), "classes": classes,
+      "x": denoise.points(c, out, batch), "classes": classes,
       "pseudo": pseudo & (classes >= 0)[:, None, :],
     }  # fmt: skip
 
   cluster = jax.jit(functools.partial(kmeans, iterations=c.cluster_iterations))
-  start = jax.jit(functools.partial(plus_plus, k=c.clusters))
+  start = jax.jit(functools.partial(plus_plus, k=denoise.clusters(c)))
 
   def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):
@@ -79,13 +78,13 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
     local = jax.device_get(params)
     found = list(survey(local, source))
     seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
-    points, mask = seen["x"].reshape(-1, c.dim), seen["mask"].reshape(-1)
+    points, mask = seen["x"].reshape(-1, denoise.width(c)), seen["mask"].reshape(-1)
     centers = np.asarray(state.centers)
     if not centers.any():
       centers = start(jax.random.key(config.seed), points, mask=mask)
     clusters = cluster(points, centers, mask=mask)
     labels = np.asarray(clusters.labels).reshape(seen["mask"].shape)
-    positive = np.zeros((c.clusters, c.classes), np.float32)
+    positive = np.zeros((denoise.clusters(c), c.classes), np.float32)
     v, t, slot = np.nonzero(seen["pseudo"])
     np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
     counts = np.maximum(np.asarray(clusters.counts), 1)[:, None]

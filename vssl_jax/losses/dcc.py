@@ -145,7 +145,7 @@ def pool(
   def side(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
     weight = jnp.where(chosen & mask[..., None], trust, 0)
     weight = part[:, :, None, :] * weight[..., None]  # [N, T, L, M]
-    total = jnp.einsum("ntlm,ntd->nlmd", weight, x.astype(jnp.float32))
+    total = jnp.einsum("ntlm,ntd->nlmd", weight, x.astype(jnp.float32), precision="highest")
     has = real & (jnp.sum(weight, axis=1) > 0)
     return unit(jnp.where(has[..., None], total, 0)), has
 

@@ -51,7 +51,7 @@ class State:
   Attributes:
     bank: V videos; full from the second epoch on.
     visited: bool `[V]`, which videos this epoch's batches have brought.
-    centers: float32 `[K, d]`.
+    centers: float32 `[K, d]`, or `[K, D]` where input features are clustered.
     shares: float32 `[K, C]`, of the snippets of each cluster that are pseudo-labelled as a class.
     epochs: int32, epochs begun.
   """
@@ -85,8 +85,9 @@ def defaults() -> ConfigDict:
   c.pseudo = "suppressed"  # branch that gives the pseudo-labels: suppressed | base; ours
   c.embedding = "base"  # branch whose embeddings are contrasted: base | suppressed; ours
 
-  c.clusters = 16  # K; ours
+  c.clusters = 16  # K of a video, or K x C of the data set; ours
   c.cluster_scope = "video"  # video: at each visit | dataset: every `refresh` epochs; ours
+  c.cluster_on = "embedding"  # embedding | features, the input; ours
   c.cluster_iterations = 10  # of Lloyd's algorithm; ours
   c.refresh = 1  # epochs
 
@@ -153,8 +154,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
     videos = c.videos if c.contrast == "bank" else 1
     bank = parts.empty(videos, c.labels, c.regions, c.dim)
-    centers = jnp.zeros((c.clusters, c.dim), jnp.float32)
-    shares = jnp.zeros((c.clusters, c.classes), jnp.float32)
+    centers = jnp.zeros((denoise.clusters(c), denoise.width(c)), jnp.float32)
+    shares = jnp.zeros((denoise.clusters(c), c.classes), jnp.float32)
     return params, State(bank, jnp.zeros(videos, bool), centers, shares, jnp.int32(0))
 
   def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
@@ -271,6 +272,7 @@ def _check(config: ConfigDict) -> None:
   for field, known in {
     "contrast": ("none", *parts.SCOPES), "cluster_scope": ("video", "dataset"),
     "pseudo": tuple(denoise.BRANCHES), "embedding": tuple(denoise.BRANCHES),
+    "cluster_on": denoise.SPACES,
     "dtype": tuple(DTYPES), "protocol": tuple(evaluation.TIOUS),
   }.items():  # fmt: skip
     if c[field] not in known:
