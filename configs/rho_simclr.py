@@ -10,7 +10,7 @@ Variants, after a colon:
   demo           embedded digit videos, then probed; minutes on 2 CPU cores. Result in README:
                  *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed; about a quarter of an hour
-                 on 2 CPU cores. Result in README, one seed: *measured by us*
+                 on 2 CPU cores. Result in README: *measured by us*
 
 The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,rho4,aug_plus
   rho1 … rho4    clips of a video; rho1 is two crops of one clip
