@@ -77,3 +77,16 @@ def test_curves_of_one_run_and_of_several(tmp_path, runs):
   assert len(seen["training.png"]) > 1  # one colour for uncertainty, another for R@1
   orange = any(red > blue + 2 for red, _, blue in seen["quantiles.png"])
   assert orange == (runs == 2)  # the second run's
+
+
+def test_no_run_leaves_the_shared_axis(tmp_path, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures.figure_lib, "save", lambda figure, path: drawn.append(figure))
+  low, high = (
+    rows(epoch=[1, 2], uncertainty=[1.0, x], predicted=[0.5, 0.5], **{"R@1": [0.1, 0.4]})
+    for x in (0.8, 7.0)
+  )
+  figures.training(tmp_path / "t.png", {"a": {"training": low}, "b": {"training": high}})
+  for axis in drawn[0].axes[:2]:
+    assert axis.get_ylim()[0] == 0
+    assert axis.get_ylim()[1] > 7

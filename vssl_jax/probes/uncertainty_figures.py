@@ -41,7 +41,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
     lines += axis.plot(epochs, head, "o:", color=_BLUE, mfc="white", label="of it, the head's part")
     rate = [100 * r["R@1"] for r in rows]
     lines += twin.plot(epochs, rate, "s-", color=_ORANGE, label="evaluation videos: R@1")
-    axis.set(title=name, xlabel="epoch", xlim=(0, None), ylim=(0, None))
+    axis.set(title=name, xlabel="epoch", xlim=(0, None))
     axis.tick_params(axis="y", colors=_BLUE)
     twin.tick_params(axis="y", colors=_ORANGE)
     twin.set_ylim(0, max(_top(r, "training", "R@1") for r in runs.values()) * 115)
@@ -49,6 +49,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
       axis.set_ylabel(_UNCERTAINTY, color=_BLUE)
     if i == len(runs) - 1:
       twin.set_ylabel("R@1, %", color=_ORANGE)
+  axes[0].set_ylim(0, None)  # of all, once all is drawn
   columns = 2 if len(runs) == 1 else 4
   figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
   figure_lib.save(figure, path)
