@@ -132,7 +132,7 @@ def load(files: str) -> list[Result]:
     SystemExit: a file's seed is not the one its name says.
   """
   found = []
-  for path in sorted(HERE.glob(f"{files}_s*.json")):
+  for path in sorted(HERE.glob(f"{files}_s[0-9]*.json")):
     result = json.loads(path.read_text(encoding="utf-8"))
     if path.stem != f"{pathlib.PurePath(files).name}_s{result['seed']}":
       raise SystemExit(f"{path}: its seed is {result['seed']}, its name says otherwise; rename it")

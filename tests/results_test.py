@@ -92,6 +92,10 @@ def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
     "| backbone features (seed 0 alone) | 10.0 |  |", "| μ(V) (seed 0 alone) | 50.0 | 75.0 |",
     "| Bhattacharyya distance (seed 0 alone) | 25.0 |  |",
   ]  # fmt: skip
+  _write(tmp_path / "digits", "provico_soft", _result(1, 0.8))  # a name that begins alike
+  again = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
+  assert again[:5] == lines
+  assert again[5].startswith("| backbone features, L_soft alone (seed 1 alone)")
 
 
 def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
