@@ -50,10 +50,11 @@ def test_changes_change_what_they_name():
   base = small.load("dcc.py", "demo")
   changed = {x: small.changes(base, small.load("dcc.py", f"demo,{x}")) for x in CONFIG.CHANGES}
   assert not changed.pop("memory_bank")  # the recipe's own
+  assert not changed.pop("input_clusters")
   assert changed == {
     "bas_net": {"dcc.contrast"}, "no_denoising": {"dcc.denoise"},
     "intra_video": {"dcc.contrast"}, "mini_batch": {"dcc.contrast"},
-    "dataset_clusters": {"dcc.cluster_scope"}, "input_clusters": {"dcc.cluster_on"},
+    "dataset_clusters": {"dcc.cluster_scope"}, "embedding_clusters": {"dcc.cluster_on"},
     "as_reviewed": {"dcc.beta"}, "query_only": {"dcc.keys_learn"},
   }  # fmt: skip
 
