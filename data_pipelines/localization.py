@@ -22,6 +22,7 @@ them. Which they are depends on `config.data.localization.seed` alone, not on th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -230,7 +231,8 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
     for stream in streams:
       found = check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
       check.require(found)
-      print(check.report(found, most=_NOTES), end="", file=sys.stderr, flush=True)
+      if found:
+        _note(f"{stream}, {split}:\n{check.report(found, most=_NOTES)}")
   paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
   own = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
   return Dataset(
@@ -240,6 +242,12 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
     tuple(label_names),
     fingerprint=fingerprint.of_files(own, folder),
   )
+
+
+@functools.cache
+def _note(text: str) -> None:
+  """Prints it once: a run opens the same split to train, to score and to draw."""
+  print(text, end="", file=sys.stderr, flush=True)
 
 
 def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:

@@ -116,8 +116,8 @@ def make_step(
     updates, optim = tx.update(grads, train.optim, train.params)
     if not whole:
       updates = _select(gate, updates, jax.tree.map(jnp.zeros_like, updates))
-      # Momentum of a frozen subset stays as it was. Adam's count goes on, so that its first updates
-      # after a thaw are larger, by up to 1/sqrt(1 - b2) times what a new one's would be.
+      # Momentum of a frozen subset stays as it was. Adam's count goes on, so that after a long
+      # freeze its first updates are up to six times as large as a new one's (b1 0.9, b2 0.999).
       slots = optax.tree_utils.tree_map_params(
         tx, lambda _, g: g, optim, gate, transform_non_params=lambda _: True
       )
