@@ -124,6 +124,8 @@ def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, ca
   assert [k for k, row in rows.items() if "validation_mAP" in row] == [2, 4]
   chosen = result["dcc"]["validation_chosen"]["step"]
   assert chosen == max((2, 4), key=lambda s: (rows[s]["validation_mAP"], -s))
+  held_out = {str(s): rows[s]["validation_mAP"] for s in (2, 4)}
+  assert result["dcc"]["validation"] == pytest.approx(held_out, rel=1e-3)
   # A finished run is scored again, with other proposals if so wished.
   config = _config("demo", **{"batch_size": 8, "dcc.proposals.nms": 0.5, **shared})
   jobs.pretrain(config, tmp_path, allow_config_change=False)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vssl_jax import config as config_lib
 from vssl_jax import methods, models, parallel, probing, step, train
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, checkpoints
+from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
 from vssl_jax.probes import monitor, report
@@ -120,6 +120,8 @@ def _own(
         headline[name]["validation_chosen"] = figures["trained"]
       own["validation_chosen"] = {"step": best[0], **chosen}
     saver.close()
+    logged = [row for row in writers.read(workdir) if config.save.best in row]
+    own["validation"] = {str(row["step"]): row[config.save.best] for row in logged}
   return {config.method: own, "headline": headline}
 
 
