@@ -3,11 +3,13 @@
 `config.data.path` is a folder of `<video>.npy` files `[L, D]`, one a video, or of such folders, one
 a stream (`config.data.localization.streams`), joined along D. Ground truth is a JSON file in
 ActivityNet's format: `config.data.localization.annotations`, or `annotations.json` in the folder.
-Of it training sees the classes of a video alone. Splits are the file's subsets.
+Of it training sees the classes of a video alone, but for analyses that ask for more
+(`config.data.localization.truth`). Splits are the file's subsets.
 
 A batch holds `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `labels` float32 `[N, C]` (1
-where the class occurs), `seconds` float32 `[N]` (time that a step of the sequence stands for) and
-`video` int64 `[N]`. T is `config.data.frames`; a video becomes that long in one of two ways
+where the class occurs), `seconds` float32 `[N]` (time that a step of the sequence stands for),
+`video` int64 `[N]` and, where asked for, `truth` bool `[N, T, C]`, what is annotated at the steps'
+middles. T is `config.data.frames`; a video becomes that long in one of two ways
 (`config.data.localization.sampling`):
 
 * `sample`: T features are taken, one of each of T equal bins: in training at random (BaS-Net, Lee
@@ -110,6 +112,7 @@ class LocalizationSource(NumpySource):
     self._frames = data.frames
     self._features = [dataset.features[name] for name in self.names]
     self._labels = annotations.multi_hot(self.videos, self.label_names)
+    self._truth = data.localization.truth
 
   def only(self, videos: Sequence[int]) -> LocalizationSource:
     """See `source.Source`."""
@@ -156,13 +159,18 @@ class LocalizationSource(NumpySource):
       sequence, seconds = sequence[chosen], seconds * length / frames
     features = np.zeros((frames, sequence.shape[1]), np.float32)
     features[: len(sequence)] = sequence
-    return {
+    example = {
       "features": features,
       "mask": np.arange(frames) < len(sequence),
       "labels": self._labels[video],
       "seconds": np.float32(seconds),
       "video": np.int64(video),
     }
+    if self._truth:
+      example["truth"] = annotations.truth(
+        self.videos[video], self.label_names, frames, float(seconds)
+      )
+    return example
 
 
 def held_out(data: Any) -> str:

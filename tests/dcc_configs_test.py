@@ -56,6 +56,7 @@ def test_changes_change_what_they_name():
     "intra_video": {"dcc.contrast"}, "mini_batch": {"dcc.contrast"},
     "dataset_clusters": {"dcc.cluster_scope"}, "embedding_clusters": {"dcc.cluster_on"},
     "as_reviewed": {"dcc.beta"}, "query_only": {"dcc.keys_learn"},
+    "true_pseudo_labels": {"dcc.pseudo", "data.localization.truth"},
   }  # fmt: skip
 
 
@@ -93,7 +94,10 @@ def _config(variant, **values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "videos"), [("demo", 11), ("demo,dataset_clusters", 12)])
+@pytest.mark.parametrize(
+  ("variant", "videos"),
+  [("demo", 11), ("demo,true_pseudo_labels", 11), ("demo,dataset_clusters", 12)],
+)
 def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
   config = _config(variant, **values, **({"steps": 5} if videos == 11 else {}))

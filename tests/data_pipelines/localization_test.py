@@ -63,6 +63,19 @@ def test_batch_follows_the_contract():
   assert (s.num_videos, s.label_names, s.names) == (3, ("a", "b"), ("v0", "v1", "v2"))
 
 
+def test_annotated_moments_come_along_where_asked_for():
+  assert "truth" not in next(opened([4, 6, 9]).train_batches())
+  batch = next(opened([4, 6, 9], truth=True).train_batches())
+  assert (batch["truth"].shape, batch["truth"].dtype) == ((3, 6, 2), bool)
+  for v, truth, seconds in zip(batch["video"], batch["truth"], batch["seconds"], strict=True):
+    middle = (np.arange(6) + 0.5) * seconds
+    expected = np.zeros((6, 2), bool)
+    expected[:, 1 - v % 2] = middle < 0.5  # video v has action "ba"[v % 2]
+    if v == 0:
+      expected[:, 0] |= (middle >= 0.2) & (middle < 0.4)
+    np.testing.assert_array_equal(truth, expected)
+
+
 def test_sampling_takes_evenly_spaced_steps_to_test():
   batch = next(opened([4, 6, 60]).eval_batches(3))
   np.testing.assert_array_equal(batch["features"][0, :, 1], [0, 1, 1, 2, 3, 3])

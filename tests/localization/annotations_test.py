@@ -116,3 +116,11 @@ def test_bad_predictions_are_named(tmp_path, tree, message):
     annotations.read_predictions(written(tmp_path, tree))
   with pytest.raises(UserError, match=r"nothing.json: cannot be read"):
     annotations.read_predictions(tmp_path / "nothing.json")
+
+
+def test_truth_holds_where_the_middle_of_a_step_does():
+  video = Video("t", 5.0, (Segment(0.6, 2.5, "b"), Segment(2.0, 3.0, "a"), Segment(0, 5, "x")))
+  got = annotations.truth(video, ("a", "b"), 5, 1.0)
+  np.testing.assert_array_equal(got[:, 0], [0, 0, 1, 0, 0])
+  np.testing.assert_array_equal(got[:, 1], [0, 1, 0, 0, 0])  # [0.6, 2.5) lacks 0.5 and 2.5
+  assert not annotations.truth(Video("t", 5.0, ()), ("a",), 3, 1.0).any()

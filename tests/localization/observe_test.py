@@ -4,7 +4,6 @@ import numpy as np
 
 from tests.localization.evaluate_test import ACTIONS, SECONDS, STEPS, _source
 from vssl_jax.localization import observe
-from vssl_jax.localization.annotations import Segment, Video
 
 
 def look(batch):
@@ -15,14 +14,6 @@ def look(batch):
     "attention": x.max(axis=2), "cas": x, "classes": classes, "pseudo": x > 0,
     "trust": np.full(x.shape, 0.5), "spaces": {"input": x + 0.1},
   }  # fmt: skip
-
-
-def test_truth_holds_where_the_middle_of_a_step_does():
-  video = Video("t", 5.0, (Segment(0.6, 2.5, "b"), Segment(2.0, 3.0, "a"), Segment(0, 5, "x")))
-  got = observe.truth(video, ("a", "b"), 5, 1.0)
-  np.testing.assert_array_equal(got[:, 0], [0, 0, 1, 0, 0])
-  np.testing.assert_array_equal(got[:, 1], [0, 1, 0, 0, 0])  # [0.6, 2.5) lacks 0.5 and 2.5
-  assert not observe.truth(Video("t", 5.0, ()), ("a",), 3, 1.0).any()
 
 
 def test_every_video_once_in_order_without_padding():

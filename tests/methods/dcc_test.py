@@ -12,7 +12,7 @@ from tests.methods import rho
 from vssl_jax import methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
-from vssl_jax.localization import infer
+from vssl_jax.localization import denoise, infer
 from vssl_jax.losses import bas_net as bas_losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods import base
@@ -265,6 +265,7 @@ def test_refresh_clusters_the_data_set_every_so_many_epochs():
     ({"dcc.cluster_on": "trunk"}, "config.dcc.cluster_on is 'trunk': choose one of embedding"),
     ({"dcc.temperature": 0.0}, "config.dcc.temperature is 0.0: it must be positive"),
     ({"dcc.dropout": 1.0}, r"config.dcc.dropout is 1.0: it must lie in \[0, 1\)"),
+    ({"dcc.pseudo": "annotated"}, "that needs config.data.localization.truth=True"),
     ({"dcc.clusters": T + 1}, "clusters is 21: a video has config.data.frames = 20 steps"),
     ({"dcc.regions": T + 1}, "regions is 21: a video has config.data.frames = 20 steps"),
   ],
@@ -300,6 +301,28 @@ def test_input_features_may_be_what_is_clustered(scope):
   moved["projection"] = jax.tree.map(lambda x: -2 * x + 1, params["projection"])
   same = infer.look(c, moved, state)(batch())["trust"]  # whatever the embedding
   np.testing.assert_array_equal(trust, same)
+
+
+def test_true_pseudo_labels_are_the_annotation_whatever_the_network_says():
+  c = config("demo,true_pseudo_labels", **{"dcc.denoise": False})
+  method, _, params, state = start(c)
+  assert method.example(2)["truth"].shape == (2, T, C)
+  truth = np.random.default_rng(1).random((N, T, C)) < 0.3
+  given = {**batch(), "truth": truth}
+  net = infer.network(c)
+  out = net.apply({"params": params}, given["features"], given["mask"])
+  classes, pseudo = denoise.pseudo_labels(c.dcc, out, given, 2)
+  for i, (slots, own) in enumerate(zip(np.asarray(classes), np.asarray(pseudo), strict=True)):
+    for label, marked in zip(slots, own.T, strict=True):
+      expected = truth[i, :, label] & given["mask"][i] if label >= 0 else np.zeros(T, bool)
+      np.testing.assert_array_equal(marked, expected)
+  keyed = {**given, "key": jax.random.split(jax.random.key(1), N)}
+  _, (_, metrics) = method.loss(params, state, keyed, jax.random.key(0), 5)
+  real = (classes >= 0)[:, None, :] & given["mask"][..., None]
+  np.testing.assert_allclose(metrics["pseudo_share"], np.sum(pseudo) / np.sum(real), rtol=1e-6)
+  # Where nothing is annotated, as in a look at other videos, they are the suppression branch's.
+  plain = denoise.pseudo_labels(config().dcc, out, batch(), 2)[1]
+  np.testing.assert_array_equal(denoise.pseudo_labels(c.dcc, out, batch(), 2)[1], plain)
 
 
 @pytest.mark.parametrize("change", ["", ",no_denoising", ",bas_net", ",dataset_clusters"])

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.localization.segments import covers
 from vssl_jax.probes.report import write_atomic
 
 _VERSION = "VERSION 1.3"
@@ -82,6 +83,17 @@ def of_subset(annotations: Annotations, subset: str) -> dict[str, Video]:
 def label_names(annotations: Annotations) -> tuple[str, ...]:
   """All classes of all splits, sorted, so that a class keeps its number in every split."""
   return tuple(sorted({s.label for v in annotations.values() for s in v.segments}))
+
+
+def truth(video: Video, names: Sequence[str], steps: int, step_seconds: float) -> np.ndarray:
+  """Annotated actions of each step, bool `[T, C]`; classes that have no name are left out."""
+  result = np.zeros((steps, len(names)), bool)
+  place = {name: i for i, name in enumerate(names)}
+  known = [s for s in video.segments if s.label in place]
+  held = covers(np.array([s[:2] for s in known]), steps, step_seconds)
+  for segment, at in zip(known, held, strict=True):
+    result[at, place[segment.label]] = True
+  return result
 
 
 def multi_hot(videos: Iterable[Video], names: Sequence[str]) -> np.ndarray:

@@ -15,6 +15,7 @@ def data() -> ConfigDict:
   c.streams = ()  # folders under config.data.path joined along D, such as ("rgb", "flow")
   c.check = True  # look through all files first
   c.validation = 0.0  # share of the training videos held out, to choose a checkpoint by
+  c.truth = False  # training sees annotated moments too, for config.dcc.pseudo = annotated alone
   c.seed = 0  # of the made-up data, whatever the run's
 
   c.videos = 200  # made-up videos to train on

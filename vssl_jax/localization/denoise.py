@@ -17,6 +17,7 @@ from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
 
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
+ANNOTATED = "annotated"  # pseudo-labels that are true in training: what better ones could bring
 SPACES = ("embedding", "features")  # in which snippets are clustered
 
 
@@ -85,10 +86,15 @@ def pseudo_labels(
 ) -> tuple[jax.Array, jax.Array]:
   """Each video's classes `[N, L]`, −1 for none, and their pseudo-labels bool `[N, T, L]`.
 
-  L is `most`; of a video with more labels than that, the first count.
+  L is `most`; of a video with more labels than that, the first count. Where `config.dcc.pseudo` is
+  `annotated` they are `truth` bool `[N, T, C]` of the batch; where it has none, as outside of
+  training, the suppression branch's.
   """
   classes = parts.slots(batch["labels"], most)
-  cas = parts.at_slots(out.clean[BRANCHES[c.pseudo]], classes)
+  if c.pseudo == ANNOTATED and "truth" in batch:
+    own = parts.at_slots(batch["truth"], classes) & (classes >= 0)[:, None, :]
+    return classes, own & batch["mask"][..., None]
+  cas = parts.at_slots(out.clean[BRANCHES.get(c.pseudo, SUPPRESSED)], classes)
   return classes, parts.pseudo_labels(cas, batch["mask"])
 
 

@@ -40,7 +40,7 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
       left = np.resize(left, -(-len(left) // config.batch_size) * config.batch_size)
       for videos in left.reshape(-1, config.batch_size):
         examples = [source.eval_example(int(v)) for v in videos]
-        batch = {k: np.stack([e[k] for e in examples]) for k in ("features", "mask", "labels")}
+        batch = {k: np.stack([e[k] for e in examples]) for k in _given(config)}
         batch |= {"video": videos, "key": denoise.keys(config.seed, videos)}
         state = state.replace(bank=fill(params, state, batch))
     return state.replace(visited=jnp.zeros_like(state.visited))
@@ -66,7 +66,7 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
 
   def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):
-      given = {k: batch[k] for k in ("features", "mask", "labels")}
+      given = {k: batch[k] for k in _given(config)}
       rows = evaluate.gather(
         {**jax.device_get(describe(params, given)), "mask": batch["mask"], "valid": batch["valid"]}
       )
@@ -91,3 +91,9 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
     return state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
 
   return recluster
+
+
+def _given(config: ConfigDict) -> tuple[str, ...]:
+  """What pseudo-labels are made of, of a batch."""
+  truth = ("truth",) if config.dcc.pseudo == denoise.ANNOTATED else ()
+  return ("features", "mask", "labels", *truth)

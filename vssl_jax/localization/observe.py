@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vssl_jax.localization.annotations import Video
+from vssl_jax.localization import annotations
 from vssl_jax.localization.evaluate import gather
-from vssl_jax.localization.segments import covers
 
 # Batch of `features`, `mask`, `labels` and `video` -> `attention` [N, T], `cas` [N, T, C],
 # `classes` [N, L] (−1: none), `pseudo` and, where there is denoising, `trust` [N, T, L], and
@@ -46,17 +45,6 @@ class Observed(NamedTuple):
   spaces: Mapping[str, np.ndarray]
 
 
-def truth(video: Video, names: Sequence[str], steps: int, step_seconds: float) -> np.ndarray:
-  """Annotated actions of each step, bool `[T, C]`; classes that have no name are left out."""
-  result = np.zeros((steps, len(names)), bool)
-  place = {name: i for i, name in enumerate(names)}
-  known = [s for s in video.segments if s.label in place]
-  held = covers(np.array([s[:2] for s in known]), steps, step_seconds)
-  for segment, at in zip(known, held, strict=True):
-    result[at, place[segment.label]] = True
-  return result
-
-
 def observe(look: Look, source: Any, *, batch_size: int) -> Iterator[Observed]:
   """Every video of a split, in order.
 
@@ -76,7 +64,7 @@ def observe(look: Look, source: Any, *, batch_size: int) -> Iterator[Observed]:
         video,
         source.names[video],
         seconds,
-        truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
+        annotations.truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
         rows["classes"][i][own],
         rows["attention"][i][inside],
         rows["cas"][i][inside],

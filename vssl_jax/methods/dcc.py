@@ -82,7 +82,9 @@ def defaults() -> ConfigDict:
   # Weight of L_dcc, linear from the end of the warm-up to that of the run; ours.
   c.beta = (0.1, 1.0)
   c.warmup = 0.2  # share of the run with β = 0; ours
-  c.pseudo = "suppressed"  # branch that gives the pseudo-labels: suppressed | base; ours
+  # What gives the pseudo-labels: suppressed | base, a branch, or annotated, the ground truth, which
+  # tells what better ones could bring and needs config.data.localization.truth; ours.
+  c.pseudo = "suppressed"
   c.embedding = "base"  # branch whose embeddings are contrasted: base | suppressed; ours
 
   c.clusters = 16  # K of a video, or K x C of the data set; ours
@@ -260,23 +262,30 @@ def _accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
   c, t = config.dcc, config.data.frames
-  return {
+  spec = {
     "features": jax.ShapeDtypeStruct((t, c.width), jnp.float32),
     "mask": jax.ShapeDtypeStruct((t,), jnp.bool_),
     "labels": jax.ShapeDtypeStruct((c.classes,), jnp.float32),
   }
+  if c.pseudo == denoise.ANNOTATED:
+    spec["truth"] = jax.ShapeDtypeStruct((t, c.classes), jnp.bool_)
+  return spec
 
 
 def _check(config: ConfigDict) -> None:
   c = config.dcc
   for field, known in {
     "contrast": ("none", *parts.SCOPES), "cluster_scope": ("video", "dataset"),
-    "pseudo": tuple(denoise.BRANCHES), "embedding": tuple(denoise.BRANCHES),
+    "pseudo": (*denoise.BRANCHES, denoise.ANNOTATED), "embedding": tuple(denoise.BRANCHES),
     "cluster_on": denoise.SPACES,
     "dtype": tuple(DTYPES), "protocol": tuple(evaluation.TIOUS),
   }.items():  # fmt: skip
     if c[field] not in known:
       raise UserError(f"config.dcc.{field} is {c[field]!r}: choose one of {', '.join(known)}.")
+  if c.pseudo == denoise.ANNOTATED and not config.data.localization.truth:
+    raise UserError(
+      "config.dcc.pseudo is 'annotated': that needs config.data.localization.truth=True."
+    )
   sizes = ("hidden", "filter", "dim", "share", "regions", "clusters", "refresh")
   for field in (*sizes, "classes", "videos", "labels", "width", "temperature"):
     if not c[field] > 0:
