@@ -83,6 +83,24 @@ def test_loss_and_accuracy_by_hand():
   np.testing.assert_allclose(plain, logits[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_videos_without_label_are_left_out_of_the_mean():
+  config = _config(**{"classify.frozen": True, "classify.label_smoothing": 0.3})
+  method = classify.build(config)
+  params, state = small.init(method)
+  label = _batch()["label"]
+  logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 2, 3)), jnp.float32)
+
+  def of(rows, label):
+    return method.objective(params, state, logits[rows], {"label": label}, None, None)
+
+  some = np.where(np.arange(8) < 5, label, -1)
+  loss, (_, metrics) = of(slice(8), some)
+  alone, (_, expected) = of(slice(5), label[:5])
+  np.testing.assert_allclose(loss, alone, rtol=1e-6)
+  np.testing.assert_allclose(metrics["accuracy"], expected["accuracy"], rtol=1e-6)
+  assert of(slice(8), np.full(8, -1))[0] == 0
+
+
 def test_one_device_equals_eight():
   one, eight = _steps(_config()), _steps(_config(), devices=8)
   np.testing.assert_allclose(one[3]["loss"], eight[3]["loss"], rtol=1e-3)

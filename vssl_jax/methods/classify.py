@@ -137,8 +137,10 @@ def build(
     del params, rng, step
     labels = jnp.broadcast_to(batch["label"][:, None], logits.shape[:2])
     targets = optax.smooth_labels(jax.nn.one_hot(labels, c.classes), c.label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets).mean()
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+    known = labels >= 0  # a video without label teaches nothing, and does not dilute the others
+    count = jnp.maximum(jnp.sum(known), 1)
+    loss = jnp.sum(jnp.where(known, optax.softmax_cross_entropy(logits, targets), 0.0)) / count
+    accuracy = jnp.sum((jnp.argmax(logits, -1) == labels) & known) / count
     return loss, (state, {"accuracy": accuracy})
 
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
