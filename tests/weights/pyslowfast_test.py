@@ -138,10 +138,33 @@ def test_without_a_config():
   assert found.config.augment.mean == (0.45,) * 3
   slowfast = pyslowfast.read(state["slowfast"], {}, "x.pyth").config.encoder
   assert (slowfast.alpha, slowfast.lateral) == (4, 7)
+  # Kernels of length 5 go with an alpha of 8 in one model of the zoo and of 4 in another.
+  short = {k: x[:, :, 1:6] if "conv_f2s" in k else x for k, x in state["slowfast"].items()}
+  with pytest.raises(UserError, match=r"laterals of length 5 go with several: give --alpha"):
+    pyslowfast.read(short, {}, "x.pyth")
+  found = pyslowfast.read(short, {}, "x.pyth", alpha=4).config.encoder
+  assert (found.alpha, found.lateral) == (4, 5)
   for kind in ("moco", "byol", "swav"):
     found = pyslowfast.read(state[kind], {}, "x.pyth")
     assert found.config.method == f"rho_{kind}"
     assert found.config.encoder.name == "slow"
+
+
+def test_an_alpha_that_contradicts_the_file_is_refused():
+  assert _read("slowfast", alpha=4).config.encoder.alpha == 4
+  with pytest.raises(UserError, match=r"--alpha=8, and the cfg of slowfast says 4"):
+    _read("slowfast", alpha=8)
+  with pytest.raises(UserError, match=r"--alpha=-1: give 1 or more"):
+    _read("slowfast", alpha=-1)
+  with pytest.raises(UserError, match=r"--alpha=8 is of slowfast, and slow is slow"):
+    _read("slow", alpha=8)
+
+
+@pytest.mark.parametrize("section", pyslowfast.SECTIONS)
+def test_a_section_without_fields_is_named(section):
+  cfg = yaml.safe_dump({**CASES["slow"]["cfg"], section: None})
+  with pytest.raises(UserError, match=rf"x\.pyth: its cfg has {section}: None"):
+    pyslowfast.read(stages.state_of(CASES["slow"]), {"cfg": cfg}, "x.pyth")
 
 
 def test_misfits_are_named():

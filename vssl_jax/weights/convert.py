@@ -11,7 +11,8 @@ SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at s
 checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
 
 PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
-left-over or misshapen tensor is an error that names it; classifiers are left out, and named.
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named. What
+tensors cannot tell and a file without PySlowFast's cfg lacks, `--arch` and `--alpha` say.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ ORIGIN = "origin.json"  # of a converted run: the file it came from
 
 
 def read(
-  path: str, format: str, *, arch: str = "", encoder_only: bool = False, encoder: str = "slow",
-  inflate: str = "mean",
+  path: str, format: str, *, arch: str = "", alpha: int = 0, encoder_only: bool = False,
+  encoder: str = "slow", inflate: str = "mean",
 ) -> Converted:  # fmt: skip
   """Reads a file of weights.
 
@@ -45,6 +46,7 @@ def read(
     path: the file, or a TensorFlow checkpoint's prefix.
     format: one of `FORMATS`.
     arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
     encoder_only: leave heads and momentum encoder out.
     encoder: what a 2-D ResNet becomes.
     inflate: how, `mean` or `centre`.
@@ -59,7 +61,7 @@ def read(
     raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}.")
   tensors, rest = files.read_torch(path)
   if format == "pyslowfast":
-    return pyslowfast.read(tensors, rest, path, arch=arch, encoder_only=encoder_only)
+    return pyslowfast.read(tensors, rest, path, arch=arch, alpha=alpha, encoder_only=encoder_only)
   if format == "torchvision":
     return torchvision.read(tensors, path)
   return resnet2d.read(tensors, path, encoder=encoder, how=inflate)
@@ -130,8 +132,8 @@ def run(args: argparse.Namespace) -> list[str]:
   if not args.format:
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
   found = read(
-    args.source, args.format, arch=args.arch, encoder_only=args.encoder_only,
-    encoder=args.encoder, inflate=args.inflate,
+    args.source, args.format, arch=args.arch, alpha=args.alpha,
+    encoder_only=args.encoder_only, encoder=args.encoder, inflate=args.inflate,
   )  # fmt: skip
   save(found, args.to, args.source)
   e, a = found.config.encoder, found.config.augment
@@ -153,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--format", choices=FORMATS, help="of --from")
   parser.add_argument("--to_format", choices=("pyslowfast",), help="write ours in this format")
   parser.add_argument("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
+  parser.add_argument(
+    "--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg"
+  )
   parser.add_argument("--encoder_only", action="store_true", help="no heads, no momentum encoder")
   parser.add_argument("--encoder", default="slow", help="resnet2d: slow, c2d or r3d")
   parser.add_argument("--inflate", default="mean", help="resnet2d: mean or centre")

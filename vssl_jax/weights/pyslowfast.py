@@ -26,8 +26,11 @@ from vssl_jax.weights.table import TORCH, Ledger, Tensors, Variables, write
 KNOWN = (50, 101)  # depths; their basic blocks of depth 18 are four times as wide as any other's
 MEAN, STD = (0.45,) * 3, (0.225,) * 3  # their defaults
 ARCHS = {"slow": "slow", "slow_c2d": "c2d", "c2d": "c2d", "slowfast": "slowfast"}
-# A lateral kernel's length and the α of the models of the zoo that have it.
-ALPHA_BY_LATERAL = {5: 8, 7: 4}
+# A lateral kernel's length and the α of all models of the zoo that have it. Length 5 tells nothing:
+# SLOWFAST_4x16_R50 has it with α 8, SLOWFAST_8x8_R101_101_101 with α 4.
+ALPHA_BY_LATERAL = {7: 4}
+# Of a cfg, what is read here.
+SECTIONS = ("BN", "CONTRASTIVE", "DATA", "MODEL", "RESNET", "SLOWFAST", "SOLVER", "TEST")
 # The supervised classifier, and what PySlowFast's nearest neighbours keep.
 LEFT_OUT = ("*head.projection.weight", "*head.projection.bias", "*.num_batches_tracked",
             "knn_mem.*", "memory.*")  # fmt: skip
@@ -56,8 +59,9 @@ def encoder_names(name: str, depth: int) -> dict[str, str]:
 
 
 def read(
-  tensors: Tensors, rest: Mapping[str, Any], where: str, *, arch: str = "", encoder_only=False
-) -> Converted:
+  tensors: Tensors, rest: Mapping[str, Any], where: str, *, arch: str = "", alpha: int = 0,
+  encoder_only: bool = False,
+) -> Converted:  # fmt: skip
   """A checkpoint of PySlowFast.
 
   Args:
@@ -65,6 +69,8 @@ def read(
     rest: what else it holds; `cfg` is read.
     where: its name, for messages.
     arch: `slow`, `slow_c2d`, `c2d` or `slowfast`; by default what `cfg` or the tensors say.
+    alpha: frames of SlowFast's fast pathway to one of its slow; by default what `cfg` says, or the
+      laterals where only one alpha goes with them.
     encoder_only: leave the heads and the momentum encoder of a contrastive model out.
 
   Raises:
@@ -72,7 +78,7 @@ def read(
   """
   cfg = parse(rest.get("cfg"), where)
   prefix = "backbone." if any(k.startswith("backbone.") for k in tensors) else ""
-  encoder = describe(tensors, prefix, cfg, where, arch)
+  encoder = describe(tensors, prefix, cfg, where, arch, alpha)
   whole = bool(prefix) and not encoder_only
   if whole:
     c = contrastive.config(tensors, cfg, pathlib.Path(where).stem, encoder, where)
@@ -102,20 +108,31 @@ def read(
 
 
 def parse(text: Any, where: str) -> dict[str, Any]:
-  """Their config as nested dicts; empty where there is none."""
+  """Their config as nested dicts; empty where there is none.
+
+  Raises:
+    UserError: it is not YAML, or a section that is read here holds no fields.
+  """
   if not isinstance(text, str):
     return {}
   try:
     cfg = yaml.safe_load(text)
   except yaml.YAMLError as e:
     raise UserError(f"{where}: its cfg is not YAML ({str(e).splitlines()[0]}).") from None
-  return cfg if isinstance(cfg, dict) else {}
+  cfg = cfg if isinstance(cfg, dict) else {}
+  for section in SECTIONS:
+    if not isinstance(cfg.get(section, {}), dict):
+      raise UserError(
+        f"{where}: its cfg has {section}: {cfg[section]!r}; that section must hold fields, or be "
+        "left out for PySlowFast's defaults."
+      )
+  return cfg
 
 
 def describe(
-  tensors: Tensors, prefix: str, cfg: Mapping[str, Any], where: str, arch: str = ""
+  tensors: Tensors, prefix: str, cfg: Mapping[str, Any], where: str, arch: str = "", alpha: int = 0
 ) -> dict[str, Any]:
-  """The fields of `config.encoder` that tensors and config tell."""
+  """The fields of `config.encoder` that tensors and config tell; `arch`, `alpha` as for `read`."""
 
   def shape(name: str) -> tuple[int, ...]:
     if prefix + name not in tensors:
@@ -156,12 +173,27 @@ def describe(
     out["time_pool"] = 2
   if arch == "slowfast":
     lateral = shape("s1_fuse.conv_f2s.weight")[2]
-    alpha = cfg.get("SLOWFAST", {}).get("ALPHA", ALPHA_BY_LATERAL.get(lateral))
-    if not alpha:
-      raise UserError(f"{where}: no cfg, and laterals of length {lateral} do not tell alpha.")
+    alpha = _alpha(cfg.get("SLOWFAST", {}).get("ALPHA"), lateral, alpha, where)
     fast = shape("s1.pathway1_stem.conv.weight")[0]
     out |= {"lateral": lateral, "alpha": alpha, "beta": stem // fast, "spread": True}
+  elif alpha:
+    raise UserError(f"--alpha={alpha} is of slowfast, and {where} is {arch}; leave it out.")
   return out
+
+
+def _alpha(told: int | None, lateral: int, given: int, where: str) -> int:
+  """SlowFast's α: of its config, of the command line, or of the laterals' length."""
+  if given < 0:
+    raise UserError(f"--alpha={given}: give 1 or more.")
+  if told and given and told != given:
+    raise UserError(f"--alpha={given}, and the cfg of {where} says {told}; leave --alpha out.")
+  alpha = told or given or ALPHA_BY_LATERAL.get(lateral)
+  if not alpha:
+    raise UserError(
+      f"{where}: no cfg with SLOWFAST.ALPHA, and laterals of length {lateral} go with several: "
+      "give --alpha (8 for SLOWFAST_4x16_R50, 4 for SLOWFAST_8x8_R101_101_101)."
+    )
+  return alpha
 
 
 def _require_known(cfg: Mapping[str, Any], where: str) -> None:
