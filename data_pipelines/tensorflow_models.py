@@ -42,6 +42,23 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   return {name: np.asarray(reader.get_tensor(name)) for name in names}
 
 
+def exporters() -> tuple[Any, Any]:
+  """The modules that a SavedModel is written with: `tensorflow` and `jax2tf`.
+
+  Raises:
+    UserError: TensorFlow is not installed, or this JAX has no way to it.
+  """
+  try:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+  except ImportError as e:
+    raise UserError(
+      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
+      "leave savedmodel out of --formats."
+    ) from None
+  return tf, jax2tf
+
+
 def save_model(
   folder: str | os.PathLike[str],
   apply: Callable[[Any, jax.Array], jax.Array],
@@ -61,14 +78,7 @@ def save_model(
   Raises:
     UserError: TensorFlow is not installed, or this JAX has no way to it.
   """
-  try:
-    import tensorflow as tf
-    from jax.experimental import jax2tf
-  except ImportError as e:
-    raise UserError(
-      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
-      "leave savedmodel out of --formats."
-    ) from None
+  tf, jax2tf = exporters()
   convert = jax2tf.convert(
     apply,
     polymorphic_shapes=[None, f"(n, {', '.join(map(str, clip_shape))})"],

@@ -1,6 +1,7 @@
 """Exported encoders: bit for bit, and never silently wrong."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from vssl_jax import config as config_lib
-from vssl_jax import export, models
+from vssl_jax import export, models, probing, program
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle
 from vssl_jax.probes import features, report
@@ -141,7 +142,8 @@ def run_folder(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda x: rng.random(x.shape, np.float32), shapes)
   folder = tmp_path / "run"
-  report.write_json({"top1": 0.25}, folder / "result.json")
+  trained = {"top1": 0.25, "encoder_sha256": report.tree_hash(variables)}
+  report.write_json({"trained": trained}, folder / "result.json")
 
   def load_encoder(path):
     if str(path) != str(folder):
@@ -162,7 +164,7 @@ def test_command_line(run_folder, tmp_path, capsys):
   assert capsys.readouterr().out.split() == [str(f) for f in written]
   _, found = export.load_exported(output)
   assert report.tree_hash(found) == report.tree_hash(variables)
-  assert export.load_card(output)["results"] == {"top1": 0.25}
+  assert export.load_card(output)["results"]["trained"]["top1"] == 0.25
   train, test = (features.load(f) for f in written[2:])
   assert train.features.shape == (4, 1, 32)
   assert test.features.shape == (3, 1, 32)
@@ -183,12 +185,14 @@ def test_command_line(run_folder, tmp_path, capsys):
 
 
 def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
-  folder, _ = run_folder
-  report.write_json({"mean": {"knn": 0.5}}, folder / "evaluation" / "summary.json")
+  folder, variables = run_folder
+  evaluated = {"mean": {"knn": 0.5}, "encoder_sha256": report.tree_hash(variables)}
+  report.write_json(evaluated, folder / "evaluation" / "summary.json")
   first, second = tmp_path / "first", tmp_path / "second"
   assert export.main([f"--checkpoint={folder}", f"--output={first}"]) == 0
   card = export.load_card(first)
-  assert card["results"] == {"top1": 0.25, "evaluation": {"mean": {"knn": 0.5}}}
+  assert card["results"]["trained"]["top1"] == 0.25
+  assert card["results"]["evaluation"] == evaluated
   config, variables = export.load_exported(first)
   config.data.path = "gone"
   old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
@@ -198,6 +202,82 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
     assert export.main([f"--checkpoint={first}", f"--output={second}"]) == 0
   again = export.load_card(second)
   assert (again["results"], again["data"]) == (old["results"], old["data"])
+
+
+def test_results_of_other_weights_stay_out_of_the_card(run_folder, tmp_path, capsys):
+  folder, _ = run_folder
+  other = {"mean": {"knn": 0.9}, "encoder_sha256": "0" * 64}
+  report.write_json(other, folder / "evaluation" / "summary.json")
+  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
+  results = export.load_card(tmp_path / "out")["results"]
+  assert list(results) == ["trained"]
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "summary.json is of other weights (sha256 000000000000…): left out of the card" in error
+
+
+def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monkeypatch):
+  """Probes see a network of single frames inflated, and say the hash of what they saw."""
+  folder, _ = run_folder
+  config = bundle.load_encoder(folder)[0]
+  with config.unlocked():
+    config.encoder.temporal = False
+  encoder = models.build_encoder(config.encoder)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
+  flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+  monkeypatch.setattr(bundle, "load_encoder", lambda path: (config, flat, {"step": 3}))
+  seen = probing.inflated(config, flat)[1]
+  trained = {"top1": 0.5, "encoder_sha256": report.tree_hash(seen)}
+  assert trained["encoder_sha256"] != report.tree_hash(flat)
+  report.write_json({"trained": trained}, folder / "result.json")
+  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
+  card = export.load_card(tmp_path / "out")
+  assert card["results"] == {"trained": trained}
+  assert card["encoder_sha256"] == report.tree_hash(flat)
+
+
+def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch, capsys):
+  folder, _ = run_folder
+  output = tmp_path / "out"
+  command = [f"--checkpoint={folder}", f"--output={output}"]
+
+  def save_program(file, encoder):
+    file.write_bytes(b"program")
+
+  def save_tensorflow(path, encoder):
+    path.mkdir()
+    (path / "saved_model.pb").write_bytes(b"graph")
+
+  monkeypatch.setattr(program, "save_program", save_program)
+  monkeypatch.setattr(program, "save_tensorflow", save_tensorflow)
+  assert export.main([*command, "--formats=program,savedmodel"]) == 0
+  listed = export.load_card(output)["programs"]
+  assert sorted(listed) == [program.PROGRAM, program.SAVED_MODEL]
+  assert listed[program.PROGRAM]["sha256"] == report.file_hash(output / program.PROGRAM)
+
+  assert export.main([*command, "--overwrite", "--formats=program"]) == 0
+  assert sorted(export.load_card(output)["programs"]) == [program.PROGRAM]
+  assert not (output / program.SAVED_MODEL).exists()
+  assert export.main([*command, "--overwrite"]) == 0
+  assert export.load_card(output)["programs"] == {}
+  assert not (output / program.PROGRAM).exists()
+
+  # One that lies there alone is not taken away unasked.
+  (tmp_path / "alone").mkdir()
+  (tmp_path / "alone" / program.PROGRAM).write_bytes(b"of another")
+  assert export.main([command[0], f"--output={tmp_path / 'alone'}"]) == 2
+  assert "encoder.jax_export exists" in capsys.readouterr().err
+  assert [f.name for f in (tmp_path / "alone").iterdir()] == [program.PROGRAM]
+
+
+def test_nothing_is_written_where_tensorflow_lacks(run_folder, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path / 'out'}"]
+  assert export.main([*command, "--formats=program,savedmodel"]) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "leave savedmodel out of --formats" in error
+  assert not (tmp_path / "out").exists()
 
 
 def test_features_are_of_all_videos_whatever_was_learnt_from(run_folder, tmp_path):

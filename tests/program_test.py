@@ -9,7 +9,7 @@ import pytest
 
 import vssl_jax
 from tests.encoder_test import clips, make
-from vssl_jax import export, program
+from vssl_jax import card, export, program
 from vssl_jax.errors import UserError
 
 READER = """
@@ -51,12 +51,9 @@ def _run(code, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """An exported encoder with a data manifest, and what it gives for some clips."""
+  """An exported encoder with programs, and what it gives for some clips."""
   path = tmp_path_factory.mktemp("run")
-  (path / "records").mkdir()
-  (path / "records" / "manifest.json").write_text("{}")
-  fields = {"data.source": "tfrecord", "data.path": str(path / "records"), "encoder.depth": 18}
-  make(path / "from", **fields)
+  make(path / "from", **{"encoder.depth": 18})
   command = [f"--checkpoint={path / 'from'}", f"--output={path / 'out'}"]
   assert export.main([*command, "--formats=safetensors,program,savedmodel"]) == 0
   encoder = vssl_jax.load(path / "out")
@@ -81,11 +78,9 @@ def test_the_weights_lie_inside(folder):
   assert (folder / program.PROGRAM).stat().st_size > 0.9 * weights
 
 
-def test_the_card_knows_the_data(folder):
-  data = export.load_card(folder)["data"]
-  assert data["source"] == "tfrecord"
-  assert len(data["manifest_sha256"]) == 64
-  assert "fingerprint" in data
+def test_the_card_names_its_programs(folder):
+  listed = export.load_card(folder)["programs"]
+  assert listed == card.programs(folder, [program.PROGRAM, program.SAVED_MODEL])
 
 
 def test_formats(folder, capsys, monkeypatch):

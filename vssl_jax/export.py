@@ -4,9 +4,9 @@
     --formats=safetensors,program,savedmodel --features --data=/data/ucf101 --split=train,test
 
 writes `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`) with
-`encoder.json` (the card: config, preprocessing, hashes of data and weights, results);
-`encoder.jax_export` and `saved_model/`, which run without this library (`vssl_jax.program`); and
-`features_<split>.npz`.
+`encoder.json` (the card: config, preprocessing, hashes of data, weights and programs, results of
+these weights); `encoder.jax_export` and `saved_model/`, which run without this library
+(`vssl_jax.program`); and `features_<split>.npz`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import vssl_jax
+from vssl_jax import card as card_lib
 from vssl_jax import models
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, report, run
@@ -32,7 +34,6 @@ from vssl_jax.probes import features, report, run
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
 FORMATS = ("safetensors", "program", "savedmodel")
-MANIFEST = "manifest.json"  # of prepared records
 COLLECTIONS = ("params", "batch_stats")
 _DTYPES = {
   "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
@@ -49,6 +50,7 @@ def save_encoder(
   info: Mapping[str, Any] | None = None,
   results: Mapping[str, Any] | None = None,
   data: Mapping[str, Any] | None = None,
+  programs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes an encoder's weights and card.
 
@@ -59,6 +61,7 @@ def save_encoder(
     info: of the checkpoint: `step`, `sha256`.
     results: what a probe found, kept in the card.
     data: what an earlier card said of the videos trained on; by default told by `config.data`.
+    programs: what lies beside the weights, by name, see `card.programs`.
 
   Returns:
     The card.
@@ -82,7 +85,8 @@ def save_encoder(
     "encoder_sha256": report.tree_hash(host),
     "checkpoint": _origin(info),
     "config_sha256": report.config_hash(config),
-    "data": dict(data) if data else _data(d),
+    "data": dict(data) if data else card_lib.data(d),
+    "programs": dict(programs or {}),
     "preprocessing": {
       "input": "uint8 RGB [N, T, H, W, 3]",
       "scale": "1/255, then (x - mean) / std",
@@ -97,15 +101,6 @@ def save_encoder(
   text = json.dumps(report.plain(card, digits=12), indent=2, ensure_ascii=False)
   report.write_atomic(folder / CARD, (text + "\n").encode())
   return card
-
-
-def _data(d: ConfigDict) -> dict[str, Any]:
-  """Which videos it was trained on: their fingerprint, and the hash of the records' manifest."""
-  manifest = pathlib.Path(d.path) / MANIFEST
-  return {
-    **{k: d.get(k, "") for k in ("source", "name", "train_split", "fingerprint")},
-    "manifest_sha256": report.file_hash(manifest) if d.path and manifest.is_file() else None,
-  }
 
 
 def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]:
@@ -228,33 +223,56 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   formats = _formats(args.formats)
   files = [output / WEIGHTS, output / CARD]
   programs = {"program": program.PROGRAM, "savedmodel": program.SAVED_MODEL}
-  files += [output / programs[name] for name in formats if name in programs]
+  written = [programs[name] for name in programs if name in formats]
+  files += [output / name for name in written]
   kept = len(files)
   if args.features:
     files += [output / f"features_{split}.npz" for split in splits]
-  existing = [f for f in files if f.exists()]
+  # A program of an earlier export has other weights inside: it goes, or everything stays.
+  stale = [output / name for name in programs.values() if name not in written]
+  existing = [f for f in (*files, *stale) if f.exists()]
   if existing and not args.overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
   idle = [f for f in ("data", "clips", "crops", "batch_size") if getattr(args, f)]
   if idle and not args.features:
     raise UserError(f"--{idle[0]} is of the features that are written with --features; give both.")
+  if "savedmodel" in formats:
+    program.require_tensorflow()
   config, variables, info = bundle.load_encoder(args.checkpoint)
   config = config.copy_and_resolve_references()
   seen = config.copy_and_resolve_references()
   _use_data(seen, args)
   sources = [_open(seen, split) for split in splits] if args.features else []
-  card = pathlib.Path(args.checkpoint) / CARD
-  old = load_card(card.parent) if card.is_file() else {}  # an export again: what it said stays true
-  results = old.get("results") or _results(args.checkpoint)
-  save_encoder(output, config, variables, info=info, results=results, data=old.get("data"))
   # As the probes do: a network of single frames looks at clips inflated.
-  seen, variables = probing.inflated(seen, variables)
+  seen, probed = probing.inflated(seen, variables)
+  folder = pathlib.Path(args.checkpoint)
+  old = load_card(folder) if (folder / CARD).is_file() else {}
+  # Exported again: what the card said stays true.
+  results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
+  output.mkdir(parents=True, exist_ok=True)
   for name, save in (("program", program.save_program), ("savedmodel", program.save_tensorflow)):
     if name in formats:
-      save(output / programs[name], encoder.build(seen, variables, info))
+      save(output / programs[name], encoder.build(seen, probed, info))
+  for file in stale:
+    _remove(file)
+  save_encoder(
+    output, config, variables, info=info, results=results, data=old.get("data"),
+    programs=card_lib.programs(output, written),
+  )  # fmt: skip
   for split, source, file in zip(splits, sources, files[kept:], strict=False):
-    export_features(seen, variables, source, file, split=split, info=info)
+    export_features(seen, probed, source, file, split=split, info=info)
   return files
+
+
+def _hashes(*variables: Mapping[str, Any]) -> set[str]:
+  return {report.tree_hash({k: v.get(k) or {} for k in COLLECTIONS}) for v in variables}
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  elif path.exists():
+    path.unlink()
 
 
 def _formats(text: str) -> list[str]:
@@ -268,20 +286,6 @@ def _formats(text: str) -> list[str]:
 def _origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
   """Of a checkpoint's facts, all but where it lay on this machine."""
   return {k: v for k, v in (info or {}).items() if k != "checkpoint"}
-
-
-def _results(checkpoint: str) -> dict[str, Any]:
-  """What the run's probes found, and `evaluation` where `vssl_jax.evaluate` was run on it."""
-  folder = pathlib.Path(checkpoint)
-
-  def read(file: pathlib.Path) -> dict[str, Any]:
-    try:
-      return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except json.JSONDecodeError:
-      raise UserError(f"{file}: not JSON; remove it or probe again") from None
-
-  evaluated = read(folder / "evaluation" / "summary.json")
-  return read(folder / "result.json") | ({"evaluation": evaluated} if evaluated else {})
 
 
 def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
@@ -324,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--clips", type=int, default=0, help="clips a video; default: the run's")
   parser.add_argument("--crops", type=int, default=0, help="crops a clip; default: the run's")
   parser.add_argument("--batch_size", type=int, default=0, help="videos read at a time")
-  parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+  parser.add_argument("--overwrite", action="store_true", help="replace an export that exists")
   return parser
 
 

@@ -61,6 +61,17 @@ def save_tensorflow(folder: str | os.PathLike[str], encoder: Encoder) -> None:
   tensorflow_models.save_model(folder, apply, params, encoder.clip_shape, PLATFORMS)
 
 
+def require_tensorflow() -> None:
+  """Checks that `save_tensorflow` can be done, before anything is written.
+
+  Raises:
+    UserError: TensorFlow is not installed, or this JAX has no way to it.
+  """
+  from data_pipelines import tensorflow_models
+
+  tensorflow_models.exporters()
+
+
 def _portable(encoder: Encoder) -> tuple[Any, Params]:
   """The encoder with convolutions for any device and any N, and its variables."""
   config = encoder.config.copy_and_resolve_references()
