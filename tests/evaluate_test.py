@@ -12,10 +12,12 @@ import pytest
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
 from vssl_jax import augment, evaluate, extract_features, methods, parallel, probing
+from vssl_jax.errors import UserError
 from vssl_jax.evaluation import protocols, subsets
 from vssl_jax.io import bundle, checkpoints
 from vssl_jax.models.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
+from vssl_jax.probes.run import Cached
 
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
@@ -95,9 +97,10 @@ def test_every_result_tells_its_protocol(done):
   results = _results(done)
   assert set(results) == set(EVERY)
   for name, result in results.items():
-    assert result["data"]["train"] | {"fingerprint": ""} == {
-      "name": "train", "videos": 24, "fingerprint": ""
+    assert result["data"]["train"] | {"fingerprint": "", "read": 24} == {
+      "name": "train", "videos": 24, "fingerprint": "", "read": 24
     }  # fmt: skip
+    assert result["data"]["eval" if name != "cross_validation" else "train"]["read"]
     assert result["views"]["clips"] == 2
     assert "inference" in result["bn_mode"]
     assert result["feature_layer"]
@@ -316,6 +319,90 @@ def test_pairs_of_splits_are_averaged(checkpoint, tmp_path):
   assert summary["mean"]["knn"]["top-1"]["mean"] == pytest.approx((a + b) / 2, abs=1e-4)
   assert "mean ± std" in (tmp_path / "table.md").read_text()
   assert summary["mean"]["knn"]["top-1"]["splits"] == 2
+
+
+def _lose(monkeypatch, videos=8, lost=2):
+  """One video of the split that has so many cannot be read."""
+  whole = Cached.eval_batches
+
+  def eval_batches(self, *args, **kwargs):
+    for batch in whole(self, *args, **kwargs):
+      if self.num_videos == videos:
+        batch = {**batch, "valid": batch["valid"] & (batch["video"] != lost)}
+      yield batch
+
+  monkeypatch.setattr(Cached, "eval_batches", eval_batches)
+
+
+def test_results_without_unreadable_videos_are_told_and_tried_again(
+  checkpoint, tmp_path, capsys, monkeypatch
+):
+  names = "cross_validation,knn,finetune"
+  with monkeypatch.context() as patch:
+    _lose(patch)
+    assert _main(checkpoint, tmp_path, names=names) == 0
+  results = _results(tmp_path)
+  assert [results[n]["data"]["eval"]["read"] for n in ("knn", "finetune")] == [7, 7]
+  assert results["knn"]["data"]["train"] | {"fingerprint": ""} == {
+    "name": "train", "videos": 24, "read": 24, "fingerprint": ""
+  }  # fmt: skip
+  table = (tmp_path / "table.md").read_text()
+  assert "knn: 24 of 24 videos of train could be read, 7 of 8 videos of test" in table
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["lost_videos"] == {"synthetic": {"finetune": 1, "knn": 1}}
+  capsys.readouterr()
+  assert _main(checkpoint, tmp_path, names=names) == 0
+  assert capsys.readouterr().out.count("finished before") == 1  # what read the training split alone
+  assert _results(tmp_path)["finetune"]["data"]["eval"]["read"] == 8
+  assert "could be read" not in (tmp_path / "table.md").read_text()
+  assert _main(checkpoint, tmp_path, names=names) == 0
+  assert capsys.readouterr().out.count("finished before") == 3
+
+
+def _with_videos(checkpoint, folder, count):
+  """The checkpoint with so many training videos in its config."""
+  shutil.copytree(checkpoint, folder)
+  config = checkpoints.load_config(folder)
+  config.data.synthetic.videos = count
+  checkpoints.write_config(folder, config)
+  return folder
+
+
+def test_of_all_protocols_those_are_run_that_the_data_allows(checkpoint, tmp_path, capsys):
+  one_a_class = _with_videos(checkpoint, tmp_path / "run", 2)
+  output = tmp_path / "out"
+  impossible = {"logistic", "cross_validation", "few_shot", "semi_supervised"}
+  for name in impossible:  # named, it is an error before anything is trained
+    assert _main(one_a_class, output, names=f"linear,{name}") == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert not list(output.glob("*/linear*"))
+  assert _main(one_a_class, output, names="all") == 0
+  assert capsys.readouterr().out.count("is left out: ") == len(impossible)
+  assert set(_results(output)) == set(EVERY) - impossible
+  summary = json.loads((output / "summary.json").read_text())
+  assert set(summary["skipped"]["synthetic"]) == impossible
+  table = (output / "table.md").read_text()
+  assert "few_shot: left out: --shots=5: fewer than two classes" in table
+  assert "| knn | top-1 |" in table
+  # A bad setting is no lack of videos.
+  assert _main(one_a_class, output, "--optimiser=foo", names="all") == 2
+
+
+def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
+  checkpoint, tmp_path, monkeypatch
+):
+  def fails(*args, **kwargs):
+    raise UserError("no room on the disk")
+
+  monkeypatch.setattr(probing, "classifier", fails)
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == 2
+  assert "| knn | top-1 |" in (tmp_path / "table.md").read_text()
+
+
+def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert _main(checkpoint, tmp_path, names="knn") == 2
+  assert "one process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ no finished protocol again; --again does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -31,17 +32,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vssl_jax import parallel, probing, train
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import class_bars, settings, table
+from vssl_jax.evaluation import class_bars, settings
+from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.io import bundle
 from vssl_jax.probes import report
+from vssl_jax.probes.scarce import TooFewVideos
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
 ALL = "all"
@@ -56,27 +58,51 @@ class Case:
   values: dict[str, str]
 
 
+@dataclasses.dataclass
+class Plan:
+  """What is to be done on one pair of splits: settings by protocol, and what comes of it."""
+
+  case: Case
+  outcome: summary_lib.Outcome
+  settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   """Does what the command line says; the summary that `summary.json` holds.
+
+  What has been run is in the summary and the table even where a later protocol fails.
 
   Raises:
     UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
     probing.Preempted: SIGTERM came; run again to go on.
   """
+  if jax.process_count() > 1:
+    raise UserError(
+      f"vssl_jax.evaluate is one process, on all devices of its machine; it was started as "
+      f"{jax.process_count()}: start it on one machine alone."
+    )
   wanted = _protocols(args.protocols, bool(args.untrimmed))
   options = _options(args)
   trained, variables, info = bundle.load_encoder(args.checkpoint)
   output = pathlib.Path(args.output or pathlib.Path(args.checkpoint) / "evaluation")
   mesh = parallel.make_mesh()
   checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
-  results: dict[str, dict[str, Any]] = {}
   cases = _cases(trained, args)
   tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
   if args.again:
     tasks = _forget(tasks, wanted)
-  for case, task in tasks:
-    results[case.name] = _run_case(case, task, wanted, checkpoint, args.again)
-  return _finish(results, tasks[0][1], checkpoint, output)
+  plans = [_plan(case, task, wanted, args) for case, task in tasks]
+  try:
+    for plan in plans:
+      _run_case(plan, wanted, checkpoint)
+  finally:
+    for plan in plans:
+      plan.outcome.found = _with_earlier(plan.outcome)
+      if plan.outcome.found:
+        _draw_classes(plan.case, plan.outcome)
+    outcomes = {plan.case.name: plan.outcome for plan in plans}
+    summary = summary_lib.write(outcomes, checkpoint, output)
+  return summary
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
@@ -90,18 +116,16 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
   """
   for _, task in tasks:
     for name in wanted:
-      PROTOCOLS[name].describe(task)
-  if jax.process_index() == 0:
-    for _, task in tasks:
-      shutil.rmtree(task.features_folder, ignore_errors=True)
-      if untrimmed_lib.FOLDER in wanted:
-        shutil.rmtree(task.features_folder.parent / untrimmed_lib.FOLDER, ignore_errors=True)
-      for name in wanted:
-        for run in task.folder.glob(f"{name}*-*"):
-          if run.is_dir():
-            shutil.rmtree(run)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("forgotten")
+      with contextlib.suppress(TooFewVideos):  # said later
+        PROTOCOLS[name].describe(task)
+  for _, task in tasks:
+    shutil.rmtree(task.features_folder, ignore_errors=True)
+    if untrimmed_lib.FOLDER in wanted:
+      shutil.rmtree(task.features_folder.parent / untrimmed_lib.FOLDER, ignore_errors=True)
+    for name in wanted:
+      for run in task.folder.glob(f"{name}*-*"):
+        if run.is_dir():
+          shutil.rmtree(run)
   return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
@@ -163,23 +187,45 @@ def _task(
   return Task(config, options, inflated, first, second, folder, output / "features", mesh)
 
 
-def _run_case(
-  case: Case, task: Task, wanted: list[str], checkpoint: dict[str, Any], again: bool
-) -> dict[str, Any]:
-  facts = task.facts() | {"checkpoint": checkpoint}
+def _plan(case: Case, task: Task, wanted: list[str], args: argparse.Namespace) -> Plan:
+  """All settings first: what is impossible is said before anything is trained.
+
+  Raises:
+    UserError: a setting is impossible, or the data does not suffice for a protocol asked for by
+      name.
+  """
+  facts = task.facts() | {"format": _FORMAT}
+  outcome = summary_lib.Outcome(task, facts)
+  plan = Plan(case, outcome)
+  for name in wanted:
+    protocol = PROTOCOLS[name]
+    try:
+      plan.settings[name] = report.plain(protocol.describe(task))
+      kept = _stored(task.folder / f"{name}.json")
+      if not args.again and _finished(kept, _key(name, facts, plan.settings[name])):
+        outcome.found[name] = kept
+      else:
+        protocol.check(task)
+    except TooFewVideos as e:
+      if args.protocols != ALL:
+        raise
+      outcome.skipped[name] = str(e)
+      print(f"{case.name}: {name} is left out: {e}", flush=True)
+  return plan
+
+
+def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None:
+  """Runs what is not finished; results are in `plan.outcome` as soon as they are there."""
+  task, case, outcome = plan.outcome.task, plan.case, plan.outcome
+  facts = outcome.facts | {"checkpoint": checkpoint}
   task.folder.mkdir(parents=True, exist_ok=True)
-  # All settings first: what is impossible is said before anything is trained.
-  described = {name: report.plain(PROTOCOLS[name].describe(task)) for name in wanted}
-  found: dict[str, Any] = {}
   began = time.perf_counter()
-  for i, name in enumerate(wanted, start=1):
+  left = [name for name in wanted if name not in outcome.skipped]
+  for i, name in enumerate(left, start=1):
     file = task.folder / f"{name}.json"
-    key = _key(name, facts, described[name])
-    head = f"[{i}/{len(wanted)}] {case.name}: {name}"
-    kept = None if again else _finished(file, key)
-    if kept is not None:
+    head = f"[{i}/{len(left)}] {case.name}: {name}"
+    if name in outcome.found:
       print(f"{head}: finished before ({file})", flush=True)
-      found[name] = kept
       continue
     print(f"{head} …", flush=True)
     start = time.perf_counter()
@@ -187,30 +233,32 @@ def _run_case(
     if PROTOCOLS[name].frozen and (now := report.tree_hash(task.variables)) != task.encoder_sha256:
       raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
     seconds = time.perf_counter() - start
-    result = facts | {"key": key, "protocol_name": name, "settings": described[name]}
+    settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
+    data = summary_lib.with_read(facts["data"], scores.pop("read", {}))
+    result = facts | {"key": key, "protocol_name": name, "settings": settings_told, "data": data}
     # The protocol's own words on what it shares with the rest (views, BN mode) are the closer ones.
     result = report.plain(result | scores | {"seconds": seconds})
-    if jax.process_index() == 0:
-      report.write_json(result, file)
-    found[name] = result
+    report.write_json(result, file)
+    outcome.found[name] = result
     shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
     total = time.perf_counter() - began
     print(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
-  found = _with_earlier(found, facts, task.folder)
-  _draw_classes(task, case, found)
-  return found
+    if lost := summary_lib.lost(result):
+      print(f"{head}: {lost} videos could not be read: run again to try them again", flush=True)
 
 
-def _with_earlier(
-  found: dict[str, Any], facts: dict[str, Any], folder: pathlib.Path
-) -> dict[str, Any]:
+def _with_earlier(outcome: summary_lib.Outcome) -> dict[str, Any]:
   """What was run now and, for the table, what was run before of the same encoder on the same."""
-  kept = ("encoder_sha256", "encoder", "normalisation", "views", "data", "seed")
-  same = report.plain({k: facts[k] for k in kept})
+  found, facts = outcome.found, report.plain(outcome.facts)
+  kept = ("format", "encoder_sha256", "encoder", "normalisation", "views", "seed")
   for name in set(PROTOCOLS) - set(found):
-    kept = _finished(folder / f"{name}.json")
-    if kept is not None and {k: kept.get(k) for k in same} == same:
-      found[name] = kept
+    earlier = _stored(outcome.task.folder / f"{name}.json")
+    if earlier is None or any(earlier.get(k) != facts[k] for k in kept):
+      continue
+    splits = {k: earlier["data"][k] for k in ("train", "eval")}
+    read = {k: split["read"] for k, split in splits.items() if "read" in split}
+    if earlier["data"] == summary_lib.with_read(facts["data"], read):
+      found[name] = earlier
   return {name: found[name] for name in PROTOCOLS if name in found}
 
 
@@ -224,13 +272,18 @@ def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
 
 
-def _finished(file: pathlib.Path, key: str | None = None) -> dict[str, Any] | None:
+def _stored(file: pathlib.Path) -> dict[str, Any] | None:
+  """A result as it was written, or None where there is no whole one."""
   try:
     result = json.loads(file.read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return None
-  whole = isinstance(result, dict) and "key" in result
-  return result if whole and key in (None, result["key"]) else None
+  return result if isinstance(result, dict) and "key" in result else None
+
+
+def _finished(result: dict[str, Any] | None, key: str) -> bool:
+  """Whether a result is of this key and of all videos: those lost may be there the next time."""
+  return result is not None and result["key"] == key and not summary_lib.lost(result)
 
 
 def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
@@ -242,64 +295,15 @@ def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
       yield f"semi-supervised, {labels}", row["per_class"]
 
 
-def _draw_classes(task: Task, case: Case, found: dict[str, Any]) -> None:
+def _draw_classes(case: Case, outcome: summary_lib.Outcome) -> None:
+  task, found = outcome.task, outcome.found
   bars = {name: [row[c] for c in task.label_names] for name, row in _per_class(found)}
-  if not bars or jax.process_index() > 0:
+  if not bars:
     return
   count = next((r["videos_a_class"] for r in found.values() if "videos_a_class" in r), {})
   videos = [count.get(c) for c in task.label_names]
   title = f"{case.name}: top-1 within each class (videos of {task.config.data.eval_split})"
   class_bars.draw(task.folder / "per_class.png", bars, task.label_names, videos, title)
-
-
-def _finish(
-  results: dict[str, dict[str, Any]], task: Task, checkpoint: dict[str, Any], output: pathlib.Path
-) -> dict[str, Any]:
-  headlines = {
-    case: {name: r["headline"] for name, r in found.items() if r["headline"]}
-    for case, found in results.items()
-  }
-  facts = task.facts()
-  summary = {
-    "job": "evaluate",
-    "checkpoint": checkpoint,
-    "encoder_sha256": task.encoder_sha256,
-    "views": facts["views"],
-    "splits": headlines,
-    "mean": table.averages(list(headlines.values())),
-    "data": {
-      case: next(iter(found.values()))["data"] for case, found in results.items()
-    },
-    "settings": {name: r["settings"] for name, r in next(iter(results.values())).items()},
-    "seconds": sum(r["seconds"] for found in results.values() for r in found.values()),
-  }  # fmt: skip
-  if jax.process_index() == 0:
-    report.write_json(summary, output / "summary.json")
-    words = {name: PROTOCOLS[name].words for name in next(iter(results.values()))}
-    text = table.markdown(_title(checkpoint), _lines(task, facts), headlines, words)
-    report.write_atomic(output / "table.md", text.encode())
-  return summary
-
-
-def _title(checkpoint: dict[str, Any]) -> str:
-  step = checkpoint.get("step")
-  return f"Evaluation of {checkpoint['method']}" + ("" if step is None else f", step {step}")
-
-
-def _lines(task: Task, facts: dict[str, Any]) -> dict[str, str]:
-  e, v, d = facts["encoder"], facts["views"], facts["data"]
-  manifest = d["manifest_sha256"]
-  return {
-    "encoder": f"{e['name']}, depth {e['depth']}, width {e['width']:g}, {e['dtype']}; sha256 "
-    f"{task.encoder_sha256[:16]}",
-    "views": f"{v['clips']} clips x {v['crops']} crops of {v['frames']} frames with stride "
-    f"{v['stride']}, short side {v['resize']}, crop {v['size']}",
-    "batch norm": facts["bn_mode"],
-    "features": facts["feature_layer"],
-    "first split": f"{d['train']['videos']} training and {d['eval']['videos']} evaluation videos, "
-    f"{d['classes']} classes; manifest sha256 {manifest[:16] if manifest else 'none'}",
-    "seed": str(facts["seed"]),
-  }
 
 
 def _list(kind: type) -> Any:
@@ -350,9 +354,8 @@ def main(argv: Iterable[str] | None = None) -> int:
   except probing.Preempted as e:
     print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
     return PREEMPTED
-  kept = ("job", "checkpoint", "encoder_sha256", "splits", "mean", "seconds")
-  if jax.process_index() == 0:
-    print(report.result_line({k: summary[k] for k in kept}), flush=True)
+  left_out = ("views", "data", "settings")  # the file has them
+  print(report.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
   return 0
 
 

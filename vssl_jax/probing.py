@@ -297,5 +297,12 @@ def classifier(
   used = {
     "batch_size": settings.batch_size, "steps": result.steps,
     "peak_lr": optim.peak_lr(settings.optim, settings.batch_size),
+    "unreadable_reads": _unreadable(folder),
   }  # fmt: skip
   return scores | {"trained_with": used}
+
+
+def _unreadable(folder: pathlib.Path) -> int:
+  """How often training found a video unreadable, another one in its place; also when resumed."""
+  rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+  return max((int(row.get("unreadable_videos", 0)) for row in rows), default=0)

@@ -18,7 +18,7 @@ def test_averages_are_of_what_every_split_has():
 
 
 def test_markdown_row_by_row():
-  text = table.markdown("T", {"seed": "0"}, HEADLINES, {"knn": "votes"})
+  text = table.markdown("T", {"seed": "0"}, HEADLINES, {"knn": "votes"}, ["one was lost"])
   rows = [line for line in text.splitlines() if line.startswith("|")]
   assert rows[0] == "| protocol | figure | split1 | split2 | mean ± std |"
   assert rows[2:] == [
@@ -29,5 +29,6 @@ def test_markdown_row_by_row():
   ]
   assert all(row.count("|") == 6 for row in rows)
   assert "- seed: 0" in text
+  assert "- **note**: one was lost" in text.split("|")[0]
   assert "- **knn**: votes" in text
   assert "mean" not in table.markdown("T", {}, {"a": HEADLINES["split1"]}, {})

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes import cross_validation, logistic
+from vssl_jax.probes import cross_validation, logistic, scarce
 
 
 def _blobs(videos, classes=3, width=6, seed=0):
@@ -64,3 +64,14 @@ def test_too_few_videos_are_told():
   x, y = _blobs(3)
   with pytest.raises(UserError, match="too few training videos"):
     cross_validation.evaluate(x, y)
+
+
+@pytest.mark.parametrize(("videos", "suffice"), [(9, True), (6, False), (3, False)])
+def test_what_suffices_is_known_before(videos, suffice):
+  x, y = _blobs(videos)  # of two videos a class, one is left to choose C by
+  for function in (cross_validation.check, lambda label: cross_validation.evaluate(x, label)):
+    if suffice:
+      function(y)
+    else:
+      with pytest.raises(scarce.TooFewVideos):
+        function(y)

@@ -7,7 +7,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -90,6 +89,6 @@ def extract(
   lost = source.num_videos - len(found.label)
   if lost:  # perhaps of a disk's bad moment: not kept, so that the next run tries again
     print(f"{lost} videos of {split} could not be read; its features are not kept", flush=True)
-  elif jax.process_index() == 0:
+  else:
     features.save(file, found)
   return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.probes.scarce import TooFewVideos
 
 
 def evaluate(
@@ -42,7 +43,8 @@ def evaluate(
     (1.96 standard errors over episodes); `shots`, `ways` (those used), `episodes`, `queries`.
 
   Raises:
-    UserError: an impossible number, or fewer than two classes have k support videos.
+    UserError: an impossible number.
+    TooFewVideos: fewer than two classes have k support videos.
   """
   for name, value, least in (
     ("shots", shots, 1), ("ways", ways, 2), ("queries", per_class, 1), ("episodes", episodes, 2),
@@ -52,17 +54,12 @@ def evaluate(
   bank, queries = _unit(bank), _unit(queries)
   support = {c: np.flatnonzero(bank_label == c) for c in np.unique(bank_label) if c >= 0}
   asked = {c: np.flatnonzero(query_label == c) for c in np.unique(query_label) if c >= 0}
-  classes = np.array([c for c in support if len(support[c]) >= shots and c in asked])
-  if len(classes) < 2:
-    raise UserError(
-      f"--shots={shots}: fewer than two classes have {shots} training videos and a video to ask "
-      "for; give fewer shots."
-    )
-  ways = min(ways, len(classes))
+  usable = classes(bank_label, query_label, shots)
+  ways = min(ways, len(usable))
   scores = np.empty(episodes)
   for episode in range(episodes):
     rng = np.random.default_rng([seed, shots, episode])
-    drawn = rng.choice(classes, ways, replace=False)
+    drawn = rng.choice(usable, ways, replace=False)
     means = np.stack([bank[rng.choice(support[c], shots, replace=False)].mean(0) for c in drawn])
     picked = [rng.permutation(asked[c])[:per_class] for c in drawn]
     truth = np.repeat(np.arange(ways), [len(p) for p in picked])
@@ -76,6 +73,30 @@ def evaluate(
     "episodes": episodes,
     "queries": per_class,
   }
+
+
+def classes(bank_label: np.ndarray, query_label: np.ndarray, shots: int) -> np.ndarray:
+  """Classes that episodes can be made of.
+
+  Args:
+    bank_label: int `[V]`.
+    query_label: int `[Q]`.
+    shots: k.
+
+  Returns:
+    int `[n]`, ascending: classes with k support videos and a query.
+
+  Raises:
+    TooFewVideos: fewer than two.
+  """
+  support, count = np.unique(bank_label[bank_label >= 0], return_counts=True)
+  found = np.intersect1d(support[count >= shots], query_label)
+  if len(found) < 2:
+    raise TooFewVideos(
+      f"--shots={shots}: fewer than two classes have {shots} training videos and a video to ask "
+      "for; give fewer shots."
+    )
+  return found
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from vssl_jax import probing
 from vssl_jax.evaluation import embedding_plot, few_shot, gallery
 from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
 from vssl_jax.probes import cross_validation as folds_lib
-from vssl_jax.probes import features, knn, logistic, metrics, retrieval
+from vssl_jax.probes import features, knn, logistic, metrics, retrieval, scarce
 from vssl_jax.probes import run as probe_run
 
 _NEIGHBOURS = 5  # shown of a query
@@ -24,7 +23,8 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
   return {
     "top1": found.top1, "top5": found.top5, "mean_class_top1": found.mean_class,
     "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),
-    "videos": {"train": len(task.bank.label), "eval": len(task.queries.label)},
+    "videos": task.read,
+    "read": task.read,
     "videos_a_class": dict(
       zip(task.label_names, found.confusion.sum(axis=1).tolist(), strict=True)
     ),
@@ -40,6 +40,16 @@ def _describe_linear(task: Task) -> Result:
 def _run_linear(task: Task) -> Result:
   found = probing.linear(task.config, task.variables, task.folder, task.mesh, task.train, task.test)
   return views_told(found) | {"headline": headline(task, found["top1"], found["top5"])}
+
+
+def _check_labels(task: Task) -> None:
+  scarce.require_labels(task.bank.label, "training", "probes")
+  scarce.require_labels(task.queries.label, "evaluation", "probes")
+
+
+def _check_logistic(task: Task) -> None:
+  _check_labels(task)
+  logistic.check(task.bank.label, logistic.recordings(task.bank.names), task.config.seed)
 
 
 def _describe_logistic(task: Task) -> Result:
@@ -72,12 +82,18 @@ def _describe_cross_validation(task: Task) -> Result:
   return {"folds": folds_lib.FOLDS, "split": "train", "C": "by folds inside each training part"}
 
 
+def _check_cross_validation(task: Task) -> None:
+  groups = logistic.recordings(task.bank.names)
+  folds_lib.check(task.bank.label, groups=groups, seed=task.config.seed)
+
+
 def _run_cross_validation(task: Task) -> Result:
   bank = task.bank
   found = folds_lib.evaluate(
     bank.mean(), bank.label, groups=logistic.recordings(bank.names), seed=task.config.seed
   )
-  return found | {"headline": {"top-1": found["top1"], "R@1": found["R@1"]}}
+  headline = {"top-1": found["top1"], "R@1": found["R@1"]}
+  return found | {"read": {"train": len(bank.label)}, "headline": headline}
 
 
 def _describe_retrieval(task: Task) -> Result:
@@ -91,7 +107,7 @@ def _run_retrieval(task: Task) -> Result:
   scores = retrieval.evaluate(*task.given)
   if task.options.gallery > 0:
     _gallery(task, scores["R@1"])
-  return scores | {"headline": scores}
+  return scores | {"read": task.read, "headline": scores}
 
 
 def _gallery(task: Task, r1: float) -> None:
@@ -115,12 +131,11 @@ def _gallery(task: Task, r1: float) -> None:
       for n, c in zip(near, cosines, strict=True)
     ]
     pictured.append({"query": item(queries, q, asked), "neighbours": neighbours})
-  if jax.process_index() == 0:
-    title = (
-      f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
-      f"{len(queries.label)}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
-    )
-    gallery.draw(task.folder / "retrieval.png", pictured, title)
+  title = (
+    f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
+    f"{len(queries.label)}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
+  )
+  gallery.draw(task.folder / "retrieval.png", pictured, title)
 
 
 def _describe_few_shot(task: Task) -> Result:
@@ -130,6 +145,11 @@ def _describe_few_shot(task: Task) -> Result:
     "support": task.config.data.train_split, "queries": task.config.data.eval_split,
     "classifier": "nearest class mean of unit features, cosine",
   }  # fmt: skip
+
+
+def _check_few_shot(task: Task) -> None:
+  for shots in task.options.shots:
+    few_shot.classes(task.bank.label, task.queries.label, shots)
 
 
 def _run_few_shot(task: Task) -> Result:
@@ -145,7 +165,7 @@ def _run_few_shot(task: Task) -> Result:
   for r in rows:
     name = f"{r['ways']}-way {r['shots']}-shot"
     headline |= {name: r["accuracy"], f"{name}, ± (95 %)": r["interval"]}
-  return {"rows": rows, "headline": headline}
+  return {"rows": rows, "read": task.read, "headline": headline}
 
 
 def _describe_embedding(task: Task) -> Result:
@@ -155,19 +175,17 @@ def _describe_embedding(task: Task) -> Result:
 def _run_embedding(task: Task) -> Result:
   queries, seed = task.queries, task.config.seed
   chosen = embedding_plot.sample(queries.label, seed)
+  read = {"eval": len(queries.label)}
   if len(chosen) < 4:
-    return {"pictures": [], "headline": {}}
+    return {"pictures": [], "read": read, "headline": {}}
   written = []
   for method in embedding_plot.methods():
     places = embedding_plot.project(queries.mean()[chosen], method, seed)
     name = f"{method.lower().replace('-', '')}.png"
     title = f"{method} of {len(chosen)} {task.config.data.eval_split} videos, unit features"
-    if jax.process_index() == 0:
-      embedding_plot.draw(
-        task.folder / name, places, queries.label[chosen], task.label_names, title
-      )
+    embedding_plot.draw(task.folder / name, places, queries.label[chosen], task.label_names, title)
     written.append(name)
-  return {"pictures": written, "headline": {}}
+  return {"pictures": written, "read": read, "headline": {}}
 
 
 LOGISTIC = Protocol(
@@ -175,21 +193,32 @@ LOGISTIC = Protocol(
   "training split",
   _describe_logistic,
   _run_logistic,
+  check=_check_logistic,
 )
 CROSS_VALIDATION = Protocol(
   "logistic regression and R@1 between folds of the training split, recordings whole: to choose "
   "recipes by",
   _describe_cross_validation,
   _run_cross_validation,
+  check=_check_cross_validation,
 )
-KNN = Protocol("nearest training videos vote, weighted by exp(cosine / T)", _describe_knn, _run_knn)
+KNN = Protocol(
+  "nearest training videos vote, weighted by exp(cosine / T)",
+  _describe_knn,
+  _run_knn,
+  check=_check_labels,
+)
 RETRIEVAL = Protocol(
   "evaluation videos query the training videos, cosine; R@k: any of the k nearest has the class",
   _describe_retrieval,
   _run_retrieval,
+  check=_check_labels,
 )
 FEW_SHOT = Protocol(
-  "episodes: class means of k training videos a class, cosine", _describe_few_shot, _run_few_shot
+  "episodes: class means of k training videos a class, cosine",
+  _describe_few_shot,
+  _run_few_shot,
+  check=_check_few_shot,
 )
 EMBEDDING = Protocol("pictures of the features alone", _describe_embedding, _run_embedding)
 LINEAR = Protocol(

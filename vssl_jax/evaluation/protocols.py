@@ -1,7 +1,8 @@
 """The protocols by name, what is quick first.
 
-A protocol is two functions of a `Task`: `describe` gives its settings, checks them, and trains
-nothing; `run` gives its scores, among them `headline`, the figures of the table.
+A protocol is three functions of a `Task`: `describe` gives its settings, checks them, and trains
+nothing; `check` says whether the data suffices for it; `run` gives its scores, among them
+`headline`, the figures of the table, and `read`, how many videos of each split it read.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 
 from vssl_jax.errors import UserError
 from vssl_jax.probes import report
+from vssl_jax.probes.scarce import TooFewVideos
 
 _HEADER = "video\tclass\tname"
 
@@ -29,7 +30,8 @@ def balanced(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     int64 `[n]`, ascending positions in `label`.
 
   Raises:
-    UserError: fewer than two classes, or too few videos for a subset to be one.
+    UserError: no fraction.
+    TooFewVideos: fewer than two classes, or too few videos for a subset to be one.
   """
   percent = f"{100 * fraction:g} %"
   if not 0 < fraction < 1:
@@ -37,12 +39,12 @@ def balanced(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   label = np.asarray(label)
   classes, videos = np.unique(label[label >= 0], return_counts=True)
   if len(classes) < 2:
-    raise UserError(
+    raise TooFewVideos(
       f"--fractions: {len(classes)} class(es) of labelled training videos: a subset needs two."
     )
   each = max(1, math.floor(fraction * videos.sum() / len(classes) + 0.5))
   if each >= videos.max():
-    raise UserError(
+    raise TooFewVideos(
       f"--fractions: {percent} is {each} video(s) a class, all that the training split has: too "
       "few videos for a subset; give a smaller fraction, or leave out semi_supervised."
     )

@@ -43,6 +43,7 @@ def markdown(
   facts: Mapping[str, Any],
   headlines: Mapping[str, Headline],
   protocols: Mapping[str, str],
+  notes: Sequence[str] = (),
 ) -> str:
   """The table, with what holds for all of it above and each protocol in a line below.
 
@@ -51,10 +52,12 @@ def markdown(
     facts: what was evaluated and how, by name.
     headlines: by split's name: protocol, figure, fraction in [0, 1].
     protocols: how each protocol was done, in words.
+    notes: what a reader of the figures must know, a line each, above them.
   """
   many = len(headlines) > 1
   lines = [f"# {title}", ""]
   lines += [f"- {name}: {value}" for name, value in facts.items()]
+  lines += [f"- **note**: {note}" for note in notes]
   heads = [*headlines, *(["mean ± std"] if many else [])]
   lines += ["", f"| protocol | figure | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
   mean = averages(list(headlines.values()))

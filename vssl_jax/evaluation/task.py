@@ -68,6 +68,11 @@ class Task:
     """Features of the evaluation split."""
     return self._extract(self.test, self.config.data.eval_split)
 
+  @property
+  def read(self) -> dict[str, int]:
+    """Videos of each split that could be read."""
+    return {"train": len(self.bank.label), "eval": len(self.queries.label)}
+
   @functools.cached_property
   def given(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Features averaged over views, and labels: `[V, F]`, `[V]`, `[U, F]`, `[U]`."""
@@ -93,6 +98,11 @@ class Task:
     }
 
 
+def _any_data(task: Task) -> None:
+  """Nothing to check: what the protocol needs, every task has."""
+  del task
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
   """A protocol: `describe` gives its settings and trains nothing, `run` gives its scores.
@@ -102,12 +112,14 @@ class Protocol:
     describe: see `protocols`.
     run: see `protocols`.
     frozen: the encoder stays as it is.
+    check: raises `scarce.TooFewVideos` where the data does not suffice; trains nothing.
   """
 
   words: str
   describe: Callable[[Task], Result]
   run: Callable[[Task], Result]
   frozen: bool = True
+  check: Callable[[Task], None] = _any_data
 
 
 def headline(task: Task, top1: float, top5: float) -> dict[str, float]:
@@ -130,4 +142,5 @@ def training(config: ConfigDict) -> Result:
 def views_told(found: Result) -> Result:
   """A classifier's scores; `views` are numbers in every result."""
   told = {("averaging" if k == "views" else k): v for k, v in found.items()}
+  told["read"] = {"eval": found["videos"]}
   return told | {"feature_layer": "global average pooling, a classifier on each view"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -41,7 +40,7 @@ def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str)
 
 def _devices(mesh: Mesh, videos: int) -> Mesh:
   """All devices, or the first ones where there are fewer videos to learn from."""
-  if videos >= mesh.size or jax.process_count() > 1:
+  if videos >= mesh.size:
     return mesh
   return parallel.make_mesh(list(mesh.devices.flat)[:videos])
 
@@ -91,9 +90,8 @@ def _run_semi(task: Task) -> Result:
     if not len(own) or label.min() < 0:
       raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no known label.")
     file = task.folder / f"subset_{subset.tag}.tsv"
-    if jax.process_index() == 0:
-      names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
-      subsets.write(file, bank.video[own], label, names, task.label_names)
+    names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
+    subsets.write(file, bank.video[own], label, names, task.label_names)
     found = _tuned(task, _subset_config(task), bank.video[own], f"semi_supervised_{subset.tag}")
     counts = np.bincount(label, minlength=len(task.label_names))
     rows.append(
@@ -104,7 +102,8 @@ def _run_semi(task: Task) -> Result:
   top1 = {g: [r["top1"] for r in rows if r["labels"] == g] for g in groups}
   spread = {g: float(np.std(x, ddof=1)) for g, x in top1.items() if len(x) > 1}
   headline = {f"{g} of labels, top-1": float(np.mean(x)) for g, x in top1.items()}
-  return {"subsets": rows, "std_over_subsets": spread, "headline": headline}
+  read = {"train": len(bank.label), "eval": min(r.pop("read")["eval"] for r in rows)}
+  return {"subsets": rows, "std_over_subsets": spread, "read": read, "headline": headline}
 
 
 SEMI_SUPERVISED = Protocol(

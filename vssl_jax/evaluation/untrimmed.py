@@ -6,8 +6,6 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-import jax
-
 from vssl_jax import extract_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
@@ -37,8 +35,6 @@ def _describe(task: Task) -> Result:
 
 
 def _run(task: Task) -> Result:
-  if jax.process_index() > 0:
-    return {"headline": {}}
   checkpoint = (task.config, task.variables, {})
   out = task.features_folder.parent / FOLDER
   made = extract_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))

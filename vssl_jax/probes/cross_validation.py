@@ -12,6 +12,26 @@ from vssl_jax.probes import logistic, retrieval
 FOLDS = 5
 
 
+def check(
+  label: np.ndarray, *, groups: Sequence[str] | None = None, folds: int = FOLDS, seed: int = 0
+) -> None:
+  """Checks that every fold's training part can itself be parted, to choose C.
+
+  Args:
+    label: as of `evaluate`, and so are the others.
+    groups: see there.
+    folds: see there.
+    seed: see there.
+
+  Raises:
+    TooFewVideos: too few videos of a class.
+  """
+  known = np.flatnonzero(label >= 0)
+  y, names = label[known], None if groups is None else np.asarray(groups)[known]
+  for fit, _ in logistic.check(y, names, seed, folds):
+    logistic.check(y[fit], None if names is None else names[fit], seed)
+
+
 def evaluate(
   features: np.ndarray, label: np.ndarray, *, groups: Sequence[str] | None = None,
   folds: int = FOLDS, seed: int = 0,
@@ -30,7 +50,7 @@ def evaluate(
     `top1` and `R@1`, shares of all videos; `by_fold`, the same of each; `folds`; `grouped`.
 
   Raises:
-    UserError: too few videos of a class.
+    TooFewVideos: too few videos of a class.
   """
   known = np.flatnonzero(label >= 0)
   x, y = np.asarray(features)[known], np.asarray(label)[known]

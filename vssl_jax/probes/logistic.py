@@ -12,6 +12,7 @@ import numpy as np
 
 from vssl_jax.errors import UserError
 from vssl_jax.probes import metrics
+from vssl_jax.probes.scarce import TooFewVideos
 
 NORMALISATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
@@ -94,13 +95,13 @@ def evaluate(
     seed: of the folds.
 
   Raises:
-    UserError: fewer than two classes to learn, or an unknown normalisation.
+    UserError: an unknown normalisation.
+    TooFewVideos: fewer than two classes to learn, or no folds to choose C by.
   """
   import threadpoolctl
 
   known = train_label >= 0
-  if len(np.unique(train_label[known])) < 2:
-    raise UserError("logistic regression needs training videos of at least two labelled classes")
+  _require_classes(train_label[known])
   group_of = np.asarray(groups)[known] if groups is not None else None
   train, train_label = np.asarray(train, np.float64)[known], train_label[known]
   classes = num_classes or int(max(train_label.max(), test_label.max())) + 1
@@ -123,6 +124,33 @@ def evaluate(
     grouped=bool(parts) and groups is not None,
     converged=bool(np.max(model.n_iter_) < _MAX_ITERATIONS),
   )
+
+
+def check(
+  label: np.ndarray, groups: Sequence[str] | None, seed: int, folds: int = 5
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Checks that training videos suffice to fit them and to choose C.
+
+  Args:
+    label: int `[V]`; negative ones are left out.
+    groups: a name a video, or None.
+    seed: of the folds.
+    folds: see `evaluate`.
+
+  Returns:
+    The folds, see `split`.
+
+  Raises:
+    TooFewVideos: they don't.
+  """
+  known = np.asarray(label) >= 0
+  _require_classes(label[known])
+  return split(label[known], None if groups is None else np.asarray(groups)[known], folds, seed)
+
+
+def _require_classes(label: np.ndarray) -> None:
+  if len(np.unique(label)) < 2:
+    raise TooFewVideos("logistic regression needs training videos of at least two labelled classes")
 
 
 def recordings(names: Sequence[str]) -> list[str] | None:
@@ -215,19 +243,24 @@ def split(
     Rows to fit on and rows held out, of each fold.
 
   Raises:
-    UserError: two folds cannot be made.
+    TooFewVideos: two folds cannot be made.
   """
   from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
   units = label if groups is None else np.unique(np.stack([label.astype(str), groups]), axis=1)[0]
   most = int(np.bincount(np.unique(units, return_inverse=True)[1]).max())
   folds = min(folds, most)
+  few = TooFewVideos(
+    f"too few training {'videos' if groups is None else 'recordings'} a class for "
+    "cross-validation, within which C is chosen; it needs two"
+  )
   if folds < 2:
-    raise UserError(
-      "too few training videos a class for cross-validation: pass a fixed C, or more videos"
-    )
+    raise few
   kind = StratifiedKFold if groups is None else StratifiedGroupKFold
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # classes with fewer members than folds
     splits = kind(folds, shuffle=True, random_state=seed).split(label, label, groups)
-    return [(a, b) for a, b in splits if len(np.unique(label[a])) > 1 and len(b)]
+    parts = [(a, b) for a, b in splits if len(np.unique(label[a])) > 1 and len(b)]
+  if not parts:
+    raise few
+  return parts

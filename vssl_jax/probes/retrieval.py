@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
+from vssl_jax.probes import scarce
 
 RECALLS = (1, 5, 10, 20, 50)
 
@@ -70,9 +70,8 @@ def _average_precision(
 
 
 def _labelled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+  scarce.require_labels(label, split, "queries and their bank")
   known = np.asarray(label) >= 0
-  if not known.any():
-    raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
   x = np.asarray(features, np.float32)[known]
   length = np.linalg.norm(x, axis=1, keepdims=True)
   return x / np.maximum(length, np.finfo(np.float32).tiny), np.asarray(label)[known]

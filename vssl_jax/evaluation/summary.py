@@ -1,0 +1,123 @@
+"""What an evaluation found, of all pairs of splits together: `summary.json` and `table.md`."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from vssl_jax.evaluation import table
+from vssl_jax.evaluation.protocols import PROTOCOLS
+from vssl_jax.evaluation.task import Result, Task
+from vssl_jax.probes import report
+
+
+@dataclasses.dataclass
+class Outcome:
+  """One pair of splits.
+
+  Attributes:
+    task: see `Task`.
+    facts: what holds for all of its protocols.
+    found: results by protocol.
+    skipped: why a protocol is impossible on this data, by its name.
+  """
+
+  task: Task
+  facts: Result
+  found: dict[str, Result] = dataclasses.field(default_factory=dict)
+  skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def with_read(data: Result, read: dict[str, int]) -> Result:
+  """`data` with the number of videos that were read beside that of the split's videos."""
+  told = {k: data[k] | {"read": n} for k, n in read.items()}
+  return data | told
+
+
+def lost(result: Result) -> int:
+  """Videos that a result is without because they could not be read."""
+  splits = [result["data"][k] for k in ("train", "eval")]
+  untrimmed = result.get("counts", {}).get("unreadable", 0)
+  return untrimmed + sum(d["videos"] - d.get("read", d["videos"]) for d in splits)
+
+
+def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path) -> Result:
+  """Writes both files.
+
+  Args:
+    outcomes: by the pair of splits' name, at least one.
+    checkpoint: facts of the checkpoint.
+    output: the folder.
+
+  Returns:
+    What `summary.json` holds.
+  """
+  headlines = {
+    case: {name: r["headline"] for name, r in o.found.items() if r["headline"]}
+    for case, o in outcomes.items()
+  }
+  first = next(iter(outcomes.values()))
+  results = [r for o in outcomes.values() for r in o.found.values()]
+  summary = {
+    "job": "evaluate",
+    "checkpoint": checkpoint,
+    "encoder_sha256": first.facts["encoder_sha256"],
+    "views": first.facts["views"],
+    "splits": headlines,
+    "mean": table.averages(list(headlines.values())),
+    "data": {case: o.facts["data"] for case, o in outcomes.items()},
+    "lost_videos": {
+      case: {name: lost(r) for name, r in o.found.items() if lost(r)}
+      for case, o in outcomes.items()
+    },
+    "skipped": {case: o.skipped for case, o in outcomes.items()},
+    "settings": {name: r["settings"] for name, r in first.found.items()},
+    "seconds": sum(r["seconds"] for r in results),
+  }
+  report.write_json(summary, output / "summary.json")
+  words = {n: p.words for n, p in PROTOCOLS.items() if any(n in o.found for o in outcomes.values())}
+  text = table.markdown(
+    _title(checkpoint), _lines(first), headlines, words, notes=_notes(outcomes)
+  )  # fmt: skip
+  report.write_atomic(output / "table.md", text.encode())
+  return summary
+
+
+def _notes(outcomes: dict[str, Outcome]) -> list[str]:
+  """What a reader of the figures must know."""
+  notes = []
+  for case, o in outcomes.items():
+    for name, r in o.found.items():
+      if lost(r):
+        counts = ", ".join(_read(r["data"][k]) for k in ("train", "eval") if "read" in r["data"][k])
+        what = counts or f"{lost(r)} videos unreadable"
+        notes.append(f"{case}, {name}: {what}; the next run tries the others again")
+    notes += [f"{case}, {name}: left out: {why}" for name, why in o.skipped.items()]
+  return notes
+
+
+def _read(split: Result) -> str:
+  return f"{split['read']} of {split['videos']} videos of {split['name']} could be read"
+
+
+def _title(checkpoint: Result) -> str:
+  step = checkpoint.get("step")
+  return f"Evaluation of {checkpoint['method']}" + ("" if step is None else f", step {step}")
+
+
+def _lines(outcome: Outcome) -> dict[str, Any]:
+  facts = outcome.facts
+  e, v, d = facts["encoder"], facts["views"], facts["data"]
+  manifest = d["manifest_sha256"]
+  return {
+    "encoder": f"{e['name']}, depth {e['depth']}, width {e['width']:g}, {e['dtype']}; sha256 "
+    f"{facts['encoder_sha256'][:16]}",
+    "views": f"{v['clips']} clips x {v['crops']} crops of {v['frames']} frames with stride "
+    f"{v['stride']}, short side {v['resize']}, crop {v['size']}",
+    "batch norm": facts["bn_mode"],
+    "features": facts["feature_layer"],
+    "first split": f"{d['train']['videos']} training and {d['eval']['videos']} evaluation videos, "
+    f"{d['classes']} classes; manifest sha256 {manifest[:16] if manifest else 'none'}",
+    "seed": str(facts["seed"]),
+  }
