@@ -68,6 +68,27 @@ def test_other_inputs_are_refused(folder):
     vssl_jax.load(folder / "nowhere")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_export_with_nan_or_infinity_is_refused(tmp_path, value):
+  c, variables = make(tmp_path / "good")
+  variables["batch_stats"]["res3_0"]["norm_a"]["mean"][0] = value
+  export.save_encoder(tmp_path / "bad", c, variables)
+  match = r"safetensors: batch_stats/res3_0/norm_a/mean holds NaN or infinity"
+  with pytest.raises(UserError, match=match):
+    vssl_jax.load(tmp_path / "bad")
+
+
+def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
+  c = small.shrink(config_lib.base("cvrl"))
+  method = methods.load("cvrl").build(c, None)
+  params, state = small.init(method)
+  head = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params["head"])
+  bundle.save_run(tmp_path / "run", c, {**params, "head": head}, state)
+  for load in (bundle.load_state, vssl_jax.load):
+    with pytest.raises(UserError, match=r"checkpoints.0: params/head/.* holds NaN or infinity"):
+      load(tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_a_run_folder(tmp_path):
   c = small.shrink(config_lib.base("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})

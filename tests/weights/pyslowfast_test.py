@@ -182,6 +182,21 @@ def test_misfits_are_named():
   assert "s5.pathway0_res0.branch2.a.weight [] for [64, 128, 1, 1, 1]" in text
 
 
+def test_weights_that_are_no_finite_floats_are_named():
+  state = stages.state_of(CASES["slow_c2d"])
+  stem, mean, var = (
+    f"s1.pathway0_stem.{x}" for x in ("conv.weight", "bn.running_mean", "bn.running_var")
+  )
+  state[stem] = np.zeros(state[stem].shape, np.int64)
+  state[mean] = state[mean] * np.nan
+  state[var] = np.full(state[var].shape, 1e300)  # more than float32 holds
+  with pytest.raises(UserError) as e:
+    _read("slow_c2d", state)
+  text = str(e.value)
+  assert "\n" not in text
+  assert f"not floats: {stem} int64; not finite: {mean}, {var}." in text
+
+
 @pytest.mark.parametrize(
   ("part", "field", "value"),
   [

@@ -33,11 +33,12 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
     {checkpoint, step}.
 
   Raises:
-    UserError: no run, no checkpoint, or none that can be read.
+    UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
   folder = pathlib.Path(path)
   if (folder / export.CARD).is_file():
     config, variables = export.load_exported(folder)
+    _require_finite(variables, folder / export.WEIGHTS)
     config = config_lib.complete(config)
     return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
   config, method, state = load_state(folder)
@@ -54,10 +55,23 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
     The run's config, its method, and the state.
 
   Raises:
-    UserError: no run, no checkpoint, or none that can be read.
+    UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
   with open_run(folder) as run:
-    return run.config, run.method, run.reader.restore(run.like)[1]
+    step, state = run.reader.restore(run.like)
+  whose = {"params": state.params, "state": state.method}
+  _require_finite(whose, folder / checkpoints.FOLDER / str(step))
+  return run.config, run.method, state
+
+
+def _require_finite(tree: Any, where: pathlib.Path) -> None:
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    if jnp.issubdtype(x.dtype, jnp.floating) and not jnp.isfinite(x).all():
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      raise UserError(
+        f"{where}: {name} holds NaN or infinity, which everything computed with it would be; take "
+        "an earlier checkpoint, or train again with a smaller config.optim.lr."
+      )
 
 
 class Run(NamedTuple):

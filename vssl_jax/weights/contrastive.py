@@ -156,7 +156,7 @@ def _split(parts: Mapping[str, Variables]) -> tuple[dict[str, Any], dict[str, An
 
 def _queue(ledger: Ledger, like: Queue) -> Queue:
   items = ledger.array("queue_x", like.items.shape)
-  pointer = ledger.array("ptr", (1,))[0]
+  pointer = ledger.array("ptr", (1,), integer=True)[0]
   # Rows that were never written are noise: keys have unit length.
   filled = np.sum(np.abs(np.linalg.norm(items, axis=1) - 1) < 1e-3)
   return Queue(items, np.int32(pointer), np.int32(filled))

@@ -53,7 +53,7 @@ def read(
 
   Raises:
     UserError: no such file or format, or another network; missing, left-over and misshapen tensors
-      are named.
+      are named, as are those that hold no finite floats.
   """
   if format == "tf_garden":
     return tf_garden.read(tensorflow_models.read_variables(path), path, encoder_only=encoder_only)

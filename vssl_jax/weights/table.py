@@ -12,6 +12,7 @@ import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -79,9 +80,17 @@ class Ledger:
     self._left: set[str] = set()
     self._missing: list[str] = []
     self._misshapen: list[str] = []
+    self._not_finite: list[str] = []
+    self._not_floats: list[str] = []
 
-  def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array `name`, float32 unless it holds integers; zeros where it is not as expected."""
+  def array(self, name: str, shape: tuple[int, ...], *, integer: bool = False) -> np.ndarray:
+    """The array `name`, float32 and finite, or of integers; zeros where it is not as expected.
+
+    Args:
+      name: theirs.
+      shape: that it must have.
+      integer: it holds integers (a queue's pointer), which weights must not.
+    """
     if name not in self._tensors:
       self._missing.append(f"{name} {list(shape)}")
       return np.zeros(shape, np.float32)
@@ -90,7 +99,16 @@ class Ledger:
     if x.shape != tuple(shape):
       self._misshapen.append(f"{name} {list(x.shape)} for {list(shape)}")
       return np.zeros(shape, np.float32)
-    return x if np.issubdtype(x.dtype, np.integer) else x.astype(np.float32)
+    if integer:
+      return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      self._not_floats.append(f"{name} {x.dtype}")
+      return np.zeros(shape, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named
+      x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+      self._not_finite.append(name)
+    return x
 
   def network(
     self, like: Variables, names: Names, layout: Layout, zero: Collection[str] = ()
@@ -131,10 +149,12 @@ class Ledger:
       fits: what the file was taken for, for the message.
 
     Raises:
-      UserError: arrays are missing, left over or of another shape; each is named.
+      UserError: arrays are missing, left over, of another shape, of integers, or hold NaN or
+        infinity; each is named.
     """
     extra = sorted(set(self._tensors) - self._read - self._left)
-    problems = {"missing": self._missing, "extra": extra, "misshapen": self._misshapen}
+    problems = {"missing": self._missing, "extra": extra, "misshapen": self._misshapen,
+                "not floats": self._not_floats, "not finite": self._not_finite}  # fmt: skip
     told = [f"{what}: {', '.join(which)}" for what, which in problems.items() if which]
     if told:
       raise UserError(f"{self._where} does not fit {fits}: {'; '.join(told)}.")
