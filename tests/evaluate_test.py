@@ -399,6 +399,22 @@ def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
   assert "| knn | top-1 |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["few_shot", "retrieval"])
+def test_a_network_that_gives_no_numbers_has_no_scores(checkpoint, tmp_path, capsys, name):
+  config, params, state = _loaded(checkpoint)
+  stem = params["encoder"]["stem"]
+  stem["kernel"] = np.full_like(stem["kernel"], 3e38)  # finite, what it gives is not
+  bundle.save_run(tmp_path / "run", config, params, state)
+  assert _main(tmp_path / "run", tmp_path / "out", names=name) == 2
+  assert "NaN or infinite for 24 of 24 videos" in capsys.readouterr().err
+  assert not list((tmp_path / "out").glob("*/*.json"))
+
+
+def _loaded(checkpoint):
+  config, _, state = bundle.load_state(checkpoint)
+  return config, *jax.device_get((state.params, state.method))
+
+
 def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert _main(checkpoint, tmp_path, names="knn") == 2

@@ -121,6 +121,19 @@ def test_no_video_is_an_error():
     features.extract(_apply, _variables(), [])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("average", [False, True])
+def test_outputs_that_are_not_finite_are_an_error(value, average):
+  def apply(variables, clips):
+    first = clips.reshape(len(clips), -1)[:, :1]
+    return jnp.where(first == 7, value, jnp.ones((len(clips), 2)))
+
+  data = _split(5, 2)
+  data["clips"].reshape(5, 2, -1)[..., 0] = [[0, 0], [0, 7], [1, 1], [7, 7], [0, 0]]
+  with pytest.raises(UserError, match=r"split 'held'.*2 of 5 videos.*earlier checkpoint"):
+    features.extract(apply, {}, _batches(data, 2), average=average, split="held")
+
+
 def test_variables_stay_as_they_are():
   variables = _variables()
   before = np.array(variables["params"]["kernel"])

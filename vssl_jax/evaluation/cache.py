@@ -59,7 +59,7 @@ def extract(
     progress: text of the progress bar; "" for none.
 
   Raises:
-    UserError: the split is empty.
+    UserError: the split is empty, or features are not finite.
     RuntimeError: the variables changed, which would be a bug.
   """
   before = report.tree_hash(variables)
@@ -79,6 +79,7 @@ def extract(
     variables,
     run.eval_batches(source, config),
     mesh=mesh,
+    split=split,
     names=getattr(source, "video_names", ()),
     label_names=source.label_names,
     info=facts,

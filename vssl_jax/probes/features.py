@@ -125,6 +125,7 @@ def extract(
   mesh: Mesh | None = None,
   chunk: int = 0,
   average: bool = False,
+  split: str = "",
   names: Sequence[str] = (),
   label_names: Sequence[str] = (),
   info: Mapping[str, Any] | None = None,
@@ -140,6 +141,7 @@ def extract(
     mesh: see `forward`.
     chunk: see `forward`.
     average: keep only the mean over the views, features [V, 1, F].
+    split: its name, for messages.
     names: name of each video, indexed by `video`; empty where unknown.
     label_names: name of each class.
     info: facts to keep with the features.
@@ -150,7 +152,7 @@ def extract(
     Features sorted by video index, each video once.
 
   Raises:
-    UserError: the batches hold no video.
+    UserError: the batches hold no video, or an output is not finite.
   """
   quiet = not progress or jax.process_index() > 0
   pause = 0.2 if sys.stderr.isatty() else 15.0  # seconds between lines: a log keeps them all
@@ -165,6 +167,7 @@ def extract(
       parts.append((outputs, rows["label"], rows["video"], rows["offset"]))
       bar.update(len(outputs))
   rows = combine([dict(zip(_ARRAYS, part, strict=True)) for part in parts])
+  _require_finite(rows["features"], split)
   return Features(
     features=rows["features"],
     label=rows["label"].astype(np.int32),
@@ -174,6 +177,17 @@ def extract(
     label_names=tuple(label_names),
     info=dict(info or {}),
   )
+
+
+def _require_finite(outputs: np.ndarray, split: str) -> None:
+  # Ranks and votes of NaN look like scores.
+  bad = np.sum([not np.isfinite(x).all() for x in outputs])
+  if bad:
+    raise UserError(
+      f"{f'split {split!r}' if split else 'the split'}: what the network gives is NaN or infinite "
+      f"for {bad} of {len(outputs)} videos, so no score would mean anything: check the weights and "
+      "batch-norm statistics, or take an earlier checkpoint."
+    )
 
 
 def combine(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -174,6 +174,7 @@ def quick(
       variables,
       eval_batches(source, config),
       mesh=mesh,
+      split=split,
       names=getattr(source, "video_names", ()),
       progress=progress and f"{progress}, {split}",
       total=source.num_videos,
@@ -271,6 +272,7 @@ def evaluate_classifier(
     eval_batches(source_eval, config),
     mesh=mesh,
     average=True,
+    split=config.data.eval_split,
     progress=progress,
     total=source_eval.num_videos,
   )
