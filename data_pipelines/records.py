@@ -124,7 +124,7 @@ def filename_of(head: bytes) -> str | None:
 
   Returns:
     `video/filename` ("" where the record has none), or None where `head` does not hold the whole
-    context: read more, or decode the record.
+    context, undamaged: read more, or decode the record.
   """
   length, start = 0, 1
   if head[:1] != _CONTEXT_TAG:
@@ -140,7 +140,10 @@ def filename_of(head: bytes) -> str | None:
   if end > len(head):
     return None
   message = _sequence_example()()
-  message.ParseFromString(head[:end])
+  try:
+    message.ParseFromString(head[:end])
+  except Exception:  # damaged; the runtimes of protobuf have no common class for it
+    return None
   return _text({k: _values(v) for k, v in message.context.feature.items()}, FILENAME)
 
 

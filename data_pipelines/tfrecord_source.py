@@ -84,18 +84,21 @@ class RecordStore:
     return parse(self._reader.read(i))
 
   def name_of(self, i: int) -> str:
-    """The video's name as its record has it, "" where there is none."""
+    """The video's name as its record has it, "" where there is none or the record is damaged."""
     file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
     length = int(self._index.length[i])
-    name = records.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
-    return records.decode(index.read_record(self._index, i)).filename if name is None else name
+    try:
+      name = records.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
+      return records.decode(index.read_record(self._index, i)).filename if name is None else name
+    except UserError:  # it is told, and counted, where its frames are read
+      return ""
 
   def describe(self, i: int) -> str:
     """File, byte and, where it can be read, the video's name."""
     file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
     try:
       name = self.name_of(i)
-    except (UserError, OSError):
+    except OSError:
       name = ""
     return f"{file}: the record at byte {offset}" + (f" ({name})" if name else "")
 

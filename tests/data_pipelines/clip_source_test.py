@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_pipelines import records, source
+from data_pipelines import index, records, source
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
@@ -199,6 +199,20 @@ class TestDamage:
     s = load(tmp_path, batch_size=3)
     assert sorted(next(s.train_batches())["video"]) == [0, 2, 2]
     assert s.unreadable == 1
+
+  def test_a_record_with_a_damaged_head_has_no_name_and_is_left_out(self, tmp_path):
+    tiny.write(tmp_path, [tiny.video(v) for v in range(3)], shards=1)
+    where = index.load(tmp_path, "train")
+    (shard,) = tmp_path.glob("*.tfrecord")
+    content = bytearray(shard.read_bytes())
+    start = int(where.offset[1]) + 4
+    content[start : start + 40] = b"\xff" * 40
+    shard.write_bytes(content)
+    s = load(tmp_path)
+    assert s.video_names == ("videos/0.avi", "", "videos/2.avi")
+    (batch,) = s.eval_batches(3, **VIEWS)
+    assert batch["valid"].tolist() == [True, False, True]
+    assert "the record at byte" in s.describe(1)
 
   def test_strict_stops(self, tmp_path):
     damaged(tmp_path, 4, bad=(1,))

@@ -161,3 +161,4 @@ def test_the_name_of_a_foreign_record():
   bare = tf.train.SequenceExample(context=tf.train.Features(), feature_lists=lists)
   assert records.filename_of(bare.SerializeToString()) == ""
   assert records.filename_of(b"\x12\x00") is None  # frames first: decode the record
+  assert records.filename_of(b"\x0a\x04" + b"\xff" * 4) is None  # no message
