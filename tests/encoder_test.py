@@ -1,6 +1,7 @@
 """`vssl_jax.load`: three lines for whatever folder holds an encoder, and no TensorFlow."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,50 @@ def test_other_inputs_are_refused(folder):
     encoder.apply(encoder.params, clips()[0])
   with pytest.raises(UserError, match=r"no config\.json there"):
     vssl_jax.load(folder / "nowhere")
+
+
+def test_whatever_becomes_an_array(folder):
+  encoder = vssl_jax.load(folder)
+  want = encoder.apply(encoder.params, clips())
+  for same in (list(clips()), jax.numpy.asarray(clips())):
+    np.testing.assert_array_equal(encoder.apply(encoder.params, same), want)
+  traced = jax.jit(encoder.apply)(encoder.params, clips())
+  np.testing.assert_allclose(traced, want, rtol=1e-5, atol=1e-6)
+  for wrong, told in (
+    ([[1]], r"clips have 2 axes"),
+    (clips().tolist(), r"clips are int64\[2, 4, 16, 16, 3\]"),
+    ([clips()[0], clips()[0, :2]], r"clips differ in shape"),
+    (None, r"clips have 0 axes"),
+    (clips()[:0], r"clips are empty, \[0, 4"),
+    (clips()[:, :0], r"clips are empty, \[2, 0"),
+  ):
+    with pytest.raises(UserError, match=told) as e:
+      encoder.apply(encoder.params, wrong)
+    assert "\n" not in str(e.value)
+
+
+def test_convolutions_take_other_sizes(folder):
+  encoder = vssl_jax.load(folder)
+  for shape in ((1, 4, 16, 20, 3), (1, 5, 16, 16, 3), (1, 3, 12, 16, 3)):
+    x = np.zeros(shape, np.uint8)
+    assert jax.eval_shape(encoder.apply, encoder.params, x).shape == (1, encoder.features_dim)
+
+
+def test_a_vit_takes_the_clips_that_its_positions_are_of(tmp_path):
+  fields = {"encoder.name": "vit", "encoder.size": "S", "encoder.width": 0.0625,
+            "encoder.depth": 0, "data.frames": 4, "data.size": 16,
+            "data.eval.frames": 4, "data.eval.size": 32}  # fmt: skip
+  make(tmp_path, **fields)
+  encoder = vssl_jax.load(tmp_path)
+
+  def shape(*clip):
+    return jax.eval_shape(encoder.apply, encoder.params, np.zeros((1, *clip, 3), np.uint8)).shape
+
+  assert shape(4, 16, 16) == shape(4, 32, 32) == (1, encoder.features_dim)
+  for wrong in ((4, 16, 32), (2, 16, 16), (4, 48, 48), (4, 30, 30)):
+    told = rf"\[T, H, W\] = {re.escape(str(list(wrong)))}: .* of \[4, 16, 16\] or \[4, 32, 32\]"
+    with pytest.raises(UserError, match=told):
+      shape(*wrong)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -11,6 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from vssl_jax import augment, models, probing
@@ -43,43 +45,79 @@ class Encoder:
 
   @property
   def clip_shape(self) -> tuple[int, int, int, int]:
-    """`(T, H, W, C)` of the clips that it is evaluated with; others do as well."""
+    """`(T, H, W, C)` of the clips that it is evaluated with; which others do, `apply` says."""
     e = self.config.data.eval
     return e.frames, e.size, e.size, 3
 
-  def preprocess(self, clips: jax.Array) -> jax.Array:
+  def preprocess(self, clips: npt.ArrayLike) -> jax.Array:
     """Uint8 RGB `[..., 3]` as the network was trained on it: scaled, less mean, by std.
 
     Raises:
       UserError: the clips are not uint8 RGB.
     """
-    if clips.dtype != jnp.uint8 or clips.shape[-1] != 3:
-      raise UserError(
-        f"clips are {clips.dtype}{list(clips.shape)}: give RGB as uint8 [N, T, H, W, 3], values 0 "
-        "to 255; the encoder scales and normalises them itself."
-      )
+    clips = _array(clips)
+    _require_rgb(clips)
     return augment.eval_preprocess(self.config.augment)(jnp.asarray(clips))
 
-  def apply(self, params: Params, clips: jax.Array) -> jax.Array:
+  def apply(self, params: Params, clips: npt.ArrayLike) -> jax.Array:
     """Features of clips, batch norm in inference mode; compiled once for each shape of clips.
+
+    Convolutional networks take clips of any T, H and W (`slowfast`: T in multiples of its alpha);
+    how good their features are away from the sizes of training is for the caller to find out. A
+    `vit` numbers the tokens of one shape of clip through, so it takes that of its training and
+    `clip_shape` alone.
 
     Args:
       params: the encoder's variables.
-      clips: uint8 RGB `[N, T, H, W, 3]`.
+      clips: uint8 RGB `[N, T, H, W, 3]`, anything that `np.asarray` takes.
 
     Returns:
       float32 `[N, F]`.
 
     Raises:
-      UserError: the clips are not uint8 RGB of five axes.
+      UserError: the clips are not uint8 RGB of five axes, are empty, or of a shape that the network
+        has no place for.
     """
+    clips = _array(clips)
     if clips.ndim != 5:
       raise UserError(f"clips have {clips.ndim} axes: give [N, T, H, W, 3].")
+    if any(isinstance(n, int) and n == 0 for n in clips.shape):
+      raise UserError(f"clips are empty, {list(clips.shape)}: give one at least.")
+    _require_rgb(clips)
+    if self.config.encoder.name == "vit":
+      self._require_known(clips.shape[1:4])
     return self._compiled(params, clips)
+
+  def _require_known(self, shape: tuple[int, ...]) -> None:
+    d = self.config.data
+    known = dict.fromkeys(((d.frames, d.size, d.size), self.clip_shape[:3]))
+    if tuple(shape) not in known:
+      told = " or ".join(str(list(k)) for k in known)
+      raise UserError(
+        f"clips are [T, H, W] = {list(shape)}: the positions of this vit are those of {told}; "
+        "resize and crop them to that."
+      )
 
   @functools.cached_property
   def _compiled(self) -> Callable[[Params, jax.Array], jax.Array]:
     return jax.jit(lambda params, x: self.network.apply(params, self.preprocess(x), train=False))
+
+
+def _array(clips: npt.ArrayLike) -> jax.Array | np.ndarray:
+  if isinstance(clips, jax.Array):  # traced ones too, which NumPy cannot have
+    return clips
+  try:
+    return np.asarray(clips)
+  except ValueError:
+    raise UserError("clips differ in shape: give one array [N, T, H, W, 3].") from None
+
+
+def _require_rgb(clips: jax.Array | np.ndarray) -> None:
+  if clips.dtype != jnp.uint8 or clips.shape[-1:] != (3,):
+    raise UserError(
+      f"clips are {clips.dtype}{list(clips.shape)}: give RGB as uint8 [N, T, H, W, 3], values 0 "
+      "to 255; the encoder scales and normalises them itself."
+    )
 
 
 def load(path: str | os.PathLike[str]) -> Encoder:
