@@ -13,6 +13,7 @@ videos have no number (`video` is −1), and hosts do not share out the data.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,8 @@ class DmvrSource:
     process_count: int = 1,
   ):
     self.num_videos, self.label_names, self.unreadable = num_videos, tuple(label_names), 0
-    self.fingerprint = fingerprint.of(data.name, split, num_videos, self.label_names)
+    told = data.name, split, num_videos, self.label_names
+    self.fingerprint = fingerprint.of(*told, _shards(factory))
     self._data, self._factory, self._split = data, factory, split
     self._batch_size = batch_size
     self._rows = source.local_rows(batch_size, process_index, process_count)
@@ -105,6 +107,12 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
   except (ImportError, AttributeError) as e:
     raise UserError(f"config.data.name: {data.name} cannot be imported ({e}).") from None
   return DmvrSource(data, *make(data, split), split=split, **kwargs)
+
+
+def _shards(factory: Any) -> list[tuple[str, int]]:
+  """Names and sizes of DMVR's shards, where the factory is one of DMVR's and they lie here."""
+  paths = [os.fspath(p) for p in getattr(factory, "_shards", ())]
+  return [(os.path.basename(p), os.path.getsize(p) if os.path.exists(p) else -1) for p in paths]
 
 
 def _labels(label: np.ndarray | None, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ Only the sampled frames are decoded. Nothing is ever downloaded from here.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -72,12 +73,23 @@ class TfdsStore:
     self._decoders = {self._video: tfds.decode.SkipDecoding()}
     self._features = features
     self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)
-    self.fingerprint = fingerprint.of(builder.info.full_name, split, len(self._records))
+    lengths = getattr(self._records, "lengths", np.zeros(0, np.int64)).tolist()
+    ends = [self._hash(i) for i in (0, len(self._records) - 1)]
+    told = builder.info.full_name, split, len(self._records)
+    self.fingerprint = fingerprint.of(*told, lengths, ends, self.label_names)
     first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
     self.codec = clips.JPEG if first[:2] == b"\xff\xd8" else clips.PNG
 
   def __len__(self) -> int:
     return len(self._records)
+
+  def _hash(self, i: int) -> str:
+    """SHA-256 of a record, "" of one that cannot be read."""
+    try:
+      record = self._records.read(tf.constant(i, tf.int64)).numpy()
+    except tf.errors.OpError:
+      return ""
+    return hashlib.sha256(record).hexdigest()
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
     """Nothing to parse: the builder knows its own features."""

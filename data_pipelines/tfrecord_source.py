@@ -24,18 +24,21 @@ class RecordReader:
   Args:
     where: offset index.
     rows: the records that count, int64 `[n]`; all by default.
+
+  Attributes:
+    lengths: bytes of each record's payload, int64 `[n]`.
   """
 
   def __init__(self, where: index.Index, rows: np.ndarray | None = None):
     rows = np.arange(len(where)) if rows is None else rows
-    self._length = len(rows)
+    self.lengths = where.length[rows]
     self._files = tf.constant([os.fsencode(f) for f in where.files])
     self._shard = tf.constant(where.shard[rows])
     self._start = tf.constant(where.offset[rows] - tfrecord.HEADER, tf.int64)
-    self._bytes = tf.constant(where.length[rows] + tfrecord.HEADER + tfrecord.FOOTER, tf.int64)
+    self._bytes = tf.constant(self.lengths + tfrecord.HEADER + tfrecord.FOOTER, tf.int64)
 
   def __len__(self) -> int:
-    return self._length
+    return len(self.lengths)
 
   def read(self, i: tf.Tensor) -> tf.Tensor:
     """Record `i` (int64 `[]`), string `[]`; its checksum is verified."""

@@ -178,6 +178,21 @@ def test_dmvr(monkeypatch):
   assert of(data) == of(data, seed=1) != of(data, "test")
 
 
+def test_dmvr_of_shards(monkeypatch, tmp_path):
+  module = types.ModuleType("user_factory")
+  monkeypatch.setitem(sys.modules, "user_factory", module)
+  data = tiny.data(source="dmvr", name="user_factory:make")
+  found = []
+  for folder, size in (("a", 3), ("b", 3), ("c", 4)):
+    (tmp_path / folder).mkdir()
+    shard = tmp_path / folder / "train-00000-of-00001.tfrecord"
+    shard.write_bytes(b"x" * size)
+    factory = types.SimpleNamespace(_shards=[str(shard), "gs://elsewhere/x.tfrecord"])
+    module.make = lambda data, split, factory=factory: (factory, 5)
+    found.append(of(data))
+  assert found[0] == found[1] != found[2]
+
+
 def test_tfds(tmp_path):
   tfds = pytest.importorskip("tensorflow_datasets")
   from tests.data_pipelines.tfds_source_test import TinyVideos
@@ -187,3 +202,21 @@ def test_tfds(tmp_path):
   a, b = (tiny.data(tmp_path / n, source="tfds", name="tiny_videos") for n in "ab")
   assert tfds.builder_cls("tiny_videos") is TinyVideos
   assert of(a) == of(b) != of(a, "train[:4]")
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_tfds_made_anew_of_other_videos(tmp_path, monkeypatch, file_format):
+  pytest.importorskip("tensorflow_datasets")
+  from tests.data_pipelines.tfds_source_test import TinyVideos
+
+  whole, found = TinyVideos._generate_examples, []
+  for name, label in (("a", 0), ("b", 1)):  # the first video's label, under the same name
+
+    def relabelled(self, label=label):
+      for v, example in whole(self):
+        yield v, {**example, "label": example["label"] if v else label}
+
+    monkeypatch.setattr(TinyVideos, "_generate_examples", relabelled)
+    TinyVideos(data_dir=str(tmp_path / name), file_format=file_format).download_and_prepare()
+    found.append(of(tiny.data(tmp_path / name, source="tfds", name="tiny_videos")))
+  assert found[0] != found[1]
