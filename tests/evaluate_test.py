@@ -238,6 +238,34 @@ def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, 
   assert result["encoder"]["bn_epsilon"] == config.encoder.bn_epsilon  # all of its fields
 
 
+def test_results_of_an_earlier_version_are_made_anew(checkpoint, tmp_path, capsys, monkeypatch):
+  assert _main(checkpoint, tmp_path, names="knn,embedding") == 0
+  monkeypatch.setattr(evaluate, "_FORMAT", evaluate._FORMAT + 1)
+  assert _main(checkpoint, tmp_path, names="embedding") == 0
+  assert "finished before" not in capsys.readouterr().out
+  assert "| knn |" not in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("names", [("direction_1", "direction_0"), ("direction_0", "up")])
+def test_other_names_of_classes_are_another_result(
+  checkpoint, tmp_path, capsys, monkeypatch, names
+):
+  assert _main(checkpoint, tmp_path, names="logistic,knn") == 0
+  whole = probing.splits
+
+  def renamed(config):
+    found = whole(config)
+    for source in found:
+      source.label_names = names
+    return found
+
+  monkeypatch.setattr(probing, "splits", renamed)
+  assert _main(checkpoint, tmp_path, names="knn") == 0
+  assert "finished before" not in capsys.readouterr().out
+  assert tuple(_results(tmp_path)["knn"]["per_class"]) == tuple(sorted(names))
+  assert "| logistic |" not in (tmp_path / "table.md").read_text()
+
+
 def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   trained = checkpoints.load_config(checkpoint)
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]

@@ -47,7 +47,7 @@ from vssl_jax.probes.scarce import TooFewVideos
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
 ALL = "all"
-_FORMAT = 1  # of the JSON files: raised where a protocol's numbers change
+_FORMAT = 2  # of the JSON files: raised where a protocol's numbers change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
   d = facts["data"]
   decisive = [
     _FORMAT, name, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
-    facts["normalisation"], d["classes"], d["train"], d["eval"], described,
+    facts["normalisation"], d["label_names_sha256"], d["train"], d["eval"], described,
   ]  # fmt: skip
   return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
 

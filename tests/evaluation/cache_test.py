@@ -92,6 +92,24 @@ def test_other_videos_are_other_features(setup, tmp_path):
   assert len(cache.extract(tmp_path, config, variables, others, "train").label) == 4
 
 
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "c")])
+def test_other_names_of_classes_are_other_features(setup, tmp_path, names):
+  config, variables, videos = setup
+  for videos.label_names in (("a", "b"), names):
+    assert cache.extract(tmp_path, config, variables, videos, "train").label_names == (
+      videos.label_names
+    )
+  assert videos.passes == 2
+
+
+def test_features_of_an_earlier_version_are_made_anew(setup, tmp_path, monkeypatch):
+  config, variables, videos = setup
+  cache.extract(tmp_path, config, variables, videos, "train")
+  monkeypatch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
+  cache.extract(tmp_path, config, variables, videos, "train")
+  assert videos.passes == 2
+
+
 def test_a_damaged_file_is_made_anew(setup, tmp_path, capsys):
   config, variables, videos = setup
   first = cache.extract(tmp_path, config, variables, videos, "train")

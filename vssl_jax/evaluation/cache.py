@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -13,6 +14,13 @@ from ml_collections import ConfigDict
 from vssl_jax import models
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, report, run
+
+_FORMAT = 2  # raised where features become others, or say more of themselves
+
+
+def names_hash(*label_names: Sequence[str]) -> str:
+  """One hash over names of classes in their order, of a split each."""
+  return hashlib.sha256(json.dumps([list(x) for x in label_names]).encode()).hexdigest()
 
 
 def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> dict[str, Any]:
@@ -25,6 +33,8 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     encoder_sha256: `report.tree_hash` of the encoder's variables.
   """
   return report.plain({
+    "format": _FORMAT,
+    "label_names_sha256": names_hash(source.label_names),
     "encoder_sha256": encoder_sha256,
     "encoder": json.loads(config.encoder.to_json()),
     "videos": getattr(source, "fingerprint", ""),

@@ -89,6 +89,8 @@ class Task:
     said = probe_run.protocol(self.config, self.train, self.test)
     for split, source in (("train", self.train), ("eval", self.test)):
       said["data"][split]["fingerprint"] = getattr(source, "fingerprint", "")
+    names = cache.names_hash(self.train.label_names, self.test.label_names)
+    said["data"]["label_names_sha256"] = names
     return said | {
       "encoder_sha256": self.encoder_sha256,
       "encoder": json.loads(self.config.encoder.to_json()),
