@@ -14,7 +14,7 @@ from tests import small
 from vssl_jax import config as config_lib
 from vssl_jax import export, methods, models
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle
+from vssl_jax.io import bundle, checkpoints
 from vssl_jax.probes import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -132,6 +132,33 @@ def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
   for load in (bundle.load_state, vssl_jax.load):
     with pytest.raises(UserError, match=r"checkpoints.0: params/head/.* holds NaN or infinity"):
       load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("broken", ["write_config", "Checkpoints"])
+def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
+  c = small.shrink(config_lib.base("cvrl"))
+  made = small.init(methods.load("cvrl").build(c, None))
+
+  def stop(*args):
+    raise KeyboardInterrupt
+
+  folder = tmp_path / "runs" / "mine"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoints, broken, stop)
+    with pytest.raises(KeyboardInterrupt):
+      bundle.save_run(folder, c, *made)
+  assert not folder.exists()
+  if broken == "Checkpoints":  # what was killed is taken up, and what is there stays
+    bundle.save_run(folder, c, *made, beside={"origin.json": {"file": "x"}})
+    bundle.load_state(folder)
+    names = {"checkpoints", "config.json", "origin.json"}
+    assert {f.name for f in folder.iterdir()} == names
+    assert [f.name for f in folder.parent.iterdir()] == ["mine"]
+  else:
+    folder.mkdir()
+    (folder / "notes").touch()
+    with pytest.raises(UserError, match="not an empty folder"):
+      bundle.save_run(folder, c, *made)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command line: files in, folders out that probes read like any checkpoint, and back."""
 
+import json
 import pickle
 import sys
 
@@ -28,6 +29,8 @@ def test_an_encoder(tmp_path, capsys):
   state = stages.state_of(PYSLOWFAST["slow_c2d"])
   save_file(state, tmp_path / "c2d.safetensors")
   command = [f"--from={tmp_path / 'c2d.safetensors'}", "--format=pyslowfast"]
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / export.WEIGHTS).write_bytes(b"of a conversion that was killed")
   assert convert.main([*command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}"]) == 0
   said = capsys.readouterr().out
   assert "mean [0.45, 0.45, 0.45]" in said
@@ -64,6 +67,8 @@ def test_a_contrastive_model_is_a_run(tmp_path):
   assert convert.main(command) == 0
   config, _, train_state = bundle.load_state(tmp_path / "run")
   assert config.method == "rho_moco"
+  origin = json.loads((tmp_path / "run" / convert.ORIGIN).read_text())
+  assert (origin["file"], origin["epoch"]) == ("x.pyth", 3)
   np.testing.assert_array_equal(train_state.method.queue.items, state["queue_x"])
   kernel = vssl_jax.load(tmp_path / "run").params["params"]["res5_0"]["conv_a"]["kernel"]
   np.testing.assert_array_equal(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Method, Variables
+from vssl_jax.probes import report
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
@@ -118,27 +120,46 @@ def open_run(folder: pathlib.Path) -> Iterator[Run]:
     reader.close()
 
 
-def save_run(folder: pathlib.Path, config: ConfigDict, params: Any, state: Any) -> None:
+def save_run(
+  folder: pathlib.Path,
+  config: ConfigDict,
+  params: Any,
+  state: Any,
+  *,
+  beside: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
   """Writes weights from elsewhere as a run that has made no step: training may go on from them.
 
   Args:
-    folder: of the run, without checkpoints yet.
+    folder: of the run, missing or empty; appears whole or not at all.
     config: the run's; its optimiser starts anew.
     params: of `config.method`.
     state: of `config.method`.
+    beside: other JSON files of the folder, by name.
 
   Raises:
-    UserError: a run is there already.
+    UserError: a run or something else is there already.
   """
+  folder = pathlib.Path(folder)
   if (folder / checkpoints.FOLDER).exists():
     raise UserError(f"{folder}: holds a run already; give another folder.")
-  folder.mkdir(parents=True, exist_ok=True)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(f"{folder}: is there and not an empty folder; give another.")
   tx = optim.build(config.optim, lambda step: step)
   params, state = jax.tree.map(jnp.asarray, (params, state))
-  checkpoints.write_config(folder, config)
-  writer = checkpoints.Checkpoints(folder, config.save)
-  writer.save(0, _start(tx, params, state))
-  writer.close()
+  folder = folder.absolute()
+  partial = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+  partial.mkdir(parents=True)
+  try:
+    checkpoints.write_config(partial, config)
+    for name, facts in (beside or {}).items():
+      report.write_json(facts, partial / name)
+    writer = checkpoints.Checkpoints(partial, config.save)
+    writer.save(0, _start(tx, params, state))
+    writer.close()
+    os.replace(partial, folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _start(tx: optax.GradientTransformation, params: Any, state: Any) -> step_lib.TrainState:

@@ -72,7 +72,7 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
 
   Args:
     found: the weights.
-    folder: made if missing.
+    folder: made if missing; a write that is broken off leaves nothing that stops the next.
     origin: the file they came from.
 
   Raises:
@@ -88,8 +88,7 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
   if found.whole is None:
     export.save_encoder(folder, found.config, found.variables, info={"step": 0, "origin": facts})
   else:
-    bundle.save_run(folder, found.config, *found.whole)
-    report.write_json(facts, folder / ORIGIN)
+    bundle.save_run(folder, found.config, *found.whole, beside={ORIGIN: facts})
 
 
 def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
