@@ -1,5 +1,6 @@
 """A saved BaS-Net on its own split, on annotated and on unknown videos; what does not fit."""
 
+import dataclasses
 import functools
 import json
 
@@ -61,6 +62,25 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "segments in 6 videos" in printed
   assert "average of 0.1:0.7" in printed
+
+
+def test_thresholds_may_be_others(run, tmp_path, capsys):
+  folder, config, params = run
+  source = probing.load_source(config, config.data.eval_split)
+  options = infer.options(config)
+  settings = dataclasses.replace(options.pop("settings"), thresholds=(0.3, 0.5, 0.7))
+  found = functools.partial(infer.activations(config), params)
+  want = evaluate.evaluate(found, source, settings=settings, **options)
+  for i, text in enumerate(("0.3:0.7:0.2", "0.3,0.5,0.7")):
+    assert call(folder, tmp_path / str(i), f"--thresholds={text}") == 0
+    scores = json.loads((tmp_path / str(i) / "scores.json").read_text())
+    assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)
+  for text, message in {
+    "0.3:0.7": "'0.3:0.7' is neither first:last:step", "0:1:0": "neither", "a,b": "neither",
+    "0.5,1.5": r"thresholds must be in [0, 1)",
+  }.items():  # fmt: skip
+    assert call(folder, tmp_path / "bad", f"--thresholds={text}") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_unknown_videos_get_predictions_by_the_runs_classes(run, tmp_path, capsys):

@@ -5,7 +5,13 @@
 FEATURES is a folder of `<video>.npy` as the run was trained on (`vssl_jax.extract_features` makes
 such); without it the run's own test split is taken. With annotations (`annotations.json` in the
 folder, or --annotations) predictions are scored, and ground truth is drawn beside them; without any
-all videos of the folder are localized. DIR gets `predictions.json` (ActivityNet's format),
+all videos of the folder are localized. Held-out videos tell, before methods are compared, which
+thresholds suit a network:
+
+  python -m vssl_jax.localize --checkpoint=RUN --split=train:held_out --thresholds=0.3:0.75:0.05 \
+      --output=DIR
+
+DIR gets `predictions.json` (ActivityNet's format),
 `timelines/<video>.png` and, with annotations, `scores.json`.
 
 Exit status: 0 all is well, 2 bad usage.
@@ -14,6 +20,7 @@ Exit status: 0 all is well, 2 bad usage.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -21,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vssl_jax import probing
@@ -54,6 +62,9 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   params = jax.device_get(state.params)
   found = functools.partial(infer.activations(config), params)
   options = infer.options(config)
+  if args.thresholds:
+    chosen = {"thresholds": _thresholds(args.thresholds)}
+    options["settings"] = dataclasses.replace(options["settings"], **chosen)
   predictions, accuracy = evaluate.predict(found, source, **options)
   write_predictions(output / illustrate.PREDICTIONS, predictions)
   drawn = infer.look(config, params, state.method)
@@ -66,6 +77,23 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
     outcome["scores"] = scores
     report.write_json(scores, output / SCORES)
   return outcome
+
+
+def _thresholds(text: str) -> tuple[float, ...]:
+  """`first:last:step`, or numbers between commas.
+
+  Raises:
+    UserError: it is neither.
+  """
+  try:
+    if ":" not in text:
+      return tuple(float(x) for x in text.split(","))
+    first, last, step = (float(x) for x in text.split(":"))
+    return tuple((first + step * np.arange(round((last - first) / step) + 1)).tolist())
+  except (ValueError, ZeroDivisionError, OverflowError):
+    raise UserError(
+      f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
+    ) from None
 
 
 def open_split(
@@ -126,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
   add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
   add("--split", default="", help="subset of the annotations (the run's evaluation split)")
+  add("--thresholds", default="", help="of proposals, FIRST:LAST:STEP or A,B,… (the run's)")
   add("--output", required=True, help="folder for predictions and pictures")
   add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
   return parser
