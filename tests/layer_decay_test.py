@@ -62,6 +62,30 @@ def test_scales_by_hand():
   assert found["classifier"]["out"]["kernel"] == 1.0
 
 
+def _beit(name, depth):
+  """The factor's power by the rule of BEiT and MAE: layers 0 (tokens, positions), 1 to depth (the
+  blocks), and depth + 1 (all else: norm and head), whose factor is 1."""
+  last = depth + 1
+  if name.startswith(("patch_embed", "cls_token", "pos_embed")):
+    return last
+  return last - (int(name.split(".")[1]) + 1) if name.startswith("blocks.") else 0
+
+
+@pytest.mark.parametrize("depth", [3, 12])
+def test_a_transformer_is_layered_as_beit_and_mae_are(depth):
+  theirs = {"embed": "patch_embed.proj", "norm": "norm"}
+  theirs |= {f"block_{i}": f"blocks.{i}.mlp.fc1" for i in range(depth)}
+  modules = _modules("vit")
+  assert set(modules) == {"embed", "norm", *(f"block_{i}" for i in range(12))}
+  kept = [m for m in modules if m in theirs]
+  params = {"encoder": {m: {"x": np.ones(1)} for m in kept}, "head": {"x": np.ones(1)}}
+  found = layer_decay.scales(params, 0.75)
+  for module in kept:
+    want = 0.75 ** _beit(theirs[module], depth)
+    assert found["encoder"][module]["x"] == pytest.approx(want), module
+  assert found["head"]["x"] == 0.75 ** _beit("head", depth) == 1.0
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_updates_are_the_plain_ones_times_the_scale(name):
   params = jax.tree.map(jnp.asarray, _params())
