@@ -266,6 +266,29 @@ def test_other_names_of_classes_are_another_result(
   assert "| logistic |" not in (tmp_path / "table.md").read_text()
 
 
+def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, monkeypatch):
+  assert _main(checkpoint, tmp_path, names="knn") == 0
+  own = _results(tmp_path)["knn"]
+  assert own["pretraining"]["data"] is None  # no step was made
+  assert own["notes"] == []
+  whole = bundle.load_encoder
+
+  def trained(path):
+    config, variables, info = whole(path)
+    config.data.fingerprint = own["data"]["eval"]["fingerprint"]
+    return config, variables, {**info, "step": 7}
+
+  monkeypatch.setattr(bundle, "load_encoder", trained)
+  assert _main(checkpoint, tmp_path, "--again", names="knn") == 0
+  assert "note: the encoder was trained on the videos that it is scored on" in (
+    capsys.readouterr().out
+  )
+  result = _results(tmp_path)["knn"]
+  assert result["pretraining"]["data"]["split"] == "train"
+  assert len(result["notes"]) == 1
+  assert "trained on the videos that it is scored on" in (tmp_path / "table.md").read_text()
+
+
 def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   trained = checkpoints.load_config(checkpoint)
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]

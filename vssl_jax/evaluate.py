@@ -36,7 +36,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import parallel, probing, train
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import class_bars, settings
+from vssl_jax.evaluation import class_bars, pretraining, settings
 from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
@@ -91,7 +91,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
   if args.again:
     tasks = _forget(tasks, wanted)
-  plans = [_plan(case, task, wanted, args) for case, task in tasks]
+  before = pretraining.told(trained, info)
+  plans = [_plan(case, task, wanted, args, before) for case, task in tasks]
   try:
     for plan in plans:
       _run_case(plan, wanted, checkpoint)
@@ -187,14 +188,19 @@ def _task(
   return Task(config, options, inflated, first, second, folder, output / "features", mesh)
 
 
-def _plan(case: Case, task: Task, wanted: list[str], args: argparse.Namespace) -> Plan:
+def _plan(
+  case: Case, task: Task, wanted: list[str], args: argparse.Namespace, before: dict[str, Any]
+) -> Plan:
   """All settings first: what is impossible is said before anything is trained.
 
   Raises:
     UserError: a setting is impossible, or the data does not suffice for a protocol asked for by
       name.
   """
-  facts = task.facts() | {"format": _FORMAT}
+  facts = task.facts() | {"format": _FORMAT, "pretraining": before}
+  facts["notes"] = pretraining.notes(before, facts["data"])
+  for note in facts["notes"]:
+    print(f"{case.name}: note: {note}", flush=True)
   outcome = summary_lib.Outcome(task, facts)
   plan = Plan(case, outcome)
   for name in wanted:

@@ -57,12 +57,14 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
     case: {name: r["headline"] for name, r in o.found.items() if r["headline"]}
     for case, o in outcomes.items()
   }
-  first = next(iter(outcomes.values()))
+  first, notes = next(iter(outcomes.values())), _notes(outcomes)
   results = [r for o in outcomes.values() for r in o.found.values()]
   summary = {
     "job": "evaluate",
     "checkpoint": checkpoint,
     "encoder_sha256": first.facts["encoder_sha256"],
+    "pretraining": first.facts["pretraining"],
+    "notes": notes,
     "views": first.facts["views"],
     "splits": headlines,
     "mean": table.averages(list(headlines.values())),
@@ -78,7 +80,7 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
   report.write_json(summary, output / "summary.json")
   words = {n: p.words for n, p in PROTOCOLS.items() if any(n in o.found for o in outcomes.values())}
   text = table.markdown(
-    _title(checkpoint), _lines(first), headlines, words, notes=_notes(outcomes)
+    _title(checkpoint), _lines(first), headlines, words, notes=notes
   )  # fmt: skip
   report.write_atomic(output / "table.md", text.encode())
   return summary
@@ -88,6 +90,7 @@ def _notes(outcomes: dict[str, Outcome]) -> list[str]:
   """What a reader of the figures must know."""
   notes = []
   for case, o in outcomes.items():
+    notes += [f"{case}: {note}" for note in o.facts["notes"]]
     for name, r in o.found.items():
       if lost(r):
         counts = ", ".join(_read(r["data"][k]) for k in ("train", "eval") if "read" in r["data"][k])
@@ -106,11 +109,24 @@ def _title(checkpoint: Result) -> str:
   return f"Evaluation of {checkpoint['method']}" + ("" if step is None else f", step {step}")
 
 
+def _training(before: Result) -> str:
+  """In words what `pretraining.told` says."""
+  if before["data"] is None:
+    return "unknown"
+  d = before["data"]
+  where = d["name"] or pathlib.PurePath(d["path"]).name or d["source"]
+  share = "" if d["fraction"] == 1 else f", {100 * d['fraction']:g} % of it"
+  labels = "with labels" if before["supervised"] else "without labels"
+  mark = f"; fingerprint {d['fingerprint'][:16]}" if d["fingerprint"] else ""
+  return f"{where}, split {d['split']}{share}, {labels}{mark}"
+
+
 def _lines(outcome: Outcome) -> dict[str, Any]:
   facts = outcome.facts
   e, v, d = facts["encoder"], facts["views"], facts["data"]
   manifest = d["manifest_sha256"]
   return {
+    "trained on": _training(facts["pretraining"]),
     "encoder": f"{e['name']}, depth {e['depth']}, width {e['width']:g}, {e['dtype']}; sha256 "
     f"{facts['encoder_sha256'][:16]}",
     "views": f"{v['clips']} clips x {v['crops']} crops of {v['frames']} frames with stride "

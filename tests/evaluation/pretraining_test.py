@@ -1,0 +1,56 @@
+"""What is said of the training behind an encoder, and when its scores are too good."""
+
+import pytest
+
+from tests import small
+from vssl_jax import config as config_lib
+from vssl_jax.evaluation import pretraining
+
+
+def _data(fingerprint):
+  return {"train": {"fingerprint": "a"}, "eval": {"name": "test", "fingerprint": fingerprint}}
+
+
+def _trained(method="cvrl", **values):
+  config = config_lib.base(method)
+  config.data.path, config.data.fraction, config.data.fingerprint = "videos", 0.5, "f" * 64
+  values = {"data.source": "tfrecord", "data.path": "videos", "classify.frozen": False, **values}
+  if method != "classify":
+    values.pop("classify.frozen")
+  return small.shrink(config, **values)
+
+
+def test_a_run_without_labels():
+  found = pretraining.told(_trained(), {"step": 10})
+  assert found == {
+    "method": "cvrl", "supervised": False, "started_from": "",
+    "data": {
+      "source": "tfrecord", "path": "videos", "name": "", "split": "train", "fraction": 0.5,
+      "fingerprint": "f" * 64,
+    },
+  }  # fmt: skip
+
+
+def test_a_run_with_labels_says_where_it_started():
+  found = pretraining.told(_trained("classify", checkpoint="runs/first"), {"step": 10})
+  assert (found["supervised"], found["started_from"]) == (True, "runs/first")
+
+
+@pytest.mark.parametrize(
+  ("config", "step"), [(_trained(), 0), (_trained("classify", **{"classify.frozen": True}), 10)]
+)
+def test_weights_from_elsewhere_are_of_unknown_training(config, step):
+  found = pretraining.told(config, {"step": step})
+  assert found["supervised"] is found["data"] is None
+  assert pretraining.notes(found, _data("")) == []
+
+
+@pytest.mark.parametrize(("method", "how"), [("cvrl", "without"), ("classify", "with their")])
+def test_scores_on_videos_trained_on_are_noted(method, how):
+  found = pretraining.told(_trained(method), {"step": 10})
+  (note,) = pretraining.notes(found, _data("f" * 64))
+  assert how in note
+  assert "'test' is its training split 'train'" in note
+  assert pretraining.notes(found, _data("e" * 64)) == []
+  found["data"]["fingerprint"] = ""  # of an early version's run
+  assert pretraining.notes(found, _data("")) == []
