@@ -10,7 +10,7 @@ from data_pipelines import source
 from vssl_jax import config as config_lib
 from vssl_jax import models
 from vssl_jax.evaluation import cache
-from vssl_jax.probes import features, report
+from vssl_jax.probes import features, report, run
 
 
 class Net(nn.Module):
@@ -48,7 +48,12 @@ def setup(monkeypatch):
 def test_extracted_once_and_the_same(setup, tmp_path):
   config, variables, videos = setup
   first = cache.extract(tmp_path, config, variables, videos, "train")
-  assert first.features.shape == (5, 2, 3)
+  assert first.features.shape == (5, 1, 3)  # of each video the mean of two views
+  views = features.extract(
+    run.feature_fn(Net(), config), variables, run.eval_batches(videos, config)
+  )  # fmt: skip
+  np.testing.assert_array_equal(first.mean(), views.mean())
+  videos.passes = 1
   again = cache.extract(tmp_path, config, variables, videos, "train")
   assert videos.passes == 1
   np.testing.assert_array_equal(again.features, first.features)

@@ -43,6 +43,7 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     "mean": config.augment.mean,
     "std": config.augment.std,
     "layer": "global average pooling",
+    "kept": "mean over views",
     "bn_mode": run.BN_MODE,
   })  # fmt: skip
 
@@ -57,7 +58,7 @@ def extract(
   mesh: Mesh | None = None,
   progress: str = "",
 ) -> features.Features:
-  """The features of every view of a split, read from the folder where they are there already.
+  """The features of a split, each video's mean over its views, read where they are there already.
 
   Args:
     folder: gets `<split>-<hash>.npz` (see `features.save`), made if missing.
@@ -89,6 +90,7 @@ def extract(
     variables,
     run.eval_batches(source, config),
     mesh=mesh,
+    average=True,  # no protocol asks for single views, which are thirty times as much
     split=split,
     names=getattr(source, "video_names", ()),
     label_names=source.label_names,

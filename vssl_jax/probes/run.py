@@ -174,6 +174,7 @@ def quick(
       variables,
       eval_batches(source, config),
       mesh=mesh,
+      average=True,
       split=split,
       names=getattr(source, "video_names", ()),
       progress=progress and f"{progress}, {split}",
@@ -183,7 +184,8 @@ def quick(
   train = extract(source_train, config.data.train_split)
   test = extract(source_eval, config.data.eval_split)
   seconds = time.perf_counter() - start
-  videos, views, dim = train.features.shape
+  videos, _, dim = train.features.shape
+  views = config.data.eval.clips * config.data.eval.crops
   given = (train.mean(), train.label, test.mean(), test.label)
   fitted = fit(config, source_train, *given, names=train.names)
   neighbours = retrieval.evaluate(*given)
