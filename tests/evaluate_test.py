@@ -490,6 +490,8 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
     (["--protocols=all", "--untrimmed=nowhere"], "nowhere is no folder"),
     (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),
     (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
+    (["--seed=-1"], "--seed: -1 is negative"),
+    (["--shots="], "--shots: nothing given"),
   ],
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):

@@ -14,7 +14,8 @@ say otherwise. Several folders, or several pairs of splits, are evaluated one by
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
 semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
-no finished protocol again; --again does.
+no finished protocol again, but for those that videos were lost to; --again does. It is one process,
+on all devices of its machine.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def _protocols(text: str, untrimmed: bool) -> list[str]:
 
 def _options(args: argparse.Namespace) -> settings.Options:
   fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(settings.Options)}
-  return settings.Options(**fields)
+  options = settings.Options(**fields)
+  settings.check(options)
+  return options
 
 
 def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
@@ -322,7 +325,8 @@ def _list(kind: type) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.evaluate", description=__doc__.splitlines()[0]
+    prog="python -m vssl_jax.evaluate",
+    description=f"{__doc__.splitlines()[0]} One process, on all devices of its machine.",
   )
   add = parser.add_argument
   add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")

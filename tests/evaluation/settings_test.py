@@ -77,3 +77,25 @@ def test_finetuning_trains_the_whole_network():
 
 def test_every_option_has_its_help():
   assert set(settings.HELP) == {f.name for f in dataclasses.fields(settings.Options)}
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    ("seed", -1, "--seed: -1 is negative"),
+    ("subset_seeds", (0, -1), "--subset_seeds: -1 is negative"),
+    ("subset_seeds", (), "--subset_seeds: nothing given"),
+    ("subset_seeds", (1, 1), "--subset_seeds: a value stands there twice"),
+    ("shots", (), "--shots: nothing given"),
+    ("fractions", (), "--fractions: nothing given"),
+    ("subsets", ("a/few.tsv", "b/few.tsv"), "--subsets: two files are named 'few'"),
+  ],
+)
+def test_what_cannot_be_is_told_at_once(field, value, message):
+  with pytest.raises(UserError, match=message):
+    settings.check(dataclasses.replace(OWN, **{field: value}))
+
+
+def test_what_can_be_passes():
+  settings.check(OWN)
+  settings.check(dataclasses.replace(OWN, seed=3, subsets=("a/few.tsv", "a/fewer.tsv")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 from ml_collections import ConfigDict
 
@@ -92,6 +93,28 @@ HELP = {
   "gallery": "retrieval: queries shown",
   "untrimmed": "localization_features: folder of untrimmed videos",
 }
+
+
+def check(options: Options) -> None:
+  """Checks what needs no data and no checkpoint.
+
+  Raises:
+    UserError: a negative seed, an empty list, or two files of videos under one name.
+  """
+  seeds = {"seed": (options.seed or 0,), "subset_seeds": options.subset_seeds}
+  for name, values in seeds.items():
+    if bad := [x for x in values if x < 0]:
+      raise UserError(f"--{name}: {bad[0]} is negative; seeds are 0 or more.")
+  for name in ("shots", "fractions", "subset_seeds"):
+    if not getattr(options, name):
+      raise UserError(f"--{name}: nothing given; give one value or more, or leave the flag out.")
+    if len(set(getattr(options, name))) < len(getattr(options, name)):
+      raise UserError(f"--{name}: a value stands there twice.")
+  stems = [pathlib.PurePath(f).stem for f in options.subsets]
+  if twice := next((s for s in stems if stems.count(s) > 1), None):
+    raise UserError(
+      f"--subsets: two files are named {twice!r}, and so would their results be; rename one."
+    )
 
 
 def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
