@@ -81,6 +81,10 @@ def localized(folder: str) -> list[Row]:
     "DCC: + contrast, denoised": "dcc",
     "DCC, contrast within a video": "intra_video",
     "DCC, contrast within a batch": "mini_batch",
+    "DCC, shown the true pseudo-labels": "true_pseudo_labels",
+    "BaS-Net, its own thresholds": "bas_net_thresholds",
+    "+ contrast, not denoised, its own thresholds": "no_denoising_thresholds",
+    "DCC, its own thresholds": "dcc_thresholds",
   }
   return [(label, f"{folder}/{row}", "") for label, row in rows.items()]
 
