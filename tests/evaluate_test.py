@@ -199,6 +199,7 @@ def test_running_again_gives_the_same_but_for_times(done, checkpoint, tmp_path):
 
 
 def test_other_settings_run_again(done, checkpoint, tmp_path, capsys):
+  assert _main(checkpoint, tmp_path, "--temperature=0.070001", names="knn") == 0
   for flags in ((), ("--k=3",), ("--k=3", "--again")):
     assert _main(checkpoint, tmp_path, *flags, names="knn") == 0
     assert "finished before" not in capsys.readouterr().out

@@ -201,6 +201,7 @@ def _plan(
       name.
   """
   facts = task.facts() | {"format": _FORMAT, "pretraining": before}
+  facts["evaluated_sha256"] = _evaluated(facts)
   facts["notes"] = pretraining.notes(before, facts["data"])
   for note in facts["notes"]:
     print(f"{case.name}: note: {note}", flush=True)
@@ -209,7 +210,7 @@ def _plan(
   for name in wanted:
     protocol = PROTOCOLS[name]
     try:
-      plan.settings[name] = report.plain(protocol.describe(task))
+      plan.settings[name] = protocol.describe(task)
       kept = _stored(task.folder / f"{name}.json")
       if not args.again and _finished(kept, _key(name, facts, plan.settings[name])):
         outcome.found[name] = kept
@@ -258,27 +259,31 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
 
 def _with_earlier(outcome: summary_lib.Outcome) -> dict[str, Any]:
   """What was run now and, for the table, what was run before of the same encoder on the same."""
-  found, facts = outcome.found, report.plain(outcome.facts)
-  kept = ("format", "encoder_sha256", "encoder", "normalisation", "views", "seed")
+  found = outcome.found
   for name in set(PROTOCOLS) - set(found):
     earlier = _stored(outcome.task.folder / f"{name}.json")
-    if earlier is None or any(earlier.get(k) != facts[k] for k in kept):
-      continue
-    splits = {k: earlier["data"][k] for k in ("train", "eval")}
-    read = {k: split["read"] for k, split in splits.items() if "read" in split}
-    if earlier["data"] == summary_lib.with_read(facts["data"], read):
+    if earlier and earlier.get("evaluated_sha256") == outcome.facts["evaluated_sha256"]:
       found[name] = earlier
   return {name: found[name] for name in PROTOCOLS if name in found}
 
 
-def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
-  """One hash over all that decides a protocol's numbers, wherever the files lie."""
+def _hash(value: Any) -> str:
+  """Of a tree of anything that results hold, its numbers as they are."""
+  return hashlib.sha256(json.dumps(report.plain(value, report.EXACT)).encode()).hexdigest()
+
+
+def _evaluated(facts: dict[str, Any]) -> str:
+  """One hash over all but the protocol that decides its numbers, wherever the files lie."""
   d = facts["data"]
-  decisive = [
-    _FORMAT, name, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
-    facts["normalisation"], d["label_names_sha256"], d["train"], d["eval"], described,
-  ]  # fmt: skip
-  return hashlib.sha256(json.dumps(report.plain(decisive)).encode()).hexdigest()
+  return _hash([
+    _FORMAT, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
+    facts["normalisation"], d["label_names_sha256"], d["train"], d["eval"],
+  ])  # fmt: skip
+
+
+def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
+  """One hash over all that decides a protocol's numbers."""
+  return _hash([facts["evaluated_sha256"], name, described])
 
 
 def _stored(file: pathlib.Path) -> dict[str, Any] | None:

@@ -77,6 +77,7 @@ def _set(name, value):
 @pytest.mark.parametrize(
   "change",
   [_other_weights, _set("data.eval.clips", 3), _set("augment.mean", (0.5, 0.5, 0.5)),
+   _set("augment.std", (1.00001, 1.0, 1.0)),
    _set("encoder.dtype", "float32")],
 )  # fmt: skip
 def test_anew_where_anything_differs(setup, tmp_path, change):

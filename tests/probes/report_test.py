@@ -34,6 +34,8 @@ def test_plain_numbers():
   assert report.plain(1.23456e-5) == 1.235e-5
   assert report.plain(123456.78918) == 123456.7892
   assert report.plain([math.nan, math.inf, -0.0]) == [None, None, 0.0]
+  exact = [0.1 + 0.2, math.pi * 1e5, 1e-7 / 3, 1.0000000000000002]
+  assert report.plain(exact, report.EXACT) == exact
   assert report.plain(ConfigDict({"x": (1, 2)})) == {"x": [1, 2]}
   assert report.plain(np.True_) is True
   assert report.plain({1: None}) == {"1": None}

@@ -45,7 +45,7 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     "layer": "global average pooling",
     "kept": "mean over views",
     "bn_mode": run.BN_MODE,
-  })  # fmt: skip
+  }, report.EXACT)  # fmt: skip
 
 
 def extract(

@@ -24,6 +24,9 @@ _PAIRS = 40  # most frequent confusions listed beside a larger matrix
 _WEAKEST = 20  # classes likewise
 
 
+EXACT = 17  # digits that tell any two floats apart
+
+
 def plain(value: Any, digits: int = 4) -> Any:
   """Turns a tree of results into JSON's own types.
 
