@@ -411,6 +411,20 @@ def test_results_without_unreadable_videos_are_told_and_tried_again(
   assert capsys.readouterr().out.count("finished before") == 3
 
 
+def test_unreadable_videos_of_training_are_told(checkpoint, tmp_path, monkeypatch):
+  whole = probing.load_source
+
+  def load(config, split, **kwargs):
+    source = whole(config, split, **kwargs)
+    source.unreadable = 3
+    return source
+
+  monkeypatch.setattr(probing, "load_source", load)
+  assert _main(checkpoint, tmp_path, names="finetune") == 0
+  assert _results(tmp_path)["finetune"]["trained_with"]["unreadable_reads"] == 3
+  assert "finetune: trained with other videos in place of 3" in (tmp_path / "table.md").read_text()
+
+
 def _with_videos(checkpoint, folder, count):
   """The checkpoint with so many training videos in its config."""
   shutil.copytree(checkpoint, folder)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from vssl_jax import augment, models, optim, train
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints
+from vssl_jax.io import checkpoints, writers
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
@@ -304,5 +304,4 @@ def classifier(
 
 def _unreadable(folder: pathlib.Path) -> int:
   """How often training found a video unreadable, another one in its place; also when resumed."""
-  rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-  return max((int(row.get("unreadable_videos", 0)) for row in rows), default=0)
+  return int(max((row.get("unreadable_videos", 0) for row in writers.read(folder)), default=0))

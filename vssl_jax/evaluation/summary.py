@@ -96,6 +96,9 @@ def _notes(outcomes: dict[str, Outcome]) -> list[str]:
         counts = ", ".join(_read(r["data"][k]) for k in ("train", "eval") if "read" in r["data"][k])
         what = counts or f"{lost(r)} videos unreadable"
         notes.append(f"{case}, {name}: {what}; the next run tries the others again")
+      rows = [row.get("trained_with", {}) for row in (r, *r.get("subsets", ()))]
+      if times := sum(row.get("unreadable_reads", 0) for row in rows):
+        notes.append(f"{case}, {name}: trained with other videos in place of {times} unreadable")
     notes += [f"{case}, {name}: left out: {why}" for name, why in o.skipped.items()]
   return notes
 
