@@ -1,0 +1,375 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quick start: from a folder of videos to features
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/quick_start.ipynb)
+#
+# **Question.** You have a folder of videos. What does a network learn from them without a label,
+# and how do you know that it learnt anything?
+#
+# **What is known.** CVRL (*Spatiotemporal Contrastive Video Representation Learning*, Qian et al.,
+# CVPR 2021) draws two clips of each of $N$ videos, changes colours and crops of each clip, and
+# trains an encoder so that the two clips of a video lie closer to each other than to the other
+# $2N - 2$ clips of the batch.
+#
+# **Here.** Five steps, each a few lines: records from the folder, a look at what the model sees,
+# pre-training, probes beside an untrained network, and retrieval in pictures. All of it takes a
+# few minutes on two CPU cores, so the network is small and so are the videos.
+
+# %%
+import os
+import pathlib
+import subprocess
+import sys
+
+if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
+  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax"], check=True)
+  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
+  os.chdir("vssl_jax")
+elif not pathlib.Path("configs").is_dir():
+  os.chdir("..")
+FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
+
+# %%
+# %matplotlib inline
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import contextlib
+import io
+import json
+import shutil
+
+import av
+import jax
+import numpy as np
+import PIL.Image
+from absl import logging
+from IPython.display import Image, Markdown
+
+import vssl_jax
+from configs import cvrl, linear_probe
+from data_pipelines import digits, inspect, manifest, prepare
+from vssl_jax import evaluate, figure, jobs
+from vssl_jax.io import writers
+
+logging.set_verbosity(logging.ERROR)
+RUN = pathlib.Path("runs/colab_quick_start")
+shutil.rmtree(RUN, ignore_errors=True)
+if not jax.config.jax_compilation_cache_dir:  # a program that comes twice is compiled once
+  jax.config.update("jax_compilation_cache_dir", str((RUN / "cache").absolute()))
+
+
+def show(path: pathlib.Path, width: int) -> Image:
+  """A picture that the library drew, made small enough for this page."""
+  picture, small = PIL.Image.open(path).convert("RGB"), io.BytesIO()
+  picture.thumbnail((width, 10 * width))
+  picture.save(small, "JPEG", quality=85)
+  return Image(small.getvalue())
+
+
+# %% [markdown]
+# ## 1. A folder of videos
+#
+# **Put your own folder here**: `VIDEOS = pathlib.Path("/content/my_videos")`, and skip the next
+# cell. The tool takes class folders (`archery/a.mp4`), class folders within `train` and `test`, as
+# below, or a flat folder without labels (pre-training needs none, probes do).
+#
+# So that this page runs anywhere, the next cell writes such a folder itself: a few hundred MP4
+# files of 32 × 32 pixels, four seconds each, made from the handwritten digits that scikit-learn
+# ships. One handwriting stays for a whole video. At every cut, twice a second or so, its place,
+# size, slant, motion, colours and background are drawn anew. So the class is told by the shape
+# alone, and what two clips of one video share is the handwriting.
+
+# %%
+VIDEOS, RECORDS = RUN / "videos", RUN / "records"
+CLASSES = {n: f"digit_{n}" for n in range(5)}
+COUNT = {"train": 8 if FAST else 120, "test": 3 if FAST else 36}  # videos of each class
+
+
+def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with av.open(str(path), "w") as file:
+    stream = file.add_stream("mpeg4", rate=int(digits.FPS))
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
+    for frame in frames:
+      file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    file.mux(stream.encode())
+
+
+# %%
+for split, count in COUNT.items():
+  written = dict.fromkeys(CLASSES, 0)
+  for i in range(digits.num_videos(split)):
+    if min(written.values()) == count:
+      break
+    frames, label = digits.video(i, split)
+    if written.get(label, count) < count:
+      write_video(VIDEOS / split / CLASSES[label] / f"{i:04d}.mp4", frames)
+      written[label] += 1
+files = sorted(VIDEOS.rglob("*.mp4"))
+print(f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB; the first three:")
+print(*files[:3], sep="\n")
+
+# %% [markdown]
+# ## 2. Records
+#
+# Decoding compressed video is slow where single frames are wanted. So the folder is read once and
+# each video kept as a row of JPEG images. On the command line this is
+# `python -m data_pipelines.prepare VIDEOS RECORDS`. A file that cannot be read is named and skipped.
+
+# %%
+made = prepare.prepare(VIDEOS, RECORDS)
+print(manifest.summary(made))
+
+# %% [markdown]
+# ## 3. What the model sees
+#
+# A config holds every choice, with its default and meaning in `vssl_jax/config.py`. The variant
+# `demo` is the smallest: an R3D-18 of width 16, clips of four frames with stride 2, 24 × 24
+# pixels. For real videos start from `ucf6` (56 × 56) or from the published recipe, `k400`.
+
+# %%
+config = cvrl.get_config("demo")
+config.name = "quick_start"
+config.data.source, config.data.path = "tfrecord", str(RECORDS)
+config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
+config.data.eval.clips = 3
+config.knn.every_epochs = 5.0  # nearest neighbours while training, which labels make possible
+config.probe.run = config.probe.linear = (
+  False  # probed below, by logistic regression and neighbours
+)
+if FAST:
+  config.batch_size, config.epochs, config.optim.warmup_epochs = 8, 1.0, 0.0
+  config.probe.calibrate, config.data.eval.clips, config.knn.every_epochs = 1, 1, 1.0
+
+# %% [markdown]
+# Look at the data before training on it. These are the first two videos of the very first batch of
+# the run: two clips of each as they were cut and cropped (*cut*), and the same two as they enter
+# the network, after the augmentation that the device adds (*seen*).
+
+# %%
+source, batch, _ = inspect.training_rows(config, step=0, videos=2)
+cut = batch["clips"] / np.float32(255)
+seen = inspect.augmented(config, batch["clips"], 0)
+words = inspect.captions(batch, source.label_names)
+words = [[f"{kind}\n{w}" for kind in ("cut", "seen") for w in pair] for pair in words]
+inspect.contact_sheet(np.concatenate([cut, seen], axis=1), words, RUN / "clips.png")
+show(RUN / "clips.png", 560)
+
+# %% [markdown]
+# *Figure 1. Rows: clips, with the number of the video, its class and the frame that the clip starts
+# at; columns: their four frames. The two clips of a video differ in place, colour and background,
+# and crop and colour are changed once a clip, not once a frame: motion stays what it was.* If you
+# could not tell here which clips belong together, neither could the network.
+#
+# ## 4. Pre-training
+#
+# With $z_i$ the projected features of clip $i$ on the unit sphere, $z_i'$ those of the other clip
+# of its video and $\tau$ the temperature, the loss of an anchor is
+#
+# $$\ell_i = -\log \frac{\exp(z_i \cdot z_i' / \tau)}{\sum_{k \ne i} \exp(z_i \cdot z_k / \tau)},$$
+#
+# the sum over all other $2N - 1$ clips of the batch. On the command line: `python -m vssl_jax.main
+# --config=configs/cvrl.py:demo --config.data.path=RECORDS …`. Running the same again resumes.
+
+# %%
+log = io.StringIO()  # a line a logged step; they are drawn below from the run's own file
+with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+  jobs.pretrain(config, RUN / "cvrl", allow_config_change=False)
+print(*log.getvalue().splitlines()[:4], "…", *log.getvalue().splitlines()[-2:], sep="\n")
+
+# %%
+rows = writers.read(RUN / "cvrl")
+others = 2 * config.batch_size - 1  # clips that an anchor is compared with
+panels = {
+  "info_nce": ("loss of an anchor", np.log(others), None),
+  "contrast_accuracy": ("contrastive accuracy", 1 / others, 0),
+  "effective_rank": (f"effective rank (of {config.head.out})", None, 0),
+  "knn_top1": ("kNN on test videos", 1 / len(CLASSES), 0),
+}
+fig = figure.new(9, 2.5)
+for axis, (name, (title, chance, low)) in zip(fig.subplots(1, 4), panels.items(), strict=True):
+  steps, values = np.array([(r["step"], r[name]) for r in rows if name in r]).T
+  axis.plot(steps, values, "o" if name == "knn_top1" else "-", color="C0", alpha=0.4)
+  width = 1 if name == "knn_top1" else min(9, len(values))
+  smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+  axis.plot(steps[width // 2 :][: len(smooth)], smooth, color="C0")
+  if chance is not None:
+    axis.axhline(chance, color="black", linestyle="--", linewidth=1)
+  axis.set(xlabel="step", title=title)
+  axis.title.set_fontsize(9)
+  axis.set_ylim(bottom=low)
+fig
+
+# %% [markdown]
+# *Figure 2. The run's own log (`metrics.jsonl`, also written for TensorBoard), pale as it was logged
+# (each of the first three from one batch), dark a mean of nine rows; dashed: chance. From the left:
+# the loss, with $\log(2N - 1)$, its value where all similarities are equal; how often the clip nearest
+# to an anchor is the other clip of its video; how many dimensions the projected clips use; nearest
+# neighbours on the features, by the labels, which training does not see.*
+#
+# The game is hard here: a fifth of the clips that an anchor is compared with show the same digit in
+# another hand, so to know the digit is not enough to win. A loss above the dashed line is no error
+# either: equal similarities are a safe answer, and a confident wrong one costs more. What such a
+# curve can tell is whether the network is alive. One that maps all videos to one point has an
+# effective rank near 1, contrastive accuracy at chance and its loss on the dashed line, and the
+# library warns of it by itself. Whether the features are good is another question, and the last
+# panel begins to answer it.
+#
+# ## 5. Probes, beside an untrained network
+#
+# Contrastive accuracy says that the game was learnt, not that the features are good for anything.
+# So labels come in, for the first time: with the encoder frozen, a logistic regression is fitted on
+# the training videos' features and tested on test videos, and each test video asks its nearest
+# training videos for its class. The same is done with the same network at random initialisation
+# (its batch-norm statistics measured on training clips), and with a logistic regression on pixels:
+# without these two, a number says little.
+
+# %%
+probe = linear_probe.get_config("demo")
+probe.checkpoint, probe.data, probe.probe = str(RUN / "cvrl"), config.data, config.probe
+log = io.StringIO()  # progress bars and a long RESULT line, which is read from its file below
+with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+  jobs.linear_probe(probe, RUN / "probe", allow_config_change=False)
+result = json.loads((RUN / "probe" / "result.json").read_text())
+scores = result["headline"]
+for name, values in scores.items():
+  print(f"{name:14}", "   ".join(f"{k} {100 * v:.1f}" for k, v in values.items()))
+
+# %%
+count = result["data"]["eval"]["videos"]
+shown = {"logistic_top1": "logistic", "knn_top1": "kNN", "R@1": "R@1"}
+rivals = {"trained": ("pre-trained", "C0"), "random_init": ("random initialisation", "0.7")}
+fig = figure.new(6.4, 3)
+axis = fig.subplots()
+for i, (rival, (label, colour)) in enumerate(rivals.items()):
+  share = np.array([scores[name][rival] for name in shown])
+  error = 100 * np.sqrt(share * (1 - share) / count)
+  place = np.arange(len(shown)) + 0.36 * i - 0.18
+  axis.bar(place, 100 * share, 0.34, yerr=error, capsize=4, label=label, color=colour)
+for level, text, style in ((1 / len(CLASSES), "chance", ":"), (None, "pixels, logistic", "--")):
+  level = scores["logistic_top1"]["pixels"] if level is None else level
+  axis.axhline(100 * level, color="black", linestyle=style, linewidth=1, label=text)
+axis.set_xticks(range(len(shown)), shown.values())
+axis.set(ylabel=f"% of {count} test videos", ylim=(0, 100))
+axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+fig
+
+# %% [markdown]
+# *Figure 3. Share of test videos told right, by probe; bars are one standard error of a share of so
+# many videos (the spread over seeds comes on top).* No test video's handwriting, nor its form, is
+# among the training videos.
+#
+# ## 6. Retrieval in pictures
+#
+# One number hides what is confused with what. `python -m vssl_jax.evaluate` runs any of nine
+# protocols from one checkpoint, writes a table, and draws. Here are three of them.
+
+# %%
+arguments = [f"--checkpoint={RUN / 'cvrl'}", f"--output={RUN / 'evaluation'}"]
+arguments += ["--protocols=retrieval,knn,logistic", "--gallery=5"]
+log = io.StringIO()
+with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+  status = evaluate.main(arguments)
+assert status == 0, log.getvalue()
+Markdown((RUN / "evaluation" / "table.md").read_text().replace("# Eval", "#### Eval"))
+
+# %%
+show(RUN / "evaluation" / "records" / "retrieval.png", 720)
+
+# %% [markdown]
+# *Figure 4. Left: a random test video of each class; right: the training videos with the nearest
+# features, green and ticked where the class is the same. Shown is each video's middle frame.* Look
+# at the colours: where neighbours of one row differ in colour and background but not in shape, the
+# network has learnt to disregard the former. And look at the red ones: are they digits of similar
+# shape?
+
+# %%
+show(RUN / "evaluation" / "records" / "per_class.png", 560)
+
+# %% [markdown]
+# *Figure 5. Share told right within each class.*
+#
+# ## 7. The encoder in your own code
+#
+# Three lines, preprocessing inside: give it uint8 RGB of any number of clips.
+
+# %%
+encoder = vssl_jax.load(RUN / "cvrl")
+clips = np.stack([batch["clips"][0, 0], batch["clips"][0, 1], batch["clips"][1, 0]])
+features = encoder.apply(encoder.params, clips)
+print(clips.dtype, clips.shape, "→", features.dtype, features.shape)
+
+# %% [markdown]
+# As a last look, straight from video files: the first and the last clip of every test video, and the
+# cosine between the features of any two clips, from which the mean feature is taken first.
+
+
+# %%
+def clips_of(path: pathlib.Path, count: int = 2) -> np.ndarray:
+  """Clips of a video file, evenly spaced, uint8 `[count, T, H, W, 3]`."""
+  frames, size, _, _ = encoder.clip_shape
+  with av.open(str(path)) as file:
+    video = [f.to_ndarray(format="rgb24", width=size, height=size) for f in file.decode(video=0)]
+  span = 2 * frames  # stride 2
+  starts = np.linspace(0, len(video) - span, count).astype(int)
+  return np.stack([video[s : s + span : 2] for s in starts])
+
+
+paths = sorted((VIDEOS / "test").rglob("*.mp4"))
+x = np.array(encoder.apply(encoder.params, np.concatenate([clips_of(p) for p in paths])))
+x -= x.mean(axis=0)
+x /= np.linalg.norm(x, axis=1, keepdims=True)
+
+# %%
+owner = np.repeat(np.arange(len(paths)), 2)
+name = np.repeat([p.parent.name for p in paths], 2)
+one, two = np.triu_indices(len(x), 1)
+cosine = np.sum(x[one] * x[two], axis=1)
+video, of_class = owner[one] == owner[two], name[one] == name[two]
+groups = {
+  "two clips of one video": video,
+  "two videos of one class": of_class & ~video,
+  "two classes": ~of_class,
+}
+fig = figure.new(5.4, 2.8)
+axis = fig.subplots()
+for label, of in groups.items():
+  label = f"{label}: mean {cosine[of].mean():+.2f}"
+  axis.hist(cosine[of], np.linspace(-1, 1, 31), density=True, histtype="step", label=label)
+axis.set(xlabel="cosine of centred features", ylabel="density")
+fig.legend(loc="outside upper center", frameon=False, fontsize=8)
+fig
+
+# %% [markdown]
+# *Figure 6. How near clips of test videos lie to each other in the features.* Training pulled on the
+# first kind of pair, of other videos; it knew nothing of the second. The means come in the order
+# that one would wish for, but the three kinds overlap widely: minutes of training on videos that
+# change at every cut move neighbours (above) before they move the average.
+#
+# ## What to take with you
+#
+# - The same steps serve any folder: `prepare`, `inspect`, `main`, the probe, `evaluate`, `load`. README
+#   has them as command lines.
+# - Look at the clips before training, and put every number beside random initialisation and pixels.
+# - **Limits.** One seed, 180 test videos (a standard error of up to 4 points), five classes, and
+#   videos made so that nothing but shape tells the class. Real videos carry their class in
+#   scene and colour as well, where an untrained network or pixels alone already get far: README
+#   has such figures for six classes of UCF101.
+# - **Next.** `sampling_and_augmentation` asks which two clips to draw and how to change them,
+#   `clips_and_momentum` how many clips and what a momentum encoder brings, `provico` what it means for
+#   a clip to be uncertain, `localization` when something happens in a long video.
