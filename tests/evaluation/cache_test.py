@@ -62,6 +62,65 @@ def test_extracted_once_and_the_same(setup, tmp_path):
   assert again.info["videos"] == videos.fingerprint
 
 
+class Parted(Counted):
+  """A source that breaks off at its n-th pass, over parts of it as well."""
+
+  def __init__(self, inner, breaks_at, of=None):
+    super().__init__(inner)
+    self.breaks_at, self.of = breaks_at, of or self
+
+  def only(self, videos):
+    return Parted(self._inner.only(videos), 0, self.of)
+
+  def eval_batches(self, *args, **kwargs):
+    self.of.passes += 1
+    if self.of.passes == self.of.breaks_at:
+      raise KeyboardInterrupt
+    return self._inner.eval_batches(*args, **kwargs)
+
+
+def test_an_extraction_that_was_broken_off_goes_on(setup, tmp_path, monkeypatch):
+  config, variables, videos = setup
+  videos.video_names = tuple("abcde")
+  whole = cache.extract(tmp_path / "whole", config, variables, videos, "train")
+  monkeypatch.setattr(cache, "_PART", 2)
+  parted = Parted(videos, breaks_at=2)
+  with pytest.raises(KeyboardInterrupt):
+    cache.extract(tmp_path / "parts", config, variables, parted, "train")
+  assert len(list((tmp_path / "parts").iterdir())) == 1
+  found = cache.extract(tmp_path / "parts", config, variables, parted, "train")
+  assert parted.passes == 4  # of three parts the first was there
+  for name in ("features", "label", "video", "offset"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+  assert (found.names, found.info) == (whole.names, whole.info)
+  (file,) = (tmp_path / "parts").iterdir()
+  assert features.load(file).names == whole.names
+
+
+def test_parts_without_lost_videos_are_kept(setup, tmp_path, monkeypatch):
+  config, variables, videos = setup
+  monkeypatch.setattr(cache, "_PART", 3)
+  parted = Parted(videos, breaks_at=0)
+  only = parted.only
+
+  def lossy(chosen):
+    part = only(chosen)
+    whole = part.eval_batches
+
+    def bad(*args, **kwargs):
+      for batch in whole(*args, **kwargs):
+        yield batch | {"valid": batch["valid"] & ((batch["video"] != 1) | (chosen[0] > 0))}
+
+    part.eval_batches = bad
+    return part
+
+  parted.only = lossy
+  assert cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [0, 2, 3, 4]
+  parted.only = only
+  assert cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [*range(5)]
+  assert parted.passes == 3  # the second part was kept
+
+
 def _other_weights(config, variables):
   return config, jax.tree.map(lambda x: x + 1, variables)
 

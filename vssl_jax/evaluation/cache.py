@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,6 +17,7 @@ from vssl_jax import models
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, report, run
 
+_PART = 4096  # videos kept at a time: a kill loses no more, nor does an unreadable video
 _FORMAT = 2  # raised where features become others, or say more of themselves
 
 
@@ -61,7 +64,8 @@ def extract(
   """The features of a split, each video's mean over its views, read where they are there already.
 
   Args:
-    folder: gets `<split>-<hash>.npz` (see `features.save`), made if missing.
+    folder: gets `<split>-<hash>.npz` (see `features.save`), made if missing; of a large split parts
+      beside it until it is whole, from which an extraction that was broken off goes on.
     config: see `origin`.
     variables: of the encoder; proven unchanged.
     source: the split's videos.
@@ -78,30 +82,63 @@ def extract(
   key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   safe = "".join(x if x.isalnum() or x in "-_." else "_" for x in split)
   file = pathlib.Path(folder) / f"{safe}-{key[:16]}.npz"
-  if file.is_file():
-    try:
-      found = features.load(file)
-      if found.info == facts:
-        return found
-    except UserError as e:
-      print(f"{e}: extracting anew", flush=True)
-  found = features.extract(
-    run.feature_fn(models.build_encoder(config.encoder), config),
-    variables,
-    run.eval_batches(source, config),
-    mesh=mesh,
-    average=True,  # no protocol asks for single views, which are thirty times as much
-    split=split,
-    names=getattr(source, "video_names", ()),
-    label_names=source.label_names,
-    info=facts,
-    progress=progress,
-    total=source.num_videos,
-  )
-  run.unchanged(variables, before)
-  lost = source.num_videos - len(found.label)
+  if (found := _kept(file, facts)) is not None:
+    return found
+  apply = run.feature_fn(models.build_encoder(config.encoder), config)
+  names = getattr(source, "video_names", ())
+  total = source.num_videos
+  parts, files = [], []
+  for start in range(0, max(1, total), _PART):
+    stop = min(start + _PART, total)
+    own = source if total <= _PART else source.only(range(start, stop))
+    files.append(file.with_name(f"{file.stem}.part{start}.npz"))
+    part = _kept(files[-1], facts)
+    if part is None or len(part.label) < stop - start:
+      part = features.extract(
+        apply,
+        variables,
+        run.eval_batches(own, config),
+        mesh=mesh,
+        average=True,  # no protocol asks for single views, which are thirty times as much
+        split=split,
+        names=names[start:stop],
+        label_names=source.label_names,
+        info=facts,
+        progress=progress and f"{progress}{f' from {start} on' if total > _PART else ''}",
+        total=stop - start,
+      )
+      run.unchanged(variables, before)
+      part = dataclasses.replace(part, video=part.video + start)
+      if own is not source and len(part.label) == stop - start:
+        features.save(files[-1], part)
+    parts.append(part)
+  found = _joined(parts)
+  lost = total - len(found.label)
   if lost:  # perhaps of a disk's bad moment: not kept, so that the next run tries again
     print(f"{lost} videos of {split} could not be read; its features are not kept", flush=True)
-  else:
-    features.save(file, found)
+    return found
+  features.save(file, found)
+  for part_file in files:
+    part_file.unlink(missing_ok=True)
   return found
+
+
+def _kept(file: pathlib.Path, facts: dict[str, Any]) -> features.Features | None:
+  """Features of just this origin, if they are there and whole."""
+  if not file.is_file():
+    return None
+  try:
+    found = features.load(file)
+  except UserError as e:
+    print(f"{e}: extracting anew", flush=True)
+    return None
+  return found if found.info == facts else None
+
+
+def _joined(parts: Sequence[features.Features]) -> features.Features:
+  rows = ("features", "label", "video", "offset")
+  return dataclasses.replace(
+    parts[0],
+    **{k: np.concatenate([getattr(p, k) for p in parts]) for k in rows},
+    names=tuple(name for p in parts for name in p.names),
+  )
