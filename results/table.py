@@ -3,7 +3,8 @@
   python results/table.py            # rewrite README.md between its markers
   python results/table.py --check    # say whether it agrees; exit code 1 if not
 
-`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was. A
+`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was, or
+`vssl_jax.evaluate`'s `summary.json`. A
 table has a row for each entry of TABLES whose files exist; figures are mean ± standard deviation
 (n − 1) over the seeds, or one figure with its seed.
 """
@@ -107,8 +108,27 @@ def retrieved(folder: str) -> list[Row]:
   ]
 
 
+EVALUATED = {
+  "linear probe": "linear.top-1",
+  "logistic regression": "logistic.top-1",
+  "kNN": "knn.top-1",
+  "fine-tuned, all labels": "finetune.top-1",
+  "fine-tuned, 10 % of the labels": "semi_supervised.10 % of labels, top-1",
+  "fine-tuned, 1 % of the labels (one video a class)": "semi_supervised.1 % of labels, top-1",
+  "5-way, 5 shots": "few_shot.5-way 5-shot",
+  "5-way, 1 shot": "few_shot.5-way 1-shot",
+  "retrieval, R@1": "retrieval.R@1",
+  "retrieval, R@5": "retrieval.R@5",
+  "retrieval, mAP": "retrieval.mAP",
+}
+
 TABLES = [
   Table("six classes of UCF101, split 1", compared("ucf6")),
+  Table(
+    "every protocol on CVRL's checkpoints",
+    [(label, "evaluation/cvrl", f"mean.{key}") for label, key in EVALUATED.items()],
+    {"%": ("mean",)},
+  ),
   Table("embedded digits", compared("digits")),
   Table(
     "ρ-SimCLR on the digits",
@@ -161,7 +181,10 @@ def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) ->
 
 def sizes(result: Result) -> str:
   """Videos to learn from and to test on."""
-  if "data" in result:
+  if result.get("job") == "evaluate":
+    (data,) = result["data"].values()
+    train, test = (data[part]["videos"] for part in ("train", "eval"))
+  elif "data" in result:
     train, test = (result["data"][part]["videos"] for part in ("train", "eval"))
   else:
     train, test = result["train_videos"], result["dcc"]["videos"]

@@ -366,6 +366,7 @@ def test_another_number_of_epochs_is_another_run(checkpoint, tmp_path):
 def test_pairs_of_splits_are_averaged(checkpoint, tmp_path):
   assert _main(checkpoint, tmp_path, "--splits=train:test,test:train", names="knn") == 0
   summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["seed"] == 0
   a, b = (_results(tmp_path, c)["knn"]["top1"] for c in summary["splits"])
   assert set(summary["splits"]) == {"synthetic_train_test", "synthetic_test_train"}
   assert summary["mean"]["knn"]["top-1"]["mean"] == pytest.approx((a + b) / 2, abs=1e-4)

@@ -62,6 +62,7 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
   summary = {
     "job": "evaluate",
     "checkpoint": checkpoint,
+    "seed": first.facts["seed"],
     "encoder_sha256": first.facts["encoder_sha256"],
     "pretraining": first.facts["pretraining"],
     "notes": notes,
