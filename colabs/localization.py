@@ -172,8 +172,8 @@ plt.show()
 # $$\mathcal L=\mathrm{BCE}\big(p^{\text{base}},\,y\cup\{\text{background}\}\big)+
 # \mathrm{BCE}\big(p^{\text{supp}},\,y\big)+10^{-4}\sum_t w_t .$$
 #
-# Both branches see the same video, but the second is told that no background is there. The only
-# way to satisfy both is an attention that removes the background.
+# Both branches see the same video, but the second is told that no background is there. An attention
+# that removes the background helps to satisfy both.
 #
 # The next cell trains it with `vssl_jax.train`, one run for each of a few seeds.
 
@@ -262,8 +262,8 @@ plt.show()
 # *Grey: annotated actions. Red: the activation of the class that the video's label names; thin
 # grey: the other classes.*
 #
-# Attention falls where the video shows what all classes share, and stays high in context as well as
-# in action: labels give it little reason to part the two. The activation of the right class stands
+# Attention is lower in some of the background that all classes share, nowhere near 0, and as high in
+# context as in action: labels give it little reason to part the two. The activation of the right class stands
 # above the others'. It is highest in actions, but it is up in context too.
 
 # %% [markdown]
@@ -308,7 +308,7 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 
 # %% [markdown]
 # *The activation of the suppression branch, its mean, and below the curve a tick for every snippet
-# that is pseudo-labelled as action.* Few actions are missed, but most of the ticks lie
+# that is pseudo-labelled as action.* No moment of an action is missed, but most of the ticks lie
 # outside: actions fill a small part of the video, so much more than actions lies above the mean, and
 # what comes next after the actions is context.
 
@@ -390,7 +390,7 @@ plt.show()
 # %% [markdown]
 # *Black lines: where annotated actions start and end. Top: one colour a cluster. Bottom: the
 # confidence of action pseudo-labels upwards (red) and of background ones downwards (blue).* Confidence
-# drops at the ends of the red blocks, where one cluster has snippets of both sides. Inside of the
+# drops at some ends of the red blocks, where one cluster has snippets of both sides. Inside of the
 # blocks it is high, whether or not an action is annotated there: snippets of context look like each
 # other, all of them lie above the mean, and so their cluster agrees.
 
@@ -429,8 +429,8 @@ table(quality(look_at["BaS-Net"], test_split))
 # %% [markdown]
 # *`chance` is the share of snippets that are of that side, which is the precision of guessing.*
 #
-# The threshold finds most of the actions, and more context than actions: precision is well above
-# chance and far from 1. Denoising moves it little, and costs recall. The last picture says why:
+# The threshold finds most of the actions, and twice as much outside of actions as inside: precision is
+# well above chance and far from 1. Denoising moves it little, and costs recall. The last picture says why:
 # the errors here are no odd ones out, but whole shots of context, believed because their clusters
 # agree. Features in which action and context fall into different clusters would let it do more.
 #
@@ -567,7 +567,8 @@ figure.legend(handles, kinds, loc="outside lower center", ncols=4, fontsize=9, f
 plt.show()
 
 # %% [markdown]
-# *Each line is a class of a video, each cell one of its five regions; white: no such snippet there.
+# *Each line is a class of a video, each cell one of its five regions; white: no such snippet there,
+# and on the right what is left out.
 # Left: what the entry is to the anchor (black). Right: how alike the two are, here in the network
 # that never was taught to contrast them.* Where a video has the anchor's class and another, the
 # other line's background is left out: what is background to one class may be action of the other.
@@ -593,7 +594,7 @@ for variant, (title, colour) in KINDS.items():
 for field, unit_, colour, title in (
   ("contrast_positive", 1, "C3", "probability of the positives"),
   ("confidence", 1, "C2", "mean confidence S"),
-  ("beta", c.beta[1], "0.6", "weight β, of its last"),
+  ("beta", c.beta[1], "0.6", "weight β / its final value"),
 ):
   values = [row[field] / unit_ for row in log]
   right.plot([row["step"] for row in log], values, color=colour, label=title)
@@ -728,8 +729,8 @@ show(RUNS / "tsne.png", 1500)
 # %% [markdown]
 # *One colour a class, background grey.* Every space parts the classes from each other. In each class's
 # cloud there is grey as well: that is its context, and no space learnt from video labels pulls it
-# out. Nor need it: the labels are explained by either. The numbers say the same, and that the
-# simulated input features are no worse at this than what was learnt from them.
+# out. Nor need it: the labels are explained by either. The numbers say more: the simulated input
+# features are better at this than any space that was learnt from them.
 
 # %% [markdown]
 # ## Limits

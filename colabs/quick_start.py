@@ -89,7 +89,7 @@ def show(path: pathlib.Path, width: int) -> Image:
 #
 # So that this page runs anywhere, the next cell writes such a folder itself: a few hundred MP4
 # files of 32 × 32 pixels, four seconds each, made from the handwritten digits that scikit-learn
-# ships. One handwriting stays for a whole video. At every cut, twice a second or so, its place,
+# ships. One handwriting stays for a whole video. At every cut, each half to one second, its place,
 # size, slant, motion, colours and background are drawn anew. So the class is told by the shape
 # alone, and what two clips of one video share is the handwriting.
 
@@ -172,8 +172,8 @@ show(RUN / "clips.png", 560)
 
 # %% [markdown]
 # *Figure 1. Rows: clips, with the number of the video, its class and the frame that the clip starts
-# at; columns: their four frames. The two clips of a video differ in place, colour and background,
-# and crop and colour are changed once a clip, not once a frame: motion stays what it was.* If you
+# at; columns: their four frames. The two clips of a video differ in place, colour and background
+# (but where they overlap in time), and crop and colour are changed once a clip, not once a frame: motion stays what it was.* If you
 # could not tell here which clips belong together, neither could the network.
 #
 # ## 4. Pre-training
@@ -232,7 +232,7 @@ fig
 #
 # ## 5. Probes, beside an untrained network
 #
-# Contrastive accuracy says that the game was learnt, not that the features are good for anything.
+# Contrastive accuracy says how far the game was learnt, not that the features are good for anything.
 # So labels come in, for the first time: with the encoder frozen, a logistic regression is fitted on
 # the training videos' features and tested on test videos, and each test video asks its nearest
 # training videos for its class. The same is done with the same network at random initialisation
@@ -271,12 +271,13 @@ fig
 
 # %% [markdown]
 # *Figure 3. Share of test videos told right, by probe; bars are one standard error of a share of so
-# many videos (the spread over seeds comes on top).* No test video's handwriting, nor its form, is
-# among the training videos.
+# many videos (the spread over seeds comes on top).* No test video's handwriting is among the
+# training videos. (They are higher than the last panel's, which takes one clip a video, and these
+# three.)
 #
 # ## 6. Retrieval in pictures
 #
-# One number hides what is confused with what. `python -m vssl_jax.evaluate` runs any of nine
+# One number hides what is confused with what. `python -m vssl_jax.evaluate` runs nine
 # protocols from one checkpoint, writes a table, and draws. Here are three of them.
 
 # %%
@@ -358,8 +359,7 @@ fig
 # %% [markdown]
 # *Figure 6. How near clips of test videos lie to each other in the features.* Training pulled on the
 # first kind of pair, of other videos; it knew nothing of the second. The means come in the order
-# that one would wish for, but the three kinds overlap widely: minutes of training on videos that
-# change at every cut move neighbours (above) before they move the average.
+# that one would wish for, but the three kinds overlap widely.
 #
 # ## What to take with you
 #

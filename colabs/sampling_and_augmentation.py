@@ -140,8 +140,9 @@ fig
 #
 # Compare the first panel with the last: the paper's law with $p = 1$ **is** that of two independent
 # starts. For the distance of two points drawn evenly from $[0, m]$ has the density
-# $\frac{2}{m}(1 - \delta/m)$, and given the distance the earlier point is spread evenly as well. Only
-# intervals of less than a frame are rounded differently, hence the first bar. So "decreasing" at its
+# $\frac{2}{m}(1 - \delta/m)$, and given the distance the earlier point is spread evenly as well. In whole
+# frames they differ a little: one law rounds the interval down, the other each start, so that equal
+# starts are half as likely and the mean is half a frame more. So "decreasing" at its
 # default is the plainest choice there is, and the power $p$ is what takes it elsewhere:
 
 # %%
@@ -315,8 +316,8 @@ fig
 # training. Right: three probes of the frozen features.*
 #
 # The curves show the mechanism at once. With both clips from the same time the game is easy: colour
-# and background give the answer away. Clips from different times have the handwriting alone in
-# common, and a hundred updates hardly begin to find it. The probes turn this around. What was learnt
+# and background give the answer away. Clips from different times mostly have the handwriting alone
+# in common, and a hundred updates hardly begin to find it. The probes turn this around. What was learnt
 # in the easy game serves the digits least, by kNN and R@1 no better than random initialisation; the
 # hard games teach more, though they are mostly lost. So the accuracy of the pretext task says
 # nothing when the task itself changes.
@@ -368,8 +369,8 @@ axis.set(ylabel="change of a pixel, of 1", ylim=(0, None))
 fig
 
 # %% [markdown]
-# *Figure 6. Change from a frame to the next, averaged over each of the clips: median, quartiles and
-# range of 32 clips.* One draw a clip leaves the change near the video's own; one draw a frame adds
+# *Figure 6. Change from a frame to the next, averaged over each of the clips: median, quartiles,
+# whiskers and outliers of 32 clips.* One draw a clip leaves the change near the video's own; one draw a frame adds
 # its own on top.
 #
 # ### Small runs

@@ -16,11 +16,12 @@ Variants, after a colon:
                  average 23.2, seed 0.
   thumos14_simulated   simulated features on THUMOS14's real segments:
                  --config.data.localization.annotations=gt.json and ….durations=videos.csv
-                 75 s on 2 CPU cores. *measured by us*: average 17.4 ± 2.4, BaS-Net 14.2 ± 0.3; with
-                 thresholds chosen on held-out videos 22.8 ± 1.6, BaS-Net 29.8 ± 0.8.
+                 1 to 2.5 minutes on 2 CPU cores. *measured by us*: average 17.4 ± 2.4, BaS-Net
+                 14.2 ± 0.3; with thresholds that held-out videos choose 22.8 ± 1.6 and 29.8 ± 0.8.
   stitched       sequences stitched from real frame features of trimmed videos, a .npz file:
                  --config.data.path=features.npz and lengths of segments as above
-                 40 s on 2 CPU cores. *measured by us*: average 48.0 ± 0.3, BaS-Net 45.9 ± 1.8.
+                 30 to 70 s on 2 CPU cores. *measured by us*: average 48.0 ± 0.3, BaS-Net
+                 45.9 ± 1.8.
 Simulated and stitched features measure the method's parts against each other, not against papers.
 These three hold out a fifth of the training videos: the RESULT line has the score of the last
 iteration and that of the checkpoint with the best average mAP on them. The published recipes train

@@ -1,6 +1,7 @@
 """The command whole, on synthetic videos and a checkpoint of the smallest network."""
 
 import argparse
+import dataclasses
 import json
 import re
 import shutil
@@ -464,6 +465,12 @@ def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
   monkeypatch.setattr(probing, "classifier", fails)
   assert _main(checkpoint, tmp_path, names="knn,finetune") == 2
   assert "| knn | top-1 |" in (tmp_path / "table.md").read_text()
+  broken = dataclasses.replace(protocols.PROTOCOLS["knn"], run=fails)
+  monkeypatch.setitem(protocols.PROTOCOLS, "knn", broken)
+  assert _main(checkpoint, tmp_path, "--k=3", names="logistic,knn") == 2
+  table = (tmp_path / "table.md").read_text()  # not the votes of other neighbours than asked for
+  assert "| logistic |" in table
+  assert "| knn |" not in table
 
 
 @pytest.mark.parametrize("name", ["few_shot", "retrieval"])

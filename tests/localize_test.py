@@ -71,7 +71,7 @@ def test_thresholds_may_be_others(run, tmp_path, capsys):
   settings = dataclasses.replace(options.pop("settings"), thresholds=(0.3, 0.5, 0.7))
   found = functools.partial(infer.activations(config), params)
   want = evaluate.evaluate(found, source, settings=settings, **options)
-  for i, text in enumerate(("0.3:0.7:0.2", "0.3,0.5,0.7")):
+  for i, text in enumerate(("0.3:0.7:0.2", "0.3,0.5,0.7", "0.3:0.89:0.2")):
     assert call(folder, tmp_path / str(i), f"--thresholds={text}") == 0
     scores = json.loads((tmp_path / str(i) / "scores.json").read_text())
     assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)

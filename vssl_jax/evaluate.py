@@ -99,7 +99,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
       _run_case(plan, wanted, checkpoint)
   finally:
     for plan in plans:
-      plan.outcome.found = _with_earlier(plan.outcome)
+      plan.outcome.found = _with_earlier(plan)
       if plan.outcome.found:
         _draw_classes(plan.case, plan.outcome)
     outcomes = {plan.case.name: plan.outcome for plan in plans}
@@ -257,10 +257,13 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
       print(f"{head}: {lost} videos could not be read: run again to try them again", flush=True)
 
 
-def _with_earlier(outcome: summary_lib.Outcome) -> dict[str, Any]:
-  """What was run now and, for the table, what was run before of the same encoder on the same."""
-  found = outcome.found
-  for name in set(PROTOCOLS) - set(found):
+def _with_earlier(plan: Plan) -> dict[str, Any]:
+  """What was run now and, for the table, what was run before of the same encoder on the same.
+
+  A protocol that was asked for now and failed is not shown as it was under other settings.
+  """
+  outcome, found = plan.outcome, plan.outcome.found
+  for name in set(PROTOCOLS) - set(found) - set(plan.settings):
     earlier = _stored(outcome.task.folder / f"{name}.json")
     if earlier and earlier.get("evaluated_sha256") == outcome.facts["evaluated_sha256"]:
       found[name] = earlier

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -89,7 +90,8 @@ def _thresholds(text: str) -> tuple[float, ...]:
     if ":" not in text:
       return tuple(float(x) for x in text.split(","))
     first, last, step = (float(x) for x in text.split(":"))
-    return tuple((first + step * np.arange(round((last - first) / step) + 1)).tolist())
+    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
+    return tuple((first + step * np.arange(count)).tolist())
   except (ValueError, ZeroDivisionError, OverflowError):
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."

@@ -87,10 +87,11 @@ def extract(
   apply = run.feature_fn(models.build_encoder(config.encoder), config)
   names = getattr(source, "video_names", ())
   total = source.num_videos
+  size = _PART if hasattr(source, "only") else max(1, total)  # some are read as a whole alone
   parts, files = [], []
-  for start in range(0, max(1, total), _PART):
-    stop = min(start + _PART, total)
-    own = source if total <= _PART else source.only(range(start, stop))
+  for start in range(0, max(1, total), size):
+    stop = min(start + size, total)
+    own = source if total <= size else source.only(range(start, stop))
     files.append(file.with_name(f"{file.stem}.part{start}.npz"))
     part = _kept(files[-1], facts)
     if part is None or len(part.label) < stop - start:
@@ -104,7 +105,7 @@ def extract(
         names=names[start:stop],
         label_names=source.label_names,
         info=facts,
-        progress=progress and f"{progress}{f' from {start} on' if total > _PART else ''}",
+        progress=progress and f"{progress}{f' from {start} on' if total > size else ''}",
         total=stop - start,
       )
       run.unchanged(variables, before)
