@@ -3,8 +3,8 @@
   python results/table.py            # rewrite README.md between its markers
   python results/table.py --check    # say whether it agrees; exit code 1 if not
 
-`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was, or
-`vssl_jax.evaluate`'s `summary.json`. A
+`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was, or the
+`summary.json` of `vssl_jax.evaluate`, without the path to its records. A
 table has a row for each entry of TABLES whose files exist; figures are mean ± standard deviation
 (n − 1) over the seeds, or one figure with its seed.
 """

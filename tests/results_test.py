@@ -82,6 +82,24 @@ def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
   assert lines[3] == "| DCC: + contrast, denoised (seed 1 alone) | 40.0 | 70.0 | 80.0 |"
 
 
+def test_protocols_of_one_checkpoint_are_rows(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  mean = {
+    "linear": {"top-1": {"mean": 0.5, "splits": 1}}, "retrieval": {"R@1": {"mean": 0.25}},
+    "semi_supervised": {"10 % of labels, top-1": {"mean": 0.75}},
+  }  # fmt: skip
+  data = {"ucf6": {"train": {"videos": 1200}, "eval": {"videos": 30}}}
+  _write(
+    tmp_path / "evaluation", "cvrl", {"job": "evaluate", "seed": 0, "mean": mean, "data": data}
+  )
+  assert table.tables().splitlines() == [
+    "| every protocol on CVRL's checkpoints (1,200 train, 30 test) | % |", "|---|---|",
+    "| linear probe (seed 0 alone) | 50.0 |",
+    "| fine-tuned, 10 % of the labels (seed 0 alone) | 75.0 |",
+    "| retrieval, R@1 (seed 0 alone) | 25.0 |",
+  ]  # fmt: skip
+
+
 def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   own = {"retrieval": {"mean": {"R@1": 0.5, "R@5": 0.75}, "bhattacharyya": {"R@1": 0.25}}}
