@@ -167,6 +167,19 @@ def test_a_section_without_fields_is_named(section):
     pyslowfast.read(stages.state_of(CASES["slow"]), {"cfg": cfg}, "x.pyth")
 
 
+def test_null_fields_are_as_left_out():
+  theirs = CASES["slow"]["cfg"]
+  nulls = {
+    "BN": {"EPSILON": None},
+    "DATA": {**theirs["DATA"], "MEAN": None, "NUM_FRAMES": None},
+    "RESNET": {**theirs["RESNET"], "SPATIAL_STRIDES": None},
+  }
+  state = stages.state_of(CASES["slow"])
+  found = pyslowfast.read(state, {"cfg": yaml.safe_dump({**theirs, **nulls})}, "x.pyth").config
+  assert found.augment.mean == pyslowfast.MEAN
+  assert found.data.frames == 8
+
+
 def test_misfits_are_named():
   state = stages.state_of(CASES["slow_c2d"])
   state["s3.pathway0_res0.branch2.b.weight"] = np.zeros((16, 16, 1, 5, 5), np.float32)

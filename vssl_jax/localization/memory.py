@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
+from vssl_jax import parallel
 from vssl_jax.localization import denoise, evaluate
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Params
@@ -48,9 +50,16 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
   return refill
 
 
-def recluster(config: ConfigDict, net: BasNet) -> Refresh:
-  """Clusters the snippets of the whole training split anew, every `refresh` epochs."""
+def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refresh:
+  """Clusters the snippets of the whole training split anew, every `refresh` epochs.
+
+  Args:
+    config: `dcc`, `batch_size` and `seed` are read.
+    net: gives embeddings and pseudo-labels.
+    mesh: the snippets are split over its devices.
+  """
   c = config.dcc
+  mesh = parallel.make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
 
   @jax.jit
   def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
@@ -61,8 +70,17 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
       "pseudo": pseudo & (classes >= 0)[:, None, :],
     }  # fmt: skip
 
-  cluster = jax.jit(functools.partial(kmeans, iterations=c.cluster_iterations))
-  start = jax.jit(functools.partial(plus_plus, k=denoise.clusters(c)))
+  everywhere = functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+
+  @functools.partial(everywhere, static_argnums=3)
+  def start(rng: jax.Array, points: jax.Array, mask: jax.Array, count: int) -> jax.Array:
+    # Without padding, on which the draw would depend, and so on the number of devices.
+    return plus_plus(rng, points[:count], denoise.clusters(c), mask=mask[:count])
+
+  lloyd = functools.partial(
+    kmeans, iterations=c.cluster_iterations, mesh=mesh, axis_name=parallel.AXIS
+  )
+  cluster = everywhere(lloyd)
 
   def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):
@@ -78,12 +96,15 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
     local = jax.device_get(params)
     found = list(survey(local, source))
     seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
-    points, mask = seen["x"].reshape(-1, denoise.width(c)), seen["mask"].reshape(-1)
+    flat = seen["x"].reshape(-1, denoise.width(c)), seen["mask"].reshape(-1)
+    points, mask = (
+      parallel.put(mesh, _padded(x, mesh.size), PartitionSpec(parallel.AXIS)) for x in flat
+    )
     centers = np.asarray(state.centers)
     if not centers.any():
-      centers = start(jax.random.key(config.seed), points, mask=mask)
+      centers = start(jax.random.key(config.seed), points, mask, seen["mask"].size)
     clusters = cluster(points, centers, mask=mask)
-    labels = np.asarray(clusters.labels).reshape(seen["mask"].shape)
+    labels = np.asarray(clusters.labels)[: seen["mask"].size].reshape(seen["mask"].shape)
     positive = np.zeros((denoise.clusters(c), c.classes), np.float32)
     v, t, slot = np.nonzero(seen["pseudo"])
     np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
@@ -91,6 +112,11 @@ def recluster(config: ConfigDict, net: BasNet) -> Refresh:
     return state.replace(centers=clusters.centers, shares=jnp.asarray(positive / counts))
 
   return recluster
+
+
+def _padded(x: np.ndarray, unit: int) -> np.ndarray:
+  """With zeros up to a multiple of `unit` rows."""
+  return np.concatenate([x, np.zeros((-len(x) % unit, *x.shape[1:]), x.dtype)])
 
 
 def _given(config: ConfigDict) -> tuple[str, ...]:

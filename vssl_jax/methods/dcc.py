@@ -223,7 +223,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   if c.contrast == "bank" and c.videos % config.batch_size:
     refreshes.append(memory.refill(config, net))
   if denoise.clusters_dataset(c):
-    refreshes.append(memory.recluster(config, net))
+    refreshes.append(memory.recluster(config, net, mesh))
 
   def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
     for each in refreshes:

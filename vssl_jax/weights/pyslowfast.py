@@ -108,7 +108,7 @@ def read(
 
 
 def parse(text: Any, where: str) -> dict[str, Any]:
-  """Their config as nested dicts; empty where there is none.
+  """Their config as nested dicts, without fields that are null; empty where there is none.
 
   Raises:
     UserError: it is not YAML, or a section that is read here holds no fields.
@@ -126,7 +126,8 @@ def parse(text: Any, where: str) -> dict[str, Any]:
         f"{where}: its cfg has {section}: {cfg[section]!r}; that section must hold fields, or be "
         "left out for PySlowFast's defaults."
       )
-  return cfg
+  given = {k: cfg[k] for k in SECTIONS if k in cfg}
+  return {k: {f: x for f, x in fields.items() if x is not None} for k, fields in given.items()}
 
 
 def describe(
