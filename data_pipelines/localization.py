@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +36,11 @@ import numpy as np
 from data_pipelines import fingerprint
 from data_pipelines.source import Batch, NumpySource, generator
 from vssl_jax.errors import UserError
+from vssl_jax.io.files import make_folder
 from vssl_jax.localization import annotations, check
 from vssl_jax.localization.annotations import Video
 
-_NOTES = 5  # printed of a split
+_NOTES, _ERRORS = 5, 20  # findings printed of a split, as notes and where it stops there
 _HELD_OUT = 6  # purpose of the random numbers, see `source.generator`
 UNLABELLED = "unlabelled"
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
@@ -68,8 +70,7 @@ class Dataset:
 
   def write(self, folder: str | pathlib.Path) -> None:
     """Writes the folder that the module describes, annotations last."""
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     for name in self.videos:
       np.save(folder / f"{name}.npy", _get(self.features[name]))
     annotations.write_annotations(folder / "annotations.json", self.videos)
@@ -127,7 +128,7 @@ class LocalizationSource(NumpySource):
     """All features of a video in use, `[L, D]`, as stored.
 
     Raises:
-      UserError: they cannot be read or aren't `[L ≥ 1, D]`.
+      UserError: they cannot be read, or aren't `[L ≥ 1, D]`.
     """
     sequence = _get(self._features[video])
     if sequence.ndim != 2 or not len(sequence):
@@ -171,6 +172,18 @@ class LocalizationSource(NumpySource):
         self.videos[video], self.label_names, frames, float(seconds)
       )
     return example
+
+
+def step_of(data: Any) -> float:
+  """Seconds from one feature to the next.
+
+  Raises:
+    UserError: they are not above 0.
+  """
+  seconds = data.localization.step_seconds
+  if not 0 < seconds < math.inf:
+    raise UserError(f"config.data.localization.step_seconds: {seconds} is not above 0.")
+  return seconds
 
 
 def held_out(data: Any) -> str:
@@ -226,30 +239,57 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
   Raises:
     UserError: files are missing or malformed, or a label is none of the classes.
   """
-  fields, folder = data.localization, pathlib.Path(data.path)
+  fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
   if not data.path or not folder.is_dir():
     raise UserError(f"config.data.path: {data.path!r} is no folder of feature sequences.")
   videos = annotations.read_annotations(
     fields.annotations or folder / "annotations.json", durations=fields.durations or None
   )
   streams = [folder / s for s in fields.streams] or [folder]
+  own = annotations.of_subset(videos, split)
   if fields.check:
-    used = annotations.of_subset(videos, split)
-    names = tuple(label_names) or annotations.label_names(videos)
-    for stream in streams:
-      found = check.find_problems(used, stream, step_seconds=fields.step_seconds, label_names=names)
-      check.require(found)
-      if found:
-        _note(f"{stream}, {split}:\n{check.report(found, most=_NOTES)}")
+    _look_through(data, streams, videos, own, split, label_names)
   paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
-  own = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
+  files = [path for name in own for path in paths[name]]
   return Dataset(
     videos,
-    {name: _reader(files) for name, files in paths.items()},
-    fields.step_seconds,
+    {name: _reader(parts) for name, parts in paths.items()},
+    step_seconds,
     tuple(label_names),
-    fingerprint=fingerprint.of_files(own, folder),
+    fingerprint=fingerprint.of_files(files, folder),
   )
+
+
+def _look_through(
+  data: Any,
+  streams: Sequence[pathlib.Path],
+  videos: Mapping[str, Video],
+  own: Mapping[str, Video],
+  split: str,
+  label_names: Sequence[str],
+) -> None:
+  """Says what is wrong with a split's files and annotation, and stops where it is fatal."""
+  training = {name: v for name, v in videos.items() if v.subset == data.train_split}
+  learns = not label_names  # else a trained network knows the classes, and scores what it is given
+  if learns and not any(v.segments for v in own.values()):
+    raise UserError(f"no video of subset {split!r} has an annotated action.")
+  names = label_names or annotations.label_names(training) or annotations.label_names(videos)
+  found = []
+  for stream in streams:
+    width = check.width_of(stream, training) if learns and split != data.train_split else None
+    found += check.find_problems(
+      own, stream, step_seconds=step_of(data), label_names=names,
+      labelled=learns and split == data.train_split, width=width,
+    )  # fmt: skip
+  _tell(found, f"{data.path}, {split}")
+
+
+def _tell(found: Sequence[check.Problem], where: str) -> None:
+  found = list(dict.fromkeys(found))  # of two streams what is wrong with a video, once
+  fatal = [p for p in found if p.fatal]
+  if len(fatal) > 1 or (found and not fatal):
+    _note(f"{where}:\n{check.report(found, most=_ERRORS if fatal else _NOTES)}")
+  check.require(found)
 
 
 @functools.cache
@@ -266,17 +306,23 @@ def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
     label_names: the classes that a network knows.
 
   Raises:
-    UserError: no such folder, or no sequences in it.
+    UserError: no such folder, no sequences in it, or such as cannot be used.
   """
-  fields, folder = data.localization, pathlib.Path(data.path)
+  fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
   streams = [folder / s for s in fields.streams] or [folder]
   paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
   if not paths:
     raise UserError(f"config.data.path: {streams[0]} holds no feature sequences, <video>.npy.")
+  videos = {name: Video(UNLABELLED, None, ()) for name in paths}
+  if fields.check:
+    found = []
+    for stream in streams:
+      found += check.find_problems(videos, stream, labelled=False)
+    _tell(found, str(folder))
   return Dataset(
-    {name: Video(UNLABELLED, None, ()) for name in paths},
+    videos,
     {name: _reader(files) for name, files in paths.items()},
-    fields.step_seconds,
+    step_seconds,
     tuple(label_names),
     fingerprint=fingerprint.of_files([f for files in paths.values() for f in files], folder),
   )
@@ -288,10 +334,7 @@ def _get(features: Sequence2D) -> np.ndarray:
 
 def _reader(paths: list[pathlib.Path]) -> Callable[[], np.ndarray]:
   def read() -> np.ndarray:
-    try:
-      parts = [np.load(path) for path in paths]
-    except (OSError, ValueError, EOFError) as e:
-      raise UserError(f"{paths[0]}: no feature sequence can be read ({e}).") from None
+    parts = [check.read_sequence(path) for path in paths]
     if len(parts) == 1:
       return parts[0]
     length = min(map(len, parts))  # streams may differ by a snippet at the end

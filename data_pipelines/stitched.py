@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,11 +31,13 @@ from data_pipelines.localization import (
   LocalizationSource,
   held_out,
   part,
+  step_of,
   subset_of,
 )
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
+from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Segment, Video
 
 _STITCH = 5  # purpose of the random numbers, see `source.generator`
@@ -56,8 +59,10 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
   Raises:
     UserError: the file is missing or malformed, lacks a split, or has no action or no background.
   """
-  fields = data.localization
+  fields, step_seconds = data.localization, step_of(data)
   sources = _read_folder(data.path) if pathlib.Path(data.path).is_dir() else _read_npz(data.path)
+  if fields.check:
+    _require_finite(sources, data.path)
   names = sources.names | _names(fields.stitched.names, sources.names)
   actions = _actions(fields.stitched.actions, names)
   lengths = structure.typical()
@@ -87,10 +92,10 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
     for v, (name, video) in enumerate(drawn.items()):
       rng = generator(fields.seed, zlib.crc32(subset.encode()), v, _STITCH)
       pool = pools[name in apart]
-      videos[name], features[name] = stitch(video, pool, rng, step_seconds=fields.step_seconds)
+      videos[name], features[name] = stitch(video, pool, rng, step_seconds=step_seconds)
   classes = tuple(sorted(names[a] for a in actions))
   mark = fingerprint.of(sources.fingerprint, fields.seed, fields.validation)
-  return Dataset(videos, features, fields.step_seconds, classes, mark)
+  return Dataset(videos, features, step_seconds, classes, mark)
 
 
 def stitch(
@@ -151,16 +156,11 @@ def _read_folder(path: str) -> _Sources:
   files = sorted(pathlib.Path(path).glob("*/*/*.npy"))
   if not files:
     raise UserError(f"config.data.path: {path}: no <subset>/<label>/<video>.npy in this folder.")
-  try:
-    features = [np.load(f, mmap_mode="r", allow_pickle=False) for f in files]
-  except (OSError, ValueError, EOFError) as e:
-    raise UserError(
-      f"config.data.path: {path}: a file cannot be read ({e or 'it is empty'})."
-    ) from None
+  features = [check.read_sequence(f, mapped=True) for f in files]
   for f, x in zip(files, features, strict=True):
-    if x.ndim != 2 or not len(x) or x.shape[1] != features[0].shape[1]:
+    if x.shape[1] != features[0].shape[1]:
       raise UserError(
-        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[-1]}] as the first file."
+        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[1]}] as the first file."
       )
   classes = sorted({f.parent.name for f in files})
   label = np.array([classes.index(f.parent.name) for f in files])
@@ -172,19 +172,41 @@ def _read_folder(path: str) -> _Sources:
 def _read_npz(path: str) -> _Sources:
   if not path or not pathlib.Path(path).is_file():
     raise UserError(f"config.data.path: {path!r} is neither a .npz file of features nor a folder.")
-  with np.load(path) as stored:
-    arrays = {k: stored[k] for k in stored.files}
+  try:
+    stored = np.load(path)
+    arrays = {k: stored[k] for k in stored.files} if hasattr(stored, "files") else {}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise UserError(f"{path}: is no .npz file of numbers ({str(e) or 'it is empty'}).") from None
   if not {"features", "label", "subset"} <= arrays.keys() or arrays["features"].ndim != 3:
     raise UserError(
       f"{path}: needs arrays 'features' [V, L, D], 'label' [V] and 'subset' [V]; it has "
       f"{sorted(arrays)}."
     )
   every = arrays["features"]
+  if every.dtype.kind not in "fiu" or arrays["label"].dtype.kind not in "iu":
+    raise UserError(
+      f"{path}: 'features' must be numbers and 'label' whole ones; they are {every.dtype} and "
+      f"{arrays['label'].dtype}."
+    )
   lengths = arrays.get("length", np.full(len(every), every.shape[1]))
+  for name, x in {**arrays, "length": lengths}.items():
+    if name in ("label", "subset", "length") and x.shape != every.shape[:1]:
+      raise UserError(f"{path}: {name!r} is {list(x.shape)}, not [{len(every)}] as the features.")
+  if lengths.dtype.kind not in "iu" or not ((lengths > 0) & (lengths <= every.shape[1])).all():
+    raise UserError(f"{path}: 'length' must be whole numbers from 1 to {every.shape[1]}.")
   names = {int(label): str(label) for label in np.unique(arrays["label"])}
   features = [x[:length] for x, length in zip(every, lengths, strict=True)]
   subset = arrays["subset"].astype(str)
   return _Sources(features, arrays["label"], subset, names, fingerprint.of_npz(path))
+
+
+def _require_finite(sources: _Sources, path: str) -> None:
+  bad = [i for i, x in enumerate(sources.features) if not np.isfinite(x).all()]
+  if bad:
+    raise UserError(
+      f"{path}: features of {len(bad)} of {len(sources.features)} videos have NaN or infinity, "
+      f"first of number {bad[0]}."
+    )
 
 
 def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:

@@ -29,7 +29,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from data_pipelines import fingerprint, structure
-from data_pipelines.localization import Dataset, LocalizationSource, subset_of
+from data_pipelines.localization import Dataset, LocalizationSource, step_of, subset_of
 from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
@@ -101,7 +101,7 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
     UserError: a field is out of range, or the annotations lack durations.
   """
   fields = data.localization
-  settings = Settings(**fields.untrimmed.to_dict())
+  settings, step_seconds = Settings(**fields.untrimmed.to_dict()), step_of(data)
   if fields.annotations:
     videos = files.read_annotations(fields.annotations, durations=fields.durations or None)
     names = files.label_names(videos)
@@ -120,7 +120,7 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
         max_seconds=fields.max_seconds,
         second_class=fields.second_class,
       )
-  return simulate(videos, names, settings, step_seconds=fields.step_seconds, seed=fields.seed)
+  return simulate(videos, names, settings, step_seconds=step_seconds, seed=fields.seed)
 
 
 def simulate(
@@ -240,9 +240,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   fields.update(args)
   try:
     dataset = make(data)
+    dataset.write(output)
   except UserError as e:
-    sys.exit(str(e))
-  dataset.write(output)
+    sys.exit(f"error: {e}")
   print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {output}")
 
 

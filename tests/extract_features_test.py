@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import localization, snippets
+from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.localization_test import fields
 from vssl_jax import extract_features as extraction
+from vssl_jax.io import bundle
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
@@ -37,6 +39,9 @@ def world(tmp_path, monkeypatch):
 
   made = {"encoder_sha256": "x", "preprocessing": {}, "checkpoint": {"step": 1}}
   monkeypatch.setattr(extraction, "_encoder", lambda *args: (counted, 2, dict(made)))
+  config = small.load("cvrl.py", "demo")
+  config.data.eval.resize, config.data.eval.size = 20, 18
+  monkeypatch.setattr(bundle, "load_encoder", lambda _: (config, {}, {}))
   return folder, tmp_path / "out", calls, made
 
 
@@ -70,6 +75,16 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
   assert lost["path"].endswith("bad.mp4")
   assert "cannot be decoded" in lost["reason"]
   assert "step_seconds 0.3" in capsys.readouterr().out
+
+
+def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
+  folder, out, calls, _ = world
+  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
+  assert extraction.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
+  settings = snippets.Settings(frames=2, stride=3, fps=10, resize=20, size=18)
+  clips = np.stack([x for x, _ in snippets.read(folder / "b.mp4", settings)])
+  assert {shape[2:] for shape in calls} == {(18, 18, 3)}
+  np.testing.assert_allclose(np.load(out / "b.npy"), encode(clips), rtol=1e-5)
 
 
 def test_a_killed_run_goes_on(world, monkeypatch):
@@ -135,7 +150,8 @@ def test_localization_reads_them(world):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [(["--frames=0"], "must be positive"), (["--size=20"], "a square of 20 pixels"),
-   (["--batch_size=0"], "--batch_size must be positive"), (["--videos=/none"], "is no folder")],
+   (["--batch_size=0"], "--batch_size must be positive"), (["--videos=/none"], "is no folder"),
+   ([f"--out={__file__}"], "no folder can be made here")],
 )  # fmt: skip
 def test_bad_usage(world, capsys, flags, message):
   folder, out, _, _ = world

@@ -77,7 +77,7 @@ def test_thresholds_may_be_others(run, tmp_path, capsys):
     assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)
   for text, message in {
     "0.3:0.7": "'0.3:0.7' is neither first:last:step", "0:1:0": "neither", "a,b": "neither",
-    "0.5,1.5": r"thresholds must be in [0, 1)",
+    "0.5,1.5": r"thresholds must be in [0, 1)", "0:1:1e-13": "give 1000 or fewer",
   }.items():  # fmt: skip
     assert call(folder, tmp_path / "bad", f"--thresholds={text}") == 2
     assert message in capsys.readouterr().err
@@ -165,6 +165,26 @@ def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monk
   assert "before class names were kept" in capsys.readouterr().err
   assert call(folder, tmp_path / "b") == 0
   checkpoints.check_config(folder, loaded[0])  # and such a run goes on
+
+
+def test_what_is_of_annotated_videos_only_is_refused(run, tmp_path, capsys):
+  data = features(tmp_path / "new", [9])
+  for flag in ("--split=test", "--durations=videos.csv"):
+    assert call(run[0], tmp_path / "out", f"--data={data}", flag) == 2
+    assert "--split and --durations are of annotated videos" in capsys.readouterr().err
+  (tmp_path / "file").touch()
+  assert call(run[0], tmp_path / "file", f"--data={data}") == 2
+  assert "no folder can be made here" in capsys.readouterr().err
+
+
+def test_a_split_without_actions_is_localized(run, tmp_path):
+  data = features(tmp_path / "new", [9, 12])
+  videos = {f"v{i}": Video("testing", 5.0, ()) for i in range(2)}
+  annotations.write_annotations(data / "annotations.json", videos)
+  assert call(run[0], tmp_path / "out", f"--data={data}", "--split=testing") == 0
+  found = annotations.read_predictions(tmp_path / "out" / "predictions.json")
+  assert all(found[name] for name in videos)
+  assert not (tmp_path / "out" / "scores.json").exists()
 
 
 def test_annotations_need_their_videos(run, tmp_path, capsys):

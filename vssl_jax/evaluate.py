@@ -43,6 +43,7 @@ from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.io import bundle
+from vssl_jax.io.files import make_folder
 from vssl_jax.probes import report
 from vssl_jax.probes.scarce import TooFewVideos
 
@@ -228,7 +229,7 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
   """Runs what is not finished; results are in `plan.outcome` as soon as they are there."""
   task, case, outcome = plan.outcome.task, plan.case, plan.outcome
   facts = outcome.facts | {"checkpoint": checkpoint}
-  task.folder.mkdir(parents=True, exist_ok=True)
+  make_folder(task.folder)
   began = time.perf_counter()
   left = [name for name in wanted if name not in outcome.skipped]
   for i, name in enumerate(left, start=1):

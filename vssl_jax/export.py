@@ -29,6 +29,7 @@ import vssl_jax
 from vssl_jax import card as card_lib
 from vssl_jax import models
 from vssl_jax.errors import UserError
+from vssl_jax.io.files import make_folder
 from vssl_jax.probes import features, report, run
 
 WEIGHTS = "encoder.safetensors"
@@ -249,7 +250,7 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   old = load_card(folder) if (folder / CARD).is_file() else {}
   # Exported again: what the card said stays true.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
-  output.mkdir(parents=True, exist_ok=True)
+  make_folder(output)
   for name, save in (("program", program.save_program), ("savedmodel", program.save_tensorflow)):
     if name in formats:
       save(output / programs[name], encoder.build(seen, probed, info))

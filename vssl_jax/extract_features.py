@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.io.files import replacing
+from vssl_jax.io.files import make_folder, replacing
 from vssl_jax.probes import report
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def extract(
   out = pathlib.Path(out)
   paths = find(pathlib.Path(videos))
   encode, width, made_from = _encoder(checkpoint, settings, batch_size)
-  out.mkdir(parents=True, exist_ok=True)
+  make_folder(out)
   journal = _Journal(out / JOURNAL, made_from)
   left = [p for p in paths if not journal.has(p)]
   if progress:
@@ -278,8 +278,8 @@ def _parser() -> argparse.ArgumentParser:
   add("--step", type=int, default=1, help="frames from one of a snippet's to the next (1)")
   add("--stride", type=int, default=16, help="frames from a snippet to the next (16)")
   add("--fps", type=float, default=25.0, help="frames a second (25; 0: each video's own)")
-  add("--resize", type=int, default=128, help="pixels of the shorter side (128)")
-  add("--size", type=int, default=112, help="side of the central square, pixels (112)")
+  add("--resize", type=int, help="pixels of the shorter side (as the checkpoint is evaluated)")
+  add("--size", type=int, help="side of the central square, pixels (likewise)")
   add("--batch_size", type=int, default=16, help="snippets at a time (16)")
   add("--workers", type=int, default=0, help="decoding processes (0: one a core)")
   return parser
@@ -288,9 +288,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
   from data_pipelines.snippets import Settings
+  from vssl_jax.io import bundle
 
   given = vars(_parser().parse_args(argv))
   try:
+    given["checkpoint"] = bundle.load_encoder(given["checkpoint"])
+    views = given["checkpoint"][0].data.eval
+    given |= {name: views[name] for name in ("resize", "size") if given[name] is None}
     settings = Settings(**{f.name: given.pop(f.name) for f in dataclasses.fields(Settings)})
     if given["batch_size"] < 1 or given["workers"] < 0:
       raise UserError("--batch_size must be positive, --workers not negative.")

@@ -16,6 +16,7 @@ from vssl_jax import config as config_lib
 from vssl_jax import methods, models, parallel, probing, step, train
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints, writers
+from vssl_jax.io.files import make_folder
 from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
 from vssl_jax.probes import monitor, report
@@ -157,7 +158,7 @@ def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_chan
     if not config.data.path and not config.data.name:  # the data it was trained on
       for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
         config.data[field] = trained.data[field]
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_folder(workdir)
   mesh = parallel.make_mesh()
   outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
   outcome |= probing.probe(config, variables, workdir, mesh)

@@ -35,11 +35,13 @@ from ml_collections import ConfigDict
 from vssl_jax import probing
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle
+from vssl_jax.io.files import make_folder
 from vssl_jax.localization import evaluate, illustrate, infer
 from vssl_jax.localization.annotations import write_predictions
 from vssl_jax.probes import report
 
 SCORES = "scores.json"
+_THRESHOLDS = 1000
 
 
 def localize(args: argparse.Namespace) -> dict[str, Any]:
@@ -58,8 +60,7 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
     )
   given = {"annotations": args.annotations, "durations": args.durations}
   source = open_split(config, args.data, split=args.split, **given)
-  output = pathlib.Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)
+  output = make_folder(args.output)
   params = jax.device_get(state.params)
   found = functools.partial(infer.activations(config), params)
   options = infer.options(config)
@@ -84,14 +85,18 @@ def _thresholds(text: str) -> tuple[float, ...]:
   """`first:last:step`, or numbers between commas.
 
   Raises:
-    UserError: it is neither.
+    UserError: it is neither, or they are too many.
   """
   try:
     if ":" not in text:
       return tuple(float(x) for x in text.split(","))
     first, last, step = (float(x) for x in text.split(":"))
     count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
+    if count > _THRESHOLDS:
+      raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
     return tuple((first + step * np.arange(count)).tolist())
+  except UserError:
+    raise
   except (ValueError, ZeroDivisionError, OverflowError):
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
@@ -115,7 +120,7 @@ def open_split(
   """
   from data_pipelines import localization
 
-  split = split or config.data.eval_split
+  chosen, split = split, split or config.data.eval_split
   if not data:
     if annotations or durations:
       raise UserError("--annotations and --durations are of other videos: give their --data.")
@@ -133,6 +138,11 @@ def open_split(
   if annotations or (pathlib.Path(data) / "annotations.json").is_file():
     dataset = localization.read(config.data, split, label_names=names)
   else:
+    if chosen or durations:
+      raise UserError(
+        f"--split and --durations are of annotated videos: give --annotations, or put "
+        f"annotations.json into {data}."
+      )
     split = localization.UNLABELLED
     dataset = localization.unlabelled(config.data, names)
   source = localization.LocalizationSource(config.data, dataset, split=split, **where)

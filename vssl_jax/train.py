@@ -23,6 +23,7 @@ from vssl_jax import step as step_lib
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
+from vssl_jax.io.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
 
@@ -83,7 +84,7 @@ def train(
     UserError: the config is impossible, or is not the run's.
     NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_folder(workdir)
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
       checkpoints.check_config(workdir, config)

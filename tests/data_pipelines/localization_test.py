@@ -184,11 +184,75 @@ def test_a_bad_file_is_found_before_training(tmp_path):
   data.localization.check = False
   load(data)
   (tmp_path / "v1.npy").unlink()
-  with pytest.raises(UserError, match=r"v1.npy: no feature"):
+  with pytest.raises(UserError, match=r"v1.npy is missing"):
     next(load(data, batch_size=2).train_batches())
 
 
+def test_all_findings_are_told_before_it_stops(tmp_path, capsys):
+  data = written(tmp_path)
+  for v in (0, 1):
+    np.save(tmp_path / f"v{v}.npy", np.full((6 + v, 3), np.nan))
+  with pytest.raises(UserError, match=r"'v0'.*and 1 more problems"):
+    load(data)
+  told = capsys.readouterr().err
+  assert f"{tmp_path}, train:" in told
+  assert all(f"error: v{v}: " in told for v in (0, 1))
+
+
+def test_splits_have_one_width_and_the_classes_of_training(tmp_path):
+  data = written(tmp_path)
+  np.save(tmp_path / "t.npy", sequence(0, 7, 4))
+  load(data)
+  with pytest.raises(UserError, match=r"'t': features are 4 wide, those of the training videos 3"):
+    load(data, "test")
+  np.save(tmp_path / "t.npy", sequence(0, 7))
+  typo = Video("test", 3.5, (Segment(0.0, 0.5, "aa"),))
+  videos = annotations.read_annotations(tmp_path / "annotations.json") | {"t": typo}
+  annotations.write_annotations(tmp_path / "annotations.json", videos)
+  with pytest.raises(UserError, match=r"'t': label 'aa' is none of the 2 classes of training"):
+    load(data, "test")
+
+
+def test_only_training_videos_need_an_action(tmp_path):
+  data = written(tmp_path)
+  stored, none = annotations.read_annotations(tmp_path / "annotations.json"), Video("test", 4.5, ())
+  np.save(tmp_path / "u.npy", sequence(0, 9))
+
+  def annotate(**videos):
+    annotations.write_annotations(tmp_path / "annotations.json", stored | videos)
+
+  annotate(u=none)
+  assert load(data, "test").num_videos == 2
+  annotate(u=none, t=none)
+  with pytest.raises(UserError, match="no video of subset 'test' has an annotated action"):
+    load(data, "test")
+  dataset = localization.read(data, "test", label_names=("a", "b"))  # for a trained network
+  assert dataset.videos["u"] == none
+  annotate(v0=Video("train", 3.0, ()))
+  with pytest.raises(UserError, match=r"'v0': has no annotated action"):
+    load(data)
+
+
+def test_unlabelled_sequences_are_looked_through(tmp_path):
+  data = fields(str(tmp_path))
+  for v, x in enumerate([sequence(0, 4), sequence(0, 4, 5)]):
+    np.save(tmp_path / f"v{v}.npy", x)
+  with pytest.raises(UserError, match=r"'v1': features are 5 wide, those of the first video 3"):
+    localization.unlabelled(data, ("a",))
+  np.save(tmp_path / "v1.npy", sequence(0, 4) + np.inf)
+  with pytest.raises(UserError, match=r"'v1':.*has NaN or infinity in 4 of 4 rows"):
+    localization.unlabelled(data, ("a",))
+  np.save(tmp_path / "v1.npy", sequence(1, 4))
+  assert list(localization.unlabelled(data, ("a",)).videos) == ["v0", "v1"]
+
+
 def test_bad_input_is_named(tmp_path):
+  for seconds in (0.0, -1.0, float("nan"), float("inf")):
+    with pytest.raises(UserError, match=r"step_seconds: .* is not above 0"):
+      load(fields(str(tmp_path), step_seconds=seconds))
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match="file: no folder can be made here"):
+    dataset([4]).write(tmp_path / "file")
   with pytest.raises(UserError, match=r"config.data.path"):
     load(fields(str(tmp_path / "none")))
   with pytest.raises(UserError, match=r"annotations.json"):

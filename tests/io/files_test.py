@@ -2,6 +2,7 @@
 
 import pytest
 
+from vssl_jax.errors import UserError
 from vssl_jax.io import files
 
 
@@ -24,6 +25,15 @@ def test_an_exception_leaves_what_was_there(tmp_path):
   with files.replacing(path) as file:
     file.write(b"new")
   assert path.read_bytes() == b"new"
+
+
+def test_folders_are_made_or_refused_in_a_line(tmp_path):
+  assert files.make_folder(tmp_path / "a" / "b").is_dir()
+  files.make_folder(str(tmp_path / "a" / "b"))
+  (tmp_path / "file").touch()
+  for path in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(UserError, match=f"^{path}: no folder can be made here"):
+      files.make_folder(path)
 
 
 def test_no_folder(tmp_path):

@@ -57,6 +57,12 @@ def test_durations_from_a_table(tmp_path):
   assert annotations.read_annotations(path, durations=table)["v"].duration == 12.5
   own = written(tmp_path, ground_truth(duration=9))
   assert annotations.read_annotations(own, durations=table)["v"].duration == 9
+  null = {"database": {"v": {"subset": "test", "duration": None, "annotations": []}}}
+  assert (
+    annotations.read_annotations(written(tmp_path, null), durations=table)["v"].duration == 12.5
+  )
+  table.write_text("\ufeffvideo_id,duration_s\nv,7\n", encoding="utf-8")  # a spreadsheet's
+  assert annotations.read_annotations(path, durations=table)["v"].duration == 7
   table.write_text("name,seconds\nv,3\n")
   with pytest.raises(UserError, match=r"columns"):
     annotations.read_annotations(path, durations=table)
@@ -88,6 +94,8 @@ def test_subsets():
     (ground_truth(annotations=None), "'annotations'"),
     (ground_truth(duration="long"), "duration 'long'"),
     (ground_truth(duration=0), "duration 0"),
+    (ground_truth(duration=10**400), "duration 1000"),
+    ('{"database": {"v": {}, "w": {}, "v": {}}}', "'v' twice"),
     (ground_truth(annotations=[{"segment": [1, 2]}]), "annotation 0: has no 'label'"),
     (ground_truth(annotations=[{"segment": [2, 1], "label": "x"}]), r"\[2, 1\]"),
     (ground_truth(annotations=[{"segment": [2], "label": "x"}]), r"\[2\]"),
@@ -105,6 +113,7 @@ def test_bad_ground_truth_is_named(tmp_path, tree, message):
   ("tree", "message"),
   [
     ({"results": []}, "'results'"),
+    ('{"results": {"v": [], "v": []}}', "'v' twice"),
     ({"results": {"v": {}}}, "no list"),
     ({"results": {"v": [{"segment": [0, 1], "label": "x"}]}}, "score None"),
     ({"results": {"v": [{"segment": [0, 1], "label": "x", "score": "high"}]}}, "'high'"),

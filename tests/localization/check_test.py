@@ -35,6 +35,7 @@ def test_nothing_to_find(folder):
     (np.ones((0, 4)), "no features"),
     (np.ones((20, 5)), "5 wide, those of the first video 4"),
     (np.ones(20), r"\[20\]"),
+    (np.ones((20, 4), complex), r"complex128 \[20, 4\], not numbers"),
     (np.array([["a"]]), "not numbers"),
     (np.where(np.arange(20)[:, None] == 7, np.nan, np.ones((20, 4))), "1 of 20 rows, first 7"),
     (np.where(np.arange(20)[:, None] > 17, np.inf, np.ones((20, 4))), "2 of 20 rows, first 18"),
@@ -50,10 +51,15 @@ def test_bad_features_are_fatal(folder, features, message):
 def test_missing_and_empty_files(folder):
   (folder / "empty.npy").touch()
   (folder / "text.npy").write_text("no array")
+  (folder / "zip.npy").write_bytes(b"PK\x03\x04 no archive")
+  np.savez(folder / "many.npz", np.ones((20, 4)))
+  (folder / "many.npz").rename(folder / "many.npy")
   for name, message in {
     "gone": "is missing",
     "empty": "cannot be read",
     "text": "cannot be read",
+    "zip": "cannot be read",
+    "many": "is an archive of arrays",
   }.items():
     (problem,) = found(folder, name)
     assert message in problem.message
@@ -85,6 +91,18 @@ def test_length_against_duration(folder):
     assert not any(p.fatal for p in problems)
   beyond = video((9.0, 11.0, "run"), duration=None)
   assert "past the end, 10.0 s" in found(folder, made=beyond, features=features)[0].message
+
+
+def test_the_width_of_other_videos_and_videos_that_need_no_action(folder):
+  none = Video("test", 10.0, ())
+  assert found(folder, made=none, features=np.ones((20, 4)), labelled=False, width=4) == []
+  problems = found(folder, features=np.ones((20, 4)), width=5)
+  assert [p.message for p in problems] == [
+    "features are 4 wide, those of the training videos 5"
+  ] * 2
+  (folder / "bad.npy").touch()
+  assert check.width_of(folder, ["gone", "bad", "good"]) == 4
+  assert check.width_of(folder, ["gone", "bad"]) is None
 
 
 def test_no_action_and_the_report(folder):

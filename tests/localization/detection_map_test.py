@@ -1,11 +1,17 @@
+import json
+import pathlib
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations as files
 from vssl_jax.localization.annotations import Prediction, Segment, Video
 from vssl_jax.localization.detection_map import ACTIVITYNET, THUMOS14, detection_map
+
+ORACLE = pathlib.Path(__file__).parent.parent / "oracles" / "activitynet.json"
 
 
 def truth(**videos):
@@ -37,6 +43,23 @@ def slow_ap(annotations, predictions, label, tiou):
     (sum(outcome[: i + 1]) / (i + 1), sum(outcome[: i + 1]) / total) for i in range(len(outcome))
   ]
   return sum(max(p for p, _ in points[i:]) / total for i, hit in enumerate(outcome) if hit)
+
+
+@pytest.mark.parametrize("protocol", ["thumos14", "activitynet"])
+def test_equals_activitynets_evaluator(protocol, tmp_path):
+  """Its own figures, see `tests/oracles/make_activitynet.py`."""
+  stored = json.loads(ORACLE.read_text())
+  for name in ("truth", "predictions"):
+    (tmp_path / name).write_text(json.dumps(stored[name]))
+  want = stored[protocol]
+  found = detection_map(
+    files.read_annotations(tmp_path / "truth"), files.read_predictions(tmp_path / "predictions"),
+    tious=want["tious"], subset=stored["subset"], strict=False,
+  )  # fmt: skip
+  np.testing.assert_allclose(found.ap, [want["ap"][c] for c in found.label_names], atol=1e-12)
+  np.testing.assert_allclose(found.mean, want["mean"], atol=1e-12)
+  assert found.average() == pytest.approx(want["average"], abs=1e-12)
+  assert 0.05 < want["average"] < 0.5
 
 
 TIME = st.tuples(st.integers(0, 8), st.integers(0, 8)).map(sorted)

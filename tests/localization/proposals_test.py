@@ -78,6 +78,24 @@ def test_seconds_do_not_depend_on_the_upsampling():
   assert not len(propose(cas, np.ones(1), step_seconds=0.64, duration=5.0).score)
 
 
+def test_a_video_without_activation_gets_its_likeliest_class():
+  cas = np.stack([[-3.0, -1, -1, -3], [-1.0, -9, -9, -9], [-2.0] * 4], axis=1)
+  one = propose(cas, np.array([0.6, 0.3, 0.1]), step_seconds=1.0, settings=PLAIN)
+  assert set(one.label) == {0}  # both are likely enough to be looked for
+  np.testing.assert_array_equal(one.segment, [[1.0, 3.0]])
+  for probability, whole in ({(0.1, 0.1, 0.2): True, (0.1, 0.2, 0.1): False}).items():
+    found = propose(cas, np.array(probability), step_seconds=1.0, settings=PLAIN)
+    np.testing.assert_array_equal(found.segment, [[0.0, 4.0 if whole else 1.0]])
+  # One step, and activation that is the same all the time.
+  for flat in (np.array([[3.0]]), np.full((5, 1), 2.0)):
+    found = propose(flat, np.ones(1), step_seconds=2.0, settings=PLAIN)
+    np.testing.assert_array_equal(found.segment, [[0.0, 2.0 * len(flat)]])
+  # Where any class that is looked for is active, the others stay as they are.
+  cas[2, 1] = 1
+  found = propose(cas, np.array([0.6, 0.3, 0.1]), step_seconds=1.0, settings=PLAIN)
+  assert set(found.label) == {1}
+
+
 def test_smoothing_joins_what_noise_parts():
   cas = np.tile([1.0, 0.0], 12)[:, None] * (np.abs(np.arange(24) - 12) < 7)[:, None]
   raw = propose(cas, np.ones(1), step_seconds=1.0, settings=PLAIN)
@@ -99,7 +117,11 @@ def test_contrast_equals_slices(cas, outer, masked):
   x = np.asarray(cas)[:, None]
   settings = Settings(thresholds=(0.0, 0.4), scale=2, outer=outer, gamma=0.1, masked=masked)
   found = propose(x, np.array([0.7]), step_seconds=2.0, settings=settings)
-  up = proposals.upsample(proposals.normalise(x), 2)[:, 0]
+  active = np.maximum(x, 0)
+  if np.ptp(active) == 0:  # nothing stands out: relative to the least, or the whole video
+    active = x - x.min() if np.ptp(x) else np.ones_like(x)
+  low = active.min() if np.ptp(active) else 0
+  up = proposals.upsample((active - low) / (active.max() - low), 2)[:, 0]
   want = []
   for threshold in settings.thresholds:
     kept = np.where(up > threshold, up, 0) if masked else up

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the folders they go to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import os
 import pathlib
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from vssl_jax.errors import UserError
+
+
+def make_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Makes a folder, and those above it, where they are missing.
+
+  Raises:
+    UserError: something else has the name, or it cannot be made.
+  """
+  path = pathlib.Path(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise UserError(f"{path}: no folder can be made here ({e.strerror}).") from None
+  return path
 
 
 @contextlib.contextmanager

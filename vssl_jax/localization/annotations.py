@@ -8,6 +8,7 @@ that ActivityNet's evaluator asks for are written.
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import json
@@ -138,7 +139,8 @@ def read_annotations(
     listed = _field(entry, "annotations", list, where)
     places = (f"{where}, annotation {i}" for i in range(len(listed)))
     segments = tuple(Segment(*_segment(*pair)) for pair in zip(listed, places, strict=True))
-    duration = entry.get("duration", known.get(name))
+    duration = entry.get("duration")
+    duration = known.get(name) if duration is None else duration
     if duration is not None and not (_is_number(duration) and duration > 0):
       raise UserError(f"{where}: duration {duration!r} is not a positive number of seconds.")
     videos[name] = Video(subset, None if duration is None else float(duration), segments)
@@ -203,8 +205,18 @@ def write_predictions(path: str | os.PathLike[str], predictions: Predictions) ->
 
 
 def _load(path: str | os.PathLike[str]) -> Any:
+  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+      twice = next(k for k, n in collections.Counter(k for k, _ in pairs).items() if n > 1)
+      raise UserError(f"{path}: has {twice!r} twice in one place; keep one.")
+    return tree
+
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    return json.loads(text, object_pairs_hook=unique)
+  except UserError:
+    raise
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
   except ValueError as e:
@@ -223,7 +235,12 @@ def _field(tree: Any, key: str, kind: type, where: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:  # a whole number beyond what a float holds
+    return False
 
 
 def _segment(entry: Any, where: str) -> tuple[float, float, str]:
@@ -236,7 +253,7 @@ def _segment(entry: Any, where: str) -> tuple[float, float, str]:
 
 def _read_durations(path: str | os.PathLike[str]) -> dict[str, float]:
   try:
-    with open(path, newline="", encoding="utf-8") as f:
+    with open(path, newline="", encoding="utf-8-sig") as f:
       rows = list(csv.DictReader(f))
     return {row["video_id"]: float(row["duration_s"]) for row in rows}
   except OSError as e:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,27 +33,32 @@ def find_problems(
   *,
   step_seconds: float | None = None,
   label_names: Collection[str] | None = None,
+  labelled: bool = True,
+  width: int | None = None,
   slack: float = 0.1,
 ) -> list[Problem]:
   """Looks through annotations and one `.npy` file `[L, D]` a video.
 
   Fatal: a missing, empty or unreadable file, another shape than `[L, D]` or another D than the
-  first file's, NaN or infinity, an unknown label, a video without any, or one whose actions all
-  start past its end (other units?). Notes: a segment that starts past the end, or ends there by
-  more than a step (THUMOS14's own annotation has eight such), or has no length; features longer or
-  shorter than the video.
+  first file's, NaN or infinity, an unknown label, a video without any that should have one, or one
+  whose actions all start past its end (other units?). Notes: a segment that starts past the end, or
+  ends there by more than a step (THUMOS14's own annotation has eight such), or has no length;
+  features longer or shorter than the video.
 
   Args:
     annotations: the videos to look through.
     folder: holds `<video>.npy`.
     step_seconds: time from one feature to the next; None if it differs or is unknown.
     label_names: the classes that training knows; None for any.
+    labelled: whether each video must have an action, as to learn from.
+    width: D of the training videos' features; None for that of the first file here.
     slack: difference of lengths that is no finding, as a share of the duration, besides two steps.
 
   Returns:
     Findings, in the order of the videos.
   """
-  folder, width, problems = pathlib.Path(folder), None, []
+  folder, problems = pathlib.Path(folder), []
+  others = "the first video" if width is None else "the training videos"
 
   def found(message: str, *, fatal: bool = True) -> None:
     problems.append(Problem(name, message, fatal))
@@ -62,13 +68,13 @@ def find_problems(
     if shape is not None:
       width = shape[1] if width is None else width
       if shape[1] != width:
-        found(f"features are {shape[1]} wide, those of the first video {width}")
-    if not video.segments:
+        found(f"features are {shape[1]} wide, those of {others} {width}")
+    if labelled and not video.segments:
       found("has no annotated action")
     for label in sorted(
       set(video.labels) - set(video.labels if label_names is None else label_names)
     ):
-      found(f"label {label!r} is none of the {len(label_names)} classes")
+      found(f"label {label!r} is none of the {len(label_names)} classes of training")
     covered = shape[0] * step_seconds if shape and step_seconds else None
     duration = covered if video.duration is None else video.duration
     if covered and abs(covered - duration) > slack * duration + 2 * step_seconds:
@@ -85,17 +91,46 @@ def find_problems(
   return problems
 
 
-def _look(path: pathlib.Path, found) -> tuple[int, int] | None:
+def read_sequence(path: pathlib.Path, *, mapped: bool = False) -> np.ndarray:
+  """One video's features, `[L ≥ 1, D ≥ 1]` as stored.
+
+  Args:
+    path: of the `.npy` file.
+    mapped: leave them on disk until they are used.
+
+  Raises:
+    UserError: the file is missing or unreadable, or holds something else.
+  """
   if not path.exists():
-    return found(f"{path} is missing")
+    raise UserError(f"{path} is missing")
   try:
-    features = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError, EOFError) as e:
-    return found(f"{path} cannot be read ({e or 'it is empty'})")
+    features = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise UserError(f"{path} cannot be read ({e or 'it is empty'})") from None
+  if not isinstance(features, np.ndarray):
+    raise UserError(f"{path} is an archive of arrays, not one array [L, D]")
   if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiu":
-    return found(f"{path} holds {features.dtype} {list(features.shape)}, not numbers [L, D]")
+    raise UserError(f"{path} holds {features.dtype} {list(features.shape)}, not numbers [L, D]")
   if not len(features):
-    return found(f"{path} has no features")
+    raise UserError(f"{path} has no features")
+  return features
+
+
+def width_of(folder: pathlib.Path, names: Iterable[str]) -> int | None:
+  """D of the first of the videos whose features can be read; None where none can."""
+  for name in names:
+    try:
+      return read_sequence(folder / f"{name}.npy", mapped=True).shape[1]
+    except UserError:
+      continue
+  return None
+
+
+def _look(path: pathlib.Path, found) -> tuple[int, int] | None:
+  try:
+    features = read_sequence(path, mapped=True)
+  except UserError as e:
+    return found(str(e))
   bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
   if len(bad):
     found(f"{path} has NaN or infinity in {len(bad)} of {len(features)} rows, first {bad[0]}")

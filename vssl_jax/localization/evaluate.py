@@ -108,20 +108,27 @@ def score(
   truth = dict(zip(source.names, source.videos, strict=True))
   # A small split, of held-out videos say, may lack a class that the network knows.
   found = maps.detection_map(truth, predictions, tious=TIOUS[protocol], strict=False)
-  averages = {f"{low:g}:{high:g}": found.average(low, high) for low, high in _AVERAGES[protocol]}
-  tious = [f"{t:.2f}".rstrip("0") for t in found.tious]
-  first, value = next(iter(averages.items()))
+  figures = summary(found, protocol)
+  first, value = next(iter(figures["average"].items()))
   return {
-    "mAP": dict(zip(tious, found.mean.tolist(), strict=True)),
-    "average": averages,
-    "per_class": {
-      name: dict(zip(tious, row, strict=True))
-      for name, row in zip(found.label_names, found.ap.tolist(), strict=True)
-    },
+    **figures,
     "video_accuracy": accuracy,
     "segments_per_video": sum(map(len, predictions.values())) / max(len(predictions), 1),
     "videos": len(predictions),
     "headline": {f"mAP@{first}": {"trained": value}},
+  }
+
+
+def summary(found: maps.DetectionMap, protocol: str) -> dict[str, Any]:
+  """`mAP` by threshold, `average` by range and average precisions `per_class`."""
+  tious = [f"{t:.2f}".rstrip("0") for t in found.tious]
+  return {
+    "mAP": dict(zip(tious, found.mean.tolist(), strict=True)),
+    "average": {f"{a:g}:{b:g}": found.average(a, b) for a, b in _AVERAGES[protocol]},
+    "per_class": {
+      name: dict(zip(tious, row, strict=True))
+      for name, row in zip(found.label_names, found.ap.tolist(), strict=True)
+    },
   }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vssl_jax.errors import UserError
 from vssl_jax.localization import denoise, evaluate, illustrate
 from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
@@ -56,9 +58,18 @@ def localize(
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
-  """What `localization.evaluate.predict` takes, by `config.dcc.proposals`."""
+  """What `localization.evaluate.predict` takes, by `config.dcc.proposals`.
+
+  Raises:
+    UserError: a field is out of range.
+  """
   p = {k: config.dcc.proposals[k] for k in config.dcc.proposals}
   nms, sigma = p.pop("nms"), p.pop("sigma")
+  if not 0 < nms <= 1 or not 0 <= sigma < math.inf:
+    raise UserError(
+      f"config.dcc.proposals: nms must lie in (0, 1] and sigma not be negative; they are {nms} and "
+      f"{sigma}."
+    )
   p["thresholds"] = tuple(p["thresholds"])
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
   return {"batch_size": size, "settings": Settings(**p), "nms": nms, "sigma": sigma or None}

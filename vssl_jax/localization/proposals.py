@@ -6,6 +6,10 @@ mean just outside of it (outer-inner contrast, Shou et al. 2018), plus γ times 
 the class in the video: the probability, where BaS-Net's code adds the constant γ, having made p
 binary before.
 
+Of a video in which no class that it is said to contain is anywhere active, the likeliest class is
+looked for nevertheless, by its activation relative to the least; the whole video, where that is
+flat. So every video gets a segment.
+
 A feature is taken to stand at the middle of its step, so that activation before it and after it
 are treated alike.
 """
@@ -103,6 +107,12 @@ def normalise(cas: np.ndarray) -> np.ndarray:
   return np.divide(cas - low, high - low, out=np.zeros_like(cas), where=high > low)
 
 
+def _relative(cas: np.ndarray) -> np.ndarray:
+  """As `normalise`, but about its own least value, and where it is flat 1: the whole video."""
+  found = normalise(cas - cas.min(axis=0))
+  return np.where(found.any(axis=0), found, 1.0)
+
+
 def upsample(x: np.ndarray, scale: int) -> np.ndarray:
   """Linear between the middles of the steps, constant beyond: `[T, C]` to `[T · scale, C]`."""
   middles = np.arange(len(x)) + 0.5
@@ -144,11 +154,14 @@ def propose(
     raise UserError(
       f"propose: NaN or infinity, or a step of {step_seconds} s; has training diverged?"
     )
-  classes = present(probability, settings.class_threshold)
-  cas = cas[:, classes]
   if settings.smooth and len(cas) >= settings.smooth:
     cas = savgol_filter(cas, settings.smooth, settings.order, axis=0)
-  cas = upsample(normalise(cas), settings.scale)
+  classes = present(probability, settings.class_threshold)
+  normalised = normalise(cas[:, classes])
+  if not normalised.any():
+    classes = present(probability, np.inf)
+    normalised = _relative(cas[:, classes])
+  cas = upsample(normalised, settings.scale)
   labels, ranges, scores = [], [], []
   for column, c in zip(cas.T, classes, strict=True):
     for threshold in settings.thresholds:

@@ -293,6 +293,11 @@ def _check(config: ConfigDict) -> None:
   for field, top in {"dropout": 1, "warmup": 1}.items():
     if not 0 <= c[field] < top:
       raise UserError(f"config.dcc.{field} is {c[field]}: it must lie in [0, 1).")
+  if len(c.beta) != 2 or min(c.beta) < 0:
+    raise UserError(
+      f"config.dcc.beta is {tuple(c.beta)}: give two weights, of the start and of the end."
+    )
+  infer.options(config)
   steps = config.data.frames
   for field, applies in {
     "regions": c.contrast != "none", "clusters": denoise.clusters_videos(c)

@@ -1,0 +1,56 @@
+"""The command that scores a file of predictions: ActivityNet's figures, and what does not fit."""
+
+import json
+import pathlib
+
+import pytest
+
+from vssl_jax.localization import score
+
+ORACLE = pathlib.Path(__file__).parent.parent / "oracles" / "activitynet.json"
+
+
+@pytest.fixture
+def stored(tmp_path):
+  tree = json.loads(ORACLE.read_text())
+  for name in ("truth", "predictions"):
+    (tmp_path / f"{name}.json").write_text(json.dumps(tree[name]))
+  return tree
+
+
+def call(folder, *flags, predictions="predictions.json"):
+  paths = [f"--annotations={folder / 'truth.json'}", f"--predictions={folder / predictions}"]
+  return score.main([*paths, *flags])
+
+
+@pytest.mark.parametrize("protocol", ["thumos14", "activitynet"])
+def test_a_file_is_scored_as_activitynet_does(stored, tmp_path, capsys, protocol):
+  flags = ("--lenient", "--subset=validation", f"--protocol={protocol}")
+  assert call(tmp_path, *flags, f"--json={tmp_path / 'out.json'}") == 0
+  printed = capsys.readouterr().out
+  want = stored[protocol]
+  assert f": {100 * want['average']:.2f} %" in printed
+  assert "| class 4 |" in printed
+  figures = json.loads((tmp_path / "out.json").read_text())
+  assert list(figures["mAP"].values()) == pytest.approx(want["mean"], rel=1e-3)
+  assert figures["subset"] == "validation"
+
+
+def test_predictions_elsewhere_are_named_and_may_be_allowed(stored, tmp_path, capsys):
+  assert call(tmp_path, "--subset=validation") == 2
+  assert "predictions for video 'v7', which is not in subset" in capsys.readouterr().err
+  stored["predictions"]["results"] = {"v0": [{"segment": [0, 1], "label": "juggling", "score": 1}]}
+  (tmp_path / "odd.json").write_text(json.dumps(stored["predictions"]))
+  assert call(tmp_path, predictions="odd.json") == 2
+  assert "class 'juggling' is nowhere annotated" in capsys.readouterr().err
+  assert call(tmp_path, "--lenient", predictions="odd.json") == 0
+  assert "1 predictions of classes that do not occur here" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_one_line(stored, tmp_path, capsys):
+  assert call(tmp_path, "--subset=valid") == 2
+  assert "of subset 'valid'; the annotations have training, validation" in capsys.readouterr().err
+  assert call(tmp_path, predictions="gone.json") == 2
+  assert "gone.json: cannot be read" in capsys.readouterr().err
+  assert call(tmp_path, predictions="truth.json") == 2
+  assert "has no 'results'" in capsys.readouterr().err

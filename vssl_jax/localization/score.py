@@ -1,0 +1,79 @@
+"""Scores a file of predictions, whoever made it, as ActivityNet's evaluator does.
+
+  python -m vssl_jax.localization.score --annotations=gt.json --predictions=predictions.json
+
+Prints a Markdown table of average precisions by class and tIoU threshold, and the averages. A
+prediction in a video that is not of the subset, or of a class that is nowhere annotated, is refused
+by name; --lenient counts it as the evaluator does.
+
+Exit status: 0 all is well, 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations, evaluate
+from vssl_jax.localization.detection_map import detection_map
+from vssl_jax.probes import report
+
+
+def score(args: argparse.Namespace) -> str:
+  """Does what the command line says; the text to print.
+
+  Raises:
+    UserError: a file is missing or malformed, or predictions and ground truth do not fit.
+  """
+  truth = annotations.read_annotations(args.annotations)
+  subset = args.subset or None
+  if subset:
+    annotations.of_subset(truth, subset)  # names the subsets there are, where this is none
+  found = detection_map(
+    truth,
+    annotations.read_predictions(args.predictions),
+    tious=evaluate.TIOUS[args.protocol], subset=subset, strict=not args.lenient,
+  )  # fmt: skip
+  figures = evaluate.summary(found, args.protocol)
+  lines = [found.table()]
+  if found.ignored:
+    lines.append(f"{found.ignored} predictions of classes that do not occur here are left out")
+  lines += [f"average of {span}: {100 * value:.2f} %" for span, value in figures["average"].items()]
+  if args.json:
+    figures |= {"subset": args.subset, "protocol": args.protocol}
+    report.write_json(figures, args.json)
+  return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.localization.score",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
+  add("--predictions", required=True, help="predictions, ActivityNet's JSON")
+  add("--subset", default="", help="of the ground truth (all of it)")
+  add("--protocol", default="thumos14", choices=[*evaluate.TIOUS], help="tIoU 0.1:0.7 or 0.5:0.95")
+  add(
+    "--lenient", action="store_true", help="take predictions in other videos and of other classes"
+  )
+  add("--json", default="", help="also write the figures to this file")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  try:
+    print(score(_parser().parse_args(argv)))
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
