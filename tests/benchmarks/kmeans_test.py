@@ -11,7 +11,8 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_both_sides_and_bounds(tmp_path):
+@pytest.mark.parametrize("rival", ["sklearn", "direct"])
+def test_both_sides_and_bounds(tmp_path, rival):
   report = tmp_path / "r.json"
   sizes = ["--points=301", "--dim=8", "--clusters=5", "--iterations=3", "--block=64"]
   done = subprocess.run(
@@ -19,6 +20,7 @@ def test_both_sides_and_bounds(tmp_path):
       sys.executable,
       ROOT / "benchmarks" / "kmeans.py",
       *sizes,
+      f"--rival={rival}",
       "--rounds=2",
       "--device=A100",
       f"--json={report}",
@@ -33,5 +35,5 @@ def test_both_sides_and_bounds(tmp_path):
   assert json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT ")) == result
   assert result["labels_differ"] == 0
   assert result["inertia_differs"] < 1e-5
-  assert result["time_over_sklearn"] > 0
+  assert result[f"time_over_{rival}"] > 0
   assert result["bound_ms"] == max(result["bound_memory_ms"], result["bound_flop_ms"])
