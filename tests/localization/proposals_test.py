@@ -90,6 +90,7 @@ def test_a_video_without_activation_gets_its_likeliest_class():
   for flat in (np.array([[3.0]]), np.full((5, 1), 2.0)):
     found = propose(flat, np.ones(1), step_seconds=2.0, settings=PLAIN)
     np.testing.assert_array_equal(found.segment, [[0.0, 2.0 * len(flat)]])
+    np.testing.assert_allclose(found.score, PLAIN.gamma)  # 1 inside, 0 outside, less 1
   # Where any class that is looked for is active, the others stay as they are.
   cas[2, 1] = 1
   found = propose(cas, np.array([0.6, 0.3, 0.1]), step_seconds=1.0, settings=PLAIN)
@@ -120,7 +121,7 @@ def test_contrast_equals_slices(cas, outer, masked):
   active = np.maximum(x, 0)
   if np.ptp(active) == 0:  # nothing stands out: relative to the least, or the whole video
     active = x - x.min() if np.ptp(x) else np.ones_like(x)
-  low = active.min() if np.ptp(active) else 0
+  low, less = active.min() if np.ptp(active) else 0, np.ptp(np.maximum(x, 0)) == 0
   up = proposals.upsample((active - low) / (active.max() - low), 2)[:, 0]
   want = []
   for threshold in settings.thresholds:
@@ -131,7 +132,7 @@ def test_contrast_equals_slices(cas, outer, masked):
         if edges and (up[s:e] > threshold).all():
           side = int((e - s) * outer)
           around = np.concatenate([kept[max(s - side, 0) : s], kept[e : e + side]])
-          score = kept[s:e].mean() - (around.mean() if len(around) else 0) + 0.07
+          score = kept[s:e].mean() - (around.mean() if len(around) else 0) + 0.07 - less
           want.append((float(s), float(e), score))
   got = np.concatenate([found.segment, found.score[:, None]], axis=1)
   np.testing.assert_allclose(got, np.array(want).reshape(-1, 3), atol=1e-9)

@@ -8,7 +8,7 @@ binary before.
 
 Of a video in which no class that it is said to contain is anywhere active, the likeliest class is
 looked for nevertheless, by its activation relative to the least; the whole video, where that is
-flat. So every video gets a segment.
+flat. So every video gets a segment, which scores 1 less: it ranks after what is active.
 
 A feature is taken to stand at the middle of its step, so that activation before it and after it
 are treated alike.
@@ -74,7 +74,7 @@ class Proposals(NamedTuple):
   Attributes:
     label: int64 `[P]`, class.
     segment: float64 `[P, 2]`, start and end, seconds.
-    score: float64 `[P]`, in [−1, 1 + γ].
+    score: float64 `[P]`, in [−1, 1 + γ]; 1 less where no class is active.
   """
 
   label: np.ndarray
@@ -158,7 +158,8 @@ def propose(
     cas = savgol_filter(cas, settings.smooth, settings.order, axis=0)
   classes = present(probability, settings.class_threshold)
   normalised = normalise(cas[:, classes])
-  if not normalised.any():
+  inactive = not normalised.any()
+  if inactive:
     classes = present(probability, np.inf)
     normalised = _relative(cas[:, classes])
   cas = upsample(normalised, settings.scale)
@@ -170,7 +171,8 @@ def propose(
       kept = np.where(above, column, 0) if settings.masked else column
       labels.append(np.full(len(found), c))
       ranges.append(found)
-      scores.append(contrast(kept, found, settings.outer) + settings.gamma * probability[c])
+      inner_outer = contrast(kept, found, settings.outer) - inactive
+      scores.append(inner_outer + settings.gamma * probability[c])
   segment = np.concatenate(ranges) * (step_seconds / settings.scale)
   if duration is not None:
     segment = np.minimum(segment, duration)
