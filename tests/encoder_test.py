@@ -65,7 +65,7 @@ def test_other_inputs_are_refused(folder):
       encoder.apply(encoder.params, wrong)
   with pytest.raises(UserError, match=r"clips have 4 axes"):
     encoder.apply(encoder.params, clips()[0])
-  with pytest.raises(UserError, match=r"no config\.json there"):
+  with pytest.raises(UserError, match=r"no config\.json of a run .* and no encoder\.json"):
     vssl_jax.load(folder / "nowhere")
 
 

@@ -304,6 +304,37 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   assert all(c.values["name"] == "" for c in evaluate._cases(trained, args))
 
 
+@pytest.mark.parametrize(
+  ("folder", "name"), [("features", "features-2"), ("x/..", None), ("localization_features", None)]
+)
+def test_folders_of_the_output_are_no_pairs_of_splits(checkpoint, tmp_path, folder, name):
+  (tmp_path / "records" / folder.removesuffix("..")).mkdir(parents=True)
+  args = argparse.Namespace(
+    data=str(tmp_path / "records" / folder), source="", data_dir="", splits=""
+  )  # fmt: skip
+  names = {"x/..": "records", "localization_features": "localization_features-2"}
+  (case,) = evaluate._cases(checkpoints.load_config(checkpoint), args)
+  assert case.name == (name or names[folder])
+
+
+def test_splits_may_be_slices(checkpoint):
+  args = argparse.Namespace(
+    data="ucf101", source="tfds", data_dir="", splits="train[:80%]:train[80%:],a:b"
+  )
+  cases = evaluate._cases(checkpoints.load_config(checkpoint), args)
+  pairs = [(c.values["train_split"], c.values["eval_split"]) for c in cases]
+  assert pairs == [("train[:80%]", "train[80%:]"), ("a", "b")]
+
+
+def test_weights_from_elsewhere_name_no_data(checkpoint):
+  trained = checkpoints.load_config(checkpoint)
+  with trained.unlocked():
+    trained.data.source = "tfrecord"
+  args = argparse.Namespace(data="", source="", data_dir="", splits="")
+  with pytest.raises(UserError, match="--data: the checkpoint's config names no data"):
+    evaluate._cases(trained, args)
+
+
 def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
   trained = checkpoints.load_config(checkpoint)
   args = argparse.Namespace(
@@ -411,6 +442,52 @@ def test_results_without_unreadable_videos_are_told_and_tried_again(
   assert "could be read" not in (tmp_path / "table.md").read_text()
   assert _main(checkpoint, tmp_path, names=names) == 0
   assert capsys.readouterr().out.count("finished before") == 3
+
+
+def _unlabel(monkeypatch, videos, which=slice(None)):
+  """The labels of a split of so many videos are gone, or some."""
+  whole = Cached.eval_batches
+
+  def eval_batches(self, *args, **kwargs):
+    for batch in whole(self, *args, **kwargs):
+      if self.num_videos == videos:
+        batch = {**batch, "label": np.array(batch["label"])}
+        batch["label"][which] = -1
+      yield batch
+
+  monkeypatch.setattr(Cached, "eval_batches", eval_batches)
+
+
+@pytest.mark.parametrize(("videos", "split"), [(24, "training"), (8, "evaluation")])
+def test_what_needs_labels_is_not_begun_without(
+  checkpoint, tmp_path, capsys, monkeypatch, videos, split
+):
+  _unlabel(monkeypatch, videos)
+  for name in ("linear", "finetune", "few_shot", "knn"):
+    assert _main(checkpoint, tmp_path / name, names=name) == 2
+    assert f"no video of the {split} split has a label" in capsys.readouterr().err
+    assert not list((tmp_path / name).glob("synthetic/*"))
+  assert _main(checkpoint, tmp_path / "all", names="all") == 0
+  found = set(_results(tmp_path / "all"))
+  assert found == ({"embedding", "cross_validation"} if videos == 8 else {"embedding"})
+
+
+def test_only_labelled_videos_count_as_scored(checkpoint, tmp_path, monkeypatch):
+  _unlabel(monkeypatch, 8, which=slice(0, None, 4))
+  assert _main(checkpoint, tmp_path, names="knn,retrieval,linear") == 0
+  found = _results(tmp_path)
+  scored = sum(found["knn"]["videos_a_class"].values())
+  assert 0 < scored < 8
+  assert found["knn"]["videos"] == found["retrieval"]["videos"] == {"train": 24, "eval": scored}
+  assert (found["linear"]["videos"], found["linear"]["labelled"]) == (8, scored)
+  assert found["knn"]["data"]["eval"]["read"] == 8
+
+
+def test_an_output_that_is_a_file_is_one_line(checkpoint, tmp_path, capsys):
+  (tmp_path / "file").touch()
+  for output in (tmp_path / "file", tmp_path / "file" / "below"):
+    assert _main(checkpoint, output, names="knn") == 2
+    assert "no folder can be made here" in capsys.readouterr().err
 
 
 def test_unreadable_videos_of_training_are_told(checkpoint, tmp_path, monkeypatch):

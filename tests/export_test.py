@@ -270,6 +270,27 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
   assert [f.name for f in (tmp_path / "alone").iterdir()] == [program.PROGRAM]
 
 
+def test_features_of_other_weights_do_not_stay(run_folder, tmp_path, capsys):
+  output = tmp_path / "out"
+  command = [f"--checkpoint={run_folder[0]}", f"--output={output}"]
+  assert export.main([*command, "--features", "--split=test"]) == 0
+  (output / export.WEIGHTS).unlink()
+  (output / export.CARD).unlink()
+  assert export.main([*command, "--features", "--split=train"]) == 2
+  assert "features_test.npz exists" in capsys.readouterr().err
+  assert export.main([*command, "--features", "--split=train", "--overwrite"]) == 0
+  assert [f.name for f in output.glob("features_*")] == ["features_train.npz"]
+
+
+def test_an_export_hides_no_run(run_folder, tmp_path, capsys):
+  (tmp_path / "trained").mkdir()
+  (tmp_path / "trained" / "config.json").write_text("{}")
+  command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path / 'trained'}", "--overwrite"]
+  assert export.main(command) == 2
+  assert "trained: holds a run" in capsys.readouterr().err
+  assert [f.name for f in (tmp_path / "trained").iterdir()] == ["config.json"]
+
+
 def test_nothing_is_written_where_tensorflow_lacks(run_folder, tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path / 'out'}"]
@@ -295,6 +316,11 @@ def test_command_line_tells_what_is_wrong(run_folder, tmp_path, capsys):
   assert not (tmp_path / "out").exists()
   assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2"]) == 2
   assert "--clips is of the features" in capsys.readouterr().err
+  for flag in ("--clips=-1", "--crops=-2", "--batch_size=-3"):
+    command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--features", flag]
+    assert export.main(command) == 2
+    assert f"{flag}: give 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
   (run_folder[0] / "result.json").write_text("{")
   assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/out"]) == 2
   assert "result.json: not JSON" in capsys.readouterr().err

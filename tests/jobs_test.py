@@ -168,6 +168,16 @@ def test_a_folder_without_checkpoints_is_one_clear_line(tmp_path):
     bundle.load_encoder(tmp_path)
 
 
+def test_a_run_and_an_export_do_not_share_a_folder(tmp_path):
+  config = small.load("cvrl.py", "demo")
+  (tmp_path / "encoder.json").write_text("{}")
+  with pytest.raises(UserError, match="holds an exported encoder, which would hide the run's"):
+    jobs.pretrain(config, tmp_path, allow_config_change=False)
+  (tmp_path / "config.json").write_text(config.to_json())  # of before this was refused
+  with pytest.raises(UserError, match=r"holds a run and an exported encoder .* may differ"):
+    bundle.load_encoder(tmp_path)
+
+
 VARIANTS = ("k400", "k600", "r3d152x2", "demo", "demo_supervised", "ucf6", "ucf6_supervised")
 CHANGES = (
   "uniform", "increasing", "constant", "same_time", "no_spatial", "per_frame", "rotation", "plain",

@@ -25,7 +25,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -49,6 +51,8 @@ from vssl_jax.probes.scarce import TooFewVideos
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
 ALL = "all"
+_FEATURES = "features"
+_RESERVED = {_FEATURES, untrimmed_lib.FOLDER}  # folders of the output that are no pair of splits
 _FORMAT = 2  # of the JSON files: raised where a protocol's numbers change
 
 
@@ -86,7 +90,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   wanted = _protocols(args.protocols, bool(args.untrimmed))
   options = _options(args)
   trained, variables, info = bundle.load_encoder(args.checkpoint)
-  output = pathlib.Path(args.output or pathlib.Path(args.checkpoint) / "evaluation")
+  output = make_folder(args.output or pathlib.Path(args.checkpoint) / "evaluation")
   mesh = parallel.make_mesh()
   checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
   cases = _cases(trained, args)
@@ -157,7 +161,11 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
   for folder in folders:
     if not args.source and not pathlib.Path(folder).is_dir():
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
-  pairs = [x.split(":") for x in args.splits.split(",") if x] or [[d.train_split, d.eval_split]]
+  if not (folders or args.source or d.path or d.name or d.source != "tfrecord"):
+    raise UserError("--data: the checkpoint's config names no data; give folders of records.")
+  # A colon within brackets is of a slice, train[80%:].
+  pairs = [re.split(r":(?![^\[]*\])", x) for x in args.splits.split(",") if x]
+  pairs = pairs or [[d.train_split, d.eval_split]]
   if bad := next((p for p in pairs if len(p) != 2 or not all(p)), None):
     raise UserError(f"--splits: {':'.join(bad)!r} is not TRAIN:TEST, two names of splits.")
   cases: list[Case] = []
@@ -169,9 +177,10 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
       elif folder or args.source:
         values |= {"source": args.source or "tfrecord", "path": folder}
         values |= {} if args.source else {"name": ""}
-      name = pathlib.PurePath(folder or d.path).name or d.name or d.source
+      path = "" if args.source == "tfds" else folder or d.path
+      name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source
       name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
-      taken, count = {c.name for c in cases}, 1
+      taken, count = {c.name for c in cases} | _RESERVED, 1
       while (own := f"{name}-{count}" if count > 1 else name) in taken:
         count += 1
       cases.append(Case(own, values))
@@ -189,7 +198,7 @@ def _task(
     raise UserError(f"--data: {case.name}: {lack}.")
   first, second = probing.splits(config)
   folder = output / case.name
-  return Task(config, options, inflated, first, second, folder, output / "features", mesh)
+  return Task(config, options, inflated, first, second, folder, output / _FEATURES, mesh)
 
 
 def _plan(

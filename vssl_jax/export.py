@@ -29,6 +29,7 @@ import vssl_jax
 from vssl_jax import card as card_lib
 from vssl_jax import models
 from vssl_jax.errors import UserError
+from vssl_jax.io import checkpoints
 from vssl_jax.io.files import make_folder
 from vssl_jax.probes import features, report, run
 
@@ -222,6 +223,10 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   splits = [s for s in args.split.split(",") if s]
   output = pathlib.Path(args.output)
   formats = _formats(args.formats)
+  if (output / checkpoints.CONFIG).exists():
+    raise UserError(
+      f"{output}: holds a run, whose checkpoints would be hidden; give another folder."
+    )
   files = [output / WEIGHTS, output / CARD]
   programs = {"program": program.PROGRAM, "savedmodel": program.SAVED_MODEL}
   written = [programs[name] for name in programs if name in formats]
@@ -229,14 +234,17 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   kept = len(files)
   if args.features:
     files += [output / f"features_{split}.npz" for split in splits]
-  # A program of an earlier export has other weights inside: it goes, or everything stays.
+  # Programs and features of an earlier export are of other weights: they go, or everything stays.
   stale = [output / name for name in programs.values() if name not in written]
+  stale += sorted(set(output.glob("features_*.npz")) - set(files))
   existing = [f for f in (*files, *stale) if f.exists()]
   if existing and not args.overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
   idle = [f for f in ("data", "clips", "crops", "batch_size") if getattr(args, f)]
   if idle and not args.features:
     raise UserError(f"--{idle[0]} is of the features that are written with --features; give both.")
+  if bad := next((f for f in ("clips", "crops", "batch_size") if getattr(args, f) < 0), None):
+    raise UserError(f"--{bad}={getattr(args, bad)}: give 1 or more.")
   if "savedmodel" in formats:
     program.require_tensorflow()
   config, variables, info = bundle.load_encoder(args.checkpoint)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import methods, models, parallel, probing, step, train
+from vssl_jax import export, methods, models, parallel, probing, step, train
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.io.files import make_folder
@@ -31,6 +31,8 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     Preempted: SIGTERM came; run again to go on.
   """
   began = time.perf_counter()
+  if (workdir / export.CARD).exists():
+    raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
   source = probing.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)

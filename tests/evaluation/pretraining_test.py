@@ -45,6 +45,17 @@ def test_weights_from_elsewhere_are_of_unknown_training(config, step):
   assert pretraining.notes(found, _data("")) == []
 
 
+def test_a_split_against_itself_is_noted():
+  found = pretraining.told(_trained(), {"step": 10})
+  same = {"train": {"fingerprint": "a"}, "eval": {"name": "test", "fingerprint": "a"}}
+  (note,) = pretraining.notes(found, same)
+  assert "training and evaluation split hold the same videos: 'test'" in note
+  found["data"]["fingerprint"] = "a"
+  assert len(pretraining.notes(found, same)) == 2
+  unknown = {"train": {"fingerprint": ""}, "eval": {"name": "test", "fingerprint": ""}}
+  assert pretraining.notes(found, unknown) == []
+
+
 @pytest.mark.parametrize(("method", "how"), [("cvrl", "without"), ("classify", "with their")])
 def test_scores_on_videos_trained_on_are_noted(method, how):
   found = pretraining.told(_trained(method), {"step": 10})

@@ -69,6 +69,13 @@ def test_files_there_and_back(tmp_path):
   np.testing.assert_array_equal(subsets.read(file, names, 5), [0])
   file.write_text("e.avi\n\na.avi\n")
   np.testing.assert_array_equal(subsets.read(file, names, 5), [0, 4])
+  # Names of the same videos somewhere else: of class and file, or of the file, one has them.
+  names = ["run/a.avi", "run/b.avi", "jump/b.avi"]
+  file.write_text("/data/run/b.avi\nC/a.avi\n")
+  np.testing.assert_array_equal(subsets.read(file, names, 3), [0, 1])
+  file.write_text("fly/b.avi\n")
+  with pytest.raises(UserError, match="line 1: no single video"):
+    subsets.read(file, names, 3)
   subsets.write(file, [1, 2], [0, 0], ["", ""], ("x",))
   np.testing.assert_array_equal(subsets.read(file, (), 3), [1, 2])
 

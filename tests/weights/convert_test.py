@@ -14,6 +14,7 @@ import vssl_jax
 from tests.weights import stages
 from tests.weights.pyslowfast_test import depth_14  # noqa: F401  a fixture
 from vssl_jax import export
+from vssl_jax.errors import UserError
 from vssl_jax.io import bundle
 from vssl_jax.weights import convert, files
 
@@ -95,7 +96,7 @@ def test_pickles_of_anything_else_are_refused(tmp_path, capsys):
   (tmp_path / "x.pth").write_bytes(pickle.dumps({"state_dict": Trap()}))
   assert convert.main([f"--from={tmp_path / 'x.pth'}", "--format=resnet2d", "--to=y"]) == 2
   error = capsys.readouterr().err
-  assert "x.pth: PyTorch cannot read it as weights alone" in error
+  assert "x.pth: is no file of PyTorch, or holds other objects than tensors" in error
   assert error.count("\n") == 1
   assert not (tmp_path / "trapped").exists()
 
@@ -107,6 +108,51 @@ def test_half_precision_and_what_is_no_tensor(tmp_path):
   tensors, rest = files.read_torch(tmp_path / "x.pt")
   assert {k: x.dtype for k, x in tensors.items()} == {"a": np.float32, "b": np.float32}
   assert rest == {}
+
+
+def test_tensors_that_numpy_has_not_are_named(tmp_path):
+  torch = pytest.importorskip("torch")
+  for odd in (torch.eye(2).to_sparse(), torch.ones(2).to(torch.float8_e4m3fn)):
+    torch.save({"fine": torch.ones(2), "odd": odd}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: odd is a tensor of torch\.float"):
+      files.read_torch(tmp_path / "x.pth")
+
+
+def test_safetensors_are_known_by_any_name(tmp_path):
+  save_file({"a": np.ones(2, np.float32)}, tmp_path / "x.pth")
+  assert files.read_torch(tmp_path / "x.pth")[0].keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--format=resnet2d", "--arch=slow"], "--arch is of --format=pyslowfast alone"),
+    (["--format=torchvision", "--alpha=4"], "--alpha is of --format=pyslowfast alone"),
+    (["--format=resnet2d", "--encoder_only"], "--encoder_only is of --format=pyslowfast or tf_gar"),
+    (["--format=pyslowfast", "--inflate=mean"], "--inflate is of --format=resnet2d alone"),
+    (["--to_format=pyslowfast", "--arch=slow"], "--arch is of --format=pyslowfast alone"),
+    (["--to_format=pyslowfast", "--format=pyslowfast"], "give one"),
+  ],
+)
+def test_flags_that_nothing_would_read_are_refused(tmp_path, capsys, flags, message):
+  assert convert.main([f"--from={tmp_path}", f"--to={tmp_path / 'out'}", *flags]) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_nothing_is_written_over(tmp_path, capsys):
+  state = stages.state_of(PYSLOWFAST["slow_c2d"])
+  save_file(state, tmp_path / "c2d.safetensors")
+  there = tmp_path / "there"
+  there.write_bytes(b"kept")
+  command = [f"--from={tmp_path / 'c2d.safetensors'}", "--format=pyslowfast", "--arch=slow_c2d"]
+  for to in (there, there / "below"):
+    assert convert.main([*command, f"--to={to}"]) == 2
+    assert f"{there}: " in capsys.readouterr().err
+  assert convert.main([f"--from={tmp_path}", "--to_format=pyslowfast", f"--to={there}"]) == 2
+  assert "there: exists" in capsys.readouterr().err
+  with pytest.raises(UserError, match="no folder can be made"):
+    files.write_torch(there / "x.safetensors", {}, {})
+  assert there.read_bytes() == b"kept"
 
 
 def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):

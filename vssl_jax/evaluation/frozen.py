@@ -8,9 +8,17 @@ import numpy as np
 
 from vssl_jax import probing
 from vssl_jax.evaluation import embedding_plot, few_shot, gallery
-from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
+from vssl_jax.evaluation.task import (
+  Protocol,
+  Result,
+  Task,
+  check_labels,
+  headline,
+  training,
+  views_told,
+)
 from vssl_jax.probes import cross_validation as folds_lib
-from vssl_jax.probes import features, knn, logistic, metrics, retrieval, scarce
+from vssl_jax.probes import features, knn, logistic, metrics, retrieval
 from vssl_jax.probes import run as probe_run
 
 _NEIGHBOURS = 5  # shown of a query
@@ -23,7 +31,7 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
   return {
     "top1": found.top1, "top5": found.top5, "mean_class_top1": found.mean_class,
     "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),
-    "videos": task.read,
+    "videos": task.labelled,
     "read": task.read,
     "videos_a_class": dict(
       zip(task.label_names, found.confusion.sum(axis=1).tolist(), strict=True)
@@ -42,13 +50,8 @@ def _run_linear(task: Task) -> Result:
   return views_told(found) | {"headline": headline(task, found["top1"], found["top5"])}
 
 
-def _check_labels(task: Task) -> None:
-  scarce.require_labels(task.bank.label, "training", "probes")
-  scarce.require_labels(task.queries.label, "evaluation", "probes")
-
-
 def _check_logistic(task: Task) -> None:
-  _check_labels(task)
+  check_labels(task)
   logistic.check(task.bank.label, logistic.recordings(task.bank.names), task.config.seed)
 
 
@@ -107,7 +110,7 @@ def _run_retrieval(task: Task) -> Result:
   scores = retrieval.evaluate(*task.given)
   if task.options.gallery > 0:
     _gallery(task, scores["R@1"])
-  return scores | {"read": task.read, "headline": scores}
+  return scores | {"videos": task.labelled, "read": task.read, "headline": scores}
 
 
 def _gallery(task: Task, r1: float) -> None:
@@ -133,7 +136,7 @@ def _gallery(task: Task, r1: float) -> None:
     pictured.append({"query": item(queries, q, asked), "neighbours": neighbours})
   title = (
     f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
-    f"{len(queries.label)}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
+    f"{task.labelled['eval']}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
   )
   gallery.draw(task.folder / "retrieval.png", pictured, title)
 
@@ -148,6 +151,7 @@ def _describe_few_shot(task: Task) -> Result:
 
 
 def _check_few_shot(task: Task) -> None:
+  check_labels(task)
   for shots in task.options.shots:
     few_shot.classes(task.bank.label, task.queries.label, shots)
 
@@ -206,13 +210,13 @@ KNN = Protocol(
   "nearest training videos vote, weighted by exp(cosine / T)",
   _describe_knn,
   _run_knn,
-  check=_check_labels,
+  check=check_labels,
 )
 RETRIEVAL = Protocol(
   "evaluation videos query the training videos, cosine; R@k: any of the k nearest has the class",
   _describe_retrieval,
   _run_retrieval,
-  check=_check_labels,
+  check=check_labels,
 )
 FEW_SHOT = Protocol(
   "episodes: class means of k training videos a class, cosine",
@@ -225,4 +229,5 @@ LINEAR = Protocol(
   "one dense layer trained on the frozen encoder, softmax averaged over views",
   _describe_linear,
   _run_linear,
+  check=check_labels,
 )

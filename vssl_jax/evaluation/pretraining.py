@@ -46,16 +46,23 @@ def notes(pretraining: Result, data: Result) -> list[str]:
 
   Args:
     pretraining: what `told` says.
-    data: of the evaluation; `eval` has the fingerprint of its split.
+    data: of the evaluation; `train` and `eval` have the fingerprints of their splits.
 
   Returns:
     Sentences, none where nothing is amiss.
   """
-  seen = (pretraining["data"] or {}).get("fingerprint", "")
-  if not seen or seen != data["eval"]["fingerprint"]:
-    return []
+  seen, own = (pretraining["data"] or {}).get("fingerprint", ""), data["eval"]["fingerprint"]
+  found = []
+  if own and own == data["train"]["fingerprint"]:
+    found.append(
+      f"training and evaluation split hold the same videos: {data['eval']['name']!r} is scored by "
+      "what was learnt from its own labels, and every query finds itself"
+    )
+  if not seen or seen != own:
+    return found
   how = "with their labels" if pretraining["supervised"] else "without labels"
   return [
+    *found,
     f"the encoder was trained on the videos that it is scored on, {how}: evaluation split "
-    f"{data['eval']['name']!r} is its training split {pretraining['data']['split']!r}"
+    f"{data['eval']['name']!r} is its training split {pretraining['data']['split']!r}",
   ]

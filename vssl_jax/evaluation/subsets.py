@@ -76,11 +76,18 @@ def write(
   report.write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 
+def _tails(name: str) -> list[tuple[str, ...]]:
+  """The last two parts of a path, and the last."""
+  parts = pathlib.PurePosixPath(name).parts
+  return [parts[-n:] for n in (2, 1) if len(parts) >= n]
+
+
 def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.ndarray:
   """Reads what `write` wrote, or a plain list of names, for a split at hand.
 
   A video is found by its name where the split has names and the name is one video's alone, else by
-  its number.
+  its number. Names that are paths may begin in another way: of a name that the split lacks the
+  class folder and the file count, or the file alone, where just one video has them.
 
   Args:
     path: the file.
@@ -100,6 +107,10 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
   places: dict[str, list[int]] = {}
   for i, name in enumerate(names):
     places.setdefault(name, []).append(i)
+  tails: dict[tuple[str, ...], list[int]] = {}
+  for i, name in enumerate(names):
+    for parts in _tails(name):
+      tails.setdefault(parts, []).append(i)
   found = []
   for n, line in enumerate(lines, start=1):
     if not line.strip() or line == _HEADER:
@@ -107,6 +118,7 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
     fields = line.split("\t")
     name, number = fields[-1], fields[0] if len(fields) > 1 else ""
     own = places.get(name, []) if name else []
+    own = own or next((tails[t] for t in _tails(name) if len(tails.get(t, ())) == 1), [])
     if len(own) == 1:
       found.append(own[0])
     elif number.isdigit() and int(number) < count and (not own or int(number) in own):

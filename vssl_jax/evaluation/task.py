@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,7 @@ from vssl_jax import optim
 from vssl_jax.evaluation import cache, settings
 from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Variables
-from vssl_jax.probes import features, report
+from vssl_jax.probes import features, report, scarce
 from vssl_jax.probes import run as probe_run
 
 Result = dict[str, Any]
@@ -73,6 +74,12 @@ class Task:
     """Videos of each split that could be read."""
     return {"train": len(self.bank.label), "eval": len(self.queries.label)}
 
+  @property
+  def labelled(self) -> dict[str, int]:
+    """Those of them whose class is known."""
+    labels = {"train": self.bank.label, "eval": self.queries.label}
+    return {split: int(np.sum(label >= 0)) for split, label in labels.items()}
+
   @functools.cached_property
   def given(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Features averaged over views, and labels: `[V, F]`, `[V]`, `[U, F]`, `[U]`."""
@@ -98,6 +105,28 @@ class Task:
       "feature_layer": "global average pooling, mean over views",
       "bn_mode": probe_run.BN_MODE,
     }
+
+
+def check_labels(task: Task) -> None:
+  """Finds a labelled video in each split, of features where they are there, else of a few videos.
+
+  Raises:
+    scarce.TooFewVideos: a split has none.
+  """
+  e = task.config.data.eval
+  for name, source, known in (
+    ("training", task.train, vars(task).get("bank")),
+    ("evaluation", task.test, vars(task).get("queries")),
+  ):
+    label = known.label if known else np.empty(0, int)
+    if not known:
+      views = {k: e[k] for k in probe_run.VIEWS} | {"clips": 1, "crops": 1}
+      with contextlib.closing(source.eval_batches(e.batch_size, **views)) as batches:
+        for batch in batches:
+          label = np.asarray(batch["label"])
+          if (label >= 0).any():
+            break
+    scarce.require_labels(label, name, "probes")
 
 
 def _any_data(task: Task) -> None:

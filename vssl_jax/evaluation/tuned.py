@@ -12,7 +12,15 @@ from ml_collections import ConfigDict
 from vssl_jax import parallel, probing
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import settings, subsets
-from vssl_jax.evaluation.task import Protocol, Result, Task, headline, training, views_told
+from vssl_jax.evaluation.task import (
+  Protocol,
+  Result,
+  Task,
+  check_labels,
+  headline,
+  training,
+  views_told,
+)
 
 
 def _finetune_config(task: Task) -> ConfigDict:
@@ -107,11 +115,16 @@ def _run_semi(task: Task) -> Result:
 
 
 SEMI_SUPERVISED = Protocol(
-  "the whole network fine-tuned on few labels, class-balanced", _describe_semi, _run_semi, False
+  "the whole network fine-tuned on few labels, class-balanced",
+  _describe_semi,
+  _run_semi,
+  False,
+  check_labels,
 )
 FINETUNE = Protocol(
   "the whole network fine-tuned with all labels of the training split",
   _describe_finetune,
   _run_finetune,
   False,
+  check_labels,
 )

@@ -38,11 +38,26 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
     UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
   folder = pathlib.Path(path)
-  if (folder / export.CARD).is_file():
+  exported, trained = (folder / x for x in (export.CARD, checkpoints.CONFIG))
+  if exported.is_file() and trained.is_file():
+    raise UserError(
+      f"{folder}: holds a run and an exported encoder ({export.CARD}), which may differ; move "
+      f"{export.CARD} and {export.WEIGHTS} to a folder of their own."
+    )
+  if not exported.is_file() and not trained.is_file():
+    raise UserError(
+      f"{folder}: no {checkpoints.CONFIG} of a run (--workdir of training) and no {export.CARD} of "
+      "an exported or converted encoder there."
+    )
+  if exported.is_file():
     config, variables = export.load_exported(folder)
     _require_finite(variables, folder / export.WEIGHTS)
     config = config_lib.complete(config)
-    return config, variables, {"checkpoint": str(folder), **export.load_card(folder)["checkpoint"]}
+    return (
+      config,
+      variables,
+      {"checkpoint": str(folder), **export.load_card(folder).get("checkpoint", {})},
+    )
   config, method, state = load_state(folder)
   if method.encoder is None:
     raise UserError(f"{folder}: a run of {config.method}, which has no encoder of clips.")

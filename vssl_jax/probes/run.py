@@ -253,8 +253,8 @@ def evaluate_classifier(
     progress: text of the progress bar; "" for none.
 
   Returns:
-    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `videos` scored, `per_class` (top-1 by
-    name), `views`,
+    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `videos` read and those of them `labelled`
+    and so scored, `per_class` (top-1 by name), `views`,
     `bn_mode`, `variables_sha256`, `seconds`, `clips_per_second`. Accuracies are fractions.
 
   Raises:
@@ -289,6 +289,7 @@ def evaluate_classifier(
     "top5": scored.top5,
     "mean_class_top1": scored.mean_class,
     "videos": len(found.label),
+    "labelled": int(np.sum(found.label >= 0)),
     "per_class": dict(zip(names, scored.per_class.tolist(), strict=True)),
     "views": f"softmax averaged over {e.clips} clips x {e.crops} crops",
     "bn_mode": BN_MODE,

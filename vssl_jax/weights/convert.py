@@ -28,6 +28,7 @@ from data_pipelines import tensorflow_models
 from vssl_jax import export
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints
+from vssl_jax.io.files import make_folder
 from vssl_jax.probes import report
 from vssl_jax.weights import contrastive, files, pyslowfast, resnet2d, tf_garden, torchvision
 from vssl_jax.weights.converted import Converted
@@ -76,9 +77,12 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
     origin: the file they came from.
 
   Raises:
-    UserError: the folder holds a run or an encoder already.
+    UserError: the folder holds a run or an encoder already, or is none.
   """
   folder = pathlib.Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"{folder}: is a file; give a folder, --to.")
+  make_folder(folder.parent)
   if (folder / checkpoints.CONFIG).exists() or (folder / export.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
   file = pathlib.Path(origin)
@@ -125,14 +129,17 @@ def run(args: argparse.Namespace) -> list[str]:
   Raises:
     UserError: bad input.
   """
+  _refuse_idle(args)
   if args.to_format:
+    if pathlib.Path(args.to).exists():
+      raise UserError(f"{args.to}: exists; give another --to, or remove it.")
     to_pyslowfast(args.source, args.to, encoder_only=args.encoder_only)
     return [args.to]
   if not args.format:
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
   found = read(
     args.source, args.format, arch=args.arch, alpha=args.alpha,
-    encoder_only=args.encoder_only, encoder=args.encoder, inflate=args.inflate,
+    encoder_only=args.encoder_only, encoder=args.encoder or "slow", inflate=args.inflate or "mean",
   )  # fmt: skip
   save(found, args.to, args.source)
   e, a = found.config.encoder, found.config.augment
@@ -142,6 +149,21 @@ def run(args: argparse.Namespace) -> list[str]:
   ]
   counted = [k for k in found.left_out if not k.endswith("num_batches_tracked")]
   return lines + [f"left out: {', '.join(counted)}"] * bool(counted)
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+  """Flags that this conversion would not look at."""
+  one = args.to_format or args.format or ""
+  for flag, formats in {
+    "arch": ("pyslowfast",), "alpha": ("pyslowfast",), "encoder": ("resnet2d",),
+    "inflate": ("resnet2d",), "encoder_only": ("pyslowfast", "tf_garden"),
+  }.items():  # fmt: skip
+    given = getattr(args, flag)
+    reads = one in formats and (flag == "encoder_only" or not args.to_format)
+    if given and not reads:
+      raise UserError(f"--{flag} is of --format={' or '.join(formats)} alone; leave it out.")
+  if args.format and args.to_format:
+    raise UserError("--format is of what is read, --to_format of what is written; give one.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     "--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg"
   )
   parser.add_argument("--encoder_only", action="store_true", help="no heads, no momentum encoder")
-  parser.add_argument("--encoder", default="slow", help="resnet2d: slow, c2d or r3d")
-  parser.add_argument("--inflate", default="mean", help="resnet2d: mean or centre")
+  parser.add_argument("--encoder", default="", help="resnet2d: slow (default), c2d or r3d")
+  parser.add_argument("--inflate", default="", help="resnet2d: mean (default) or centre")
   return parser
 
 

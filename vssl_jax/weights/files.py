@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,23 +39,29 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file of weights.")
-  if path.suffix == ".safetensors":
+  if path.suffix == ".safetensors" or _is_safetensors(path):
     tensors, rest = _safetensors(path), {}
   else:
     torch = _torch(path)
     try:
       whole = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
+    except pickle.UnpicklingError:
       raise UserError(
-        f"{path}: PyTorch cannot read it as weights alone ({brief(e)[:200]}); save its "
-        "state dict anew."
+        f"{path}: is no file of PyTorch, or holds other objects than tensors and plain values, "
+        "which may run any program and are not loaded; save its state dict anew."
       ) from None
+    except Exception as e:
+      told = re.sub(r"\x1b\[[0-9;]*m", "", brief(e))[:200]
+      raise UserError(f"{path}: PyTorch cannot read it ({told}).") from None
     if not isinstance(whole, Mapping):
       raise UserError(f"{path}: holds a {type(whole).__name__}; a state dict is needed.")
     key = next((k for k in STATES if isinstance(whole.get(k), Mapping)), None)
     state = whole if key is None else whole[key]
     rest = {} if key is None else {k: v for k, v in whole.items() if k != key}
-    tensors = {k: _array(torch, x) for k, x in state.items() if isinstance(x, torch.Tensor)}
+    tensors = {}
+    for name, x in state.items():
+      if isinstance(x, torch.Tensor):
+        tensors[name] = _array(torch, x, f"{path}: {name}")
   if not tensors:
     raise UserError(f"{path}: no tensors in it.")
   if all(k.startswith("module.") for k in tensors):
@@ -72,8 +80,20 @@ def _torch(path: pathlib.Path) -> Any:
   return torch
 
 
-def _array(torch: Any, x: Any) -> np.ndarray:
-  return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).detach().numpy()
+def _array(torch: Any, x: Any, where: str) -> np.ndarray:
+  try:
+    return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).detach().numpy()
+  except (TypeError, RuntimeError):
+    raise UserError(
+      f"{where} is a tensor of {x.dtype}, {x.layout}, which NumPy has not; save it as float32."
+    ) from None
+
+
+def _is_safetensors(path: pathlib.Path) -> bool:
+  """By its beginning: the length of a header, which is JSON."""
+  with open(path, "rb") as file:
+    head = file.read(9)
+  return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _safetensors(path: pathlib.Path) -> Tensors:
@@ -90,10 +110,12 @@ def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[st
   """Writes tensors under `model_state` with `rest` beside them, or as `.safetensors` alone.
 
   Raises:
-    UserError: PyTorch is needed and not installed.
+    UserError: the file exists, or PyTorch is needed and not installed.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.exists():
+    raise UserError(f"{path}: exists; give another name, or remove it.")
+  files.make_folder(path.parent)
   if path.suffix == ".safetensors":
     from safetensors.numpy import save
 
