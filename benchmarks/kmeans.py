@@ -2,14 +2,13 @@
 
 The rival is scikit-learn's or, on any device, the textbook's in JAX (`--rival=direct`): one N × K
 matrix of distances an iteration, and a segment sum. All assign every point, move the centres, so
-many times, and assign once more. On CPU one device a
-core shares the points, as `kmeans(…, mesh=…)` does it: the rows of one device are added up while
-another multiplies. Timings are taken in turn and the ratio is the median over rounds. On a GPU the
-bounds by its data sheet stand beside: bytes of one reading of the points a pass, and the FLOP of
-the two matrix products.
+many times, and assign once more. On CPU one device a core shares our points, as
+`kmeans(…, mesh=…)` does it: the rows of one device are added up while another multiplies. Timings
+are taken in turn and the ratio is the median over rounds. On a GPU the bounds by its data sheet
+stand beside: bytes of one reading of the points a pass, and the FLOP of the two matrix products.
 
   python benchmarks/kmeans.py
-  python benchmarks/kmeans.py --dim=2048 --block=16384 --rival=direct      # on a GPU
+  python benchmarks/kmeans.py --dim=2048 --block=16384 --rival=direct  # on a GPU
 """
 
 from __future__ import annotations

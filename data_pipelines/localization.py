@@ -246,11 +246,10 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
     fields.annotations or folder / "annotations.json", durations=fields.durations or None
   )
   streams = [folder / s for s in fields.streams] or [folder]
-  own = annotations.of_subset(videos, split)
   if fields.check:
-    _look_through(data, streams, videos, own, split, label_names)
+    _look_through(data, streams, videos, split, label_names)
   paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
-  files = [path for name in own for path in paths[name]]
+  files = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
   return Dataset(
     videos,
     {name: _reader(parts) for name, parts in paths.items()},
@@ -264,11 +263,11 @@ def _look_through(
   data: Any,
   streams: Sequence[pathlib.Path],
   videos: Mapping[str, Video],
-  own: Mapping[str, Video],
   split: str,
   label_names: Sequence[str],
 ) -> None:
   """Says what is wrong with a split's files and annotation, and stops where it is fatal."""
+  own = annotations.of_subset(videos, split)
   training = {name: v for name, v in videos.items() if v.subset == data.train_split}
   learns = not label_names  # else a trained network knows the classes, and scores what it is given
   if learns and not any(v.segments for v in own.values()):

@@ -189,8 +189,8 @@ def _read_npz(path: str) -> _Sources:
       f"{arrays['label'].dtype}."
     )
   lengths = arrays.get("length", np.full(len(every), every.shape[1]))
-  for name, x in {**arrays, "length": lengths}.items():
-    if name in ("label", "subset", "length") and x.shape != every.shape[:1]:
+  for name, x in {"label": arrays["label"], "subset": arrays["subset"], "length": lengths}.items():
+    if x.shape != every.shape[:1]:
       raise UserError(f"{path}: {name!r} is {list(x.shape)}, not [{len(every)}] as the features.")
   if lengths.dtype.kind not in "iu" or not ((lengths > 0) & (lengths <= every.shape[1])).all():
     raise UserError(f"{path}: 'length' must be whole numbers from 1 to {every.shape[1]}.")

@@ -11,8 +11,8 @@ thresholds suit a network:
   python -m vssl_jax.localize --checkpoint=RUN --split=train:held_out --thresholds=0.3:0.75:0.05 \
       --output=DIR
 
-DIR gets `predictions.json` (ActivityNet's format),
-`timelines/<video>.png` and, with annotations, `scores.json`.
+DIR gets `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, with annotations,
+`scores.json`.
 
 Exit status: 0 all is well, 2 bad usage.
 """
@@ -92,15 +92,13 @@ def _thresholds(text: str) -> tuple[float, ...]:
       return tuple(float(x) for x in text.split(","))
     first, last, step = (float(x) for x in text.split(":"))
     count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
-    if count > _THRESHOLDS:
-      raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
-    return tuple((first + step * np.arange(count)).tolist())
-  except UserError:
-    raise
   except (ValueError, ZeroDivisionError, OverflowError):
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
     ) from None
+  if count > _THRESHOLDS:
+    raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
+  return tuple((first + step * np.arange(count)).tolist())
 
 
 def open_split(

@@ -123,7 +123,7 @@ def check_labels(task: Task) -> None:
       views = {k: e[k] for k in probe_run.VIEWS} | {"clips": 1, "crops": 1}
       with contextlib.closing(source.eval_batches(e.batch_size, **views)) as batches:
         for batch in batches:
-          label = np.asarray(batch["label"])
+          label = np.asarray(batch["label"])[np.asarray(batch.get("valid", slice(None)))]
           if (label >= 0).any():
             break
     scarce.require_labels(label, name, "probes")

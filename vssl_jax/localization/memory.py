@@ -77,10 +77,8 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
     # Without padding, on which the draw would depend, and so on the number of devices.
     return plus_plus(rng, points[:count], denoise.clusters(c), mask=mask[:count])
 
-  lloyd = functools.partial(
-    kmeans, iterations=c.cluster_iterations, mesh=mesh, axis_name=parallel.AXIS
-  )
-  cluster = everywhere(lloyd)
+  options = {"iterations": c.cluster_iterations, "mesh": mesh, "axis_name": parallel.AXIS}
+  cluster = everywhere(functools.partial(kmeans, **options))
 
   def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):

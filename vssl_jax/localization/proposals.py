@@ -8,7 +8,7 @@ binary before.
 
 Of a video in which no class that it is said to contain is anywhere active, the likeliest class is
 looked for nevertheless, by its activation relative to the least; the whole video, where that is
-flat. So every video gets a segment, which scores 1 less: it ranks after what is active.
+flat. Such segments score 1 less: they rank after what is active.
 
 A feature is taken to stand at the middle of its step, so that activation before it and after it
 are treated alike.

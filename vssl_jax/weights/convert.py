@@ -107,8 +107,10 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
     encoder_only: leave heads and momentum encoder out.
 
   Raises:
-    UserError: PySlowFast has no such encoder.
+    UserError: the file exists, or PySlowFast has no such encoder.
   """
+  if pathlib.Path(file).exists():
+    raise UserError(f"{file}: exists; give another --to, or remove it.")
   folder, whole, info = pathlib.Path(path), None, {}
   exported = (folder / export.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
@@ -131,8 +133,6 @@ def run(args: argparse.Namespace) -> list[str]:
   """
   _refuse_idle(args)
   if args.to_format:
-    if pathlib.Path(args.to).exists():
-      raise UserError(f"{args.to}: exists; give another --to, or remove it.")
     to_pyslowfast(args.source, args.to, encoder_only=args.encoder_only)
     return [args.to]
   if not args.format:

@@ -110,11 +110,9 @@ def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[st
   """Writes tensors under `model_state` with `rest` beside them, or as `.safetensors` alone.
 
   Raises:
-    UserError: the file exists, or PyTorch is needed and not installed.
+    UserError: PyTorch is needed and not installed, or there can be no such folder.
   """
   path = pathlib.Path(path)
-  if path.exists():
-    raise UserError(f"{path}: exists; give another name, or remove it.")
   files.make_folder(path.parent)
   if path.suffix == ".safetensors":
     from safetensors.numpy import save
