@@ -180,7 +180,8 @@ def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
   import numpy as np
   import PIL.Image
 
-  from data_pipelines import records, tfrecord
+  from data_pipelines.records import sequence_example as example
+  from data_pipelines.records import tfrecord
 
   rng = np.random.default_rng(0)
   with tfrecord.ShardWriter(pathlib.Path(folder) / "train-00000-of-00001.tfrecord") as writer:
@@ -192,7 +193,7 @@ def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
         buffer = io.BytesIO()
         wide.crop((2 * t, 0, 2 * t + size[1], size[0])).save(buffer, "JPEG", quality=85)
         frames.append(buffer.getvalue())
-      writer.write(records.encode(records.Video(frames=frames, fps=25.0, label=v)))
+      writer.write(example.encode(example.Video(frames=frames, fps=25.0, label=v)))
   return folder
 
 

@@ -73,7 +73,8 @@ import optax
 from absl import logging
 
 from configs import rho_byol, rho_moco, rho_simclr
-from data_pipelines import digits, sampler
+from data_pipelines.clips import sampler
+from data_pipelines.digits import render
 from vssl_jax import figure, methods, models, parallel, probing, train
 from vssl_jax.io import writers
 from vssl_jax.methods.base import value_and_grad
@@ -299,7 +300,7 @@ draw(clips)
 # mean colour with their distance in time, beside the handwriting's, which is 1 at any distance.
 
 # %%
-films = np.stack([digits.video(i, "train")[0] for i in range(20 if FAST else 300)]) / 255
+films = np.stack([render.video(i, "train")[0] for i in range(20 if FAST else 300)]) / 255
 colour = films.mean(axis=(2, 3))  # [videos, frames, 3]
 colour = (colour - colour.mean(axis=(0, 1))) / colour.std(axis=(0, 1))
 total = colour.shape[1]
@@ -315,7 +316,7 @@ for seconds, name in ((0, "one instant"), (1, "within 1 s"), (0, "anywhere")):
     law="same" if name == "one instant" else "independent", max_seconds=seconds
   )
   u = np.random.default_rng(0).random((20_000, sampler.num_uniforms(2)))
-  pair = sampler.starts(u, np.full(20_000, 32), frames=4, stride=2, interval=law, fps=digits.FPS)
+  pair = sampler.starts(u, np.full(20_000, 32), frames=4, stride=2, interval=law, fps=render.FPS)
   gap = np.bincount(np.abs(np.diff(pair))[:, 0], minlength=26) / 20_000
   right.step(range(26), 100 * np.cumsum(gap), where="mid", label=name)
   print(f"{name:12} mean correlation of the clips' first frames {np.dot(gap, alike):.2f}")

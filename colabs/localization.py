@@ -84,7 +84,7 @@ plt.rcParams["figure.dpi"] = 90
 # An untrimmed video is a sequence of $T$ snippets, each a feature $x_t$ from some video encoder.
 # The label is a set of classes. The real benchmarks (THUMOS14, ActivityNet) come as features of an
 # I3D network, gigabytes that this page doesn't download. The library has a generator in their
-# place: `data_pipelines/untrimmed.py` draws when actions happen, then **makes up features**. Each
+# place: `data_pipelines/untrimmed/simulated.py` draws when actions happen, then **makes up features**. Each
 # class has an *action* (three phases) and a *scene*. An action's snippet is scene plus action;
 # between the actions come shots, half of them **context**, the scene of the video's class with a
 # weak trace of its action, the other half backgrounds that all classes share; on top there is

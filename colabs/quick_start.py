@@ -61,7 +61,10 @@ from IPython.display import Image, Markdown
 
 import vssl_jax
 from configs import cvrl, linear_probe
-from data_pipelines import digits, inspect, manifest, prepare
+from data_pipelines import inspect
+from data_pipelines.digits import render
+from data_pipelines.prepare import prepare
+from data_pipelines.records import manifest
 from vssl_jax import evaluate, figure, jobs
 from vssl_jax.io import writers
 
@@ -102,7 +105,7 @@ COUNT = {"train": 8 if FAST else 120, "test": 3 if FAST else 36}  # videos of ea
 def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with av.open(str(path), "w") as file:
-    stream = file.add_stream("mpeg4", rate=int(digits.FPS))
+    stream = file.add_stream("mpeg4", rate=int(render.FPS))
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
     for frame in frames:
@@ -113,10 +116,10 @@ def write_video(path: pathlib.Path, frames: np.ndarray) -> None:
 # %%
 for split, count in COUNT.items():
   written = dict.fromkeys(CLASSES, 0)
-  for i in range(digits.num_videos(split)):
+  for i in range(render.num_videos(split)):
     if min(written.values()) == count:
       break
-    frames, label = digits.video(i, split)
+    frames, label = render.video(i, split)
     if written.get(label, count) < count:
       write_video(VIDEOS / split / CLASSES[label] / f"{i:04d}.mp4", frames)
       written[label] += 1

@@ -61,7 +61,9 @@ from absl import logging
 from IPython.display import Image
 
 from configs import cvrl
-from data_pipelines import digits, inspect, sampler, source
+from data_pipelines import inspect, source
+from data_pipelines.clips import sampler
+from data_pipelines.digits import render
 from vssl_jax import figure, jobs
 from vssl_jax.io import writers
 
@@ -183,7 +185,7 @@ for name in sampler.DENSITIES:
 # The handwriting stays; place, slant, colours and background are drawn anew at each cut.
 
 # %%
-video, label = digits.video(7, "train")
+video, label = render.video(7, "train")
 names = ("decreasing", "uniform", "increasing", "same")
 pairs = {name: starts(laws[name], 9, seed=3) for name in names}
 fig = figure.new(9.5, 5.6)

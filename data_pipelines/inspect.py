@@ -172,7 +172,7 @@ def statistics(folder: str | pathlib.Path) -> str:
   Raises:
     UserError: the folder holds no records.
   """
-  from data_pipelines import manifest
+  from data_pipelines.records import manifest
 
   if stored := manifest.read(folder):
     return "\n".join(_split_text(name, counts) for name, counts in stored["splits"].items())
@@ -201,11 +201,11 @@ def _split_text(name: str, counts: dict[str, Any]) -> str:
 
 
 def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
-  from data_pipelines import index, records
+  from data_pipelines.records import index, sequence_example
 
   where = index.load(folder, split)
   chosen = np.unique(np.linspace(0, len(where) - 1, min(len(where), _SAMPLE)).astype(int))
-  videos = [records.decode(index.read_record(where, int(i))) for i in chosen]
+  videos = [sequence_example.decode(index.read_record(where, int(i))) for i in chosen]
   lengths = [len(v.frames) for v in videos]
   rates = collections.Counter(f"{v.fps:g}" if v.fps else "unknown" for v in videos)
   labels = collections.Counter(v.label_text or str(v.label) for v in videos)

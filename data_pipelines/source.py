@@ -19,15 +19,15 @@ from vssl_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _MODULES: Mapping[str, str] = {
-  "tfrecord": "data_pipelines.tfrecord_source",
-  "tfds": "data_pipelines.tfds_source",
-  "digits": "data_pipelines.tfds_source",
-  "dmvr": "data_pipelines.dmvr_source",
-  "synthetic": "data_pipelines.synthetic",
-  "features": "data_pipelines.features",
-  "localization": "data_pipelines.localization",
-  "untrimmed": "data_pipelines.untrimmed",
-  "stitched": "data_pipelines.stitched",
+  "tfrecord": "data_pipelines.sources.tfrecord",
+  "tfds": "data_pipelines.sources.tfds",
+  "digits": "data_pipelines.sources.tfds",
+  "dmvr": "data_pipelines.sources.dmvr",
+  "synthetic": "data_pipelines.sources.synthetic",
+  "features": "data_pipelines.sources.features",
+  "localization": "data_pipelines.untrimmed.sequences",
+  "untrimmed": "data_pipelines.untrimmed.simulated",
+  "stitched": "data_pipelines.untrimmed.stitched",
 }
 # Need no TensorFlow.
 NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
@@ -42,7 +42,7 @@ class Source(Protocol):
     num_videos: videos in use, V; `fraction` is already applied.
     label_names: class names by label index; empty where the data has none.
     steps_per_epoch: V // batch_size; each epoch leaves out another remainder.
-    unreadable: times a video could not be read, so far; see `data_pipelines.clip_source`.
+    unreadable: times a video could not be read, so far; see `data_pipelines.clips.clip_source`.
     fingerprint: hex; changes with the split's videos or their order, not with the folder they lie
       in, `fraction` or seed. A run that goes on must find the one it began with.
   """
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     Yields this process's rows of the global batch, N of them: `clips` uint8 `[N, R, T, H, W, C]`,
     `label` int32 `[N]` (−1: unknown), `video` int64 `[N]` in [0, V), `offset` int32 `[N, R]`
-    (frame number of each clip's start). Feature sources: see `data_pipelines.features`.
+    (frame number of each clip's start). Feature sources: see `data_pipelines.sources.features`.
     """
     ...
 

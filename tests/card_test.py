@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from data_pipelines import fingerprint, index, tfrecord
+from data_pipelines.records import fingerprint, index, tfrecord
 from vssl_jax import card
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import untrimmed
+from data_pipelines.untrimmed import simulated
 from tests import small
 from vssl_jax import jobs, methods, optim, probing
 from vssl_jax.errors import UserError
@@ -62,7 +62,7 @@ def test_changes_change_what_they_name():
 
 def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys):
   folder, run = tmp_path / "features", tmp_path / "run"
-  untrimmed.main(
+  simulated.main(
     [f"--output={folder}", "--videos=16", "--eval_videos=4", "--classes=2", "--width=5"]
   )
   written = annotations.read_annotations(folder / "annotations.json")

@@ -16,7 +16,7 @@ from vssl_jax import augment, evaluate, extract_features, methods, parallel, pro
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import protocols, subsets
 from vssl_jax.io import bundle, checkpoints
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
 from vssl_jax.probes.run import Cached
 

@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import localization, snippets
+from data_pipelines.untrimmed import sequences
+from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
-from tests.data_pipelines.localization_test import fields
+from tests.data_pipelines.untrimmed.sequences_test import fields
 from vssl_jax import extract_features as extraction
 from vssl_jax.io import bundle
 from vssl_jax.localization import annotations
@@ -143,7 +144,7 @@ def test_localization_reads_them(world):
   annotations.write_annotations(out / "annotations.json", videos)
   data = fields(str(out), frames=4, step_seconds=0.3)
   args = {"seed": 0, "process_index": 0, "process_count": 1}
-  source = localization.load(data, split="train", batch_size=2, **args)
+  source = sequences.load(data, split="train", batch_size=2, **args)
   assert next(source.train_batches())["features"].shape == (2, 4, 2)
 
 

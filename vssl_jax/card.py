@@ -90,7 +90,7 @@ def data(d: ConfigDict) -> dict[str, Any]:
 
 
 def _fingerprint(d: ConfigDict) -> str | None:
-  from data_pipelines import fingerprint, index
+  from data_pipelines.records import fingerprint, index
 
   try:
     return fingerprint.of_records(d.path, d.train_split, index.load(d.path, d.train_split))

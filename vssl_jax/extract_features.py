@@ -29,7 +29,7 @@ from vssl_jax.io.files import make_folder, replacing
 from vssl_jax.probes import report
 
 if TYPE_CHECKING:
-  from data_pipelines.snippets import Settings
+  from data_pipelines.videos.snippets import Settings
 
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
@@ -63,8 +63,8 @@ def extract(
   Raises:
     UserError: bad arguments, no videos, two of one name, or `out` is of something else.
   """
-  from data_pipelines import snippets
-  from data_pipelines import workers as workers_lib
+  from data_pipelines.videos import snippets
+  from data_pipelines.videos import workers as workers_lib
 
   out = pathlib.Path(out)
   paths = find(pathlib.Path(videos))
@@ -122,7 +122,7 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
   Raises:
     UserError: none, or two of one name, whose features would overwrite each other's.
   """
-  from data_pipelines.video_list import EXTENSIONS
+  from data_pipelines.videos.video_list import EXTENSIONS
 
   if not folder.is_dir():
     raise UserError(f"--videos: {folder} is no folder.")
@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
-  from data_pipelines.snippets import Settings
+  from data_pipelines.videos.snippets import Settings
   from vssl_jax.io import bundle
 
   given = vars(_parser().parse_args(argv))

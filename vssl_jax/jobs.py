@@ -137,7 +137,7 @@ def _monitor(config: ConfigDict, mesh: Mesh, method: Method) -> monitor.Monitor 
   if method.encoder is None:
     if method.validate is None or not config.data.localization.validation:
       return None
-    from data_pipelines.localization import held_out
+    from data_pipelines.untrimmed.sequences import held_out
 
     split = probing.load_source(config, held_out(config.data), batch_size=jax.process_count())
     return lambda params: method.validate(params, split)

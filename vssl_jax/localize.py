@@ -104,7 +104,7 @@ def _thresholds(text: str) -> tuple[float, ...]:
 def open_split(
   config: ConfigDict, data: str, *, annotations: str = "", durations: str = "", split: str = ""
 ) -> Any:
-  """The videos to localize, a `data_pipelines.localization.LocalizationSource`.
+  """The videos to localize, a `data_pipelines.untrimmed.sequences.LocalizationSource`.
 
   Args:
     config: a run's.
@@ -116,7 +116,7 @@ def open_split(
   Raises:
     UserError: no such data, or of another width or of unknown classes.
   """
-  from data_pipelines import localization
+  from data_pipelines.untrimmed import sequences
 
   chosen, split = split, split or config.data.eval_split
   if not data:
@@ -134,16 +134,16 @@ def open_split(
     )
   where = {"batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
   if annotations or (pathlib.Path(data) / "annotations.json").is_file():
-    dataset = localization.read(config.data, split, label_names=names)
+    dataset = sequences.read(config.data, split, label_names=names)
   else:
     if chosen or durations:
       raise UserError(
         f"--split and --durations are of annotated videos: give --annotations, or put "
         f"annotations.json into {data}."
       )
-    split = localization.UNLABELLED
-    dataset = localization.unlabelled(config.data, names)
-  source = localization.LocalizationSource(config.data, dataset, split=split, **where)
+    split = sequences.UNLABELLED
+    dataset = sequences.unlabelled(config.data, names)
+  source = sequences.LocalizationSource(config.data, dataset, split=split, **where)
   width = source.sequence(0).shape[1]
   if width != config.dcc.width:
     raise UserError(

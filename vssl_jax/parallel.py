@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -146,3 +147,26 @@ def over_pairs(
     in_specs=(rows, rows),
     out_specs=(PartitionSpec(), PartitionSpec()),
   )
+
+
+def vary_with(x: jax.Array, *parameters: jax.Array) -> tuple[jax.Array, ...]:
+  """Marks `parameters` as varying over the `shard_map` axes that `x` varies over.
+
+  A custom gradient returns each device's share of a parameter's gradient; the mark's transpose
+  sums the shares, as the built-in operations do unasked. Outside `shard_map` nothing happens.
+  """
+  axes = _varying_axes(x)
+  return tuple(_mark_varying(p, tuple(axes - _varying_axes(p))) for p in parameters)
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+  kind = jax.typeof(x)
+  if hasattr(kind, "manual_axis_type"):
+    return kind.manual_axis_type.varying
+  return getattr(kind, "vma", frozenset())  # JAX before 0.10
+
+
+def _mark_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  if not axes:
+    return x
+  return lax.pcast(x, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, axes)

@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipelines import inspect, manifest, source
+from data_pipelines import inspect, source
+from data_pipelines.records import manifest
 from tests.data_pipelines import tiny
 from vssl_jax import augment, optim, parallel
 from vssl_jax import config as config_lib

@@ -21,7 +21,7 @@ from vssl_jax.errors import UserError
 data = config.data()
 data.source, data.size, data.frames = "synthetic", 8, 2
 next(source.load(data, split="train", batch_size=2, seed=0).train_batches())
-import data_pipelines.features
+import data_pipelines.sources.features
 data.source = "tfrecord"
 try:
   source.load(data, split="train", batch_size=2, seed=0)

@@ -9,7 +9,8 @@ import io
 import numpy as np
 import PIL.Image
 
-from data_pipelines import records, tfrecord
+from data_pipelines.records import sequence_example as example
+from data_pipelines.records import tfrecord
 from vssl_jax import config
 
 
@@ -40,13 +41,13 @@ def ramp(height=24, width=32):
 
 def video(v=0, length=40, fps=25.0, **kwargs):
   frames = [jpeg(flat(t, v)) for t in range(length)]
-  return records.Video(frames=frames, fps=fps, label=v % 3, filename=f"videos/{v}.avi", **kwargs)
+  return example.Video(frames=frames, fps=fps, label=v % 3, filename=f"videos/{v}.avi", **kwargs)
 
 
 def write(folder, videos, split="train", shards=2):
   """Writes records, given as `records.Video` or as bytes, to shards in turn."""
   folder.mkdir(parents=True, exist_ok=True)
-  payloads = [v if isinstance(v, bytes) else records.encode(v) for v in videos]
+  payloads = [v if isinstance(v, bytes) else example.encode(v) for v in videos]
   per_shard = -(-len(payloads) // shards)
   for s in range(shards):
     with tfrecord.ShardWriter(folder / f"{split}-{s:05d}-of-{shards:05d}.tfrecord") as writer:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines.localization import Dataset, LocalizationSource
-from tests.data_pipelines.localization_test import ARGS, fields
+from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource
+from tests.data_pipelines.untrimmed.sequences_test import ARGS, fields
 from vssl_jax.errors import UserError
 from vssl_jax.localization import evaluate
 from vssl_jax.localization.annotations import Segment, Video

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from vssl_jax import models
-from vssl_jax.models.conv import Conv
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.conv import Conv
+from vssl_jax.models.layers.norm import BatchNorm
 
 
 class Tiny(nn.Module):

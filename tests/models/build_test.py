@@ -8,8 +8,8 @@ import pytest
 
 from vssl_jax import config, models
 from vssl_jax.errors import UserError
-from vssl_jax.models.conv import Conv
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.conv import Conv
+from vssl_jax.models.layers.norm import BatchNorm
 
 CLIP = (8, 32, 32, 3)
 # name -> blocks that `remat` wraps, at the usual depth

@@ -5,8 +5,8 @@ import pytest
 
 from vssl_jax import config, models
 from vssl_jax.models import cost
-from vssl_jax.models.conv import Conv
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.conv import Conv
+from vssl_jax.models.layers.norm import BatchNorm
 
 
 class Two(nn.Module):

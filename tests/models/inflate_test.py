@@ -8,8 +8,8 @@ import pytest
 from tests.models import weights
 from vssl_jax import config, models
 from vssl_jax.errors import UserError
-from vssl_jax.models.conv import conv3d
 from vssl_jax.models.inflate import inflate
+from vssl_jax.models.layers.conv import conv3d
 
 
 def _variables(temporal, frames, size=32):

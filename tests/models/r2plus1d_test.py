@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.models import weights
-from vssl_jax.models.conv import Conv, conv3d
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.conv import Conv, conv3d
+from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.models.r2plus1d import Block, R2Plus1D, middle
 
 

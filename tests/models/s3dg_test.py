@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.models import weights
-from vssl_jax.models.conv import Conv
-from vssl_jax.models.norm import BatchNorm
-from vssl_jax.models.pool import max_pool
+from vssl_jax.models.layers.conv import Conv
+from vssl_jax.models.layers.norm import BatchNorm
+from vssl_jax.models.layers.pool import max_pool
 from vssl_jax.models.s3dg import S3DG, Block, Gate, Separable, Unit
 
 FAST = {"xla_backend_optimization_level": 0}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.models import weights
 from vssl_jax.errors import UserError
-from vssl_jax.models.attention import Attend
+from vssl_jax.models.layers.attention import Attend
 from vssl_jax.models.vit import Block, ViT, positions
 
 FAST = {"xla_backend_optimization_level": 0}

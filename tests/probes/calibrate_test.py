@@ -8,7 +8,7 @@ import pytest
 
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import calibrate, report
 
 

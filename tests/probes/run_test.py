@@ -12,7 +12,7 @@ import pytest
 from data_pipelines import source
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import features, knn, logistic, metrics, report, retrieval, run
 
 

@@ -11,21 +11,21 @@ from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
 
 if TYPE_CHECKING:
-  from data_pipelines.snippets import Settings
+  from data_pipelines.videos.snippets import Settings
 
 FOLDER = "localization_features"  # of the evaluation's output
 
 
 def _settings(task: Task) -> Settings:
   """Sixteen frames at 25 a second, as `extract_features` has them, at the size of the views."""
-  from data_pipelines.snippets import Settings
+  from data_pipelines.videos.snippets import Settings
 
   e = task.config.data.eval
   return Settings(resize=e.resize, size=e.size)
 
 
 def _describe(task: Task) -> Result:
-  from data_pipelines import fingerprint
+  from data_pipelines.records import fingerprint
 
   if not task.options.untrimmed:
     raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")

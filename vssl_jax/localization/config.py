@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 
 def data() -> ConfigDict:
-  """Defaults; `data_pipelines.localization`, `untrimmed` and `stitched` say which they read."""
+  """Defaults; the modules of `data_pipelines/untrimmed` say which they read."""
   c = ConfigDict()
   c.annotations = ""  # ground truth, ActivityNet's JSON; for the made-up sources: its lengths
   c.durations = ""  # CSV of video_id, duration_s where the JSON has no durations
@@ -38,7 +38,7 @@ def data() -> ConfigDict:
   c.untrimmed.memory = 0.7
   c.untrimmed.bursts = 0.1
 
-  c.stitched = ConfigDict()  # see data_pipelines.stitched
+  c.stitched = ConfigDict()  # see data_pipelines.untrimmed.stitched
   c.stitched.actions = ()  # labels that are actions, the others are background; (): the first half
   c.stitched.names = ""  # text file of label and name a line
   return c

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 from vssl_jax.models import r3d, vit
-from vssl_jax.models.conv import LOWERINGS, he_fan_out
+from vssl_jax.models.layers.conv import LOWERINGS, he_fan_out
 from vssl_jax.models.r2plus1d import R2Plus1D
 from vssl_jax.models.r3d import R3D
 from vssl_jax.models.s3dg import S3DG

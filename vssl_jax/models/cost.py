@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.attention import Attend
-from vssl_jax.models.conv import Conv
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.attention import Attend
+from vssl_jax.models.layers.conv import Conv
+from vssl_jax.models.layers.norm import BatchNorm
 
 LAYERS = (Conv, BatchNorm, nn.Dense, nn.LayerNorm, Attend)
 

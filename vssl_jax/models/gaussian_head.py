@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vssl_jax.models.heads import glorot_uniform
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.ops.sphere import unit
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.norm import BatchNorm
+from vssl_jax.models.layers.norm import BatchNorm
 
 glorot_uniform = nn.initializers.glorot_uniform()
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import he_fan_out
-from vssl_jax.models.layers import layers
+from vssl_jax.models.layers.blocks import layers
+from vssl_jax.models.layers.conv import he_fan_out
 
 BLOCKS = (2, 2, 2, 2)
 

@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import lecun_normal
-from vssl_jax.models.layers import layers
-from vssl_jax.models.padding import Padding, Triple
-from vssl_jax.models.pool import max_pool
+from vssl_jax.models.layers.blocks import layers
+from vssl_jax.models.layers.conv import lecun_normal
+from vssl_jax.models.layers.padding import Padding, Triple
+from vssl_jax.models.layers.pool import max_pool
 
 # depth -> (blocks a stage, bottleneck blocks?)
 DEPTHS = {

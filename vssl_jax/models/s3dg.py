@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vssl_jax.models.conv import he_fan_out
-from vssl_jax.models.layers import layers
-from vssl_jax.models.padding import Triple
-from vssl_jax.models.pool import max_pool
+from vssl_jax.models.layers.blocks import layers
+from vssl_jax.models.layers.conv import he_fan_out
+from vssl_jax.models.layers.padding import Triple
+from vssl_jax.models.layers.pool import max_pool
 
 # Channels of a block's branches: 1×1×1; 1×1×1 then 3×3×3, twice; max-pool then 1×1×1.
 STAGES = (

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.models.conv import he_fan_out
-from vssl_jax.models.layers import layers
-from vssl_jax.models.pool import max_pool
+from vssl_jax.models.layers.blocks import layers
+from vssl_jax.models.layers.conv import he_fan_out
+from vssl_jax.models.layers.pool import max_pool
 from vssl_jax.models.r3d import DEPTHS, TEMPORAL, Block
 
 FUSION = 2  # channels of a lateral connection, by channels of the fast pathway

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.models.attention import Attend
-from vssl_jax.models.padding import Triple
+from vssl_jax.models.layers.attention import Attend
+from vssl_jax.models.layers.padding import Triple
 
 # size -> (channels, heads)
 SIZES = {"S": (384, 6), "B": (768, 12)}

@@ -1,0 +1,1 @@
+"""Clips out of records: where they start, how they are cut and batched, the same for any host."""

@@ -1,0 +1,297 @@
+"""Batches of clips through `tf.data`, for any store of videos that reads one by its number.
+
+Ids are shuffled, not frames: example j of the run finds its epoch, its place in it and, by a
+keyed permutation, its video; then that one video is read and two clips of it decoded. Nothing
+but j decides, so threads, hosts and restarts change no byte.
+
+A training video that cannot be read or decoded is replaced by the next one in the split, the same
+in every run; a test video becomes a row with `valid` False. Both are logged and counted in
+`unreadable`. `config.data.strict` stops at the first instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from data_pipelines import source
+from data_pipelines.clips import steps as steps_lib
+from data_pipelines.clips.builders import IMAGE, Features, Graph
+from vssl_jax.errors import UserError
+
+_ROUNDS = 24  # of the cipher that orders an epoch
+_TRIES = 8  # videos tried in place of one unreadable
+_PRIVATE = (
+  steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "wanted", "failed",
+)  # fmt: skip
+
+
+class Store(Protocol):
+  """Videos by number.
+
+  Attributes:
+    codec: how their frames are stored.
+    label_names: class names by label index, or ().
+    fingerprint: of the videos; see `source.Source`.
+  """
+
+  codec: steps_lib.Codec
+  label_names: tuple[str, ...]
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """Number of videos."""
+    ...
+
+  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
+    """Adds what `read` needs to the graph's parser."""
+    ...
+
+  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
+    """Video number `i` (int64 `[]`), parsed: `image`, `label` and, where known, `frame_rate`."""
+    ...
+
+  def name_of(self, i: int) -> str:
+    """The video's own name, "" where it has none."""
+    ...
+
+  def describe(self, i: int) -> str:
+    """Names video `i` for a message."""
+    ...
+
+
+class ClipSource:
+  """A split of videos; implements `source.Source`.
+
+  Args:
+    data: `config.data`.
+    store: the videos.
+    split: its name.
+    batch_size: videos a global training batch.
+    seed: decides order, clips and crops.
+    process_index: this process.
+    process_count: processes that share each batch.
+    edit: changes the graph, with all its steps in place, before it is built; called with the
+      graph and whether it is for training.
+  """
+
+  def __init__(
+    self,
+    data: Any,
+    store: Store,
+    *,
+    split: str,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    edit: Callable[[Graph, bool], None] | None = None,
+  ):
+    self.ids = source.subset(len(store), data=data, split=split, seed=seed)
+    self.num_videos = len(self.ids)
+    self.label_names = store.label_names
+    self.unreadable = 0
+    self._data, self._store, self._split, self._edit = data, store, split, edit
+    self._batch_size, self._seed = batch_size, seed
+    self._processes = process_index, process_count
+    self._ids = tf.constant(self.ids, tf.int64)
+    self._strict = bool(data.get("strict", False))
+    self._warned: set[int] = set()
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
+    return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
+
+  @property
+  def fingerprint(self) -> str:
+    """See `source.Source`."""
+    return self._store.fingerprint
+
+  def only(self, videos: Sequence[int]) -> ClipSource:
+    """See `source.Source`."""
+    few = copy.copy(self)
+    few.ids = self.ids[np.asarray(videos, np.int64)]
+    few.num_videos, few._ids = len(few.ids), tf.constant(few.ids, tf.int64)
+    few._warned = set()
+    few.__dict__.pop("video_names", None)
+    return few
+
+  def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
+    """See `source.Source`."""
+    dataset = self._train_dataset(start, strict=self._strict)
+    batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
+    for step in itertools.count(start):
+      try:
+        batch = next(batches)
+      except tf.errors.OpError as e:
+        raise self._explained(e, step) from None
+      self._check_train(batch)
+      yield _public(batch)
+
+  def _train_dataset(self, start: int, *, strict: bool) -> tf.data.Dataset:
+    steps, size, videos = self.steps_per_epoch, self._batch_size, self.num_videos
+    rows = source.local_rows(size, *self._processes)
+    graph = Graph()
+    with_frame_rate = steps_lib.needs_frame_rate(self._data)
+    self._store.add_parsing(graph, with_frame_rate=with_frame_rate)
+    steps_lib.add_train_steps(graph, self._data, codec=self._store.codec)
+    process = self._build(graph, training=True)
+    seed_bits = (self._seed & 0x7FFFFFFF) << 32
+
+    def attempt(wanted: tf.Tensor, epoch: tf.Tensor, failed: tf.Tensor) -> Features:
+      video = (wanted + failed) % videos
+      draw = tf.stack([seed_bits + epoch, video * 2**16])
+      features = process(video, {steps_lib.DRAW: draw})
+      return features | {"video": video, "wanted": wanted, "failed": failed}
+
+    def example(j: tf.Tensor) -> Features:
+      step, row = j // len(rows), rows.start + j % len(rows)
+      epoch, place = step // steps, step % steps * size + row
+      wanted = _shuffled(place, self._seed, epoch, videos)
+      if strict:
+        return attempt(wanted, epoch, tf.constant(0, tf.int64))
+      tries = tf.data.Dataset.range(_TRIES).map(functools.partial(attempt, wanted, epoch))
+      return tries.ignore_errors().take(1).get_single_element()
+
+    examples = tf.data.Dataset.range(start * len(rows), np.iinfo(np.int64).max)
+    dataset = self._mapped(examples, example).batch(len(rows), drop_remainder=True)
+    return dataset.map(graph.postprocessor_builder.build())
+
+  def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
+    """See `source.Source`."""
+    rows = source.local_rows(batch_size, *self._processes)
+    graph = Graph()
+    self._store.add_parsing(graph, with_frame_rate=False)
+    steps_lib.add_eval_steps(graph, **views, codec=self._store.codec)
+    process = self._build(graph, training=False)
+
+    def attempt(video: tf.Tensor) -> Features:
+      return process(video, {}) | {"failed": tf.constant(0, tf.int64)}
+
+    def example(j: tf.Tensor) -> Features:
+      place = j // len(rows) * batch_size + rows.start + j % len(rows)
+      video = tf.minimum(place, self.num_videos - 1)
+      inside = place < self.num_videos
+      tries = tf.data.Dataset.from_tensors(video).map(attempt)
+      empty = {k: tf.zeros(s.shape, s.dtype) for k, s in tries.element_spec.items()}
+      empty["failed"] = tf.constant(1, tf.int64)
+      empty["label"] = tf.constant(-1, tf.int32)
+      # Padding decodes nothing.
+      tries = tries.take(tf.cast(inside, tf.int64))
+      tries = tries if self._strict else tries.ignore_errors()
+      tries = tries.concatenate(tf.data.Dataset.from_tensors(empty))
+      features = tries.take(1).get_single_element()
+      features["valid"] = inside & (features["failed"] == 0)
+      features["failed"] *= tf.cast(inside, tf.int64)
+      return features | {"video": video, "wanted": video}
+
+    batches = -(-self.num_videos // batch_size)
+    examples = tf.data.Dataset.range(batches * len(rows))
+    # Views are large (30 of 32 frames at 256² take 190 MB a video): few videos at a time.
+    dataset = self._mapped(examples, example, limit=2).batch(len(rows), drop_remainder=True)
+    dataset = dataset.map(graph.postprocessor_builder.build()).prefetch(1)
+    try:
+      for batch in dataset.as_numpy_iterator():
+        for video in batch["wanted"][batch["failed"] > 0]:
+          self._warn(int(video), "left out of the evaluation")
+        yield _public(batch)
+    except tf.errors.OpError as e:
+      raise self._user_error(e) from None
+
+  @functools.cached_property
+  def video_names(self) -> tuple[str, ...]:
+    """Each video's own name, by its number in the batches; () where the data has no names."""
+    names = tuple(self._store.name_of(int(i)) for i in self.ids)
+    return names if any(names) else ()
+
+  def describe(self, video: int) -> str:
+    """Names a video (numbered as in the batches) for a message."""
+    return self._store.describe(int(self.ids[video]))
+
+  def _build(self, graph: Graph, *, training: bool) -> Callable[[tf.Tensor, Features], Features]:
+    if self._edit:
+      self._edit(graph, training)
+    parse, run = graph.parser_builder.build(), graph.build()
+
+    def process(video: tf.Tensor, extra: Features) -> Features:
+      features = run(self._store.read(parse, tf.gather(self._ids, video)) | extra)
+      return features | {"clips": features.pop(IMAGE)}
+
+    return process
+
+  def _mapped(self, examples: Any, example: Callable, limit: int = 0) -> Any:
+    threads = self._data.threads
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.max_intra_op_parallelism = 1  # many videos at once, not many threads in one
+    if threads:
+      options.threading.private_threadpool_size = threads
+    calls = min(threads, limit) if threads and limit else threads or limit
+    calls = calls or tf.data.AUTOTUNE
+    example = tf.autograph.experimental.do_not_convert(example)
+    return examples.with_options(options).map(example, num_parallel_calls=calls, deterministic=True)
+
+  def _check_train(self, batch: source.Batch) -> None:
+    if np.any(batch.get(steps_lib.NO_FRAME_RATE, False)):
+      video = int(batch["video"][np.argmax(batch[steps_lib.NO_FRAME_RATE])])
+      raise UserError(
+        f"{self.describe(video)}: no frame rate in its record, but config.data.interval is in "
+        "seconds: give spans in frames (config.data.interval.unit=frames, with a gap in frames), "
+        "without config.data.interval.max_seconds and min_seconds, or prepare records that have it."
+      )
+    for wanted, failed in zip(batch["wanted"], batch["failed"], strict=True):
+      for i in range(int(failed)):
+        self._warn((int(wanted) + i) % self.num_videos, "the next video stands in for it")
+
+  def _warn(self, video: int, consequence: str) -> None:
+    self.unreadable += 1
+    if video not in self._warned:
+      self._warned.add(video)
+      logging.warning("%s cannot be decoded: %s.", self.describe(video), consequence)
+
+  def _explained(self, error: tf.errors.OpError, step: int) -> UserError:
+    if not self._strict:  # no video of a whole neighbourhood could be read: find out why
+      try:
+        next(self._train_dataset(step, strict=True).as_numpy_iterator())
+      except tf.errors.OpError as first:
+        error = first
+    return self._user_error(error)
+
+  def _user_error(self, error: tf.errors.OpError) -> UserError:
+    reason = (error.message or type(error).__name__).split("\n")[0][:300]
+    others = (
+      "config.data.strict=False goes on without it"
+      if self._strict
+      else (f"nor can the {_TRIES - 1} videos behind it")
+    )
+    return UserError(
+      f"config.data.path={self._data.path}: a video of split {self._split!r} cannot be decoded "
+      f"({reason}); {others}."
+    )
+
+
+def _public(batch: source.Batch) -> source.Batch:
+  return {k: v for k, v in batch.items() if k not in _PRIVATE}
+
+
+def _shuffled(place: tf.Tensor, seed: int, epoch: tf.Tensor, videos: int) -> tf.Tensor:
+  """Video at a place of the epoch's order, int64: a keyed permutation, one value at a time."""
+  key = tf.stack([tf.constant(seed & 0x7FFFFFFF, tf.int64), epoch, tf.zeros_like(epoch)])
+  # `tf.random.experimental.index_shuffle` without its fixed 4 rounds of the cipher, after which
+  # neighbours stay neighbours: serial correlation twice that of a random order of 529, and an
+  # epoch's first video far from uniform. Neither shows from 8 rounds on.
+  shuffled = tf.raw_ops.RandomIndexShuffle(
+    index=place,
+    seed=tf.cast(key, tf.int32),
+    max_index=tf.constant(videos - 1, tf.int64),
+    rounds=_ROUNDS,
+  )
+  return tf.cast(shuffled, tf.int64)

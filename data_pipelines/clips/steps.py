@@ -1,0 +1,324 @@
+"""The steps that cut clips from a video: which frames, which crop, and decoding no more than that.
+
+`add_train_steps` and `add_eval_steps` attach to the builders of `clips.builders` and to DMVR's
+alike. Frames may be JPEG (cropped while they are decoded), PNG or plain arrays. All draws
+are stateless, keyed by the feature `draw`; without it (in a DMVR factory) each call draws afresh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.clips import sampler
+from data_pipelines.clips.builders import IMAGE, LABEL, Features
+from data_pipelines.records import sequence_example as example
+from vssl_jax.errors import UserError
+
+DRAW = "draw"  # int64 [2], key of the video's random numbers
+OFFSET = "offset"  # int32 [R] or [S], first frame of each clip
+FRAME_RATE = "frame_rate"
+NO_FRAME_RATE = "no_frame_rate"  # bool, True where a frame rate was needed and missing
+_PLACES = "places"  # int32 [clips, T], position of each eval frame among those decoded
+
+_ATTEMPTS = 100  # at a crop within the bounds, before the whole frame is taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+  """How single frames are stored.
+
+  Attributes:
+    shape: frame → int32 (height, width).
+    crop: frame, int32 (top, left, height, width) → uint8 `[height, width, 3]`.
+  """
+
+  shape: Callable[[tf.Tensor], tf.Tensor]
+  crop: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _slice(frame: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+  top, left, height, width = tf.unstack(window)
+  frame = frame[top : top + height, left : left + width]
+  return tf.image.grayscale_to_rgb(frame) if frame.shape[-1] == 1 else frame
+
+
+def _png_shape(png: tf.Tensor) -> tf.Tensor:
+  width_height = tf.io.decode_raw(tf.strings.substr(png, 16, 8), tf.int32, little_endian=False)
+  return tf.ensure_shape(width_height[::-1], [2])
+
+
+JPEG = Codec(
+  shape=lambda jpeg: tf.io.extract_jpeg_shape(jpeg)[:2],
+  crop=lambda jpeg, window: tf.io.decode_and_crop_jpeg(jpeg, window, channels=3),
+)
+PNG = Codec(
+  shape=_png_shape, crop=lambda png, window: _slice(tf.io.decode_png(png, channels=3), window)
+)
+ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
+
+
+def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False) -> None:
+  """Parses frames and label of a record with DMVR's keys, and on demand its frame rate."""
+  string = tf.io.FixedLenSequenceFeature((), tf.string)
+  parser_builder.parse_feature(example.FRAMES, string, IMAGE)
+  integer = tf.io.VarLenFeature(tf.int64)
+  parser_builder.parse_feature(example.LABEL_INDEX, integer, LABEL, is_context=True)
+  if with_frame_rate:
+    rate = tf.io.VarLenFeature(tf.float32)
+    parser_builder.parse_feature(example.FRAME_RATE, rate, FRAME_RATE, is_context=True)
+    for key in (example.START, example.END):
+      parser_builder.parse_feature(key, integer, key, is_context=True)
+
+
+def needs_frame_rate(data: Any) -> bool:
+  """Whether the training clips' starts depend on each video's frame rate."""
+  return sampler.from_config(data.interval, data.clips).needs_fps
+
+
+def add_train_steps(graph: Any, data: Any, *, codec: Codec = JPEG) -> None:
+  """Adds the steps that make the R training clips of a video.
+
+  Steps by phase: sample `clip_frames`; decode `crop_window`, `decode_crop`; preprocess `label`.
+  In: `image` `[L]` or `[L, H, W, C]`, `label`, optionally `draw` and `frame_rate`. Out: `image`
+  uint8 `[R, T, size, size, 3]`, `offset` int32 `[R]`, `label` int32 `[]`.
+
+  Args:
+    graph: a `builders.Graph`, a DMVR factory, or whatever has their builders as attributes.
+    data: `config.data`.
+    codec: how the frames are stored.
+
+  Raises:
+    UserError: a field of `data` is out of range.
+  """
+  interval = sampler.from_config(data.interval, data.clips)
+  _check(data)
+  graph.sampler_builder.add_fn(
+    functools.partial(_sample_train, data=data, interval=interval), fn_name="clip_frames"
+  )
+  graph.decoder_builder.add_fn(
+    functools.partial(_crop_window, data=data, codec=codec),
+    fn_name="crop_window",
+    stateful=True,
+  )
+  graph.decoder_builder.add_fn(
+    functools.partial(_decode_crop, size=data.size, codec=codec),
+    feature_name=IMAGE,
+    fn_name="decode_crop",
+    stateful=True,
+  )
+  graph.preprocessor_builder.add_fn(_first_label, feature_name=LABEL, fn_name="label")
+
+
+def add_eval_steps(
+  graph: Any,
+  *,
+  clips: int,
+  crops: int,
+  frames: int,
+  stride: int,
+  resize: int,
+  size: int,
+  codec: Codec = JPEG,
+) -> None:
+  """Adds the steps that make a video's test views, S = clips · crops, crops running fastest.
+
+  Steps by phase: sample `eval_frames`; decode `decode_resize`, `eval_crops`; preprocess `label`.
+  Each frame that any view shows is decoded once. Arguments as `source.Source.eval_batches`.
+
+  Raises:
+    UserError: `size` is above `resize`, or a count is below 1.
+  """
+  if size > resize:
+    raise UserError(
+      f"config.data.eval.size: squares of {size} pixels do not fit frames resized to a short side "
+      f"of {resize}; set config.data.eval.resize to {size} or more."
+    )
+  if min(clips, crops, frames, stride) < 1:
+    raise UserError("config.data.eval: clips, crops, frames and stride must be at least 1.")
+  graph.sampler_builder.add_fn(
+    functools.partial(_sample_eval, clips=clips, crops=crops, frames=frames, stride=stride),
+    fn_name="eval_frames",
+  )
+  graph.decoder_builder.add_fn(
+    functools.partial(_decode_resize, resize=resize, codec=codec),
+    feature_name=IMAGE,
+    fn_name="decode_resize",
+  )
+  graph.decoder_builder.add_fn(
+    functools.partial(_eval_crops, crops=crops, size=size), fn_name="eval_crops"
+  )
+  graph.preprocessor_builder.add_fn(_first_label, feature_name=LABEL, fn_name="label")
+
+
+def _check(data: Any) -> None:
+  if min(data.frames, data.stride, data.size) < 1:
+    raise UserError("config.data: frames, stride and size must be at least 1.")
+  (low, high), aspect = data.crop.area, data.crop.aspect
+  if not 0 < low <= high <= 1 or not 0 < aspect[0] <= aspect[1]:
+    raise UserError(
+      f"config.data.crop: area {data.crop.area} must rise within (0, 1], aspect {aspect} above 0."
+    )
+  if any(data.crop.short) and not 0 < data.crop.short[0] <= data.crop.short[1] <= 1:
+    raise UserError(f"config.data.crop.short: {data.crop.short} must rise within (0, 1].")
+
+
+def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) -> Features:
+  features = dict(features)
+  foreign = DRAW not in features
+  if foreign:
+    features[DRAW] = tf.random.uniform([2], maxval=2**47, dtype=tf.int64) // 2**16 * 2**16
+  length = tf.shape(features[IMAGE], out_type=tf.int64)[0]
+  fps = None
+  if interval.needs_fps:
+    fps = _frame_rate(features, length)
+    features[NO_FRAME_RATE] = missing = ~(fps > 0)
+    if foreign:
+      tf.debugging.Assert(~missing, ["a span in seconds needs the video's frame rate"])
+    fps = tf.where(missing, tf.ones_like(fps), fps)
+  u = _uniform([sampler.num_uniforms(data.clips)], features[DRAW], 0)
+  shape = {"frames": data.frames, "stride": data.stride}
+  starts = sampler.starts(u, length, clips=data.clips, interval=interval, fps=fps, **shape)
+  chosen = sampler.frame_indices(starts, length, **shape)
+  features[IMAGE] = tf.gather(features[IMAGE], chosen)
+  features[OFFSET] = tf.cast(starts, tf.int32)
+  return features
+
+
+def _frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
+  """Frames a second, float64; 0 or below where the record has none (`sequence_example.fps_of`)."""
+  first = functools.partial(_first_value, default=0)
+  rate = tf.cast(first(features.pop(FRAME_RATE, None)), tf.float64)
+  begin, end = (first(features.pop(key, None)) for key in (example.START, example.END))
+  micros = tf.cast(end, tf.float64) - tf.cast(begin, tf.float64)
+  by_time = tf.cast(length, tf.float64) * 1e6 / tf.where(micros > 0, micros, np.inf)
+  return tf.where(rate > 0, rate, by_time)
+
+
+def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) -> Features:
+  """Puts a window (top, left, height, width) for each frame into the state, int32 `[R, T, 4]`."""
+  frames, draw = features[IMAGE], features[DRAW]
+  windows = []
+  for r in range(data.clips):
+    count = 1 if data.crop.consistent else data.frames
+    one_clip = []
+    for t in range(count):
+      shape = codec.shape(frames[r, t])
+      if not data.crop.random:
+        side = tf.reduce_min(shape)
+        one_clip.append(tf.concat([(shape - side) // 2, [side, side]], axis=0))
+        continue
+      seed = _key(draw, 1 + r * data.frames + t)
+      if any(data.crop.short):
+        one_clip.append(_square(shape, seed, data.crop.short))
+        continue
+      begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([shape, [3]], axis=0),
+        bounding_boxes=tf.zeros([1, 0, 4]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=tuple(data.crop.aspect),
+        area_range=tuple(data.crop.area),
+        max_attempts=_ATTEMPTS,
+        use_image_if_no_bounding_boxes=True,
+      )
+      one_clip.append(tf.concat([begin[:2], size[:2]], axis=0))
+    windows.append(tf.broadcast_to(tf.stack(one_clip), [data.frames, 4]))
+  state["windows"] = tf.stack(windows)
+  return features
+
+
+def _square(shape: tf.Tensor, seed: tf.Tensor, short: tuple[float, float]) -> tf.Tensor:
+  """A square anywhere in a frame, int32 `[4]`; one over its side's share is drawn evenly."""
+  u = tf.random.stateless_uniform([3], seed)
+  share = 1.0 / (1 / short[1] + u[0] * (1 / short[0] - 1 / short[1]))
+  least = tf.cast(tf.reduce_min(shape), tf.float32)
+  side = tf.clip_by_value(tf.cast(tf.round(share * least), tf.int32), 1, tf.reduce_min(shape))
+  free = tf.cast(shape - side + 1, tf.float32)
+  begin = tf.minimum(tf.cast(u[1:] * free, tf.int32), shape - side)
+  return tf.concat([begin, [side, side]], axis=0)
+
+
+def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> tf.Tensor:
+  clips, count = state["windows"].shape[:2]
+  singles = tf.unstack(tf.reshape(frames, [clips * count, *frames.shape[2:]]))
+  windows = tf.unstack(tf.reshape(state["windows"], [clips * count, 4]))
+  images = [
+    _resize(codec.crop(frame, window), (size, size))
+    for frame, window in zip(singles, windows, strict=True)
+  ]
+  return tf.reshape(tf.stack(images), [clips, count, size, size, 3])
+
+
+def _sample_eval(
+  features: Features, *, clips: int, crops: int, frames: int, stride: int
+) -> Features:
+  features = dict(features)
+  length = tf.shape(features[IMAGE], out_type=tf.int64)[0]
+  starts = sampler.eval_starts(length, frames=frames, stride=stride, clips=clips)
+  chosen = sampler.frame_indices(starts, length, frames=frames, stride=stride)
+  unique, places = tf.unique(tf.reshape(chosen, [-1]))
+  features[IMAGE] = tf.gather(features[IMAGE], unique)
+  features[_PLACES] = tf.reshape(places, [clips, frames])
+  features[OFFSET] = tf.repeat(tf.cast(starts, tf.int32), crops)
+  return features
+
+
+def _decode_resize(frames: tf.Tensor, *, resize: int, codec: Codec) -> tf.Tensor:
+  """Whole frames, short side `resize`: uint8 `[frames, H, W, 3]`."""
+  shape = codec.shape(frames[0])
+  size = tf.cast(tf.round(shape * resize / tf.reduce_min(shape)), tf.int32)
+  whole = tf.concat([[0, 0], shape], axis=0)
+  return tf.map_fn(
+    lambda frame: _resize(codec.crop(frame, whole), size),
+    frames,
+    fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+  )
+
+
+def _eval_crops(features: Features, *, crops: int, size: int) -> Features:
+  features = dict(features)
+  frames, places = features[IMAGE], features.pop(_PLACES)
+  room = tf.shape(frames)[1:3] - size
+  along = tf.cast(tf.range(2) == tf.cast(room[1] >= room[0], tf.int32), tf.int32)
+  views = []
+  for i in range(crops):
+    share = room * i // (crops - 1) if crops > 1 else room // 2
+    top, left = tf.unstack(along * share + (1 - along) * (room // 2))
+    views.append(tf.gather(frames[:, top : top + size, left : left + size], places))
+  views = tf.stack(views, axis=1)
+  clips, _, count = views.shape[:3]
+  features[IMAGE] = tf.reshape(views, [clips * crops, count, size, size, 3])
+  return features
+
+
+def _resize(image: tf.Tensor, size: Any) -> tf.Tensor:
+  """Bilinear as `tf.image.resize`, rounded: uint8 `[h, w, 3]` → `[size[0], size[1], 3]`."""
+  image = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
+  return tf.cast(image + 0.5, tf.uint8)
+
+
+def _first_label(label: Any) -> tf.Tensor:
+  return tf.cast(_first_value(label, default=-1), tf.int32)
+
+
+def _first_value(value: Any, *, default: int) -> tf.Tensor:
+  """First element of a scalar, vector or sparse vector; `default` where there is none."""
+  if value is None:
+    return tf.constant(default)
+  value = value.values if isinstance(value, tf.SparseTensor) else tf.reshape(value, [-1])
+  return tf.concat([value, tf.constant([default], value.dtype)], axis=0)[0]
+
+
+def _key(draw: tf.Tensor, purpose: int) -> tf.Tensor:
+  """A key of its own for each purpose below 2^16: `draw` keeps those bits free."""
+  return draw + np.array([0, purpose], dtype=np.int64)
+
+
+def _uniform(shape: list[int], draw: tf.Tensor, purpose: int) -> tf.Tensor:
+  return tf.random.stateless_uniform(shape, _key(draw, purpose), dtype=tf.float64, alg="philox")

@@ -1,0 +1,1 @@
+"""Videos to records: the command `python -m data_pipelines.prepare`."""

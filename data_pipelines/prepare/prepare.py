@@ -1,0 +1,256 @@
+"""Videos to sharded TFRecords: `python -m data_pipelines.prepare INPUT OUTPUT`.
+
+INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
+line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
+OUTPUT gets shards of SequenceExamples with DMVR's keys, an offset index a split, `labels.txt` and
+`manifest.json`. Run again after a kill, the same command goes on with the unfinished shards.
+Several runs may fill one OUTPUT with different splits; they share its labels.
+
+Exit status: 0 all is well, 2 bad usage, 3 OUTPUT lacks videos that could not be read (its manifest
+names them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+
+from data_pipelines import text
+from data_pipelines.prepare import resume
+from data_pipelines.prepare import shards as shards_lib
+from data_pipelines.records import index, manifest
+from data_pipelines.videos import decode, split_lists, video_list
+from data_pipelines.videos import workers as workers_lib
+from vssl_jax.errors import UserError
+
+_LISTED = 10  # unreadable videos printed; the manifest has all
+
+
+def prepare(
+  input: str | os.PathLike,
+  output: str | os.PathLike,
+  *,
+  split: str = "train",
+  split_column: str | None = None,
+  split_list: Sequence[str | os.PathLike] = (),
+  root: str | os.PathLike | None = None,
+  flat: bool = False,
+  labels: str | os.PathLike | None = None,
+  fps: float = 0.0,
+  short_side: int = 256,
+  quality: int = 85,
+  max_seconds: float = 120.0,
+  shards: int = 0,
+  workers: int = 0,
+  strict: bool = False,
+  overwrite: bool = False,
+  progress: bool = False,
+) -> dict[str, Any]:
+  """Converts videos to TFRecords; the same arguments give the same bytes, however many workers.
+
+  Args:
+    input: folder or CSV, see the module's docstring.
+    output: folder for the records, made if missing.
+    split: name of the split where neither column, list nor folder gives one.
+    split_column: CSV column with each video's split; empty values leave a video out.
+    split_list: official UCF101 or HMDB51 lists of one split, for a folder.
+    root: folder that a CSV's relative paths start from; its own by default.
+    flat: take all videos of a folder, at any depth, as unlabelled.
+    labels: text file with one class name a line, in the order of their indices; by default the
+      names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
+    fps: frames a second to store, by time stamps; 0 keeps each video's own frames.
+    short_side: pixels of the shorter side, aspect kept, never enlarged; 0 keeps the size.
+    quality: JPEG quality, 1 to 100.
+    max_seconds: longest record; longer videos become several; 0 never splits.
+    shards: shards a split; 0 chooses by the size of the video files.
+    workers: processes; 0 takes one a core, 1 works in this process.
+    strict: stop at the first unreadable video.
+    overwrite: first remove what an earlier run wrote for these splits.
+    progress: show a progress bar and notes on standard error.
+
+  Returns:
+    The manifest, as written to `manifest.json`.
+
+  Raises:
+    UserError: bad arguments or lists, or `output` holds records of other settings or videos.
+    UnreadableVideoError: an unreadable video, where `strict`.
+  """
+  settings = decode.Settings(fps, short_side, quality, max_seconds)
+  _check(settings, shards, workers)
+  videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
+  if progress:
+    for note in videos.notes:
+      print(f"note: {text.printable(note)}", file=sys.stderr)
+  output = pathlib.Path(output)
+  try:
+    with resume.claim(output):
+      planned = resume.plan(videos, settings, shards)
+      if overwrite:
+        resume.remove(output, [job.split for job in planned])
+      manifest.read(output)  # a foreign one stops the run now, not at its end
+      planned = [resume.settle(output, job) for job in planned]
+      names = resume.settle_labels(output, videos, labels)
+      for job in planned:
+        resume.record(output, job)
+      tasks = {job.split: resume.tasks(output, videos.root, job, names, strict) for job in planned}
+      _run([t for group in tasks.values() for t in group], workers or _cores(), progress)
+      return _finish(output, planned, tasks, names, videos.notes)
+  except OSError as error:
+    raise UserError(
+      f"{error.filename or output}: {error.strerror or error}: mend this and run the same command "
+      "again, it goes on where it stopped"
+    ) from error
+
+
+def _check(settings: decode.Settings, shards: int, workers: int) -> None:
+  bounds = {
+    "fps": (0, 1000),
+    "short_side": (0, 1 << 16),
+    "quality": (1, 100),
+    "max_seconds": (0, 1e9),
+  }
+  values = dataclasses.asdict(settings) | {"shards": shards, "workers": workers}
+  for name, value in values.items():
+    low, high = bounds.get(name, (0, 99999))
+    if not low <= value <= high:
+      raise UserError(f"{name} is {value}: it must be between {low:g} and {high:g}")
+
+
+def _list(
+  path: pathlib.Path,
+  split: str,
+  split_column: str | None,
+  split_list: Sequence[str | os.PathLike],
+  root: str | os.PathLike | None,
+  flat: bool,
+) -> video_list.VideoList:
+  if path.is_file():
+    if split_list or flat:
+      flag = "split_list" if split_list else "flat"
+      raise UserError(f"{path} is a file: {flag} is for a folder; a CSV has splits in a column")
+    return video_list.from_csv(path, root=root, split=split, split_column=split_column)
+  if split_column or root:
+    flag = "split_column" if split_column else "root"
+    raise UserError(f"{path} is no CSV file: {flag} is for a CSV")
+  videos = video_list.from_folder(path, split=split, flat=flat)
+  return split_lists.apply(videos, split_list) if split_list else videos
+
+
+def _cores() -> int:
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _run(tasks: Sequence[shards_lib.Shard], workers: int, progress: bool) -> None:
+  """Writes every shard that is not complete yet."""
+  total = sum(len(task.entries) for task in tasks)
+  tasks = [t for t in tasks if (r := t.result()) is None or (t.strict and _unreadable(r))]
+  done = total - sum(len(task.entries) for task in tasks)
+  at: dict[str, int | None] = {}  # position of the video that each shard is at
+  every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+  with tqdm.tqdm(
+    total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
+  ) as bar:
+
+    def on_report(task, message):
+      kind, position = message
+      at[task.name] = position if kind == "start" else None
+      bar.update(kind == "end")
+
+    def on_crash(task, reason):
+      position = at.get(task.name)
+      if position is None:
+        raise UserError(f"{task.path}: {reason}: run the same command again, it goes on from here")
+      if task.strict:
+        raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {reason}")
+      bar.update(-position)
+      return dataclasses.replace(task, crashed={**task.crashed, position: reason})
+
+    results = workers_lib.run(
+      shards_lib.write, tasks, workers=workers, on_report=on_report, on_crash=on_crash
+    )
+    with contextlib.closing(results):
+      for _ in results:
+        pass
+
+
+def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
+  return result["counts"]["unreadable"]
+
+
+def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
+  """Writes the offset indices and the manifest, keeping other splits that it already has."""
+  splits = (manifest.read(output) or {"splits": {}})["splits"]
+  for job in planned:
+    results = [task.result() for task in tasks[job.split]]
+    files = [task.path for task in tasks[job.split]]
+    index.write(index.build(files), index.path_of(output, job.split))
+    splits[job.split] = {
+      **manifest.Tally.merge(result["counts"] for result in results),
+      "settings": dataclasses.asdict(job.settings),
+      "notes": list(notes),
+      "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
+    }
+  built = manifest.build(names, splits)
+  manifest.write_json(output / manifest.MANIFEST, built)
+  return built
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_pipelines.prepare",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("input", metavar="INPUT", help="folder of videos or CSV")
+  add("output", metavar="OUTPUT", help="folder for the records")
+  add("--split", default="train", help="name of the split where nothing else gives one (train)")
+  add("--split_column", metavar="NAME", help="CSV column of splits (`split` where there is one)")
+  add("--split_list", metavar="FILE", nargs="+", default=(), help="official UCF101 or HMDB51 lists")
+  add("--root", metavar="DIR", help="where a CSV's relative paths start (the CSV's folder)")
+  add("--flat", action="store_true", help="take all videos of a folder as unlabelled")
+  add("--labels", metavar="FILE", help="class names in the order of their indices (sorted)")
+  add("--fps", type=float, default=0.0, help="frames a second (0: each video's own)")
+  add("--short_side", type=int, default=256, help="pixels, never enlarged (256; 0: as it is)")
+  add("--quality", type=int, default=85, help="JPEG quality (85)")
+  add("--max_seconds", type=float, default=120.0, help="longest record (120; 0: never split)")
+  add("--shards", type=int, default=0, help="shards a split (0: by the size of the files)")
+  add("--workers", type=int, default=0, help="processes (0: one a core)")
+  add("--strict", action="store_true", help="stop at the first unreadable video")
+  add("--overwrite", action="store_true", help="remove what an earlier run wrote")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  arguments = _parser().parse_args(argv)
+  try:
+    result = prepare(**vars(arguments), progress=True)
+  except shards_lib.UnreadableVideoError as error:
+    print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
+    return 3
+  except UserError as error:
+    print(f"error: {text.printable(str(error))}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted: run the same command again, it goes on where it stopped", file=sys.stderr)
+    return 130
+  output = text.printable(arguments.output)
+  print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
+  print(manifest.summary(result))
+  unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]
+  for file in unreadable[:_LISTED]:
+    print(text.printable(f"  unreadable: {file['path']}: {file['reason']}"))
+  if len(unreadable) > _LISTED:
+    print(f"  and {len(unreadable) - _LISTED} more unreadable, see {manifest.MANIFEST}")
+  return 3 if unreadable else 0

@@ -1,0 +1,220 @@
+"""What OUTPUT already holds: settings, videos and labels of each split's job, so that it resumes.
+
+One job a split. `.prepare/{split}.job.json` says what the job is; a job that differs is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_pipelines import text
+from data_pipelines.prepare.shards import STATE, Shard, assign, default_count
+from data_pipelines.records import index, manifest
+from data_pipelines.videos import decode
+from data_pipelines.videos.video_list import Entry, VideoList
+from vssl_jax.errors import UserError
+
+_AGAIN = "give another OUTPUT, the same arguments as then, or --overwrite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One split to prepare.
+
+  Attributes:
+    split: its name.
+    entries: its videos.
+    sizes: path to bytes of the file; −1 where it is missing.
+    settings: how frames are stored.
+    shards: how many; 0 while undecided.
+  """
+
+  split: str
+  entries: tuple[Entry, ...]
+  sizes: dict[str, int]
+  settings: decode.Settings
+  shards: int
+
+  def identity(self) -> dict[str, Any]:
+    """What must not change between two runs; plain data for JSON."""
+    entries = sorted(dataclasses.astuple(entry) for entry in self.entries)
+    return {
+      **dataclasses.asdict(self.settings),
+      "shards": self.shards,
+      "videos": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
+    }
+
+
+@contextlib.contextmanager
+def claim(output: pathlib.Path) -> Iterator[None]:
+  """Makes OUTPUT, keeps a second run out of it, and clears what a killed run left half-written.
+
+  Raises:
+    UserError: another run is at work there.
+  """
+  state = output / STATE
+  state.mkdir(parents=True, exist_ok=True)
+  with open(state / "lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
+    except OSError:
+      pass  # a file system without locks
+    _clear(output)
+    try:
+      yield
+    finally:
+      _clear(output)
+
+
+def _clear(output: pathlib.Path) -> None:
+  for folder in (output, output / STATE):
+    for path in folder.glob(".tmp-*"):
+      path.unlink(missing_ok=True)
+
+
+def plan(videos: VideoList, settings: decode.Settings, shards: int) -> list[Job]:
+  """One job a split, sorted by name."""
+  groups: dict[str, list[Entry]] = {}
+  for entry in videos.entries:
+    groups.setdefault(entry.split, []).append(entry)
+  plans = []
+  for split, entries in sorted(groups.items()):
+    sizes = {entry.path: _size(videos.root / entry.path) for entry in entries}
+    plans.append(Job(split, tuple(entries), sizes, settings, min(shards, len(entries))))
+  return plans
+
+
+def settle_labels(
+  output: pathlib.Path, videos: VideoList, file: str | os.PathLike | None
+) -> tuple[str, ...]:
+  """Decides the label map, shared by all splits of OUTPUT, and writes `labels.txt`.
+
+  Raises:
+    UserError: a label is not in the map, or the map would differ from an earlier run's.
+  """
+  before = manifest.read_labels(output) if any((output / STATE).glob("*.job.json")) else ()
+  names = before or videos.labels
+  source = f"{output / manifest.LABELS}, which an earlier run wrote"
+  if file is not None:
+    source = str(file)
+    names = manifest.label_lines(file)
+    if "" in names:
+      raise UserError(
+        f"{file}, line {names.index('') + 1}: blank, and a class's index is its line: remove it"
+      )
+    if len(set(names)) < len(names):
+      raise UserError(f"{file}: names a class twice")
+    if before and names != before:
+      raise UserError(
+        f"{file}: differs from {manifest.LABELS} in {output}, of an earlier run: {_AGAIN}"
+      )
+  unknown = sorted(set(videos.labels) - set(names))
+  if unknown:
+    raise UserError(
+      f"label {unknown[0]!r} is not in {source}: prepare the split with all classes first, or give "
+      "--labels"
+    )
+  text.write(output / manifest.LABELS, "".join(f"{name}\n" for name in names))
+  return names
+
+
+def settle(output: pathlib.Path, job: Job) -> Job:
+  """Fixes the number of shards and checks the job against what OUTPUT holds.
+
+  Raises:
+    UserError: OUTPUT holds this split with other settings or videos, or shards not written by us.
+  """
+  path = _path(output, job.split)
+  try:
+    before = json.loads(text.read(path)) if path.exists() else None
+  except ValueError:
+    before = None
+  if not job.shards:
+    sizes = list(job.sizes.values())
+    job = dataclasses.replace(
+      job, shards=before["shards"] if before else min(default_count(sizes), len(job.entries))
+    )
+  now = job.identity()
+  if before is None:
+    if foreign := _shard_names(output, job.split):
+      raise UserError(
+        f"{output / foreign[0]}: not written by prepare: give another OUTPUT or split name"
+      )
+  elif before != now:
+    if before.get("videos") != now["videos"]:
+      what = "of another list of videos"
+    else:
+      pairs = [f"{k}={before.get(k)} (now {v})" for k, v in now.items() if before.get(k) != v]
+      what = f"with {', '.join(pairs)}"
+    raise UserError(f"{output} holds split {job.split!r} {what}: {_AGAIN}")
+  return job
+
+
+def record(output: pathlib.Path, job: Job) -> None:
+  """Notes the job, for `settle` in a later run."""
+  manifest.write_json(_path(output, job.split), job.identity())
+
+
+def tasks(
+  output: pathlib.Path, root: pathlib.Path, job: Job, labels: tuple[str, ...], strict: bool
+) -> list[Shard]:
+  """The shards of a job, whether written or not."""
+  return [
+    Shard(
+      path=str(output / f"{job.split}-{number:05d}-of-{job.shards:05d}.tfrecord"),
+      root=str(root),
+      entries=tuple(entries),
+      sizes=tuple(job.sizes[entry.path] for entry in entries),
+      labels=labels,
+      settings=job.settings,
+      strict=strict,
+    )
+    for number, entries in enumerate(assign(job.entries, job.shards))
+  ]
+
+
+def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
+  """Deletes what earlier jobs of these splits wrote; other files stay."""
+  for split in splits:
+    job = _path(output, split)
+    if not job.exists():
+      continue
+    for name in _shard_names(output, split):
+      (output / name).unlink()
+      (output / STATE / f"{name}.json").unlink(missing_ok=True)
+    index.path_of(output, split).unlink(missing_ok=True)
+    job.unlink()
+  old = manifest.read(output)
+  if old is not None:
+    rest = {name: split for name, split in old["splits"].items() if name not in splits}
+    if rest:
+      manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
+    else:
+      (output / manifest.MANIFEST).unlink()
+
+
+def _path(output: pathlib.Path, split: str) -> pathlib.Path:
+  return output / STATE / f"{split}.job.json"
+
+
+def _shard_names(output: pathlib.Path, split: str) -> list[str]:
+  pattern = re.compile(re.escape(split) + r"-\d{5}-of-\d{5}(\.tfrecord)?")
+  return sorted(path.name for path in output.iterdir() if pattern.fullmatch(path.name))
+
+
+def _size(path: pathlib.Path) -> int:
+  try:
+    return path.stat().st_size
+  except OSError:
+    return -1

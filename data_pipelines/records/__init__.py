@@ -1,0 +1,1 @@
+"""The files of prepared data: SequenceExamples in TFRecords, their index, manifest, fingerprint."""

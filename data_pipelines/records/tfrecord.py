@@ -1,0 +1,159 @@
+"""TFRecord framing: shards that appear atomically, a scan of their headers, single reads.
+
+A record is its length (8 bytes, little endian), the masked CRC-32C of these 8 bytes, the payload
+and the payload's masked CRC-32C (TensorFlow, lib/io/record_writer.h).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import struct
+
+import numpy as np
+
+from data_pipelines.records.crc32c import masked_crc32c
+from vssl_jax.errors import UserError
+
+HEADER = 12  # bytes before a payload
+FOOTER = 4  # bytes behind it
+
+
+class ShardWriter:
+  """Writes a TFRecord file that appears under its name only when complete.
+
+  Used as a context manager: leaving it normally syncs the file to disk and renames it; leaving it
+  by an exception removes what was written. A killed process leaves only a `.tmp-*` file.
+
+  Attributes:
+    size: bytes written so far.
+    sha256: hex digest of the file, after the block.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    self.size = 0
+    self.sha256 = ""
+    self._temporary = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
+    self._hash = hashlib.sha256()
+
+  def __enter__(self) -> ShardWriter:
+    self._file = open(self._temporary, "wb")
+    return self
+
+  def write(self, record: bytes) -> None:
+    """Appends one record: length, its CRC, payload, its CRC."""
+    length = struct.pack("<Q", len(record))
+    head = length + struct.pack("<I", masked_crc32c(length))
+    tail = struct.pack("<I", masked_crc32c(record))
+    for part in (head, record, tail):
+      self._file.write(part)
+      self._hash.update(part)
+      self.size += len(part)
+
+  def mark(self) -> tuple:
+    """The present state, for `rewind`."""
+    return self.size, self._hash.copy()
+
+  def rewind(self, mark: tuple) -> None:
+    """Takes back every record written since `mark()`."""
+    self.size, self._hash = mark[0], mark[1].copy()
+    self._file.seek(self.size)
+    self._file.truncate()
+
+  def __exit__(self, kind, value, traceback) -> None:
+    if kind is not None:
+      self._file.close()
+      self._temporary.unlink(missing_ok=True)
+      return
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._file.close()
+    self.sha256 = self._hash.hexdigest()
+    os.replace(self._temporary, self.path)
+
+
+def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+  """Finds every record of a shard by reading headers only.
+
+  Args:
+    path: an uncompressed TFRecord file.
+
+  Returns:
+    Position of each payload's first byte and payload length, both int64 [n].
+
+  Raises:
+    UserError: the file ends inside a record, or a header's CRC is wrong; names file and byte.
+  """
+  size = os.path.getsize(path)
+  offsets, lengths = [], []
+  position = 0
+  with open(path, "rb", buffering=0) as file:
+    while position < size:
+      file.seek(position)
+      header = file.read(HEADER)
+      if len(header) == HEADER and not _header_is_sound(header):
+        raise UserError(_damage(path, position))
+      length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER else 0
+      end = position + HEADER + length + FOOTER
+      if end > size:
+        raise UserError(
+          f"{path}: truncated: the record at byte {position} should end at byte {end}, the file "
+          f"at {size}: copy or prepare this shard again"
+        )
+      offsets.append(position + HEADER)
+      lengths.append(length)
+      position = end
+  return np.array(offsets, np.int64), np.array(lengths, np.int64)
+
+
+def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = False) -> bytes:
+  """One payload.
+
+  Args:
+    path: TFRecord file.
+    offset: position of the payload's first byte.
+    length: payload's length, bytes.
+    verify: also check length and payload against their CRCs (about 5 ms/MB).
+
+  Raises:
+    UserError: the file is shorter than that, or a CRC is wrong; names file and byte.
+  """
+  start = offset - HEADER
+  with open(path, "rb", buffering=0) as file:
+    file.seek(start if verify else offset)
+    wanted = HEADER + length + FOOTER if verify else length
+    data = _read_exactly(file, wanted)
+  if len(data) < wanted:
+    raise UserError(f"{path}: truncated inside the record at byte {start}: prepare it again")
+  if not verify:
+    return data
+  payload = data[HEADER:-FOOTER]
+  (stored,) = struct.unpack("<I", data[-FOOTER:])
+  sound = _header_is_sound(data[:HEADER]) and struct.unpack("<Q", data[:8])[0] == length
+  if not sound or stored != masked_crc32c(payload):
+    raise UserError(_damage(path, start))
+  return payload
+
+
+def _read_exactly(file, count: int) -> bytes:
+  """Reads `count` bytes, fewer only at the end (one raw read may stop at 2 GiB)."""
+  data = file.read(count)
+  while len(data) < count:
+    more = file.read(count - len(data))
+    if not more:
+      break
+    data += more
+  return data
+
+
+def _header_is_sound(header: bytes) -> bool:
+  return struct.unpack("<I", header[8:])[0] == masked_crc32c(header[:8])
+
+
+def _damage(path, position: int) -> str:
+  return (
+    f"{path}: no sound TFRecord at byte {position} (wrong checksum): the file is damaged, "
+    "compressed or no TFRecord file: prepare or copy this shard again"
+  )

@@ -1,0 +1,124 @@
+"""Clips from a user's own DMVR factory, `config.data.name = "module:function"`.
+
+The function gets `config.data` and the split and returns `(factory, num_videos)` or
+`(factory, num_videos, label_names)`, the factory configured: its `image` is uint8, or float in
+[0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`; its `label`
+an integer or a one-hot vector, or absent. `clips.steps.add_train_steps(factory, data)` gives it
+our sampler and crops.
+
+DMVR draws by its own random state and shuffles a buffer: order, clips and a restart are its own,
+videos have no number (`video` is −1), and hosts do not share out the data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import source
+from data_pipelines.clips.builders import IMAGE, LABEL
+from data_pipelines.records import fingerprint
+from vssl_jax.errors import UserError
+
+
+class DmvrSource:
+  """Training batches of a DMVR factory; `source.Source` without evaluation and determinism."""
+
+  def __init__(
+    self,
+    data: Any,
+    factory: Any,
+    num_videos: int,
+    label_names: tuple[str, ...] = (),
+    *,
+    split: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    self.num_videos, self.label_names, self.unreadable = num_videos, tuple(label_names), 0
+    told = data.name, split, num_videos, self.label_names
+    self.fingerprint = fingerprint.of(*told, _shards(factory))
+    self._data, self._factory, self._split = data, factory, split
+    self._batch_size = batch_size
+    self._rows = source.local_rows(batch_size, process_index, process_count)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
+    return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
+
+  def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
+    """Endless batches in DMVR's own random order; `start` cannot be honoured."""
+    del start
+    dataset = self._factory.make_dataset(
+      shuffle=True, num_epochs=None, batch_size=len(self._rows), drop_remainder=True
+    )
+    for features in dataset.as_numpy_iterator():
+      yield self._batch(features)
+
+  def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
+    """Not offered: test views are this project's, so they come from records."""
+    del batch_size, views
+    raise UserError(
+      "config.data.source=dmvr: a DMVR factory feeds training only; evaluate on the records "
+      "themselves with config.data.source=tfrecord."
+    )
+
+  def _batch(self, features: dict[str, np.ndarray]) -> source.Batch:
+    data, count = self._data, len(self._rows)
+    if IMAGE not in features:
+      raise UserError(
+        f"config.data.name={data.name}: the factory's features are {sorted(features)}, "
+        f"not {IMAGE!r} among them."
+      )
+    image = features[IMAGE]
+    clips_shape = (count, data.clips, data.frames)
+    if image.ndim < 5 or image.size != np.prod(clips_shape) * np.prod(image.shape[-3:]):
+      raise UserError(
+        f"config.data.name={data.name}: the factory's {IMAGE!r} has shape {image.shape}, which "
+        f"does not make [N, R, T] = {list(clips_shape)} frames."
+      )
+    if image.dtype != np.uint8:
+      image = (np.clip(image.astype(np.float32), 0, 1) * 255 + 0.5).astype(np.uint8)
+    offset = features.get("offset", np.full((count, data.clips), -1))
+    return {
+      "clips": image.reshape(*clips_shape, *image.shape[-3:]),
+      "label": _labels(features.get(LABEL), count),
+      "video": np.full(count, -1, np.int64),
+      "offset": np.asarray(offset, np.int32),
+    }
+
+
+def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
+  """See `source.load`; `seed` has no effect."""
+  del seed
+  module, _, function = data.name.partition(":")
+  if not module or not function:
+    raise UserError(
+      f"config.data.name: {data.name!r} is not 'module:function', the function that makes the "
+      "DMVR factory."
+    )
+  try:
+    make = getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError) as e:
+    raise UserError(f"config.data.name: {data.name} cannot be imported ({e}).") from None
+  return DmvrSource(data, *make(data, split), split=split, **kwargs)
+
+
+def _shards(factory: Any) -> list[tuple[str, int]]:
+  """Names and sizes of DMVR's shards, where the factory is one of DMVR's and they lie here."""
+  paths = [os.fspath(p) for p in getattr(factory, "_shards", ())]
+  return [(os.path.basename(p), os.path.getsize(p) if os.path.exists(p) else -1) for p in paths]
+
+
+def _labels(label: np.ndarray | None, count: int) -> np.ndarray:
+  if label is None:
+    return np.full(count, -1, np.int32)
+  if label.ndim > 1 and label.shape[-1] > 1:
+    label = label.argmax(-1)
+  return label.reshape(count).astype(np.int32)

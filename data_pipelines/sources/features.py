@@ -1,0 +1,175 @@
+"""Sequences of features instead of pixels, read by NumPy alone.
+
+`config.data.path` is one of
+
+* a `.npz` file with `features` `[V, L, D]` and, if wanted, `label` `[V]`, `length` `[V]` (frames
+  that count, from the front), `subset` `[V]` (compared with the split's name as text) and
+  `label_names`;
+* a folder of `.npy` files (`[L, D]`, one a video) or of `.npz` files with such an array under
+  `features`. `labels.csv` (`path,label[,split]`) names the files in use; without it all files
+  under the folder `split`, or all there are, count, labelled by the class folder they lie in.
+
+Every sequence comes out `data.frames` = T long: a shorter one padded, `mask` False there; of a
+longer one, one frame from each of T equal segments (a random one in training, else the middle).
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.records import fingerprint as fingerprint_lib
+from data_pipelines.source import Batch, NumpySource
+from vssl_jax.errors import UserError
+
+Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
+
+
+class FeatureSource(NumpySource):
+  """Feature sequences in memory or read one by one; implements `source.Source`.
+
+  Batches hold `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `label` int32 `[N]` (−1:
+  unknown; `[N, C]` where `labels` has rows of C values), `video` int64 `[N]`.
+
+  Args:
+    data: `config.data`.
+    sequences: one `[L, D]` a video, L ≥ 1 and free, D the same for all.
+    labels: one integer (or row of integers) a video; None where unknown.
+    label_names: class names by label index.
+    fingerprint: see `source.Source`; by default of the arrays.
+    **kwargs: as `source.load`.
+  """
+
+  def __init__(
+    self,
+    data: Any,
+    sequences: Sequence[Sequence2D],
+    labels: np.ndarray | None = None,
+    *,
+    label_names: Sequence[str] = (),
+    fingerprint: str = "",
+    **kwargs: Any,
+  ):
+    rows = None if labels is None else np.asarray(labels).tolist()
+    fingerprint = fingerprint or fingerprint_lib.of_arrays(sequences, rows)
+    super().__init__(data, len(sequences), fingerprint=fingerprint, **kwargs)
+    if data.frames < 1:
+      raise UserError(f"config.data.frames: {data.frames} frames a sequence; give at least 1.")
+    self.label_names = tuple(label_names)
+    self._frames, self._sequences = data.frames, sequences
+    self._labels = np.full(len(sequences), -1) if labels is None else np.asarray(labels)
+    if len(self._labels) != len(sequences):
+      raise UserError(f"{len(self._labels)} labels for {len(sequences)} feature sequences.")
+
+  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+    """A sequence with one random frame from each segment."""
+    return self._example(video, rng.random(self._frames))
+
+  def eval_example(self, video: int, **views: int) -> Batch:
+    """A sequence with the middle frame of each segment; views are a matter of pixels."""
+    del views
+    return self._example(video, np.full(self._frames, 0.5))
+
+  def _example(self, video: int, within: np.ndarray) -> Batch:
+    original = int(self.ids[video])
+    sequence = self._sequences[original]
+    sequence = sequence() if callable(sequence) else sequence
+    if sequence.ndim != 2 or not len(sequence):
+      raise UserError(f"feature sequence {original} has shape {sequence.shape}, not [L ≥ 1, D].")
+    length, frames = len(sequence), self._frames
+    if length > frames:
+      chosen = ((np.arange(frames) + within) * length / frames).astype(np.int64)
+      sequence = sequence[np.minimum(chosen, length - 1)]
+    features = np.zeros((frames, sequence.shape[1]), np.float32)
+    features[: len(sequence)] = sequence
+    return {
+      "features": features,
+      "mask": np.arange(frames) < length,
+      "label": np.asarray(self._labels[original], np.int32),
+      "video": np.int64(video),
+    }
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
+  """See `source.load`; see the module for what `data.path` may be.
+
+  Raises:
+    UserError: the path is missing or holds nothing of that split.
+  """
+  path = pathlib.Path(data.path)
+  if not data.path or not path.exists():
+    raise UserError(
+      f"config.data.path: {data.path!r} is no .npz file or folder of feature sequences."
+    )
+  read = _read_folder if path.is_dir() else _read_file
+  sequences, labels, names, mark = read(path, split)
+  if not sequences:
+    raise UserError(f"{path}: no feature sequences of split {split!r}.")
+  return FeatureSource(
+    data, sequences, labels, label_names=names, fingerprint=mark, split=split, **kwargs
+  )
+
+
+def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
+  with np.load(path) as stored:
+    arrays = {k: stored[k] for k in stored.files}
+  if "features" not in arrays or arrays["features"].ndim != 3:
+    raise UserError(f"{path}: needs an array 'features' [V, L, D]; it has {sorted(arrays)}.")
+  count = len(arrays["features"])
+  lengths = arrays.get("length", np.full(count, arrays["features"].shape[1]))
+  subset = arrays.get("subset", np.full(count, split)).astype(str)
+  rows = np.flatnonzero(subset == split)
+  if not len(rows):
+    raise UserError(
+      f"{path}: no rows of split {split!r}; its 'subset' has {', '.join(sorted(set(subset)))}."
+    )
+  label = arrays.get("label")
+  return (
+    [arrays["features"][i, : lengths[i]] for i in rows],
+    None if label is None else label[rows],
+    tuple(str(n) for n in arrays.get("label_names", ())),
+    fingerprint_lib.of_npz(path, split),
+  )
+
+
+def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
+  table = path / "labels.csv"
+  if table.exists():
+    with table.open(newline="", encoding="utf-8") as f:
+      rows = list(csv.DictReader(f))
+    if rows and not {"path", "label"} <= rows[0].keys():
+      raise UserError(f"{table}: needs columns 'path' and 'label', has {list(rows[0])}.")
+    classes = [r["label"] for r in rows]
+    chosen = [r for r in rows if r.get("split", split) == split]
+    files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
+  else:
+    root = path / split if (path / split).is_dir() else path
+    files = sorted(f for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
+    texts = [f.parent.name if f.parent != root else "" for f in files]
+    # Over all splits, so that a class keeps its index where one split lacks another class.
+    roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
+    classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
+  names = tuple(sorted({c for c in classes if c}))
+  if names and all(c.isdigit() for c in names):
+    labels, names = [int(t) if t else -1 for t in texts], ()
+  else:
+    labels = [names.index(t) if t else -1 for t in texts]
+  mark = fingerprint_lib.of_files(files, path, labels)
+  return [_reader(f) for f in files], np.array(labels), names, mark
+
+
+def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:
+  def read() -> np.ndarray:
+    try:
+      if path.suffix == ".npy":
+        return np.load(path)
+      with np.load(path) as stored:
+        return stored["features"]
+    except (OSError, ValueError, KeyError) as e:
+      raise UserError(f"{path}: no feature sequence can be read ({e}).") from None
+
+  return read

@@ -1,0 +1,209 @@
+"""Clips from TensorFlow Datasets: any builder with a `Video` feature, prepared beforehand.
+
+TFRecord files are read at random by an offset index that one scan makes, ArrayRecord files by
+TFDS's own random access; both keep the promise that batch k is a function of (seed, k) alone.
+Only the sampled frames are decoded. Nothing is ever downloaded from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+
+from data_pipelines.clips import steps
+from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
+from data_pipelines.clips.clip_source import ClipSource
+from data_pipelines.records import fingerprint, index
+from data_pipelines.sources.tfrecord import RecordReader
+from vssl_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Without the deprecation warnings that TFDS draws upon itself, and its progress bars."""
+  loggers = (logging.get_absl_logger(), tf.get_logger())
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel("ERROR")
+  tfds.disable_progress_bar()
+  try:
+    yield
+  finally:
+    tfds.enable_progress_bar()
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
+
+
+_RATES = ("fps", "frame_rate")  # features that hold a video's frame rate, the first there is
+
+
+class TfdsStore:
+  """Random access to a split of a TFDS builder; implements `clip_source.Store`.
+
+  A scalar feature `fps` or `frame_rate` is each video's frame rate.
+
+  Args:
+    builder: a prepared builder.
+    split: TFDS split, slices such as `train[:80%]` included.
+    where: names the data set in messages.
+
+  Raises:
+    UserError: the builder is not prepared, lacks the split, or has no one video feature.
+  """
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, where: str):
+    features = builder.info.features
+    videos = [k for k, f in features.items() if isinstance(f, tfds.features.Video)]
+    if len(videos) != 1:
+      raise UserError(f"{where}: expected one video feature, found {len(videos)}: {videos}.")
+    self._video, self._where = videos[0], f"{where}, split {split}"
+    label = dict(features.items()).get(LABEL)
+    is_class = isinstance(label, tfds.features.ClassLabel)
+    self._rate = next((k for k in _RATES if _is_number(dict(features.items()).get(k))), None)
+    self._label = LABEL if label is not None and label.shape == () else None
+    self.label_names = tuple(label.names) if is_class and label.names else ()
+    self._decoders = {self._video: tfds.decode.SkipDecoding()}
+    self._features = features
+    self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)
+    lengths = getattr(self._records, "lengths", np.zeros(0, np.int64)).tolist()
+    ends = [self._hash(i) for i in (0, len(self._records) - 1)]
+    told = builder.info.full_name, split, len(self._records)
+    self.fingerprint = fingerprint.of(*told, lengths, ends, self.label_names)
+    first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
+    self.codec = steps.JPEG if first[:2] == b"\xff\xd8" else steps.PNG
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def _hash(self, i: int) -> str:
+    """SHA-256 of a record, "" of one that cannot be read."""
+    try:
+      record = self._records.read(tf.constant(i, tf.int64)).numpy()
+    except tf.errors.OpError:
+      return ""
+    return hashlib.sha256(record).hexdigest()
+
+  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
+    """Nothing to parse: the builder knows its own features."""
+    if with_frame_rate and self._rate is None:
+      raise UserError(
+        f"{self._where}: no scalar feature 'fps' or 'frame_rate', so its frame rate is unknown: "
+        "give spans in frames (config.data.interval.unit=frames, with a gap in frames), without "
+        "config.data.interval.max_seconds and min_seconds."
+      )
+
+  def read(self, parse: Callable[[tf.Tensor], Features] | None, i: tf.Tensor) -> Features:
+    """See `Store`; `parse` is not used."""
+    record = self._records.read(i)
+    with _quiet():
+      example = self._features.deserialize_example(record, decoders=self._decoders)
+    label = example[self._label] if self._label else -1
+    parsed = {IMAGE: example[self._video], LABEL: tf.cast(label, tf.int64)}
+    return parsed | ({steps.FRAME_RATE: example[self._rate]} if self._rate else {})
+
+  def name_of(self, i: int) -> str:
+    """TFDS keeps no names of videos."""
+    del i
+    return ""
+
+  def describe(self, i: int) -> str:
+    """See `Store`."""
+    return f"{self._where}: video {i}"
+
+
+class _RawRows:
+  """Serialised examples through TFDS's own random access (ArrayRecord files)."""
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, where: str):
+    try:
+      raw = tfds.decode.DeserializeMethod.RAW_BYTES
+      self._rows = builder.as_data_source(split=split, deserialize_method=raw)
+    except Exception as e:
+      reason = str(e).split("\n")[0][:200]
+      raise UserError(
+        f"{where}: split {split!r} cannot be read ({reason}); prepare it with "
+        f"`tfds build {builder.name} --file_format=array_record` (or tfrecord)."
+      ) from None
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def read(self, i: tf.Tensor) -> tf.Tensor:
+    """Example `i`, string `[]`."""
+    record = tf.numpy_function(lambda i: self._rows[int(i)], [i], tf.string, stateful=False)
+    return tf.ensure_shape(record, [])
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
+  """See `source.load`; `data.name` is the builder, `data.path` TFDS's `data_dir`.
+
+  The source `digits` generates its own small data set there first, if it is not there yet.
+  """
+  if data.source == "digits":
+    builder, where = _digits(data), "the digits data set"
+  else:
+    where = f"TFDS data set {data.name!r}"
+    if not data.name:
+      raise UserError("config.data.name: no TFDS builder named, such as 'ucf101/ucf101_1'.")
+    try:
+      builder = tfds.builder(data.name, data_dir=data.path or None)
+    except (tfds.core.DatasetNotFoundError, ValueError) as e:
+      reason = str(e).split("\n")[0]
+      raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
+  return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
+
+
+def _digits(data: Any) -> tfds.core.DatasetBuilder:
+  from data_pipelines.digits import tfds_builder  # noqa: F401, registers the builder
+
+  def opened() -> tfds.core.DatasetBuilder:
+    return tfds.builder(data.name or "digits_video", data_dir=data.path or None)
+
+  builder = opened()
+  if not builder.info.splits:
+    print(f"Making the digits data set in {builder.data_dir}, once.", flush=True)
+    try:
+      with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+    except Exception:
+      builder = opened()
+      if not builder.info.splits:  # else another process was faster
+        raise
+  return builder
+
+
+def _is_number(feature: Any) -> bool:
+  if feature is None or feature.shape != ():
+    return False
+  dtype = tf.as_dtype(feature.dtype)
+  return dtype.is_floating or dtype.is_integer
+
+
+def _is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:
+  return bool(builder.info.splits) and builder.info.file_format == tfds.core.FileFormat.TFRECORD
+
+
+def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, where: str) -> RecordReader:
+  try:
+    parts = builder.info.splits[split].file_instructions
+  except (KeyError, ValueError):
+    known = ", ".join(builder.info.splits)
+    raise UserError(f"{where}: no split {split!r}; it has {known}.") from None
+  if missing := [p.filename for p in parts if not os.path.exists(p.filename)]:
+    raise UserError(f"{missing[0]}: missing; prepare the data set again with `tfds build`.")
+  whole = index.build([p.filename for p in parts])
+  chosen = []
+  for number, part in enumerate(parts):
+    (rows,) = np.nonzero(whole.shard == number)
+    stop = None if part.take < 0 else part.skip + part.take
+    chosen.append(rows[part.skip : stop])
+  return RecordReader(whole, np.concatenate(chosen))

@@ -1,0 +1,1 @@
+"""Feature sequences of untrimmed videos: read from files, simulated, or stitched together."""

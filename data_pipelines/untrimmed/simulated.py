@@ -1,0 +1,247 @@
+"""Simulated feature sequences of untrimmed videos: a bare machine's stand-in for real features.
+
+Every class has an action (a few prototypes, its phases) and a scene. A step of an action is scene
+plus action. What lies between is cut into shots, each either *context*, the scene of one of the
+video's classes with a trace of its action, which a video's labels alone hardly tell from the
+action, or one of a few backgrounds that all classes share. Then come what is each action's and each
+video's own, noise that remembers the step before, and bursts in directions of no class.
+
+The actions' times are made up too, or those of real videos: `config.data.localization.annotations`
+is a JSON file in ActivityNet's format, such as THUMOS14's, every annotated video gets features, and
+splits are its subsets. Nothing else of these features is real.
+
+  python -m data_pipelines.untrimmed --output=DIR [--annotations=gt.json --durations=videos.csv]
+
+writes them in the ordinary format, for `config.data.source = "localization"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.signal import lfilter
+
+from data_pipelines.records import fingerprint
+from data_pipelines.source import generator
+from data_pipelines.untrimmed import action_times
+from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource, step_of, subset_of
+from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations as files
+from vssl_jax.localization import config
+from vssl_jax.localization.annotations import Annotations, Video
+
+_BACKGROUNDS = 6
+_PROTOTYPES, _VIDEO = 3, 4  # purposes of the random numbers, see `source.generator`
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How features are made (`config.data.localization.untrimmed`).
+
+  Prototypes have length 1; strengths and noise are multiples of it.
+
+  Attributes:
+    classes: C, where the actions' times are made up.
+    scenes: different scenes; class c has scene c mod this. 0 for one a class.
+    width: D.
+    phases: prototypes of an action, in their order from its start to its end.
+    action: strength of an action.
+    scene: strength of the scene, in action and context alike.
+    context: chance that a shot without action is context rather than a shared background.
+    resemblance: strength of the action's trace in context, a share of `action`.
+    shot_seconds: mean length of a shot.
+    variation: strength of what is an action's, a shot's or a video's own.
+    noise: strength of the noise.
+    memory: correlation of the noise from a step to the next, in [0, 1).
+    bursts: share of steps with a burst, which is as strong as an action.
+  """
+
+  classes: int = 8
+  scenes: int = 0
+  width: int = 64
+  phases: int = 3
+  action: float = 1.0
+  scene: float = 1.0
+  context: float = 0.5
+  resemblance: float = 0.3
+  shot_seconds: float = 8.0
+  variation: float = 0.5
+  noise: float = 1.0
+  memory: float = 0.7
+  bursts: float = 0.1
+
+  def __post_init__(self):
+    whole = (self.classes, self.width, self.phases)
+    if min(whole) < 1 or self.scenes < 0 or not self.shot_seconds > 0:
+      raise UserError("untrimmed: classes, width, phases and shot_seconds must be positive.")
+    if not (0 <= self.context <= 1 and 0 <= self.memory < 1 and 0 <= self.bursts <= 1):
+      raise UserError("untrimmed: context and bursts must be in [0, 1], memory in [0, 1).")
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
+  """See `source.load`; `config.data.localization` says what is made."""
+  dataset = make(data, [subset_of(data, split)])
+  return LocalizationSource(data, dataset, split=split, **kwargs)
+
+
+def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
+  """Some splits in memory, float32; a function of `config.data.localization` alone.
+
+  Args:
+    data: `config.data`.
+    splits: None for all there are.
+
+  Raises:
+    UserError: a field is out of range, or the annotations lack durations.
+  """
+  fields = data.localization
+  settings, step_seconds = Settings(**fields.untrimmed.to_dict()), step_of(data)
+  if fields.annotations:
+    videos = files.read_annotations(fields.annotations, durations=fields.durations or None)
+    names = files.label_names(videos)
+    videos = {n: v for n, v in videos.items() if splits is None or v.subset in splits}
+  else:
+    names = tuple(f"action_{c:02d}" for c in range(settings.classes))
+    videos = {}
+    counts = {data.train_split: fields.videos, data.eval_split: fields.eval_videos}
+    for subset in counts if splits is None else splits:
+      videos |= action_times.draw(
+        action_times.typical(),
+        names,
+        counts.get(subset, fields.videos),
+        subset=subset,
+        seed=fields.seed,
+        max_seconds=fields.max_seconds,
+        second_class=fields.second_class,
+      )
+  return simulate(videos, names, settings, step_seconds=step_seconds, seed=fields.seed)
+
+
+def simulate(
+  videos: Annotations,
+  names: Sequence[str],
+  settings: Settings,
+  *,
+  step_seconds: float = 0.64,
+  seed: int = 0,
+) -> Dataset:
+  """Features for annotated videos; a video's depend on its name, its segments and the seed alone.
+
+  Args:
+    videos: with durations.
+    names: the classes.
+    settings: how features are made.
+    step_seconds: time from one feature to the next.
+    seed: of prototypes and videos.
+
+  Raises:
+    UserError: a video has no duration.
+  """
+  world = _World(names, settings, seed)
+  features = {name: world.features(name, v, step_seconds) for name, v in videos.items()}
+  mark = fingerprint.of(dataclasses.asdict(settings), seed)
+  return Dataset(videos, features, step_seconds, tuple(names), mark)
+
+
+class _World:
+  """The prototypes that all videos share."""
+
+  def __init__(self, names: Sequence[str], settings: Settings, seed: int):
+    self.names, self.settings, self.seed = tuple(names), settings, seed
+    rng, width = generator(seed, 0, 0, _PROTOTYPES), settings.width
+    own = _unit(rng, len(names), 1, width)
+    # Phases of one action are alike: what they share is as long as what parts them.
+    phases = own + _unit(rng, len(names), settings.phases, width)
+    self.phases = phases / np.linalg.norm(phases, axis=-1, keepdims=True)
+    scenes = _unit(rng, settings.scenes or len(names), width)
+    self.scene_of = scenes[np.arange(len(names)) % len(scenes)]
+    self.backgrounds = _unit(rng, _BACKGROUNDS, width)
+    self.burst = _unit(rng, _BACKGROUNDS, width)
+
+  def features(self, name: str, video: Video, step_seconds: float) -> np.ndarray:
+    """Float32 `[L, D]`, L the steps that the video begins."""
+    if video.duration is None:
+      raise UserError(f"video {name!r} has no duration to simulate; give localization.durations.")
+    s, rng = self.settings, generator(self.seed, 0, zlib.crc32(name.encode()), _VIDEO)
+    steps = max(1, math.ceil(video.duration / step_seconds - 1e-9))
+    present = np.array([self.names.index(label) for label in video.labels], int)
+    shots = self._shots(rng, present, steps, step_seconds)
+    x, left = np.zeros((steps, s.width)), np.ones(steps)
+    for segment in video.segments:
+      place, share = action_times.coverage(segment, steps, step_seconds)
+      c = self.names.index(segment.label)
+      middle = (np.arange(place.start, place.stop) + 0.5) * step_seconds
+      at = (middle - segment.start) / max(segment.end - segment.start, 1e-9) * s.phases
+      phase = self.phases[c, np.clip(at, 0, s.phases - 1).astype(int)]
+      own = s.variation * _unit(rng, s.width)
+      x[place] += share[:, None] * (s.action * phase + s.scene * self.scene_of[c] + own)
+      left[place] -= share
+    x += np.maximum(left, 0)[:, None] * shots
+    x += s.variation * _unit(rng, s.width)
+    x += s.noise * self._noise(rng, steps)
+    hit = rng.random(steps) < s.bursts
+    x += s.action * hit[:, None] * self.burst[rng.integers(len(self.burst), size=steps)]
+    return x.astype(np.float32)
+
+  def _shots(self, rng, present, steps, step_seconds):
+    """What the video shows without its actions, `[L, D]`."""
+    s = self.settings
+    cuts = rng.random(steps) < min(1.0, step_seconds / s.shot_seconds)
+    shot = np.cumsum(cuts)
+    looks = np.empty((shot[-1] + 1, s.width))
+    for i in range(len(looks)):
+      if len(present) and rng.random() < s.context:
+        c = rng.choice(present)
+        trace = self.phases[c, rng.integers(s.phases)]
+        looks[i] = s.scene * self.scene_of[c] + s.resemblance * s.action * trace
+      else:
+        looks[i] = s.scene * self.backgrounds[rng.integers(len(self.backgrounds))]
+      looks[i] += s.variation * _unit(rng, s.width)
+    return looks[shot]
+
+  def _noise(self, rng, steps):
+    """Autoregressive, of length 1 in the mean square at every step, `[L, D]`."""
+    fresh = rng.standard_normal((steps, self.settings.width)) / math.sqrt(self.settings.width)
+    memory = self.settings.memory
+    fresh[1:] *= math.sqrt(1 - memory**2)
+    return lfilter([1.0], [1.0, -memory], fresh, axis=0)
+
+
+def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+  x = rng.standard_normal(shape)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Writes a simulated data set as a folder."""
+  from vssl_jax.config import data as data_fields
+
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--output", required=True, help="the folder")
+  parser.add_argument("--annotations", default="", help="real segments: ActivityNet's JSON")
+  parser.add_argument("--durations", default="", help="CSV of video_id, duration_s")
+  parser.add_argument("--width", type=int, default=Settings.width)
+  parser.add_argument("--classes", type=int, default=Settings.classes)
+  parser.add_argument("--videos", type=int, default=200)
+  parser.add_argument("--eval_videos", type=int, default=100)
+  parser.add_argument("--seed", type=int, default=0)
+  args = vars(parser.parse_args(argv))
+  output, data = args.pop("output"), data_fields()
+  with data.unlocked():
+    data.localization = config.data()
+  fields = data.localization
+  fields.untrimmed.update({k: args.pop(k) for k in ("width", "classes")})
+  fields.update(args)
+  try:
+    dataset = make(data)
+    dataset.write(output)
+  except UserError as e:
+    sys.exit(f"error: {e}")
+  print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {output}")

@@ -1,0 +1,262 @@
+"""Untrimmed sequences stitched from real features of trimmed videos, with exact ground truth.
+
+`config.data.path` is a `.npz` file as `sources.features` reads it (`features` `[V, L, D]`,
+`label` `[V]`, `subset` `[V]` and perhaps `length` `[V]`), or a folder of one `[L, D]` array a
+video, `<subset>/<label>/<video>.npy`. Some labels are actions
+(`config.data.localization.stitched.actions`), the videos of all others are what lies between. The
+features of a source video follow each other as they do in it; where its end comes before the
+action's, another of the class goes on. Splits are the subsets' names (`config.data.train_split` and
+`eval_split`), so that train and test sequences share no video. Nor do those held out to choose a
+checkpoint by: theirs are the last of each class, in the file's order, in which excerpts of one
+recording are usually neighbours.
+
+Lengths of actions and gaps are drawn from the real ones of `config.data.localization.annotations`,
+or are log-normal. A step is `step_seconds` long whatever the frame rate of the features was.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines.records import fingerprint
+from data_pipelines.source import generator
+from data_pipelines.untrimmed import action_times
+from data_pipelines.untrimmed.sequences import (
+  Dataset,
+  LocalizationSource,
+  held_out,
+  part,
+  step_of,
+  subset_of,
+)
+from vssl_jax.errors import UserError
+from vssl_jax.localization import annotations as files
+from vssl_jax.localization import check
+from vssl_jax.localization.annotations import Segment, Video
+
+_STITCH = 5  # purpose of the random numbers, see `source.generator`
+
+
+def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
+  """See `source.load`; see the module for the file."""
+  dataset = make(data, [subset_of(data, split)])
+  return LocalizationSource(data, dataset, split=split, **kwargs)
+
+
+def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
+  """Some splits in memory, in the file's precision; a function of the file and `config.data`.
+
+  Args:
+    data: `config.data`.
+    splits: None for both.
+
+  Raises:
+    UserError: the file is missing or malformed, lacks a split, or has no action or no background.
+  """
+  fields, step_seconds = data.localization, step_of(data)
+  sources = _read_folder(data.path) if pathlib.Path(data.path).is_dir() else _read_npz(data.path)
+  if fields.check:
+    _require_finite(sources, data.path)
+  names = sources.names | _names(fields.stitched.names, sources.names)
+  actions = _actions(fields.stitched.actions, names)
+  lengths = action_times.typical()
+  if fields.annotations:
+    lengths = action_times.lengths_of(files.read_annotations(fields.annotations))
+  videos, features = {}, {}
+  counts = {data.train_split: fields.videos, data.eval_split: fields.eval_videos}
+  for subset in counts if splits is None else splits:
+    drawn = action_times.draw(
+      lengths,
+      [names[a] for a in actions],
+      counts.get(subset, fields.videos),
+      subset=subset,
+      seed=fields.seed,
+      max_seconds=fields.max_seconds,
+      second_class=fields.second_class,
+    )
+    rows = np.flatnonzero(sources.subset == subset)
+    held, apart = np.zeros(len(rows), bool), {}
+    if subset == data.train_split and fields.validation:
+      held = _held_out(sources.label[rows], fields.validation)
+      apart = part(data, drawn, held_out(data))
+    pools = {
+      own: _pools(sources, rows[held == own], subset, {a: names[a] for a in actions}, data.path)
+      for own in ((False, True) if apart else (False,))
+    }
+    for v, (name, video) in enumerate(drawn.items()):
+      rng = generator(fields.seed, zlib.crc32(subset.encode()), v, _STITCH)
+      pool = pools[name in apart]
+      videos[name], features[name] = stitch(video, pool, rng, step_seconds=step_seconds)
+  classes = tuple(sorted(names[a] for a in actions))
+  mark = fingerprint.of(sources.fingerprint, fields.seed, fields.validation)
+  return Dataset(videos, features, step_seconds, classes, mark)
+
+
+def stitch(
+  video: Video,
+  pools: Mapping[str, Sequence[np.ndarray]],
+  rng: np.random.Generator,
+  *,
+  step_seconds: float,
+) -> tuple[Video, np.ndarray]:
+  """One sequence after a video's structure.
+
+  Args:
+    video: when actions happen; they don't overlap.
+    pools: source sequences `[L, D]` of each class by name, and of the background under "".
+    rng: chooses among them, and where in them to begin.
+    step_seconds: length of a step; actions are moved to whole steps, at least one each.
+
+  Returns:
+    The video with its actions where they came to lie, and its features `[L, D]`.
+  """
+  parts, segments, steps = [], [], 0
+  for s in video.segments:
+    before = round(s.start / step_seconds) - steps
+    parts += _take(pools[""], max(before, 0), rng)
+    steps += max(before, 0)
+    count = max(1, round(s.end / step_seconds) - steps)
+    parts += _take(pools[s.label], count, rng)
+    segments.append(Segment(steps * step_seconds, (steps + count) * step_seconds, s.label))
+    steps += count
+  after = max(0, math.floor((video.duration or 0) / step_seconds) - steps)
+  parts += _take(pools[""], after, rng)
+  moved = Video(video.subset, (steps + after) * step_seconds, tuple(segments))
+  return moved, np.concatenate(parts)
+
+
+def _take(pool: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
+  """Excerpts that are `count` steps long together."""
+  parts = []
+  while count > 0:
+    source = pool[rng.integers(len(pool))]
+    start = rng.integers(max(len(source) - count, 0) + 1)
+    parts.append(source[start : start + count])
+    count -= len(parts[-1])
+  return parts
+
+
+class _Sources(NamedTuple):
+  """Features of trimmed videos `[L, D]`, the label and the subset of each, the labels' names."""
+
+  features: Sequence[np.ndarray]
+  label: np.ndarray
+  subset: np.ndarray
+  names: dict[int, str]
+  fingerprint: str
+
+
+def _read_folder(path: str) -> _Sources:
+  files = sorted(pathlib.Path(path).glob("*/*/*.npy"))
+  if not files:
+    raise UserError(f"config.data.path: {path}: no <subset>/<label>/<video>.npy in this folder.")
+  features = [check.read_sequence(f, mapped=True) for f in files]
+  for f, x in zip(files, features, strict=True):
+    if x.shape[1] != features[0].shape[1]:
+      raise UserError(
+        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[1]}] as the first file."
+      )
+  classes = sorted({f.parent.name for f in files})
+  label = np.array([classes.index(f.parent.name) for f in files])
+  subset = np.array([f.parent.parent.name for f in files])
+  mark = fingerprint.of_files(files, path)
+  return _Sources(features, label, subset, dict(enumerate(classes)), mark)
+
+
+def _read_npz(path: str) -> _Sources:
+  if not path or not pathlib.Path(path).is_file():
+    raise UserError(f"config.data.path: {path!r} is neither a .npz file of features nor a folder.")
+  try:
+    stored = np.load(path)
+    arrays = {k: stored[k] for k in stored.files} if hasattr(stored, "files") else {}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise UserError(f"{path}: is no .npz file of numbers ({str(e) or 'it is empty'}).") from None
+  if not {"features", "label", "subset"} <= arrays.keys() or arrays["features"].ndim != 3:
+    raise UserError(
+      f"{path}: needs arrays 'features' [V, L, D], 'label' [V] and 'subset' [V]; it has "
+      f"{sorted(arrays)}."
+    )
+  every = arrays["features"]
+  if every.dtype.kind not in "fiu" or arrays["label"].dtype.kind not in "iu":
+    raise UserError(
+      f"{path}: 'features' must be numbers and 'label' whole ones; they are {every.dtype} and "
+      f"{arrays['label'].dtype}."
+    )
+  lengths = arrays.get("length", np.full(len(every), every.shape[1]))
+  for name, x in {"label": arrays["label"], "subset": arrays["subset"], "length": lengths}.items():
+    if x.shape != every.shape[:1]:
+      raise UserError(f"{path}: {name!r} is {list(x.shape)}, not [{len(every)}] as the features.")
+  if lengths.dtype.kind not in "iu" or not ((lengths > 0) & (lengths <= every.shape[1])).all():
+    raise UserError(f"{path}: 'length' must be whole numbers from 1 to {every.shape[1]}.")
+  names = {int(label): str(label) for label in np.unique(arrays["label"])}
+  features = [x[:length] for x, length in zip(every, lengths, strict=True)]
+  subset = arrays["subset"].astype(str)
+  return _Sources(features, arrays["label"], subset, names, fingerprint.of_npz(path))
+
+
+def _require_finite(sources: _Sources, path: str) -> None:
+  bad = [i for i, x in enumerate(sources.features) if not np.isfinite(x).all()]
+  if bad:
+    raise UserError(
+      f"{path}: features of {len(bad)} of {len(sources.features)} videos have NaN or infinity, "
+      f"first of number {bad[0]}."
+    )
+
+
+def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:
+  if not path:
+    return {}
+  try:
+    rows = [line.split() for line in pathlib.Path(path).read_text("utf-8").splitlines()]
+    return {int(r[0]): r[1] for r in rows if r and int(r[0]) in labels}
+  except (OSError, ValueError, IndexError) as e:
+    raise UserError(
+      f"config.data.localization.stitched.names: {path!r} has no lines of label and name ({e})."
+    ) from None
+
+
+def _actions(wanted: Sequence[int | str], names: dict[int, str]) -> list[int]:
+  labels = sorted(names)
+  if not wanted:
+    return labels[: (len(labels) + 1) // 2]
+  by_name = {name: label for label, name in names.items()}
+  actions = [by_name.get(w, w) for w in wanted]
+  unknown = [a for a in actions if a not in names]
+  if unknown:
+    raise UserError(
+      f"config.data.localization.stitched.actions: {unknown[0]!r} is none of {sorted(by_name)}."
+    )
+  return actions
+
+
+def _pools(
+  sources: _Sources, rows: np.ndarray, subset: str, actions: dict[int, str], path: str
+) -> dict[str, list[np.ndarray]]:
+  pools: dict[str, list[np.ndarray]] = {name: [] for name in ("", *actions.values())}
+  for i in rows:
+    pools[actions.get(int(sources.label[i]), "")].append(sources.features[i])
+  lacking = [name or "the background" for name, pool in pools.items() if not pool]
+  if lacking:
+    there = ", ".join(sorted(set(sources.subset)))
+    raise UserError(
+      f"{path}: no videos of {lacking[0]} with subset {subset!r} (its subsets: {there}), or none "
+      "beside those held out; set config.data.train_split, config.data.eval_split, "
+      "localization.stitched.actions and localization.validation."
+    )
+  return pools
+
+
+def _held_out(label: np.ndarray, share: float) -> np.ndarray:
+  """The last sources of each label, bool like `label`."""
+  held = np.zeros(len(label), bool)
+  for value in np.unique(label):
+    places = np.flatnonzero(label == value)
+    held[places[len(places) - max(1, round(share * len(places))) :]] = True
+  return held

@@ -1,0 +1,1 @@
+"""Video files: finding them, decoding them, in processes that survive a decoder's crash."""

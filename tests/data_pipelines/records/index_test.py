@@ -1,0 +1,189 @@
+"""The record offset index: built by a scan, kept, and never trusted when stale."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.records import index, tfrecord
+from vssl_jax.errors import UserError
+
+
+def write(path, payloads):
+  with tfrecord.ShardWriter(path) as writer:
+    for payload in payloads:
+      writer.write(payload)
+
+
+def everything(found):
+  return [index.read_record(found, i) for i in range(len(found))]
+
+
+@settings(
+  max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.lists(st.binary(max_size=300), max_size=5), min_size=1, max_size=4))
+def test_finds_every_record_of_every_shard_in_order(tmp_path, shards):
+  files = [tmp_path / f"train-{i:05d}-of-{len(shards):05d}" for i in range(len(shards))]
+  for file, payloads in zip(files, shards, strict=True):
+    write(file, payloads)
+  found = index.build(files)
+  assert everything(found) == [payload for payloads in shards for payload in payloads]
+  assert found.shard.tolist() == [i for i, payloads in enumerate(shards) for _ in payloads]
+  assert found.shard.dtype == np.int32
+  assert found.offset.dtype == found.length.dtype == np.int64
+  index.write(found, tmp_path / "x.npz")
+  again = index.read(tmp_path / "x.npz", files)
+  assert everything(again) == everything(found)
+  assert again.files == found.files
+
+
+def test_load_writes_the_index_once_and_uses_it(tmp_path, monkeypatch):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a", b"bc"])
+  assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
+  assert (tmp_path / "train.index.npz").exists()
+  monkeypatch.setattr(index, "build", lambda files: pytest.fail("scanned again"))
+  assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
+
+
+def test_the_folder_may_move(tmp_path, monkeypatch):
+  (tmp_path / "old").mkdir()
+  write(tmp_path / "old" / "train-00000-of-00001.tfrecord", [b"a"])
+  index.load(tmp_path / "old", "train")
+  os.rename(tmp_path / "old", tmp_path / "new")
+  monkeypatch.setattr(index, "build", lambda files: pytest.fail("scanned again"))
+  assert everything(index.load(tmp_path / "new", "train")) == [b"a"]
+
+
+def test_a_stale_index_is_rebuilt(tmp_path):
+  path = tmp_path / "train-00000-of-00001.tfrecord"
+  write(path, [b"a"])
+  index.load(tmp_path, "train")
+  write(path, [b"longer", b"and more"])
+  assert everything(index.load(tmp_path, "train")) == [b"longer", b"and more"]
+  os.rename(path, tmp_path / "train-00000-of-00002.tfrecord")
+  write(tmp_path / "train-00001-of-00002.tfrecord", [b"z"])
+  assert everything(index.load(tmp_path, "train")) == [b"longer", b"and more", b"z"]
+
+
+def test_an_index_of_files_of_other_names_is_rebuilt(tmp_path):
+  write(tmp_path / "train_a.tfrecord", [b"1"])
+  write(tmp_path / "train_b.tfrecord", [b"2"])
+  assert everything(index.load(tmp_path, "train")) == [b"1", b"2"]
+  os.rename(tmp_path / "train_a.tfrecord", tmp_path / "train_c.tfrecord")  # all sizes as before
+  found = index.load(tmp_path, "train")
+  assert everything(found) == [b"2", b"1"]
+  assert everything(index.load(tmp_path, "train")) == [b"2", b"1"]
+
+
+def test_a_damaged_index_is_rebuilt(tmp_path):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+  index.load(tmp_path, "train")
+  path = tmp_path / "train.index.npz"
+  path.write_bytes(path.read_bytes()[:100])
+  assert everything(index.load(tmp_path, "train")) == [b"a"]
+  path.write_bytes(b"no zip")
+  assert everything(index.load(tmp_path, "train")) == [b"a"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_scanned(tmp_path, monkeypatch):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+
+  def refuse(*_):
+    raise PermissionError
+
+  monkeypatch.setattr(index, "write", refuse)
+  assert everything(index.load(tmp_path, "train")) == [b"a"]
+
+
+@pytest.mark.parametrize(
+  ("names", "split", "expected"),
+  [
+    (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], "train", [0, 1]),
+    (["train_1-00000-of-00001", "train-00000-of-00001"], "train", [1]),
+    (["train_1-00000-of-00001", "train-00000-of-00001"], "train_1", [0]),
+    (["train.tfrecord", "trainer.tfrecord"], "train", [0]),
+    (["train_b.tfrecord", "train-a.tfrecords", "test.tfrecord"], "train", [1, 0]),
+    (["train-00000-of-00001.tfrecord", "train_extra.tfrecord"], "train", [0]),
+    (["b.tfrecord", "a.tfrecord", "notes.txt"], "*.tfrecord", [1, 0]),
+    (["k400-train.tfrecord-00000-of-00001", "x"], "k400-train.tfrecord-*", [0]),
+  ],
+)
+def test_finds_shards_from_elsewhere(tmp_path, names, split, expected):
+  for number, name in enumerate(names):
+    write(tmp_path / name, [b"%d" % number])
+  assert everything(index.load(tmp_path, split)) == [b"%d" % i for i in expected]
+  assert everything(index.load(tmp_path, split)) == [b"%d" % i for i in expected]  # from its file
+
+
+def test_tensorflows_shards_are_read(tmp_path):
+  with tf.io.TFRecordWriter(str(tmp_path / "train-00000-of-00001")) as writer:
+    for payload in (b"one", b"", b"three"):
+      writer.write(payload)
+  found = index.load(tmp_path, "train")
+  assert everything(found) == [b"one", b"", b"three"]
+  assert index.read_record(found, 2, verify=True) == b"three"
+
+
+@pytest.mark.parametrize("name", ["other.txt", None])
+def test_no_records_says_how_to_make_them(tmp_path, name):
+  if name:
+    write(tmp_path / name, [b"a"])
+  with pytest.raises(UserError, match=r"no records of split 'train'.*data_pipelines\.prepare") as e:
+    index.load(tmp_path, "train")
+  assert "\n" not in str(e.value)
+
+
+def test_a_missing_split_is_not_to_be_made_of_the_same_videos(tmp_path):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+  with pytest.raises(UserError, match="no records of split 'test', it has 'train'") as e:
+    index.load(tmp_path, "test")
+  for part in ("column `split`", "--split_list", "folder of their own", "config.probe.run=False"):
+    assert part in str(e.value)
+  assert "VIDEOS" not in str(e.value)
+  assert str(e.value).isprintable()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+  with pytest.raises(UserError, match="no such folder"):
+    index.load(tmp_path / "x", "train")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+  for i in (0, 1, 3):
+    write(tmp_path / f"train-{i:05d}-of-00004.tfrecord", [b"a"])
+  with pytest.raises(UserError, match="1 of 4 shards of 'train' are missing, the first is 00002"):
+    index.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("other", ["train-00000-of-00002.tfrecord", "train-00000-of-00001"])
+def test_shards_of_two_sets_are_refused(tmp_path, other):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+  write(tmp_path / other, [b"a"])
+  with pytest.raises(UserError, match="different sets"):
+    index.load(tmp_path, "train")
+
+
+def test_a_truncated_shard_is_named_with_its_byte(tmp_path):
+  path = tmp_path / "train-00000-of-00001.tfrecord"
+  write(path, [b"first", b"second"])
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(UserError, match=r"train-00000-of-00001\.tfrecord: truncated.*byte 21 "):
+    index.load(tmp_path, "train")
+  assert not (tmp_path / "train.index.npz").exists()
+
+
+def test_shards_without_any_record_are_refused(tmp_path):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [])
+  with pytest.raises(UserError, match="hold no records"):
+    index.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("i", [-1, 1])
+def test_record_numbers_are_checked(tmp_path, i):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
+  with pytest.raises(IndexError):
+    index.read_record(index.load(tmp_path, "train"), i)

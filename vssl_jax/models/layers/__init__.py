@@ -1,0 +1,1 @@
+"""What encoders are built from: convolution, batch norm, padding, pooling, attention."""

@@ -1,0 +1,126 @@
+"""One 3-D convolution, lowered to what the backend does well.
+
+| lowering | value and gradients | `auto` takes it on |
+|---|---|---|
+| `lax` | one 3-D `lax.conv_general_dilated` | TPU, anything unknown |
+| `fold` | t×1×1: matrix product; else 2-D convolution of frames, taps as channels | GPU |
+| `cpu` | as `fold`, with the 2-D forms and the gradients of `conv_cpu.py` | CPU |
+
+The networks' kernels are t×1×1 or 1×k×k but for the stem and R3D-18's 3×3×3, so time folds away at
+little cost, and libraries know 2-D convolutions best: 3-D ones run in scalar loops on CPU, and on
+GPU in channels-first layout, with a transposition around each. All agree to rounding; in bfloat16
+the three taps of a t×1×1 product are rounded before they are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vssl_jax.errors import UserError
+from vssl_jax.models.layers import conv_cpu
+from vssl_jax.models.layers.conv_cpu import fold_time
+from vssl_jax.models.layers.padding import Padding, Triple, pads
+from vssl_jax.parallel import vary_with
+
+LOWERINGS = ("auto", "lax", "fold", "cpu")
+
+# Keras' "VarianceScaling": scale 1.0, fan-in, truncated normal.
+lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+# PySlowFast's and torchvision's "MSRA": He et al., ICCV 2015, by the fan-out.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv3d(
+  x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding, lowering: str = "auto"
+) -> jax.Array:
+  """Convolves clips.
+
+  Args:
+    x: `[N, T, H, W, C]`.
+    kernel: `[t, h, w, C, F]`, of the same dtype.
+    strides: In time, height and width.
+    padding: See `padding.pads`.
+    lowering: One of `LOWERINGS`. `cpu` has a reverse-mode gradient only.
+
+  Returns:
+    `[N, T', H', W', F]`, of the same dtype.
+
+  Raises:
+    UserError: The lowering or the padding is unknown.
+  """
+  if lowering not in LOWERINGS:
+    choices = ", ".join(LOWERINGS)
+    raise UserError(f"config.encoder.conv = {lowering!r} is unknown: use {choices}")
+  if lowering == "auto":
+    lowering = {"cpu": "cpu", "gpu": "fold"}.get(jax.default_backend(), "lax")
+  pad = pads(x.shape[1:4], kernel.shape[:3], strides, padding)
+  if lowering == "lax":
+    return lax.conv_general_dilated(
+      x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")
+    )
+  if lowering == "cpu" and x.dtype == jnp.bfloat16:  # which no CPU library computes in
+    y = conv3d(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, pad, "cpu")
+    return y.astype(x.dtype)
+  if kernel.shape[1:3] == (1, 1) and not any(a or b for a, b in pad[1:]):
+    x = x[:, :, :: strides[1], :: strides[2]]
+    return _along_time(x, kernel[:, 0, 0], strides[0], pad[0])
+  if lowering == "fold":
+    return _frames(x, kernel, strides, pad)
+  if x.shape[2] * x.shape[3] <= kernel.shape[1] * kernel.shape[2]:
+    return conv_cpu.dense(x, kernel, strides, pad)
+  return conv_cpu.convolve(x, *vary_with(x, kernel), strides, pad)
+
+
+def _frames(x, kernel, strides, pad):
+  """A 2-D convolution of frames, temporal taps as channels."""
+  x = fold_time(x, kernel.shape[0], strides[0], pad[0])
+  kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
+  frames = x.reshape(-1, *x.shape[2:])
+  y = lax.conv_general_dilated(
+    frames, kernel, strides[1:], pad[1:], dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _along_time(x, kernel, stride, pad):
+  """Convolves along time alone with `[t, C, F]`, as one matrix product."""
+  taps, channels, features = kernel.shape
+  if taps > 1 and features <= channels and stride == 1:
+    # Few outputs: multiply by all taps at once, then add the shifted results.
+    y = x @ kernel.transpose(1, 0, 2).reshape(channels, taps * features)
+    y = jnp.pad(y, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
+    last = y.shape[1] - taps + 1
+    return sum(y[:, t : t + last, ..., t * features : (t + 1) * features] for t in range(taps))
+  return fold_time(x, taps, stride, pad) @ kernel.reshape(taps * channels, features)
+
+
+class Conv(nn.Module):
+  """3-D convolution with parameters `kernel` `[t, h, w, C, features]` and, if asked, `bias`."""
+
+  features: int
+  kernel: Triple  # sizes in time, height and width
+  strides: Triple = (1, 1, 1)
+  padding: Padding = "SAME"
+  use_bias: bool = False
+  dtype: jnp.dtype = jnp.float32  # of the computation and the result
+  param_dtype: jnp.dtype = jnp.float32
+  kernel_init: Callable = lecun_normal
+  lowering: str = "auto"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Convolves `[N, T, H, W, C]`, giving `[N, T', H', W', features]` in `dtype`."""
+    shape = (*self.kernel, x.shape[-1], self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+    y = conv3d(
+      x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.lowering
+    )
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+      y = y + bias.astype(self.dtype)
+    return y
