@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from vssl_jax.io import files
+from vssl_jax import files
 
 _ERRORS = "surrogateescape"
 

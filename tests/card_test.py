@@ -6,17 +6,16 @@ import json
 import pytest
 
 from data_pipelines.records import fingerprint, index, tfrecord
-from vssl_jax import card
+from vssl_jax import card, results
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.probes import report
 
 OURS, OTHER = "a" * 64, "b" * 64
 
 
 def _write(folder, *, probed=OURS, evaluated=OURS):
-  report.write_json({"seed": 3, "trained": {"encoder_sha256": probed}}, folder / card.RESULT)
-  report.write_json({"mean": 0.5, "encoder_sha256": evaluated}, folder / card.SUMMARY)
+  results.write_json({"seed": 3, "trained": {"encoder_sha256": probed}}, folder / card.RESULT)
+  results.write_json({"mean": 0.5, "encoder_sha256": evaluated}, folder / card.SUMMARY)
 
 
 def test_results_of_these_weights(tmp_path, capsys):
@@ -45,7 +44,7 @@ def test_results_of_other_weights_are_left_out_and_noted(tmp_path, capsys, which
 
 
 def test_a_run_without_probe_has_no_scores_of_others(tmp_path):
-  report.write_json({"job": "pretrain", "steps": 4}, tmp_path / card.RESULT)
+  results.write_json({"job": "pretrain", "steps": 4}, tmp_path / card.RESULT)
   assert card.results(tmp_path, {OURS}) == {"job": "pretrain", "steps": 4}
 
 

@@ -13,11 +13,12 @@ import pytest
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
 from vssl_jax import augment, evaluate, extract_features, methods, parallel, probing
+from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import protocols, subsets
 from vssl_jax.io import bundle, checkpoints
 from vssl_jax.models.layers.norm import BatchNorm
-from vssl_jax.probes import cross_validation, knn, metrics, report, retrieval
+from vssl_jax.probes import cross_validation, knn, metrics, retrieval
 from vssl_jax.probes.run import Cached
 
 TIMES = ("seconds", "clips_per_second")
@@ -116,12 +117,12 @@ def test_every_result_tells_its_protocol(done):
 
 def test_frozen_protocols_leave_the_encoder_and_finetuning_does_not(done, checkpoint):
   results = _results(done)
-  sha = report.tree_hash(bundle.load_encoder(checkpoint)[1])
+  sha = results_lib.tree_hash(bundle.load_encoder(checkpoint)[1])
   assert all(r["encoder_sha256"] == sha for r in results.values())
   (linear,) = (done / "synthetic").glob("linear-*")
   (finetune,) = (done / "synthetic").glob("finetune-*")
-  assert report.tree_hash(bundle.load_encoder(linear)[1]) == sha
-  assert report.tree_hash(bundle.load_encoder(finetune)[1]) != sha
+  assert results_lib.tree_hash(bundle.load_encoder(linear)[1]) == sha
+  assert results_lib.tree_hash(bundle.load_encoder(finetune)[1]) != sha
 
 
 def test_scores_are_the_parts_own(done, checkpoint):
@@ -618,7 +619,7 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
     config, variables, _ = given
     assert (settings.frames, settings.size) == (16, config.data.eval.size)
     mean = lambda clips: clips.mean(axis=(2, 3, 4)).astype(np.float32)
-    return mean, 16, {"encoder_sha256": report.tree_hash(variables)}
+    return mean, 16, {"encoder_sha256": results_lib.tree_hash(variables)}
 
   monkeypatch.setattr(extract_features, "_encoder", encoder)
   for name, frames in (("a", 50), ("b", 20)):
@@ -629,7 +630,7 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
   assert np.load(folder / "a.npy").shape == (3, 16)  # whole snippets
   result = _results(tmp_path / "out")[names]
   assert result["counts"]["snippets"] == 4
-  assert result["encoder_sha256"] == report.tree_hash(bundle.load_encoder(checkpoint)[1])
+  assert result["encoder_sha256"] == results_lib.tree_hash(bundle.load_encoder(checkpoint)[1])
   assert (result["width"], result["step_seconds"], result["folder"]) == (16, 0.64, names)
   before = (folder / "a.npy").stat().st_mtime_ns
   assert _main(checkpoint, tmp_path / "out", flag, "--again", names=names) == 0

@@ -12,9 +12,10 @@ from safetensors import safe_open
 
 from vssl_jax import config as config_lib
 from vssl_jax import export, models, probing, program
+from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle
-from vssl_jax.probes import features, report
+from vssl_jax.probes import features
 
 
 def _config():
@@ -57,8 +58,8 @@ def test_round_trip_is_bit_exact(tmp_path):
   again, found = export.load_exported(tmp_path / "a" / "b")
   _same(variables, found)
   assert np.asarray(found["params"]["norm"]["scale"]).dtype == ml_dtypes.bfloat16
-  assert report.tree_hash(found) == report.tree_hash(variables)
-  assert report.config_hash(again) == report.config_hash(config)
+  assert results_lib.tree_hash(found) == results_lib.tree_hash(variables)
+  assert results_lib.config_hash(again) == results_lib.config_hash(config)
   assert again.augment.mean == (0.4, 0.4, 0.4)
   models.build_encoder(again.encoder)
   names = sorted(p.name for p in (tmp_path / "a" / "b").iterdir())
@@ -93,9 +94,9 @@ def test_card(tmp_path):
   assert card["parameters"] == 12 + 1 + 4
   assert card["checkpoint"] == {"step": 7, "sha256": "ab"}
   assert card["results"] == {"top1": 0.5}
-  assert card["encoder_sha256"] == report.tree_hash(_variables())
-  assert card["config_sha256"] == report.config_hash(config)
-  assert card["weights"]["sha256"] == report.file_hash(tmp_path / export.WEIGHTS)
+  assert card["encoder_sha256"] == results_lib.tree_hash(_variables())
+  assert card["config_sha256"] == results_lib.config_hash(config)
+  assert card["weights"]["sha256"] == results_lib.file_hash(tmp_path / export.WEIGHTS)
   preprocessing = card["preprocessing"]
   assert preprocessing["mean"] == [0.4, 0.4, 0.4]
   assert preprocessing["trained_with"] == {"frames": 2, "stride": 2, "size": 8}
@@ -142,8 +143,8 @@ def run_folder(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda x: rng.random(x.shape, np.float32), shapes)
   folder = tmp_path / "run"
-  trained = {"top1": 0.25, "encoder_sha256": report.tree_hash(variables)}
-  report.write_json({"trained": trained}, folder / "result.json")
+  trained = {"top1": 0.25, "encoder_sha256": results_lib.tree_hash(variables)}
+  results_lib.write_json({"trained": trained}, folder / "result.json")
 
   def load_encoder(path):
     if str(path) != str(folder):
@@ -163,12 +164,12 @@ def test_command_line(run_folder, tmp_path, capsys):
                                   "features_test.npz")]  # fmt: skip
   assert capsys.readouterr().out.split() == [str(f) for f in written]
   _, found = export.load_exported(output)
-  assert report.tree_hash(found) == report.tree_hash(variables)
+  assert results_lib.tree_hash(found) == results_lib.tree_hash(variables)
   assert export.load_card(output)["results"]["trained"]["top1"] == 0.25
   train, test = (features.load(f) for f in written[2:])
   assert train.features.shape == (4, 1, 32)
   assert test.features.shape == (3, 1, 32)
-  assert test.info["encoder_sha256"] == report.tree_hash(variables)
+  assert test.info["encoder_sha256"] == results_lib.tree_hash(variables)
   assert test.info["split"] == "test"
   assert test.info["views"]["clips"] == 1
   assert test.info["checkpoint"] == {"step": 3}  # and no path of this machine
@@ -186,8 +187,8 @@ def test_command_line(run_folder, tmp_path, capsys):
 
 def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   folder, variables = run_folder
-  evaluated = {"mean": {"knn": 0.5}, "encoder_sha256": report.tree_hash(variables)}
-  report.write_json(evaluated, folder / "evaluation" / "summary.json")
+  evaluated = {"mean": {"knn": 0.5}, "encoder_sha256": results_lib.tree_hash(variables)}
+  results_lib.write_json(evaluated, folder / "evaluation" / "summary.json")
   first, second = tmp_path / "first", tmp_path / "second"
   assert export.main([f"--checkpoint={folder}", f"--output={first}"]) == 0
   card = export.load_card(first)
@@ -207,7 +208,7 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
 def test_results_of_other_weights_stay_out_of_the_card(run_folder, tmp_path, capsys):
   folder, _ = run_folder
   other = {"mean": {"knn": 0.9}, "encoder_sha256": "0" * 64}
-  report.write_json(other, folder / "evaluation" / "summary.json")
+  results_lib.write_json(other, folder / "evaluation" / "summary.json")
   assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
   results = export.load_card(tmp_path / "out")["results"]
   assert list(results) == ["trained"]
@@ -227,13 +228,13 @@ def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monke
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
   monkeypatch.setattr(bundle, "load_encoder", lambda path: (config, flat, {"step": 3}))
   seen = probing.inflated(config, flat)[1]
-  trained = {"top1": 0.5, "encoder_sha256": report.tree_hash(seen)}
-  assert trained["encoder_sha256"] != report.tree_hash(flat)
-  report.write_json({"trained": trained}, folder / "result.json")
+  trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
+  assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
+  results_lib.write_json({"trained": trained}, folder / "result.json")
   assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
   card = export.load_card(tmp_path / "out")
   assert card["results"] == {"trained": trained}
-  assert card["encoder_sha256"] == report.tree_hash(flat)
+  assert card["encoder_sha256"] == results_lib.tree_hash(flat)
 
 
 def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch, capsys):
@@ -253,7 +254,7 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
   assert export.main([*command, "--formats=program,savedmodel"]) == 0
   listed = export.load_card(output)["programs"]
   assert sorted(listed) == [program.PROGRAM, program.SAVED_MODEL]
-  assert listed[program.PROGRAM]["sha256"] == report.file_hash(output / program.PROGRAM)
+  assert listed[program.PROGRAM]["sha256"] == results_lib.file_hash(output / program.PROGRAM)
 
   assert export.main([*command, "--overwrite", "--formats=program"]) == 0
   assert sorted(export.load_card(output)["programs"]) == [program.PROGRAM]

@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
-from vssl_jax.probes import report
 
 RESULT = "result.json"  # of a run that was probed
 # Where vssl_jax.evaluate writes by default.
@@ -86,7 +86,7 @@ def data(d: ConfigDict) -> dict[str, Any]:
       "has no hash of its manifest"
     )
     known = False
-  return found | {"manifest_sha256": report.file_hash(manifest) if known else None}
+  return found | {"manifest_sha256": results_lib.file_hash(manifest) if known else None}
 
 
 def _fingerprint(d: ConfigDict) -> str | None:
@@ -105,9 +105,9 @@ def programs(folder: pathlib.Path, names: Iterable[str]) -> dict[str, dict[str, 
 
 def _hash(path: pathlib.Path) -> str:
   if path.is_file():
-    return report.file_hash(path)
+    return results_lib.file_hash(path)
   files = sorted(f for f in path.rglob("*") if f.is_file())
-  lines = [f"{f.relative_to(path).as_posix()} {report.file_hash(f)}\n" for f in files]
+  lines = [f"{f.relative_to(path).as_posix()} {results_lib.file_hash(f)}\n" for f in files]
   return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

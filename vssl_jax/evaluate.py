@@ -37,16 +37,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel, probing, train
+from vssl_jax import parallel, probing, results, train
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import class_bars, pretraining, settings
 from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
+from vssl_jax.files import make_folder
 from vssl_jax.io import bundle
-from vssl_jax.io.files import make_folder
-from vssl_jax.probes import report
 from vssl_jax.probes.scarce import TooFewVideos
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
@@ -250,15 +249,15 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
     print(f"{head} …", flush=True)
     start = time.perf_counter()
     scores = PROTOCOLS[name].run(task)
-    if PROTOCOLS[name].frozen and (now := report.tree_hash(task.variables)) != task.encoder_sha256:
+    if PROTOCOLS[name].frozen and (now := results.tree_hash(task.variables)) != task.encoder_sha256:
       raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
     seconds = time.perf_counter() - start
     settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
     data = summary_lib.with_read(facts["data"], scores.pop("read", {}))
     result = facts | {"key": key, "protocol_name": name, "settings": settings_told, "data": data}
     # The protocol's own words on what it shares with the rest (views, BN mode) are the closer ones.
-    result = report.plain(result | scores | {"seconds": seconds})
-    report.write_json(result, file)
+    result = results.plain(result | scores | {"seconds": seconds})
+    results.write_json(result, file)
     outcome.found[name] = result
     shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
     total = time.perf_counter() - began
@@ -282,7 +281,7 @@ def _with_earlier(plan: Plan) -> dict[str, Any]:
 
 def _hash(value: Any) -> str:
   """Of a tree of anything that results hold, its numbers as they are."""
-  return hashlib.sha256(json.dumps(report.plain(value, report.EXACT)).encode()).hexdigest()
+  return hashlib.sha256(json.dumps(results.plain(value, results.EXACT)).encode()).hexdigest()
 
 
 def _evaluated(facts: dict[str, Any]) -> str:
@@ -383,7 +382,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
     return PREEMPTED
   left_out = ("views", "data", "settings")  # the file has them
-  print(report.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
+  print(results.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
   return 0
 
 

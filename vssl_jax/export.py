@@ -27,11 +27,13 @@ from ml_collections import ConfigDict
 
 import vssl_jax
 from vssl_jax import card as card_lib
+from vssl_jax import files as files_lib
 from vssl_jax import models
+from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder
 from vssl_jax.io import checkpoints
-from vssl_jax.io.files import make_folder
-from vssl_jax.probes import features, report, run
+from vssl_jax.probes import features, run
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -77,16 +79,16 @@ def save_encoder(
     name: np.array(x, order="C") for name, x in traverse_util.flatten_dict(host, sep="/").items()
   }
   weights = save(flat)
-  report.write_atomic(folder / WEIGHTS, weights)
+  files_lib.write_atomic(folder / WEIGHTS, weights)
   d = config.data
   card = {
     "format": 1,
     "vssl_jax": vssl_jax.__version__,
-    "weights": {"file": WEIGHTS, "sha256": report.file_hash(folder / WEIGHTS)},
+    "weights": {"file": WEIGHTS, "sha256": results_lib.file_hash(folder / WEIGHTS)},
     "parameters": sum(x.size for name, x in flat.items() if name.startswith("params/")),
-    "encoder_sha256": report.tree_hash(host),
+    "encoder_sha256": results_lib.tree_hash(host),
     "checkpoint": _origin(info),
-    "config_sha256": report.config_hash(config),
+    "config_sha256": results_lib.config_hash(config),
     "data": dict(data) if data else card_lib.data(d),
     "programs": dict(programs or {}),
     "preprocessing": {
@@ -100,8 +102,8 @@ def save_encoder(
     "results": dict(results or {}),
     "config": json.loads(config.to_json()),
   }
-  text = json.dumps(report.plain(card, digits=12), indent=2, ensure_ascii=False)
-  report.write_atomic(folder / CARD, (text + "\n").encode())
+  text = json.dumps(results_lib.plain(card, digits=12), indent=2, ensure_ascii=False)
+  files_lib.write_atomic(folder / CARD, (text + "\n").encode())
   return card
 
 
@@ -123,7 +125,7 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
   file = folder / card["weights"]["file"]
   if not file.is_file():
     raise UserError(f"{file}: missing beside its card; export the encoder again")
-  found = report.file_hash(file)
+  found = results_lib.file_hash(file)
   if found != card["weights"]["sha256"]:
     raise UserError(
       f"{file}: damaged or replaced: its sha256 is {found[:12]}…, the card says "
@@ -190,8 +192,8 @@ def export_features(
     "split": split,
     "layer": "global average pooling",
     "bn_mode": run.BN_MODE,
-    "config_sha256": report.config_hash(config),
-    "encoder_sha256": report.tree_hash(variables),
+    "config_sha256": results_lib.config_hash(config),
+    "encoder_sha256": results_lib.tree_hash(variables),
     "checkpoint": _origin(info),
     "vssl_jax": vssl_jax.__version__,
     "views": run.protocol(config, source, source)["views"],
@@ -202,7 +204,7 @@ def export_features(
     run.eval_batches(source, config),
     names=getattr(source, "video_names", ()),
     label_names=source.label_names,
-    info=report.plain(facts),
+    info=results_lib.plain(facts),
     progress=f"features, {split} split",
     total=source.num_videos,
   )
@@ -274,7 +276,7 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
 
 
 def _hashes(*variables: Mapping[str, Any]) -> set[str]:
-  return {report.tree_hash({k: v.get(k) or {} for k in COLLECTIONS}) for v in variables}
+  return {results_lib.tree_hash({k: v.get(k) or {} for k in COLLECTIONS}) for v in variables}
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
-from vssl_jax.io.files import make_folder, replacing
-from vssl_jax.probes import report
+from vssl_jax.files import make_folder, replacing
 
 if TYPE_CHECKING:
   from data_pipelines.videos.snippets import Settings
@@ -112,7 +112,7 @@ def extract(
     "videos": entries,
     "unreadable": [{"path": str(p), "reason": unreadable[p]} for p in sorted(unreadable)],
   }  # fmt: skip
-  report.write_json(manifest, out / MANIFEST)
+  results_lib.write_json(manifest, out / MANIFEST)
   return manifest
 
 
@@ -149,7 +149,7 @@ def _encoder(
 
   loaded = checkpoint if isinstance(checkpoint, tuple) else bundle.load_encoder(checkpoint)
   config, variables, info = loaded
-  digest = report.tree_hash(variables)
+  digest = results_lib.tree_hash(variables)
   config, variables = probing.inflated(config, variables)
   apply = jax.jit(run.feature_fn(models.build_encoder(config.encoder), config))
   clips = jax.ShapeDtypeStruct(

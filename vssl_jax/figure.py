@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from vssl_jax.io import files
+from vssl_jax import files
 
 RIGHT, WRONG, GREY = "#2a8a3e", "#c0392b", "0.45"
 

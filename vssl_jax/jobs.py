@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import export, methods, models, parallel, probing, step, train
+from vssl_jax import export, methods, models, parallel, probing, results, step, train
 from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder
 from vssl_jax.io import bundle, checkpoints, writers
-from vssl_jax.io.files import make_folder
 from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
-from vssl_jax.probes import monitor, report
+from vssl_jax.probes import monitor
 
 TRAINING = "training.json"  # how the training went, for a second look at a finished run
 
@@ -99,7 +99,7 @@ def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
     "final": {k: result.metrics[k] for k in train.SHOWN if k in result.metrics},
   }
   if jax.process_index() == 0:
-    report.write_json(figures, file)
+    results.write_json(figures, file)
   return figures
 
 
@@ -170,8 +170,8 @@ def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_chan
 
 def _finish(outcome: dict[str, Any], workdir: pathlib.Path) -> None:
   if jax.process_index() == 0:
-    report.write_json(outcome, workdir / "result.json")
-    print(report.result_line(outcome), flush=True)
+    results.write_json(outcome, workdir / "result.json")
+    print(results.result_line(outcome), flush=True)
 
 
 def describe(config: ConfigDict) -> str:

@@ -32,13 +32,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import probing
+from vssl_jax import probing, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder
 from vssl_jax.io import bundle
-from vssl_jax.io.files import make_folder
 from vssl_jax.localization import evaluate, illustrate, infer
 from vssl_jax.localization.annotations import write_predictions
-from vssl_jax.probes import report
 
 SCORES = "scores.json"
 _THRESHOLDS = 1000
@@ -77,7 +76,7 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   if any(video.segments for video in source.videos):
     scores = evaluate.score(source, predictions, accuracy, protocol=config.dcc.protocol)
     outcome["scores"] = scores
-    report.write_json(scores, output / SCORES)
+    results.write_json(scores, output / SCORES)
   return outcome
 
 

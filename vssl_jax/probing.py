@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models, optim, train
+from vssl_jax import augment, models, optim, results, train
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
-from vssl_jax.probes import report, run
+from vssl_jax.probes import run
 
 
 class Preempted(Exception):
@@ -259,7 +259,7 @@ def classifier(
     RuntimeError: an encoder that should be frozen changed, which would be a bug.
   """
   count = train_source.num_videos if videos is None else len(videos)
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   settings = settings.copy_and_resolve_references()
   with settings.unlocked():
     settings.batch_size = fitting(settings.batch_size, count, mesh)
@@ -282,7 +282,7 @@ def classifier(
   if result.preempted:
     raise Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
   if settings.classify.frozen:
-    run.unchanged(method.encoder(result.state.params, result.state.method), before)
+    results.unchanged(method.encoder(result.state.params, result.state.method), before)
   logits = classify.logits_fn(settings)
   scores = run.evaluate_classifier(
     settings,

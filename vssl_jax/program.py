@@ -21,8 +21,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from vssl_jax import files
 from vssl_jax.encoder import Encoder, Params, build
-from vssl_jax.probes import report
 
 PROGRAM, SAVED_MODEL = "encoder.jax_export", "saved_model"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,7 +42,7 @@ def save_program(file: str | os.PathLike[str], encoder: Encoder) -> None:
   (rows,) = jax.export.symbolic_shape("n")
   clips = jax.ShapeDtypeStruct((rows, *encoder.clip_shape), jnp.uint8)
   program = jax.export.export(jax.jit(lambda x: apply(params, x)), platforms=PLATFORMS)(clips)
-  report.write_atomic(file, bytes(program.serialize()))
+  files.write_atomic(file, bytes(program.serialize()))
 
 
 def save_tensorflow(folder: str | os.PathLike[str], encoder: Encoder) -> None:

@@ -22,8 +22,8 @@ from vssl_jax import optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder
 from vssl_jax.io import checkpoints, writers
-from vssl_jax.io.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
 

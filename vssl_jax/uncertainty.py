@@ -32,11 +32,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import probing
+from vssl_jax import probing, results
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.methods import provico
-from vssl_jax.probes import corrupt, gaussian, mined, report, run, uncertainty_figures
+from vssl_jax.probes import corrupt, gaussian, mined, run, uncertainty_figures
 from vssl_jax.probes import uncertainty as numbers
 
 RESULT = "analysis.json"
@@ -202,7 +202,7 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
     for file, (draw, rows) in pictures.items():
       draw(output / file, rows)
       files.append(output / file)
-  report.write_json({name: _numbers(found) for name, found in runs.items()}, output / RESULT)
+  results.write_json({name: _numbers(found) for name, found in runs.items()}, output / RESULT)
   return [*files, output / RESULT]
 
 
@@ -279,7 +279,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     print(file)
   kept = ("step", "correlations", "quantiles")
   short = {n: {k: r[k] for k in kept if k in r} for n, r in runs.items()}
-  print(report.result_line({"job": "uncertainty", "runs": short}))
+  print(results.result_line({"job": "uncertainty", "runs": short}))
   return 0
 
 

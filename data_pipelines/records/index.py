@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.records import tfrecord
 from vssl_jax.errors import UserError
-from vssl_jax.io.files import replacing
+from vssl_jax.files import replacing
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<shard>\d{5,})-of-(?P<count>\d{5,})(\.tfrecords?)?")
 

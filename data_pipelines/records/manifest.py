@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from data_pipelines import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.io import files
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"

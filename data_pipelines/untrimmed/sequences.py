@@ -36,7 +36,7 @@ import numpy as np
 from data_pipelines.records import fingerprint
 from data_pipelines.source import Batch, NumpySource, generator
 from vssl_jax.errors import UserError
-from vssl_jax.io.files import make_folder
+from vssl_jax.files import make_folder
 from vssl_jax.localization import annotations, check
 from vssl_jax.localization.annotations import Video
 

@@ -8,9 +8,9 @@ import pytest
 
 from data_pipelines import source
 from vssl_jax import config as config_lib
-from vssl_jax import models
+from vssl_jax import models, results
 from vssl_jax.evaluation import cache
-from vssl_jax.probes import features, report, run
+from vssl_jax.probes import features, run
 
 
 class Net(nn.Module):
@@ -58,7 +58,7 @@ def test_extracted_once_and_the_same(setup, tmp_path):
   assert videos.passes == 1
   np.testing.assert_array_equal(again.features, first.features)
   assert again.label_names == first.label_names
-  assert again.info["encoder_sha256"] == report.tree_hash(variables)
+  assert again.info["encoder_sha256"] == results.tree_hash(variables)
   assert again.info["videos"] == videos.fingerprint
 
 
@@ -160,7 +160,7 @@ def test_anew_where_anything_differs(setup, tmp_path, change):
   config, variables = change(config, variables)
   found = cache.extract(tmp_path, config, variables, videos, "train")
   assert videos.passes == 2
-  assert found.info["encoder_sha256"] == report.tree_hash(variables)
+  assert found.info["encoder_sha256"] == results.tree_hash(variables)
   assert len(list(tmp_path.iterdir())) == 2
 
 

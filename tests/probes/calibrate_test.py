@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vssl_jax import parallel
+from vssl_jax import parallel, results
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.norm import BatchNorm
-from vssl_jax.probes import calibrate, report
+from vssl_jax.probes import calibrate
 
 
 def _scaled(clips):
@@ -106,11 +106,11 @@ def test_devices_make_no_difference():
 def test_parameters_and_old_statistics_are_left_alone():
   net = _Net()
   variables = _init(net)
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   found = calibrate.calibrate(net, variables, _batches(), preprocess=_scaled)
-  assert report.tree_hash(variables) == before
-  assert report.tree_hash(found["params"]) == report.tree_hash(variables["params"])
-  assert report.tree_hash(found["batch_stats"]) != report.tree_hash(variables["batch_stats"])
+  assert results.tree_hash(variables) == before
+  assert results.tree_hash(found["params"]) == results.tree_hash(variables["params"])
+  assert results.tree_hash(found["batch_stats"]) != results.tree_hash(variables["batch_stats"])
 
 
 def test_without_batch_norm_there_is_nothing_to_do():

@@ -11,9 +11,10 @@ import pytest
 
 from data_pipelines import source
 from vssl_jax import config as config_lib
+from vssl_jax import results
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.norm import BatchNorm
-from vssl_jax.probes import features, knn, logistic, metrics, report, retrieval, run
+from vssl_jax.probes import features, knn, logistic, metrics, retrieval, run
 
 
 class Net(nn.Module):
@@ -50,7 +51,7 @@ def _features(config, net, variables, split):
 
 def test_quick_is_the_parts_put_together(setup, tmp_path):
   config, net, variables, train, test = setup
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   result = run.quick(config, net, variables, train, test, picture=tmp_path / "c.png", progress="")
   a, b = (_features(config, net, variables, s) for s in (train, test))
   assert a.features.shape == (12, 4, 6)
@@ -61,11 +62,11 @@ def test_quick_is_the_parts_put_together(setup, tmp_path):
   assert {k: result["retrieval"][k] for k in expected} == expected
   votes = knn.evaluate(a.mean(), a.label, b.mean(), b.label, k=12, temperature=0.07)
   assert result["knn"] == {"top1": votes, "k": 12, "temperature": 0.07}
-  assert result["encoder_sha256"] == before == report.tree_hash(variables)
+  assert result["encoder_sha256"] == before == results.tree_hash(variables)
   assert "inference" in result["bn_mode"]
   assert (tmp_path / "c.png").stat().st_size > 0
   assert "direction_0" in (tmp_path / "c.md").read_text()
-  json.loads(report.result_line(result).removeprefix("RESULT "))
+  json.loads(results.result_line(result).removeprefix("RESULT "))
 
 
 def test_repeating_gives_the_same_numbers(setup):
@@ -104,7 +105,7 @@ def test_a_changed_network_is_noticed(setup, monkeypatch):
 def test_random_variables(setup):
   config, net, variables, train, _ = setup
   again = run.random_variables(config, net, train)
-  assert report.tree_hash(again) == report.tree_hash(variables)
+  assert results.tree_hash(again) == results.tree_hash(variables)
   stats = variables["batch_stats"]["BatchNorm_0"]
   assert not np.allclose(stats["var"], 1.0)
   with config.unlocked():
@@ -112,8 +113,8 @@ def test_random_variables(setup):
     other = run.random_variables(config, net, train)
     given = run.random_variables(config, net, train, variables)
     config.seed = 0
-  assert report.tree_hash(other["params"]) != report.tree_hash(variables["params"])
-  assert report.tree_hash(given) == report.tree_hash(variables)
+  assert results.tree_hash(other["params"]) != results.tree_hash(variables["params"])
+  assert results.tree_hash(given) == results.tree_hash(variables)
 
 
 def test_random_variables_need_a_batch(setup):
@@ -221,7 +222,7 @@ def test_protocol_says_it_all(setup):
   assert found["views"] == {
     "clips": 2, "crops": 2, "frames": 2, "stride": 2, "resize": 10, "size": 8
   }  # fmt: skip
-  assert found["config_sha256"] == report.config_hash(config)
+  assert found["config_sha256"] == results.config_hash(config)
   assert found["data"]["manifest_sha256"] is None
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import models
+from vssl_jax import models, results
 from vssl_jax.errors import UserError
-from vssl_jax.probes import features, report, run
+from vssl_jax.probes import features, run
 
 _PART = 4096  # videos kept at a time: a kill loses no more, nor does an unreadable video
 _FORMAT = 2  # raised where features become others, or say more of themselves
@@ -35,7 +35,7 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     split: its name.
     encoder_sha256: `report.tree_hash` of the encoder's variables.
   """
-  return report.plain({
+  return results.plain({
     "format": _FORMAT,
     "label_names_sha256": names_hash(source.label_names),
     "encoder_sha256": encoder_sha256,
@@ -48,7 +48,7 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     "layer": "global average pooling",
     "kept": "mean over views",
     "bn_mode": run.BN_MODE,
-  }, report.EXACT)  # fmt: skip
+  }, results.EXACT)  # fmt: skip
 
 
 def extract(
@@ -77,7 +77,7 @@ def extract(
     UserError: the split is empty, or features are not finite.
     RuntimeError: the variables changed, which would be a bug.
   """
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   facts = origin(config, source, split, before)
   key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   safe = "".join(x if x.isalnum() or x in "-_." else "_" for x in split)
@@ -108,7 +108,7 @@ def extract(
         progress=progress and f"{progress}{f' from {start} on' if total > size else ''}",
         total=stop - start,
       )
-      run.unchanged(variables, before)
+      results.unchanged(variables, before)
       part = dataclasses.replace(part, video=part.video + start)
       if own is not source and len(part.label) == stop - start:
         features.save(files[-1], part)

@@ -17,8 +17,8 @@ from vssl_jax.evaluation.task import (
   training,
   views_told,
 )
+from vssl_jax.probes import confusion, features, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
-from vssl_jax.probes import features, knn, logistic, metrics, retrieval
 from vssl_jax.probes import run as probe_run
 
 _NEIGHBOURS = 5  # shown of a query
@@ -27,7 +27,7 @@ _NEIGHBOURS = 5  # shown of a query
 def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
   """Scores of a classifier on frozen features, its picture and table written."""
   title = name.replace("_", " ")
-  probe_run.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
+  confusion.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
   return {
     "top1": found.top1, "top5": found.top5, "mean_class_top1": found.mean_class,
     "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),

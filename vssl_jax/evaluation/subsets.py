@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.probes import report
 from vssl_jax.probes.scarce import TooFewVideos
 
 _HEADER = "video\tclass\tname"
@@ -73,7 +73,7 @@ def write(
   """
   rows = zip(videos, labels, names, strict=True)
   lines = [_HEADER, *(f"{int(v)}\t{label_names[y]}\t{name}" for v, y, name in rows)]
-  report.write_atomic(path, ("\n".join(lines) + "\n").encode())
+  files.write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 
 def _tails(name: str) -> list[tuple[str, ...]]:

@@ -6,10 +6,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from vssl_jax import files
+from vssl_jax import results as results_lib
 from vssl_jax.evaluation import table
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Result, Task
-from vssl_jax.probes import report
 
 
 @dataclasses.dataclass
@@ -78,12 +79,12 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
     "settings": {name: r["settings"] for name, r in first.found.items()},
     "seconds": sum(r["seconds"] for r in results),
   }
-  report.write_json(summary, output / "summary.json")
+  results_lib.write_json(summary, output / "summary.json")
   words = {n: p.words for n, p in PROTOCOLS.items() if any(n in o.found for o in outcomes.values())}
   text = table.markdown(
     _title(checkpoint), _lines(first), headlines, words, notes=notes
   )  # fmt: skip
-  report.write_atomic(output / "table.md", text.encode())
+  files.write_atomic(output / "table.md", text.encode())
   return summary
 
 

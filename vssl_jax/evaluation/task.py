@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import optim
+from vssl_jax import optim, results
 from vssl_jax.evaluation import cache, settings
 from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Variables
-from vssl_jax.probes import features, report, scarce
+from vssl_jax.probes import features, scarce
 from vssl_jax.probes import run as probe_run
 
 Result = dict[str, Any]
@@ -57,7 +57,7 @@ class Task:
   @functools.cached_property
   def encoder_sha256(self) -> str:
     """Of the encoder as it was loaded."""
-    return report.tree_hash(self.variables)
+    return results.tree_hash(self.variables)
 
   @functools.cached_property
   def bank(self) -> features.Features:

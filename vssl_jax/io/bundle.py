@@ -15,12 +15,11 @@ import optax
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import export, methods, optim, parallel
+from vssl_jax import export, methods, optim, parallel, results
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Method, Variables
-from vssl_jax.probes import report
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
@@ -168,7 +167,7 @@ def save_run(
   try:
     checkpoints.write_config(partial, config)
     for name, facts in (beside or {}).items():
-      report.write_json(facts, partial / name)
+      results.write_json(facts, partial / name)
     writer = checkpoints.Checkpoints(partial, config.save)
     writer.save(0, _start(tx, params, state))
     writer.close()

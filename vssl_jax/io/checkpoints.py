@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from vssl_jax import config as config_lib
+from vssl_jax import files
 from vssl_jax.errors import UserError, brief
-from vssl_jax.io import files
 
 Tree = Any
 FOLDER = "checkpoints"

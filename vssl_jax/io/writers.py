@@ -9,7 +9,7 @@ import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from vssl_jax.io import files
+from vssl_jax import files
 
 FILE = "metrics.jsonl"
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.files import write_atomic
 from vssl_jax.localization.segments import covers
-from vssl_jax.probes.report import write_atomic
 
 _VERSION = "VERSION 1.3"
 

@@ -15,10 +15,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from vssl_jax import results
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations, evaluate
 from vssl_jax.localization.detection_map import detection_map
-from vssl_jax.probes import report
 
 
 def score(args: argparse.Namespace) -> str:
@@ -43,7 +43,7 @@ def score(args: argparse.Namespace) -> str:
   lines += [f"average of {span}: {100 * value:.2f} %" for span, value in figures["average"].items()]
   if args.json:
     figures |= {"subset": args.subset, "protocol": args.protocol}
-    report.write_json(figures, args.json)
+    results.write_json(figures, args.json)
   return "\n".join(lines)
 
 

@@ -17,9 +17,8 @@ import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vssl_jax import parallel
+from vssl_jax import files, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.io import files
 
 Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]

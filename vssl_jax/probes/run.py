@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment
+from vssl_jax import augment, results
 from vssl_jax.errors import UserError
 from vssl_jax.probes import baselines as baselines_lib
-from vssl_jax.probes import calibrate, features, knn, logistic, metrics, report, retrieval
+from vssl_jax.probes import calibrate, confusion, features, knn, logistic, metrics, retrieval
 
 VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # of config.data.eval
 BN_MODE = "inference: stored statistics, unchanged by the probe"
@@ -165,7 +165,7 @@ def quick(
     RuntimeError: the variables changed, which would be a bug.
   """
   start = time.perf_counter()
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   apply = feature_fn(encoder, config)
 
   def extract(source: Source, split: str) -> features.Features:
@@ -192,7 +192,9 @@ def quick(
   known = int(np.sum(train.label >= 0))
   votes = {"k": min(config.knn.k, known), "temperature": config.knn.temperature}
   if picture is not None:
-    write_classes(picture, "logistic regression", fitted.accuracy, source_eval.label_names)
+    confusion.write_classes(
+      picture, "logistic regression", fitted.accuracy, source_eval.label_names
+    )
   return {
     "logistic": fitted.summary() | {"mean_class_top1": fitted.accuracy.mean_class},
     "knn": {"top1": knn.evaluate(*given, **votes), **votes},
@@ -200,7 +202,7 @@ def quick(
     "videos": {"train": videos, "eval": len(test.label)},
     "feature": f"{dim} numbers a view after global average pooling, mean over views",
     "bn_mode": BN_MODE,
-    "encoder_sha256": unchanged(variables, before),
+    "encoder_sha256": results.unchanged(variables, before),
     "seconds": time.perf_counter() - start,
     "clips_per_second": (videos + len(test.label)) * views / seconds,
   }
@@ -262,7 +264,7 @@ def evaluate_classifier(
     RuntimeError: the variables changed, which would be a bug.
   """
   start = time.perf_counter()
-  before = report.tree_hash(variables)
+  before = results.tree_hash(variables)
   preprocess = augment.eval_preprocess(config.augment)
 
   def probabilities(variables: Any, clips: jax.Array) -> jax.Array:
@@ -280,10 +282,10 @@ def evaluate_classifier(
   )
   scored = metrics.accuracy(found.features[:, 0], found.label)
   if picture is not None:
-    write_classes(picture, progress, scored, source_eval.label_names)
+    confusion.write_classes(picture, progress, scored, source_eval.label_names)
   seconds = time.perf_counter() - start
   e = config.data.eval
-  names = report.class_names(source_eval.label_names, len(scored.per_class))
+  names = confusion.class_names(source_eval.label_names, len(scored.per_class))
   return {
     "top1": scored.top1,
     "top5": scored.top5,
@@ -293,7 +295,7 @@ def evaluate_classifier(
     "per_class": dict(zip(names, scored.per_class.tolist(), strict=True)),
     "views": f"softmax averaged over {e.clips} clips x {e.crops} crops",
     "bn_mode": BN_MODE,
-    "variables_sha256": unchanged(variables, before),
+    "variables_sha256": results.unchanged(variables, before),
     "seconds": seconds,
     "clips_per_second": len(found.label) * e.clips * e.crops / seconds,
   }
@@ -308,7 +310,7 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
     "data": {
       "source": d.source,
       "name": d.name or pathlib.PurePath(d.path).name,
-      "manifest_sha256": report.file_hash(manifest) if d.path and manifest.is_file() else None,
+      "manifest_sha256": results.file_hash(manifest) if d.path and manifest.is_file() else None,
       "classes": len(source_eval.label_names),
       "train": {"name": d.train_split, "videos": source_train.num_videos},
       "eval": {"name": d.eval_split, "videos": source_eval.num_videos},
@@ -316,7 +318,7 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
     "views": {k: config.data.eval[k] for k in VIEWS},
     "encoder": {k: config.encoder[k] for k in ("name", "depth", "width", "dtype", "temporal")},
     "seed": config.seed,
-    "config_sha256": report.config_hash(config),
+    "config_sha256": results.config_hash(config),
   }
 
 
@@ -349,27 +351,3 @@ def fit(
     groups=logistic.recordings(names),
     seed=config.seed,
   )
-
-
-def unchanged(variables: Any, before: str) -> str:
-  """The hash of the variables, proven to be the one before.
-
-  Raises:
-    RuntimeError: it is another one, which would be a bug.
-  """
-  after = report.tree_hash(variables)
-  if after != before:
-    raise RuntimeError(f"probing changed the variables: sha256 {before} before, {after} after")
-  return after
-
-
-def write_classes(
-  picture: str | pathlib.Path, name: str, scored: metrics.Accuracy, label_names: tuple[str, ...]
-) -> None:
-  """Writes a confusion matrix, and the table of classes beside it as `.md` (process 0 alone)."""
-  if jax.process_index() > 0:
-    return
-  title = f"{name}: top-1 {100 * scored.top1:.1f} %"
-  report.confusion_png(picture, scored.confusion, label_names, title)
-  table = report.class_table(scored, label_names)
-  report.write_atomic(pathlib.Path(picture).with_suffix(".md"), table.encode())

@@ -25,11 +25,10 @@ from collections.abc import Iterable
 import jax
 
 from data_pipelines import tensorflow_models
-from vssl_jax import export
+from vssl_jax import export, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder
 from vssl_jax.io import bundle, checkpoints
-from vssl_jax.io.files import make_folder
-from vssl_jax.probes import report
 from vssl_jax.weights import contrastive, files, pyslowfast, resnet2d, tf_garden, torchvision
 from vssl_jax.weights.converted import Converted
 
@@ -88,7 +87,7 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
   file = pathlib.Path(origin)
   facts = {**found.facts, "file": file.name, "left_out": found.left_out}
   if file.is_file():
-    facts["sha256"] = report.file_hash(file)
+    facts["sha256"] = results.file_hash(file)
   if found.whole is None:
     export.save_encoder(folder, found.config, found.variables, info={"step": 0, "origin": facts})
   else:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from vssl_jax import files
 from vssl_jax.errors import UserError, brief
-from vssl_jax.io import files
 from vssl_jax.weights.table import Tensors
 
 # Where PyTorch programs put the tensors among what else they save.

@@ -47,3 +47,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a file beside its final name, then renames it; makes the folder."""
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with replacing(path) as file:
+    file.write(data)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.io import files
 
 
 def test_appears_when_complete(tmp_path):

@@ -1,0 +1,102 @@
+"""Results as JSON and as one RESULT line, and hashes of what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vssl_jax import files
+
+EXACT = 17  # digits that tell any two floats apart
+
+
+def plain(value: Any, digits: int = 4) -> Any:
+  """Turns a tree of results into JSON's own types.
+
+  Floats are rounded to `digits` decimals (below 0.1: to as many significant digits), NaN and
+  infinities become None, arrays lists, and mappings dicts with sorted string keys.
+  """
+  if isinstance(value, ConfigDict):
+    value = value.to_dict()
+  if isinstance(value, Mapping):
+    return {str(k): plain(value[k], digits) for k in sorted(value, key=str)}
+  if isinstance(value, np.ndarray | jax.Array):
+    return plain(np.asarray(value).tolist(), digits)
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return [plain(x, digits) for x in value]
+  if isinstance(value, bool | np.bool_):
+    return bool(value)
+  if isinstance(value, int | np.integer):
+    return int(value)
+  if isinstance(value, float | np.floating):
+    x = float(value)
+    if not math.isfinite(x):
+      return None
+    return round(x, digits) if abs(x) >= 0.1 else float(f"{x:.{digits}g}")
+  if value is None or isinstance(value, str):
+    return value
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  raise TypeError(f"a result cannot hold a {type(value).__name__}: {value!r}")
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+  """`RESULT {json}` on one line, keys sorted, floats rounded: equal results, equal lines.
+
+  `per_class` is left out, wherever it stands: it may have hundreds of entries.
+  """
+
+  def short(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {k: short(v) for k, v in value.items() if k != "per_class"}
+    return value
+
+  return "RESULT " + json.dumps(short(plain(result)), ensure_ascii=False, allow_nan=False)
+
+
+def write_json(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+  """Writes the whole result as indented JSON; the file appears whole or not at all."""
+  text = json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+  files.write_atomic(path, (text + "\n").encode())
+
+
+def tree_hash(tree: Any) -> str:
+  """SHA-256 over names, types, shapes and bytes of every array: equal only if bit-identical."""
+  digest = hashlib.sha256()
+  for path, x in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+    x = np.asarray(x)
+    digest.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}\n".encode())
+    digest.update(np.ascontiguousarray(x).tobytes())
+  return digest.hexdigest()
+
+
+def config_hash(config: ConfigDict) -> str:
+  """SHA-256 of the config's JSON, whatever the order of its fields."""
+  text = json.dumps(json.loads(config.to_json()), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+  """SHA-256 of a file."""
+  with open(path, "rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def unchanged(variables: Any, before: str) -> str:
+  """The hash of the variables, proven to be the one before.
+
+  Raises:
+    RuntimeError: it is another one, which would be a bug.
+  """
+  after = tree_hash(variables)
+  if after != before:
+    raise RuntimeError(f"probing changed the variables: sha256 {before} before, {after} after")
+  return after
