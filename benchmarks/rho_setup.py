@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vssl_jax import config as config_lib
 from vssl_jax import methods, recipes
 from vssl_jax.methods.base import Method, value_and_grad
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> ConfigDict:
   """A method's config with `clips` clips a video; `fields` are the method's own, or `remat`."""
-  c = config_lib.base(name)
+  c = methods.base_config(name)
   recipes.small(c)
   e, d = c.encoder, c.data
   e.name, e.depth, e.width = args.encoder, args.depth, args.width

@@ -28,7 +28,6 @@ The paper's ablations are added after a comma, e.g. configs/cvrl.py:k400,uniform
 """
 
 from vssl_jax import augment, recipes
-from vssl_jax import config as config_lib
 
 
 def k400(c):
@@ -134,6 +133,6 @@ ABLATIONS = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with ablations after commas."""
-  return config_lib.compose(
+  return recipes.compose(
     variant or "k400", VARIANTS, ABLATIONS, prefix="cvrl", method="cvrl", methods=METHODS
   )

@@ -41,7 +41,6 @@ Questions are added after a comma, e.g. configs/dcc.py:demo,no_denoising
   true_pseudo_labels   the annotation in their place: what better ones could bring, and no result
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -139,6 +138,6 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
+  return recipes.compose(
     variant or "thumos14", VARIANTS, CHANGES, prefix="dcc", method="dcc"
   )  # fmt: skip

@@ -13,7 +13,6 @@ Variants, after a colon:
   demo, ucf6     the small protocols that the pre-training configs of that name end with.
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -36,6 +35,6 @@ VARIANTS = {
 
 def get_config(variant: str = ""):
   """The config of a variant."""
-  c = config_lib.compose(variant or "published", VARIANTS, {}, prefix="linear_probe", method="cvrl")
+  c = recipes.compose(variant or "published", VARIANTS, {}, prefix="linear_probe", method="cvrl")
   c.job = "linear_probe"
   return c

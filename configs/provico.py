@@ -45,7 +45,6 @@ Questions are added after a comma, e.g. configs/provico.py:k400,n8,no_kl
 Epochs, τ, a and b are flags: --config.epochs, --config.provico.threshold, ….slope, ….offset
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -119,6 +118,4 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
-    variant or "k400", VARIANTS, CHANGES, prefix="provico", method="provico"
-  )
+  return recipes.compose(variant or "k400", VARIANTS, CHANGES, prefix="provico", method="provico")

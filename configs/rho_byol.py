@@ -29,7 +29,6 @@ The study's questions are added after a comma, e.g. configs/rho_byol.py:k400,rho
 Epochs and predictor are flags: --config.epochs, --config.rho_byol.predictor
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -64,6 +63,4 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
-    variant or "k400", VARIANTS, CHANGES, prefix="rho_byol", method="rho_byol"
-  )
+  return recipes.compose(variant or "k400", VARIANTS, CHANGES, prefix="rho_byol", method="rho_byol")

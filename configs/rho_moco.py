@@ -28,7 +28,6 @@ The study's questions are added after a comma, e.g. configs/rho_moco.py:k400,rho
 Epochs, queue and temperature are flags: --config.epochs, --config.rho_moco.queue, ….temperature
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -67,6 +66,4 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
-    variant or "k400", VARIANTS, CHANGES, prefix="rho_moco", method="rho_moco"
-  )
+  return recipes.compose(variant or "k400", VARIANTS, CHANGES, prefix="rho_moco", method="rho_moco")

@@ -28,7 +28,6 @@ The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,r
 Epochs and temperature are flags: --config.epochs, --config.rho_simclr.temperature
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -57,6 +56,6 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
+  return recipes.compose(
     variant or "k400", VARIANTS, CHANGES, prefix="rho_simclr", method="rho_simclr"
   )

@@ -26,7 +26,6 @@ The study's questions are added after a comma, e.g. configs/rho_swav.py:k400,rho
 Epochs, prototypes and ε are flags: --config.epochs, --config.rho_swav.prototypes, ….epsilon
 """
 
-from vssl_jax import config as config_lib
 from vssl_jax import recipes
 
 
@@ -64,6 +63,4 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return config_lib.compose(
-    variant or "k400", VARIANTS, CHANGES, prefix="rho_swav", method="rho_swav"
-  )
+  return recipes.compose(variant or "k400", VARIANTS, CHANGES, prefix="rho_swav", method="rho_swav")

@@ -6,8 +6,7 @@ import json
 import pytest
 
 from data_pipelines.records import fingerprint, index, tfrecord
-from vssl_jax import card, results
-from vssl_jax import config as config_lib
+from vssl_jax import card, methods, results
 from vssl_jax.errors import UserError
 
 OURS, OTHER = "a" * 64, "b" * 64
@@ -62,7 +61,7 @@ def _records(folder, count=2):
     for i in range(count):
       writer.write(bytes([i]))
   (folder / card.MANIFEST).write_text('{"splits": {}}')
-  d = config_lib.base("cvrl").data
+  d = methods.base_config("cvrl").data
   d.source, d.path, d.train_split = "tfrecord", str(folder), "train"
   d.fingerprint = fingerprint.of_records(folder, "train", index.load(folder, "train"))
   return d

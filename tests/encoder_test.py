@@ -11,7 +11,6 @@ import pytest
 
 import vssl_jax
 from tests import small
-from vssl_jax import config as config_lib
 from vssl_jax import export, methods, models
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle, checkpoints
@@ -22,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def make(folder, **fields):
   """An exported encoder with random weights; its config and variables."""
-  c = small.shrink(config_lib.base("cvrl"), **{"data.eval.frames": 3, **fields})
+  c = small.shrink(methods.base_config("cvrl"), **{"data.eval.frames": 3, **fields})
   c.augment.mean, c.augment.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
   encoder = models.build_encoder(c.encoder)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 4, 16, 16, 3), np.float32))
@@ -124,7 +123,7 @@ def test_an_export_with_nan_or_infinity_is_refused(tmp_path, value):
 
 
 def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
-  c = small.shrink(config_lib.base("cvrl"))
+  c = small.shrink(methods.base_config("cvrl"))
   method = methods.load("cvrl").build(c, None)
   params, state = small.init(method)
   head = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params["head"])
@@ -136,7 +135,7 @@ def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
 
 @pytest.mark.parametrize("broken", ["write_config", "Checkpoints"])
 def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
-  c = small.shrink(config_lib.base("cvrl"))
+  c = small.shrink(methods.base_config("cvrl"))
   made = small.init(methods.load("cvrl").build(c, None))
 
   def stop(*args):
@@ -163,7 +162,7 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
 
 @pytest.mark.slow
 def test_a_run_folder(tmp_path):
-  c = small.shrink(config_lib.base("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})
+  c = small.shrink(methods.base_config("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})
   method = methods.load("rho_byol").build(c, None)
   params, state = small.init(method)
   bundle.save_run(tmp_path / "run", c, params, state)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vssl_jax import config as config_lib
-from vssl_jax import export, models, probing, program
+from vssl_jax import export, methods, models, probing, program
 from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import bundle
@@ -19,7 +18,7 @@ from vssl_jax.probes import features
 
 
 def _config():
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   c.encoder.depth, c.encoder.width, c.encoder.dtype = 18, 0.0625, "float32"
   c.augment.mean = (0.4, 0.4, 0.4)
   c.data.source, c.data.frames, c.data.stride, c.data.size = "synthetic", 2, 2, 8

@@ -3,15 +3,14 @@
 import pytest
 
 from tests import small
-from vssl_jax import config as config_lib
-from vssl_jax import recipes
+from vssl_jax import methods, recipes
 from vssl_jax.errors import UserError
 
 
 @pytest.mark.parametrize("piece", [recipes.small, recipes.mild_colour, recipes.demo, recipes.ucf6])
 @pytest.mark.parametrize("method", ["cvrl", "classify"])
 def test_pieces_leave_the_method_alone(piece, method):
-  c, base = config_lib.base(method), config_lib.base(method)
+  c, base = methods.base_config(method), methods.base_config(method)
   piece(c)
   assert c.method == method
   assert c[method] == base[method]
@@ -20,7 +19,7 @@ def test_pieces_leave_the_method_alone(piece, method):
 
 @pytest.mark.parametrize("recipe", [recipes.demo, recipes.ucf6])
 def test_probes_read_clips_of_the_size_trained_on(recipe):
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   recipe(c)
   d, p = c.data, c.probe
   assert (d.frames, d.stride, d.size) == (p.frames, p.stride, p.size)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vssl_jax import config as config_lib
+from vssl_jax import methods
 from vssl_jax.methods.base import Method
 
 DIM = 6
@@ -19,7 +19,7 @@ class State:
 
 def config(**values):
   """A config that the loop accepts; `values` use dotted names."""
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   c.batch_size, c.epochs, c.log_every = 8, 3.0, 4
   c.optim.lr, c.optim.lr_batch, c.optim.warmup_epochs, c.optim.weight_decay = 0.1, 8, 0.5, 0.01
   c.save.every, c.data.clips = 5, 1

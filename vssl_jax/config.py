@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import ml_collections
 
-from vssl_jax import methods as methods_lib
 from vssl_jax.errors import UserError
-from vssl_jax.localization import config as localization_lib
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -66,7 +62,46 @@ def data() -> ConfigDict:
   c.synthetic.length = 48  # frames a video
   c.synthetic.classes = 8
 
-  c.localization = localization_lib.data()  # feature sequences of untrimmed videos
+  c.localization = localization()  # feature sequences of untrimmed videos
+  return c
+
+
+def localization() -> ConfigDict:
+  """Fields of `config.data.localization`; `data_pipelines/untrimmed` says who reads which."""
+  c = ConfigDict()
+  c.annotations = ""  # ground truth, ActivityNet's JSON; for the made-up sources: its lengths
+  c.durations = ""  # CSV of video_id, duration_s where the JSON has no durations
+  c.step_seconds = 0.64  # from one feature to the next: 16 frames at 25 a second
+  c.sampling = "sample"  # sample: always T features, repeated or left out | pad: up to T, masked
+  c.streams = ()  # folders under config.data.path joined along D, such as ("rgb", "flow")
+  c.check = True  # look through all files first
+  c.validation = 0.0  # share of the training videos held out, to choose a checkpoint by
+  c.truth = False  # training sees annotated moments too, for config.dcc.pseudo = annotated alone
+  c.seed = 0  # of the made-up data, whatever the run's
+
+  c.videos = 200  # made-up videos to train on
+  c.eval_videos = 100
+  c.max_seconds = 240.0  # longest made-up video
+  c.second_class = 0.15  # chance that a made-up video has actions of two classes
+
+  c.untrimmed = ConfigDict()  # see data_pipelines.untrimmed.Settings
+  c.untrimmed.classes = 8
+  c.untrimmed.scenes = 0
+  c.untrimmed.width = 64
+  c.untrimmed.phases = 3
+  c.untrimmed.action = 1.0
+  c.untrimmed.scene = 1.0
+  c.untrimmed.context = 0.5
+  c.untrimmed.resemblance = 0.3
+  c.untrimmed.shot_seconds = 8.0
+  c.untrimmed.variation = 0.5
+  c.untrimmed.noise = 1.0
+  c.untrimmed.memory = 0.7
+  c.untrimmed.bursts = 0.1
+
+  c.stitched = ConfigDict()  # see data_pipelines.untrimmed.stitched
+  c.stitched.actions = ()  # labels that are actions, the others are background; (): the first half
+  c.stitched.names = ""  # text file of label and name a line
   return c
 
 
@@ -148,23 +183,18 @@ def optim() -> ConfigDict:
   return c
 
 
-def base(method: str) -> ConfigDict:
-  """The whole config with its defaults (CVRL's published recipe) for one method.
+def shared() -> ConfigDict:
+  """The fields that every method shares, with their defaults (CVRL's published recipe).
 
-  Args:
-    method: a module of `vssl_jax/methods`; its own fields become `config.<method>`.
+  `vssl_jax.methods.base_config` adds those of one method.
 
   Returns:
     An unlocked config.
-
-  Raises:
-    UserError: there is no such method.
   """
   c = ConfigDict()
   c.name = ""  # names the default workdir
   c.job = "pretrain"  # pretrain | linear_probe
-  c.method = method
-  c[method] = methods_lib.load(method).defaults()
+  c.method = ""  # a module of vssl_jax/methods; its own fields are config.<method>
   c.seed = 0
   c.batch_size = 1024  # videos a step, over all devices
   c.epochs = 200.0
@@ -233,82 +263,6 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
   return steps
 
 
-def complete(saved: ConfigDict) -> ConfigDict:
-  """A stored config with the fields it lacks, which later versions added, at their defaults."""
-
-  def fill(into: ConfigDict, default: ConfigDict) -> None:
-    for key, value in default.items():
-      if key not in into:
-        into[key] = value
-      elif isinstance(value, ConfigDict) and isinstance(into[key], ConfigDict):
-        fill(into[key], value)
-
-  whole = saved.copy_and_resolve_references().unlock()
-  fill(whole, base(saved.method))
-  return whole
-
-
 def to_json(config: ConfigDict) -> str:
   """The config as stable, readable JSON."""
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)
-
-
-def compose(
-  variant: str,
-  variants: Mapping[str, Callable[[ConfigDict], None]],
-  changes: Mapping[str, Callable[[ConfigDict], None]],
-  *,
-  prefix: str,
-  method: str,
-  methods: Mapping[str, str] | None = None,
-) -> ConfigDict:
-  """The config of `variant[,change...]`: defaults, then the variant, then each change in turn.
-
-  Changes that undo one another are refused: the run's name would claim both.
-
-  Args:
-    variant: what follows the colon of --config, e.g. "demo,uniform".
-    variants: the recipes by name.
-    changes: ablations by name.
-    prefix: the config's name before the variant's.
-    method: the method of every variant that `methods` does not name.
-    methods: methods of the other variants.
-
-  Returns:
-    An unlocked config whose `name` is e.g. "cvrl_demo_uniform".
-
-  Raises:
-    UserError: an unknown variant or change, with the ones there are; or a change that sets a field
-      otherwise than one before it.
-  """
-  first, *rest = variant.split(",")
-  for name, known, what in [(first, variants, "variant"), *((r, changes, "change") for r in rest)]:
-    if name not in known:
-      raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {', '.join(known)}.")
-  c = base((methods or {}).get(first, method))
-  c.name = "_".join([prefix, first, *rest])
-  variants[first](c)
-  set_by: dict[str, str] = {}
-  for name in rest:
-    before = _leaves(c)
-    changes[name](c)
-    for field, value in _leaves(c).items():
-      if value == before.get(field):
-        continue
-      if field in set_by:
-        raise UserError(
-          f"--config: {name!r} undoes {set_by[field]!r} (both set config.{field}); leave one out."
-        )
-      set_by[field] = name
-  return c
-
-
-def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-  """Values by dotted names."""
-  found: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, ConfigDict):
-      found |= _leaves(value, f"{prefix}{key}.")
-    else:
-      found[prefix + key] = value
-  return found

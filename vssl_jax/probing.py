@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models, optim, results, train
+from vssl_jax import augment, methods, models, optim, results, train
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints, writers
@@ -169,7 +169,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   Returns:
     A locked config of method `classify` with a frozen encoder, crops and flips only.
   """
-  c = config_lib.base("classify")
+  c = methods.base_config("classify")
   p = config.probe
   c.name, c.seed, c.batch_size, c.epochs = (
     f"{config.name}_linear",

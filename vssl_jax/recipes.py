@@ -6,12 +6,14 @@ its own: the optimiser, the schedule, the method's fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import methods as methods_lib
 from vssl_jax.augment import presets
+from vssl_jax.errors import UserError
 
 Change = Callable[[ConfigDict], None]
 
@@ -216,3 +218,64 @@ MOMENTUM_CHANGES = {
   "sequential": field("sequential", True),
   "query_sum": field("queries", "sum"),
 }
+
+
+def compose(
+  variant: str,
+  variants: Mapping[str, Callable[[ConfigDict], None]],
+  changes: Mapping[str, Callable[[ConfigDict], None]],
+  *,
+  prefix: str,
+  method: str,
+  methods: Mapping[str, str] | None = None,
+) -> ConfigDict:
+  """The config of `variant[,change...]`: defaults, then the variant, then each change in turn.
+
+  Changes that undo one another are refused: the run's name would claim both.
+
+  Args:
+    variant: what follows the colon of --config, e.g. "demo,uniform".
+    variants: the recipes by name.
+    changes: ablations by name.
+    prefix: the config's name before the variant's.
+    method: the method of every variant that `methods` does not name.
+    methods: methods of the other variants.
+
+  Returns:
+    An unlocked config whose `name` is e.g. "cvrl_demo_uniform".
+
+  Raises:
+    UserError: an unknown variant or change, with the ones there are; or a change that sets a field
+      otherwise than one before it.
+  """
+  first, *rest = variant.split(",")
+  for name, known, what in [(first, variants, "variant"), *((r, changes, "change") for r in rest)]:
+    if name not in known:
+      raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {', '.join(known)}.")
+  c = methods_lib.base_config((methods or {}).get(first, method))
+  c.name = "_".join([prefix, first, *rest])
+  variants[first](c)
+  set_by: dict[str, str] = {}
+  for name in rest:
+    before = _leaves(c)
+    changes[name](c)
+    for field, value in _leaves(c).items():
+      if value == before.get(field):
+        continue
+      if field in set_by:
+        raise UserError(
+          f"--config: {name!r} undoes {set_by[field]!r} (both set config.{field}); leave one out."
+        )
+      set_by[field] = name
+  return c
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Values by dotted names."""
+  found: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      found |= _leaves(value, f"{prefix}{key}.")
+    else:
+      found[prefix + key] = value
+  return found

@@ -32,9 +32,9 @@ from data_pipelines.records import fingerprint
 from data_pipelines.source import generator
 from data_pipelines.untrimmed import action_times
 from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource, step_of, subset_of
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
-from vssl_jax.localization import config
 from vssl_jax.localization.annotations import Annotations, Video
 
 _BACKGROUNDS = 6
@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = vars(parser.parse_args(argv))
   output, data = args.pop("output"), data_fields()
   with data.unlocked():
-    data.localization = config.data()
+    data.localization = config_lib.localization()
   fields = data.localization
   fields.untrimmed.update({k: args.pop(k) for k in ("width", "classes")})
   fields.update(args)

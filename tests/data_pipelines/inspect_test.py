@@ -11,8 +11,7 @@ import pytest
 from data_pipelines import inspect, source
 from data_pipelines.records import manifest
 from tests.data_pipelines import tiny
-from vssl_jax import augment, optim, parallel
-from vssl_jax import config as config_lib
+from vssl_jax import augment, methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Method
@@ -76,7 +75,7 @@ def test_program_tells_bad_input_in_one_line(tmp_path, arguments, options, messa
 
 
 def config(**fields):
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   c.batch_size, c.seed = 6, 3
   c.data = tiny.data(source="synthetic", synthetic__videos=13, **fields)
   c.augment.mean, c.augment.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)

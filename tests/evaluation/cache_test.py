@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import source
-from vssl_jax import config as config_lib
-from vssl_jax import models, results
+from vssl_jax import methods, models, results
 from vssl_jax.evaluation import cache
 from vssl_jax.probes import features, run
 
@@ -36,7 +35,7 @@ class Counted:
 @pytest.fixture
 def setup(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: Net())
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   c.data.source, c.data.synthetic.videos, c.data.synthetic.length = "synthetic", 5, 6
   e = c.data.eval
   e.clips, e.crops, e.frames, e.stride, e.resize, e.size, e.batch_size = 2, 1, 2, 1, 8, 8, 4

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import small
-from vssl_jax import config as config_lib
+from vssl_jax import methods
 from vssl_jax.evaluation import pretraining
 
 
@@ -12,7 +12,7 @@ def _data(fingerprint):
 
 
 def _trained(method="cvrl", **values):
-  config = config_lib.base(method)
+  config = methods.base_config(method)
   config.data.path, config.data.fraction, config.data.fingerprint = "videos", 0.5, "f" * 64
   values = {"data.source": "tfrecord", "data.path": "videos", "classify.frozen": False, **values}
   if method != "classify":

@@ -11,8 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from vssl_jax import config as config_lib
-from vssl_jax import parallel
+from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.io import checkpoints
 
@@ -253,7 +252,7 @@ def test_one_process_writes_to_a_run(tmp_path):
 @pytest.fixture
 def begun(tmp_path):
   """A run folder and its config."""
-  config = config_lib.base("cvrl")
+  config = methods.base_config("cvrl")
   config.steps_per_epoch, config.data.fingerprint = 7, "a"
   checkpoints.write_config(tmp_path, config)
   (tmp_path / checkpoints.FOLDER).mkdir()

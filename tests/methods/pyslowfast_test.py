@@ -13,7 +13,6 @@ import pytest
 
 from tests.oracles import pyslowfast as theirs
 from vssl_jax import augment, methods, models, optim, parallel
-from vssl_jax import config as config_lib
 from vssl_jax import step as step_lib
 from vssl_jax.ops import queue
 
@@ -41,7 +40,7 @@ def encoder(monkeypatch):
 
 def _config(method, rho):
   name = f"rho_{method}"
-  c = config_lib.base(name)
+  c = methods.base_config(name)
   c.batch_size, c.epochs, c.steps_per_epoch = theirs.VIDEOS, float(theirs.EPOCHS), theirs.STEPS
   c.data.clips, c.data.frames, c.data.size = rho, 2, 2
   augment.presets.none(c.augment)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import source
-from vssl_jax import config as config_lib
-from vssl_jax import results
+from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import features, knn, logistic, metrics, retrieval, run
@@ -27,7 +26,7 @@ class Net(nn.Module):
 
 
 def _config():
-  c = config_lib.base("cvrl")
+  c = methods.base_config("cvrl")
   c.data.source, c.data.frames, c.data.stride, c.data.size = "synthetic", 2, 2, 8
   c.data.synthetic.videos, c.data.synthetic.eval_videos, c.data.synthetic.classes = 12, 6, 3
   c.data.synthetic.length = 8

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vssl_jax import config as config_lib
 from vssl_jax import export, methods, optim, parallel, results
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
@@ -51,7 +50,7 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
   if exported.is_file():
     config, variables = export.load_exported(folder)
     _require_finite(variables, folder / export.WEIGHTS)
-    config = config_lib.complete(config)
+    config = methods.complete(config)
     return (
       config,
       variables,
@@ -113,7 +112,7 @@ def open_run(folder: pathlib.Path) -> Iterator[Run]:
   Raises:
     UserError: no run, or no checkpoint.
   """
-  config = config_lib.complete(checkpoints.load_config(folder))
+  config = methods.complete(checkpoints.load_config(folder))
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, lambda step: step)
   # Shapes tell where to read to; nothing is drawn.

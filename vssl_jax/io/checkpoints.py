@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from vssl_jax import config as config_lib
-from vssl_jax import files
+from vssl_jax import files, methods
 from vssl_jax.errors import UserError, brief
 
 Tree = Any
@@ -296,7 +296,7 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
-  old, new = bound(config_lib.complete(load_config(workdir))), bound(config)
+  old, new = bound(methods.complete(load_config(workdir))), bound(config)
   unknown = {k for k in ("data.fingerprint", "total steps") if not old.get(k)}
   changed = [
     f"{k}: {old.get(k)!r} -> {new.get(k)!r}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
 
@@ -42,3 +43,36 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
       config.data.fingerprint = getattr(source, "fingerprint", "")
   module = load(config.method)
   return module.resolve(config, source) if hasattr(module, "resolve") else config
+
+
+def base_config(method: str) -> ConfigDict:
+  """The whole config for one method, every field at its default.
+
+  Args:
+    method: a module of `vssl_jax/methods`; its `defaults()` become `config.<method>`.
+
+  Returns:
+    An unlocked config.
+
+  Raises:
+    UserError: there is no such method.
+  """
+  c = config_lib.shared()
+  c.method = method
+  c[method] = load(method).defaults()
+  return c
+
+
+def complete(saved: ConfigDict) -> ConfigDict:
+  """A stored config with the fields it lacks, which later versions added, at their defaults."""
+
+  def fill(into: ConfigDict, default: ConfigDict) -> None:
+    for key, value in default.items():
+      if key not in into:
+        into[key] = value
+      elif isinstance(value, ConfigDict) and isinstance(into[key], ConfigDict):
+        fill(into[key], value)
+
+  whole = saved.copy_and_resolve_references().unlock()
+  fill(whole, base_config(saved.method))
+  return whole

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models
-from vssl_jax import config as config_lib
+from vssl_jax import augment, methods, models
 from vssl_jax.weights.table import Variables
 
 
@@ -35,7 +34,7 @@ class Converted:
 
 def config(method: str, name: str, encoder: dict[str, Any]) -> ConfigDict:
   """A config with the given encoder, computed in float32, and no augmentation that is known of."""
-  c = config_lib.base(method)
+  c = methods.base_config(method)
   c.name = name
   c.encoder.update({"dtype": "float32", **encoder})
   augment.presets.none(c.augment)

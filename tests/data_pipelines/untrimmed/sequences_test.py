@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 from data_pipelines.untrimmed import sequences
 from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource
 from tests.data_pipelines import tiny
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.localization import annotations, config
+from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
 ARGS = {"seed": 0, "process_index": 0, "process_count": 1}
@@ -17,7 +18,7 @@ ARGS = {"seed": 0, "process_index": 0, "process_count": 1}
 def fields(path="", frames=6, fraction=1.0, **kwargs):
   data = ConfigDict(tiny.data(path, source="localization", frames=frames, fraction=fraction))
   with data.unlocked():
-    data.localization = config.data()
+    data.localization = config_lib.localization()
   data.localization.step_seconds = 0.5
   data.localization.update(kwargs)
   return data
