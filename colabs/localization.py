@@ -65,9 +65,11 @@ from absl import logging
 from configs import dcc as recipe
 from vssl_jax import methods, parallel, probing, train
 from vssl_jax.io import writers
-from vssl_jax.localization import annotations, evaluate, infer, observe, pictures, snippets
-from vssl_jax.localization.pseudo_quality import PseudoQuality
+from vssl_jax.localization import annotations, observe, timelines
+from vssl_jax.localization import scores as scores_lib
 from vssl_jax.losses import dcc
+from vssl_jax.methods.dcc import inference, snippet_spaces
+from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
@@ -406,7 +408,7 @@ plt.show()
 
 # %%
 def quality(look, split):
-  """Precision and recall of pseudo-labels over a split, `vssl_jax.localization.pseudo_quality`."""
+  """Precision and recall of pseudo-labels over a split, `vssl_jax.methods.dcc.pseudo_quality`."""
   found = PseudoQuality()
   for one in observe.observe(look, split, batch_size=BATCH):
     found.add(one)
@@ -649,7 +651,7 @@ table(quality(look_at["DCC"], test_split))
 #
 # ## 8. A video's timeline
 #
-# `vssl_jax.localization.pictures.timeline` puts all of it on one page; a run of
+# `vssl_jax.localization.timelines.timeline` puts all of it on one page; a run of
 # `python -m vssl_jax.main --config=configs/dcc.py:demo` leaves a few of these in its folder.
 
 
@@ -661,14 +663,14 @@ def show(path, width=1100):
   return picture.quantize(128, dither=PIL.Image.Dither.NONE)
 
 
-activate, options = infer.activations(config), infer.options(config)
+activate, options = inference.activations(config), inference.options(config)
 found = functools.partial(activate, runs["demo", 0][0])
-predictions, _ = evaluate.predict(found, test_split, **options)
+predictions, _ = scores_lib.predict(found, test_split, **options)
 watched = {
   title: list(observe.observe(one, test_split, batch_size=BATCH)) for title, one in look_at.items()
 }
 one = watched["DCC"][EXAMPLE]
-pictures.timeline(RUNS / "timeline.png", one, video, predictions[one.name], names)
+timelines.timeline(RUNS / "timeline.png", one, video, predictions[one.name], names)
 show(RUNS / "timeline.png")
 
 # %% [markdown]
@@ -684,7 +686,7 @@ options["settings"] = dataclasses.replace(
 )
 for variant, (title, _) in KINDS.items():
   found = [
-    evaluate.evaluate(functools.partial(activate, runs[variant, s][0]), test_split, **options)
+    scores_lib.evaluate(functools.partial(activate, runs[variant, s][0]), test_split, **options)
     for s in SEEDS
   ]
   values = ", ".join(f"{100 * x['average']['0.1:0.7']:.1f}" for x in found)
@@ -709,7 +711,7 @@ for variant, (title, _) in KINDS.items():
 
 # %%
 COUNT = 60 if FAST else 600
-drawn = {title: snippets.draw(every, COUNT) for title, every in watched.items()}
+drawn = {title: snippet_spaces.draw(every, COUNT) for title, every in watched.items()}
 spaces = {
   "input features": drawn["DCC"].spaces["features"],
   "trunk, BaS-Net": drawn["BaS-Net"].spaces["trunk"],
@@ -720,10 +722,10 @@ sample = drawn["DCC"]._replace(spaces=spaces)
 notes = {
   name: f"neighbours of the same class {q['knn_purity']:.2f} (chance {q['chance']:.2f}),\n"
   f"action or not {q['action_purity']:.2f}"
-  for name, q in snippets.quality(sample).items()
+  for name, q in snippet_spaces.quality(sample).items()
 }
-planes = {name: snippets.embed(x) for name, x in spaces.items()}
-pictures.scatter(RUNS / "tsne.png", planes, sample.label, names, notes)
+planes = {name: snippet_spaces.embed(x) for name, x in spaces.items()}
+timelines.scatter(RUNS / "tsne.png", planes, sample.label, names, notes)
 show(RUNS / "tsne.png", 1500)
 
 # %% [markdown]

@@ -11,8 +11,10 @@ from data_pipelines.untrimmed import sequences
 from tests import small
 from vssl_jax import localize, methods, probing
 from vssl_jax.io import bundle, checkpoints
-from vssl_jax.localization import annotations, evaluate, infer
+from vssl_jax.localization import annotations
+from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
+from vssl_jax.methods.dcc import inference
 
 WIDTH = 5
 
@@ -53,7 +55,7 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
   assert call(folder, tmp_path / "out") == 0
   scores = json.loads((tmp_path / "out" / "scores.json").read_text())
   source = probing.load_source(config, config.data.eval_split)
-  want = infer.localize(config, params, source)
+  want = inference.localize(config, params, source)
   assert scores["average"] == pytest.approx(want["average"], rel=1e-3)
   assert scores["videos"] == 6
   assert len(list((tmp_path / "out" / "timelines").glob("*.png"))) == 2
@@ -67,10 +69,10 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
 def test_thresholds_may_be_others(run, tmp_path, capsys):
   folder, config, params = run
   source = probing.load_source(config, config.data.eval_split)
-  options = infer.options(config)
+  options = inference.options(config)
   settings = dataclasses.replace(options.pop("settings"), thresholds=(0.3, 0.5, 0.7))
-  found = functools.partial(infer.activations(config), params)
-  want = evaluate.evaluate(found, source, settings=settings, **options)
+  found = functools.partial(inference.activations(config), params)
+  want = scores_lib.evaluate(found, source, settings=settings, **options)
   for i, text in enumerate(("0.3:0.7:0.2", "0.3,0.5,0.7", "0.3:0.89:0.2")):
     assert call(folder, tmp_path / str(i), f"--thresholds={text}") == 0
     scores = json.loads((tmp_path / str(i) / "scores.json").read_text())
@@ -96,8 +98,8 @@ def test_unknown_videos_get_predictions_by_the_runs_classes(run, tmp_path, capsy
   assert 0 < max(p.end for p in found["v1"]) <= end
   # The same as by hand, video by video.
   source = localize.open_split(config, str(data))
-  activate = functools.partial(infer.activations(config), params)
-  want, _ = evaluate.predict(activate, source, **infer.options(config))
+  activate = functools.partial(inference.activations(config), params)
+  want, _ = scores_lib.predict(activate, source, **inference.options(config))
   assert [p.score for p in found["v0"]] == pytest.approx([p.score for p in want["v0"]], rel=1e-5)
 
 

@@ -36,8 +36,10 @@ from vssl_jax import probing, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.io import bundle
-from vssl_jax.localization import evaluate, illustrate, infer
+from vssl_jax.localization import scores as scores_lib
+from vssl_jax.localization import timelines
 from vssl_jax.localization.annotations import write_predictions
+from vssl_jax.methods.dcc import inference
 
 SCORES = "scores.json"
 _THRESHOLDS = 1000
@@ -47,7 +49,7 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   """Does what the command line says.
 
   Returns:
-    `videos`, `segments`, and with annotations `scores`, as `localization.evaluate.score` has them.
+    `videos`, `segments`, and with annotations `scores`, as `localization.scores.score` has them.
 
   Raises:
     UserError: no such run, another method's, no such data, or data of another width or classes.
@@ -61,20 +63,20 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   source = open_split(config, args.data, split=args.split, **given)
   output = make_folder(args.output)
   params = jax.device_get(state.params)
-  found = functools.partial(infer.activations(config), params)
-  options = infer.options(config)
+  found = functools.partial(inference.activations(config), params)
+  options = inference.options(config)
   if args.thresholds:
     chosen = {"thresholds": _thresholds(args.thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
-  predictions, accuracy = evaluate.predict(found, source, **options)
-  write_predictions(output / illustrate.PREDICTIONS, predictions)
-  drawn = infer.look(config, params, state.method)
-  illustrate.timelines(
+  predictions, accuracy = scores_lib.predict(found, source, **options)
+  write_predictions(output / timelines.PREDICTIONS, predictions)
+  drawn = inference.look(config, params, state.method)
+  timelines.timelines(
     output, drawn, source, predictions, batch_size=options["batch_size"], videos=args.timelines
   )
   outcome = {"videos": len(predictions), "segments": sum(map(len, predictions.values()))}
   if any(video.segments for video in source.videos):
-    scores = evaluate.score(source, predictions, accuracy, protocol=config.dcc.protocol)
+    scores = scores_lib.score(source, predictions, accuracy, protocol=config.dcc.protocol)
     outcome["scores"] = scores
     results.write_json(scores, output / SCORES)
   return outcome

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.localization.evaluate_test import ACTIONS, SECONDS, STEPS, _source
+from tests.localization.scores_test import ACTIONS, SECONDS, STEPS, _source
 from vssl_jax.localization import observe
 
 

@@ -1,1 +1,1 @@
-"""Where in time actions happen: annotations, proposals, suppression, detection scores."""
+"""Temporal action localization, the task alone: annotations, proposals, scores, timelines."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vssl_jax.localization import annotations
-from vssl_jax.localization.evaluate import gather
+from vssl_jax.localization.scores import gather
 
 # Batch of `features`, `mask`, `labels` and `video` -> `attention` [N, T], `cas` [N, T, C],
 # `classes` [N, L] (−1: none), `pseudo` and, where there is denoising, `trust` [N, T, L], and

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from vssl_jax import results
 from vssl_jax.errors import UserError
-from vssl_jax.localization import annotations, evaluate
+from vssl_jax.localization import annotations, scores
 from vssl_jax.localization.detection_map import detection_map
 
 
@@ -34,9 +34,9 @@ def score(args: argparse.Namespace) -> str:
   found = detection_map(
     truth,
     annotations.read_predictions(args.predictions),
-    tious=evaluate.TIOUS[args.protocol], subset=subset, strict=not args.lenient,
+    tious=scores.TIOUS[args.protocol], subset=subset, strict=not args.lenient,
   )  # fmt: skip
-  figures = evaluate.summary(found, args.protocol)
+  figures = scores.summary(found, args.protocol)
   lines = [found.table()]
   if found.ignored:
     lines.append(f"{found.ignored} predictions of classes that do not occur here are left out")
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
   add("--predictions", required=True, help="predictions, ActivityNet's JSON")
   add("--subset", default="", help="of the ground truth (all of it)")
-  add("--protocol", default="thumos14", choices=[*evaluate.TIOUS], help="tIoU 0.1:0.7 or 0.5:0.95")
+  add("--protocol", default="thumos14", choices=[*scores.TIOUS], help="tIoU 0.1:0.7 or 0.5:0.95")
   add(
     "--lenient", action="store_true", help="take predictions in other videos and of other classes"
   )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from vssl_jax.localization import annotations, pictures, snippets
+from vssl_jax.localization import annotations
+from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import Prediction
 from vssl_jax.localization.observe import Look, observe
-from vssl_jax.localization.pseudo_quality import PseudoQuality
+from vssl_jax.methods.dcc import snippet_spaces
+from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 
 SPACES = ("input features", "trunk", "contrasted embedding")  # from what is given to what is learnt
-PREDICTIONS, TIMELINES, TSNE = "predictions.json", "timelines", "tsne.png"
+TSNE = "tsne.png"
 
 
 def write(
@@ -53,38 +53,17 @@ def write(
   found["pseudo_labels"] = quality.result()
   writes = jax.process_index() == 0
   if writes:
-    annotations.write_predictions(folder / PREDICTIONS, predictions)
-  timelines(folder, look, test, predictions, batch_size=batch_size, videos=videos)
+    annotations.write_predictions(folder / timelines_lib.PREDICTIONS, predictions)
+  timelines_lib.timelines(folder, look, test, predictions, batch_size=batch_size, videos=videos)
   if not count:
     return found
-  sample = snippets.draw(observe(look, test, batch_size=batch_size), count)
-  found["snippets"] = snippets.quality(sample)
+  sample = snippet_spaces.draw(observe(look, test, batch_size=batch_size), count)
+  found["snippets"] = snippet_spaces.quality(sample)
   if writes and len(sample.label) > 2:
     names = sorted(sample.spaces, key=lambda n: SPACES.index(n) if n in SPACES else len(SPACES))
-    planes = {name: snippets.embed(sample.spaces[name]) for name in names}
-    pictures.scatter(folder / TSNE, planes, sample.label, test.label_names, _notes(found))
+    planes = {name: snippet_spaces.embed(sample.spaces[name]) for name in names}
+    timelines_lib.scatter(folder / TSNE, planes, sample.label, test.label_names, _notes(found))
   return found
-
-
-def timelines(
-  folder: pathlib.Path,
-  look: Look,
-  source: Any,
-  predictions: Mapping[str, Sequence[Prediction]],
-  *,
-  batch_size: int,
-  videos: int,
-) -> None:
-  """Draws `timelines/<video>.png` of so many evenly spaced videos of a split."""
-  count = min(videos, source.num_videos)
-  if count < 1:
-    return
-  few = source.only(np.linspace(0, source.num_videos - 1, count).astype(int))
-  for seen in observe(look, few, batch_size=batch_size):
-    if jax.process_index() == 0:
-      path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")
-      video, own = few.videos[seen.video], predictions[seen.name]
-      pictures.timeline(path, seen, video, own, few.label_names)
 
 
 def _notes(found: Mapping[str, Any]) -> dict[str, str]:

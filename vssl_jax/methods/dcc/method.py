@@ -31,12 +31,12 @@ from ml_collections import ConfigDict
 from vssl_jax import config as config_lib
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
-from vssl_jax.localization import denoise, illustrate, infer, memory
-from vssl_jax.localization import evaluate as evaluation
+from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.proposals import Settings
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Loss, Method, Params
+from vssl_jax.methods.dcc import inference, memory, pseudo_labels, report
 from vssl_jax.models.bas_net import PARTS, SUPPRESSED, top_mean
 from vssl_jax.models.build import DTYPES
 
@@ -148,16 +148,16 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """
   c = config.dcc
   _check(config)
-  net = infer.network(config)
+  net = inference.network(config)
   contrasts = c.contrast != "none"
-  activate = infer.activations(config)
+  activate = inference.activations(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
     videos = c.videos if c.contrast == "bank" else 1
     bank = parts.empty(videos, c.labels, c.regions, c.dim)
-    centers = jnp.zeros((denoise.clusters(c), denoise.width(c)), jnp.float32)
-    shares = jnp.zeros((denoise.clusters(c), c.classes), jnp.float32)
+    centers = jnp.zeros((pseudo_labels.clusters(c), pseudo_labels.width(c)), jnp.float32)
+    shares = jnp.zeros((pseudo_labels.clusters(c), c.classes), jnp.float32)
     return params, State(bank, jnp.zeros(videos, bool), centers, shares, jnp.int32(0))
 
   def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
@@ -174,7 +174,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       "accuracy": _accuracy(scores[SUPPRESSED], labels),
     }  # fmt: skip
     if contrasts:
-      fresh, trust = denoise.regions(c, out, batch, state)
+      fresh, trust = pseudo_labels.regions(c, out, batch, state)
       video = batch["video"]
       value, seen = parts.contrast(
         fresh, state.bank, video,
@@ -199,20 +199,20 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
     del state, train
-    return infer.localize(config, params, test, activate)
+    return inference.localize(config, params, test, activate)
 
   def validate(params: Params, held_out: Any) -> dict[str, float]:
-    ((_, figures),) = infer.localize(config, params, held_out, activate)["headline"].items()
+    ((_, figures),) = inference.localize(config, params, held_out, activate)["headline"].items()
     return {VALIDATION: figures["trained"]}
 
   def draw(
     params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
   ) -> dict[str, Any]:
-    options = infer.options(config)
+    options = inference.options(config)
     found = functools.partial(activate, params)
-    predictions, _ = evaluation.predict(found, test, **options)
-    return illustrate.write(
-      folder, infer.look(config, params, state), train, test, predictions,
+    predictions, _ = scores_lib.predict(found, test, **options)
+    return report.write(
+      folder, inference.look(config, params, state), train, test, predictions,
       batch_size=options["batch_size"], videos=c.timelines, count=c.snippets,
     )  # fmt: skip
 
@@ -222,7 +222,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   refreshes = []
   if c.contrast == "bank" and c.videos % config.batch_size:
     refreshes.append(memory.refill(config, net))
-  if denoise.clusters_dataset(c):
+  if pseudo_labels.clusters_dataset(c):
     refreshes.append(memory.recluster(config, net, mesh))
 
   def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
@@ -267,7 +267,7 @@ def _batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     "mask": jax.ShapeDtypeStruct((t,), jnp.bool_),
     "labels": jax.ShapeDtypeStruct((c.classes,), jnp.float32),
   }
-  if c.pseudo == denoise.ANNOTATED:
+  if c.pseudo == pseudo_labels.ANNOTATED:
     spec["truth"] = jax.ShapeDtypeStruct((t, c.classes), jnp.bool_)
   return spec
 
@@ -276,13 +276,13 @@ def _check(config: ConfigDict) -> None:
   c = config.dcc
   for field, known in {
     "contrast": ("none", *parts.SCOPES), "cluster_scope": ("video", "dataset"),
-    "pseudo": (*denoise.BRANCHES, denoise.ANNOTATED), "embedding": tuple(denoise.BRANCHES),
-    "cluster_on": denoise.SPACES,
-    "dtype": tuple(DTYPES), "protocol": tuple(evaluation.TIOUS),
+    "pseudo": (*pseudo_labels.BRANCHES, pseudo_labels.ANNOTATED), "embedding": tuple(pseudo_labels.BRANCHES),
+    "cluster_on": pseudo_labels.SPACES,
+    "dtype": tuple(DTYPES), "protocol": tuple(scores_lib.TIOUS),
   }.items():  # fmt: skip
     if c[field] not in known:
       raise UserError(f"config.dcc.{field} is {c[field]!r}: choose one of {', '.join(known)}.")
-  if c.pseudo == denoise.ANNOTATED and not config.data.localization.truth:
+  if c.pseudo == pseudo_labels.ANNOTATED and not config.data.localization.truth:
     raise UserError(
       "config.dcc.pseudo is 'annotated': that needs config.data.localization.truth=True."
     )
@@ -297,10 +297,10 @@ def _check(config: ConfigDict) -> None:
     raise UserError(
       f"config.dcc.beta is {tuple(c.beta)}: give two weights, of the start and of the end."
     )
-  infer.options(config)
+  inference.options(config)
   steps = config.data.frames
   for field, applies in {
-    "regions": c.contrast != "none", "clusters": denoise.clusters_videos(c)
+    "regions": c.contrast != "none", "clusters": pseudo_labels.clusters_videos(c)
   }.items():  # fmt: skip
     if applies and c[field] > steps:
       raise UserError(

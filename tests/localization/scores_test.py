@@ -6,7 +6,7 @@ import pytest
 from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource
 from tests.data_pipelines.untrimmed.sequences_test import ARGS, fields
 from vssl_jax.errors import UserError
-from vssl_jax.localization import evaluate
+from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
 from vssl_jax.localization.proposals import Settings
 
@@ -49,7 +49,7 @@ def test_sampled_steps_are_where_they_are_said_to_be(frames):
     source = LocalizationSource(
       data, Dataset({"v": video}, {"v": x}, SECONDS, ("a",)), split="test", batch_size=1, **ARGS
     )
-    found, _ = evaluate.predict(_oracle, source, batch_size=1, settings=SETTINGS)
+    found, _ = scores_lib.predict(_oracle, source, batch_size=1, settings=SETTINGS)
     (one,) = found["v"]
     step = SECONDS * length / frames
     off = np.array([one.start - start * SECONDS, one.end - (start + 15) * SECONDS])
@@ -59,7 +59,7 @@ def test_sampled_steps_are_where_they_are_said_to_be(frames):
 
 
 def test_the_truth_as_activations_scores_one():
-  scores = evaluate.evaluate(_oracle, _source(), batch_size=2, settings=SETTINGS)
+  scores = scores_lib.evaluate(_oracle, _source(), batch_size=2, settings=SETTINGS)
   assert set(scores["mAP"]) == {"0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"}
   assert all(x == 1 for x in scores["mAP"].values())
   assert scores["average"] == {"0.1:0.7": 1, "0.1:0.5": 1, "0.3:0.7": 1}
@@ -71,7 +71,7 @@ def test_the_truth_as_activations_scores_one():
 
 def test_classes_mixed_up_score_nothing():
   swapped = lambda x, mask: tuple(y[..., ::-1] for y in _oracle(x, mask))
-  scores = evaluate.evaluate(
+  scores = scores_lib.evaluate(
     swapped, _source(), batch_size=2, settings=SETTINGS, protocol="activitynet"
   )
   assert scores["average"] == {"0.5:0.95": 0}
@@ -79,7 +79,7 @@ def test_classes_mixed_up_score_nothing():
 
 
 def test_predictions_are_in_seconds_and_by_name():
-  found, accuracy = evaluate.predict(_oracle, _source(), batch_size=2, settings=SETTINGS)
+  found, accuracy = scores_lib.predict(_oracle, _source(), batch_size=2, settings=SETTINGS)
   assert accuracy == 1
   assert [(p.label, p.start, p.end) for p in found["v1"]] == [("b", 2.0, 4.5)]
   assert sorted(p.label for p in found["v0"]) == ["a", "b"]
@@ -87,7 +87,7 @@ def test_predictions_are_in_seconds_and_by_name():
 
 def test_unknown_protocol_is_named():
   with pytest.raises(UserError, match="'ava': choose one of thumos14, activitynet"):
-    evaluate.evaluate(_oracle, _source(), protocol="ava", batch_size=2)
+    scores_lib.evaluate(_oracle, _source(), protocol="ava", batch_size=2)
 
 
 def test_a_class_that_the_split_lacks_is_no_error():
@@ -96,6 +96,6 @@ def test_a_class_that_the_split_lacks_is_no_error():
     Video(v.subset, v.duration, tuple(s for s in v.segments if s.label == "a"))
     for v in source.videos
   )
-  scores = evaluate.evaluate(_oracle, source, batch_size=2, settings=SETTINGS)
+  scores = scores_lib.evaluate(_oracle, source, batch_size=2, settings=SETTINGS)
   assert scores["per_class"].keys() == {"a"}
   assert scores["headline"]["mAP@0.1:0.7"]["trained"] == 1

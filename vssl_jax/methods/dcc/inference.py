@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
-from vssl_jax.localization import denoise, evaluate, illustrate
+from vssl_jax.localization import scores
 from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import Settings
 from vssl_jax.methods.base import Batch, Params
+from vssl_jax.methods.dcc import pseudo_labels, report
 from vssl_jax.models.bas_net import SUPPRESSED, BasNet, top_mean
 from vssl_jax.models.build import DTYPES
 
@@ -44,7 +45,7 @@ def activations(config: ConfigDict) -> Activate:
 def localize(
   config: ConfigDict, params: Params, source: Any, activate: Activate | None = None
 ) -> dict[str, Any]:
-  """The suppression branch's scores on a split: see `localization.evaluate.evaluate`.
+  """The suppression branch's scores on a split: see `localization.scores.evaluate`.
 
   Args:
     config: the run's.
@@ -54,11 +55,11 @@ def localize(
   """
   found = functools.partial(activate or activations(config), params)
   protocol = config.dcc.protocol
-  return evaluate.evaluate(found, source, protocol=protocol, **options(config))
+  return scores.evaluate(found, source, protocol=protocol, **options(config))
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
-  """What `localization.evaluate.predict` takes, by `config.dcc.proposals`.
+  """What `localization.scores.predict` takes, by `config.dcc.proposals`.
 
   Raises:
     UserError: a field is out of range.
@@ -81,7 +82,7 @@ def look(config: ConfigDict, params: Params, state: Any) -> Look:
   Args:
     config: the run's.
     params: of the network.
-    state: of `methods.dcc`.
+    state: of `methods.dcc.method`.
 
   Returns:
     What `localization.observe.observe` takes. `trust` is there where the method denoises, the
@@ -91,18 +92,18 @@ def look(config: ConfigDict, params: Params, state: Any) -> Look:
 
   @jax.jit
   def see(params: Params, state: Any, batch: Batch) -> dict[str, Any]:
-    batch = {**batch, "key": denoise.keys(config.seed, batch["video"])}
+    batch = {**batch, "key": pseudo_labels.keys(config.seed, batch["video"])}
     out = net.apply({"params": params}, batch["features"], batch["mask"])
     # A test video may have more labels than any training video.
-    classes, pseudo = denoise.pseudo_labels(c, out, batch, c.classes)
-    branch = denoise.BRANCHES[c.embedding]
-    given, trunk, contrasted = illustrate.SPACES
+    classes, pseudo = pseudo_labels.pseudo_labels(c, out, batch, c.classes)
+    branch = pseudo_labels.BRANCHES[c.embedding]
+    given, trunk, contrasted = report.SPACES
     spaces = {given: batch["features"], trunk: out.trunk[branch].astype(jnp.float32)}
     if c.contrast != "none":
       spaces[contrasted] = out.embedding[branch]
     seen = {"classes": classes, "pseudo": pseudo, "spaces": spaces}
-    if denoise.denoises(c):
-      seen["trust"] = denoise.confidence(c, out, pseudo, classes, batch, state)
+    if pseudo_labels.denoises(c):
+      seen["trust"] = pseudo_labels.confidence(c, out, pseudo, classes, batch, state)
     return {"attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], **seen}
 
   # The memory is not looked at, and may lie on devices of several processes.

@@ -12,11 +12,11 @@ from tests.methods import rho
 from vssl_jax import methods, optim, parallel
 from vssl_jax import step as step_lib
 from vssl_jax.errors import UserError
-from vssl_jax.localization import denoise, infer
 from vssl_jax.losses import bas_net as bas_losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods import base
-from vssl_jax.methods import dcc as method_lib
+from vssl_jax.methods.dcc import inference, pseudo_labels
+from vssl_jax.methods.dcc import method as method_lib
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet, top_mean
 
 N, T, D, C, V = 8, 20, 6, 3, 16
@@ -316,10 +316,10 @@ def test_input_features_may_be_what_is_clustered(scope):
   if scope == "dataset":
     _, state = method.refresh(params, state, Split())
     assert np.asarray(state.centers).any()
-  trust = infer.look(c, params, state)(batch())["trust"]
+  trust = inference.look(c, params, state)(batch())["trust"]
   moved = jax.tree.map(lambda x: x, params)
   moved["projection"] = jax.tree.map(lambda x: -2 * x + 1, params["projection"])
-  same = infer.look(c, moved, state)(batch())["trust"]  # whatever the embedding
+  same = inference.look(c, moved, state)(batch())["trust"]  # whatever the embedding
   np.testing.assert_array_equal(trust, same)
 
 
@@ -329,9 +329,9 @@ def test_true_pseudo_labels_are_the_annotation_whatever_the_network_says():
   assert method.example(2)["truth"].shape == (2, T, C)
   truth = np.random.default_rng(1).random((N, T, C)) < 0.3
   given = {**batch(), "truth": truth}
-  net = infer.network(c)
+  net = inference.network(c)
   out = net.apply({"params": params}, given["features"], given["mask"])
-  classes, pseudo = denoise.pseudo_labels(c.dcc, out, given, 2)
+  classes, pseudo = pseudo_labels.pseudo_labels(c.dcc, out, given, 2)
   for i, (slots, own) in enumerate(zip(np.asarray(classes), np.asarray(pseudo), strict=True)):
     for label, marked in zip(slots, own.T, strict=True):
       expected = truth[i, :, label] & given["mask"][i] if label >= 0 else np.zeros(T, bool)
@@ -341,8 +341,8 @@ def test_true_pseudo_labels_are_the_annotation_whatever_the_network_says():
   real = (classes >= 0)[:, None, :] & given["mask"][..., None]
   np.testing.assert_allclose(metrics["pseudo_share"], np.sum(pseudo) / np.sum(real), rtol=1e-6)
   # Where nothing is annotated, as in a look at other videos, they are the suppression branch's.
-  plain = denoise.pseudo_labels(config().dcc, out, batch(), 2)[1]
-  np.testing.assert_array_equal(denoise.pseudo_labels(c.dcc, out, batch(), 2)[1], plain)
+  plain = pseudo_labels.pseudo_labels(config().dcc, out, batch(), 2)[1]
+  np.testing.assert_array_equal(pseudo_labels.pseudo_labels(c.dcc, out, batch(), 2)[1], plain)
 
 
 @pytest.mark.parametrize("change", ["", ",no_denoising", ",bas_net", ",dataset_clusters"])
@@ -352,7 +352,7 @@ def test_a_look_into_the_network(change):
   if "dataset" in change:
     _, state = method.refresh(params, state, Split())
   rows = batch(range(4, 12))
-  seen = infer.look(c, params, state)(rows)
+  seen = inference.look(c, params, state)(rows)
   assert seen["cas"].shape == (N, T, C)
   assert ("trust" in seen) == (change in ("", ",dataset_clusters"))
   assert ("contrasted embedding" in seen["spaces"]) == (change != ",bas_net")

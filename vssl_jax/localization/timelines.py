@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from vssl_jax import figure as figure_lib
 from vssl_jax.localization.annotations import Prediction, Video
-from vssl_jax.localization.observe import Observed
+from vssl_jax.localization.observe import Look, Observed, observe
 from vssl_jax.localization.proposals import normalise
 from vssl_jax.localization.segments import runs
 
+PREDICTIONS, TIMELINES = "predictions.json", "timelines"  # in the output folder
 _MOST = 30  # predictions of a class that are drawn
 _NAMED = 24  # classes up to which a legend helps
 
@@ -161,3 +165,24 @@ def _patch(colour: Any, label: str) -> Any:
   from matplotlib.patches import Patch
 
   return Patch(color=colour, label=label if len(label) <= 24 else label[:23] + "…")
+
+
+def timelines(
+  folder: pathlib.Path,
+  look: Look,
+  source: Any,
+  predictions: Mapping[str, Sequence[Prediction]],
+  *,
+  batch_size: int,
+  videos: int,
+) -> None:
+  """Draws `timelines/<video>.png` of so many evenly spaced videos of a split."""
+  count = min(videos, source.num_videos)
+  if count < 1:
+    return
+  few = source.only(np.linspace(0, source.num_videos - 1, count).astype(int))
+  for seen in observe(look, few, batch_size=batch_size):
+    if jax.process_index() == 0:
+      path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")
+      video, own = few.videos[seen.video], predictions[seen.name]
+      timeline(path, seen, video, own, few.label_names)

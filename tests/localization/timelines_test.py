@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from vssl_jax.localization import pictures
+from vssl_jax.localization import timelines
 from vssl_jax.localization.annotations import Prediction, Segment, Video
 from vssl_jax.localization.observe import Observed
 
@@ -26,7 +26,7 @@ FOUND = [Prediction(5.0, 9.0, "jump", 0.9), Prediction(1.0, 3.0, NAMES[2], 0.1)]
 
 
 def drawn(path, *args):
-  pictures.timeline(path, *args)
+  timelines.timeline(path, *args)
   with Image.open(path) as image:
     return np.asarray(image.convert("RGB")).astype(int)
 
@@ -49,8 +49,8 @@ def test_timeline(tmp_path):
 
 
 def test_colours_of_twenty_classes_differ():
-  assert len({pictures._colour(c) for c in range(20)}) == 20
-  assert pictures._colour(20) == pictures._colour(0)
+  assert len({timelines._colour(c) for c in range(20)}) == 20
+  assert timelines._colour(20) == timelines._colour(0)
 
 
 def test_scatter(tmp_path):
@@ -58,9 +58,9 @@ def test_scatter(tmp_path):
   label = np.arange(90) % 4 - 1
   planes = {"before": rng.normal(size=(90, 2)), "after": rng.normal(size=(90, 2))}
   notes = {"before": "one line", "after": "two\nlines"}
-  pictures.scatter(tmp_path / "t.png", planes, label, NAMES, notes)
+  timelines.scatter(tmp_path / "t.png", planes, label, NAMES, notes)
   with Image.open(tmp_path / "t.png") as image:
     pixels = np.asarray(image.convert("RGB"))
-  for colour in (pictures._colour(c)[:3] for c in range(3)):
+  for colour in (timelines._colour(c)[:3] for c in range(3)):
     want = np.round(255 * np.array(colour))
     assert (np.abs(pixels - want).max(axis=2) <= 2).sum() > 50  # the legend's patch at least

@@ -13,13 +13,14 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from vssl_jax import parallel
-from vssl_jax.localization import denoise, evaluate
+from vssl_jax.localization import scores
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Params
+from vssl_jax.methods.dcc import pseudo_labels
 from vssl_jax.models.bas_net import BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 
-State = Any  # of methods.dcc
+State = Any  # of methods.dcc.method
 Refresh = Callable[[Params, State, Any], State]  # of parameters, state and training split
 
 
@@ -33,7 +34,7 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
   @jax.jit
   def fill(params: Params, state: State, batch: Batch) -> parts.Regions:
     out = net.apply({"params": params}, batch["features"], batch["mask"])
-    fresh, _ = denoise.regions(config.dcc, out, batch, state)
+    fresh, _ = pseudo_labels.regions(config.dcc, out, batch, state)
     return parts.remember(state.bank, fresh, batch["video"])
 
   def refill(params: Params, state: State, source: Any) -> State:
@@ -43,7 +44,7 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
       for videos in left.reshape(-1, config.batch_size):
         examples = [source.eval_example(int(v)) for v in videos]
         batch = {k: np.stack([e[k] for e in examples]) for k in _given(config)}
-        batch |= {"video": videos, "key": denoise.keys(config.seed, videos)}
+        batch |= {"video": videos, "key": pseudo_labels.keys(config.seed, videos)}
         state = state.replace(bank=fill(params, state, batch))
     return state.replace(visited=jnp.zeros_like(state.visited))
 
@@ -64,9 +65,9 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
   @jax.jit
   def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
     out = net.apply({"params": params}, batch["features"], batch["mask"])
-    classes, pseudo = denoise.pseudo_labels(c, out, batch, c.labels)
+    classes, pseudo = pseudo_labels.pseudo_labels(c, out, batch, c.labels)
     return {
-      "x": denoise.points(c, out, batch), "classes": classes,
+      "x": pseudo_labels.points(c, out, batch), "classes": classes,
       "pseudo": pseudo & (classes >= 0)[:, None, :],
     }  # fmt: skip
 
@@ -75,7 +76,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
   @functools.partial(everywhere, static_argnums=3)
   def start(rng: jax.Array, points: jax.Array, mask: jax.Array, count: int) -> jax.Array:
     # Without padding, on which the draw would depend, and so on the number of devices.
-    return plus_plus(rng, points[:count], denoise.clusters(c), mask=mask[:count])
+    return plus_plus(rng, points[:count], pseudo_labels.clusters(c), mask=mask[:count])
 
   options = {"iterations": c.cluster_iterations, "mesh": mesh, "axis_name": parallel.AXIS}
   cluster = everywhere(functools.partial(kmeans, **options))
@@ -83,7 +84,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
   def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):
       given = {k: batch[k] for k in _given(config)}
-      rows = evaluate.gather(
+      rows = scores.gather(
         {**jax.device_get(describe(params, given)), "mask": batch["mask"], "valid": batch["valid"]}
       )
       yield {k: x[rows["valid"]] for k, x in rows.items()}
@@ -94,7 +95,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
     local = jax.device_get(params)
     found = list(survey(local, source))
     seen = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
-    flat = seen["x"].reshape(-1, denoise.width(c)), seen["mask"].reshape(-1)
+    flat = seen["x"].reshape(-1, pseudo_labels.width(c)), seen["mask"].reshape(-1)
     points, mask = (
       parallel.put(mesh, _padded(x, mesh.size), PartitionSpec(parallel.AXIS)) for x in flat
     )
@@ -103,7 +104,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
       centers = start(jax.random.key(config.seed), points, mask, seen["mask"].size)
     clusters = cluster(points, centers, mask=mask)
     labels = np.asarray(clusters.labels)[: seen["mask"].size].reshape(seen["mask"].shape)
-    positive = np.zeros((denoise.clusters(c), c.classes), np.float32)
+    positive = np.zeros((pseudo_labels.clusters(c), c.classes), np.float32)
     v, t, slot = np.nonzero(seen["pseudo"])
     np.add.at(positive, (labels[v, t], seen["classes"][v, slot]), 1)
     counts = np.maximum(np.asarray(clusters.counts), 1)[:, None]
@@ -119,5 +120,5 @@ def _padded(x: np.ndarray, unit: int) -> np.ndarray:
 
 def _given(config: ConfigDict) -> tuple[str, ...]:
   """What pseudo-labels are made of, of a batch."""
-  truth = ("truth",) if config.dcc.pseudo == denoise.ANNOTATED else ()
+  truth = ("truth",) if config.dcc.pseudo == pseudo_labels.ANNOTATED else ()
   return ("features", "mask", "labels", *truth)

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import precision_score, recall_score
 
 from vssl_jax.localization.observe import Observed
-from vssl_jax.localization.pseudo_quality import PseudoQuality
+from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 
 
 def seen(truth, pseudo, trust, classes=(0,)):
