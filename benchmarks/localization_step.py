@@ -73,12 +73,21 @@ def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
 def ours(args: argparse.Namespace, changes: dict[str, Any]) -> Callable[[], float]:
   """A function that trains one step and gives its loss."""
   config = recipes.get_config("thumos14")
-  config.update_from_flattened_dict({
-    "batch_size": args.batch, "data.frames": args.steps, "dcc.width": args.width,
-    "dcc.hidden": args.hidden, "dcc.dtype": args.dtype, "dcc.warmup": 0.0,
-    "dcc.labels": 3, "dcc.videos": VIDEOS, "dcc.classes": CLASSES,
-    "steps_per_epoch": max(VIDEOS // args.batch, 1), **changes,
-  })  # fmt: skip
+  config.update_from_flattened_dict(
+    {
+      "batch_size": args.batch,
+      "data.frames": args.steps,
+      "dcc.width": args.width,
+      "dcc.hidden": args.hidden,
+      "dcc.dtype": args.dtype,
+      "dcc.warmup": 0.0,
+      "dcc.labels": 3,
+      "dcc.videos": VIDEOS,
+      "dcc.classes": CLASSES,
+      "steps_per_epoch": max(VIDEOS // args.batch, 1),
+      **changes,
+    }
+  )
   mesh = parallel.make_mesh(jax.devices()[:1])
   method = methods.load("dcc").build(config, mesh)
   rate = optim.learning_rate(config.optim, args.batch, config.steps, 0)
@@ -167,12 +176,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
   result = {
     "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
-    "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg(), "clock": args.clock,
-    "batch": args.batch, "T": args.steps, "D": args.width, "dtype": args.dtype, "loss": losses,
+    "cores": len(os.sched_getaffinity(0)),
+    "load": os.getloadavg(),
+    "clock": args.clock,
+    "batch": args.batch,
+    "T": args.steps,
+    "D": args.width,
+    "dtype": args.dtype,
+    "loss": losses,
     "steps_per_second": {k: 1 / statistics.median(s) for k, s in seconds.items()},
     "dcc_adds": ratio("dcc", "bas_net") - 1,
     "clustering_adds": ratio("dcc", "bas_net") - ratio("dcc, not denoised", "bas_net"),
-  }  # fmt: skip
+  }
   if args.rival:
     result["times_the_rival"] = {name: ratio(RIVAL, name) for name in OURS}
   return result

@@ -40,8 +40,12 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--direct_up_to", type=int, default=2048, help="largest N of the double sum")
   parser.add_argument("--written_up_to", type=int, default=512, help="of the formula as written")
-  parser.add_argument("--rule", choices=["none", "quantile", "top_k"], default="none",
-                      help="also time the thresholds of this rule")  # fmt: skip
+  parser.add_argument(
+    "--rule",
+    choices=["none", "quantile", "top_k"],
+    default="none",
+    help="also time the thresholds of this rule",
+  )
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args()
 
@@ -133,9 +137,12 @@ def main() -> None:
   args = _arguments()
   device = jax.devices()[0]
   result = {k: getattr(args, k) for k in ("dim", "samples", "block", "rounds")} | {
-    "device": device.device_kind, "cores": len(os.sched_getaffinity(0)),
-    "machine": platform.machine(), "jax": jax.__version__, "rows": [],
-  }  # fmt: skip
+    "device": device.device_kind,
+    "cores": len(os.sched_getaffinity(0)),
+    "machine": platform.machine(),
+    "jax": jax.__version__,
+    "rows": [],
+  }
   print(f"{device.platform} ({device.device_kind}), D {args.dim}, K {args.samples}")
   print(f"{'N':>7} {'form':10} {'median s':>9} {'min s':>9} {'temp MB':>9} {'ours ×':>8} differs")
   for n in args.sizes:

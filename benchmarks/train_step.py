@@ -39,8 +39,14 @@ from vssl_jax.models.r3d import DEPTHS, R3D, TEMPORAL
 TEMPERATURE = 0.1
 LR, MOMENTUM, DECAY = 0.1, 0.9, 1e-4
 # Dense bfloat16 peaks by the vendors' data sheets, FLOP/s (SXM variants where there are several).
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L40S": 362e12,
-         "L4": 121e12}  # fmt: skip
+PEAKS = {
+  "H200": 989e12,
+  "H100": 989e12,
+  "A100": 312e12,
+  "V100": 125e12,
+  "L40S": 362e12,
+  "L4": 121e12,
+}
 
 
 def _arguments() -> argparse.Namespace:

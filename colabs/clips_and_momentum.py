@@ -110,9 +110,14 @@ def starts(count: int, clips: int, seconds: float | None = None, seed: int = 0) 
   law = "same" if seconds == 0 else "independent"
   u = np.random.default_rng(seed).random((count, sampler.num_uniforms(clips)))
   return sampler.starts(
-    u, np.full(count, LENGTH), frames=FRAMES, stride=STRIDE, clips=clips, fps=FPS,
+    u,
+    np.full(count, LENGTH),
+    frames=FRAMES,
+    stride=STRIDE,
+    clips=clips,
+    fps=FPS,
     interval=sampler.Interval(law=law, max_seconds=seconds or 0.0),
-  )  # fmt: skip
+  )
 
 
 # %%
@@ -427,9 +432,11 @@ def weights(base: float, total: int, anneal: bool, last: int) -> jax.Array:
 
 K = 400
 RULES = {
-  "0.9 fixed": (0.9, False), "0.9 annealed": (0.9, True),
-  "0.99 fixed": (0.99, False), "0.99 annealed": (0.99, True),
-}  # fmt: skip
+  "0.9 fixed": (0.9, False),
+  "0.9 annealed": (0.9, True),
+  "0.99 fixed": (0.99, False),
+  "0.99 annealed": (0.99, True),
+}
 
 # %%
 fig = figure.new(10, 2.9)
@@ -478,9 +485,11 @@ for total in (100, 400, 2_000, 100_000):
 
 # %%
 MOMENTA = {
-  "none": (0.0, False), "0.9, fixed": (0.9, False),
-  "0.9, annealed": (0.9, True), "0.994, annealed": (0.994, True),
-}  # fmt: skip
+  "none": (0.0, False),
+  "0.9, fixed": (0.9, False),
+  "0.9, annealed": (0.9, True),
+  "0.994, annealed": (0.994, True),
+}
 targets = {}
 for name, (base, anneal) in rows(MOMENTA).items():
   fields = {"rho_moco.momentum": base, "rho_moco.anneal": anneal}

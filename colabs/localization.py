@@ -230,10 +230,16 @@ def look(params, batch, k=c.clusters, space="embedding"):
   clusters = cluster(unit(x), mask, k)
   trust = dcc.confidence(clusters, pseudo, dcc.shares(clusters, pseudo, k))
   return {
-    "attention": out.attention, "base": out.cas[BASE], "cas": out.cas[SUPPRESSED][..., :-1],
-    "classes": classes, "pseudo": pseudo, "trust": trust, "clusters": clusters,
-    "regions": dcc.pool(spaces[space], pseudo, trust, classes, mask, c.regions), "spaces": spaces,
-  }  # fmt: skip
+    "attention": out.attention,
+    "base": out.cas[BASE],
+    "cas": out.cas[SUPPRESSED][..., :-1],
+    "classes": classes,
+    "pseudo": pseudo,
+    "trust": trust,
+    "clusters": clusters,
+    "regions": dcc.pool(spaces[space], pseudo, trust, classes, mask, c.regions),
+    "spaces": spaces,
+  }
 
 
 # %%
@@ -328,11 +334,22 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 # and 1/5 on the right, and 1/2 for both below.
 
 # %%
-plane = np.array([
-  [0.0, 1.0], [0.5, 1.5], [0.7, 0.7], [0.1, 0.3],
-  [3.0, 1.0], [3.5, 1.5], [3.7, 0.6], [3.0, 0.3], [4.1, 1.1],
-  [1.6, -0.6], [2.3, -0.6],
-], np.float32)  # fmt: skip
+plane = np.array(
+  [
+    [0.0, 1.0],
+    [0.5, 1.5],
+    [0.7, 0.7],
+    [0.1, 0.3],
+    [3.0, 1.0],
+    [3.5, 1.5],
+    [3.7, 0.6],
+    [3.0, 0.3],
+    [4.1, 1.1],
+    [1.6, -0.6],
+    [2.3, -0.6],
+  ],
+  np.float32,
+)
 marked = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0], bool)
 by_hand = [3 / 4, 3 / 4, 3 / 4, 1 / 4, 4 / 5, 4 / 5, 4 / 5, 4 / 5, 1 / 5, 1 / 2, 1 / 2]
 three = kmeans(plane, plane[[0, 4, 9]])  # starting from one snippet of each group

@@ -201,8 +201,9 @@ for axis, (name, mu) in zip(fig.subplots(1, 2, sharey=True), direction.items(), 
   axis.plot(np.cos(turn), np.sin(turn), color="0.85", linewidth=1)
   for n in range(4):
     around = np.asarray(mu[n])[:, None] + np.exp(np.asarray(log_variance[n]) / 2)[:, None] * [
-      np.cos(turn), np.sin(turn)
-    ]  # fmt: skip
+      np.cos(turn),
+      np.sin(turn),
+    ]
     axis.plot(*around, color="C0", linewidth=1, label=None if n else "clips")
   center, total = map(np.asarray, gaussian.mixture(mu, log_variance))
   around = center[:, None] + np.sqrt(total)[:, None] * [np.cos(turn), np.sin(turn)]
@@ -244,8 +245,15 @@ for i, (name, spread) in enumerate({"calm video": 0.4, "changing video": 1.5}.it
   clips = unit_near(key, common, spread)
   found = [1 - jnp.sum(clips[:, :n].mean(axis=1) ** 2, axis=1) for n in COUNTS]
   limit = 1 - float(jnp.sum(clips.mean(axis=(0, 1)) ** 2))
-  axis.errorbar(COUNTS, [x.mean() for x in found], [x.std() for x in found], fmt="o",
-                color=f"C{i}", capsize=3, label=name)  # fmt: skip
+  axis.errorbar(
+    COUNTS,
+    [x.mean() for x in found],
+    [x.std() for x in found],
+    fmt="o",
+    color=f"C{i}",
+    capsize=3,
+    label=name,
+  )
   n = np.linspace(1, 16, 100)
   axis.plot(n, (1 - 1 / n) * limit, color=f"C{i}")
 axis.set(xlabel="clips N", ylabel="1 − ‖μ(V)‖²", ylim=(0, 1))
@@ -265,9 +273,11 @@ fig
 # %%
 pair = unit_near(key, jnp.eye(DIM)[:2], 0.5)  # two videos' means
 width = jnp.full((2, DIM), 1.0 / DIM)
-exact = float(bhattacharyya.distance(*(
-  bhattacharyya.gaussians(pair[i : i + 1], width[:1], log_unit=0.0) for i in (0, 1)
-))[0, 0])  # fmt: skip
+exact = float(
+  bhattacharyya.distance(
+    *(bhattacharyya.gaussians(pair[i : i + 1], width[:1], log_unit=0.0) for i in (0, 1))
+  )[0, 0]
+)
 
 
 def drawn(samples: int) -> np.ndarray:
@@ -500,18 +510,24 @@ def run(name: str, beta: float) -> dict:
   told = "  ".join(f"{k} {v:.2f}" for k, v in scores.items())
   print(f"{name:9} {result.seconds:3.0f} s   {told}", flush=True)
   return {
-    "config": config, "variables": variables, "bank": bank, "queries": queries,
-    "scores": scores, "rows": writers.read(RUN / name),
-  }  # fmt: skip
+    "config": config,
+    "variables": variables,
+    "bank": bank,
+    "queries": queries,
+    "scores": scores,
+    "rows": writers.read(RUN / name),
+  }
 
 
 runs = {name: run(name, beta) for name, beta in list(BETAS.items())[: 2 if FAST else None]}
 
 # %%
 SHOWN = {
-  "log_variance_mean": "mean log σ² of the clips", "uncertainty": "uncertainty Σσ²(V)",
-  "match_positive": "positive pairs with p > ½", "mining_precision": "precision of mining",
-}  # fmt: skip
+  "log_variance_mean": "mean log σ² of the clips",
+  "uncertainty": "uncertainty Σσ²(V)",
+  "match_positive": "positive pairs with p > ½",
+  "mining_precision": "precision of mining",
+}
 fig = figure.new(10.5, 2.6)
 axes = fig.subplots(1, len(SHOWN) + 1)
 for i, (name, result) in enumerate(runs.items()):
@@ -588,9 +604,12 @@ print(f"{np.mean(same[positive]):.2f} of the mined, {np.mean(same[different]):.2
 def thumbnail(place: int, **more: float) -> dict:
   video = int(places[place])
   return {
-    "frame": frames.kept[video], "video": video, "label": str(few.label[place]),
-    "uncertainty": float(few.uncertainty[place]), **more,
-  }  # fmt: skip
+    "frame": frames.kept[video],
+    "video": video,
+    "label": str(few.label[place]),
+    "uncertainty": float(few.uncertainty[place]),
+    **more,
+  }
 
 
 rows = []

@@ -118,9 +118,12 @@ def true_pseudo_labels(c):
 
 
 VARIANTS = {
-  "thumos14": thumos14, "activitynet": activitynet, "demo": demo,
-  "thumos14_simulated": thumos14_simulated, "stitched": stitched,
-}  # fmt: skip
+  "thumos14": thumos14,
+  "activitynet": activitynet,
+  "demo": demo,
+  "thumos14_simulated": thumos14_simulated,
+  "stitched": stitched,
+}
 CHANGES = {
   "bas_net": recipes.field("contrast", "none"),
   "no_denoising": recipes.field("denoise", False),
@@ -138,6 +141,4 @@ CHANGES = {
 
 def get_config(variant: str = ""):
   """The config of a variant, with changes after commas."""
-  return recipes.compose(
-    variant or "thumos14", VARIANTS, CHANGES, prefix="dcc", method="dcc"
-  )  # fmt: skip
+  return recipes.compose(variant or "thumos14", VARIANTS, CHANGES, prefix="dcc", method="dcc")

@@ -47,11 +47,12 @@ def test_the_badge_opens_this_notebook(name):
 def test_public_names_alone(name):
   tree = ast.parse((ROOT / "colabs" / f"{name}.py").read_text(encoding="utf-8"))
   private = [
-    node.attr for node in ast.walk(tree)
+    node.attr
+    for node in ast.walk(tree)
     if isinstance(node, ast.Attribute)
     and re.match(r"_[a-z]", node.attr)
     and node.attr != "_replace"  # of any NamedTuple, and public
-  ]  # fmt: skip
+  ]
   assert not private
 
 

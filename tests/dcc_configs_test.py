@@ -36,8 +36,13 @@ def test_published_settings():
   np.testing.assert_allclose([rate(0), rate(1499)], 1e-4, rtol=1e-6)
   assert (c.batch_size, c.steps, c.data.frames) == (16, 1500, 750)
   assert (d.hidden, d.filter, d.dim, d.dropout, d.share, d.sparsity) == (
-    2048, 512, 512, 0.7, 8, 1e-4
-  )  # fmt: skip
+    2048,
+    512,
+    512,
+    0.7,
+    8,
+    1e-4,
+  )
   assert (d.regions, d.proposals.class_threshold, d.proposals.scale) == (5, 0.25, 24)
   assert (d.proposals.gamma, d.proposals.outer, d.proposals.nms) == (0.2, 0.25, 0.7)
   text = jobs.describe(c.lock())
@@ -52,12 +57,16 @@ def test_changes_change_what_they_name():
   assert not changed.pop("memory_bank")  # the recipe's own
   assert not changed.pop("input_clusters")
   assert changed == {
-    "bas_net": {"dcc.contrast"}, "no_denoising": {"dcc.denoise"},
-    "intra_video": {"dcc.contrast"}, "mini_batch": {"dcc.contrast"},
-    "dataset_clusters": {"dcc.cluster_scope"}, "embedding_clusters": {"dcc.cluster_on"},
-    "as_reviewed": {"dcc.beta"}, "query_only": {"dcc.keys_learn"},
+    "bas_net": {"dcc.contrast"},
+    "no_denoising": {"dcc.denoise"},
+    "intra_video": {"dcc.contrast"},
+    "mini_batch": {"dcc.contrast"},
+    "dataset_clusters": {"dcc.cluster_scope"},
+    "embedding_clusters": {"dcc.cluster_on"},
+    "as_reviewed": {"dcc.beta"},
+    "query_only": {"dcc.keys_learn"},
     "true_pseudo_labels": {"dcc.pseudo", "data.localization.truth"},
-  }  # fmt: skip
+  }
 
 
 def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys):
@@ -83,13 +92,28 @@ def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys
 
 def _config(variant, **values):
   config = small.load("dcc.py", variant)
-  config.update_from_flattened_dict({
-    "batch_size": 4, "steps": 4, "log_every": 1, "save.every": 2, "data.frames": 24,
-    "dcc.hidden": 8, "dcc.filter": 4, "dcc.dim": 4, "dcc.clusters": 3, "dcc.regions": 2,
-    "data.localization.videos": 12, "data.localization.eval_videos": 6, "dcc.warmup": 0.3,
-    "data.localization.untrimmed.classes": 2, "data.localization.untrimmed.width": 5,
-    "dcc.proposals.scale": 4, "data.localization.validation": 0.0, **values,
-  })  # fmt: skip
+  config.update_from_flattened_dict(
+    {
+      "batch_size": 4,
+      "steps": 4,
+      "log_every": 1,
+      "save.every": 2,
+      "data.frames": 24,
+      "dcc.hidden": 8,
+      "dcc.filter": 4,
+      "dcc.dim": 4,
+      "dcc.clusters": 3,
+      "dcc.regions": 2,
+      "data.localization.videos": 12,
+      "data.localization.eval_videos": 6,
+      "dcc.warmup": 0.3,
+      "data.localization.untrimmed.classes": 2,
+      "data.localization.untrimmed.width": 5,
+      "dcc.proposals.scale": 4,
+      "data.localization.validation": 0.0,
+      **values,
+    }
+  )
   return config.lock()
 
 

@@ -96,9 +96,16 @@ def test_convolutions_take_other_sizes(folder):
 
 
 def test_a_vit_takes_the_clips_that_its_positions_are_of(tmp_path):
-  fields = {"encoder.name": "vit", "encoder.size": "S", "encoder.width": 0.0625,
-            "encoder.depth": 0, "data.frames": 4, "data.size": 16,
-            "data.eval.frames": 4, "data.eval.size": 32}  # fmt: skip
+  fields = {
+    "encoder.name": "vit",
+    "encoder.size": "S",
+    "encoder.width": 0.0625,
+    "encoder.depth": 0,
+    "data.frames": 4,
+    "data.size": 16,
+    "data.eval.frames": 4,
+    "data.eval.size": 32,
+  }
   make(tmp_path, **fields)
   encoder = vssl_jax.load(tmp_path)
 

@@ -26,9 +26,15 @@ QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
 TRAINED = "linear,finetune,semi_supervised"
 EVERY = f"{QUICK},{TRAINED}".split(",")  # of labelled clips
 FEW = (
-  "--epochs=1", "--semi_epochs=2", "--batch_size=8", "--episodes=5", "--queries=3", "--gallery=2",
-  "--fractions=0.3", "--subset_seeds=0,1",
-)  # fmt: skip
+  "--epochs=1",
+  "--semi_epochs=2",
+  "--batch_size=8",
+  "--episodes=5",
+  "--queries=3",
+  "--gallery=2",
+  "--fractions=0.3",
+  "--subset_seeds=0,1",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,8 +106,11 @@ def test_every_result_tells_its_protocol(done):
   assert set(results) == set(EVERY)
   for name, result in results.items():
     assert result["data"]["train"] | {"fingerprint": "", "read": 24} == {
-      "name": "train", "videos": 24, "fingerprint": "", "read": 24
-    }  # fmt: skip
+      "name": "train",
+      "videos": 24,
+      "fingerprint": "",
+      "read": 24,
+    }
     assert result["data"]["eval" if name != "cross_validation" else "train"]["read"]
     assert result["views"]["clips"] == 2
     assert "inference" in result["bn_mode"]
@@ -170,8 +179,16 @@ def test_others_subset_files_are_used(done, checkpoint, tmp_path):
 
 def test_pictures_and_table(done):
   folder = done / "synthetic"
-  names = ["logistic", "knn", "linear", "finetune", "semi_supervised_30pct_seed0", "per_class",
-           "retrieval", "tsne"]  # fmt: skip
+  names = [
+    "logistic",
+    "knn",
+    "linear",
+    "finetune",
+    "semi_supervised_30pct_seed0",
+    "per_class",
+    "retrieval",
+    "tsne",
+  ]
   for name in names:
     assert (folder / f"{name}.png").stat().st_size > 3000, name
   table = (done / "table.md").read_text()
@@ -297,9 +314,7 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]
   for folder in folders:
     folder.mkdir(parents=True)
-  args = argparse.Namespace(
-    data=",".join(map(str, folders)), source="", data_dir="", splits=""
-  )  # fmt: skip
+  args = argparse.Namespace(data=",".join(map(str, folders)), source="", data_dir="", splits="")
   names = [c.name for c in evaluate._cases(trained, args)]
   assert names == ["ucf-2", "ucf", "ucf-3", "ucf-3-2"]  # ucf-2 is taken
   assert all(c.values["name"] == "" for c in evaluate._cases(trained, args))
@@ -312,7 +327,7 @@ def test_folders_of_the_output_are_no_pairs_of_splits(checkpoint, tmp_path, fold
   (tmp_path / "records" / folder.removesuffix("..")).mkdir(parents=True)
   args = argparse.Namespace(
     data=str(tmp_path / "records" / folder), source="", data_dir="", splits=""
-  )  # fmt: skip
+  )
   names = {"x/..": "records", "localization_features": "localization_features-2"}
   (case,) = evaluate._cases(checkpoints.load_config(checkpoint), args)
   assert case.name == (name or names[folder])
@@ -430,8 +445,11 @@ def test_results_without_unreadable_videos_are_told_and_tried_again(
   results = _results(tmp_path)
   assert [results[n]["data"]["eval"]["read"] for n in ("knn", "finetune")] == [7, 7]
   assert results["knn"]["data"]["train"] | {"fingerprint": ""} == {
-    "name": "train", "videos": 24, "read": 24, "fingerprint": ""
-  }  # fmt: skip
+    "name": "train",
+    "videos": 24,
+    "read": 24,
+    "fingerprint": "",
+  }
   table = (tmp_path / "table.md").read_text()
   assert "knn: 24 of 24 videos of train could be read, 7 of 8 videos of test" in table
   summary = json.loads((tmp_path / "summary.json").read_text())

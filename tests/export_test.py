@@ -159,8 +159,10 @@ def test_command_line(run_folder, tmp_path, capsys):
   output = tmp_path / "out"
   command = [f"--checkpoint={folder}", f"--output={output}", "--features", "--clips=1"]
   assert export.main(command) == 0
-  written = [output / n for n in ("encoder.safetensors", "encoder.json", "features_train.npz",
-                                  "features_test.npz")]  # fmt: skip
+  written = [
+    output / n
+    for n in ("encoder.safetensors", "encoder.json", "features_train.npz", "features_test.npz")
+  ]
   assert capsys.readouterr().out.split() == [str(f) for f in written]
   _, found = export.load_exported(output)
   assert results_lib.tree_hash(found) == results_lib.tree_hash(variables)

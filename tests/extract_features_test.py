@@ -68,8 +68,11 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
   assert set(calls) == {(4, 2, 12, 12, 3)}  # one shape, batches filled over videos
   manifest = json.loads((out / "manifest.json").read_text())
   assert manifest["counts"] | {"seconds": 0} == {
-    "videos": 3, "unreadable": 1, "snippets": 4 + 2 + 1, "seconds": 0
-  }  # fmt: skip
+    "videos": 3,
+    "unreadable": 1,
+    "snippets": 4 + 2 + 1,
+    "seconds": 0,
+  }
   assert manifest["videos"]["b"]["fps"] == 10
   assert manifest["step_seconds"] == 0.3
   (lost,) = manifest["unreadable"]
@@ -150,10 +153,14 @@ def test_localization_reads_them(world):
 
 @pytest.mark.parametrize(
   ("flags", "message"),
-  [(["--frames=0"], "must be positive"), (["--size=20"], "a square of 20 pixels"),
-   (["--batch_size=0"], "--batch_size must be positive"), (["--videos=/none"], "is no folder"),
-   ([f"--out={__file__}"], "no folder can be made here")],
-)  # fmt: skip
+  [
+    (["--frames=0"], "must be positive"),
+    (["--size=20"], "a square of 20 pixels"),
+    (["--batch_size=0"], "--batch_size must be positive"),
+    (["--videos=/none"], "is no folder"),
+    ([f"--out={__file__}"], "no folder can be made here"),
+  ],
+)
 def test_bad_usage(world, capsys, flags, message):
   folder, out, _, _ = world
   assert run(folder, out, *flags) == 2

@@ -180,9 +180,18 @@ def test_a_run_and_an_export_do_not_share_a_folder(tmp_path):
 
 VARIANTS = ("k400", "k600", "r3d152x2", "demo", "demo_supervised", "ucf6", "ucf6_supervised")
 CHANGES = (
-  "uniform", "increasing", "constant", "same_time", "no_spatial", "per_frame", "rotation", "plain",
-  "half", "tenth", "inflated",
-)  # fmt: skip
+  "uniform",
+  "increasing",
+  "constant",
+  "same_time",
+  "no_spatial",
+  "per_frame",
+  "rotation",
+  "plain",
+  "half",
+  "tenth",
+  "inflated",
+)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +224,7 @@ def test_changes_differ_from_the_recipe_in_what_they_name():
     assert changed.name == f"cvrl_k400_{name}"
     differing[name] = small.changes(base, changed)
   assert differing["uniform"] == {"data.interval.law"}
-  assert differing["constant"] == {
-    "data.interval.law", "data.interval.gap", "data.interval.unit"
-  }  # fmt: skip
+  assert differing["constant"] == {"data.interval.law", "data.interval.gap", "data.interval.unit"}
   assert differing["per_frame"] == {"augment.consistent", "data.crop.consistent"}
   assert differing["rotation"] == {"augment.rotation_p"}
   assert differing["half"] == {"data.fraction"}

@@ -46,19 +46,23 @@ def test_parallel_pathways_share_their_layers():
 def _params():
   return {
     "encoder": {
-      "stem_conv": {"kernel": np.ones((2, 2))}, "stem_norm": {"scale": np.ones(2)},
-      "res2_0": {"conv_a": {"kernel": np.ones((2, 2))}}, "res10_0": {"kernel": np.ones(3)},
+      "stem_conv": {"kernel": np.ones((2, 2))},
+      "stem_norm": {"scale": np.ones(2)},
+      "res2_0": {"conv_a": {"kernel": np.ones((2, 2))}},
+      "res10_0": {"kernel": np.ones(3)},
     },
     "classifier": {"out": {"kernel": np.ones((2, 2))}},
-  }  # fmt: skip
+  }
 
 
 def test_scales_by_hand():
   found = layer_decay.scales(_params(), 0.5)
   assert found["encoder"] == {
-    "stem_conv": {"kernel": 0.125}, "stem_norm": {"scale": 0.125},
-    "res2_0": {"conv_a": {"kernel": 0.25}}, "res10_0": {"kernel": 0.5},
-  }  # fmt: skip
+    "stem_conv": {"kernel": 0.125},
+    "stem_norm": {"scale": 0.125},
+    "res2_0": {"conv_a": {"kernel": 0.25}},
+    "res10_0": {"kernel": 0.5},
+  }
   assert found["classifier"]["out"]["kernel"] == 1.0
 
 

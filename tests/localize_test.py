@@ -23,12 +23,23 @@ WIDTH = 5
 def run(tmp_path_factory):
   """A run folder without training: two classes, and the config that is in it."""
   config = small.load("dcc.py", "demo")
-  config.update_from_flattened_dict({
-    "batch_size": 4, "steps": 4, "data.frames": 24, "dcc.hidden": 8, "dcc.filter": 4, "dcc.dim": 4,
-    "dcc.clusters": 3, "dcc.regions": 2, "dcc.proposals.scale": 4,
-    "data.localization.videos": 8, "data.localization.eval_videos": 6,
-    "data.localization.untrimmed.classes": 2, "data.localization.untrimmed.width": WIDTH,
-  })  # fmt: skip
+  config.update_from_flattened_dict(
+    {
+      "batch_size": 4,
+      "steps": 4,
+      "data.frames": 24,
+      "dcc.hidden": 8,
+      "dcc.filter": 4,
+      "dcc.dim": 4,
+      "dcc.clusters": 3,
+      "dcc.regions": 2,
+      "dcc.proposals.scale": 4,
+      "data.localization.videos": 8,
+      "data.localization.eval_videos": 6,
+      "data.localization.untrimmed.classes": 2,
+      "data.localization.untrimmed.width": WIDTH,
+    }
+  )
   source = probing.load_source(config, config.data.train_split)
   config = methods.resolve(config.lock(), source)
   method = methods.load("dcc").build(config)
@@ -78,9 +89,12 @@ def test_thresholds_may_be_others(run, tmp_path, capsys):
     scores = json.loads((tmp_path / str(i) / "scores.json").read_text())
     assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)
   for text, message in {
-    "0.3:0.7": "'0.3:0.7' is neither first:last:step", "0:1:0": "neither", "a,b": "neither",
-    "0.5,1.5": r"thresholds must be in [0, 1)", "0:1:1e-13": "give 1000 or fewer",
-  }.items():  # fmt: skip
+    "0.3:0.7": "'0.3:0.7' is neither first:last:step",
+    "0:1:0": "neither",
+    "a,b": "neither",
+    "0.5,1.5": r"thresholds must be in [0, 1)",
+    "0:1:1e-13": "give 1000 or fewer",
+  }.items():
     assert call(folder, tmp_path / "bad", f"--thresholds={text}") == 2
     assert message in capsys.readouterr().err
 

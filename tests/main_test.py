@@ -12,9 +12,14 @@ from tests import small
 def _main(*args):
   env = {**os.environ, "XLA_FLAGS": ""}
   return subprocess.run(
-    [sys.executable, "-m", "vssl_jax.main", *args], cwd=small.ROOT, env=env, text=True,
-    capture_output=True, timeout=300, check=False,
-  )  # fmt: skip
+    [sys.executable, "-m", "vssl_jax.main", *args],
+    cwd=small.ROOT,
+    env=env,
+    text=True,
+    capture_output=True,
+    timeout=300,
+    check=False,
+  )
 
 
 @pytest.mark.parametrize(

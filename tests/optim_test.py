@@ -180,10 +180,12 @@ def test_published_cvrl_schedule():
 @pytest.mark.parametrize(
   ("values", "field"),
   [
-    ({"name": "sdg"}, "config.optim.name"), ({"weight_decay": -1.0}, "weight_decay"),
-    ({"momentum": 1.5}, "momentum 1.5"), ({"final_lr": -2.0}, "final_lr -2"),
+    ({"name": "sdg"}, "config.optim.name"),
+    ({"weight_decay": -1.0}, "weight_decay"),
+    ({"momentum": 1.5}, "momentum 1.5"),
+    ({"final_lr": -2.0}, "final_lr -2"),
   ],
-)  # fmt: skip
+)
 def test_bad_settings_name_the_field(values, field):
   with pytest.raises(UserError, match=field):
     optim.build(_settings(**values), lambda i: 0.0)

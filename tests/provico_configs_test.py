@@ -38,22 +38,40 @@ def test_changes_change_what_they_name():
     changed[change] = small.changes(base, config)
   assert not changed.pop("n4")  # the recipe's own
   for change, fields in {
-    "n8": "data.clips", "k16": "provico.samples", "d64": "head.out", "lambda1": "provico.distance",
-    "tau1": "provico.threshold", "no_kl": "provico.beta", "moments": "provico.distance_on",
-    "own": "provico.mining", "halves": "provico.own", "geometric": "provico.scalar",
-    "soft": "provico.stochastic", "classes": "provico.average", "kl_video": "provico.kl_on",
-    "reviewed": "provico.form", "joint": "provico.statistics",
-  }.items():  # fmt: skip
+    "n8": "data.clips",
+    "k16": "provico.samples",
+    "d64": "head.out",
+    "lambda1": "provico.distance",
+    "tau1": "provico.threshold",
+    "no_kl": "provico.beta",
+    "moments": "provico.distance_on",
+    "own": "provico.mining",
+    "halves": "provico.own",
+    "geometric": "provico.scalar",
+    "soft": "provico.stochastic",
+    "classes": "provico.average",
+    "kl_video": "provico.kl_on",
+    "reviewed": "provico.form",
+    "joint": "provico.statistics",
+  }.items():
     assert changed[change] == {fields}, change
   assert changed["mutual"] == {f"provico.{x}" for x in ("mining", "threshold", "combine")}
   assert all(changed.values())
 
 
 def _config(variant, **values):
-  return small.shrink(small.load("provico.py", variant), **{
-    "probe.run": False, "log_every": 1, "data.clips": 2, "provico.samples": 2,
-    "augment.jitter_p": 0.0, "augment.gray_p": 0.0, **values,
-  }).lock()  # fmt: skip
+  return small.shrink(
+    small.load("provico.py", variant),
+    **{
+      "probe.run": False,
+      "log_every": 1,
+      "data.clips": 2,
+      "provico.samples": 2,
+      "augment.jitter_p": 0.0,
+      "augment.gray_p": 0.0,
+      **values,
+    },
+  ).lock()
 
 
 @pytest.fixture
@@ -68,9 +86,18 @@ def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
   rows = small.rows(tmp_path / "whole")
   assert [r["step"] for r in rows] == [1, 2, 3, 4]
   wanted = {
-    "loss_match", "loss_stochastic", "loss_kl", "positives_per_anchor", "mining_precision",
-    "mining_recall", "slope", "offset", "log_variance_mean", "uncertainty", "effective_rank",
-  }  # fmt: skip
+    "loss_match",
+    "loss_stochastic",
+    "loss_kl",
+    "positives_per_anchor",
+    "mining_precision",
+    "mining_recall",
+    "slope",
+    "offset",
+    "log_variance_mean",
+    "uncertainty",
+    "effective_rank",
+  }
   assert wanted <= rows[-1].keys()
 
 
@@ -78,8 +105,16 @@ def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
 def test_probes_and_the_method_s_own_scores(flat, tmp_path, monkeypatch):
   one = parallel.make_mesh(jax.devices()[:1])
   monkeypatch.setattr(parallel, "make_mesh", lambda devices=None: one)
-  config = _config("ucf6", **{"probe.run": True, "probe.linear": False, "probe.random_init": False,
-                              "probe.baselines": False, "steps": 1})  # fmt: skip
+  config = _config(
+    "ucf6",
+    **{
+      "probe.run": True,
+      "probe.linear": False,
+      "probe.random_init": False,
+      "probe.baselines": False,
+      "steps": 1,
+    },
+  )
   jobs.pretrain(config, tmp_path, allow_config_change=False)
   result = json.loads((tmp_path / "result.json").read_text())
   assert {"mean", "bhattacharyya", "uncertainty"} == result["provico"]["retrieval"].keys()

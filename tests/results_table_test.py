@@ -72,10 +72,16 @@ def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   action = {"before": {"precision": 0.7}, "after": {"precision": 0.8}}
   for row, kept in (("bas_net", ("before",)), ("dcc", ("before", "after"))):
-    _write(tmp_path / "stitched", row, {
-      "seed": 1, "train_videos": 160, "headline": {"mAP@0.1:0.7": {"trained": 0.4}},
-      "dcc": {"videos": 100, "pseudo_labels": {"action": {k: action[k] for k in kept}}},
-    })  # fmt: skip
+    _write(
+      tmp_path / "stitched",
+      row,
+      {
+        "seed": 1,
+        "train_videos": 160,
+        "headline": {"mAP@0.1:0.7": {"trained": 0.4}},
+        "dcc": {"videos": 100, "pseudo_labels": {"action": {k: action[k] for k in kept}}},
+      },
+    )
   lines = table.tables().splitlines()
   assert lines[0].startswith("| stitched from real features (160 train, 100 test) | mAP 0.1:0.7, l")
   assert lines[2] == "| BaS-Net (seed 1 alone) | 40.0 | 70.0 |  |"
@@ -85,19 +91,21 @@ def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
 def test_protocols_of_one_checkpoint_are_rows(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   mean = {
-    "linear": {"top-1": {"mean": 0.5, "splits": 1}}, "retrieval": {"R@1": {"mean": 0.25}},
+    "linear": {"top-1": {"mean": 0.5, "splits": 1}},
+    "retrieval": {"R@1": {"mean": 0.25}},
     "semi_supervised": {"10 % of labels, top-1": {"mean": 0.75}},
-  }  # fmt: skip
+  }
   data = {"ucf6": {"train": {"videos": 1200}, "eval": {"videos": 30}}}
   _write(
     tmp_path / "evaluation", "cvrl", {"job": "evaluate", "seed": 0, "mean": mean, "data": data}
   )
   assert table.tables().splitlines() == [
-    "| every protocol on CVRL's checkpoints (1,200 train, 30 test) | % |", "|---|---|",
+    "| every protocol on CVRL's checkpoints (1,200 train, 30 test) | % |",
+    "|---|---|",
     "| linear probe (seed 0 alone) | 50.0 |",
     "| fine-tuned, 10 % of the labels (seed 0 alone) | 75.0 |",
     "| retrieval, R@1 (seed 0 alone) | 25.0 |",
-  ]  # fmt: skip
+  ]
 
 
 def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
@@ -107,9 +115,10 @@ def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
   lines = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
   assert lines[0] == "| ProViCo's retrieval, digits (1,200 train, 30 test) | R@1 | R@5 |"
   assert lines[2:] == [
-    "| backbone features (seed 0 alone) | 10.0 |  |", "| μ(V) (seed 0 alone) | 50.0 | 75.0 |",
+    "| backbone features (seed 0 alone) | 10.0 |  |",
+    "| μ(V) (seed 0 alone) | 50.0 | 75.0 |",
     "| Bhattacharyya distance (seed 0 alone) | 25.0 |  |",
-  ]  # fmt: skip
+  ]
   _write(tmp_path / "digits", "provico_soft", _result(1, 0.8))  # a name that begins alike
   again = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
   assert again[:5] == lines

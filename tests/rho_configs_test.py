@@ -90,9 +90,13 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
 def test_small_recipes_run(name, variant, tmp_path, monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
   values = {
-    "probe.run": False, "knn.every_epochs": 1.0, "data.clips": 3, "log_every": 1,
-    "augment.jitter_p": 0.0, "augment.gray_p": 0.0,  # slow to compile
-  }  # fmt: skip
+    "probe.run": False,
+    "knn.every_epochs": 1.0,
+    "data.clips": 3,
+    "log_every": 1,
+    "augment.jitter_p": 0.0,
+    "augment.gray_p": 0.0,  # slow to compile
+  }
   if name == "rho_moco":
     values["rho_moco.queue"] = 24
   config = small.shrink(small.load(f"{name}.py", variant), **values)

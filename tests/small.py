@@ -30,18 +30,42 @@ def module(file):
 def overrides(batch_size=8, frames=4, size=16):
   """Dotted values that shrink any pre-training config onto synthetic clips."""
   return {
-    "batch_size": batch_size, "steps": 4, "log_every": 2, "save.every": 2,
-    "data.source": "synthetic", "data.path": "", "data.frames": frames, "data.stride": 1,
-    "data.size": size, "data.synthetic.videos": 24, "data.synthetic.eval_videos": 8,
-    "data.synthetic.length": 12, "data.synthetic.classes": 2,
-    "data.eval.clips": 2, "data.eval.crops": 1, "data.eval.frames": frames,
-    "data.eval.stride": 1, "data.eval.resize": size, "data.eval.size": size,
-    "data.eval.batch_size": 8, "encoder.depth": 18, "encoder.width": 0.0625,
-    "encoder.dtype": "float32", "head.hidden": (16,), "head.out": 8, "probe.calibrate": 1,
-    "probe.epochs": 1.0, "probe.batch_size": 8, "probe.frames": frames, "probe.stride": 1,
-    "probe.size": size, "optim.lr": 0.1, "optim.lr_batch": batch_size,
-    "optim.warmup_epochs": 0.0, "probe.warmup_epochs": 0.0,
-  }  # fmt: skip
+    "batch_size": batch_size,
+    "steps": 4,
+    "log_every": 2,
+    "save.every": 2,
+    "data.source": "synthetic",
+    "data.path": "",
+    "data.frames": frames,
+    "data.stride": 1,
+    "data.size": size,
+    "data.synthetic.videos": 24,
+    "data.synthetic.eval_videos": 8,
+    "data.synthetic.length": 12,
+    "data.synthetic.classes": 2,
+    "data.eval.clips": 2,
+    "data.eval.crops": 1,
+    "data.eval.frames": frames,
+    "data.eval.stride": 1,
+    "data.eval.resize": size,
+    "data.eval.size": size,
+    "data.eval.batch_size": 8,
+    "encoder.depth": 18,
+    "encoder.width": 0.0625,
+    "encoder.dtype": "float32",
+    "head.hidden": (16,),
+    "head.out": 8,
+    "probe.calibrate": 1,
+    "probe.epochs": 1.0,
+    "probe.batch_size": 8,
+    "probe.frames": frames,
+    "probe.stride": 1,
+    "probe.size": size,
+    "optim.lr": 0.1,
+    "optim.lr_batch": batch_size,
+    "optim.warmup_epochs": 0.0,
+    "probe.warmup_epochs": 0.0,
+  }
 
 
 def shrink(config, **values):
@@ -52,8 +76,10 @@ def shrink(config, **values):
 
 def flags(**values):
   """The same as command-line flags of `main`."""
-  return [f"--config.{k}={v!r}" if isinstance(v, tuple) else f"--config.{k}={v}"
-          for k, v in {**overrides(), **values}.items()]  # fmt: skip
+  return [
+    f"--config.{k}={v!r}" if isinstance(v, tuple) else f"--config.{k}={v}"
+    for k, v in {**overrides(), **values}.items()
+  ]
 
 
 def init(method):

@@ -17,9 +17,13 @@ from vssl_jax.io import checkpoints, writers
 def _train(path, source=None, method=None, devices=1, **values):
   mesh = parallel.make_mesh(jax.devices()[:devices])
   return train.train(
-    toy.config(**values), path, source or toy.Source(), method or toy.method(), mesh,
+    toy.config(**values),
+    path,
+    source or toy.Source(),
+    method or toy.method(),
+    mesh,
     tensorboard=False,
-  )  # fmt: skip
+  )
 
 
 class _Stop(Exception):
@@ -71,8 +75,9 @@ def test_resume_on_eight_devices(tmp_path):
   resumed = _train(tmp_path / "cut", devices=1)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
-    jax.device_get(whole.state), jax.device_get(resumed.state),
-  )  # fmt: skip
+    jax.device_get(whole.state),
+    jax.device_get(resumed.state),
+  )
 
 
 def test_finished_run_trains_no_further(tmp_path):
@@ -88,10 +93,20 @@ def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
   assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
   assert rows[-1]["step"] == 80
   promised = {
-    "loss", "lr", "grad_norm", "update_norm", "param_norm", "epoch", "uniformity",
-    "embedding_std", "effective_rank", "steps_per_second", "clips_per_second", "input_wait",
+    "loss",
+    "lr",
+    "grad_norm",
+    "update_norm",
+    "param_norm",
+    "epoch",
+    "uniformity",
+    "embedding_std",
+    "effective_rank",
+    "steps_per_second",
+    "clips_per_second",
+    "input_wait",
     "eta_seconds",
-  }  # fmt: skip
+  }
   assert promised <= rows[-1].keys()
   assert 0 <= rows[-1]["input_wait"] <= 1
   assert rows[-1]["eta_seconds"] == 0

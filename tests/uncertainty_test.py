@@ -48,22 +48,29 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   monkeypatch.setattr(corrupt, "CORRUPTIONS", kinds)
   folder, state = run
   out = tmp_path / "out"
-  code = uncertainty.main([
-    "--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11",
-  ])  # fmt: skip
+  code = uncertainty.main(
+    ["--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11"]
+  )
   assert code == 0
   files = {x.name for x in out.iterdir()}
   assert files == {
-    "training.png", "quantiles.png", "corruption.png", "pairs_run.png", "analysis.json",
-  }  # fmt: skip
+    "training.png",
+    "quantiles.png",
+    "corruption.png",
+    "pairs_run.png",
+    "analysis.json",
+  }
   found = json.loads((out / "analysis.json").read_text())["run"]
   assert found["step"] == 4
   assert found["training"][0]["uncertainty"] != found["training"][1]["uncertainty"]
   assert [r["step"] for r in found["training"]] == [2, 4]
   np.testing.assert_allclose([r["epoch"] for r in found["training"]], [2 / 3, 4 / 3], rtol=1e-3)
   assert [(r["name"], r["strength"]) for r in found["corruption"]] == [
-    ("", 0), ("noise", 0.1), ("noise", 0.2), ("blur", 0.1),
-  ]  # fmt: skip
+    ("", 0),
+    ("noise", 0.1),
+    ("noise", 0.2),
+    ("blur", 0.1),
+  ]
   # The last checkpoint, the clean videos and the means over videos and groups are one thing.
   for key in ("uncertainty", "predicted", "spread", "R@1"):
     np.testing.assert_allclose(found["training"][-1][key], found["corruption"][0][key], rtol=1e-3)
@@ -89,8 +96,9 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   # What the command saw is what the method's own evaluation sees.
   config = checkpoints.load_config(folder)
   evaluate = methods.load("provico").build(config, None).evaluate
-  own = evaluate(*jax.device_get((state.params, state.method)),
-                 *probing.splits(config))["retrieval"]  # fmt: skip
+  own = evaluate(*jax.device_get((state.params, state.method)), *probing.splits(config))[
+    "retrieval"
+  ]
   np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
   np.testing.assert_allclose(own["uncertainty"]["all"], last["uncertainty"], rtol=1e-3)
 

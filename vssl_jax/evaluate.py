@@ -187,9 +187,13 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
 
 
 def _task(
-  case: Case, trained: ConfigDict, variables: Any, options: settings.Options,
-  output: pathlib.Path, mesh: Any,
-) -> Task:  # fmt: skip
+  case: Case,
+  trained: ConfigDict,
+  variables: Any,
+  options: settings.Options,
+  output: pathlib.Path,
+  mesh: Any,
+) -> Task:
   config = settings.resolved(trained, options)
   config.data.update(case.values)
   config, inflated = probing.inflated(config, variables)
@@ -287,10 +291,19 @@ def _hash(value: Any) -> str:
 def _evaluated(facts: dict[str, Any]) -> str:
   """One hash over all but the protocol that decides its numbers, wherever the files lie."""
   d = facts["data"]
-  return _hash([
-    _FORMAT, facts["encoder_sha256"], facts["views"], facts["encoder"], facts["seed"],
-    facts["normalisation"], d["label_names_sha256"], d["train"], d["eval"],
-  ])  # fmt: skip
+  return _hash(
+    [
+      _FORMAT,
+      facts["encoder_sha256"],
+      facts["views"],
+      facts["encoder"],
+      facts["seed"],
+      facts["normalisation"],
+      d["label_names_sha256"],
+      d["train"],
+      d["eval"],
+    ]
+  )
 
 
 def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
@@ -348,10 +361,11 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")
   add(
-    "--data", default="",
+    "--data",
+    default="",
     help="folder(s) of prepared records, comma-separated (with --source=tfds, names of data sets); "
     "default: the run's",
-  )  # fmt: skip
+  )
   add("--source", default="", help="config.data.source of --data; default: tfrecord")
   add("--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own")
   add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")

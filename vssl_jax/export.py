@@ -40,10 +40,20 @@ CARD = "encoder.json"
 FORMATS = ("safetensors", "program", "savedmodel")
 COLLECTIONS = ("params", "batch_stats")
 _DTYPES = {
-  "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
-  "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
-  "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": jnp.bfloat16,
+  "I64": np.int64,
+  "I32": np.int32,
+  "I16": np.int16,
+  "I8": np.int8,
+  "U64": np.uint64,
+  "U32": np.uint32,
+  "U16": np.uint16,
+  "U8": np.uint8,
+  "BOOL": np.bool_,
+}
 
 
 def save_encoder(
@@ -267,9 +277,14 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   for file in stale:
     _remove(file)
   save_encoder(
-    output, config, variables, info=info, results=results, data=old.get("data"),
+    output,
+    config,
+    variables,
+    info=info,
+    results=results,
+    data=old.get("data"),
     programs=card_lib.programs(output, written),
-  )  # fmt: skip
+  )
   for split, source, file in zip(splits, sources, files[kept:], strict=False):
     export_features(seen, probed, source, file, split=split, info=info)
   return files
@@ -330,9 +345,10 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--checkpoint", required=True, help="run folder (--workdir of training)")
   parser.add_argument("--output", required=True, help="folder to write, made if missing")
   parser.add_argument(
-    "--formats", default="safetensors",
+    "--formats",
+    default="safetensors",
     help="comma-separated: safetensors (always), program (jax.export), savedmodel (TensorFlow)",
-  )  # fmt: skip
+  )
   parser.add_argument("--features", action="store_true", help="also write features of --split")
   parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
   parser.add_argument("--split", default="train,test", help="splits, comma-separated")

@@ -89,9 +89,12 @@ def extract(
   batches = _Batches(encode, batch_size, finish)
   tasks = [snippets.Task(p, settings) for p in left]
   results = workers_lib.run(
-    snippets.send, tasks, workers=workers or _cores(), on_crash=crashed,
+    snippets.send,
+    tasks,
+    workers=workers or _cores(),
+    on_crash=crashed,
     on_report=lambda task, snippet: batches.add(task.path, snippet),
-  )  # fmt: skip
+  )
   for task, facts in results:
     if "error" in facts:
       unreadable[task.path] = facts["error"]
@@ -105,13 +108,14 @@ def extract(
     "step_seconds": settings.stride / settings.fps if settings.fps else None,
     "width": width,
     "counts": {
-      "videos": len(entries), "unreadable": len(unreadable),
+      "videos": len(entries),
+      "unreadable": len(unreadable),
       "snippets": sum(e["snippets"] for e in entries.values()),
       "seconds": sum(e["seconds"] for e in entries.values()),
     },
     "videos": entries,
     "unreadable": [{"path": str(p), "reason": unreadable[p]} for p in sorted(unreadable)],
-  }  # fmt: skip
+  }
   results_lib.write_json(manifest, out / MANIFEST)
   return manifest
 
@@ -163,10 +167,13 @@ def _encoder(
     "checkpoint": {k: str(v) if isinstance(v, os.PathLike) else v for k, v in info.items()},
     "encoder": config.encoder.to_dict(),
     "preprocessing": {
-      **dataclasses.asdict(settings), "mean": list(a.mean), "std": list(a.std),
-      "crop": "central square", "scale": "0 to 1, minus mean, over std",
+      **dataclasses.asdict(settings),
+      "mean": list(a.mean),
+      "std": list(a.std),
+      "crop": "central square",
+      "scale": "0 to 1, minus mean, over std",
     },
-  }  # fmt: skip
+  }
   return lambda x: np.asarray(apply(variables, x), np.float32), width, made_from
 
 

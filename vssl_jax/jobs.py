@@ -47,15 +47,25 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   scores_itself = method.encoder is None and method.evaluate is not None
   splits = probing.splits(config) if scores_itself else []  # what is wrong in them is said now
   result = train.train(
-    config, workdir, source, method, mesh, allow_config_change=allow_config_change,
+    config,
+    workdir,
+    source,
+    method,
+    mesh,
+    allow_config_change=allow_config_change,
     monitor=_monitor(config, mesh, method),
-  )  # fmt: skip
+  )
   if result.preempted:
     raise probing.Preempted(f"step {result.steps} of {workdir}")
   outcome = {
-    "job": "pretrain", "name": config.name, "method": config.method, "seed": config.seed,
-    "steps": result.steps, "train_videos": source.num_videos, **_training(result, workdir),
-  }  # fmt: skip
+    "job": "pretrain",
+    "name": config.name,
+    "method": config.method,
+    "seed": config.seed,
+    "steps": result.steps,
+    "train_videos": source.num_videos,
+    **_training(result, workdir),
+  }
   if config.probe.run:
     variables = jax.device_get(method.encoder(result.state.params, result.state.method))
     outcome |= probing.probe(config, variables, workdir, mesh)

@@ -115,8 +115,9 @@ def put(mesh: Mesh, tree: Tree, specs: Tree) -> Tree:
 
   return jax.tree.map(
     lambda sharding, part: jax.tree.map(lambda x: one(sharding, x), part),
-    shardings(mesh, specs), tree,
-  )  # fmt: skip
+    shardings(mesh, specs),
+    tree,
+  )
 
 
 def put_replicated(mesh: Mesh, tree: Tree) -> Tree:

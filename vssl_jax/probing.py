@@ -119,9 +119,15 @@ def probe(
     scores: dict[str, Any] = {}
     if config.probe.quick:
       scores |= run.quick(
-        config, encoder, values, train_source, eval_source, mesh=mesh,
-        picture=folder / "logistic.png", progress=f"features ({name})",
-      )  # fmt: skip
+        config,
+        encoder,
+        values,
+        train_source,
+        eval_source,
+        mesh=mesh,
+        picture=folder / "logistic.png",
+        progress=f"features ({name})",
+      )
     if config.probe.linear:
       scores["linear"] = linear(config, values, folder, mesh, train_source, eval_source)
     outcome[name] = scores
@@ -203,9 +209,13 @@ def fitting(wanted: int, videos: int, mesh: Mesh) -> int:
 
 
 def linear(
-  config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh,
-  train_source: Any, eval_source: Any,
-) -> dict[str, Any]:  # fmt: skip
+  config: ConfigDict,
+  variables: Variables,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  train_source: Any,
+  eval_source: Any,
+) -> dict[str, Any]:
   """The linear probe that `config.probe` describes, trained on the loop of every method.
 
   Args:
@@ -236,9 +246,16 @@ def linear(
 
 
 def classifier(
-  settings: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh,
-  train_source: Any, eval_source: Any, *, name: str, videos: Sequence[int] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+  settings: ConfigDict,
+  variables: Variables,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  train_source: Any,
+  eval_source: Any,
+  *,
+  name: str,
+  videos: Sequence[int] | None = None,
+) -> dict[str, Any]:
   """Trains a classifier from an encoder (frozen or not) and scores it; goes on where it broke off.
 
   Args:
@@ -295,10 +312,11 @@ def classifier(
   )
   # A batch larger than the videos was cut, and the rate with it.
   used = {
-    "batch_size": settings.batch_size, "steps": result.steps,
+    "batch_size": settings.batch_size,
+    "steps": result.steps,
     "peak_lr": optim.peak_lr(settings.optim, settings.batch_size),
     "unreadable_reads": _unreadable(folder),
-  }  # fmt: skip
+  }
   return scores | {"trained_with": used}
 
 

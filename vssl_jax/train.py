@@ -59,10 +59,16 @@ class NonFiniteError(FloatingPointError):
 
 
 def train(
-  config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
-  *, allow_config_change: bool = False, tensorboard: bool = True,
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  source: Any,
+  method: Method,
+  mesh: Mesh,
+  *,
+  allow_config_change: bool = False,
+  tensorboard: bool = True,
   monitor: Callable[[Variables | Params], dict[str, float]] | None = None,
-) -> Result:  # fmt: skip
+) -> Result:
   """Trains until the last step, or until SIGTERM; continues what `workdir` holds.
 
   Args:
@@ -92,9 +98,14 @@ def train(
 
 
 def _train(
-  config: ConfigDict, workdir: pathlib.Path, source: Any, method: Method, mesh: Mesh,
-  tensorboard: bool, monitor: Callable[[Variables | Params], dict[str, float]] | None,
-) -> Result:  # fmt: skip
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  source: Any,
+  method: Method,
+  mesh: Mesh,
+  tensorboard: bool,
+  monitor: Callable[[Variables | Params], dict[str, float]] | None,
+) -> Result:
   for field in ("log_every", "accumulate"):
     if config[field] < 1:
       raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
@@ -106,9 +117,11 @@ def _train(
       f"{method.idle_steps}: make config.epochs larger, or what is filled first smaller."
     )
   schedule = (
-    config.optim, config.batch_size, total - method.idle_steps,
+    config.optim,
+    config.batch_size,
+    total - method.idle_steps,
     config.optim.warmup_epochs * source.steps_per_epoch,
-  )  # fmt: skip
+  )
   rate = optim.learning_rate(*schedule)
   tx = optim.build(config.optim, rate)
   advance = step_lib.make_step(
@@ -128,8 +141,9 @@ def _train(
   if restored is not None:
     print(
       f"Resuming {workdir} at step {start} of {total}: parameters, method state, optimiser, "
-      "schedules and data position.", flush=True,
-    )  # fmt: skip
+      "schedules and data position.",
+      flush=True,
+    )
   if lead:
     writers.cut_back(workdir, start)
 

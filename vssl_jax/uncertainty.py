@@ -145,9 +145,12 @@ def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray
 
 
 def _pairs(
-  config: ConfigDict, bank: gaussian.Videos, places: np.ndarray, frames: Frames,
+  config: ConfigDict,
+  bank: gaussian.Videos,
+  places: np.ndarray,
+  frames: Frames,
   args: argparse.Namespace,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
   at = {int(video): place for place, video in enumerate(bank.video)}
   if lost := [v for v in args.videos if v not in at]:
     raise UserError(f"--videos: training video {lost[0]} could not be read.")
@@ -159,9 +162,12 @@ def _pairs(
   def item(place: int, **more: float) -> dict[str, Any]:
     label, video = few.label[place], int(places[place])
     return {
-      "frame": frames.kept[video], "video": video, "uncertainty": float(few.uncertainty[place]),
-      "label": names[label] if 0 <= label < len(names) else "", **more,
-    }  # fmt: skip
+      "frame": frames.kept[video],
+      "video": video,
+      "uncertainty": float(few.uncertainty[place]),
+      "label": names[label] if 0 <= label < len(names) else "",
+      **more,
+    }
 
   rows = []
   anchors = range(len(args.videos)) if args.videos else mined.spread_out(few.uncertainty, 6)
@@ -193,12 +199,14 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
     pictures = {
       "training.png": (uncertainty_figures.training, full),
       "quantiles.png": (
-        uncertainty_figures.quantiles, {k: v["quantiles"] for k, v in full.items()},
+        uncertainty_figures.quantiles,
+        {k: v["quantiles"] for k, v in full.items()},
       ),
       "corruption.png": (
-        uncertainty_figures.corruption, {k: v["corruption"] for k, v in full.items()},
+        uncertainty_figures.corruption,
+        {k: v["corruption"] for k, v in full.items()},
       ),
-    }  # fmt: skip
+    }
     for file, (draw, rows) in pictures.items():
       draw(output / file, rows)
       files.append(output / file)
@@ -225,9 +233,10 @@ def told(name: str, found: dict[str, Any]) -> str:
     "corruption": "uncertainty and R@1, by corruption",
   }
   parts = {
-    "": "", ", predicted": "  the head's part of it alone",
+    "": "",
+    ", predicted": "  the head's part of it alone",
     ", spread": "  the spread of the clips' means alone",
-  }  # fmt: skip
+  }
   lines = [f"{name}, step {found['step']}"]
   correlations = found.get("correlations", {})
   for key, words in said.items():
@@ -251,9 +260,13 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--output", required=True, help="folder to write, made if missing")
   parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
   parser.add_argument(
-    "--videos", type=int, nargs="+", default=[], metavar="N",
+    "--videos",
+    type=int,
+    nargs="+",
+    default=[],
+    metavar="N",
     help="numbers of training videos to show pairs of; default: six, by uncertainty",
-  )  # fmt: skip
+  )
   parser.add_argument("--quantiles", type=int, default=5, help="groups of videos by uncertainty")
   return parser
 

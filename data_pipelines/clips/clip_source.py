@@ -28,9 +28,7 @@ from vssl_jax.errors import UserError
 
 _ROUNDS = 24  # of the cipher that orders an epoch
 _TRIES = 8  # videos tried in place of one unreadable
-_PRIVATE = (
-  steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "wanted", "failed",
-)  # fmt: skip
+_PRIVATE = (steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "wanted", "failed")
 
 
 class Store(Protocol):

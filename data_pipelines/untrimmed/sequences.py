@@ -277,9 +277,13 @@ def _look_through(
   for stream in streams:
     width = check.width_of(stream, training) if learns and split != data.train_split else None
     found += check.find_problems(
-      own, stream, step_seconds=step_of(data), label_names=names,
-      labelled=learns and split == data.train_split, width=width,
-    )  # fmt: skip
+      own,
+      stream,
+      step_seconds=step_of(data),
+      label_names=names,
+      labelled=learns and split == data.train_split,
+      width=width,
+    )
   _tell(found, f"{data.path}, {split}")
 
 

@@ -35,8 +35,11 @@ def run(tmp_path, *flags):
   sizes = ["--batch=2", "--steps=20", "--width=6", "--hidden=8", "--rounds=1"]
   return subprocess.run(
     [sys.executable, ROOT / "benchmarks" / "localization_step.py", *sizes, *flags],
-    capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(ROOT)},
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    timeout=900,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
 
 
 def test_three_of_ours_and_a_rival_where_there_is_one(tmp_path):

@@ -17,8 +17,11 @@ def test_all_forms_agree(tmp_path):
   limits = ["--direct_up_to=24", "--written_up_to=24", "--rule=top_k", f"--json={report}"]
   done = subprocess.run(
     [sys.executable, ROOT / "benchmarks" / "pair_mining.py", *sizes, *limits],
-    capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-  )  # fmt: skip
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
   assert done.returncode == 0, done.stderr
   result = json.loads(report.read_text())
   assert json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT ")) == result

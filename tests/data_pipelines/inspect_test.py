@@ -186,9 +186,14 @@ def test_statistics_from_the_manifest(tmp_path):
   tally = manifest.Tally()
   for i in range(20):
     tally.add_video(
-      label=f"class {i:02d}", records=1, frames=600, seconds=7.0, fps=25.0, size=(320, 240),
+      label=f"class {i:02d}",
+      records=1,
+      frames=600,
+      seconds=7.0,
+      fps=25.0,
+      size=(320, 240),
       stored_size=(340, 256),
-    )  # fmt: skip
+    )
   tally.add_unreadable("x.avi", "empty")
   split = manifest.Tally.merge([tally.counts]) | {"settings": {}, "notes": [], "shards": []}
   manifest.write_json(tmp_path / manifest.MANIFEST, manifest.build([], {"train": split}))

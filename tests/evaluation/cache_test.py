@@ -50,7 +50,7 @@ def test_extracted_once_and_the_same(setup, tmp_path):
   assert first.features.shape == (5, 1, 3)  # of each video the mean of two views
   views = features.extract(
     run.feature_fn(Net(), config), variables, run.eval_batches(videos, config)
-  )  # fmt: skip
+  )
   np.testing.assert_array_equal(first.mean(), views.mean())
   videos.passes = 1
   again = cache.extract(tmp_path, config, variables, videos, "train")
@@ -149,10 +149,14 @@ def _set(name, value):
 
 @pytest.mark.parametrize(
   "change",
-  [_other_weights, _set("data.eval.clips", 3), _set("augment.mean", (0.5, 0.5, 0.5)),
-   _set("augment.std", (1.00001, 1.0, 1.0)),
-   _set("encoder.dtype", "float32")],
-)  # fmt: skip
+  [
+    _other_weights,
+    _set("data.eval.clips", 3),
+    _set("augment.mean", (0.5, 0.5, 0.5)),
+    _set("augment.std", (1.00001, 1.0, 1.0)),
+    _set("encoder.dtype", "float32"),
+  ],
+)
 def test_anew_where_anything_differs(setup, tmp_path, change):
   config, variables, videos = setup
   cache.extract(tmp_path, config, variables, videos, "train")

@@ -91,9 +91,10 @@ class _Source:
       shape = (len(ids), clips * crops, frames, size, size, 3)
       grey = np.broadcast_to(np.reshape(ids, (-1, 1, 1, 1, 1, 1)), shape).astype(np.uint8)
       yield {
-        "clips": 10 * grey, "video": np.arange(first, first + len(ids)),
+        "clips": 10 * grey,
+        "video": np.arange(first, first + len(ids)),
         "valid": np.array(ids) % 2 == 0,
-      }  # fmt: skip
+      }
 
 
 def test_frames_are_those_of_the_videos():

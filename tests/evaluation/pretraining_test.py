@@ -23,12 +23,18 @@ def _trained(method="cvrl", **values):
 def test_a_run_without_labels():
   found = pretraining.told(_trained(), {"step": 10})
   assert found == {
-    "method": "cvrl", "supervised": False, "started_from": "",
+    "method": "cvrl",
+    "supervised": False,
+    "started_from": "",
     "data": {
-      "source": "tfrecord", "path": "videos", "name": "", "split": "train", "fraction": 0.5,
+      "source": "tfrecord",
+      "path": "videos",
+      "name": "",
+      "split": "train",
+      "fraction": 0.5,
       "fingerprint": "f" * 64,
     },
-  }  # fmt: skip
+  }
 
 
 def test_a_run_with_labels_says_where_it_started():

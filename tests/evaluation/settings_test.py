@@ -37,8 +37,18 @@ def test_published_linear_probes():
   cvrl = settings.resolved(_trained(), dataclasses.replace(OWN, linear="cvrl")).probe
   rho = settings.resolved(_trained(), dataclasses.replace(OWN, linear="rho")).probe
   published = small.load("linear_probe.py").probe  # CVRL's are the defaults
-  same = ("normalise", "lr", "batch_size", "epochs", "warmup_epochs", "weight_decay", "momentum",
-          "crop_area", "crop_aspect", "flip")  # fmt: skip
+  same = (
+    "normalise",
+    "lr",
+    "batch_size",
+    "epochs",
+    "warmup_epochs",
+    "weight_decay",
+    "momentum",
+    "crop_area",
+    "crop_aspect",
+    "flip",
+  )
   assert {k: cvrl[k] for k in same} == {k: published[k] for k in same}
   study = small.load("rho_moco.py").probe
   for field in ("normalise", "lr", "batch_size", "epochs", "warmup_epochs"):

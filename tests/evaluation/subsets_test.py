@@ -59,8 +59,11 @@ def test_files_there_and_back(tmp_path):
   names = ["a.avi", "b.avi", "b.avi", "", "e.avi"]
   subsets.write(file, [0, 2, 3], [1, 0, 1], ["a.avi", "b.avi", ""], ("x", "y"))
   assert file.read_text().splitlines() == [
-    "video\tclass\tname", "0\ty\ta.avi", "2\tx\tb.avi", "3\ty\t"
-  ]  # fmt: skip
+    "video\tclass\tname",
+    "0\ty\ta.avi",
+    "2\tx\tb.avi",
+    "3\ty\t",
+  ]
   np.testing.assert_array_equal(subsets.read(file, names, 5), [0, 2, 3])
   # In a split in another order names decide, where they are one video's alone.
   subsets.write(file, [0, 4], [0, 0], ["e.avi", "a.avi"], ("x",))

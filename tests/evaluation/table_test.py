@@ -12,8 +12,10 @@ def test_averages_are_of_what_every_split_has():
   found = table.averages(list(HEADLINES.values()))
   assert set(found) == {"retrieval"}
   assert found["retrieval"]["mAP"] == {
-    "mean": 0.4, "splits": 2, "std": statistics.stdev([0.3, 0.5])
-  }  # fmt: skip
+    "mean": 0.4,
+    "splits": 2,
+    "std": statistics.stdev([0.3, 0.5]),
+  }
   assert "std" not in table.averages([HEADLINES["split1"]])["knn"]["top-1"]
 
 

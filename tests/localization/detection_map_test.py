@@ -53,9 +53,12 @@ def test_equals_activitynets_evaluator(protocol, tmp_path):
     (tmp_path / name).write_text(json.dumps(stored[name]))
   want = stored[protocol]
   found = detection_map(
-    files.read_annotations(tmp_path / "truth"), files.read_predictions(tmp_path / "predictions"),
-    tious=want["tious"], subset=stored["subset"], strict=False,
-  )  # fmt: skip
+    files.read_annotations(tmp_path / "truth"),
+    files.read_predictions(tmp_path / "predictions"),
+    tious=want["tious"],
+    subset=stored["subset"],
+    strict=False,
+  )
   np.testing.assert_allclose(found.ap, [want["ap"][c] for c in found.label_names], atol=1e-12)
   np.testing.assert_allclose(found.mean, want["mean"], atol=1e-12)
   assert found.average() == pytest.approx(want["average"], abs=1e-12)

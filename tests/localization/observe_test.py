@@ -11,9 +11,13 @@ def look(batch):
   x = batch["features"]
   classes = np.where(batch["labels"] > 0, np.arange(2), -1)
   return {
-    "attention": x.max(axis=2), "cas": x, "classes": classes, "pseudo": x > 0,
-    "trust": np.full(x.shape, 0.5), "spaces": {"input": x + 0.1},
-  }  # fmt: skip
+    "attention": x.max(axis=2),
+    "cas": x,
+    "classes": classes,
+    "pseudo": x > 0,
+    "trust": np.full(x.shape, 0.5),
+    "spaces": {"input": x + 0.1},
+  }
 
 
 def test_every_video_once_in_order_without_padding():

@@ -67,8 +67,9 @@ def test_regions_against_a_loop():
   for v, c, r in np.ndindex(n, labels, m):
     inside = [s for s in range(lengths[v]) if s * m // lengths[v] == r]
     for has, region, sign in (
-      (got.has_action, got.action, True), (got.has_background, got.background, False),
-    ):  # fmt: skip
+      (got.has_action, got.action, True),
+      (got.has_background, got.background, False),
+    ):
       chosen = [s for s in inside if pseudo[v, s, c] == sign]
       assert has[v, c, r] == (bool(chosen) and classes[v, c] >= 0)
       total = sum((np.float64(trust[v, s, c]) * x[v, s] for s in chosen), np.zeros(d))

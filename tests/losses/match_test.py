@@ -69,10 +69,14 @@ def test_sum_and_counts_match_float64(block_size):
   same = known & (label[:, None] == label)
   right = np.exp(-soft) > 0.5
   for name, pairs in {
-    "positives": other & positive, "negatives": other & ~positive,
-    "right_positives": other & positive & right, "right_negatives": other & ~positive & right,
-    "labelled_positives": known & positive, "same_positives": same & positive, "same": same,
-  }.items():  # fmt: skip
+    "positives": other & positive,
+    "negatives": other & ~positive,
+    "right_positives": other & positive & right,
+    "right_negatives": other & ~positive & right,
+    "labelled_positives": known & positive,
+    "same_positives": same & positive,
+    "same": same,
+  }.items():
     assert stats[name] == pairs.sum(), name
   np.testing.assert_allclose(
     stats["soft"], np.sum(np.where(positive, 0.7, 0.2) * soft * other), rtol=1e-5
@@ -87,10 +91,13 @@ def test_gradients_are_finite_differences_of_the_definition():
   for i, x in enumerate(arguments):
     towards, step = rng.normal(size=np.shape(x)), 1e-6
     ahead, behind = (
-      oracle(*(a + (sign * step * towards if i == j else 0) for j, a in enumerate(arguments)),
-             positive, (0.7, 0.2))[0]
+      oracle(
+        *(a + (sign * step * towards if i == j else 0) for j, a in enumerate(arguments)),
+        positive,
+        (0.7, 0.2),
+      )[0]
       for sign in (1, -1)
-    )  # fmt: skip
+    )
     along = np.sum(np.asarray(grads[i]) * towards)
     np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=2e-4)
 
@@ -151,9 +158,11 @@ def test_best_scale_is_twice_the_loss():
 
 @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
-  seed=st.integers(0, 1000), scale=st.floats(0.01, 100), slope=st.floats(0.1, 40),
+  seed=st.integers(0, 1000),
+  scale=st.floats(0.01, 100),
+  slope=st.floats(0.1, 40),
   offset=st.floats(-40, 40),
-)  # fmt: skip
+)
 def test_any_batch_matches_float64(seed, scale, slope, offset):
   (z, log_scale, _, _), fixed, positive = case(seed)
   arguments = np.float32(scale * z).astype(np.float64), log_scale, slope, offset
@@ -172,8 +181,9 @@ def test_memory_is_a_few_tiles_and_the_gradient():
   v = match.Learned(s(n, 8, d), s(n), s(), s())
   g = bhattacharyya.Gaussians(s(n, d), s(n, d))
   fixed = match.Fixed(g, s(n), jax.ShapeDtypeStruct((n,), jnp.int32), s(2))
-  f = jax.jit(jax.value_and_grad(
-    lambda v, f: match.pair_sum(v, f, RULE, block_size=64), has_aux=True
-  ), compiler_options=HASTY)  # fmt: skip
+  f = jax.jit(
+    jax.value_and_grad(lambda v, f: match.pair_sum(v, f, RULE, block_size=64), has_aux=True),
+    compiler_options=HASTY,
+  )
   memory = f.lower(v, fixed).compile().memory_analysis()
   assert memory.temp_size_in_bytes < 40e6

@@ -21,12 +21,14 @@ SETTINGS = Settings(samples=K, rule=Rule("top_k", 2), block_size=5)
 CHOICES = {
   "default": {"rule": Rule("quantile", 0.1)},
   "halves of moments": {
-    "own": "halves", "distance_on": "moments", "average": "classes",
+    "own": "halves",
+    "distance_on": "moments",
+    "average": "classes",
     "rule": Rule("top_k", 2, "mutual"),
   },
   "soft": {"stochastic": False, "kl_on": "video", "beta": 0.5, "rule": Rule("none")},
   "geometric": {"scalar": "geometric", "rule": Rule("absolute", 0.25, form="reviewed")},
-}  # fmt: skip
+}
 
 
 def batch(n=N, r=R, d=D, seed=0):
@@ -139,12 +141,16 @@ def oracle(s, mean, log_variance, label, slope=4.0, offset=3.0):
   known = ~eye & (label[:, None] >= 0) & (label >= 0)
   same = known & (label[:, None] == label)
   return total + kl, {
-    "loss_match": soft_total, "loss_stochastic": total, "loss_kl": kl,
-    "positives_per_anchor": positive.sum() / N, "match_positive": np.mean(right[True]),
+    "loss_match": soft_total,
+    "loss_stochastic": total,
+    "loss_kl": kl,
+    "positives_per_anchor": positive.sum() / N,
+    "match_positive": np.mean(right[True]),
     "match_negative": np.mean(right[False]),
     "mining_precision": (same & positive).sum() / max((known & positive).sum(), 1),
-    "mining_recall": (same & positive).sum() / same.sum(), "uncertainty": variance.sum(1).mean(),
-  }  # fmt: skip
+    "mining_recall": (same & positive).sum() / same.sum(),
+    "uncertainty": variance.sum(1).mean(),
+  }
 
 
 @pytest.mark.parametrize(
@@ -173,10 +179,16 @@ def test_gradients_are_finite_differences_of_the_definition(name):
     towards = [0.0, 0.0, 0.0, 0.0]
     towards[i] = move[i] if i < 2 else 1.0
     ahead, behind = (
-      oracle(s, mean + sign * step * towards[0], log_variance + sign * step * towards[1], label,
-             4 + sign * step * towards[2], 3 + sign * step * towards[3])[0]
+      oracle(
+        s,
+        mean + sign * step * towards[0],
+        log_variance + sign * step * towards[1],
+        label,
+        4 + sign * step * towards[2],
+        3 + sign * step * towards[3],
+      )[0]
       for sign in (1, -1)
-    )  # fmt: skip
+    )
     along = np.sum(np.float64(grads[i]) * towards[i])
     np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-3)
 
@@ -189,15 +201,19 @@ def test_eight_devices_equal_one(name):
   one, eight = ours(s), ours(s, parallel.make_mesh(jax.devices()[:8]))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(np.abs(a).max(), 1)),
-    one, eight,
-  )  # fmt: skip
+    one,
+    eight,
+  )
 
 
 def test_devices_exchange_samples_and_never_distances():
   mesh = parallel.make_mesh(jax.devices()[:8])
   mean, log_variance, label = batch()
-  text = str(jax.make_jaxpr(lambda *x: provico(*x, 4.0, 3.0, label, SETTINGS, mesh)[0])(
-    mean, log_variance, keys()))  # fmt: skip
+  text = str(
+    jax.make_jaxpr(lambda *x: provico(*x, 4.0, 3.0, label, SETTINGS, mesh)[0])(
+      mean, log_variance, keys()
+    )
+  )
   gathered = [line for line in text.splitlines() if "= all_gather" in line]
   assert gathered
   assert not any(f"[{N},{N}" in line for line in gathered)
@@ -253,9 +269,12 @@ def toy(steps=200, offset=45.0, **values):
   base = jnp.float32(rng.normal(size=(16, dim))[label] + 0.3 * rng.normal(size=(n, dim)))
   s = Settings(samples=4, rule=Rule("quantile", 96 / 2016), **values)
   params = {
-    "mean": jnp.float32(rng.normal(size=(dim, dim)) / dim**0.5), "variance": jnp.zeros((dim, dim)),
-    "bias": jnp.full(dim, -np.log(dim)), "slope": jnp.float32(30), "offset": jnp.float32(offset),
-  }  # fmt: skip
+    "mean": jnp.float32(rng.normal(size=(dim, dim)) / dim**0.5),
+    "variance": jnp.zeros((dim, dim)),
+    "bias": jnp.full(dim, -np.log(dim)),
+    "slope": jnp.float32(30),
+    "offset": jnp.float32(offset),
+  }
   tx = optax.adam(0.01)
 
   def loss(p, key):
@@ -277,8 +296,10 @@ def toy(steps=200, offset=45.0, **values):
     low, high = (jnp.mean(log_variance == c, dtype=jnp.float32) for c in clamp)
     typical = jnp.mean(log_variance)
     return value, metrics | {
-      "log_variance_at_low": low, "log_variance_at_high": high, "log_variance_mean": typical,
-    }  # fmt: skip
+      "log_variance_at_low": low,
+      "log_variance_at_high": high,
+      "log_variance_mean": typical,
+    }
 
   def step(carry, i):
     p, o = carry
@@ -320,12 +341,16 @@ def test_geometric_mean_asks_for_noise_beyond_the_sphere_and_matches_nothing():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"own": "twice"}, "draws, halves"), ({"distance_on": "means"}, "samples, moments"),
-    ({"scalar": "max"}, "trace"), ({"average": "sum"}, "pairs, classes"),
-    ({"kl_on": "batch"}, "clip, video"), ({"samples": 0}, "samples is 0"),
-    ({"block_size": 0}, "block_size is 0"), ({"beta": -1.0}, "beta is -1"),
+    ({"own": "twice"}, "draws, halves"),
+    ({"distance_on": "means"}, "samples, moments"),
+    ({"scalar": "max"}, "trace"),
+    ({"average": "sum"}, "pairs, classes"),
+    ({"kl_on": "batch"}, "clip, video"),
+    ({"samples": 0}, "samples is 0"),
+    ({"block_size": 0}, "block_size is 0"),
+    ({"beta": -1.0}, "beta is -1"),
   ],
-)  # fmt: skip
+)
 def test_impossible_settings_are_named(values, message):
   with pytest.raises(UserError, match=message):
     Settings(**values)

@@ -89,10 +89,10 @@ def test_monitors_see_the_range_and_both_ends_of_the_clamp():
     ("own,no_kl", {"provico.clamp": (-3.0, 4.0), "provico.offset": 30.0}, "collapsed variance"),
     ("geometric", {"provico.offset": 15.0}, "exploded variance"),
   ],
-)  # fmt: skip
+)
 def test_a_provoked_failure_of_the_variance_is_named(change, values, cause):
   """Own pairs alone leave little loss, so σ² falls to its clamp; geometric means ask for noise."""
-  c = config(f"demo,{change}", **{"optim.name": "adamw", "optim.lr": 0.05, **values})  # fmt: skip
+  c = config(f"demo,{change}", **{"optim.name": "adamw", "optim.lr": 0.05, **values})
   _, rows = rho.steps(c, 60)
   plain = [{k: float(v) for k, v in r.items() if np.ndim(v) == 0} for r in (rows[0], rows[-1])]
   assert embed_stats.diagnose(plain[0]) is None
@@ -112,9 +112,10 @@ def test_evaluation_scores_both_rankings():
       rng = np.random.default_rng(0)
       yield {
         "clips": rng.integers(0, 256, (6, clips, frames, size, size, 3), np.uint8),
-        "label": np.arange(6, dtype=np.int32) % 2, "video": np.arange(6),
+        "label": np.arange(6, dtype=np.int32) % 2,
+        "video": np.arange(6),
         "offset": np.zeros((6, clips), np.int32),
-      }  # fmt: skip
+      }
 
   c.data.eval.frames, c.data.eval.size = c.data.frames, c.data.size
   method = methods.load("provico").build(c)
@@ -135,17 +136,22 @@ def test_probes_see_the_backbone():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"data.clips": 1}, "2 or more"), ({"provico.mining": "best"}, "provico.mining is 'best'"),
-    ({"provico.threshold": 2.0}, r"\(0, 1\]"), ({"provico.slope": 0.0}, "slope is 0"),
-    ({"provico.own": "same"}, "draws, halves"), ({"provico.statistics": "sync"}, "clip, joint"),
-    ({"provico.clamp": (-1.0, 4.0)}, "must lie inside"), ({"provico.samples": 0}, "samples is 0"),
+    ({"data.clips": 1}, "2 or more"),
+    ({"provico.mining": "best"}, "provico.mining is 'best'"),
+    ({"provico.threshold": 2.0}, r"\(0, 1\]"),
+    ({"provico.slope": 0.0}, "slope is 0"),
+    ({"provico.own": "same"}, "draws, halves"),
+    ({"provico.statistics": "sync"}, "clip, joint"),
+    ({"provico.clamp": (-1.0, 4.0)}, "must lie inside"),
+    ({"provico.samples": 0}, "samples is 0"),
     ({"provico.mining": "absolute", "provico.threshold": -1.0}, "provico.threshold is -1.0"),
     ({"provico.mining": "absolute", "provico.threshold": 0.0}, "a distance above 0"),
     ({"provico.mining": "absolute", "provico.threshold": float("nan")}, "threshold is nan"),
     ({"provico.distance": -1.0}, "config.provico.distance is -1"),
-    ({"provico.clamp": (-40.0, 4.0)}, "exact over 40"), ({"head.out_bn": True}, "set it False"),
+    ({"provico.clamp": (-40.0, 4.0)}, "exact over 40"),
+    ({"head.out_bn": True}, "set it False"),
   ],
-)  # fmt: skip
+)
 def test_impossible_settings_name_the_field(values, message):
   with pytest.raises(UserError, match=message):
     methods.load("provico").build(config(**values))

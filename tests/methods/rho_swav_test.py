@@ -40,10 +40,14 @@ def test_loss_by_hand(codes_from, coded):
   state = methods.load("rho_swav").State({}, None)
   loss, (_, metrics) = method.objective(params, state, z, {}, None, 0)
   scores = [unit[:, r] @ kernel for r in range(3)]
-  want = np.mean([
-    -np.mean((_sinkhorn(scores[i]) * _log_softmax(scores[j] / 0.1)).sum(1))
-    for i in coded for j in range(3) if j != i
-  ])  # fmt: skip
+  want = np.mean(
+    [
+      -np.mean((_sinkhorn(scores[i]) * _log_softmax(scores[j] / 0.1)).sum(1))
+      for i in coded
+      for j in range(3)
+      if j != i
+    ]
+  )
   np.testing.assert_allclose(loss, want, rtol=1e-4)
   assert 0 < metrics["prototype_usage"] <= 1
 
@@ -119,9 +123,13 @@ def test_prototypes_stay_frozen_and_then_stay_on_the_sphere():
 def test_codes_without_balancing_collapse_and_the_collapse_is_named():
   c = rho.config(
     "rho_swav",
-    **{"rho_swav.iterations": 0, "rho_swav.freeze_epochs": 0.0, "optim.lr": 2.0,
-       "optim.weight_decay": 0.0},
-  )  # fmt: skip
+    **{
+      "rho_swav.iterations": 0,
+      "rho_swav.freeze_epochs": 0.0,
+      "optim.lr": 2.0,
+      "optim.weight_decay": 0.0,
+    },
+  )
   _, rows = rho.steps(c, 40)
   row = {k: float(v) for k, v in rows[-1].items() if np.ndim(v) == 0}
   row |= {k: float(v) for k, v in embed_stats.summary(rows[-1]["embeddings"]).items()}

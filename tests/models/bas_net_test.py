@@ -31,9 +31,7 @@ def _convolve(x, layer):
   """Direct: out[t] = Σ_k x[t + k − 1] W_k + b over one video [T, D], zeros beyond the ends."""
   kernel, bias = (np.float64(layer[k]) for k in ("kernel", "bias"))
   padded = np.pad(x, ((1, 1), (0, 0)))
-  return np.stack([
-    sum(padded[t + k] @ kernel[k] for k in range(3)) + bias for t in range(len(x))
-  ])  # fmt: skip
+  return np.stack([sum(padded[t + k] @ kernel[k] for k in range(3)) + bias for t in range(len(x))])
 
 
 def _video(params, x):
@@ -79,9 +77,7 @@ def test_gradient_of_shared_products_equals_that_of_two_convolutions(given):
 
   def shared(kernel, w):
     products = [x @ kernel[k] for k in range(3)]
-    return sum(
-      jnp.sum(jnp.sin(bas_net.shifted(p))) for p in (products, [w * p for p in products])
-    )  # fmt: skip
+    return sum(jnp.sum(jnp.sin(bas_net.shifted(p))) for p in (products, [w * p for p in products]))
 
   def direct(kernel, w):
     dims = ("NTC", "TIO", "NTC")

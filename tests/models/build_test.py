@@ -14,9 +14,15 @@ from vssl_jax.models.layers.norm import BatchNorm
 CLIP = (8, 32, 32, 3)
 # name -> blocks that `remat` wraps, at the usual depth
 BLOCKS = {
-  "r3d": 16, "slow": 16, "c2d": 16, "slowfast": 32, "r2plus1d": 8, "r3d_torchvision": 8,
-  "s3dg": 9, "vit": 12,
-}  # fmt: skip
+  "r3d": 16,
+  "slow": 16,
+  "c2d": 16,
+  "slowfast": 32,
+  "r2plus1d": 8,
+  "r3d_torchvision": 8,
+  "s3dg": 9,
+  "vit": 12,
+}
 
 
 def _build(name, **fields):
@@ -98,10 +104,12 @@ def test_remat_wraps_every_block_and_renames_nothing(name):
     ("vit", {"depth": 50}, r"depth = 50 is unknown to vit: use 0, 12"),
     ("vit", {"size": "XL"}, r"size = 'XL' is unknown to vit: use S, B"),
     ("slowfast", {"depth": 34}, r"depth = 34 is unknown to slowfast: use 0, 50, 18"),
-    *((name, {"temporal": False}, rf"temporal = False: {name} has no form")
-      for name in ("slowfast", "r2plus1d", "r3d_torchvision", "s3dg", "vit")),
+    *(
+      (name, {"temporal": False}, rf"temporal = False: {name} has no form")
+      for name in ("slowfast", "r2plus1d", "r3d_torchvision", "s3dg", "vit")
+    ),
   ],
-)  # fmt: skip
+)
 def test_impossible_combinations(name, fields, message):
   with pytest.raises(UserError, match=rf"config\.encoder\.{message}"):
     _build(name, **fields)

@@ -153,9 +153,13 @@ def test_last_scale_of_a_block_starts_at_one():
 
 @pytest.mark.parametrize(
   ("field", "value", "choice"),
-  [("name", "r2d", "slow"), ("depth", 34, "152"), ("dtype", "float16", "bfloat16"),
-   ("conv", "fast", "auto")],
-)  # fmt: skip
+  [
+    ("name", "r2d", "slow"),
+    ("depth", 34, "152"),
+    ("dtype", "float16", "bfloat16"),
+    ("conv", "fast", "auto"),
+  ],
+)
 def test_unknown_values_name_their_field(field, value, choice):
   with pytest.raises(UserError, match=rf"config\.encoder\.{field} = .*{value}.*{choice}"):
     _encoder(**{"depth": 18, field: value})

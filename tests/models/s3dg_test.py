@@ -35,10 +35,14 @@ def test_sizes(gating):
   assert seen["conv_1a"] == (32, 112, 112, 64)
   assert seen["conv_2c"] == (32, 56, 56, 192)
   for name, want in (
-    ("3b", (32, 28, 28, 256)), ("3c", (32, 28, 28, 480)), ("4b", (16, 14, 14, 512)),
-    ("4e", (16, 14, 14, 528)), ("4f", (16, 14, 14, 832)), ("5b", (8, 7, 7, 832)),
+    ("3b", (32, 28, 28, 256)),
+    ("3c", (32, 28, 28, 480)),
+    ("4b", (16, 14, 14, 512)),
+    ("4e", (16, 14, 14, 528)),
+    ("4f", (16, 14, 14, 832)),
+    ("5b", (8, 7, 7, 832)),
     ("5c", (8, 7, 7, 1024)),
-  ):  # fmt: skip
+  ):
     assert seen[f"mixed_{name}"] == want
   gates = {name for name in seen if "gate" in name and "dense" not in name}
   assert len(gates) == (1 + 4 * 9 if gating else 0)

@@ -103,8 +103,9 @@ def test_far_scales_and_close_points_keep_their_digits():
   tiny = variance * 1e-12
   np.testing.assert_allclose(ours(mean, tiny), oracle(mean, tiny), rtol=1e-3, atol=1)
   extreme = np.exp(np.where(rng.random((6, 32)) < 0.5, -19.0, 19.0))
-  np.testing.assert_allclose(ours(0 * extreme, extreme), oracle(0 * extreme, extreme), rtol=1e-4,
-                             atol=1e-3)  # fmt: skip
+  np.testing.assert_allclose(
+    ours(0 * extreme, extreme), oracle(0 * extreme, extreme), rtol=1e-4, atol=1e-3
+  )
 
 
 @pytest.mark.parametrize("form", ["diagonal", "reviewed"])

@@ -83,8 +83,10 @@ def test_divergence_by_integration():
 def test_variance_as_one_number():
   v = np.exp(clips()[1][:, 0])
   for kind, want in (
-    ("trace", v.sum(1)), ("mean", v.mean(1)), ("geometric", np.prod(v, axis=1) ** (1 / 6)),
-  ):  # fmt: skip
+    ("trace", v.sum(1)),
+    ("mean", v.mean(1)),
+    ("geometric", np.prod(v, axis=1) ** (1 / 6)),
+  ):
     np.testing.assert_allclose(
       gaussian.log_scalar(jnp.float32(v), kind), np.log(want), rtol=1e-4, atol=1e-5
     )

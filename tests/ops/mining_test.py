@@ -39,9 +39,11 @@ def mine(g, rule, block_size=7, devices=1):
   if devices > 1:
     mesh, rows = parallel.make_mesh(jax.devices()[:devices]), PartitionSpec("data")
     f = jax.shard_map(
-      functools.partial(f, axis_name="data"), mesh=mesh, in_specs=(rows,),
+      functools.partial(f, axis_name="data"),
+      mesh=mesh,
+      in_specs=(rows,),
       out_specs=(rows, PartitionSpec()),
-    )  # fmt: skip
+    )
   return jax.device_get(jax.jit(f, compiler_options=HASTY)(g))
 
 
@@ -88,8 +90,9 @@ def test_top_k_is_each_video_s_own_choice(k, combine):
 def test_absolute_and_none():
   g, apart = videos()
   for rule, want in (
-    (mining.Rule("absolute", 2.0), apart < 2.0), (mining.Rule("none"), np.zeros((N, N), bool)),
-  ):  # fmt: skip
+    (mining.Rule("absolute", 2.0), apart < 2.0),
+    (mining.Rule("none"), np.zeros((N, N), bool)),
+  ):
     t, count = mine(g, rule)
     np.testing.assert_array_equal(positives(rule, apart, t), want)
     assert count == want.sum()
@@ -140,13 +143,17 @@ def test_one_video_has_no_other():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"kind": "best"}, "mining is 'best'"), ({"combine": "all"}, "union, mutual"),
-    ({"form": "full"}, "diagonal, reviewed"), ({"value": 0.0}, r"\(0, 1\]"),
-    ({"value": 5.0}, r"\(0, 1\]"), ({"kind": "top_k", "value": 1.5}, "a number of neighbours"),
-    ({"kind": "top_k", "value": 0}, "1 or more"), ({"weight": -1.0}, "must not be negative"),
+    ({"kind": "best"}, "mining is 'best'"),
+    ({"combine": "all"}, "union, mutual"),
+    ({"form": "full"}, "diagonal, reviewed"),
+    ({"value": 0.0}, r"\(0, 1\]"),
+    ({"value": 5.0}, r"\(0, 1\]"),
+    ({"kind": "top_k", "value": 1.5}, "a number of neighbours"),
+    ({"kind": "top_k", "value": 0}, "1 or more"),
+    ({"weight": -1.0}, "must not be negative"),
     ({"kind": "absolute", "value": 0.0}, "above 0"),
   ],
-)  # fmt: skip
+)
 def test_impossible_rules_are_named(values, message):
   with pytest.raises(UserError, match=message):
     mining.Rule(**values)

@@ -111,9 +111,11 @@ def main():
       e.evaluate()
       places = sorted(e.activity_index.items())
       out[name] = {
-        "tious": tious, "ap": {label: e.ap[:, i].tolist() for label, i in places},
-        "mean": e.mAP.tolist(), "average": float(e.average_mAP),
-      }  # fmt: skip
+        "tious": tious,
+        "ap": {label: e.ap[:, i].tolist() for label, i in places},
+        "mean": e.mAP.tolist(),
+        "average": float(e.average_mAP),
+      }
   text = json.dumps(out, separators=(",", ":")).replace('},"', '},\n"')
   (FOLDER / "activitynet.json").write_text(text + "\n")
 

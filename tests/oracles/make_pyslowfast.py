@@ -50,8 +50,13 @@ def load(root):
   stub("slowfast.models", root / "models")
   stub("slowfast.utils", root / "utils")
   stub("slowfast.utils.logging", get_logger=lambda _: logger)
-  stub("slowfast.utils.distributed", get_world_size=lambda: 1, get_local_size=lambda: 1,
-       get_rank=lambda: 0, get_local_rank=lambda: 0)  # fmt: skip
+  stub(
+    "slowfast.utils.distributed",
+    get_world_size=lambda: 1,
+    get_local_size=lambda: 1,
+    get_rank=lambda: 0,
+    get_local_rank=lambda: 0,
+  )
   builders = dict.fromkeys(("MViT", "ResNet", "SlowFast", "X3D"), Backbone)
   stub("slowfast.models.video_model_builder", **builders)
   stub("slowfast.models.build", MODEL_REGISTRY=Registry())
@@ -76,18 +81,39 @@ class Node(types.SimpleNamespace):
 def config(method, **values):
   """The fields that their code reads, at their defaults but for `values`."""
   contrastive = dict(
-    TYPE=method, T=0.5 if method == "byol" else 0.1, DIM=inputs.DIM, LENGTH=8,
-    QUEUE_LEN=inputs.QUEUE, MOMENTUM=inputs.MOMENTUM, MOMENTUM_ANNEALING=True, KNN_ON=False,
-    MEM_TYPE="1d", INTERP_MEMORY=False, SIMCLR_DIST_ON=False, SEQUENTIAL=False,
-    MOCO_MULTI_VIEW_QUEUE=True, SWAV_QEUE_LEN=0, LOCAL_SHUFFLE_BN=True,
-  )  # fmt: skip
+    TYPE=method,
+    T=0.5 if method == "byol" else 0.1,
+    DIM=inputs.DIM,
+    LENGTH=8,
+    QUEUE_LEN=inputs.QUEUE,
+    MOMENTUM=inputs.MOMENTUM,
+    MOMENTUM_ANNEALING=True,
+    KNN_ON=False,
+    MEM_TYPE="1d",
+    INTERP_MEMORY=False,
+    SIMCLR_DIST_ON=False,
+    SEQUENTIAL=False,
+    MOCO_MULTI_VIEW_QUEUE=True,
+    SWAV_QEUE_LEN=0,
+    LOCAL_SHUFFLE_BN=True,
+  )
   solver = dict(
-    MAX_EPOCH=inputs.EPOCHS, LAYER_DECAY=1.0, ZERO_WD_1D_PARAM=False, OPTIMIZING_METHOD="sgd",
-    BASE_LR=inputs.LR[method], MOMENTUM=0.9, DAMPENING=0.0, NESTEROV=True, LR_POLICY="cosine",
-    WEIGHT_DECAY=inputs.WEIGHT_DECAY, LARS_ON=method != "moco", COSINE_END_LR=0.0,
-    WARMUP_EPOCHS=inputs.WARMUP_EPOCHS, WARMUP_START_LR=inputs.WARMUP_LR,
+    MAX_EPOCH=inputs.EPOCHS,
+    LAYER_DECAY=1.0,
+    ZERO_WD_1D_PARAM=False,
+    OPTIMIZING_METHOD="sgd",
+    BASE_LR=inputs.LR[method],
+    MOMENTUM=0.9,
+    DAMPENING=0.0,
+    NESTEROV=True,
+    LR_POLICY="cosine",
+    WEIGHT_DECAY=inputs.WEIGHT_DECAY,
+    LARS_ON=method != "moco",
+    COSINE_END_LR=0.0,
+    WARMUP_EPOCHS=inputs.WARMUP_EPOCHS,
+    WARMUP_START_LR=inputs.WARMUP_LR,
     COSINE_AFTER_WARMUP=False,
-  )  # fmt: skip
+  )
   for section in (contrastive, solver):
     section.update({k: v for k, v in values.items() if k in section})
   return Node(
@@ -334,9 +360,11 @@ def optimise(optimizer, method):
   model.layer = dense(values["layer"]["kernel"], values["layer"]["bias"])
   model.norm = nn.BatchNorm1d(4)
   named = {
-    ("layer", "kernel"): model.layer.weight, ("layer", "bias"): model.layer.bias,
-    ("norm", "scale"): model.norm.weight, ("norm", "bias"): model.norm.bias,
-  }  # fmt: skip
+    ("layer", "kernel"): model.layer.weight,
+    ("layer", "bias"): model.layer.bias,
+    ("norm", "scale"): model.norm.weight,
+    ("norm", "bias"): model.norm.bias,
+  }
   with torch.no_grad():
     for (module, name), p in named.items():
       p.copy_(turned(tensor(values[module][name])))

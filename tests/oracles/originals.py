@@ -50,8 +50,11 @@ def digest(y):
   y = np.asarray(y, np.float64)
   flat = y.reshape(-1)
   numbers = [*flat[:3], flat[-1], flat.mean(), flat.std(), flat @ np.cos(np.arange(flat.size))]
-  return {"shape": list(y.shape), "max": _short(np.abs(flat).max()),
-          "numbers": [_short(x) for x in numbers]}  # fmt: skip
+  return {
+    "shape": list(y.shape),
+    "max": _short(np.abs(flat).max()),
+    "numbers": [_short(x) for x in numbers],
+  }
 
 
 def _short(x):
@@ -120,8 +123,10 @@ def torchvision(name):
     stages = {**stem, **blocks, "": "avgpool"}
   state = fill(model)
   if name == "s3d":  # its classifier is left out here, as anywhere
-    state |= {"classifier.1.weight": draw("classifier.1.weight", (4, 1024, 1, 1, 1)),
-              "classifier.1.bias": draw("classifier.1.bias", (4,))}  # fmt: skip
+    state |= {
+      "classifier.1.weight": draw("classifier.1.weight", (4, 1024, 1, 1, 1)),
+      "classifier.1.bias": draw("classifier.1.bias", (4,)),
+    }
   seen = watch(model, stages)
   model(torch_clips(x)[:, :, 0] if name == "resnet18" else torch_clips(x))
   if name == "resnet18":
@@ -163,8 +168,13 @@ def load_pyslowfast(root):
   _stub("slowfast.models", root / "models")
   _stub("slowfast.utils", root / "utils")
   _stub("slowfast.utils.logging", get_logger=lambda _: logger)
-  _stub("slowfast.utils.distributed", get_world_size=lambda: 1, get_local_size=lambda: 1,
-        get_rank=lambda: 0, get_local_rank=lambda: 0)  # fmt: skip
+  _stub(
+    "slowfast.utils.distributed",
+    get_world_size=lambda: 1,
+    get_local_size=lambda: 1,
+    get_rank=lambda: 0,
+    get_local_rank=lambda: 0,
+  )
   _stub("slowfast.utils.weight_init_helper", init_weights=lambda *_: None)
   _stub("slowfast.models.build", MODEL_REGISTRY=Node(register=lambda: lambda cls: cls))
   _stub("slowfast.models.reversible_mvit", ReversibleMViT=None)
@@ -192,35 +202,82 @@ def pyslowfast_cfg(arch, depth, kind="", bn=True):
   blocks = BLOCKS[depth]
   layers = {"moco": 3, "byol": 2, "simclr": 3, "swav": 3}.get(kind, 1)
   return {
-    "MODEL": {"ARCH": arch, "NUM_CLASSES": 6 if kind else 4, "DROPOUT_RATE": 0.0,
-              "MODEL_NAME": "ContrastiveModel" if kind else "ResNet", "HEAD_ACT": "none",
-              "LOSS_FUNC": "contrastive_loss", "DETACH_FINAL_FC": False, "FC_INIT_STD": 0.01,
-              "ACT_CHECKPOINT": False},
-    "RESNET": {"DEPTH": depth, "WIDTH_PER_GROUP": 8, "NUM_GROUPS": 1, "STRIDE_1X1": False,
-               "TRANS_FUNC": "bottleneck_transform", "INPLACE_RELU": True,
-               "ZERO_INIT_FINAL_BN": False, "ZERO_INIT_FINAL_CONV": False,
-               "NUM_BLOCK_TEMP_KERNEL": [[n] * paths for n in blocks],
-               "SPATIAL_STRIDES": [[s] * paths for s in (1, 2, 2, 2)],
-               "SPATIAL_DILATIONS": [[1] * paths] * 4},
-    "NONLOCAL": {"LOCATION": [[[]] * paths] * 4, "GROUP": [[1] * paths] * 4,
-                 "POOL": [[[[1, 2, 2]] * 2] * paths] * 4, "INSTANTIATION": "dot_product"},
-    "SLOWFAST": {"ALPHA": 4, "BETA_INV": 8, "FUSION_KERNEL_SZ": 7,
-                 "FUSION_CONV_CHANNEL_RATIO": 2},
-    "DATA": {"INPUT_CHANNEL_NUM": [3] * paths, "NUM_FRAMES": 8, "SAMPLING_RATE": 4,
-             "TRAIN_CROP_SIZE": 40, "TEST_CROP_SIZE": 48, "MEAN": [0.45, 0.4, 0.35],
-             "STD": [0.225, 0.25, 0.2], "REVERSE_INPUT_CHANNEL": arch == "c2d",
-             "TRAIN_CROP_NUM_TEMPORAL": 2, "TRAIN_CROP_NUM_SPATIAL": 1},
-    "CONTRASTIVE": {"TYPE": kind, "T": 0.2, "DIM": 6, "LENGTH": 8, "QUEUE_LEN": 24,
-                    "MOMENTUM": 0.98, "MOMENTUM_ANNEALING": True, "KNN_ON": False,
-                    "NUM_MLP_LAYERS": layers, "MLP_DIM": 10, "BN_MLP": bn, "BN_SYNC_MLP": False,
-                    "PREDICTOR_DEPTHS": [2] if kind == "byol" else [], "SWAV_QEUE_LEN": 12,
-                    "MOCO_MULTI_VIEW_QUEUE": True, "SEQUENTIAL": False, "SIMCLR_DIST_ON": False},
+    "MODEL": {
+      "ARCH": arch,
+      "NUM_CLASSES": 6 if kind else 4,
+      "DROPOUT_RATE": 0.0,
+      "MODEL_NAME": "ContrastiveModel" if kind else "ResNet",
+      "HEAD_ACT": "none",
+      "LOSS_FUNC": "contrastive_loss",
+      "DETACH_FINAL_FC": False,
+      "FC_INIT_STD": 0.01,
+      "ACT_CHECKPOINT": False,
+    },
+    "RESNET": {
+      "DEPTH": depth,
+      "WIDTH_PER_GROUP": 8,
+      "NUM_GROUPS": 1,
+      "STRIDE_1X1": False,
+      "TRANS_FUNC": "bottleneck_transform",
+      "INPLACE_RELU": True,
+      "ZERO_INIT_FINAL_BN": False,
+      "ZERO_INIT_FINAL_CONV": False,
+      "NUM_BLOCK_TEMP_KERNEL": [[n] * paths for n in blocks],
+      "SPATIAL_STRIDES": [[s] * paths for s in (1, 2, 2, 2)],
+      "SPATIAL_DILATIONS": [[1] * paths] * 4,
+    },
+    "NONLOCAL": {
+      "LOCATION": [[[]] * paths] * 4,
+      "GROUP": [[1] * paths] * 4,
+      "POOL": [[[[1, 2, 2]] * 2] * paths] * 4,
+      "INSTANTIATION": "dot_product",
+    },
+    "SLOWFAST": {"ALPHA": 4, "BETA_INV": 8, "FUSION_KERNEL_SZ": 7, "FUSION_CONV_CHANNEL_RATIO": 2},
+    "DATA": {
+      "INPUT_CHANNEL_NUM": [3] * paths,
+      "NUM_FRAMES": 8,
+      "SAMPLING_RATE": 4,
+      "TRAIN_CROP_SIZE": 40,
+      "TEST_CROP_SIZE": 48,
+      "MEAN": [0.45, 0.4, 0.35],
+      "STD": [0.225, 0.25, 0.2],
+      "REVERSE_INPUT_CHANNEL": arch == "c2d",
+      "TRAIN_CROP_NUM_TEMPORAL": 2,
+      "TRAIN_CROP_NUM_SPATIAL": 1,
+    },
+    "CONTRASTIVE": {
+      "TYPE": kind,
+      "T": 0.2,
+      "DIM": 6,
+      "LENGTH": 8,
+      "QUEUE_LEN": 24,
+      "MOMENTUM": 0.98,
+      "MOMENTUM_ANNEALING": True,
+      "KNN_ON": False,
+      "NUM_MLP_LAYERS": layers,
+      "MLP_DIM": 10,
+      "BN_MLP": bn,
+      "BN_SYNC_MLP": False,
+      "PREDICTOR_DEPTHS": [2] if kind == "byol" else [],
+      "SWAV_QEUE_LEN": 12,
+      "MOCO_MULTI_VIEW_QUEUE": True,
+      "SEQUENTIAL": False,
+      "SIMCLR_DIST_ON": False,
+    },
     "BN": {"NORM_TYPE": "batchnorm", "NUM_SYNC_DEVICES": 1, "GLOBAL_SYNC": False},
-    "SOLVER": {"LARS_ON": kind not in ("", "moco"), "OPTIMIZING_METHOD": "sgd", "BASE_LR": 0.6,
-               "MAX_EPOCH": 200},
-    "DETECTION": {"ENABLE": False}, "MULTIGRID": {"SHORT_CYCLE": True}, "TASK": "",
-    "TRAIN": {"BATCH_SIZE": 8}, "NUM_GPUS": 1, "NUM_SHARDS": 1,
-  }  # fmt: skip
+    "SOLVER": {
+      "LARS_ON": kind not in ("", "moco"),
+      "OPTIMIZING_METHOD": "sgd",
+      "BASE_LR": 0.6,
+      "MAX_EPOCH": 200,
+    },
+    "DETECTION": {"ENABLE": False},
+    "MULTIGRID": {"SHORT_CYCLE": True},
+    "TASK": "",
+    "TRAIN": {"BATCH_SIZE": 8},
+    "NUM_GPUS": 1,
+    "NUM_SHARDS": 1,
+  }
 
 
 def dump(cfg):
@@ -319,17 +376,26 @@ def tf_garden(folder):
 
   resnet_3d.layers = Narrow()
   counts = (3, 4, 6, 3)
-  resnet_3d.RESNET_SPECS[50] = [("bottleneck3d", 64 // eighth * 2**i, n)
-                                for i, n in enumerate(counts)]  # fmt: skip
+  resnet_3d.RESNET_SPECS[50] = [
+    ("bottleneck3d", 64 // eighth * 2**i, n) for i, n in enumerate(counts)
+  ]
   spec = real.InputSpec(shape=[None, None, None, None, 3])
   backbone = resnet_3d.ResNet3D(
-    50, [1] * 4, [(t,) * n for t, n in zip((1, 1, 3, 3), counts, strict=True)], input_specs=spec,
-    stem_conv_temporal_kernel_size=5, stem_conv_temporal_stride=2, stem_pool_temporal_stride=1,
-    norm_momentum=0.9, norm_epsilon=1e-5, use_sync_bn=True,
-  )  # fmt: skip
+    50,
+    [1] * 4,
+    [(t,) * n for t, n in zip((1, 1, 3, 3), counts, strict=True)],
+    input_specs=spec,
+    stem_conv_temporal_kernel_size=5,
+    stem_conv_temporal_stride=2,
+    stem_pool_temporal_stride=1,
+    norm_momentum=0.9,
+    norm_epsilon=1e-5,
+    use_sync_bn=True,
+  )
   norm = Node(use_sync_bn=True, norm_momentum=0.997, norm_epsilon=1e-5, activation="relu")
-  model = video_ssl_model.VideoSSLModel(backbone, False, 16, 3, norm, 8,
-                                        input_specs={"image": spec})  # fmt: skip
+  model = video_ssl_model.VideoSSLModel(
+    backbone, False, 16, 3, norm, 8, input_specs={"image": spec}
+  )
   optimizer = tf_keras.optimizers.legacy.SGD(0.1, momentum=0.9)
 
   def save():
@@ -340,13 +406,19 @@ def tf_garden(folder):
   # The names are the file's: drawn values go in by writing, reading the names, and matching shapes
   # in the order of the graph.
   reader = tf.train.load_checkpoint(save())
-  wanted = {k: draw(k, s) for k, s in reader.get_variable_to_shape_map().items()
-            if "layer_with_weights" in k and "OPTIMIZER" not in k}  # fmt: skip
+  wanted = {
+    k: draw(k, s)
+    for k, s in reader.get_variable_to_shape_map().items()
+    if "layer_with_weights" in k and "OPTIMIZER" not in k
+  }
   _assign(model, backbone, wanted)
   path = save()
   reader = tf.train.load_checkpoint(path)
-  state = {k: reader.get_tensor(k) for k in reader.get_variable_to_shape_map()
-           if k != "_CHECKPOINTABLE_OBJECT_GRAPH"}  # fmt: skip
+  state = {
+    k: reader.get_tensor(k)
+    for k in reader.get_variable_to_shape_map()
+    if k != "_CHECKPOINTABLE_OBJECT_GRAPH"
+  }
   for k, v in wanted.items():
     np.testing.assert_array_equal(state[k], v)
   x = clips(1, 8, 36)

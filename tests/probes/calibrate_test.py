@@ -38,10 +38,13 @@ class _Net(nn.Module):
 def _batches(count=3, n=4, r=2, seed=0):
   rng = np.random.default_rng(seed)
   return [
-    {"clips": (rng.integers(0, 256, (n, r, 2, 3, 3, 1)) * rng.random((n, r, 1, 1, 1, 1)))
-              .astype(np.uint8)}
+    {
+      "clips": (rng.integers(0, 256, (n, r, 2, 3, 3, 1)) * rng.random((n, r, 1, 1, 1, 1))).astype(
+        np.uint8
+      )
+    }
     for _ in range(count)
-  ]  # fmt: skip
+  ]
 
 
 def _init(net):

@@ -102,15 +102,18 @@ class Source:
 
   def eval_batches(self, batch_size, **views):
     for i in range(0, 6, batch_size):
-      yield {"clips": clips(6, 3, 4, 8, 8, 3)[i : i + batch_size], "label": np.zeros(batch_size),
-             "video": np.arange(i, i + batch_size)}  # fmt: skip
+      yield {
+        "clips": clips(6, 3, 4, 8, 8, 3)[i : i + batch_size],
+        "label": np.zeros(batch_size),
+        "video": np.arange(i, i + batch_size),
+      }
 
 
 @pytest.mark.parametrize("name", ["noise", "occlusion", "dropped frames"])
 def test_a_source_s_draws_are_each_video_s_own_whatever_the_batch(name):
-  read = lambda size, seed=0: np.concatenate([
-    b["clips"] for b in corrupt.Corrupted(Source(), name, 0.4, seed).eval_batches(size)
-  ])  # fmt: skip
+  read = lambda size, seed=0: np.concatenate(
+    [b["clips"] for b in corrupt.Corrupted(Source(), name, 0.4, seed).eval_batches(size)]
+  )
   one, three = read(1), read(3)
   np.testing.assert_array_equal(one, three)
   assert (read(3, seed=1) != three).any()

@@ -27,10 +27,14 @@ def test_equal_to_scikit_learn():
     model = make_pipeline(
       StandardScaler(),
       LogisticRegressionCV(
-        Cs=logistic.STRENGTHS, cv=inner, scoring="neg_log_loss", max_iter=2000,
-        use_legacy_attributes=False, l1_ratios=(0,),
+        Cs=logistic.STRENGTHS,
+        cv=inner,
+        scoring="neg_log_loss",
+        max_iter=2000,
+        use_legacy_attributes=False,
+        l1_ratios=(0,),
       ),
-    ).fit(x[fit], y[fit])  # fmt: skip
+    ).fit(x[fit], y[fit])
     right += list(model.predict(x[held]) == y[held])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     one = KNeighborsClassifier(1).fit(unit[fit], y[fit])

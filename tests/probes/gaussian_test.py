@@ -78,9 +78,11 @@ class Source:
     for i in range(0, 10, 5):
       rows = np.arange(i, i + 5)
       yield {
-        "clips": clip[rows], "label": (rows % 2).astype(np.int32), "video": rows.astype(np.int64),
+        "clips": clip[rows],
+        "label": (rows % 2).astype(np.int32),
+        "video": rows.astype(np.int64),
         "offset": np.zeros((5, 3), np.int32),
-      }  # fmt: skip
+      }
 
 
 def test_a_video_is_the_mixture_of_its_views():

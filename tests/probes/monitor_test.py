@@ -37,9 +37,11 @@ class Source:
     for i in range(0, self.num_videos, batch_size):
       rows = np.arange(i, min(i + batch_size, self.num_videos))
       yield {
-        "clips": np.repeat(self.clips[rows], clips, axis=1), "label": self.label[rows],
-        "video": rows.astype(np.int64), "offset": np.zeros((len(rows), clips), np.int32),
-      }  # fmt: skip
+        "clips": np.repeat(self.clips[rows], clips, axis=1),
+        "label": self.label[rows],
+        "video": rows.astype(np.int64),
+        "offset": np.zeros((len(rows), clips), np.int32),
+      }
 
 
 def _config(**values):

@@ -72,10 +72,13 @@ def test_repeating_gives_the_same_numbers(setup):
   config, net, variables, train, test = setup
   times = ("seconds", "clips_per_second")
   first, second = (
-    {k: v for k, v in run.quick(config, net, variables, train, test, progress="").items()
-     if k not in times}
+    {
+      k: v
+      for k, v in run.quick(config, net, variables, train, test, progress="").items()
+      if k not in times
+    }
     for _ in range(2)
-  )  # fmt: skip
+  )
   assert first == second
 
 
@@ -219,8 +222,13 @@ def test_protocol_says_it_all(setup):
   assert found["data"]["train"] == {"name": "train", "videos": 12}
   assert found["data"]["eval"] == {"name": "test", "videos": 6}
   assert found["views"] == {
-    "clips": 2, "crops": 2, "frames": 2, "stride": 2, "resize": 10, "size": 8
-  }  # fmt: skip
+    "clips": 2,
+    "crops": 2,
+    "frames": 2,
+    "stride": 2,
+    "resize": 10,
+    "size": 8,
+  }
   assert found["config_sha256"] == results.config_hash(config)
   assert found["data"]["manifest_sha256"] is None
 

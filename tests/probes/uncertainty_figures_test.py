@@ -66,10 +66,12 @@ def test_curves_of_one_run_and_of_several(tmp_path, runs):
   groups = rows(uncertainty=[1, 2, 3], error=[0.1, 0.1, 0.1], **{"R@1": [0.5, 0.4, 0.2]})
   figures.quantiles(tmp_path / "quantiles.png", dict.fromkeys(names, groups))
   worse = rows(
-    name=["", "blur", "blur", "noise"], strength=[0.0, 0.2, 0.1, 0.3],
-    uncertainty=[1.0, 2.0, 3.0, 4.0], predicted=[0.5, 0.5, 0.5, 0.5],
+    name=["", "blur", "blur", "noise"],
+    strength=[0.0, 0.2, 0.1, 0.3],
+    uncertainty=[1.0, 2.0, 3.0, 4.0],
+    predicted=[0.5, 0.5, 0.5, 0.5],
     **{"R@1": [0.5, 0.1, 0.2, 0.3]},
-  )  # fmt: skip
+  )
   figures.corruption(tmp_path / "corruption.png", dict.fromkeys(names, worse))
   sizes = {x.name: Image.open(x).size for x in tmp_path.iterdir()}
   assert set(sizes) == {"training.png", "quantiles.png", "corruption.png"}

@@ -65,17 +65,27 @@ def test_scores_are_means_and_parts_add_up():
 
 def test_correlations_of_an_analysis():
   row = lambda u, r, **more: {
-    "uncertainty": u, "predicted": 1 - u, "spread": 2 * u, "R@1": r, **more
-  }  # fmt: skip
+    "uncertainty": u,
+    "predicted": 1 - u,
+    "spread": 2 * u,
+    "R@1": r,
+    **more,
+  }
   blur = [row(2.0, 0.5, name="blur", strength=0.1), row(3.0, 0.4, name="blur", strength=0.2)]
   noise = [row(1.5, 0.9, name="noise", strength=0.1), row(0.5, 0.3, name="noise", strength=0.2)]
   clean = row(1.0, 0.8, name="", strength=0.0)
-  got = uncertainty.correlations({
-    "videos": {"hit": [1, 1, 0, 0], "uncertainty": [1, 2, 3, 4], "predicted": [4, 3, 2, 1],
-               "spread": [1, 1, 1, 1]},
-    "training": [row(3, 0.1), row(2, 0.2), row(1, 0.3)],
-    "corruption": [clean, *blur, *noise],
-  })  # fmt: skip
+  got = uncertainty.correlations(
+    {
+      "videos": {
+        "hit": [1, 1, 0, 0],
+        "uncertainty": [1, 2, 3, 4],
+        "predicted": [4, 3, 2, 1],
+        "spread": [1, 1, 1, 1],
+      },
+      "training": [row(3, 0.1), row(2, 0.2), row(1, 0.3)],
+      "corruption": [clean, *blur, *noise],
+    }
+  )
   assert got["videos"]["rho"] < 0 < got["videos, predicted"]["rho"]
   assert got["videos, spread"]["rho"] is None
   assert got["training"] == {"rho": -1, "p": None, "n": 3}  # one after the other: no p
@@ -91,10 +101,12 @@ def test_correlations_of_an_analysis():
 @pytest.mark.parametrize(
   ("rho", "p", "said"),
   [
-    (-0.4, 0.01, "negative correlation appears"), (0.4, 0.01, "POSITIVE"),
-    (-0.4, 0.2, "no correlation"), (None, None, "cannot be told from 9 points"),
+    (-0.4, 0.01, "negative correlation appears"),
+    (0.4, 0.01, "POSITIVE"),
+    (-0.4, 0.2, "no correlation"),
+    (None, None, "cannot be told from 9 points"),
     (-0.4, None, "Spearman -0.40 (9 points"),
   ],
-)  # fmt: skip
+)
 def test_verdicts(rho, p, said):
   assert uncertainty.verdict({"rho": rho, "p": p, "n": 9}).startswith(said)

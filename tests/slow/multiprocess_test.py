@@ -28,27 +28,42 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
   # Plain SGD in small steps: at this size gradients are steep, and larger ones amplify rounding.
   # A bias before batch norm has rounding for a gradient, and nothing else.
   settings = {
-    "steps": 4, "probe.run": True, "save.every": 2, "optim.name": "sgd", "optim.lr": 1e-5,
-    "optim.warmup_epochs": 1.0, "head.out_bn": False,
-  }  # fmt: skip
+    "steps": 4,
+    "probe.run": True,
+    "save.every": 2,
+    "optim.name": "sgd",
+    "optim.lr": 1e-5,
+    "optim.warmup_epochs": 1.0,
+    "head.out_bn": False,
+  }
   one, two = tmp_path / "one", tmp_path / "two"
   done = subprocess.run(
-    resume_test.command(one, **settings), cwd=small.ROOT, env=_environment(8), text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False,
-  )  # fmt: skip
+    resume_test.command(one, **settings),
+    cwd=small.ROOT,
+    env=_environment(8),
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    timeout=900,
+    check=False,
+  )
   assert done.returncode == 0, done.stdout
   address = f"127.0.0.1:{_free_port()}"
   processes = [
     subprocess.Popen(
       resume_test.command(
-        two, **settings,
+        two,
+        **settings,
         **{"distributed.coordinator": address, "distributed.processes": 2, "distributed.index": i},
       ),
-      cwd=small.ROOT, env=_environment(4), text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+      cwd=small.ROOT,
+      env=_environment(4),
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
     )
     for i in range(2)
-  ]  # fmt: skip
+  ]
   outputs = [p.communicate(timeout=900)[0] for p in processes]
   assert [p.returncode for p in processes] == [0, 0], outputs[0] + outputs[1]
   assert outputs[0].count("RESULT ") == 1

@@ -31,16 +31,26 @@ METHODS = {
 def command(workdir, method="cvrl", **values):
   values = {"steps": STEPS, "save.every": 5, "log_every": 1, "probe.run": False, **values}
   return [
-    sys.executable, "-m", "vssl_jax.main", f"--config=configs/{method}.py:demo",
-    f"--workdir={workdir}", *small.flags(**values),
-  ]  # fmt: skip
+    sys.executable,
+    "-m",
+    "vssl_jax.main",
+    f"--config=configs/{method}.py:demo",
+    f"--workdir={workdir}",
+    *small.flags(**values),
+  ]
 
 
 def run(workdir, method="cvrl", **values):
   return subprocess.run(
-    command(workdir, method, **values), cwd=small.ROOT, env=environment(), text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False,
-  )  # fmt: skip
+    command(workdir, method, **values),
+    cwd=small.ROOT,
+    env=environment(),
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    timeout=600,
+    check=False,
+  )
 
 
 def environment():
@@ -65,9 +75,13 @@ def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path, method):
   kills = 0
   for _ in range(times):
     process = subprocess.Popen(
-      command(cut, method, **values), cwd=small.ROOT, env=environment(), stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+      command(cut, method, **values),
+      cwd=small.ROOT,
+      env=environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
     wanted = rng.randrange(11, 30)  # further steps; the first save is complete after ten
     for line in process.stdout:
       wanted -= line.startswith("step ")
@@ -90,9 +104,13 @@ def test_sigkill_at_random_moments_then_resume_is_bit_exact(tmp_path, method):
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_143(tmp_path):
   process = subprocess.Popen(
-    command(tmp_path, **{"save.every": 0, "steps": 100_000}), cwd=small.ROOT, env=environment(),
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )  # fmt: skip
+    command(tmp_path, **{"save.every": 0, "steps": 100_000}),
+    cwd=small.ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
   for line in process.stdout:
     if line.startswith("step 3/"):
       process.send_signal(signal.SIGTERM)

@@ -61,8 +61,12 @@ def test_a_contrastive_model_is_a_run(tmp_path):
   state = stages.state_of(case)
   state["backbone.s1.pathway0_stem.bn.num_batches_tracked"] = np.int64(3) * np.ones((), np.int64)
   tensors = {f"module.{k}": torch.from_numpy(np.asarray(v)) for k, v in state.items()}
-  checkpoint = {"epoch": 3, "model_state": tensors, "optimizer_state": {"state": {}},
-                "cfg": yaml.safe_dump(case["cfg"])}  # fmt: skip
+  checkpoint = {
+    "epoch": 3,
+    "model_state": tensors,
+    "optimizer_state": {"state": {}},
+    "cfg": yaml.safe_dump(case["cfg"]),
+  }
   torch.save(checkpoint, tmp_path / "x.pyth")
   command = [f"--from={tmp_path / 'x.pyth'}", "--format=pyslowfast", f"--to={tmp_path / 'run'}"]
   assert convert.main(command) == 0

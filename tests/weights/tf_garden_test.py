@@ -68,8 +68,10 @@ def test_the_encoder_alone():
   assert f"model/layer_with_weights-7/kernel{SUFFIX}" in found.left_out
   # Linear evaluation: a classifier on the backbone.
   probe = {k: v for k, v in state.items() if not k.startswith("model/")}
-  probe |= {f"model/layer_with_weights-1/{k}{SUFFIX}": np.zeros(s, np.float32)
-            for k, s in (("kernel", (256, 400)), ("bias", (400,)))}  # fmt: skip
+  probe |= {
+    f"model/layer_with_weights-1/{k}{SUFFIX}": np.zeros(s, np.float32)
+    for k, s in (("kernel", (256, 400)), ("bias", (400,)))
+  }
   found = tf_garden.read(probe, "x")
   assert found.whole is None
   assert f"model/layer_with_weights-1/kernel{SUFFIX}" in found.left_out

@@ -35,20 +35,23 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
     split: its name.
     encoder_sha256: `report.tree_hash` of the encoder's variables.
   """
-  return results.plain({
-    "format": _FORMAT,
-    "label_names_sha256": names_hash(source.label_names),
-    "encoder_sha256": encoder_sha256,
-    "encoder": json.loads(config.encoder.to_json()),
-    "videos": getattr(source, "fingerprint", ""),
-    "split": split,
-    "views": {k: config.data.eval[k] for k in run.VIEWS},
-    "mean": config.augment.mean,
-    "std": config.augment.std,
-    "layer": "global average pooling",
-    "kept": "mean over views",
-    "bn_mode": run.BN_MODE,
-  }, results.EXACT)  # fmt: skip
+  return results.plain(
+    {
+      "format": _FORMAT,
+      "label_names_sha256": names_hash(source.label_names),
+      "encoder_sha256": encoder_sha256,
+      "encoder": json.loads(config.encoder.to_json()),
+      "videos": getattr(source, "fingerprint", ""),
+      "split": split,
+      "views": {k: config.data.eval[k] for k in run.VIEWS},
+      "mean": config.augment.mean,
+      "std": config.augment.std,
+      "layer": "global average pooling",
+      "kept": "mean over views",
+      "bn_mode": run.BN_MODE,
+    },
+    results.EXACT,
+  )
 
 
 def extract(

@@ -74,12 +74,22 @@ def draw(
   for i, (c, colour) in enumerate(zip(classes, figure_lib.colours(len(classes)), strict=True)):
     own = places[label == c]
     axis.scatter(
-      *own.T, s=22, color=colour, marker=_MARKS[i % len(_MARKS)], linewidths=0.3,
-      edgecolors="white", label=figure_lib.short(label_names[c]),
-    )  # fmt: skip
+      *own.T,
+      s=22,
+      color=colour,
+      marker=_MARKS[i % len(_MARKS)],
+      linewidths=0.3,
+      edgecolors="white",
+      label=figure_lib.short(label_names[c]),
+    )
     if not listed and len(classes) <= _NAMED:
-      axis.text(*np.median(own, axis=0), figure_lib.short(label_names[c], 14), fontsize=6,
-                ha="center", parse_math=False)  # fmt: skip
+      axis.text(
+        *np.median(own, axis=0),
+        figure_lib.short(label_names[c], 14),
+        fontsize=6,
+        ha="center",
+        parse_math=False,
+      )
   axis.set_xticks([])
   axis.set_yticks([])
   axis.set_title(title, fontsize=10, loc="left")

@@ -47,8 +47,11 @@ def evaluate(
     TooFewVideos: fewer than two classes have k support videos.
   """
   for name, value, least in (
-    ("shots", shots, 1), ("ways", ways, 2), ("queries", per_class, 1), ("episodes", episodes, 2),
-  ):  # fmt: skip
+    ("shots", shots, 1),
+    ("ways", ways, 2),
+    ("queries", per_class, 1),
+    ("episodes", episodes, 2),
+  ):
     if value < least:
       raise UserError(f"--{name}: {value} is too few for few-shot episodes; give {least} or more.")
   bank, queries = _unit(bank), _unit(queries)

@@ -29,7 +29,9 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
   title = name.replace("_", " ")
   confusion.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
   return {
-    "top1": found.top1, "top5": found.top5, "mean_class_top1": found.mean_class,
+    "top1": found.top1,
+    "top5": found.top5,
+    "mean_class_top1": found.mean_class,
     "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),
     "videos": task.labelled,
     "read": task.read,
@@ -37,7 +39,7 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
       zip(task.label_names, found.confusion.sum(axis=1).tolist(), strict=True)
     ),
     "headline": headline(task, found.top1, found.top5),
-  }  # fmt: skip
+  }
 
 
 def _describe_linear(task: Task) -> Result:
@@ -101,9 +103,12 @@ def _run_cross_validation(task: Task) -> Result:
 
 def _describe_retrieval(task: Task) -> Result:
   return {
-    "recalls": retrieval.RECALLS, "similarity": "cosine", "bank": task.config.data.train_split,
-    "queries": task.config.data.eval_split, "gallery": task.options.gallery,
-  }  # fmt: skip
+    "recalls": retrieval.RECALLS,
+    "similarity": "cosine",
+    "bank": task.config.data.train_split,
+    "queries": task.config.data.eval_split,
+    "gallery": task.options.gallery,
+  }
 
 
 def _run_retrieval(task: Task) -> Result:
@@ -144,10 +149,14 @@ def _gallery(task: Task, r1: float) -> None:
 def _describe_few_shot(task: Task) -> Result:
   o = task.options
   return {
-    "shots": o.shots, "ways": o.ways, "queries_a_class": o.queries, "episodes": o.episodes,
-    "support": task.config.data.train_split, "queries": task.config.data.eval_split,
+    "shots": o.shots,
+    "ways": o.ways,
+    "queries_a_class": o.queries,
+    "episodes": o.episodes,
+    "support": task.config.data.train_split,
+    "queries": task.config.data.eval_split,
     "classifier": "nearest class mean of unit features, cosine",
-  }  # fmt: skip
+  }
 
 
 def _check_few_shot(task: Task) -> None:
@@ -160,11 +169,15 @@ def _run_few_shot(task: Task) -> Result:
   o = task.options
   rows = [
     few_shot.evaluate(
-      *task.given, shots=k, ways=o.ways, per_class=o.queries, episodes=o.episodes,
+      *task.given,
+      shots=k,
+      ways=o.ways,
+      per_class=o.queries,
+      episodes=o.episodes,
       seed=task.config.seed,
     )
     for k in o.shots
-  ]  # fmt: skip
+  ]
   headline = {}
   for r in rows:
     name = f"{r['ways']}-way {r['shots']}-shot"

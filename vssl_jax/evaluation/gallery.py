@@ -107,5 +107,6 @@ def _thumbnail(axis: Any, item: Mapping[str, Any]) -> None:
     text += f"\ncosine {item['cosine']:.3f}"
   elif item["name"]:
     text += f"\n{figure_lib.short(item['name'].rsplit('/', 1)[-1].rsplit('.', 1)[0], 25)}"
-  axis.set_xlabel(text, fontsize=7.0, labelpad=3, color="black" if right is None else colour,
-                  parse_math=False)  # fmt: skip
+  axis.set_xlabel(
+    text, fontsize=7.0, labelpad=3, color="black" if right is None else colour, parse_math=False
+  )

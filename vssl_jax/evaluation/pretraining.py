@@ -26,9 +26,13 @@ def told(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
   from_here = info.get("step") != 0 and not (trained.method == "classify" and _frozen(trained))
   d = trained.data
   data = {
-    "source": d.source, "path": d.path, "name": d.name, "split": d.train_split,
-    "fraction": d.fraction, "fingerprint": d.get("fingerprint", ""),
-  }  # fmt: skip
+    "source": d.source,
+    "path": d.path,
+    "name": d.name,
+    "split": d.train_split,
+    "fraction": d.fraction,
+    "fingerprint": d.get("fingerprint", ""),
+  }
   return {
     "method": trained.method,
     "supervised": trained.method == "classify" if from_here else None,

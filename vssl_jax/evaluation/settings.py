@@ -13,14 +13,24 @@ from vssl_jax.errors import UserError
 # Published linear probes; the pre-training config's own (`own`) need not be either.
 LINEAR = {
   "cvrl": {  # Qian et al. 2021, section 4.1, and its code
-    "normalise": True, "lr": 32.0, "batch_size": 1024, "epochs": 100.0, "warmup_epochs": 5.0,
-    "crop_area": (0.3, 1.0), "crop_aspect": (0.5, 2.0), "crop_short": (0.0, 0.0),
+    "normalise": True,
+    "lr": 32.0,
+    "batch_size": 1024,
+    "epochs": 100.0,
+    "warmup_epochs": 5.0,
+    "crop_area": (0.3, 1.0),
+    "crop_aspect": (0.5, 2.0),
+    "crop_short": (0.0, 0.0),
   },
   "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
-    "normalise": False, "lr": 8.0, "batch_size": 512, "epochs": 60.0, "warmup_epochs": 8.0,
+    "normalise": False,
+    "lr": 8.0,
+    "batch_size": 512,
+    "epochs": 60.0,
+    "warmup_epochs": 8.0,
     "crop_short": (0.7, 0.875),
   },
-}  # fmt: skip
+}
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 
@@ -60,8 +70,16 @@ class Options:
 
 
 FROM_CHECKPOINT = (
-  "clips", "crops", "frames", "stride", "resize", "size", "seed", "k", "temperature",
-)  # fmt: skip
+  "clips",
+  "crops",
+  "frames",
+  "stride",
+  "resize",
+  "size",
+  "seed",
+  "k",
+  "temperature",
+)
 HELP = {
   "clips": "test clips a video",
   "crops": "test crops a clip",
@@ -164,10 +182,11 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
     UserError: a number is impossible.
   """
   for name, fits, what in (
-    ("epochs", epochs > 0, "above 0"), ("batch_size", options.batch_size >= 1, "1 or more"),
+    ("epochs", epochs > 0, "above 0"),
+    ("batch_size", options.batch_size >= 1, "1 or more"),
     ("dropout", 0 <= options.dropout < 1, "in [0, 1)"),
     ("label_smoothing", 0 <= options.label_smoothing < 1, "in [0, 1)"),
-  ):  # fmt: skip
+  ):
     if not fits:
       raise UserError(f"--{name}: {getattr(options, name)} is not {what}.")
   c = probing.linear_config(config, classes)
@@ -189,15 +208,28 @@ def told(settings: ConfigDict) -> dict[str, object]:
   d, o, k = settings.data, settings.optim, settings.classify
   return {
     "optimiser": {
-      "name": o.name, "lr": o.lr, "at_batch": o.lr_batch, "momentum": o.momentum,
-      "weight_decay": o.weight_decay, "layer_decay": o.layer_decay,
-      "warmup_epochs": o.warmup_epochs, "schedule": "half-cosine",
+      "name": o.name,
+      "lr": o.lr,
+      "at_batch": o.lr_batch,
+      "momentum": o.momentum,
+      "weight_decay": o.weight_decay,
+      "layer_decay": o.layer_decay,
+      "warmup_epochs": o.warmup_epochs,
+      "schedule": "half-cosine",
     },
-    "batch_size": settings.batch_size, "epochs": settings.epochs, "clips_a_video": d.clips,
-    "frames": d.frames, "stride": d.stride, "size": d.size,
-    "crop_area": d.crop.area, "crop_aspect": d.crop.aspect, "crop_short": d.crop.short,
+    "batch_size": settings.batch_size,
+    "epochs": settings.epochs,
+    "clips_a_video": d.clips,
+    "frames": d.frames,
+    "stride": d.stride,
+    "size": d.size,
+    "crop_area": d.crop.area,
+    "crop_aspect": d.crop.aspect,
+    "crop_short": d.crop.short,
     "flip": settings.augment.flip,
-    "normalised_features": k.normalise, "dropout": k.dropout, "label_smoothing": k.label_smoothing,
+    "normalised_features": k.normalise,
+    "dropout": k.dropout,
+    "label_smoothing": k.label_smoothing,
     "encoder": "frozen" if k.frozen else "trained",
     "bn_mode_while_training": "inference, unchanged" if k.frozen else "batch statistics, moving",
-  }  # fmt: skip
+  }

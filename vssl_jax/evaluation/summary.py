@@ -81,9 +81,7 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
   }
   results_lib.write_json(summary, output / "summary.json")
   words = {n: p.words for n, p in PROTOCOLS.items() if any(n in o.found for o in outcomes.values())}
-  text = table.markdown(
-    _title(checkpoint), _lines(first), headlines, words, notes=notes
-  )  # fmt: skip
+  text = table.markdown(_title(checkpoint), _lines(first), headlines, words, notes=notes)
   files.write_atomic(output / "table.md", text.encode())
   return summary
 

@@ -87,9 +87,14 @@ class Task:
 
   def _extract(self, source: probe_run.Cached, split: str) -> features.Features:
     return cache.extract(
-      self.features_folder, self.config, self.variables, source, split, mesh=self.mesh,
+      self.features_folder,
+      self.config,
+      self.variables,
+      source,
+      split,
+      mesh=self.mesh,
       progress=f"features of {split}",
-    )  # fmt: skip
+    )
 
   def facts(self) -> dict[str, Any]:
     """What every result says: data, views, network, checkpoint's hash, feature layer, BN mode."""

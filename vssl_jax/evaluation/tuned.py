@@ -40,9 +40,15 @@ def _run_finetune(task: Task) -> Result:
 def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str) -> Result:
   count = task.train.num_videos if videos is None else len(videos)
   found = probing.classifier(
-    config, task.variables, task.folder, _devices(task.mesh, count), task.train, task.test,
-    name=name, videos=videos,
-  )  # fmt: skip
+    config,
+    task.variables,
+    task.folder,
+    _devices(task.mesh, count),
+    task.train,
+    task.test,
+    name=name,
+    videos=videos,
+  )
   return views_told(found) | {"bn_mode": "inference at test; batch statistics, moving, in training"}
 
 
@@ -103,9 +109,14 @@ def _run_semi(task: Task) -> Result:
     found = _tuned(task, _subset_config(task), bank.video[own], f"semi_supervised_{subset.tag}")
     counts = np.bincount(label, minlength=len(task.label_names))
     rows.append(
-      found | {"labels": subset.group, "subset_file": file.name, "labelled_videos": len(own),
-               "videos_a_class": dict(zip(task.label_names, counts.tolist(), strict=True))}
-    )  # fmt: skip
+      found
+      | {
+        "labels": subset.group,
+        "subset_file": file.name,
+        "labelled_videos": len(own),
+        "videos_a_class": dict(zip(task.label_names, counts.tolist(), strict=True)),
+      }
+    )
   groups = dict.fromkeys(r["labels"] for r in rows)
   top1 = {g: [r["top1"] for r in rows if r["labels"] == g] for g in groups}
   spread = {g: float(np.std(x, ddof=1)) for g, x in top1.items() if len(x) > 1}

@@ -32,9 +32,25 @@ FOLDER = "checkpoints"
 CONFIG = "config.json"
 # What may differ between a run and its continuation: nothing here changes a number.
 # Paths are free since the videos' fingerprint is bound, and epochs since the number of steps is.
-_FREE = ("name", "log_every", "save", "probe", "knn", "distributed", "data.threads",
-         "data.prefetch", "data.eval", "data.path", "data.eval_split", "steps", "epochs",
-         "steps_per_epoch", "checkpoint", "dcc.proposals", "dcc.label_names")  # fmt: skip
+_FREE = (
+  "name",
+  "log_every",
+  "save",
+  "probe",
+  "knn",
+  "distributed",
+  "data.threads",
+  "data.prefetch",
+  "data.eval",
+  "data.path",
+  "data.eval_split",
+  "steps",
+  "epochs",
+  "steps_per_epoch",
+  "checkpoint",
+  "dcc.proposals",
+  "dcc.label_names",
+)
 
 
 @jax.jit

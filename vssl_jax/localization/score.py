@@ -34,8 +34,10 @@ def score(args: argparse.Namespace) -> str:
   found = detection_map(
     truth,
     annotations.read_predictions(args.predictions),
-    tious=scores.TIOUS[args.protocol], subset=subset, strict=not args.lenient,
-  )  # fmt: skip
+    tious=scores.TIOUS[args.protocol],
+    subset=subset,
+    strict=not args.lenient,
+  )
   figures = scores.summary(found, args.protocol)
   lines = [found.table()]
   if found.ignored:

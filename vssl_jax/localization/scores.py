@@ -59,9 +59,12 @@ def predict(
     for i in np.flatnonzero(rows["valid"]):
       video = int(rows["video"][i])
       proposals = propose(
-        rows["cas"][i][rows["mask"][i]], rows["probability"][i], settings=settings,
-        step_seconds=float(rows["seconds"][i]), duration=source.videos[video].duration,
-      )  # fmt: skip
+        rows["cas"][i][rows["mask"][i]],
+        rows["probability"][i],
+        settings=settings,
+        step_seconds=float(rows["seconds"][i]),
+        duration=source.videos[video].duration,
+      )
       chosen = suppress(proposals, threshold=nms, sigma=sigma)
       predictions[source.names[video]] = chosen.predictions(source.label_names)
       labels = rows["labels"][i]

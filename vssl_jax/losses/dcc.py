@@ -255,7 +255,7 @@ def _against(
   actions = jnp.matmul(query, keys.action.reshape(videos * each, dim).T, precision="highest")
   backgrounds = jnp.matmul(
     query, keys.background.reshape(videos * each, dim).T, precision="highest"
-  )  # fmt: skip
+  )
   negative = jnp.logaddexp(log_sum(actions, is_other), log_sum(backgrounds, is_background))
   return log_sum(actions, is_positive), negative
 

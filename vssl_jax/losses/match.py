@@ -31,9 +31,15 @@ AxisName = mining.AxisName
 # ‖·‖² + ε: at coincident points the root has a slope; a distance of 1e-3 counts as none.
 _EPSILON = 1e-6
 STATS = (
-  "positives", "negatives", "soft", "right_positives", "right_negatives", "labelled_positives",
-  "same_positives", "same",
-)  # fmt: skip
+  "positives",
+  "negatives",
+  "soft",
+  "right_positives",
+  "right_negatives",
+  "labelled_positives",
+  "same_positives",
+  "same",
+)
 
 
 class Learned(NamedTuple):

@@ -63,9 +63,12 @@ class Settings:
 
   def __post_init__(self):
     known = {
-      "own": OWN, "distance_on": DISTANCE_ON, "scalar": gaussian.SCALARS, "average": AVERAGE,
+      "own": OWN,
+      "distance_on": DISTANCE_ON,
+      "scalar": gaussian.SCALARS,
+      "average": AVERAGE,
       "kl_on": KL_ON,
-    }  # fmt: skip
+    }
     for name, values in known.items():
       if getattr(self, name) not in values:
         raise UserError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(values)}")

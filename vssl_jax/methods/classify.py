@@ -156,9 +156,13 @@ def build(
   d = config.data
   clip = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
   return Method(
-    init, variables_of, {"clips": clip}, embed=embed, objective=objective,
+    init,
+    variables_of,
+    {"clips": clip},
+    embed=embed,
+    objective=objective,
     evaluate=None if c.frozen else evaluate,
-  )  # fmt: skip
+  )
 
 
 def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

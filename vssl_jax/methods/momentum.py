@@ -73,9 +73,13 @@ def start(params: Params, stats: Any) -> Target:
 
 
 def keys(
-  net: Network, clips: multiclip.Clips, target: Target, batch: Batch, shuffle: bool,
+  net: Network,
+  clips: multiclip.Clips,
+  target: Target,
+  batch: Batch,
+  shuffle: bool,
   mesh: Mesh | None = None,
-) -> tuple[jax.Array, Target]:  # fmt: skip
+) -> tuple[jax.Array, Target]:
   """The target's embeddings of all clips, without gradient and one clip in memory at a time.
 
   Args:
@@ -110,9 +114,14 @@ def _permutation(key: jax.Array, rows: int) -> jax.Array:
 
 
 def follow(
-  config: ConfigDict, fields: ConfigDict, target: Target, params: Params, stats: Any,
-  updates: jax.Array, idle: int = 0,
-) -> Target:  # fmt: skip
+  config: ConfigDict,
+  fields: ConfigDict,
+  target: Target,
+  params: Params,
+  stats: Any,
+  updates: jax.Array,
+  idle: int = 0,
+) -> Target:
   """The target after an update.
 
   Args:

@@ -62,9 +62,14 @@ def mlp(
   """An MLP with the given hidden widths; output, batch norm and type as `config.head` says."""
   h = config.head
   return heads.ProjectionHead(
-    tuple(hidden), h.out, h.bn_momentum, bn_groups=h.bn_groups, bn=h.get("bn", True),
-    out_bn=out_bn, dtype=models.DTYPES[config.encoder.dtype],
-  )  # fmt: skip
+    tuple(hidden),
+    h.out,
+    h.bn_momentum,
+    bn_groups=h.bn_groups,
+    bn=h.get("bn", True),
+    out_bn=out_bn,
+    dtype=models.DTYPES[config.encoder.dtype],
+  )
 
 
 def train(module: nn.Module, params: Params, stats: Stats, x: jax.Array) -> tuple[Any, Stats]:

@@ -85,10 +85,17 @@ def settings(config: ConfigDict) -> Settings:
   try:
     rule = Rule(c.mining, c.threshold, c.combine, c.distance, c.form)
     return Settings(
-      samples=c.samples, own=c.own, distance_on=c.distance_on, scalar=c.scalar,
-      stochastic=c.stochastic, average=c.average, beta=c.beta, kl_on=c.kl_on,
-      block_size=c.block_size, rule=rule,
-    )  # fmt: skip
+      samples=c.samples,
+      own=c.own,
+      distance_on=c.distance_on,
+      scalar=c.scalar,
+      stochastic=c.stochastic,
+      average=c.average,
+      beta=c.beta,
+      kl_on=c.kl_on,
+      block_size=c.block_size,
+      rule=rule,
+    )
   except UserError as e:
     raise UserError(f"config.provico.{e}") from e
 
@@ -159,17 +166,27 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return {"retrieval": gaussian_probe.evaluate(bank, queries)}
 
   return Method(
-    init, encoder_variables, {"clips": clips.spec}, embed=embed, objective=objective,
+    init,
+    encoder_variables,
+    {"clips": clips.spec},
+    embed=embed,
+    objective=objective,
     evaluate=evaluate,
-  )  # fmt: skip
+  )
 
 
 def _network(config: ConfigDict) -> network.Network:
   c, h = config.provico, config.head
   head = GaussianHead(
-    h.out, tuple(h.hidden), c.trace, tuple(c.clamp), h.bn_momentum, h.bn_groups,
-    h.get("bn", True), models.DTYPES[config.encoder.dtype],
-  )  # fmt: skip
+    h.out,
+    tuple(h.hidden),
+    c.trace,
+    tuple(c.clamp),
+    h.bn_momentum,
+    h.bn_groups,
+    h.get("bn", True),
+    models.DTYPES[config.encoder.dtype],
+  )
   return network.Network(models.build_encoder(config.encoder), head)
 
 

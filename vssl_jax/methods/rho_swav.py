@@ -76,9 +76,13 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   c = config.rho_swav
   multiclip.positive(config, c, "temperature", "epsilon")
   for field, least in {
-    "prototypes": 2, "iterations": 0, "codes_from": 0, "queue": 0, "freeze_epochs": 0,
+    "prototypes": 2,
+    "iterations": 0,
+    "codes_from": 0,
+    "queue": 0,
+    "freeze_epochs": 0,
     "queue_start": 0,
-  }.items():  # fmt: skip
+  }.items():
     if c[field] < least:
       raise UserError(f"config.rho_swav.{field} is {c[field]}: it must be at least {least}.")
   net = network.build(config)

@@ -54,7 +54,10 @@ class GaussianHead(nn.Module):
     mean = nn.LayerNorm(dtype=jnp.float32, name="mean_norm")(mean.astype(jnp.float32))
     start = nn.initializers.constant(math.log(self.trace / self.out))
     log_variance = nn.Dense(
-      self.out, dtype=jnp.float32, kernel_init=nn.initializers.zeros, bias_init=start,
+      self.out,
+      dtype=jnp.float32,
+      kernel_init=nn.initializers.zeros,
+      bias_init=start,
       name="log_variance",
-    )(x.astype(jnp.float32))  # fmt: skip
+    )(x.astype(jnp.float32))
     return {"mean": unit(mean), "log_variance": jnp.clip(log_variance, *self.clamp)}

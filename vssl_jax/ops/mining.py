@@ -58,16 +58,17 @@ class Rule:
   def __post_init__(self):
     # Lines begin with the field's name in `config.provico`.
     for name, value, known in (
-      ("mining", self.kind, KINDS), ("combine", self.combine, COMBINE),
+      ("mining", self.kind, KINDS),
+      ("combine", self.combine, COMBINE),
       ("form", self.form, bhattacharyya.FORMS),
-    ):  # fmt: skip
+    ):
       if value not in known:
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(known)}")
     wanted = {
       "quantile": (0 < self.value <= 1, "a share of the pairs in (0, 1]"),
       "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbours, 1 or more"),
       "absolute": (0 < self.value < math.inf, "a distance above 0"),
-    }  # fmt: skip
+    }
     fits, what = wanted.get(self.kind, (True, ""))
     if not fits:
       raise UserError(f"threshold is {self.value}: with mining={self.kind} it is {what}")

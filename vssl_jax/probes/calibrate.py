@@ -85,8 +85,10 @@ def calibrate(
   if total is None:
     raise UserError("no clips to calibrate batch norm on: probe.calibrate must be at least 1")
   mean = {key: x / seen for key, x in total.items()}
-  pooled = {key: np.maximum(x - _mean_squared(mean, key), 0.0) if key[-1] == "var" else x
-            for key, x in mean.items()}  # fmt: skip
+  pooled = {
+    key: np.maximum(x - _mean_squared(mean, key), 0.0) if key[-1] == "var" else x
+    for key, x in mean.items()
+  }
   pooled = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
   return {**variables, "batch_stats": traverse_util.unflatten_dict(pooled)}
 

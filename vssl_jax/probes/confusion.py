@@ -91,8 +91,13 @@ def confusion_png(
   if classes <= _NAMED:
     size = 10 if classes <= _ANNOTATED else 7
     shown = [n if len(n) <= 24 else n[:23] + "…" for n in names]
-    axes.set_xticks(range(classes), shown, rotation=45 if classes <= _ANNOTATED else 90,
-                    ha="right" if classes <= _ANNOTATED else "center", fontsize=size)  # fmt: skip
+    axes.set_xticks(
+      range(classes),
+      shown,
+      rotation=45 if classes <= _ANNOTATED else 90,
+      ha="right" if classes <= _ANNOTATED else "center",
+      fontsize=size,
+    )
     axes.set_yticks(range(classes), shown, fontsize=size)
   if classes <= _ANNOTATED:
     for i, j in np.ndindex(confusion.shape):

@@ -33,9 +33,13 @@ def check(
 
 
 def evaluate(
-  features: np.ndarray, label: np.ndarray, *, groups: Sequence[str] | None = None,
-  folds: int = FOLDS, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
+  features: np.ndarray,
+  label: np.ndarray,
+  *,
+  groups: Sequence[str] | None = None,
+  folds: int = FOLDS,
+  seed: int = 0,
+) -> dict[str, Any]:
   """Logistic regression and nearest neighbours, each fold held out once.
 
   Args:

@@ -66,9 +66,14 @@ class Videos:
 
 
 def extract(
-  apply: features.Apply, variables: features.Variables, source: Any, config: ConfigDict,
-  *, mesh: Mesh | None = None, progress: str = "",
-) -> Videos:  # fmt: skip
+  apply: features.Apply,
+  variables: features.Variables,
+  source: Any,
+  config: ConfigDict,
+  *,
+  mesh: Mesh | None = None,
+  progress: str = "",
+) -> Videos:
   """The Gaussians of a split's videos, from the views that `config.data.eval` describes.
 
   Args:
@@ -80,9 +85,13 @@ def extract(
     progress: text of the progress bar; "" for none.
   """
   found = features.extract(
-    apply, variables, run.eval_batches(source, config),
-    mesh=mesh, progress=progress, total=source.num_videos,
-  )  # fmt: skip
+    apply,
+    variables,
+    run.eval_batches(source, config),
+    mesh=mesh,
+    progress=progress,
+    total=source.num_videos,
+  )
   moments = gaussian.mixture(*np.split(found.features, 2, axis=-1))
   return Videos(*map(np.asarray, moments), found.label, found.video)
 

@@ -109,7 +109,12 @@ def evaluate(
   scarce.require_labels(query_label, "evaluation", "nearest neighbours")
   classes = int(max(np.max(bank_label), query_label.max())) + 1
   scores = weighted_knn(
-    bank, bank_label, np.asarray(queries)[known],
-    classes=classes, k=k, temperature=temperature, chunk=chunk,
-  )  # fmt: skip
+    bank,
+    bank_label,
+    np.asarray(queries)[known],
+    classes=classes,
+    k=k,
+    temperature=temperature,
+    chunk=chunk,
+  )
   return float(np.mean(np.argmax(scores, axis=1) == query_label[known]))

@@ -77,10 +77,16 @@ def by_quantile(
   rows = []
   for part in np.array_split(np.argsort(uncertainty, kind="stable"), groups):
     u, rate = uncertainty[part], float(hit[part].mean())
-    rows.append({
-      "videos": len(part), "uncertainty": float(u.mean()), "from": float(u[0]), "to": float(u[-1]),
-      "R@1": rate, "error": float(np.sqrt(rate * (1 - rate) / len(part))),
-    })  # fmt: skip
+    rows.append(
+      {
+        "videos": len(part),
+        "uncertainty": float(u.mean()),
+        "from": float(u[0]),
+        "to": float(u[-1]),
+        "R@1": rate,
+        "error": float(np.sqrt(rate * (1 - rate) / len(part))),
+      }
+    )
   return rows
 
 

@@ -69,8 +69,9 @@ def quantiles(
   for i, (name, rows) in enumerate(runs.items()):
     x = np.arange(len(rows)) + 0.05 * (i - (len(runs) - 1) / 2)
     rate, error = ([100 * r[k] for r in rows] for k in ("R@1", "error"))
-    axis.errorbar(x, rate, error, fmt=_MARKS[i % 6] + "-", color=_RUNS[i % 6], capsize=3,
-                  label=name)  # fmt: skip
+    axis.errorbar(
+      x, rate, error, fmt=_MARKS[i % 6] + "-", color=_RUNS[i % 6], capsize=3, label=name
+    )
   n = len(rows)
   axis.set_xlim(-0.4, n - 0.6)
   ends = {0: "\nmost certain", n - 1: "\nleast certain"}
@@ -118,9 +119,11 @@ def corruption(
 
 
 _STRENGTH = {
-  "blur": "deviation, share of height", "noise": "deviation, share of white",
-  "occlusion": "share of area", "dropped frames": "share of frames",
-}  # fmt: skip
+  "blur": "deviation, share of height",
+  "noise": "deviation, share of white",
+  "occlusion": "share of area",
+  "dropped frames": "share of frames",
+}
 
 
 def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -160,8 +163,16 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
       for axis, item in zip(axes[first:], row[key], strict=False):
         _thumbnail(axis, item, row["anchor"]["label"])
       if not row[key]:
-        axes[first].text(0.5, 0.5, "none", ha="center", va="center", color=GREY, fontsize=9,
-                         transform=axes[first].transAxes)  # fmt: skip
+        axes[first].text(
+          0.5,
+          0.5,
+          "none",
+          ha="center",
+          va="center",
+          color=GREY,
+          fontsize=9,
+          transform=axes[first].transAxes,
+        )
   figure.suptitle(title, fontsize=9, x=0.01, ha="left")
   figure_lib.save(figure, path)
 

@@ -23,8 +23,15 @@ from vssl_jax.weights import converted
 from vssl_jax.weights.table import TORCH, Ledger, Tensors, Variables, write
 
 METHODS = {"moco": "rho_moco", "byol": "rho_byol", "simclr": "rho_simclr", "swav": "rho_swav"}
-BESIDE_ENCODER = ("backbone.head.*", "backbone_hist.*", "queue_x", "ptr", "iter",
-                  "swav_prototypes.weight", "queue_swav")  # fmt: skip
+BESIDE_ENCODER = (
+  "backbone.head.*",
+  "backbone_hist.*",
+  "queue_x",
+  "ptr",
+  "iter",
+  "swav_prototypes.weight",
+  "queue_swav",
+)
 # BYOL registers a queue that it never reads, and its momentum network a predictor.
 UNUSED = {"byol": ("queue_x", "ptr", "backbone_hist.head.predictors.*")}
 PROJECTION, PREDICTOR = "head.projection", "head.predictors.0"
@@ -84,8 +91,13 @@ def config(
 def _kind(tensors: Tensors) -> str:
   if any(k.startswith(f"backbone.{PREDICTOR}.") for k in tensors):
     return "byol"
-  return "swav" if "swav_prototypes.weight" in tensors else "moco" if "queue_x" in tensors else (
-    "simclr")  # fmt: skip
+  return (
+    "swav"
+    if "swav_prototypes.weight" in tensors
+    else "moco"
+    if "queue_x" in tensors
+    else ("simclr")
+  )
 
 
 def _mlp(tensors: Tensors, prefix: str, where: str) -> tuple[tuple[int, ...], int, bool]:
@@ -102,9 +114,14 @@ def _optimiser(c: ConfigDict, solver: Mapping[str, Any], kind: str) -> None:
   lars = solver.get("LARS_ON", kind != "moco")
   o = c.optim
   o.name = "lars" if lars else solver.get("OPTIMIZING_METHOD", "sgd")
-  for ours, theirs in (("lr", "BASE_LR"), ("momentum", "MOMENTUM"), ("nesterov", "NESTEROV"),
-                       ("weight_decay", "WEIGHT_DECAY"), ("warmup_epochs", "WARMUP_EPOCHS"),
-                       ("warmup_lr", "WARMUP_START_LR")):  # fmt: skip
+  for ours, theirs in (
+    ("lr", "BASE_LR"),
+    ("momentum", "MOMENTUM"),
+    ("nesterov", "NESTEROV"),
+    ("weight_decay", "WEIGHT_DECAY"),
+    ("warmup_epochs", "WARMUP_EPOCHS"),
+    ("warmup_lr", "WARMUP_START_LR"),
+  ):
     o[ours] = type(o[ours])(solver.get(theirs, o[ours]))
   c.epochs = float(solver.get("MAX_EPOCH", c.epochs))
 
@@ -188,8 +205,10 @@ def to_theirs(
   def parts(params: Any, stats: Any, prefix: str) -> Tensors:
     encoder = {"params": params["encoder"], "batch_stats": stats["encoder"]}
     out = network(encoder, prefix)
-    for part, names in (("head", mlp_names(prefix + PROJECTION, hidden, c.head.bn)),
-                        ("predictor", _predictor_names(c, prefix))):  # fmt: skip
+    for part, names in (
+      ("head", mlp_names(prefix + PROJECTION, hidden, c.head.bn)),
+      ("predictor", _predictor_names(c, prefix)),
+    ):
       if part in params:
         out |= _mlp_to_theirs({"params": params[part], "batch_stats": stats[part]}, names)
     return out
@@ -257,14 +276,20 @@ def cfg(c: ConfigDict) -> dict[str, Any]:
       "have hidden layers of one width."
     )
   out = {
-    "TYPE": kind, "T": own.temperature, "DIM": c.head.out,
+    "TYPE": kind,
+    "T": own.temperature,
+    "DIM": c.head.out,
     "MLP_DIM": max(widths, default=c.head.out),
-    "NUM_MLP_LAYERS": len(c.head.hidden) + 1, "BN_MLP": bool(c.head.bn),
+    "NUM_MLP_LAYERS": len(c.head.hidden) + 1,
+    "BN_MLP": bool(c.head.bn),
     "PREDICTOR_DEPTHS": [len(predictor) + 1] if kind == "byol" else [],
-  }  # fmt: skip
+  }
   if kind in ("moco", "byol"):
-    out |= {"MOMENTUM": own.momentum, "MOMENTUM_ANNEALING": own.anneal,
-            "SEQUENTIAL": own.sequential}  # fmt: skip
+    out |= {
+      "MOMENTUM": own.momentum,
+      "MOMENTUM_ANNEALING": own.anneal,
+      "SEQUENTIAL": own.sequential,
+    }
   if kind == "moco":
     out |= {"QUEUE_LEN": own.queue, "MOCO_MULTI_VIEW_QUEUE": own.enqueue == "all"}
   if kind == "swav":

@@ -37,9 +37,15 @@ ORIGIN = "origin.json"  # of a converted run: the file it came from
 
 
 def read(
-  path: str, format: str, *, arch: str = "", alpha: int = 0, encoder_only: bool = False,
-  encoder: str = "slow", inflate: str = "mean",
-) -> Converted:  # fmt: skip
+  path: str,
+  format: str,
+  *,
+  arch: str = "",
+  alpha: int = 0,
+  encoder_only: bool = False,
+  encoder: str = "slow",
+  inflate: str = "mean",
+) -> Converted:
   """Reads a file of weights.
 
   Args:
@@ -137,9 +143,14 @@ def run(args: argparse.Namespace) -> list[str]:
   if not args.format:
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
   found = read(
-    args.source, args.format, arch=args.arch, alpha=args.alpha,
-    encoder_only=args.encoder_only, encoder=args.encoder or "slow", inflate=args.inflate or "mean",
-  )  # fmt: skip
+    args.source,
+    args.format,
+    arch=args.arch,
+    alpha=args.alpha,
+    encoder_only=args.encoder_only,
+    encoder=args.encoder or "slow",
+    inflate=args.inflate or "mean",
+  )
   save(found, args.to, args.source)
   e, a = found.config.encoder, found.config.augment
   lines = [
@@ -154,9 +165,12 @@ def _refuse_idle(args: argparse.Namespace) -> None:
   """Flags that this conversion would not look at."""
   one = args.to_format or args.format or ""
   for flag, formats in {
-    "arch": ("pyslowfast",), "alpha": ("pyslowfast",), "encoder": ("resnet2d",),
-    "inflate": ("resnet2d",), "encoder_only": ("pyslowfast", "tf_garden"),
-  }.items():  # fmt: skip
+    "arch": ("pyslowfast",),
+    "alpha": ("pyslowfast",),
+    "encoder": ("resnet2d",),
+    "inflate": ("resnet2d",),
+    "encoder_only": ("pyslowfast", "tf_garden"),
+  }.items():
     given = getattr(args, flag)
     reads = one in formats and (flag == "encoder_only" or not args.to_format)
     if given and not reads:

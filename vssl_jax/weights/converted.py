@@ -42,9 +42,15 @@ def config(method: str, name: str, encoder: dict[str, Any]) -> ConfigDict:
 
 
 def views(
-  c: ConfigDict, *, frames: int, stride: int, size: int, resize: int, eval_size: int = 0,
+  c: ConfigDict,
+  *,
+  frames: int,
+  stride: int,
+  size: int,
+  resize: int,
+  eval_size: int = 0,
   probe_frames: int = 0,
-) -> None:  # fmt: skip
+) -> None:
   """Sets the clips that the network was trained with, is probed with and evaluated with."""
   c.data.frames, c.data.stride, c.data.size = frames, stride, size
   c.probe.frames, c.probe.stride, c.probe.size = probe_frames or frames, stride, size

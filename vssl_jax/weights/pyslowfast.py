@@ -32,8 +32,13 @@ ALPHA_BY_LATERAL = {7: 4}
 # Of a cfg, what is read here.
 SECTIONS = ("BN", "CONTRASTIVE", "DATA", "MODEL", "RESNET", "SLOWFAST", "SOLVER", "TEST")
 # The supervised classifier, and what PySlowFast's nearest neighbours keep.
-LEFT_OUT = ("*head.projection.weight", "*head.projection.bias", "*.num_batches_tracked",
-            "knn_mem.*", "memory.*")  # fmt: skip
+LEFT_OUT = (
+  "*head.projection.weight",
+  "*head.projection.bias",
+  "*.num_batches_tracked",
+  "knn_mem.*",
+  "memory.*",
+)
 
 
 def encoder_names(name: str, depth: int) -> dict[str, str]:
@@ -59,9 +64,14 @@ def encoder_names(name: str, depth: int) -> dict[str, str]:
 
 
 def read(
-  tensors: Tensors, rest: Mapping[str, Any], where: str, *, arch: str = "", alpha: int = 0,
+  tensors: Tensors,
+  rest: Mapping[str, Any],
+  where: str,
+  *,
+  arch: str = "",
+  alpha: int = 0,
   encoder_only: bool = False,
-) -> Converted:  # fmt: skip
+) -> Converted:
   """A checkpoint of PySlowFast.
 
   Args:
@@ -207,7 +217,7 @@ def _require_known(cfg: Mapping[str, Any], where: str) -> None:
     "RESNET.SPATIAL_DILATIONS": (flat("SPATIAL_DILATIONS"), [1] * len(flat("SPATIAL_DILATIONS"))),
     "RESNET.STRIDE_1X1": ([resnet.get("STRIDE_1X1", False)], [False]),
     "BN.EPSILON": ([cfg.get("BN", {}).get("EPSILON", 1e-5)], [1e-5]),
-  }  # fmt: skip
+  }
   for field, (value, known) in usual.items():
     if value and value != known:
       raise UserError(
@@ -266,8 +276,10 @@ def to_theirs(
   if e.name == "slow" and not e.temporal:
     raise UserError("config.encoder.temporal is False: inflate the network, or train c2d.")
   if e.name == "slowfast" and not e.spread:
-    print("Note: PySlowFast spreads the slow frames from first to last; this network was trained "
-          "with every alpha-th.")  # fmt: skip
+    print(
+      "Note: PySlowFast spreads the slow frames from first to last; this network was trained "
+      "with every alpha-th."
+    )
   names = encoder_names(e.name, e.depth or 50)
 
   def network(variables: Variables, prefix: str) -> Tensors:
@@ -312,6 +324,10 @@ def _cfg(c: ConfigDict) -> dict[str, Any]:
     "TEST": {"NUM_ENSEMBLE_VIEWS": d.eval.clips, "NUM_SPATIAL_CROPS": d.eval.crops},
   }
   if pathways == 2:
-    cfg["SLOWFAST"] = {"ALPHA": e.alpha, "BETA_INV": e.beta, "FUSION_KERNEL_SZ": e.lateral,
-                       "FUSION_CONV_CHANNEL_RATIO": 2}  # fmt: skip
+    cfg["SLOWFAST"] = {
+      "ALPHA": e.alpha,
+      "BETA_INV": e.beta,
+      "FUSION_KERNEL_SZ": e.lateral,
+      "FUSION_CONV_CHANNEL_RATIO": 2,
+    }
   return cfg

@@ -32,8 +32,10 @@ def names(depth: int) -> dict[str, str]:
       ours, theirs = f"res{stage + 1}_{i}", f"layer{stage}.{i}"
       for n, x in enumerate("abc" if bottleneck else "ab", 1):
         out |= {f"{ours}/conv_{x}": f"{theirs}.conv{n}", f"{ours}/norm_{x}": f"{theirs}.bn{n}"}
-      out |= {f"{ours}/conv_shortcut": f"{theirs}.downsample.0",
-              f"{ours}/norm_shortcut": f"{theirs}.downsample.1"}  # fmt: skip
+      out |= {
+        f"{ours}/conv_shortcut": f"{theirs}.downsample.0",
+        f"{ours}/norm_shortcut": f"{theirs}.downsample.1",
+      }
   return out
 
 

@@ -153,8 +153,13 @@ class Ledger:
         infinity; each is named.
     """
     extra = sorted(set(self._tensors) - self._read - self._left)
-    problems = {"missing": self._missing, "extra": extra, "misshapen": self._misshapen,
-                "not floats": self._not_floats, "not finite": self._not_finite}  # fmt: skip
+    problems = {
+      "missing": self._missing,
+      "extra": extra,
+      "misshapen": self._misshapen,
+      "not floats": self._not_floats,
+      "not finite": self._not_finite,
+    }
     told = [f"{what}: {', '.join(which)}" for what, which in problems.items() if which]
     if told:
       raise UserError(f"{self._where} does not fit {fits}: {'; '.join(told)}.")

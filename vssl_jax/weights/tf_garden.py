@@ -25,11 +25,15 @@ from vssl_jax.weights.table import KERAS, Ledger, Tensors
 
 LAYER = "layer_with_weights-"
 BLOCK = {  # ours: theirs (official/vision/modeling/layers/nn_blocks_3d.py)
-  "conv_a": "_temporal_conv", "norm_a": "_norm1",
-  "conv_b": "_spatial_conv", "norm_b": "_norm2",
-  "conv_c": "_expand_conv", "norm_c": "_norm3",
-  "conv_shortcut": "_shortcut_conv", "norm_shortcut": "_norm0",
-}  # fmt: skip
+  "conv_a": "_temporal_conv",
+  "norm_a": "_norm1",
+  "conv_b": "_spatial_conv",
+  "norm_b": "_norm2",
+  "conv_c": "_expand_conv",
+  "norm_c": "_norm3",
+  "conv_shortcut": "_shortcut_conv",
+  "norm_shortcut": "_norm0",
+}
 LEFT_OUT = ("*.OPTIMIZER_SLOT*", "optimizer/*", "global_step*", "save_counter*")
 DEPTH = {sum(blocks): depth for depth, (blocks, bottleneck) in DEPTHS.items() if bottleneck}
 

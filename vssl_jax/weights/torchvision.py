@@ -23,8 +23,12 @@ MIXED = {"3b": 5, "3c": 6, "4b": 8, "4c": 9, "4d": 10, "4e": 11, "4f": 12, "5b":
 def resnet_names(factored: bool) -> dict[str, str]:
   """Modules of `r2plus1d` (factored) or `r3d_torchvision`."""
   if factored:
-    names = {"stem_conv_space": "stem.0", "stem_norm_space": "stem.1",
-             "stem_conv_time": "stem.3", "stem_norm": "stem.4"}  # fmt: skip
+    names = {
+      "stem_conv_space": "stem.0",
+      "stem_norm_space": "stem.1",
+      "stem_conv_time": "stem.3",
+      "stem_norm": "stem.4",
+    }
   else:
     names = {"stem_conv": "stem.0", "stem_norm": "stem.1"}
   for stage, count in enumerate(BLOCKS, 1):
@@ -45,17 +49,24 @@ def resnet_names(factored: bool) -> dict[str, str]:
 
 def s3d_names() -> dict[str, str]:
   """Modules of `s3dg` without gates."""
-  units = {"conv_1a/space": "0.0", "conv_1a/time": "0.1", "conv_2b": "2",
-           "conv_2c/space": "3.0", "conv_2c/time": "3.1"}  # fmt: skip
+  units = {
+    "conv_1a/space": "0.0",
+    "conv_1a/time": "0.1",
+    "conv_2b": "2",
+    "conv_2c/space": "3.0",
+    "conv_2c/time": "3.1",
+  }
   for block, n in MIXED.items():
     units |= {
       f"mixed_{block}/branch_0": f"{n}.branch0",
       f"mixed_{block}/branch_3": f"{n}.branch3.1",
     }
     for b in (1, 2):
-      units |= {f"mixed_{block}/branch_{b}_reduce": f"{n}.branch{b}.0",
-                f"mixed_{block}/branch_{b}/space": f"{n}.branch{b}.1.0",
-                f"mixed_{block}/branch_{b}/time": f"{n}.branch{b}.1.1"}  # fmt: skip
+      units |= {
+        f"mixed_{block}/branch_{b}_reduce": f"{n}.branch{b}.0",
+        f"mixed_{block}/branch_{b}/space": f"{n}.branch{b}.1.0",
+        f"mixed_{block}/branch_{b}/time": f"{n}.branch{b}.1.1",
+      }
   names = {f"{ours}/conv": f"features.{theirs}.0" for ours, theirs in units.items()}
   return names | {f"{ours}/norm": f"features.{theirs}.1" for ours, theirs in units.items()}
 

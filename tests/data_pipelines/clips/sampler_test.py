@@ -195,9 +195,12 @@ def test_starts_spread_at_least_so_far_equal_rejection(clips, most):
   span = np.ptp(tries, axis=1)
   kept = tries[(span >= least) & (span <= (most or m))]
   for statistic in (
-    lambda x: x[:, 0], lambda x: x[:, -1], lambda x: x.min(axis=1), lambda x: np.ptp(x, axis=1),
+    lambda x: x[:, 0],
+    lambda x: x[:, -1],
+    lambda x: x.min(axis=1),
+    lambda x: np.ptp(x, axis=1),
     lambda x: np.median(x, axis=1),
-  ):  # fmt: skip
+  ):
     assert stats.ks_2samp(statistic(drawn), statistic(kept)).pvalue > 1e-3
 
 

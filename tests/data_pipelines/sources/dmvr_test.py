@@ -107,9 +107,17 @@ def test_our_records_in_dmvrs_own_image_pipeline(tmp_path):
   sampler, decoder = builders.SamplerBuilder(), builders.DecoderBuilder()
   preprocessor, postprocessor = builders.PreprocessorBuilder(), builders.PostprocessorBuilder()
   modalities.add_image(
-    parser, sampler, decoder, preprocessor, postprocessor,
-    is_training=False, num_frames=4, stride=2, min_resize=12, crop_size=8,
-  )  # fmt: skip
+    parser,
+    sampler,
+    decoder,
+    preprocessor,
+    postprocessor,
+    is_training=False,
+    num_frames=4,
+    stride=2,
+    min_resize=12,
+    crop_size=8,
+  )
   modalities.add_label(parser, decoder, preprocessor, num_classes=3, one_hot_label=False)
   features = parser.build()(tf.constant(sequence_example.encode(tiny.video(4))))
   for builder in (sampler, decoder, preprocessor):

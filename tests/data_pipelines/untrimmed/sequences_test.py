@@ -153,8 +153,9 @@ def test_folder(tmp_path):
   train, test = load(data), load(data, "test")
   assert (train.num_videos, test.num_videos) == (2, 1)
   assert train.label_names == test.label_names == ("a", "b")
-  want = next(LocalizationSource(data, dataset([6, 9]), split="train", batch_size=2, **ARGS)
-              .train_batches())  # fmt: skip
+  want = next(
+    LocalizationSource(data, dataset([6, 9]), split="train", batch_size=2, **ARGS).train_batches()
+  )
   for k, x in next(load(data, batch_size=2).train_batches()).items():
     np.testing.assert_array_equal(x, want[k])
   with pytest.raises(UserError, match="'valid'"):

@@ -21,11 +21,23 @@ from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet, top_mean
 
 N, T, D, C, V = 8, 20, 6, 3, 16
 TINY = {
-  "dcc.hidden": 8, "dcc.filter": 4, "dcc.dim": 4, "dcc.clusters": 4, "dcc.regions": 2,
-  "dcc.classes": C, "dcc.videos": V, "dcc.labels": 2, "dcc.width": D, "data.frames": T,
-  "batch_size": N, "steps": 10, "dcc.cluster_iterations": 3, "dcc.warmup": 0.0,
-  "dcc.temperature": 0.1, "dcc.cluster_on": "embedding",
-}  # fmt: skip
+  "dcc.hidden": 8,
+  "dcc.filter": 4,
+  "dcc.dim": 4,
+  "dcc.clusters": 4,
+  "dcc.regions": 2,
+  "dcc.classes": C,
+  "dcc.videos": V,
+  "dcc.labels": 2,
+  "dcc.width": D,
+  "data.frames": T,
+  "batch_size": N,
+  "steps": 10,
+  "dcc.cluster_iterations": 3,
+  "dcc.warmup": 0.0,
+  "dcc.temperature": 0.1,
+  "dcc.cluster_on": "embedding",
+}
 
 
 def config(variant="demo", **values):
@@ -202,9 +214,10 @@ def test_bas_net_alone_has_no_memory_and_no_gradient_of_the_projection():
   (loss, (state, metrics)), grads = gradients(config("demo,bas_net"))
   assert "loss_dcc" not in metrics
   np.testing.assert_allclose(
-    loss, metrics["loss_base"] + metrics["loss_suppressed"] + 1e-4 * metrics["loss_sparsity"],
+    loss,
+    metrics["loss_base"] + metrics["loss_suppressed"] + 1e-4 * metrics["loss_sparsity"],
     rtol=1e-5,
-  )  # fmt: skip
+  )
   assert np.all(state.bank.classes == -1)
   assert np.all(grads["projection"]["kernel"] == 0)
   (_, (_, same)), _ = gradients(config())

@@ -18,8 +18,10 @@ def test_files_and_figures(tmp_path, videos, count):
     tmp_path, look, source, source, predictions, batch_size=2, videos=videos, count=count
   )
   assert annotations.read_predictions(tmp_path / timelines_lib.PREDICTIONS).keys() == {
-    "v0", "v1", "v2"
-  }  # fmt: skip
+    "v0",
+    "v1",
+    "v2",
+  }
   timelines = {p.name for p in (tmp_path / timelines_lib.TIMELINES).glob("*.png")}
   want = {2: {"v0.png", "v2.png"}, 1: {"v0.png"}, 0: set(), 9: {"v0.png", "v1.png", "v2.png"}}
   assert timelines == want[videos]

@@ -132,9 +132,13 @@ def test_sharded_batch_is_the_same_computation(monkeypatch):
   mesh = parallel.make_mesh()
   rows = NamedSharding(mesh, P("data"))
   got = _run(
-    jax.device_put(x.astype(np.float32), rows), k, jax.device_put(dy.astype(np.float32), rows),
-    strides, padding, "cpu",
-  )  # fmt: skip
+    jax.device_put(x.astype(np.float32), rows),
+    k,
+    jax.device_put(dy.astype(np.float32), rows),
+    strides,
+    padding,
+    "cpu",
+  )
   _check(got, want)
   each = jax.shard_map(
     jax.grad(lambda k, x: jnp.sum(jnp.square(conv3d(x, k, strides, padding, "cpu")))),

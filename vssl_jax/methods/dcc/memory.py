@@ -67,9 +67,10 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
     out = net.apply({"params": params}, batch["features"], batch["mask"])
     classes, pseudo = pseudo_labels.pseudo_labels(c, out, batch, c.labels)
     return {
-      "x": pseudo_labels.points(c, out, batch), "classes": classes,
+      "x": pseudo_labels.points(c, out, batch),
+      "classes": classes,
       "pseudo": pseudo & (classes >= 0)[:, None, :],
-    }  # fmt: skip
+    }
 
   everywhere = functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
 

@@ -169,17 +169,23 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     sparsity = losses.sparsity(out.attention)
     total = base + suppressed + c.sparsity * sparsity
     metrics = {
-      "loss_base": base, "loss_suppressed": suppressed, "loss_sparsity": sparsity,
+      "loss_base": base,
+      "loss_suppressed": suppressed,
+      "loss_sparsity": sparsity,
       "attention": sparsity / jnp.mean(jnp.sum(mask, axis=1)),
       "accuracy": _accuracy(scores[SUPPRESSED], labels),
-    }  # fmt: skip
+    }
     if contrasts:
       fresh, trust = pseudo_labels.regions(c, out, batch, state)
       video = batch["video"]
       value, seen = parts.contrast(
-        fresh, state.bank, video,
-        temperature=c.temperature, scope=c.contrast, keys_learn=c.keys_learn,
-      )  # fmt: skip
+        fresh,
+        state.bank,
+        video,
+        temperature=c.temperature,
+        scope=c.contrast,
+        keys_learn=c.keys_learn,
+      )
       weight = beta(config, step)
       total = total + weight * value
       if c.contrast == "bank":
@@ -212,9 +218,15 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     found = functools.partial(activate, params)
     predictions, _ = scores_lib.predict(found, test, **options)
     return report.write(
-      folder, inference.look(config, params, state), train, test, predictions,
-      batch_size=options["batch_size"], videos=c.timelines, count=c.snippets,
-    )  # fmt: skip
+      folder,
+      inference.look(config, params, state),
+      train,
+      test,
+      predictions,
+      batch_size=options["batch_size"],
+      videos=c.timelines,
+      count=c.snippets,
+    )
 
   whole = PartitionSpec()
   splits = mesh is not None and c.contrast == "bank" and c.videos % mesh.size == 0
@@ -275,11 +287,14 @@ def _batch_spec(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 def _check(config: ConfigDict) -> None:
   c = config.dcc
   for field, known in {
-    "contrast": ("none", *parts.SCOPES), "cluster_scope": ("video", "dataset"),
-    "pseudo": (*pseudo_labels.BRANCHES, pseudo_labels.ANNOTATED), "embedding": tuple(pseudo_labels.BRANCHES),
+    "contrast": ("none", *parts.SCOPES),
+    "cluster_scope": ("video", "dataset"),
+    "pseudo": (*pseudo_labels.BRANCHES, pseudo_labels.ANNOTATED),
+    "embedding": tuple(pseudo_labels.BRANCHES),
     "cluster_on": pseudo_labels.SPACES,
-    "dtype": tuple(DTYPES), "protocol": tuple(scores_lib.TIOUS),
-  }.items():  # fmt: skip
+    "dtype": tuple(DTYPES),
+    "protocol": tuple(scores_lib.TIOUS),
+  }.items():
     if c[field] not in known:
       raise UserError(f"config.dcc.{field} is {c[field]!r}: choose one of {', '.join(known)}.")
   if c.pseudo == pseudo_labels.ANNOTATED and not config.data.localization.truth:
@@ -300,8 +315,9 @@ def _check(config: ConfigDict) -> None:
   inference.options(config)
   steps = config.data.frames
   for field, applies in {
-    "regions": c.contrast != "none", "clusters": pseudo_labels.clusters_videos(c)
-  }.items():  # fmt: skip
+    "regions": c.contrast != "none",
+    "clusters": pseudo_labels.clusters_videos(c),
+  }.items():
     if applies and c[field] > steps:
       raise UserError(
         f"config.dcc.{field} is {c[field]}: a video has config.data.frames = {steps} steps."

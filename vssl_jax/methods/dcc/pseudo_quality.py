@@ -30,8 +30,9 @@ class PseudoQuality:
     """Counts one video."""
     actual = seen.truth[:, seen.classes]
     for side, chosen, right in (
-      ("action", seen.pseudo, actual), ("background", ~seen.pseudo, ~actual)
-    ):  # fmt: skip
+      ("action", seen.pseudo, actual),
+      ("background", ~seen.pseudo, ~actual),
+    ):
       self._true[side] += right.sum()
       weights = [np.ones(chosen.shape)]
       if seen.trust is None:
