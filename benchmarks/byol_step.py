@@ -29,8 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 import rho_setup
 
-from vssl_jax import augment, methods, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, methods, parallel
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 RECIPE = "configs/contrastive_ssl/BYOL_SlowR50_8x8.yaml"
 CLIPS = 2

@@ -28,8 +28,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from configs import dcc as recipes
-from vssl_jax import methods, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import methods, parallel
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 VIDEOS, CLASSES = 200, 20
 OURS = {

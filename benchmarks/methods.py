@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import rho_setup
 
-from vssl_jax import methods, optim, parallel, recipes
-from vssl_jax import step as step_lib
+from vssl_jax import methods, parallel, recipes
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 ROWS = {
   "CVRL": ("cvrl", {}),

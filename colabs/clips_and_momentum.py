@@ -75,12 +75,12 @@ from absl import logging
 from configs import rho_byol, rho_moco, rho_simclr
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
-from vssl_jax import figure, methods, models, parallel, probing, train
-from vssl_jax.io import writers
+from vssl_jax import figure, methods, models, parallel, probing
 from vssl_jax.methods.base import value_and_grad
 from vssl_jax.models import cost
 from vssl_jax.ops import ema
 from vssl_jax.probes import run as protocols
+from vssl_jax.training import loop, metrics_log
 
 logging.set_verbosity(logging.ERROR)
 RUN = pathlib.Path("runs/colab_clips_and_momentum")
@@ -223,12 +223,12 @@ def run(config) -> dict:
   config = methods.resolve(config, source)
   method = methods.load(config.method).build(config, mesh)
   with contextlib.redirect_stdout(io.StringIO()):
-    result = train.train(config, RUN / config.name, source, method, mesh, tensorboard=False)
+    result = loop.train(config, RUN / config.name, source, method, mesh, tensorboard=False)
   variables = jax.device_get(method.encoder(result.state.params, result.state.method))
   scores = probe(config, variables)
   told = "  ".join(f"{k} {v:4.1f}" for k, v in scores.items())
   print(f"{config.name:22} {result.seconds:3.0f} s   {told}", flush=True)
-  return {"scores": scores, "log": writers.read(RUN / config.name), "state": result.state}
+  return {"scores": scores, "log": metrics_log.read(RUN / config.name), "state": result.state}
 
 
 # %%

@@ -63,8 +63,7 @@ import PIL.Image
 from absl import logging
 
 from configs import dcc as recipe
-from vssl_jax import methods, parallel, probing, train
-from vssl_jax.io import writers
+from vssl_jax import methods, parallel, probing
 from vssl_jax.localization import annotations, observe, timelines
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.losses import dcc
@@ -73,6 +72,7 @@ from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
+from vssl_jax.training import loop, metrics_log
 
 logging.set_verbosity(logging.ERROR)
 jax.config.update("jax_disable_most_optimizations", FAST)
@@ -177,7 +177,7 @@ plt.show()
 # Both branches see the same video, but the second is told that no background is there. An attention
 # that removes the background helps to satisfy both.
 #
-# The next cell trains it with `vssl_jax.train`, one run for each of a few seeds.
+# The next cell trains it with `vssl_jax.training.loop`, one run for each of a few seeds.
 
 
 # %%
@@ -188,7 +188,7 @@ def learn(variant, seed):
   config = methods.resolve(config, source)
   method = methods.load("dcc").build(config)
   with contextlib.redirect_stdout(io.StringIO()):
-    run = train.train(
+    run = loop.train(
       config, RUNS / variant / str(seed), source, method, parallel.make_mesh(), tensorboard=False
     )
   scores = method.evaluate(run.state.params, run.state.method, source, test_split)
@@ -607,7 +607,7 @@ look_at["DCC"] = functools.partial(look, runs["demo", 0][0])
 KINDS = {"demo,bas_net": ("BaS-Net", "C0"), "demo": ("DCC", "C3")}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for variant, (title, colour) in KINDS.items():
-  log = writers.read(RUNS / variant / "0")
+  log = metrics_log.read(RUNS / variant / "0")
   both = [row["loss_base"] + row["loss_suppressed"] for row in log]
   left.plot([row["step"] for row in log], both, color=colour, label=title)
 for field, unit_, colour, title in (

@@ -64,8 +64,7 @@ from absl import logging
 from IPython.display import Image
 
 from configs import provico as recipe
-from vssl_jax import figure, methods, models, parallel, probing, train
-from vssl_jax.io import writers
+from vssl_jax import figure, methods, models, parallel, probing
 from vssl_jax.losses import match
 from vssl_jax.losses.provico import Settings
 from vssl_jax.methods import provico
@@ -74,6 +73,7 @@ from vssl_jax.ops.mining import Rule
 from vssl_jax.probes import gaussian as videos_lib
 from vssl_jax.probes import mined, uncertainty, uncertainty_figures
 from vssl_jax.probes import run as protocols
+from vssl_jax.training import loop, metrics_log
 from vssl_jax.uncertainty import Frames
 
 logging.set_verbosity(logging.ERROR)
@@ -502,7 +502,7 @@ def run(name: str, beta: float) -> dict:
   config = methods.resolve(config, source)
   method = provico.build(config, mesh)
   with contextlib.redirect_stdout(io.StringIO()):
-    result = train.train(config, RUN / name, source, method, mesh, tensorboard=False)
+    result = loop.train(config, RUN / name, source, method, mesh, tensorboard=False)
   state = jax.device_get((result.state.params, result.state.method))
   apply, variables = provico.clip_gaussians(config), provico.network_variables(*state)
   bank, queries = (videos_lib.extract(apply, variables, x, config, mesh=mesh) for x in splits)
@@ -515,7 +515,7 @@ def run(name: str, beta: float) -> dict:
     "bank": bank,
     "queries": queries,
     "scores": scores,
-    "rows": writers.read(RUN / name),
+    "rows": metrics_log.read(RUN / name),
   }
 
 

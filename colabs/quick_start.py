@@ -66,7 +66,7 @@ from data_pipelines.digits import render
 from data_pipelines.prepare import prepare
 from data_pipelines.records import manifest
 from vssl_jax import evaluate, figure, jobs
-from vssl_jax.io import writers
+from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
 RUN = pathlib.Path("runs/colab_quick_start")
@@ -196,7 +196,7 @@ with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
 print(*log.getvalue().splitlines()[:4], "…", *log.getvalue().splitlines()[-2:], sep="\n")
 
 # %%
-rows = writers.read(RUN / "cvrl")
+rows = metrics_log.read(RUN / "cvrl")
 others = 2 * config.batch_size - 1  # clips that an anchor is compared with
 panels = {
   "info_nce": ("loss of an anchor", np.log(others), None),

@@ -65,7 +65,7 @@ from data_pipelines import inspect, source
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
 from vssl_jax import figure, jobs
-from vssl_jax.io import writers
+from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
 RUN = pathlib.Path("runs/colab_sampling_and_augmentation")
@@ -248,7 +248,7 @@ def run(variant: str, seed: int) -> dict:
     jobs.pretrain(small(variant, seed), folder, allow_config_change=False)
   result = json.loads((folder / "result.json").read_text())
   print(f"{folder.name:15} {result['seconds']:.0f} s", flush=True)
-  return result | {"rows": writers.read(folder)}
+  return result | {"rows": metrics_log.read(folder)}
 
 
 # %%

@@ -87,7 +87,7 @@ def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
   import jax
 
   from vssl_jax import augment
-  from vssl_jax.step import step_keys
+  from vssl_jax.ops.step_keys import step_keys
 
   _, keys = step_keys(config.seed, step, len(clips))  # a row's key is that of any larger batch
   return np.asarray(jax.jit(augment.build(config.augment, config.data.size))(keys, clips))

@@ -8,10 +8,11 @@ import pytest
 
 from data_pipelines.untrimmed import simulated
 from tests import small
-from vssl_jax import jobs, methods, optim, probing
+from vssl_jax import jobs, methods, probing
+from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, writers
 from vssl_jax.localization import annotations
+from vssl_jax.training import metrics_log, optim
 
 CONFIG = small.module("dcc.py")
 
@@ -126,7 +127,7 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
   config = _config(variant, **values, **({"steps": 5} if videos == 11 else {}))
   whole = small.cut_and_resumed(config, tmp_path)
-  row = writers.read(tmp_path / "whole")[-1]
+  row = metrics_log.read(tmp_path / "whole")[-1]
   assert row["bank_filled"] == 1
   assert {"loss_dcc", "beta", "confidence", "pseudo_share", "contrast_positive"} <= row.keys()
   assert whole.state.method.epochs == (3 if videos == 11 else 2)
@@ -148,7 +149,7 @@ def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, ca
   assert len(annotations.read_predictions(tmp_path / "predictions.json")) == 6
   assert (tmp_path / "tsne.png").stat().st_size > 1000
   assert len(list((tmp_path / "timelines").glob("*.png"))) == 1
-  rows = {row["step"]: row for row in writers.read(tmp_path)}
+  rows = {row["step"]: row for row in metrics_log.read(tmp_path)}
   assert [k for k, row in rows.items() if "validation_mAP" in row] == [2, 4]
   chosen = result["dcc"]["validation_chosen"]["step"]
   assert chosen == max((2, 4), key=lambda s: (rows[s]["validation_mAP"], -s))
@@ -158,6 +159,6 @@ def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, ca
   config = _config("demo", **{"batch_size": 8, "dcc.proposals.nms": 0.5, **shared})
   jobs.pretrain(config, tmp_path, allow_config_change=False)
   with pytest.raises(UserError, match="dcc, which has no encoder of clips"):
-    bundle.load_encoder(tmp_path)
+    encoder.load_encoder(tmp_path)
   with pytest.raises(UserError, match="dcc has no encoder of clips to probe"):
     jobs.pretrain(_config("demo", **{"probe.run": True}), tmp_path, allow_config_change=False)

@@ -12,14 +12,16 @@ import pytest
 
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
-from vssl_jax import augment, evaluate, extract_features, methods, parallel, probing
+from vssl_jax import augment, evaluate, methods, parallel, probing
 from vssl_jax import results as results_lib
+from vssl_jax.encoder import encoder as encoder_lib
+from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import protocols, subsets
-from vssl_jax.io import bundle, checkpoints
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, retrieval
 from vssl_jax.probes.run import Cached
+from vssl_jax.training import checkpoints, run_folder
 
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
@@ -73,7 +75,7 @@ def checkpoint(tmp_path_factory):
   augment.presets.none(config.augment)
   params, state = small.init(methods.load("cvrl").build(config, None))
   folder = tmp_path_factory.mktemp("checkpoint") / "run"
-  bundle.save_run(folder, config, params, state)
+  run_folder.save_run(folder, config, params, state)
   return folder
 
 
@@ -126,12 +128,12 @@ def test_every_result_tells_its_protocol(done):
 
 def test_frozen_protocols_leave_the_encoder_and_finetuning_does_not(done, checkpoint):
   results = _results(done)
-  sha = results_lib.tree_hash(bundle.load_encoder(checkpoint)[1])
+  sha = results_lib.tree_hash(encoder_lib.load_encoder(checkpoint)[1])
   assert all(r["encoder_sha256"] == sha for r in results.values())
   (linear,) = (done / "synthetic").glob("linear-*")
   (finetune,) = (done / "synthetic").glob("finetune-*")
-  assert results_lib.tree_hash(bundle.load_encoder(linear)[1]) == sha
-  assert results_lib.tree_hash(bundle.load_encoder(finetune)[1]) != sha
+  assert results_lib.tree_hash(encoder_lib.load_encoder(linear)[1]) == sha
+  assert results_lib.tree_hash(encoder_lib.load_encoder(finetune)[1]) != sha
 
 
 def test_scores_are_the_parts_own(done, checkpoint):
@@ -291,14 +293,14 @@ def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, m
   own = _results(tmp_path)["knn"]
   assert own["pretraining"]["data"] is None  # no step was made
   assert own["notes"] == []
-  whole = bundle.load_encoder
+  whole = encoder_lib.load_encoder
 
   def trained(path):
     config, variables, info = whole(path)
     config.data.fingerprint = own["data"]["eval"]["fingerprint"]
     return config, variables, {**info, "step": 7}
 
-  monkeypatch.setattr(bundle, "load_encoder", trained)
+  monkeypatch.setattr(run_folder, "load_encoder", trained)
   assert _main(checkpoint, tmp_path, "--again", names="knn") == 0
   assert "note: the encoder was trained on the videos that it is scored on" in (
     capsys.readouterr().out
@@ -407,7 +409,7 @@ def test_another_number_of_epochs_is_another_run(checkpoint, tmp_path):
   for epochs, steps in ((1, 3), (0.4, 1)):
     assert _main(checkpoint, tmp_path, f"--epochs={epochs}", names="finetune") == 0
     folders = (tmp_path / "synthetic").glob("finetune-*")
-    assert steps in {bundle.load_encoder(f)[2]["step"] for f in folders}
+    assert steps in {encoder_lib.load_encoder(f)[2]["step"] for f in folders}
   assert len(list((tmp_path / "synthetic").glob("finetune-*"))) == 2
 
 
@@ -574,14 +576,14 @@ def test_a_network_that_gives_no_numbers_has_no_scores(checkpoint, tmp_path, cap
   config, params, state = _loaded(checkpoint)
   stem = params["encoder"]["stem"]
   stem["kernel"] = np.full_like(stem["kernel"], 3e38)  # finite, what it gives is not
-  bundle.save_run(tmp_path / "run", config, params, state)
+  run_folder.save_run(tmp_path / "run", config, params, state)
   assert _main(tmp_path / "run", tmp_path / "out", names=name) == 2
   assert "NaN or infinite for 24 of 24 videos" in capsys.readouterr().err
   assert not list((tmp_path / "out").glob("*/*.json"))
 
 
 def _loaded(checkpoint):
-  config, _, state = bundle.load_state(checkpoint)
+  config, _, state = run_folder.load_state(checkpoint)
   return config, *jax.device_get((state.params, state.method))
 
 
@@ -639,7 +641,7 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
     mean = lambda clips: clips.mean(axis=(2, 3, 4)).astype(np.float32)
     return mean, 16, {"encoder_sha256": results_lib.tree_hash(variables)}
 
-  monkeypatch.setattr(extract_features, "_encoder", encoder)
+  monkeypatch.setattr(snippet_features, "_encoder", encoder)
   for name, frames in (("a", 50), ("b", 20)):
     make_video(tmp_path / "videos" / f"{name}.mp4", frames=frames, fps=25)
   names, flag = "localization_features", f"--untrimmed={tmp_path / 'videos'}"
@@ -648,7 +650,7 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
   assert np.load(folder / "a.npy").shape == (3, 16)  # whole snippets
   result = _results(tmp_path / "out")[names]
   assert result["counts"]["snippets"] == 4
-  assert result["encoder_sha256"] == results_lib.tree_hash(bundle.load_encoder(checkpoint)[1])
+  assert result["encoder_sha256"] == results_lib.tree_hash(encoder_lib.load_encoder(checkpoint)[1])
   assert (result["width"], result["step_seconds"], result["folder"]) == (16, 0.64, names)
   before = (folder / "a.npy").stat().st_mtime_ns
   assert _main(checkpoint, tmp_path / "out", flag, "--again", names=names) == 0

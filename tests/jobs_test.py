@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import export, jobs, methods, parallel, probing
+from vssl_jax import jobs, methods, parallel, probing
+from vssl_jax.encoder import encoder, export
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, writers
+from vssl_jax.training import metrics_log
 
 
 def _result(output):
@@ -40,7 +41,7 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
   assert result["seconds"] > 0
   assert result["clips_per_second"] > 0
   assert (run / "probe_trained" / "linear.png").stat().st_size > 1000
-  assert {"alignment", "contrast_accuracy", "contrast_entropy"} <= writers.read(run)[-1].keys()
+  assert {"alignment", "contrast_accuracy", "contrast_entropy"} <= metrics_log.read(run)[-1].keys()
 
 
 @pytest.mark.slow
@@ -61,7 +62,7 @@ def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
   config.probe.quick = config.probe.baselines = False
   config = config.lock()
   mesh = parallel.make_mesh(jax.devices()[:1])
-  _, first, _ = bundle.load_encoder(run)
+  _, first, _ = encoder.load_encoder(run)
   second = jax.tree.map(lambda x: 1.5 * x, first)
   a = probing.probe(config, first, tmp_path, mesh)["trained"]["linear"]
   b = probing.probe(config, second, tmp_path, mesh)["trained"]["linear"]
@@ -99,7 +100,7 @@ def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypa
 def test_a_split_smaller_than_the_probes_batch(run, tmp_path):
   values = {"probe.batch_size": 64, "probe.random_init": False, "probe.baselines": False}
   config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
-  _, variables, _ = bundle.load_encoder(run)
+  _, variables, _ = encoder.load_encoder(run)
   mesh = parallel.make_mesh(jax.devices()[:1])
   scores = probing.probe(config, variables, tmp_path, mesh)["trained"]
   assert "batch 24 x" in scores["linear"]["protocol"]
@@ -121,7 +122,7 @@ def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
   config.classify.classes = 2
   _, method = jobs._build(config, None)
   params, _ = small.init(method)
-  _, variables, _ = bundle.load_encoder(run)
+  _, variables, _ = encoder.load_encoder(run)
   jax.tree.map(np.testing.assert_array_equal, params["encoder"], variables["params"])
 
 
@@ -155,8 +156,8 @@ def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
 @pytest.mark.slow
 def test_export_gives_the_probed_encoder_back(run, tmp_path):
   assert export.main([f"--checkpoint={run}", f"--output={tmp_path / 'out'}"]) == 0
-  _, a, _ = bundle.load_encoder(run)
-  config, b, info = bundle.load_encoder(tmp_path / "out")
+  _, a, _ = encoder.load_encoder(run)
+  config, b, info = encoder.load_encoder(tmp_path / "out")
   jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
   assert config.encoder.depth == 18
   assert info["step"] == 4
@@ -165,7 +166,7 @@ def test_export_gives_the_probed_encoder_back(run, tmp_path):
 def test_a_folder_without_checkpoints_is_one_clear_line(tmp_path):
   (tmp_path / "config.json").write_text(small.load("cvrl.py", "demo").to_json())
   with pytest.raises(UserError, match="no checkpoint there yet"):
-    bundle.load_encoder(tmp_path)
+    encoder.load_encoder(tmp_path)
 
 
 def test_a_run_and_an_export_do_not_share_a_folder(tmp_path):
@@ -175,7 +176,7 @@ def test_a_run_and_an_export_do_not_share_a_folder(tmp_path):
     jobs.pretrain(config, tmp_path, allow_config_change=False)
   (tmp_path / "config.json").write_text(config.to_json())  # of before this was refused
   with pytest.raises(UserError, match=r"holds a run and an exported encoder .* may differ"):
-    bundle.load_encoder(tmp_path)
+    encoder.load_encoder(tmp_path)
 
 
 VARIANTS = ("k400", "k600", "r3d152x2", "demo", "demo_supervised", "ucf6", "ucf6_supervised")

@@ -10,11 +10,11 @@ import pytest
 from data_pipelines.untrimmed import sequences
 from tests import small
 from vssl_jax import localize, methods, probing
-from vssl_jax.io import bundle, checkpoints
 from vssl_jax.localization import annotations
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
 from vssl_jax.methods.dcc import inference
+from vssl_jax.training import checkpoints, run_folder
 
 WIDTH = 5
 
@@ -45,7 +45,7 @@ def run(tmp_path_factory):
   method = methods.load("dcc").build(config)
   params, state = small.init(method)
   folder = tmp_path_factory.mktemp("run")
-  bundle.save_run(folder, config, params, state)
+  run_folder.save_run(folder, config, params, state)
   return folder, config, params
 
 
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_one_line(run, tmp_path, capsys, case, message, mon
     annotations.write_annotations(data / "annotations.json", videos)
   if case == "method":
     other = small.load("cvrl.py", "demo").lock()
-    monkeypatch.setattr(bundle, "load_state", lambda _: (other, None, None))
+    monkeypatch.setattr(run_folder, "load_state", lambda _: (other, None, None))
   if case == "run":
     folder = tmp_path
   assert call(folder, tmp_path / "out", f"--data={data}") == 2
@@ -173,10 +173,10 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
 
 def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monkeypatch):
   folder = run[0]
-  loaded = bundle.load_state(folder)
+  loaded = run_folder.load_state(folder)
   with loaded[0].unlocked():
     loaded[0].dcc.label_names = ()
-  monkeypatch.setattr(bundle, "load_state", lambda _: loaded)
+  monkeypatch.setattr(run_folder, "load_state", lambda _: loaded)
   assert call(folder, tmp_path / "a", f"--data={features(tmp_path / 'new', [9])}") == 2
   assert "before class names were kept" in capsys.readouterr().err
   assert call(folder, tmp_path / "b") == 0

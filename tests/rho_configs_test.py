@@ -10,7 +10,7 @@ import pytest
 from tests import small
 from tests.methods import conftest
 from vssl_jax import jobs, methods, models, probing
-from vssl_jax.io import writers
+from vssl_jax.training import metrics_log
 
 METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
 
@@ -101,7 +101,7 @@ def test_small_recipes_run(name, variant, tmp_path, monkeypatch):
     values["rho_moco.queue"] = 24
   config = small.shrink(small.load(f"{name}.py", variant), **values)
   jobs.pretrain(config.lock(), tmp_path, allow_config_change=False)
-  rows = writers.read(tmp_path)
+  rows = metrics_log.read(tmp_path)
   assert [r["step"] for r in rows] == [1, 2, 3, 4]
   assert all(0 <= r["knn_top1"] <= 1 for r in rows[2:])
   assert {"loss", "embedding_std", "effective_rank"} <= rows[-1].keys()

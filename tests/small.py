@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vssl_jax import methods, parallel, probing, train
-from vssl_jax.io import writers
+from vssl_jax import methods, parallel, probing
+from vssl_jax.training import loop, metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -127,7 +127,7 @@ class Dies:
 def rows(workdir):
   """A run's metrics without those that clocks decide."""
   timed = ("_per_second", "input_wait", "eta_seconds")
-  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(workdir)]
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in metrics_log.read(workdir)]
 
 
 def cut_and_resumed(config, folder):
@@ -142,7 +142,7 @@ def cut_and_resumed(config, folder):
   method = methods.load(config.method).build(config, mesh)
 
   def run(name, source):
-    return train.train(config, folder / name, source, method, mesh, tensorboard=False)
+    return loop.train(config, folder / name, source, method, mesh, tensorboard=False)
 
   whole = run("whole", source)
   with pytest.raises(InterruptedError):

@@ -10,11 +10,11 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import methods, models, optim, parallel, probing, uncertainty
-from vssl_jax import step as step_lib
+from vssl_jax import methods, models, parallel, probing, uncertainty
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.probes import corrupt
+from vssl_jax.training import checkpoints, metrics_log, optim, run_folder
+from vssl_jax.training import step as step_lib
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     tx = optim.build(config.optim, lambda step: step)
     state = step_lib.init(method, tx, config.seed, one, 2)
     saver = checkpoints.Checkpoints(folder, config.save)
-    with writers.open_writer(folder, tensorboard=False) as writer:
+    with metrics_log.open_writer(folder, tensorboard=False) as writer:
       for step in (2, 4):
         params = jax.tree.map(lambda x: 1.5 * x, state.params)
         state = state.replace(step=jnp.int32(step), params=params)
@@ -162,7 +162,7 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
 
 def test_a_run_opened_gives_every_checkpoint(run):
   folder, state = run
-  with bundle.open_run(folder) as opened:
+  with run_folder.open_run(folder) as opened:
     assert opened.config.method == "provico"
     assert opened.reader.steps == [2, 4]
     states = [opened.reader.read(step, opened.like) for step in opened.reader.steps]

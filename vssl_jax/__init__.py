@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-  from vssl_jax.encoder import Encoder
+from vssl_jax._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+  from vssl_jax.encoder.encoder import Encoder
+
+
+__all__ = ["__version__", "load"]
 
 
 def load(path: str | os.PathLike[str]) -> Encoder:
-  """The encoder in a folder, with `apply(params, clips)`; see `vssl_jax.encoder.load`."""
-  from vssl_jax import encoder  # what it needs is loaded when it is needed
+  """The encoder in a folder, with `apply(params, clips)`; see `vssl_jax.encoder.encoder.load`."""
+  from vssl_jax.encoder import encoder  # what it needs is loaded when it is needed
 
   return encoder.load(path)

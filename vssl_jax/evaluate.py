@@ -37,7 +37,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel, probing, results, train
+from vssl_jax import parallel, probing, results
+from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import class_bars, pretraining, settings
 from vssl_jax.evaluation import summary as summary_lib
@@ -45,8 +46,8 @@ from vssl_jax.evaluation import untrimmed as untrimmed_lib
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.files import make_folder
-from vssl_jax.io import bundle
 from vssl_jax.probes.scarce import TooFewVideos
+from vssl_jax.training import loop
 
 PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
 ALL = "all"
@@ -88,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     )
   wanted = _protocols(args.protocols, bool(args.untrimmed))
   options = _options(args)
-  trained, variables, info = bundle.load_encoder(args.checkpoint)
+  trained, variables, info = encoder.load_encoder(args.checkpoint)
   output = make_folder(args.output or pathlib.Path(args.checkpoint) / "evaluation")
   mesh = parallel.make_mesh()
   checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
@@ -389,7 +390,7 @@ def main(argv: Iterable[str] | None = None) -> int:
   args = _parser().parse_args(None if argv is None else list(argv))
   try:
     summary = evaluate(args)
-  except (UserError, train.NonFiniteError) as e:
+  except (UserError, loop.NonFiniteError) as e:
     print(f"error: {e}", file=sys.stderr)
     return 2
   except probing.Preempted as e:

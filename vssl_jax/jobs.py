@@ -13,13 +13,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import export, methods, models, parallel, probing, results, step, train
+from vssl_jax import methods, models, parallel, probing, results
+from vssl_jax.encoder import encoder as encoder_lib
+from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
 from vssl_jax.probes import monitor
+from vssl_jax.training import checkpoints, loop, metrics_log
+from vssl_jax.training import step as step_lib
 
 TRAINING = "training.json"  # how the training went, for a second look at a finished run
 
@@ -31,7 +34,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     Preempted: SIGTERM came; run again to go on.
   """
   began = time.perf_counter()
-  if (workdir / export.CARD).exists():
+  if (workdir / exported.CARD).exists():
     raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
   source = probing.load_source(config, config.data.train_split)
@@ -46,7 +49,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     print(f"No probe after training: {lack}.", flush=True)
   scores_itself = method.encoder is None and method.evaluate is not None
   splits = probing.splits(config) if scores_itself else []  # what is wrong in them is said now
-  result = train.train(
+  result = loop.train(
     config,
     workdir,
     source,
@@ -90,7 +93,7 @@ def _build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
       f"config.checkpoint is {config.checkpoint}: {config.method} starts from random weights; "
       "config.method=classify fine-tunes a checkpoint, configs/linear_probe.py probes one."
     )
-  trained, variables, _ = bundle.load_encoder(config.checkpoint)
+  trained, variables, _ = encoder_lib.load_encoder(config.checkpoint)
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder
@@ -98,7 +101,7 @@ def _build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
   return config, module.build(config, mesh, encoder_variables=variables)
 
 
-def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
+def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
   """How the training went: as measured now, or as noted when a finished run is run again."""
   file = workdir / TRAINING
   if not result.metrics and file.is_file():
@@ -106,7 +109,7 @@ def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
   figures = {
     "clips_per_second": result.clips_per_second,
     "train_seconds": result.seconds,
-    "final": {k: result.metrics[k] for k in train.SHOWN if k in result.metrics},
+    "final": {k: result.metrics[k] for k in loop.SHOWN if k in result.metrics},
   }
   if jax.process_index() == 0:
     results.write_json(figures, file)
@@ -114,11 +117,15 @@ def _training(result: train.Result, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _own(
-  config: ConfigDict, method: Method, state: step.TrainState, splits: list, workdir: pathlib.Path
+  config: ConfigDict,
+  method: Method,
+  state: step_lib.TrainState,
+  splits: list,
+  workdir: pathlib.Path,
 ) -> dict[str, Any]:
   """Scores of a method without encoder: of its last parameters, and of those validation chose."""
 
-  def score(state: step.TrainState) -> dict[str, Any]:
+  def score(state: step_lib.TrainState) -> dict[str, Any]:
     return method.evaluate(jax.device_get(state.params), state.method, *splits)
 
   own = score(state)
@@ -133,7 +140,7 @@ def _own(
         headline[name]["validation_chosen"] = figures["trained"]
       own["validation_chosen"] = {"step": best[0], **chosen}
     saver.close()
-    logged = [row for row in writers.read(workdir) if config.save.best in row]
+    logged = [row for row in metrics_log.read(workdir) if config.save.best in row]
     own["validation"] = {str(row["step"]): row[config.save.best] for row in logged}
   return {config.method: own, "headline": headline}
 
@@ -162,7 +169,7 @@ def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_chan
   if not config.checkpoint:
     raise UserError("config.checkpoint is empty: give the run folder, --config.checkpoint=runs/...")
   began = time.perf_counter()
-  trained, variables, info = bundle.load_encoder(config.checkpoint)
+  trained, variables, info = encoder_lib.load_encoder(config.checkpoint)
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder
@@ -192,7 +199,7 @@ def describe(config: ConfigDict) -> str:
   """
   if config.job == "linear_probe":
     if config.checkpoint:
-      trained = bundle.load_encoder(config.checkpoint)[0]
+      trained = encoder_lib.load_encoder(config.checkpoint)[0]
       config = config.copy_and_resolve_references().unlock()
       config.encoder = trained.encoder
     config = probing.linear_config(config, 2)

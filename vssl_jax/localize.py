@@ -35,11 +35,11 @@ from ml_collections import ConfigDict
 from vssl_jax import probing, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.io import bundle
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines
 from vssl_jax.localization.annotations import write_predictions
 from vssl_jax.methods.dcc import inference
+from vssl_jax.training import run_folder
 
 SCORES = "scores.json"
 _THRESHOLDS = 1000
@@ -54,7 +54,7 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   Raises:
     UserError: no such run, another method's, no such data, or data of another width or classes.
   """
-  config, _, state = bundle.load_state(pathlib.Path(args.checkpoint))
+  config, _, state = run_folder.load_state(pathlib.Path(args.checkpoint))
   if config.method != "dcc":
     raise UserError(
       f"--checkpoint: {args.checkpoint} is a run of {config.method}; give one of configs/dcc.py."

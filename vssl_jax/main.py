@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   if config is None:
     raise UserError("--config is missing: e.g. --config=configs/cvrl.py:demo")
-  from vssl_jax import jobs, parallel, probing, train
+  from vssl_jax import jobs, parallel, probing
+  from vssl_jax.training import loop
 
   parallel.initialize(config.distributed)
   if _DRY_RUN.value:
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(jobs.JOBS)}.")
   try:
     run(config, workdir, allow_config_change=_ALLOW.value)
-  except train.NonFiniteError as e:
+  except loop.NonFiniteError as e:
     raise UserError(str(e)) from e
   except probing.Preempted as e:
     print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, methods, models, optim, results, train
+from vssl_jax import augment, methods, models, results
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints, writers
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
 from vssl_jax.probes import run
+from vssl_jax.training import checkpoints, loop, metrics_log, optim
 
 
 class Preempted(Exception):
@@ -295,7 +295,7 @@ def classifier(
   folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
   print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
-  result = train.train(settings, folder, source, method, mesh, tensorboard=False)
+  result = loop.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
     raise Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
   if settings.classify.frozen:
@@ -322,4 +322,4 @@ def classifier(
 
 def _unreadable(folder: pathlib.Path) -> int:
   """How often training found a video unreadable, another one in its place; also when resumed."""
-  return int(max((row.get("unreadable_videos", 0) for row in writers.read(folder)), default=0))
+  return int(max((row.get("unreadable_videos", 0) for row in metrics_log.read(folder)), default=0))

@@ -34,10 +34,10 @@ from ml_collections import ConfigDict
 
 from vssl_jax import probing, results
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, checkpoints, writers
 from vssl_jax.methods import provico
 from vssl_jax.probes import corrupt, gaussian, mined, run, uncertainty_figures
 from vssl_jax.probes import uncertainty as numbers
+from vssl_jax.training import checkpoints, metrics_log, run_folder
 
 RESULT = "analysis.json"
 _NEIGHBOURS = 4  # positives and negatives shown of a video
@@ -77,11 +77,13 @@ def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
   method = checkpoints.load_config(folder).method
   if method != "provico":
     raise UserError(f"{folder}: a run of {method}; only provico learns uncertainties.")
-  with bundle.open_run(folder) as kept:
+  with run_folder.open_run(folder) as kept:
     return _analyse(folder, kept, args)
 
 
-def _analyse(folder: pathlib.Path, kept: bundle.Run, args: argparse.Namespace) -> dict[str, Any]:
+def _analyse(
+  folder: pathlib.Path, kept: run_folder.Run, args: argparse.Namespace
+) -> dict[str, Any]:
   config = kept.config
   config.data.fraction = 1.0
   if args.data:
@@ -179,8 +181,8 @@ def _pairs(
 
 
 def _logged(folder: pathlib.Path) -> list[list[float]]:
-  file = folder / writers.FILE
-  rows = writers.read(folder) if file.is_file() else []
+  file = folder / metrics_log.FILE
+  rows = metrics_log.read(folder) if file.is_file() else []
   return [[r["epoch"], r["uncertainty"]] for r in rows if "uncertainty" in r and "epoch" in r]
 
 

@@ -11,10 +11,11 @@ import pytest
 from data_pipelines import inspect, source
 from data_pipelines.records import manifest
 from tests.data_pipelines import tiny
-from vssl_jax import augment, methods, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, methods, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Method
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 CONFIG = """
 from vssl_jax import config

@@ -14,9 +14,9 @@ import pytest
 
 from tests.oracles import pyslowfast as theirs
 from vssl_jax import config as config_lib
-from vssl_jax import optim
 from vssl_jax.losses import code_cross_entropy, info_nce, negative_cosine, queue_nce
 from vssl_jax.ops import ema, queue, sinkhorn
+from vssl_jax.training import optim
 
 NUMBERS = theirs.numbers()
 RHO = ["2", "3"]

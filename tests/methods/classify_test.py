@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import augment, models, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, models, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

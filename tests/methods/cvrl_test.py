@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import augment, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.methods import base, cvrl
+from vssl_jax.ops import step_keys
+from vssl_jax.training import optim
 
 
 def _config(**values):
@@ -37,7 +38,7 @@ def _grads(config, devices=1, n=8):
   start = parallel.put_replicated(mesh, small.init(method))
 
   def run(params, state, batch):
-    rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+    rng, keys = step_keys.step_keys(0, jnp.int32(0), n)
     return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
 
   return jax.device_get(jax.jit(run)(*start, parallel.put_batch(mesh, _batch(n))))
@@ -53,7 +54,7 @@ def test_loss_is_info_nce_of_both_views_by_hand(tiny):
   config = _config()
   method = cvrl.build(config)
   params, state = small.init(method)
-  rng, keys = step_lib.step_keys(0, jnp.int32(0), 8)
+  rng, keys = step_keys.step_keys(0, jnp.int32(0), 8)
   batch = {**_batch(), "key": keys}
   z, _ = jax.jit(method.embed)(params, state, batch)
   loss, (_, metrics) = method.objective(params, state, z, batch, rng, jnp.int32(0))
@@ -103,7 +104,7 @@ def test_accumulation_equals_one_pass_with_the_same_statistics(tiny):
   whole_config = _config(**{"encoder.bn_groups": k, "head.bn_groups": k})
   method, whole = cvrl.build(config), cvrl.build(whole_config)
   params, state = small.init(method)
-  rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+  rng, keys = step_keys.step_keys(0, jnp.int32(0), n)
   batch = {**_batch(n), "key": keys}
   permuted = jax.tree.map(lambda x: x[order], batch)
   step = jnp.int32(0)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.oracles import pyslowfast as theirs
-from vssl_jax import augment, methods, models, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, methods, models, parallel
 from vssl_jax.ops import queue
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import small
-from vssl_jax import augment, methods, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import augment, methods, parallel
 from vssl_jax.methods import base
+from vssl_jax.ops import step_keys
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 N = 8
 METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
@@ -55,7 +57,7 @@ def start(c, devices=1):
 
 def keyed(c, step=0, n=N, k=0):
   """A batch with the keys of `step`, and the step's own."""
-  rng, keys = step_lib.step_keys(0, jnp.int32(step), n)
+  rng, keys = step_keys.step_keys(0, jnp.int32(step), n)
   return {**batch(c, k, n), "key": keys}, rng
 
 
@@ -65,7 +67,7 @@ def gradients(c, devices=1, n=N):
   fn = base.value_and_grad(method, c.accumulate)
 
   def run(params, state, batch):
-    rng, keys = step_lib.step_keys(0, jnp.int32(0), n)
+    rng, keys = step_keys.step_keys(0, jnp.int32(0), n)
     return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
 
   return jax.device_get(hasty(run)(params, state, parallel.put_batch(mesh, batch(c, n=n))))

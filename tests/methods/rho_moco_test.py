@@ -8,11 +8,11 @@ import pytest
 
 from tests import small
 from tests.methods import rho
-from vssl_jax import methods, optim, parallel, train
-from vssl_jax import step as step_lib
+from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints
 from vssl_jax.ops import ema
+from vssl_jax.training import checkpoints, loop, optim
+from vssl_jax.training import step as step_lib
 
 pytestmark = pytest.mark.usefixtures("flat")
 
@@ -117,7 +117,7 @@ def test_run_too_short_to_fill_the_queue_is_refused(tmp_path):
   c = rho.config("rho_moco", steps=2)
   mesh = parallel.make_mesh(jax.devices()[:1])
   with pytest.raises(UserError, match="2 steps and rho_moco updates nothing in its first 2"):
-    train.train(c, tmp_path, rho.Source, methods.load("rho_moco").build(c, mesh), mesh)
+    loop.train(c, tmp_path, rho.Source, methods.load("rho_moco").build(c, mesh), mesh)
 
 
 def test_queue_is_split_over_the_devices_that_divide_it():

@@ -6,8 +6,9 @@ import pytest
 
 from tests import small
 from tests.methods import rho
-from vssl_jax import methods, optim
+from vssl_jax import methods
 from vssl_jax.methods import cvrl
+from vssl_jax.training import optim
 
 pytestmark = pytest.mark.usefixtures("flat")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests import small, toy
-from vssl_jax import models, parallel, train
+from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.io import writers
 from vssl_jax.probes import monitor
+from vssl_jax.training import loop, metrics_log
 
 
 class Brightness(nn.Module):
@@ -76,10 +76,10 @@ def test_loop_asks_every_so_many_epochs_and_at_the_end(tmp_path):
 
   config = toy.config(**{"knn.every_epochs": 1.25, "epochs": 3.0, "log_every": 100})
   mesh = parallel.make_mesh(jax.devices()[:1])
-  result = train.train(
+  result = loop.train(
     config, tmp_path, toy.Source(), toy.method(), mesh, tensorboard=False, monitor=watch
   )
-  rows = {r["step"]: r["knn_top1"] for r in writers.read(tmp_path) if "knn_top1" in r}
+  rows = {r["step"]: r["knn_top1"] for r in metrics_log.read(tmp_path) if "knn_top1" in r}
   assert rows == pytest.approx({5: 0.1, 10: 0.2, 12: 0.3})
   np.testing.assert_array_equal(seen[-1], result.state.params["kernel"])
   assert not np.array_equal(seen[0], seen[1])

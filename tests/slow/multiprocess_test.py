@@ -9,7 +9,7 @@ import pytest
 
 from tests import small
 from tests.slow import resume_test
-from vssl_jax.io import writers
+from vssl_jax.training import metrics_log
 
 
 def _free_port():
@@ -75,6 +75,6 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-3 * max(np.abs(x).max(), 1e-3))
 
   jax.tree.map(close, a, b)
-  for x, y in zip(writers.read(one), writers.read(two), strict=True):
+  for x, y in zip(metrics_log.read(one), metrics_log.read(two), strict=True):
     np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-4)
     np.testing.assert_allclose(x["grad_norm"], y["grad_norm"], rtol=1e-3)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax.io import bundle
+from vssl_jax.training import run_folder
 
 STEPS = 100
 
@@ -59,7 +59,7 @@ def environment():
 
 def arrays(workdir):
   """The step and every array of the newest checkpoint."""
-  _, _, state = bundle.load_state(workdir)
+  _, _, state = run_folder.load_state(workdir)
   return int(state.step), jax.device_get(state)
 
 

@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 import vssl_jax
 from tests.weights import stages
 from tests.weights.pyslowfast_test import depth_14  # noqa: F401  a fixture
-from vssl_jax import export
+from vssl_jax.encoder import encoder as encoder_lib
+from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle
+from vssl_jax.training import run_folder
 from vssl_jax.weights import convert, files
 
 PYSLOWFAST = stages.cases("pyslowfast")
@@ -31,18 +32,18 @@ def test_an_encoder(tmp_path, capsys):
   save_file(state, tmp_path / "c2d.safetensors")
   command = [f"--from={tmp_path / 'c2d.safetensors'}", "--format=pyslowfast"]
   (tmp_path / "out").mkdir()
-  (tmp_path / "out" / export.WEIGHTS).write_bytes(b"of a conversion that was killed")
+  (tmp_path / "out" / exported.WEIGHTS).write_bytes(b"of a conversion that was killed")
   assert convert.main([*command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}"]) == 0
   said = capsys.readouterr().out
   assert "mean [0.45, 0.45, 0.45]" in said
   assert "left out: head.projection.bias, head.projection.weight" in said
-  config, _, info = bundle.load_encoder(tmp_path / "out")
+  config, _, info = encoder_lib.load_encoder(tmp_path / "out")
   assert (config.encoder.name, config.encoder.width) == ("c2d", 0.125)
   assert info["origin"]["file"] == "c2d.safetensors"
   assert len(info["origin"]["sha256"]) == 64
   encoder = vssl_jax.load(tmp_path / "out")
   assert encoder.apply(encoder.params, CLIPS).shape == (2, 256)
-  card = export.load_card(tmp_path / "out")
+  card = exported.load_card(tmp_path / "out")
   assert card["preprocessing"]["std"] == [0.225, 0.225, 0.225]
 
   # And back, by way of the folder.
@@ -70,7 +71,7 @@ def test_a_contrastive_model_is_a_run(tmp_path):
   torch.save(checkpoint, tmp_path / "x.pyth")
   command = [f"--from={tmp_path / 'x.pyth'}", "--format=pyslowfast", f"--to={tmp_path / 'run'}"]
   assert convert.main(command) == 0
-  config, _, train_state = bundle.load_state(tmp_path / "run")
+  config, _, train_state = run_folder.load_state(tmp_path / "run")
   assert config.method == "rho_moco"
   origin = json.loads((tmp_path / "run" / convert.ORIGIN).read_text())
   assert (origin["file"], origin["epoch"]) == ("x.pyth", 3)

@@ -15,12 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import optim, results
+from vssl_jax import results
 from vssl_jax.evaluation import cache, settings
-from vssl_jax.io import checkpoints
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import features, scarce
 from vssl_jax.probes import run as probe_run
+from vssl_jax.training import checkpoints, optim
 
 Result = dict[str, Any]
 

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-from vssl_jax import extract_features
+from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
 
@@ -30,14 +30,14 @@ def _describe(task: Task) -> Result:
   if not task.options.untrimmed:
     raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")
   folder = pathlib.Path(task.options.untrimmed)
-  videos = fingerprint.of_files(extract_features.find(folder), folder)
+  videos = fingerprint.of_files(snippet_features.find(folder), folder)
   return {"snippets": dataclasses.asdict(_settings(task)), "videos_fingerprint": videos}
 
 
 def _run(task: Task) -> Result:
   checkpoint = (task.config, task.variables, {})
   out = task.features_folder.parent / FOLDER
-  made = extract_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))
+  made = snippet_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))
   for lost in made["unreadable"]:
     print(f"  unreadable: {lost['path']}: {lost['reason']}", flush=True)
   kept = ("counts", "width", "step_seconds")

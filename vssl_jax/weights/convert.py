@@ -24,12 +24,21 @@ from collections.abc import Iterable
 
 import jax
 
-from data_pipelines import tensorflow_models
-from vssl_jax import export, results
+from vssl_jax import results
+from vssl_jax.encoder import encoder as encoder_lib
+from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.io import bundle, checkpoints
-from vssl_jax.weights import contrastive, files, pyslowfast, resnet2d, tf_garden, torchvision
+from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.weights import (
+  contrastive,
+  files,
+  pyslowfast,
+  resnet2d,
+  tensorflow_checkpoint,
+  tf_garden,
+  torchvision,
+)
 from vssl_jax.weights.converted import Converted
 
 FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
@@ -62,7 +71,9 @@ def read(
       are named, as are those that hold no finite floats.
   """
   if format == "tf_garden":
-    return tf_garden.read(tensorflow_models.read_variables(path), path, encoder_only=encoder_only)
+    return tf_garden.read(
+      tensorflow_checkpoint.read_variables(path), path, encoder_only=encoder_only
+    )
   if format not in FORMATS:
     raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}.")
   tensors, rest = files.read_torch(path)
@@ -88,16 +99,18 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder}: is a file; give a folder, --to.")
   make_folder(folder.parent)
-  if (folder / checkpoints.CONFIG).exists() or (folder / export.CARD).exists():
+  if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
   file = pathlib.Path(origin)
   facts = {**found.facts, "file": file.name, "left_out": found.left_out}
   if file.is_file():
     facts["sha256"] = results.file_hash(file)
   if found.whole is None:
-    export.save_encoder(folder, found.config, found.variables, info={"step": 0, "origin": facts})
+    exported_lib.save_encoder(
+      folder, found.config, found.variables, info={"step": 0, "origin": facts}
+    )
   else:
-    bundle.save_run(folder, found.config, *found.whole, beside={ORIGIN: facts})
+    run_folder.save_run(folder, found.config, *found.whole, beside={ORIGIN: facts})
 
 
 def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
@@ -117,13 +130,13 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   if pathlib.Path(file).exists():
     raise UserError(f"{file}: exists; give another --to, or remove it.")
   folder, whole, info = pathlib.Path(path), None, {}
-  exported = (folder / export.CARD).is_file()
+  exported = (folder / exported_lib.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
-    config, method, state = bundle.load_state(folder)
+    config, method, state = run_folder.load_state(folder)
     variables = jax.device_get(method.encoder(state.params, state.method))
     whole = None if encoder_only else (state.params, state.method)
   else:
-    config, variables, info = bundle.load_encoder(folder)
+    config, variables, info = encoder_lib.load_encoder(folder)
   tensors, cfg = pyslowfast.to_theirs(config, variables, whole)
   epoch = (info.get("origin") or {}).get("epoch") or 0
   rest = {"epoch": epoch, "optimizer_state": {"state": {}, "param_groups": []}, "cfg": cfg}

@@ -97,10 +97,10 @@ def _is_safetensors(path: pathlib.Path) -> bool:
 
 
 def _safetensors(path: pathlib.Path) -> Tensors:
-  from vssl_jax import export
+  from vssl_jax.encoder import exported
 
   try:
-    arrays = export.arrays(path.read_bytes())
+    arrays = exported.arrays(path.read_bytes())
   except Exception as e:
     raise UserError(f"{path}: not a safetensors file ({e}).") from None
   return {k: x if x.dtype.kind in "iu" else x.astype(np.float32) for k, x in arrays.items()}

@@ -9,8 +9,7 @@ import pytest
 
 from tests import small
 from tests.methods import rho
-from vssl_jax import methods, optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import bas_net as bas_losses
 from vssl_jax.losses import dcc as parts
@@ -18,6 +17,9 @@ from vssl_jax.methods import base
 from vssl_jax.methods.dcc import inference, pseudo_labels
 from vssl_jax.methods.dcc import method as method_lib
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet, top_mean
+from vssl_jax.ops import step_keys
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 N, T, D, C, V = 8, 20, 6, 3, 16
 TINY = {
@@ -82,7 +84,7 @@ def gradients(c, devices=1, of=range(N), state=None):
     fn = base.value_and_grad(method, 1)
 
     def run(params, state, batch):
-      rng, keys = step_lib.step_keys(0, jnp.int32(0), N)
+      rng, keys = step_keys.step_keys(0, jnp.int32(0), N)
       return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(5))
 
     _compiled[key] = rho.hasty(run), method, mesh, params, first
@@ -95,7 +97,7 @@ def test_loss_is_the_sum_of_its_parts():
   c = config(**{"dcc.denoise": False})
   (loss, (state, metrics)), _ = gradients(c)
   _, _, params, _ = start(c)
-  _, keys = step_lib.step_keys(0, jnp.int32(0), N)
+  _, keys = step_keys.step_keys(0, jnp.int32(0), N)
   b = batch()
   out = rho.hasty(BasNet(C, 8, 4, 4, 0.7).apply)({"params": params}, b["features"], b["mask"], keys)
   pair = rho.hasty(bas_losses.classification)(top_mean(out.cas, b["mask"]), b["labels"])

@@ -18,14 +18,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import parallel
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.io import checkpoints, writers
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
+from vssl_jax.training import checkpoints, metrics_log, optim
+from vssl_jax.training import step as step_lib
 
 WATCHED = ("loss", "grad_norm")
 SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
@@ -145,10 +145,10 @@ def _train(
       flush=True,
     )
   if lead:
-    writers.cut_back(workdir, start)
+    metrics_log.cut_back(workdir, start)
 
   with (
-    writers.open_writer(workdir, enabled=lead, tensorboard=tensorboard) as writer,
+    metrics_log.open_writer(workdir, enabled=lead, tensorboard=tensorboard) as writer,
     _termination() as terminated,
   ):
     loop = _Loop(config, source, method, mesh, advance, saver, writer, total, monitor)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import vssl_jax
-from tests.encoder_test import clips, make
-from vssl_jax import card, export, program
+from tests.encoder.encoder_test import clips, make
+from vssl_jax.encoder import card, export, exported, program, saved_model
 from vssl_jax.errors import UserError
 
 READER = """
@@ -74,13 +74,13 @@ def test_a_saved_model(folder):
 
 
 def test_the_weights_lie_inside(folder):
-  weights = (folder / export.WEIGHTS).stat().st_size
+  weights = (folder / exported.WEIGHTS).stat().st_size
   assert (folder / program.PROGRAM).stat().st_size > 0.9 * weights
 
 
 def test_the_card_names_its_programs(folder):
-  listed = export.load_card(folder)["programs"]
-  assert listed == card.programs(folder, [program.PROGRAM, program.SAVED_MODEL])
+  listed = exported.load_card(folder)["programs"]
+  assert listed == card.programs(folder, [program.PROGRAM, saved_model.SAVED_MODEL])
 
 
 def test_formats(folder, capsys, monkeypatch):
@@ -89,4 +89,4 @@ def test_formats(folder, capsys, monkeypatch):
   assert "no format 'onnx'; there are safetensors, program, savedmodel" in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   with pytest.raises(UserError, match=r"needs TensorFlow.*leave savedmodel out"):
-    program.save_tensorflow(folder / "x", vssl_jax.load(folder))
+    saved_model.save_model(folder / "x", vssl_jax.load(folder))

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from vssl_jax import parallel
 from vssl_jax.methods.base import Batch, Method, Metrics, value_and_grad
-from vssl_jax.optim import Schedule
+from vssl_jax.ops import step_keys
+from vssl_jax.training.optim import Schedule
 
 EMBEDDINGS = "embeddings"
 
@@ -58,13 +59,6 @@ def _layout(method: Method, mesh: Mesh) -> TrainState:
   return TrainState(whole, whole, whole, parallel.shardings(mesh, method.state_spec), whole)
 
 
-def step_keys(seed: int, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-  """One key for the step and one for each of its n examples, functions of (seed, step, row)."""
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
-  rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
-  return jax.random.fold_in(key, n), rows
-
-
 def _select(gate: Any, new: Any, old: Any) -> Any:
   """New where the gate (a boolean, or a tree of booleans like both) is open, old elsewhere."""
   if isinstance(gate, (bool, jax.Array)):
@@ -104,7 +98,7 @@ def make_step(
 
   def advance(train: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     n = batch["video"].shape[0]
-    rng, keys = step_keys(seed, train.step, n)
+    rng, keys = step_keys.step_keys(seed, train.step, n)
     batch = {**batch, "key": keys}
     (loss, (state, metrics)), grads = grad_fn(train.params, train.method, batch, rng, train.step)
 

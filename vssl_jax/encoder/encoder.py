@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, models, probing
+from vssl_jax import augment, methods, models, probing
+from vssl_jax.encoder import exported as exported_lib
+from vssl_jax.encoder.exported import CARD, WEIGHTS
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle
+from vssl_jax.methods.base import Variables
+from vssl_jax.training import checkpoints, run_folder
 
 Params = dict[str, Any]
 
@@ -120,6 +124,48 @@ def _require_rgb(clips: jax.Array | np.ndarray) -> None:
     )
 
 
+def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
+  """The encoder of a run's newest undamaged checkpoint, or of an exported folder.
+
+  Args:
+    path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
+
+  Returns:
+    The run's config, with fields that later versions added at their defaults; the encoder's
+    variables {params, batch_stats}, on the host; and
+    {checkpoint, step}.
+
+  Raises:
+    UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
+  """
+  folder = pathlib.Path(path)
+  exported, trained = (folder / x for x in (CARD, checkpoints.CONFIG))
+  if exported.is_file() and trained.is_file():
+    raise UserError(
+      f"{folder}: holds a run and an exported encoder ({CARD}), which may differ; move "
+      f"{CARD} and {WEIGHTS} to a folder of their own."
+    )
+  if not exported.is_file() and not trained.is_file():
+    raise UserError(
+      f"{folder}: no {checkpoints.CONFIG} of a run (--workdir of training) and no {CARD} of "
+      "an exported or converted encoder there."
+    )
+  if exported.is_file():
+    config, variables = exported_lib.load_exported(folder)
+    run_folder.require_finite(variables, folder / WEIGHTS)
+    config = methods.complete(config)
+    return (
+      config,
+      variables,
+      {"checkpoint": str(folder), **exported_lib.load_card(folder).get("checkpoint", {})},
+    )
+  config, method, state = run_folder.load_state(folder)
+  if method.encoder is None:
+    raise UserError(f"{folder}: a run of {config.method}, which has no encoder of clips.")
+  variables = jax.device_get(method.encoder(state.params, state.method))
+  return config, variables, {"checkpoint": str(folder), "step": int(state.step)}
+
+
 def load(path: str | os.PathLike[str]) -> Encoder:
   """The encoder of a run folder, of an exported folder, or of converted weights.
 
@@ -131,7 +177,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
   Raises:
     UserError: no encoder there, or none that can be read.
   """
-  config, variables, info = bundle.load_encoder(path)
+  config, variables, info = load_encoder(path)
   return build(*probing.inflated(config, variables), info)
 
 

@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from tests import toy
-from vssl_jax import optim, parallel
-from vssl_jax import step as step_lib
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
+from vssl_jax.ops import step_keys
+from vssl_jax.training import optim
+from vssl_jax.training import step as step_lib
 
 
 def _run(method, steps=3, devices=1, accumulate=1, **values):
@@ -36,7 +38,7 @@ def test_first_update_by_hand():
   start = step_lib.init(
     toy.method(), optim.build(toy.config().optim, lambda i: 0.0), 0, parallel.make_mesh(), 8
   )
-  _, keys = step_lib.step_keys(0, jnp.int32(0), 8)
+  _, keys = step_keys.step_keys(0, jnp.int32(0), 8)
   batch = toy.Source().batch(0)
   x, y = np.float64(batch["features"]), np.where(batch["label"] > 0, 1.0, -1.0)[:, None]
   noise = 0.1 * np.stack([np.asarray(jax.random.normal(k, (4,))) for k in keys])
@@ -137,12 +139,12 @@ def test_gate_may_be_a_prefix_and_holds_against_after_update():
 
 
 def test_keys_depend_on_seed_step_and_row_only():
-  rng, keys = step_lib.step_keys(3, jnp.int32(5), 8)
-  _, more = step_lib.step_keys(3, jnp.int32(5), 16)
+  rng, keys = step_keys.step_keys(3, jnp.int32(5), 8)
+  _, more = step_keys.step_keys(3, jnp.int32(5), 16)
   data = jax.random.key_data
   np.testing.assert_array_equal(data(keys), data(more)[:8])
   everything = np.concatenate(
-    [np.asarray(data(step_lib.step_keys(s, jnp.int32(k), 8)[1])) for s in (0, 1) for k in (0, 1)]
+    [np.asarray(data(step_keys.step_keys(s, jnp.int32(k), 8)[1])) for s in (0, 1) for k in (0, 1)]
   )
   assert len(np.unique(everything, axis=0)) == 32
   assert not any((np.asarray(data(rng)) == row).all() for row in np.asarray(data(keys)))

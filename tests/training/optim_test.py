@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from vssl_jax import config as config_lib
-from vssl_jax import optim
 from vssl_jax.errors import UserError
+from vssl_jax.training import optim
 
 
 def _settings(**values):

@@ -3,44 +3,44 @@
 import json
 import math
 
-from vssl_jax.io import writers
+from vssl_jax.training import metrics_log
 
 
 def test_rows_round_trip_and_stay_valid_json(tmp_path):
-  with writers.open_writer(tmp_path, tensorboard=False) as w:
+  with metrics_log.open_writer(tmp_path, tensorboard=False) as w:
     w.write(1, {"loss": 1.5})
     w.write(2, {"loss": math.nan, "lr": math.inf})
-  assert writers.read(tmp_path) == [
+  assert metrics_log.read(tmp_path) == [
     {"step": 1, "loss": 1.5},
     {"step": 2, "loss": "nan", "lr": "inf"},
   ]
 
 
 def test_cut_back_keeps_rows_up_to_the_step_and_drops_a_torn_line(tmp_path):
-  with writers.open_writer(tmp_path, tensorboard=False) as w:
+  with metrics_log.open_writer(tmp_path, tensorboard=False) as w:
     for step in (1, 2, 3):
       w.write(step, {"loss": float(step)})
-  with (tmp_path / writers.FILE).open("a") as f:
+  with (tmp_path / metrics_log.FILE).open("a") as f:
     f.write('{"step": 4, "lo')
-  writers.cut_back(tmp_path, 2)
-  assert [r["step"] for r in writers.read(tmp_path)] == [1, 2]
-  writers.cut_back(tmp_path, 0)
-  assert writers.read(tmp_path) == []
+  metrics_log.cut_back(tmp_path, 2)
+  assert [r["step"] for r in metrics_log.read(tmp_path)] == [1, 2]
+  metrics_log.cut_back(tmp_path, 0)
+  assert metrics_log.read(tmp_path) == []
 
 
 def test_cut_back_of_a_new_run_is_nothing(tmp_path):
-  writers.cut_back(tmp_path, 5)
+  metrics_log.cut_back(tmp_path, 5)
   assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_enabled_process_writes(tmp_path):
-  with writers.open_writer(tmp_path, enabled=False) as w:
+  with metrics_log.open_writer(tmp_path, enabled=False) as w:
     w.write(1, {"loss": 1.0})
   assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorboard_holds_the_same_scalars(tmp_path):
-  with writers.open_writer(tmp_path) as w:
+  with metrics_log.open_writer(tmp_path) as w:
     w.write(3, {"loss": 0.25})
   import tensorflow as tf
 
@@ -51,4 +51,4 @@ def test_tensorboard_holds_the_same_scalars(tmp_path):
     for v in e.summary.value
   ]
   assert (3, "loss", 0.25) in found
-  assert json.loads((tmp_path / writers.FILE).read_text()) == {"step": 3, "loss": 0.25}
+  assert json.loads((tmp_path / metrics_log.FILE).read_text()) == {"step": 3, "loss": 0.25}

@@ -11,12 +11,13 @@ import pytest
 
 import vssl_jax
 from tests import small
-from vssl_jax import export, methods, models
+from vssl_jax import methods, models
+from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle, checkpoints
 from vssl_jax.probes import run
+from vssl_jax.training import checkpoints, run_folder
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def make(folder, **fields):
@@ -27,7 +28,7 @@ def make(folder, **fields):
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, 4, 16, 16, 3), np.float32))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.5, x.shape).astype(np.float32), shapes)
-  export.save_encoder(folder, c, variables, info={"step": 5})
+  exported.save_encoder(folder, c, variables, info={"step": 5})
   return c, variables
 
 
@@ -123,7 +124,7 @@ def test_a_vit_takes_the_clips_that_its_positions_are_of(tmp_path):
 def test_an_export_with_nan_or_infinity_is_refused(tmp_path, value):
   c, variables = make(tmp_path / "good")
   variables["batch_stats"]["res3_0"]["norm_a"]["mean"][0] = value
-  export.save_encoder(tmp_path / "bad", c, variables)
+  exported.save_encoder(tmp_path / "bad", c, variables)
   match = r"safetensors: batch_stats/res3_0/norm_a/mean holds NaN or infinity"
   with pytest.raises(UserError, match=match):
     vssl_jax.load(tmp_path / "bad")
@@ -134,8 +135,8 @@ def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
   method = methods.load("cvrl").build(c, None)
   params, state = small.init(method)
   head = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params["head"])
-  bundle.save_run(tmp_path / "run", c, {**params, "head": head}, state)
-  for load in (bundle.load_state, vssl_jax.load):
+  run_folder.save_run(tmp_path / "run", c, {**params, "head": head}, state)
+  for load in (run_folder.load_state, vssl_jax.load):
     with pytest.raises(UserError, match=r"checkpoints.0: params/head/.* holds NaN or infinity"):
       load(tmp_path / "run")
 
@@ -152,11 +153,11 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoints, broken, stop)
     with pytest.raises(KeyboardInterrupt):
-      bundle.save_run(folder, c, *made)
+      run_folder.save_run(folder, c, *made)
   assert not folder.exists()
   if broken == "Checkpoints":  # what was killed is taken up, and what is there stays
-    bundle.save_run(folder, c, *made, beside={"origin.json": {"file": "x"}})
-    bundle.load_state(folder)
+    run_folder.save_run(folder, c, *made, beside={"origin.json": {"file": "x"}})
+    run_folder.load_state(folder)
     names = {"checkpoints", "config.json", "origin.json"}
     assert {f.name for f in folder.iterdir()} == names
     assert [f.name for f in folder.parent.iterdir()] == ["mine"]
@@ -164,7 +165,7 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
     folder.mkdir()
     (folder / "notes").touch()
     with pytest.raises(UserError, match="not an empty folder"):
-      bundle.save_run(folder, c, *made)
+      run_folder.save_run(folder, c, *made)
 
 
 @pytest.mark.slow
@@ -172,15 +173,15 @@ def test_a_run_folder(tmp_path):
   c = small.shrink(methods.base_config("rho_byol"), **{"rho_byol.predictor": (16,), "steps": 4})
   method = methods.load("rho_byol").build(c, None)
   params, state = small.init(method)
-  bundle.save_run(tmp_path / "run", c, params, state)
+  run_folder.save_run(tmp_path / "run", c, params, state)
   encoder = vssl_jax.load(tmp_path / "run")
   want = method.encoder(params, state)
   jax.tree.map(np.testing.assert_array_equal, encoder.params["params"], want["params"])
   assert encoder.info["step"] == 0
-  _, _, again = bundle.load_state(tmp_path / "run")
+  _, _, again = run_folder.load_state(tmp_path / "run")
   jax.tree.map(np.testing.assert_array_equal, again.method.target, state.target)
   with pytest.raises(UserError, match="holds a run already"):
-    bundle.save_run(tmp_path / "run", c, params, state)
+    run_folder.save_run(tmp_path / "run", c, params, state)
 
 
 def test_a_network_of_single_frames_comes_inflated(tmp_path):

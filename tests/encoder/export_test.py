@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vssl_jax import export, methods, models, probing, program
+from vssl_jax import methods, models, probing
 from vssl_jax import results as results_lib
+from vssl_jax.encoder import encoder as encoder_lib
+from vssl_jax.encoder import export, exported, program, saved_model
 from vssl_jax.errors import UserError
-from vssl_jax.io import bundle
 from vssl_jax.probes import features
+from vssl_jax.training import run_folder as run_folder_lib
 
 
 def _config():
@@ -53,8 +55,8 @@ def _same(a, b):
 
 def test_round_trip_is_bit_exact(tmp_path):
   config, variables = _config(), _variables()
-  export.save_encoder(tmp_path / "a" / "b", config, variables)
-  again, found = export.load_exported(tmp_path / "a" / "b")
+  exported.save_encoder(tmp_path / "a" / "b", config, variables)
+  again, found = exported.load_exported(tmp_path / "a" / "b")
   _same(variables, found)
   assert np.asarray(found["params"]["norm"]["scale"]).dtype == ml_dtypes.bfloat16
   assert results_lib.tree_hash(found) == results_lib.tree_hash(variables)
@@ -66,8 +68,8 @@ def test_round_trip_is_bit_exact(tmp_path):
 
 
 def test_names_in_the_file(tmp_path):
-  export.save_encoder(tmp_path, _config(), _variables())
-  with safe_open(tmp_path / export.WEIGHTS, framework="np") as f:
+  exported.save_encoder(tmp_path, _config(), _variables())
+  with safe_open(tmp_path / exported.WEIGHTS, framework="np") as f:
     assert sorted(f.keys()) == [
       "batch_stats/norm/count",
       "batch_stats/norm/mean",
@@ -79,23 +81,23 @@ def test_names_in_the_file(tmp_path):
 
 
 def test_an_encoder_without_statistics(tmp_path):
-  export.save_encoder(tmp_path, _config(), {"params": {"w": np.ones(2, np.float32)}})
-  _, found = export.load_exported(tmp_path)
+  exported.save_encoder(tmp_path, _config(), {"params": {"w": np.ones(2, np.float32)}})
+  _, found = exported.load_exported(tmp_path)
   assert found["batch_stats"] == {}
 
 
 def test_card(tmp_path):
   config = _config()
-  export.save_encoder(
+  exported.save_encoder(
     tmp_path, config, _variables(), info={"step": 7, "sha256": "ab"}, results={"top1": 0.5}
   )
-  card = json.loads((tmp_path / export.CARD).read_text())
+  card = json.loads((tmp_path / exported.CARD).read_text())
   assert card["parameters"] == 12 + 1 + 4
   assert card["checkpoint"] == {"step": 7, "sha256": "ab"}
   assert card["results"] == {"top1": 0.5}
   assert card["encoder_sha256"] == results_lib.tree_hash(_variables())
   assert card["config_sha256"] == results_lib.config_hash(config)
-  assert card["weights"]["sha256"] == results_lib.file_hash(tmp_path / export.WEIGHTS)
+  assert card["weights"]["sha256"] == results_lib.file_hash(tmp_path / exported.WEIGHTS)
   preprocessing = card["preprocessing"]
   assert preprocessing["mean"] == [0.4, 0.4, 0.4]
   assert preprocessing["trained_with"] == {"frames": 2, "stride": 2, "size": 8}
@@ -105,32 +107,32 @@ def test_card(tmp_path):
 def test_small_numbers_of_a_config_survive(tmp_path):
   config = _config().unlock()
   config.optim.lr = 1.23456789e-7
-  export.save_encoder(tmp_path, config, _variables())
-  assert export.load_exported(tmp_path)[0].optim.lr == 1.23456789e-7
+  exported.save_encoder(tmp_path, config, _variables())
+  assert exported.load_exported(tmp_path)[0].optim.lr == 1.23456789e-7
 
 
 def test_damage_is_noticed(tmp_path):
   with pytest.raises(UserError, match=r"give a folder that vssl_jax\.export wrote"):
-    export.load_exported(tmp_path / "nowhere")
-  export.save_encoder(tmp_path, _config(), _variables())
-  weights = tmp_path / export.WEIGHTS
+    exported.load_exported(tmp_path / "nowhere")
+  exported.save_encoder(tmp_path, _config(), _variables())
+  weights = tmp_path / exported.WEIGHTS
   whole = weights.read_bytes()
   flipped = bytearray(whole)
   flipped[-5] ^= 1
   for damaged in (bytes(flipped), whole[:-1], b""):
     weights.write_bytes(damaged)
     with pytest.raises(UserError, match="damaged or replaced"):
-      export.load_exported(tmp_path)
+      exported.load_exported(tmp_path)
   weights.unlink()
   with pytest.raises(UserError, match="missing beside its card"):
-    export.load_exported(tmp_path)
+    exported.load_exported(tmp_path)
   for text in ("", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "weights": 3}'):
-    (tmp_path / export.CARD).write_text(text)
+    (tmp_path / exported.CARD).write_text(text)
     with pytest.raises(UserError, match="not a card"):
-      export.load_exported(tmp_path)
-  (tmp_path / export.CARD).write_text('{"format": 2}')
+      exported.load_exported(tmp_path)
+  (tmp_path / exported.CARD).write_text('{"format": 2}')
   with pytest.raises(UserError, match="newer than this version"):
-    export.load_exported(tmp_path)
+    exported.load_exported(tmp_path)
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def run_folder(tmp_path, monkeypatch):
       raise UserError(f"{path}: no config.json there")
     return config, variables, {"checkpoint": str(path), "step": 3}
 
-  monkeypatch.setattr(bundle, "load_encoder", load_encoder)
+  monkeypatch.setattr(run_folder_lib, "load_encoder", load_encoder)
   return folder, variables
 
 
@@ -164,9 +166,9 @@ def test_command_line(run_folder, tmp_path, capsys):
     for n in ("encoder.safetensors", "encoder.json", "features_train.npz", "features_test.npz")
   ]
   assert capsys.readouterr().out.split() == [str(f) for f in written]
-  _, found = export.load_exported(output)
+  _, found = exported.load_exported(output)
   assert results_lib.tree_hash(found) == results_lib.tree_hash(variables)
-  assert export.load_card(output)["results"]["trained"]["top1"] == 0.25
+  assert exported.load_card(output)["results"]["trained"]["top1"] == 0.25
   train, test = (features.load(f) for f in written[2:])
   assert train.features.shape == (4, 1, 32)
   assert test.features.shape == (3, 1, 32)
@@ -192,17 +194,17 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   results_lib.write_json(evaluated, folder / "evaluation" / "summary.json")
   first, second = tmp_path / "first", tmp_path / "second"
   assert export.main([f"--checkpoint={folder}", f"--output={first}"]) == 0
-  card = export.load_card(first)
+  card = exported.load_card(first)
   assert card["results"]["trained"]["top1"] == 0.25
   assert card["results"]["evaluation"] == evaluated
-  config, variables = export.load_exported(first)
+  config, variables = exported.load_exported(first)
   config.data.path = "gone"
   old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
-  export.save_encoder(first, config, variables, **old)
+  exported.save_encoder(first, config, variables, **old)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(bundle, "load_encoder", lambda path: (config, variables, {}))
+    patch.setattr(run_folder_lib, "load_encoder", lambda path: (config, variables, {}))
     assert export.main([f"--checkpoint={first}", f"--output={second}"]) == 0
-  again = export.load_card(second)
+  again = exported.load_card(second)
   assert (again["results"], again["data"]) == (old["results"], old["data"])
 
 
@@ -211,7 +213,7 @@ def test_results_of_other_weights_stay_out_of_the_card(run_folder, tmp_path, cap
   other = {"mean": {"knn": 0.9}, "encoder_sha256": "0" * 64}
   results_lib.write_json(other, folder / "evaluation" / "summary.json")
   assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
-  results = export.load_card(tmp_path / "out")["results"]
+  results = exported.load_card(tmp_path / "out")["results"]
   assert list(results) == ["trained"]
   error = capsys.readouterr().err
   assert error.count("\n") == 1
@@ -221,19 +223,19 @@ def test_results_of_other_weights_stay_out_of_the_card(run_folder, tmp_path, cap
 def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monkeypatch):
   """Probes see a network of single frames inflated, and say the hash of what they saw."""
   folder, _ = run_folder
-  config = bundle.load_encoder(folder)[0]
+  config = encoder_lib.load_encoder(folder)[0]
   with config.unlocked():
     config.encoder.temporal = False
   encoder = models.build_encoder(config.encoder)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
-  monkeypatch.setattr(bundle, "load_encoder", lambda path: (config, flat, {"step": 3}))
+  monkeypatch.setattr(run_folder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
   seen = probing.inflated(config, flat)[1]
   trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
   assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
   results_lib.write_json({"trained": trained}, folder / "result.json")
   assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
-  card = export.load_card(tmp_path / "out")
+  card = exported.load_card(tmp_path / "out")
   assert card["results"] == {"trained": trained}
   assert card["encoder_sha256"] == results_lib.tree_hash(flat)
 
@@ -253,15 +255,15 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
   monkeypatch.setattr(program, "save_program", save_program)
   monkeypatch.setattr(program, "save_tensorflow", save_tensorflow)
   assert export.main([*command, "--formats=program,savedmodel"]) == 0
-  listed = export.load_card(output)["programs"]
-  assert sorted(listed) == [program.PROGRAM, program.SAVED_MODEL]
+  listed = exported.load_card(output)["programs"]
+  assert sorted(listed) == [program.PROGRAM, saved_model.SAVED_MODEL]
   assert listed[program.PROGRAM]["sha256"] == results_lib.file_hash(output / program.PROGRAM)
 
   assert export.main([*command, "--overwrite", "--formats=program"]) == 0
-  assert sorted(export.load_card(output)["programs"]) == [program.PROGRAM]
-  assert not (output / program.SAVED_MODEL).exists()
+  assert sorted(exported.load_card(output)["programs"]) == [program.PROGRAM]
+  assert not (output / saved_model.SAVED_MODEL).exists()
   assert export.main([*command, "--overwrite"]) == 0
-  assert export.load_card(output)["programs"] == {}
+  assert exported.load_card(output)["programs"] == {}
   assert not (output / program.PROGRAM).exists()
 
   # One that lies there alone is not taken away unasked.
@@ -276,8 +278,8 @@ def test_features_of_other_weights_do_not_stay(run_folder, tmp_path, capsys):
   output = tmp_path / "out"
   command = [f"--checkpoint={run_folder[0]}", f"--output={output}"]
   assert export.main([*command, "--features", "--split=test"]) == 0
-  (output / export.WEIGHTS).unlink()
-  (output / export.CARD).unlink()
+  (output / exported.WEIGHTS).unlink()
+  (output / exported.CARD).unlink()
   assert export.main([*command, "--features", "--split=train"]) == 2
   assert "features_test.npz exists" in capsys.readouterr().err
   assert export.main([*command, "--features", "--split=train", "--overwrite"]) == 0
@@ -305,7 +307,7 @@ def test_nothing_is_written_where_tensorflow_lacks(run_folder, tmp_path, monkeyp
 
 def test_features_are_of_all_videos_whatever_was_learnt_from(run_folder, tmp_path):
   folder, _ = run_folder
-  config = bundle.load_encoder(folder)[0]
+  config = encoder_lib.load_encoder(folder)[0]
   with config.unlocked():
     config.data.fraction = 0.5
   assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'o'}", "--features"]) == 0

@@ -1,4 +1,4 @@
-"""An encoder out of a run folder or an exported folder: what probes and exports start from."""
+"""A run folder opened for reading, or written with weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,53 +14,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vssl_jax import export, methods, optim, parallel, results
-from vssl_jax import step as step_lib
+from vssl_jax import methods, parallel, results
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints
-from vssl_jax.methods.base import Method, Variables
-
-
-def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
-  """The encoder of a run's newest undamaged checkpoint, or of an exported folder.
-
-  Args:
-    path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
-
-  Returns:
-    The run's config, with fields that later versions added at their defaults; the encoder's
-    variables {params, batch_stats}, on the host; and
-    {checkpoint, step}.
-
-  Raises:
-    UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
-  """
-  folder = pathlib.Path(path)
-  exported, trained = (folder / x for x in (export.CARD, checkpoints.CONFIG))
-  if exported.is_file() and trained.is_file():
-    raise UserError(
-      f"{folder}: holds a run and an exported encoder ({export.CARD}), which may differ; move "
-      f"{export.CARD} and {export.WEIGHTS} to a folder of their own."
-    )
-  if not exported.is_file() and not trained.is_file():
-    raise UserError(
-      f"{folder}: no {checkpoints.CONFIG} of a run (--workdir of training) and no {export.CARD} of "
-      "an exported or converted encoder there."
-    )
-  if exported.is_file():
-    config, variables = export.load_exported(folder)
-    _require_finite(variables, folder / export.WEIGHTS)
-    config = methods.complete(config)
-    return (
-      config,
-      variables,
-      {"checkpoint": str(folder), **export.load_card(folder).get("checkpoint", {})},
-    )
-  config, method, state = load_state(folder)
-  if method.encoder is None:
-    raise UserError(f"{folder}: a run of {config.method}, which has no encoder of clips.")
-  variables = jax.device_get(method.encoder(state.params, state.method))
-  return config, variables, {"checkpoint": str(folder), "step": int(state.step)}
+from vssl_jax.methods.base import Method
+from vssl_jax.training import checkpoints, optim
+from vssl_jax.training import step as step_lib
 
 
 def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.TrainState]:
@@ -75,11 +33,16 @@ def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.Train
   with open_run(folder) as run:
     step, state = run.reader.restore(run.like)
   whose = {"params": state.params, "state": state.method}
-  _require_finite(whose, folder / checkpoints.FOLDER / str(step))
+  require_finite(whose, folder / checkpoints.FOLDER / str(step))
   return run.config, run.method, state
 
 
-def _require_finite(tree: Any, where: pathlib.Path) -> None:
+def require_finite(tree: Any, where: pathlib.Path) -> None:
+  """Checks that no array of a tree, read from `where`, holds NaN or infinity.
+
+  Raises:
+    UserError: one does; names it.
+  """
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
     if jnp.issubdtype(x.dtype, jnp.floating) and not jnp.isfinite(x).all():
       name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -11,10 +11,10 @@ from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields
-from vssl_jax import extract_features as extraction
-from vssl_jax.io import bundle
+from vssl_jax.encoder import snippet_features
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
+from vssl_jax.training import run_folder
 
 FLAGS = ["--frames=2", "--stride=3", "--fps=10", "--resize=16", "--size=12", "--batch_size=4"]
 
@@ -39,16 +39,16 @@ def world(tmp_path, monkeypatch):
     return encode(clips)
 
   made = {"encoder_sha256": "x", "preprocessing": {}, "checkpoint": {"step": 1}}
-  monkeypatch.setattr(extraction, "_encoder", lambda *args: (counted, 2, dict(made)))
+  monkeypatch.setattr(snippet_features, "_encoder", lambda *args: (counted, 2, dict(made)))
   config = small.load("cvrl.py", "demo")
   config.data.eval.resize, config.data.eval.size = 20, 18
-  monkeypatch.setattr(bundle, "load_encoder", lambda _: (config, {}, {}))
+  monkeypatch.setattr(run_folder, "load_encoder", lambda _: (config, {}, {}))
   return folder, tmp_path / "out", calls, made
 
 
 def run(folder, out, *flags):
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
-  return extraction.main([*given, *FLAGS, *flags])
+  return snippet_features.main([*given, *FLAGS, *flags])
 
 
 def stamps(out):
@@ -84,7 +84,7 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
 def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
   folder, out, calls, _ = world
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
-  assert extraction.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
+  assert snippet_features.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
   settings = snippets.Settings(frames=2, stride=3, fps=10, resize=20, size=18)
   clips = np.stack([x for x, _ in snippets.read(folder / "b.mp4", settings)])
   assert {shape[2:] for shape in calls} == {(18, 18, 3)}
@@ -93,7 +93,7 @@ def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
 
 def test_a_killed_run_goes_on(world, monkeypatch):
   folder, out, calls, _ = world
-  real = extraction._save
+  real = snippet_features._save
   saved = []
 
   def dies(path, features):
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on(world, monkeypatch):
     saved.append(path)
     real(path, features)
 
-  monkeypatch.setattr(extraction, "_save", dies)
+  monkeypatch.setattr(snippet_features, "_save", dies)
   with pytest.raises(KeyboardInterrupt):
     run(folder, out)
   assert not (out / "manifest.json").exists()
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on(world, monkeypatch):
   assert len(before) == 1
   with open(out / "progress.jsonl", "a") as file:
     file.write('{"name": "b", "by')  # cut short by the kill
-  monkeypatch.setattr(extraction, "_save", real)
+  monkeypatch.setattr(snippet_features, "_save", real)
   assert run(folder, out) == 3
   after = stamps(out)
   assert after.keys() == {"a.npy", "b.npy", "c.npy"}

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from data_pipelines.records import fingerprint, index, tfrecord
-from vssl_jax import card, methods, results
+from vssl_jax import methods, results
+from vssl_jax.encoder import card
 from vssl_jax.errors import UserError
 
 OURS, OTHER = "a" * 64, "b" * 64

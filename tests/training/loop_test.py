@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tests import toy
-from vssl_jax import parallel, train
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints, writers
+from vssl_jax.training import checkpoints, loop, metrics_log
 
 
 def _train(path, source=None, method=None, devices=1, **values):
   mesh = parallel.make_mesh(jax.devices()[:devices])
-  return train.train(
+  return loop.train(
     toy.config(**values),
     path,
     source or toy.Source(),
@@ -53,7 +53,7 @@ def _same(a, b):
 def _stable(path):
   """The JSONL rows without the timings."""
   timed = ("_per_second", "input_wait", "eta_seconds")
-  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in writers.read(path)]
+  return [{k: v for k, v in r.items() if not k.endswith(timed)} for r in metrics_log.read(path)]
 
 
 @pytest.mark.parametrize("at", [1, 5, 6, 11])
@@ -89,7 +89,7 @@ def test_finished_run_trains_no_further(tmp_path):
 
 def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
   result = _train(tmp_path, epochs=20.0)
-  rows = writers.read(tmp_path)
+  rows = metrics_log.read(tmp_path)
   assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
   assert rows[-1]["step"] == 80
   promised = {
@@ -115,7 +115,7 @@ def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
 
 @pytest.mark.parametrize("poison", [0, 6, 11])
 def test_nan_stops_naming_step_and_metric_and_keeps_the_last_good(tmp_path, poison):
-  with pytest.raises(train.NonFiniteError, match=rf"loss is nan at step {poison + 1}"):
+  with pytest.raises(loop.NonFiniteError, match=rf"loss is nan at step {poison + 1}"):
     _train(tmp_path, source=toy.Source(poison=poison))
   folder = tmp_path / checkpoints.FOLDER
   steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())

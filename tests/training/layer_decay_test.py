@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from vssl_jax import config as config_lib
-from vssl_jax import layer_decay, models, optim
+from vssl_jax import models
 from vssl_jax.errors import UserError
+from vssl_jax.training import layer_decay, optim
 
 
 def _modules(name):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vssl_jax import layer_decay
 from vssl_jax.errors import UserError
+from vssl_jax.training import layer_decay
 
 Params = Any
 Schedule = Callable[[jax.Array | int], jax.Array]

@@ -13,7 +13,7 @@ import pytest
 
 from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.io import checkpoints
+from vssl_jax.training import checkpoints
 
 
 @flax.struct.dataclass

@@ -1,0 +1,1 @@
+"""A trained encoder: loaded, called, written as files and as programs that run without it."""

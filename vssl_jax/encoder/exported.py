@@ -1,0 +1,171 @@
+"""An encoder as two files: `encoder.safetensors` and its card, `encoder.json`."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from vssl_jax import files as files_lib
+from vssl_jax import results as results_lib
+from vssl_jax._version import __version__
+from vssl_jax.encoder import card as card_lib
+from vssl_jax.errors import UserError
+
+WEIGHTS = "encoder.safetensors"
+CARD = "encoder.json"
+COLLECTIONS = ("params", "batch_stats")
+_DTYPES = {
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": jnp.bfloat16,
+  "I64": np.int64,
+  "I32": np.int32,
+  "I16": np.int16,
+  "I8": np.int8,
+  "U64": np.uint64,
+  "U32": np.uint32,
+  "U16": np.uint16,
+  "U8": np.uint8,
+  "BOOL": np.bool_,
+}
+
+
+def save_encoder(
+  folder: str | pathlib.Path,
+  config: ConfigDict,
+  variables: Mapping[str, Any],
+  *,
+  info: Mapping[str, Any] | None = None,
+  results: Mapping[str, Any] | None = None,
+  data: Mapping[str, Any] | None = None,
+  programs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """Writes an encoder's weights and card.
+
+  Args:
+    folder: made if missing; gets `encoder.safetensors` and, last, `encoder.json`.
+    config: of the run, at least `encoder`, `augment` and `data`.
+    variables: `params` and `batch_stats`, any dtypes that safetensors has.
+    info: of the checkpoint: `step`, `sha256`.
+    results: what a probe found, kept in the card.
+    data: what an earlier card said of the videos trained on; by default told by `config.data`.
+    programs: what lies beside the weights, by name, see `card.programs`.
+
+  Returns:
+    The card.
+  """
+  from safetensors.numpy import save
+
+  folder = pathlib.Path(folder)
+  host = jax.device_get({name: variables.get(name) or {} for name in COLLECTIONS})
+  # safetensors writes the memory as it lies, so views and transposes must be laid out anew.
+  flat = {
+    name: np.array(x, order="C") for name, x in traverse_util.flatten_dict(host, sep="/").items()
+  }
+  weights = save(flat)
+  files_lib.write_atomic(folder / WEIGHTS, weights)
+  d = config.data
+  card = {
+    "format": 1,
+    "vssl_jax": __version__,
+    "weights": {"file": WEIGHTS, "sha256": results_lib.file_hash(folder / WEIGHTS)},
+    "parameters": sum(x.size for name, x in flat.items() if name.startswith("params/")),
+    "encoder_sha256": results_lib.tree_hash(host),
+    "checkpoint": origin(info),
+    "config_sha256": results_lib.config_hash(config),
+    "data": dict(data) if data else card_lib.data(d),
+    "programs": dict(programs or {}),
+    "preprocessing": {
+      "input": "uint8 RGB [N, T, H, W, 3]",
+      "scale": "1/255, then (x - mean) / std",
+      "mean": config.augment.mean,
+      "std": config.augment.std,
+      "trained_with": {"frames": d.frames, "stride": d.stride, "size": d.size},
+      "evaluated_with": {k: d.eval[k] for k in ("frames", "stride", "resize", "size")},
+    },
+    "results": dict(results or {}),
+    "config": json.loads(config.to_json()),
+  }
+  text = json.dumps(results_lib.plain(card, digits=12), indent=2, ensure_ascii=False)
+  files_lib.write_atomic(folder / CARD, (text + "\n").encode())
+  return card
+
+
+def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]:
+  """Reads an exported encoder.
+
+  Args:
+    path: the folder that `save_encoder` wrote.
+
+  Returns:
+    `(config, variables)`: the run's config, and NumPy arrays under `params` and `batch_stats`,
+    bit for bit as saved.
+
+  Raises:
+    UserError: a file is missing, or the weights are not those that the card was written for.
+  """
+  folder = pathlib.Path(path)
+  card = load_card(folder)
+  file = folder / card["weights"]["file"]
+  if not file.is_file():
+    raise UserError(f"{file}: missing beside its card; export the encoder again")
+  found = results_lib.file_hash(file)
+  if found != card["weights"]["sha256"]:
+    raise UserError(
+      f"{file}: damaged or replaced: its sha256 is {found[:12]}…, the card says "
+      f"{card['weights']['sha256'][:12]}…; copy or export it again"
+    )
+  nested = traverse_util.unflatten_dict(arrays(file.read_bytes()), sep="/")
+  variables = {name: nested.get(name, {}) for name in COLLECTIONS}
+  return ConfigDict(_tuples(card["config"])), variables
+
+
+def arrays(data: bytes) -> dict[str, np.ndarray]:
+  """The arrays of a safetensors file, bfloat16 too (safetensors' own NumPy reader lacks it)."""
+  import safetensors
+
+  return {
+    name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]).copy()
+    for name, x in safetensors.deserialize(data)
+  }
+
+
+def load_card(path: str | pathlib.Path) -> dict[str, Any]:
+  """The card of an exported encoder.
+
+  Raises:
+    UserError: the folder has none, or it is not one.
+  """
+  file = pathlib.Path(path) / CARD
+  try:
+    card = json.loads(file.read_text(encoding="utf-8"))
+    if card["format"] != 1:
+      raise UserError(f"{file}: format {card['format']} is newer than this version of vssl_jax")
+    if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]:
+      raise KeyError("weights or config")
+  except FileNotFoundError:
+    raise UserError(f"{path}: no {CARD} there; give a folder that vssl_jax.export wrote") from None
+  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+    raise UserError(f"{file}: not a card of vssl_jax.export ({e!r}); export it again") from None
+  return card
+
+
+def origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
+  """Of a checkpoint's facts, all but where it lay on this machine."""
+  return {k: v for k, v in (info or {}).items() if k != "checkpoint"}
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has lists where a config has tuples."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

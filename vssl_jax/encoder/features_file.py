@@ -1,0 +1,63 @@
+"""Features of a whole split, of every view, in one `.npz` file."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import models
+from vssl_jax import results as results_lib
+from vssl_jax._version import __version__
+from vssl_jax.encoder import exported
+from vssl_jax.probes import features, run
+
+
+def export_features(
+  config: ConfigDict,
+  variables: Mapping[str, Any],
+  source: run.Source,
+  file: str | pathlib.Path,
+  *,
+  split: str,
+  info: Mapping[str, Any] | None = None,
+) -> features.Features:
+  """Writes the features of every view of a split to an `.npz` file (see `features.save`).
+
+  Args:
+    config: `encoder`, `augment` and `data.eval` are read.
+    variables: of the encoder.
+    source: the split's videos.
+    file: where to.
+    split: its name, for the record.
+    info: of the checkpoint.
+
+  Returns:
+    What was written.
+  """
+  facts = {
+    "split": split,
+    "layer": "global average pooling",
+    "bn_mode": run.BN_MODE,
+    "config_sha256": results_lib.config_hash(config),
+    "encoder_sha256": results_lib.tree_hash(variables),
+    "checkpoint": exported.origin(info),
+    "vssl_jax": __version__,
+    "views": run.protocol(config, source, source)["views"],
+  }
+  found = features.extract(
+    run.feature_fn(models.build_encoder(config.encoder), config),
+    variables,
+    run.eval_batches(source, config),
+    names=getattr(source, "video_names", ()),
+    label_names=source.label_names,
+    info=results_lib.plain(facts),
+    progress=f"features, {split} split",
+    total=source.num_videos,
+  )
+  if jax.process_index() == 0:
+    features.save(file, found)
+  return found

@@ -1,0 +1,74 @@
+"""An encoder as a TensorFlow SavedModel, which runs without this library.
+
+It takes and gives what `encoder.program` describes. The loaded model must outlive the call:
+
+  model = tf.saved_model.load("saved_model")
+  features = model.features(clips)
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from vssl_jax.encoder.encoder import Encoder
+from vssl_jax.encoder.program import PLATFORMS, portable
+from vssl_jax.errors import UserError
+
+SAVED_MODEL = "saved_model"
+
+
+def exporters() -> tuple[Any, Any]:
+  """The modules that a SavedModel is written with: `tensorflow` and `jax2tf`.
+
+  Raises:
+    UserError: TensorFlow is not installed, or this JAX has no way to it.
+  """
+  try:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+  except ImportError as e:
+    raise UserError(
+      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
+      "leave savedmodel out of --formats."
+    ) from None
+  return tf, jax2tf
+
+
+def save_model(folder: str | os.PathLike[str], encoder: Encoder) -> None:
+  """Writes the encoder as a SavedModel with a function `features` of uint8 clips, any N.
+
+  Args:
+    folder: to write; appears whole or not at all. The weights are the model's variables.
+    encoder: what `vssl_jax.load` gives; clips are of its `clip_shape`.
+
+  Raises:
+    UserError: TensorFlow is not installed, or this JAX has no way to it.
+  """
+  tf, jax2tf = exporters()
+  apply, params = portable(encoder)
+  clip_shape = encoder.clip_shape
+  convert = jax2tf.convert(
+    apply,
+    polymorphic_shapes=[None, f"(n, {', '.join(map(str, clip_shape))})"],
+    with_gradient=False,
+    native_serialization_platforms=PLATFORMS,
+  )
+  module = tf.Module()
+  module.params = jax.tree.map(lambda x: tf.Variable(x, trainable=False), params)
+
+  @tf.function(
+    input_signature=[tf.TensorSpec((None, *clip_shape), tf.uint8, "clips")], autograph=False
+  )
+  def features(clips: Any) -> Any:
+    return convert(module.params, clips)
+
+  module.features = features
+  partial = pathlib.Path(folder).with_name(f".tmp-{os.getpid()}-{pathlib.Path(folder).name}")
+  tf.saved_model.save(module, str(partial), signatures={"serving_default": features})
+  shutil.rmtree(folder, ignore_errors=True)
+  os.replace(partial, folder)

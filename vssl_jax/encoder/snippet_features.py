@@ -1,0 +1,322 @@
+"""An encoder slid over untrimmed videos: one `.npy` file of snippet features `[T, D]` a video.
+
+  python -m vssl_jax.extract_features --checkpoint=RUN --videos=DIR --out=DIR
+
+RUN is a run folder or an exported one, of any method with an encoder of clips. The files are what
+`config.data.source = "localization"` reads, once `annotations.json` lies beside them (or is named);
+set `config.data.localization.step_seconds` to what is printed. `manifest.json` says what they were
+made from. A killed run goes on when started again: each file appears whole, and is made once.
+
+Exit status: 0 all is well, 2 bad usage, 3 videos could not be read (the manifest names them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vssl_jax import results as results_lib
+from vssl_jax.errors import UserError
+from vssl_jax.files import make_folder, replacing
+
+if TYPE_CHECKING:
+  from data_pipelines.videos.snippets import Settings
+
+MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
+Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
+_LISTED = 10  # unreadable videos printed; the manifest has all
+
+
+def extract(
+  checkpoint: Checkpoint,
+  videos: str | os.PathLike[str],
+  out: str | os.PathLike[str],
+  settings: Settings,
+  *,
+  batch_size: int = 16,
+  workers: int = 0,
+  progress: bool = False,
+) -> dict[str, Any]:
+  """Writes `<out>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
+
+  Args:
+    checkpoint: a run folder or an exported folder, or what `io.bundle.load_encoder` gave of it.
+    videos: a folder; videos in folders inside it count too.
+    out: made if missing; holds features of this checkpoint and these settings only.
+    settings: how snippets are cut.
+    batch_size: snippets a call of the encoder.
+    workers: decoding processes; 0 takes one a core, 1 decodes in this process.
+    progress: print a line a video.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: bad arguments, no videos, two of one name, or `out` is of something else.
+  """
+  from data_pipelines.videos import snippets
+  from data_pipelines.videos import workers as workers_lib
+
+  out = pathlib.Path(out)
+  paths = find(pathlib.Path(videos))
+  encode, width, made_from = _encoder(checkpoint, settings, batch_size)
+  make_folder(out)
+  journal = _Journal(out / JOURNAL, made_from)
+  left = [p for p in paths if not journal.has(p)]
+  if progress:
+    print(f"{len(paths)} videos, {len(paths) - len(left)} of them done before", flush=True)
+  unreadable: dict[pathlib.Path, str] = {}
+
+  def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
+    _save(out / f"{path.stem}.npy", features)
+    journal.add(path, facts)
+    if progress:
+      print(f"{path.stem}: {len(features)} snippets", flush=True)
+
+  def crashed(task: snippets.Task, reason: str) -> None:
+    unreadable[task.path] = reason
+    batches.drop(task.path)
+
+  batches = _Batches(encode, batch_size, finish)
+  tasks = [snippets.Task(p, settings) for p in left]
+  results = workers_lib.run(
+    snippets.send,
+    tasks,
+    workers=workers or _cores(),
+    on_crash=crashed,
+    on_report=lambda task, snippet: batches.add(task.path, snippet),
+  )
+  for task, facts in results:
+    if "error" in facts:
+      unreadable[task.path] = facts["error"]
+      batches.drop(task.path)
+    else:
+      batches.end(task.path, facts)
+  batches.flush()
+  entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
+  manifest = {
+    **made_from,
+    "step_seconds": settings.stride / settings.fps if settings.fps else None,
+    "width": width,
+    "counts": {
+      "videos": len(entries),
+      "unreadable": len(unreadable),
+      "snippets": sum(e["snippets"] for e in entries.values()),
+      "seconds": sum(e["seconds"] for e in entries.values()),
+    },
+    "videos": entries,
+    "unreadable": [{"path": str(p), "reason": unreadable[p]} for p in sorted(unreadable)],
+  }
+  results_lib.write_json(manifest, out / MANIFEST)
+  return manifest
+
+
+def find(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Videos at any depth, sorted by name.
+
+  Raises:
+    UserError: none, or two of one name, whose features would overwrite each other's.
+  """
+  from data_pipelines.videos.video_list import EXTENSIONS
+
+  if not folder.is_dir():
+    raise UserError(f"--videos: {folder} is no folder.")
+  inside = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+  by_name: dict[str, pathlib.Path] = {}
+  for path in sorted(inside):
+    if path.stem in by_name:
+      raise UserError(f"--videos: {by_name[path.stem]} and {path} have one name; rename either.")
+    by_name[path.stem] = path
+  if not by_name:
+    raise UserError(f"--videos: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
+  return [by_name[name] for name in sorted(by_name)]
+
+
+def _encoder(
+  checkpoint: Checkpoint, settings: Settings, batch_size: int
+) -> tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, Any]]:
+  """The function of clips uint8 `[batch_size, T, H, W, 3]`, its D, and what it was made from."""
+  import jax
+
+  from vssl_jax import models, probing
+  from vssl_jax.encoder import encoder
+  from vssl_jax.probes import run
+
+  loaded = checkpoint if isinstance(checkpoint, tuple) else encoder.load_encoder(checkpoint)
+  config, variables, info = loaded
+  digest = results_lib.tree_hash(variables)
+  config, variables = probing.inflated(config, variables)
+  apply = jax.jit(run.feature_fn(models.build_encoder(config.encoder), config))
+  clips = jax.ShapeDtypeStruct(
+    (batch_size, settings.frames, settings.size, settings.size, 3), np.uint8
+  )
+  width = jax.eval_shape(apply, variables, clips).shape[1]
+  variables = jax.device_put(variables)
+  a = config.augment
+  made_from = {
+    "encoder_sha256": digest,
+    "checkpoint": {k: str(v) if isinstance(v, os.PathLike) else v for k, v in info.items()},
+    "encoder": config.encoder.to_dict(),
+    "preprocessing": {
+      **dataclasses.asdict(settings),
+      "mean": list(a.mean),
+      "std": list(a.std),
+      "crop": "central square",
+      "scale": "0 to 1, minus mean, over std",
+    },
+  }
+  return lambda x: np.asarray(apply(variables, x), np.float32), width, made_from
+
+
+class _Batches:
+  """Gathers snippets of several videos into full batches, and sorts what comes out of them."""
+
+  def __init__(self, encode: Callable[[np.ndarray], np.ndarray], size: int, finish: Callable):
+    self._encode, self._size, self._finish = encode, size, finish
+    self._waiting: list[tuple[pathlib.Path, np.ndarray]] = []
+    self._features: dict[pathlib.Path, list[np.ndarray]] = collections.defaultdict(list)
+    self._ended: dict[pathlib.Path, dict[str, Any]] = {}
+
+  def add(self, path: pathlib.Path, snippet: np.ndarray) -> None:
+    self._waiting.append((path, snippet))
+    if len(self._waiting) == self._size:
+      self.flush()
+
+  def end(self, path: pathlib.Path, facts: dict[str, Any]) -> None:
+    self._ended[path] = facts
+    self._settle()
+
+  def drop(self, path: pathlib.Path) -> None:
+    self._waiting = [row for row in self._waiting if row[0] != path]
+    self._features.pop(path, None)
+
+  def flush(self) -> None:
+    """Encodes what waits, the batch filled up with zeros, so that there is one shape."""
+    if self._waiting:
+      clips = np.stack([snippet for _, snippet in self._waiting])
+      empty = np.zeros((self._size - len(clips), *clips.shape[1:]), clips.dtype)
+      rows = self._encode(np.concatenate([clips, empty]))
+      for (path, _), row in zip(self._waiting, rows, strict=False):
+        self._features[path].append(row)
+      self._waiting = []
+    self._settle()
+
+  def _settle(self) -> None:
+    for path in [p for p, f in self._ended.items() if len(self._features[p]) == f["snippets"]]:
+      self._finish(path, self._ended.pop(path), np.stack(self._features.pop(path)))
+
+
+class _Journal:
+  """Which videos are done, a line each, below a line on what all are made from."""
+
+  def __init__(self, path: pathlib.Path, made_from: dict[str, Any]):
+    self._path, self._facts = path, {}
+    # Where the checkpoint lies and how many steps it had changes nothing; its weights would.
+    head = {k: v for k, v in made_from.items() if k != "checkpoint"}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [row for row in map(_parse, lines) if row is not None]
+    if rows and rows[0] != json.loads(json.dumps(head)):
+      changed = sorted(k for k in head if rows[0].get(k) != json.loads(json.dumps(head[k])))
+      raise UserError(
+        f"--out: {path.parent} holds features of another {' and '.join(changed)}; give another "
+        "folder, or remove this one."
+      )
+    for row in rows[1:]:
+      self._facts[row["name"]] = row
+    # Written anew, so that a line cut short by a kill does not swallow the next.
+    _write_lines(path, [head, *self._facts.values()])
+
+  def has(self, path: pathlib.Path) -> bool:
+    row = self._facts.get(path.stem)
+    made = self._path.parent / f"{path.stem}.npy"
+    return row is not None and row["bytes"] == path.stat().st_size and made.is_file()
+
+  def add(self, path: pathlib.Path, facts: dict[str, Any]) -> None:
+    row = {"name": path.stem, "bytes": path.stat().st_size, **facts}
+    with open(self._path, "a", encoding="utf-8") as file:
+      file.write(json.dumps(row) + "\n")
+    self._facts[path.stem] = row
+
+  def facts(self, path: pathlib.Path) -> dict[str, Any]:
+    return {k: v for k, v in self._facts[path.stem].items() if k != "name"}
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  try:
+    return json.loads(line)
+  except ValueError:
+    return None
+
+
+def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
+  with replacing(path) as file:
+    file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _save(path: pathlib.Path, features: np.ndarray) -> None:
+  with replacing(path) as file:
+    np.save(file, features)
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.extract_features",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="run folder, or folder by vssl_jax.export")
+  add("--videos", required=True, help="folder of videos")
+  add("--out", required=True, help="folder for the features")
+  add("--frames", type=int, default=16, help="frames a snippet (16)")
+  add("--step", type=int, default=1, help="frames from one of a snippet's to the next (1)")
+  add("--stride", type=int, default=16, help="frames from a snippet to the next (16)")
+  add("--fps", type=float, default=25.0, help="frames a second (25; 0: each video's own)")
+  add("--resize", type=int, help="pixels of the shorter side (as the checkpoint is evaluated)")
+  add("--size", type=int, help="side of the central square, pixels (likewise)")
+  add("--batch_size", type=int, default=16, help="snippets at a time (16)")
+  add("--workers", type=int, default=0, help="decoding processes (0: one a core)")
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  from data_pipelines.videos.snippets import Settings
+  from vssl_jax.encoder import encoder
+
+  given = vars(_parser().parse_args(argv))
+  try:
+    given["checkpoint"] = encoder.load_encoder(given["checkpoint"])
+    views = given["checkpoint"][0].data.eval
+    given |= {name: views[name] for name in ("resize", "size") if given[name] is None}
+    settings = Settings(**{f.name: given.pop(f.name) for f in dataclasses.fields(Settings)})
+    if given["batch_size"] < 1 or given["workers"] < 0:
+      raise UserError("--batch_size must be positive, --workers not negative.")
+    manifest = extract(**given, settings=settings, progress=True)
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  counts, step = manifest["counts"], manifest["step_seconds"]
+  print(
+    f"{given['out']}: {counts['snippets']} features of width {manifest['width']} of "
+    f"{counts['videos']} videos; step_seconds "
+    + (f"{step:g}" if step else "differs from video to video (--fps=0)")
+  )
+  for lost in manifest["unreadable"][:_LISTED]:
+    print(f"  unreadable: {lost['path']}: {lost['reason']}")
+  if len(manifest["unreadable"]) > _LISTED:
+    print(f"  and {len(manifest['unreadable']) - _LISTED} more, see {MANIFEST}")
+  return 3 if manifest["unreadable"] else 0

@@ -1,0 +1,1 @@
+"""What every method is trained with: step, loop, checkpoints, logs, optimizers."""
