@@ -75,12 +75,14 @@ from absl import logging
 from configs import rho_byol, rho_moco, rho_simclr
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
-from vssl_jax import figure, methods, models, parallel, probing
+from vssl_jax import figure, methods, models, parallel
+from vssl_jax.evaluation import end_of_run
+from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.methods.base import value_and_grad
 from vssl_jax.models import cost
 from vssl_jax.ops import ema
-from vssl_jax.probes import run as protocols
-from vssl_jax.training import loop, metrics_log
+from vssl_jax.probes import calibrate
+from vssl_jax.training import loop, metrics_log, sources
 
 logging.set_verbosity(logging.ERROR)
 RUN = pathlib.Path("runs/colab_clips_and_momentum")
@@ -205,21 +207,21 @@ def small(module, name: str, **fields):
 
 
 # %%
-splits = probing.splits(small(rho_simclr, "data"))  # both are decoded once
+splits = splits_lib.splits(small(rho_simclr, "data"))  # both are decoded once
 mesh = parallel.make_mesh()
 
 
 def probe(config, variables) -> dict[str, float]:
   """Three scores of a frozen encoder on the test videos, in %."""
   encoder = models.build_encoder(config.encoder)
-  s = protocols.quick(config, encoder, variables, *splits, mesh=mesh, progress="")
+  s = end_of_run.quick(config, encoder, variables, *splits, mesh=mesh, progress="")
   found = s["logistic"]["top1"], s["knn"]["top1"], s["retrieval"]["R@1"]
   return {k: 100 * x for k, x in zip(("logistic", "kNN", "R@1"), found, strict=True)}
 
 
 def run(config) -> dict:
   """Trains, then probes: scores, the log and the last state."""
-  source = probing.load_source(config, config.data.train_split)
+  source = sources.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)
   method = methods.load(config.method).build(config, mesh)
   with contextlib.redirect_stdout(io.StringIO()):
@@ -233,8 +235,8 @@ def run(config) -> dict:
 
 # %%
 config = small(rho_simclr, "random initialisation")
-source = probing.load_source(config, "train")
-untrained = protocols.random_variables(config, models.build_encoder(config.encoder), source)
+source = sources.load_source(config, "train")
+untrained = calibrate.random_variables(config, models.build_encoder(config.encoder), source)
 random = probe(config, untrained)
 print(config.name, {k: round(v, 1) for k, v in random.items()})
 

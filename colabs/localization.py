@@ -63,7 +63,7 @@ import PIL.Image
 from absl import logging
 
 from configs import dcc as recipe
-from vssl_jax import methods, parallel, probing
+from vssl_jax import methods, parallel
 from vssl_jax.localization import annotations, observe, timelines
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.losses import dcc
@@ -72,7 +72,7 @@ from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import unit
-from vssl_jax.training import loop, metrics_log
+from vssl_jax.training import loop, metrics_log, sources
 
 logging.set_verbosity(logging.ERROR)
 jax.config.update("jax_disable_most_optimizations", FAST)
@@ -113,7 +113,7 @@ def configure(variant, seed=0):
 
 # %%
 config = configure("demo")
-train_split, test_split = (probing.load_source(config, name) for name in ("train", "test"))
+train_split, test_split = (sources.load_source(config, name) for name in ("train", "test"))
 config = methods.resolve(config, train_split)
 c, names = config.dcc, test_split.label_names
 count = [sum(len(v.segments) for v in s.videos) for s in (train_split, test_split)]
@@ -184,7 +184,7 @@ plt.show()
 def learn(variant, seed):
   """Trains one run; its parameters and its scores on the test videos."""
   config = configure(variant, seed)
-  source = probing.load_source(config, "train")
+  source = sources.load_source(config, "train")
   config = methods.resolve(config, source)
   method = methods.load("dcc").build(config)
   with contextlib.redirect_stdout(io.StringIO()):

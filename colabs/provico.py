@@ -64,17 +64,19 @@ from absl import logging
 from IPython.display import Image
 
 from configs import provico as recipe
-from vssl_jax import figure, methods, models, parallel, probing
+from vssl_jax import figure, methods, models, parallel
+from vssl_jax.evaluation import end_of_run
+from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.losses import match
 from vssl_jax.losses.provico import Settings
 from vssl_jax.methods import provico
 from vssl_jax.ops import bhattacharyya, gaussian
 from vssl_jax.ops.mining import Rule
+from vssl_jax.probes import calibrate, views
 from vssl_jax.probes import gaussian as videos_lib
-from vssl_jax.probes import mined, uncertainty, uncertainty_figures
-from vssl_jax.probes import run as protocols
-from vssl_jax.training import loop, metrics_log
-from vssl_jax.uncertainty import Frames
+from vssl_jax.training import loop, metrics_log, sources
+from vssl_jax.uncertainty import correlation, figures, mined_pairs
+from vssl_jax.uncertainty.analysis import Frames
 
 logging.set_verbosity(logging.ERROR)
 RUN = pathlib.Path("runs/colab_provico")
@@ -332,7 +334,7 @@ def mine(clips=4, samples=8, dim=64, weight=0.25, share=0.1):
   """Distances, positives and, of the positives, the share of one kind."""
   batch = toy(clips, dim)
   settings = Settings(samples=samples, rule=Rule("quantile", share, weight=weight))
-  apart, positive = mined.mine(batch, settings)
+  apart, positive = mined_pairs.mine(batch, settings)
   same = batch.label[:, None] == batch.label
   found = positive & same
   return apart, positive, found.sum() / positive.sum(), found.sum() / (same.sum() - len(same))
@@ -484,13 +486,13 @@ def small(name: str, beta: float):
   return c
 
 
-splits = probing.splits(small("data", 0.0))  # both are decoded once
+splits = splits_lib.splits(small("data", 0.0))  # both are decoded once
 mesh = parallel.make_mesh()
 config = small("random", 0.0)
 encoder = models.build_encoder(config.encoder)
-source = probing.load_source(config, "train")
-untrained = protocols.random_variables(config, encoder, source)
-random = protocols.quick(config, encoder, untrained, *splits, mesh=mesh, progress="")
+source = sources.load_source(config, "train")
+untrained = calibrate.random_variables(config, encoder, source)
+random = end_of_run.quick(config, encoder, untrained, *splits, mesh=mesh, progress="")
 print(f"random initialisation: R@1 of its features {100 * random['retrieval']['R@1']:.1f} %")
 
 
@@ -498,7 +500,7 @@ print(f"random initialisation: R@1 of its features {100 * random['retrieval']['R
 def run(name: str, beta: float) -> dict:
   """Trains; the log, the variables, and both splits as Gaussians with their scores."""
   config = small(name, beta)
-  source = probing.load_source(config, config.data.train_split)
+  source = sources.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)
   method = provico.build(config, mesh)
   with contextlib.redirect_stdout(io.StringIO()):
@@ -506,7 +508,7 @@ def run(name: str, beta: float) -> dict:
   state = jax.device_get((result.state.params, result.state.method))
   apply, variables = provico.clip_gaussians(config), provico.network_variables(*state)
   bank, queries = (videos_lib.extract(apply, variables, x, config, mesh=mesh) for x in splits)
-  scores = uncertainty.scores(bank, queries)
+  scores = correlation.scores(bank, queries)
   told = "  ".join(f"{k} {v:.2f}" for k, v in scores.items())
   print(f"{name:9} {result.seconds:3.0f} s   {told}", flush=True)
   return {
@@ -565,12 +567,12 @@ fig
 # %%
 chosen = runs["β = 1e-4"]
 hit = videos_lib.hits(chosen["bank"], chosen["queries"])
-groups = uncertainty.by_quantile(chosen["queries"].uncertainty, hit, 2 if FAST else 5)
+groups = correlation.by_quantile(chosen["queries"].uncertainty, hit, 2 if FAST else 5)
 for g in groups:
   print(
     f"Σσ² {g['from']:.3f} to {g['to']:.3f}: R@1 {100 * g['R@1']:4.1f} ± {100 * g['error']:.1f} %"
   )
-print(uncertainty.verdict(uncertainty.spearman(chosen["queries"].uncertainty, hit)))
+print(correlation.verdict(correlation.spearman(chosen["queries"].uncertainty, hit)))
 
 # %% [markdown]
 # The most certain videos are found best in this run and the least certain worst, as one would wish, but
@@ -587,10 +589,10 @@ print(uncertainty.verdict(uncertainty.spearman(chosen["queries"].uncertainty, hi
 config, bank = chosen["config"], chosen["bank"]
 places = np.random.default_rng(0).permutation(len(bank.label))[: config.batch_size]
 frames = Frames(splits[0], places)
-for _ in protocols.eval_batches(frames, config):  # keeps the middle frames as they pass
+for _ in views.eval_batches(frames, config):  # keeps the middle frames as they pass
   pass
 few = videos_lib.Videos(bank.mean[places], bank.variance[places], bank.label[places])
-apart, positive = mined.mine(few, provico.settings(config))
+apart, positive = mined_pairs.mine(few, provico.settings(config))
 same = few.label[:, None] == few.label
 different = ~np.eye(len(same), dtype=bool)
 print(
@@ -613,14 +615,14 @@ def thumbnail(place: int, **more: float) -> dict:
 
 
 rows = []
-for anchor in mined.spread_out(few.uncertainty, 3):
-  near, far = mined.neighbours(apart, positive, anchor, 3)
+for anchor in mined_pairs.spread_out(few.uncertainty, 3):
+  near, far = mined_pairs.neighbours(apart, positive, anchor, 3)
   positives, negatives = (
     [thumbnail(p.video, distance=p.distance) for p in pairs] for pairs in (near, far)
   )
   rows.append({"anchor": thumbnail(anchor), "positives": positives, "negatives": negatives})
 title = "D: distance over samples; Σσ²: uncertainty; border: same class (green) or another (red)"
-uncertainty_figures.pairs(RUN / "pairs.png", rows, title)
+figures.pairs(RUN / "pairs.png", rows, title)
 Image(RUN / "pairs.png", width=700)
 
 # %% [markdown]

@@ -65,7 +65,10 @@ from data_pipelines import inspect
 from data_pipelines.digits import render
 from data_pipelines.prepare import prepare
 from data_pipelines.records import manifest
-from vssl_jax import evaluate, figure, jobs
+from vssl_jax import figure
+from vssl_jax.evaluation import run
+from vssl_jax.jobs import linear_probe as linear_probe_lib
+from vssl_jax.jobs import pretrain
 from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
@@ -192,7 +195,7 @@ show(RUN / "clips.png", 560)
 # %%
 log = io.StringIO()  # a line a logged step; they are drawn below from the run's own file
 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  jobs.pretrain(config, RUN / "cvrl", allow_config_change=False)
+  pretrain.pretrain(config, RUN / "cvrl", allow_config_change=False)
 print(*log.getvalue().splitlines()[:4], "…", *log.getvalue().splitlines()[-2:], sep="\n")
 
 # %%
@@ -247,7 +250,7 @@ probe = linear_probe.get_config("demo")
 probe.checkpoint, probe.data, probe.probe = str(RUN / "cvrl"), config.data, config.probe
 log = io.StringIO()  # progress bars and a long RESULT line, which is read from its file below
 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  jobs.linear_probe(probe, RUN / "probe", allow_config_change=False)
+  linear_probe_lib.linear_probe(probe, RUN / "probe", allow_config_change=False)
 result = json.loads((RUN / "probe" / "result.json").read_text())
 scores = result["headline"]
 for name, values in scores.items():
@@ -288,7 +291,7 @@ arguments = [f"--checkpoint={RUN / 'cvrl'}", f"--output={RUN / 'evaluation'}"]
 arguments += ["--protocols=retrieval,knn,logistic", "--gallery=5"]
 log = io.StringIO()
 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  status = evaluate.main(arguments)
+  status = run.main(arguments)
 assert status == 0, log.getvalue()
 Markdown((RUN / "evaluation" / "table.md").read_text().replace("# Eval", "#### Eval"))
 

@@ -64,7 +64,8 @@ from configs import cvrl
 from data_pipelines import inspect, source
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
-from vssl_jax import figure, jobs
+from vssl_jax import figure
+from vssl_jax.jobs import pretrain
 from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
@@ -245,7 +246,7 @@ def run(variant: str, seed: int) -> dict:
   """Pre-trains and probes; scores and the training curve."""
   folder, log = RUN / f"{variant or 'decreasing'}_{seed}", io.StringIO()
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-    jobs.pretrain(small(variant, seed), folder, allow_config_change=False)
+    pretrain.pretrain(small(variant, seed), folder, allow_config_change=False)
   result = json.loads((folder / "result.json").read_text())
   print(f"{folder.name:15} {result['seconds']:.0f} s", flush=True)
   return result | {"rows": metrics_log.read(folder)}

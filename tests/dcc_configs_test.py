@@ -8,9 +8,11 @@ import pytest
 
 from data_pipelines.untrimmed import simulated
 from tests import small
-from vssl_jax import jobs, methods, probing
+from vssl_jax import methods
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation import splits
+from vssl_jax.jobs import dry_run, pretrain
 from vssl_jax.localization import annotations
 from vssl_jax.training import metrics_log, optim
 
@@ -46,7 +48,7 @@ def test_published_settings():
   )
   assert (d.regions, d.proposals.class_threshold, d.proposals.scale) == (5, 0.25, 24)
   assert (d.proposals.gamma, d.proposals.outer, d.proposals.nms) == (0.2, 0.25, 0.7)
-  text = jobs.describe(c.lock())
+  text = dry_run.describe(c.lock())
   convolutions, filters = 2 * (3 * 2048**2 + 2048), 2048 * 512 + 512 + 513
   total = convolutions + filters + 2048 * 21 + 2048 * 512 + 512
   assert f"parameters: {total:,}; state" in text
@@ -82,12 +84,12 @@ def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys
   config = _config(
     "demo", batch_size=8, **{"data.source": "localization", "data.path": str(folder)}
   )
-  probing.splits(config)
-  probing.splits(config)
+  splits.splits(config)
+  splits.splits(config)
   assert capsys.readouterr().err.count(f"note: {name}: features cover") == 1
   np.save(folder / f"{name}.npy", np.full_like(broken, np.nan))
   with pytest.raises(UserError, match=f"'{name}': .*NaN or infinity"):
-    jobs.pretrain(config, run, allow_config_change=False)
+    pretrain.pretrain(config, run, allow_config_change=False)
   assert not run.exists()
 
 
@@ -137,7 +139,7 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
 def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, capsys):
   shared = {"data.localization.validation": 0.25, "dcc.timelines": 1, "dcc.snippets": 40}
   config = _config("demo", batch_size=8, **shared)
-  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  pretrain.pretrain(config, tmp_path, allow_config_change=False)
   (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("RESULT ")]
   result = json.loads(line.removeprefix("RESULT "))
   assert set(result["dcc"]["mAP"]) == {f"0.{i}" for i in range(1, 8)}
@@ -157,8 +159,8 @@ def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, ca
   assert result["dcc"]["validation"] == pytest.approx(held_out, rel=1e-3)
   # A finished run is scored again, with other proposals if so wished.
   config = _config("demo", **{"batch_size": 8, "dcc.proposals.nms": 0.5, **shared})
-  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  pretrain.pretrain(config, tmp_path, allow_config_change=False)
   with pytest.raises(UserError, match="dcc, which has no encoder of clips"):
     encoder.load_encoder(tmp_path)
   with pytest.raises(UserError, match="dcc has no encoder of clips to probe"):
-    jobs.pretrain(_config("demo", **{"probe.run": True}), tmp_path, allow_config_change=False)
+    pretrain.pretrain(_config("demo", **{"probe.run": True}), tmp_path, allow_config_change=False)

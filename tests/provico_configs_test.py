@@ -8,7 +8,8 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import jobs, methods, models, parallel
+from vssl_jax import methods, models, parallel
+from vssl_jax.jobs import pretrain
 
 CHANGES = small.module("provico.py").CHANGES
 
@@ -115,7 +116,7 @@ def test_probes_and_the_method_s_own_scores(flat, tmp_path, monkeypatch):
       "steps": 1,
     },
   )
-  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  pretrain.pretrain(config, tmp_path, allow_config_change=False)
   result = json.loads((tmp_path / "result.json").read_text())
   assert {"mean", "bhattacharyya", "uncertainty"} == result["provico"]["retrieval"].keys()
   assert 0 <= result["provico"]["retrieval"]["bhattacharyya"]["R@1"] <= 1

@@ -9,7 +9,9 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import jobs, methods, models, probing
+from vssl_jax import methods, models
+from vssl_jax.evaluation import classifier
+from vssl_jax.jobs import pretrain
 from vssl_jax.training import metrics_log
 
 METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
@@ -72,7 +74,7 @@ def test_changes_change_what_they_name(name):
 def test_probes_keep_the_study_s_protocol_and_no_span():
   config = small.load("rho_byol.py", "k400,span10")
   config.data.interval.min_seconds = 2.0
-  probe = probing.linear_config(config, 10)
+  probe = classifier.linear_config(config, 10)
   assert (probe.classify.normalise, probe.optim.lr, probe.optim.lr_batch) == (False, 8.0, 1024)
   assert probe.data.interval.law == "independent"
   assert probe.data.interval.max_seconds == probe.data.interval.min_seconds == 0
@@ -80,7 +82,7 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
   # Groups of pre-training's batch are not those of a probe's.
   assert config.encoder.bn_groups == 8
   assert probe.encoder.bn_groups == 1
-  assert probing.linear_config(small.load("cvrl.py"), 10).classify.normalise
+  assert classifier.linear_config(small.load("cvrl.py"), 10).classify.normalise
 
 
 @pytest.mark.slow
@@ -100,7 +102,7 @@ def test_small_recipes_run(name, variant, tmp_path, monkeypatch):
   if name == "rho_moco":
     values["rho_moco.queue"] = 24
   config = small.shrink(small.load(f"{name}.py", variant), **values)
-  jobs.pretrain(config.lock(), tmp_path, allow_config_change=False)
+  pretrain.pretrain(config.lock(), tmp_path, allow_config_change=False)
   rows = metrics_log.read(tmp_path)
   assert [r["step"] for r in rows] == [1, 2, 3, 4]
   assert all(0 <= r["knn_top1"] <= 1 for r in rows[2:])

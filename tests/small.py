@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vssl_jax import methods, parallel, probing
-from vssl_jax.training import loop, metrics_log
+from vssl_jax import methods, parallel
+from vssl_jax.training import loop, metrics_log, sources
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -136,7 +136,7 @@ def cut_and_resumed(config, folder):
   Returns:
     The whole run's `train.Result`; its folder is `folder / "whole"`.
   """
-  source = probing.load_source(config, "train")
+  source = sources.load_source(config, "train")
   config = methods.resolve(config, source)
   mesh = parallel.make_mesh(jax.devices()[:1])
   method = methods.load(config.method).build(config, mesh)

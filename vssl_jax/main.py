@@ -32,22 +32,26 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   if config is None:
     raise UserError("--config is missing: e.g. --config=configs/cvrl.py:demo")
-  from vssl_jax import jobs, parallel, probing
+  from vssl_jax import parallel
+  from vssl_jax.jobs import dry_run
+  from vssl_jax.jobs.linear_probe import linear_probe
+  from vssl_jax.jobs.pretrain import pretrain
   from vssl_jax.training import loop
 
   parallel.initialize(config.distributed)
   if _DRY_RUN.value:
-    print(jobs.describe(config))
+    print(dry_run.describe(config))
     return 0
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / (config.name or config.method))
-  run = jobs.JOBS.get(config.job)
+  jobs = {"pretrain": pretrain, "linear_probe": linear_probe}
+  run = jobs.get(config.job)
   if run is None:
-    raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(jobs.JOBS)}.")
+    raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(jobs)}.")
   try:
     run(config, workdir, allow_config_change=_ALLOW.value)
   except loop.NonFiniteError as e:
     raise UserError(str(e)) from e
-  except probing.Preempted as e:
+  except loop.Preempted as e:
     print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
     return PREEMPTED
   return 0

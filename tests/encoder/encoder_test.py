@@ -14,7 +14,7 @@ from tests import small
 from vssl_jax import methods, models
 from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
-from vssl_jax.probes import run
+from vssl_jax.probes import views
 from vssl_jax.training import checkpoints, run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_three_lines(folder):
   assert encoder.clip_shape == (3, 16, 16, 3)
   assert encoder.info["step"] == 5
   # What the probes see.
-  probed = jax.jit(run.feature_fn(encoder.network, encoder.config))(encoder.params, clips())
+  probed = jax.jit(views.feature_fn(encoder.network, encoder.config))(encoder.params, clips())
   np.testing.assert_array_equal(features, probed)
   # Its preprocessing, by hand.
   mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vssl_jax import methods, models, probing
+from vssl_jax import methods, models
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import export, exported, program, saved_model
 from vssl_jax.errors import UserError
+from vssl_jax.models import inflate
 from vssl_jax.probes import features
 from vssl_jax.training import run_folder as run_folder_lib
 
@@ -230,7 +231,7 @@ def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monke
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
   monkeypatch.setattr(run_folder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
-  seen = probing.inflated(config, flat)[1]
+  seen = inflate.inflated(config, flat)[1]
   trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
   assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
   results_lib.write_json({"trained": trained}, folder / "result.json")

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vssl_jax.evaluation import class_bars, embedding_plot, gallery
+from vssl_jax.evaluation.pictures import class_bars, embedding_plot, gallery
 
 
 def _size(path):

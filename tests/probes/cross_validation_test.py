@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes import cross_validation, logistic, scarce
+from vssl_jax.probes import cross_validation, logistic, too_few_videos
 
 
 def _blobs(videos, classes=3, width=6, seed=0):
@@ -77,5 +77,5 @@ def test_what_suffices_is_known_before(videos, suffice):
     if suffice:
       function(y)
     else:
-      with pytest.raises(scarce.TooFewVideos):
+      with pytest.raises(too_few_videos.TooFewVideos):
         function(y)

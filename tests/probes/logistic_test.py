@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes import logistic, scarce
+from vssl_jax.probes import logistic, too_few_videos
 
 
 def _blobs(videos=60, dim=5, classes=3, seed=0, spread=1.5):
@@ -126,7 +126,7 @@ def test_groups_stay_whole():
 def test_fewer_folds_where_a_class_is_small():
   x, y = _blobs(9)
   assert logistic.evaluate(x, y, x, y, folds=5).folds == 3
-  with pytest.raises(scarce.TooFewVideos, match="too few training videos a class"):
+  with pytest.raises(too_few_videos.TooFewVideos, match="too few training videos a class"):
     logistic.evaluate(x[:3], y[:3], x, y)
 
 
@@ -134,9 +134,9 @@ def test_what_suffices_is_known_before_the_fit():
   label = np.array([0, 0, 0, 1, 1, 1, -1])
   assert len(logistic.check(label, None, 0)) == 3
   names = ["a", "a", "a", "b", "b", "b", "c"]  # one recording a class
-  with pytest.raises(scarce.TooFewVideos, match="too few training recordings a class"):
+  with pytest.raises(too_few_videos.TooFewVideos, match="too few training recordings a class"):
     logistic.check(label, names, 0)
-  with pytest.raises(scarce.TooFewVideos, match="two labelled classes"):
+  with pytest.raises(too_few_videos.TooFewVideos, match="two labelled classes"):
     logistic.check(np.array([1, 1, -1]), None, 0)
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, methods, models, probing
+from vssl_jax import augment, methods, models
 from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.encoder.exported import CARD, WEIGHTS
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Variables
+from vssl_jax.models import inflate
 from vssl_jax.training import checkpoints, run_folder
 
 Params = dict[str, Any]
@@ -178,7 +179,7 @@ def load(path: str | os.PathLike[str]) -> Encoder:
     UserError: no encoder there, or none that can be read.
   """
   config, variables, info = load_encoder(path)
-  return build(*probing.inflated(config, variables), info)
+  return build(*inflate.inflated(config, variables), info)
 
 
 def build(config: ConfigDict, variables: Params, info: dict[str, Any]) -> Encoder:

@@ -20,13 +20,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vssl_jax import probing
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.encoder import encoder, exported, features_file, program, saved_model
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.probes import run
+from vssl_jax.models import inflate
+from vssl_jax.probes import views
 from vssl_jax.training import checkpoints
 
 FORMATS = ("safetensors", "program", "savedmodel")
@@ -71,7 +71,7 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   _use_data(seen, args)
   sources = [_open(seen, split) for split in splits] if args.features else []
   # As the probes do: a network of single frames looks at clips inflated.
-  seen, probed = probing.inflated(seen, variables)
+  seen, probed = inflate.inflated(seen, variables)
   folder = pathlib.Path(args.checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
   # Exported again: what the card said stays true.
@@ -127,7 +127,7 @@ def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
         config.data.eval[field] = getattr(args, field)
 
 
-def _open(config: ConfigDict, split: str) -> run.Source:
+def _open(config: ConfigDict, split: str) -> views.Source:
   from data_pipelines import source
 
   return source.load(config.data, split=split, batch_size=1, seed=config.seed)

@@ -13,13 +13,13 @@ from vssl_jax import models
 from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
 from vssl_jax.encoder import exported
-from vssl_jax.probes import features, run
+from vssl_jax.probes import features, views
 
 
 def export_features(
   config: ConfigDict,
   variables: Mapping[str, Any],
-  source: run.Source,
+  source: views.Source,
   file: str | pathlib.Path,
   *,
   split: str,
@@ -41,17 +41,17 @@ def export_features(
   facts = {
     "split": split,
     "layer": "global average pooling",
-    "bn_mode": run.BN_MODE,
+    "bn_mode": views.BN_MODE,
     "config_sha256": results_lib.config_hash(config),
     "encoder_sha256": results_lib.tree_hash(variables),
     "checkpoint": exported.origin(info),
     "vssl_jax": __version__,
-    "views": run.protocol(config, source, source)["views"],
+    "views": views.protocol(config, source, source)["views"],
   }
   found = features.extract(
-    run.feature_fn(models.build_encoder(config.encoder), config),
+    views.feature_fn(models.build_encoder(config.encoder), config),
     variables,
-    run.eval_batches(source, config),
+    views.eval_batches(source, config),
     names=getattr(source, "video_names", ()),
     label_names=source.label_names,
     info=results_lib.plain(facts),

@@ -147,15 +147,16 @@ def _encoder(
   """The function of clips uint8 `[batch_size, T, H, W, 3]`, its D, and what it was made from."""
   import jax
 
-  from vssl_jax import models, probing
+  from vssl_jax import models
   from vssl_jax.encoder import encoder
-  from vssl_jax.probes import run
+  from vssl_jax.models import inflate
+  from vssl_jax.probes import views as views_lib
 
   loaded = checkpoint if isinstance(checkpoint, tuple) else encoder.load_encoder(checkpoint)
   config, variables, info = loaded
   digest = results_lib.tree_hash(variables)
-  config, variables = probing.inflated(config, variables)
-  apply = jax.jit(run.feature_fn(models.build_encoder(config.encoder), config))
+  config, variables = inflate.inflated(config, variables)
+  apply = jax.jit(views_lib.feature_fn(models.build_encoder(config.encoder), config))
   clips = jax.ShapeDtypeStruct(
     (batch_size, settings.frames, settings.size, settings.size, 3), np.uint8
   )

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vssl_jax import probing
-from vssl_jax.evaluation import embedding_plot, few_shot, gallery
+from vssl_jax.evaluation import classifier
+from vssl_jax.evaluation.pictures import embedding_plot, gallery
 from vssl_jax.evaluation.task import (
   Protocol,
   Result,
@@ -17,9 +17,8 @@ from vssl_jax.evaluation.task import (
   training,
   views_told,
 )
-from vssl_jax.probes import confusion, features, knn, logistic, metrics, retrieval
+from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
-from vssl_jax.probes import run as probe_run
 
 _NEIGHBOURS = 5  # shown of a query
 
@@ -43,12 +42,14 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
 
 
 def _describe_linear(task: Task) -> Result:
-  config = probing.linear_config(task.config, len(task.label_names))
+  config = classifier.linear_config(task.config, len(task.label_names))
   return {"variant": task.options.linear} | training(config)
 
 
 def _run_linear(task: Task) -> Result:
-  found = probing.linear(task.config, task.variables, task.folder, task.mesh, task.train, task.test)
+  found = classifier.linear(
+    task.config, task.variables, task.folder, task.mesh, task.train, task.test
+  )
   return views_told(found) | {"headline": headline(task, found["top1"], found["top5"])}
 
 
@@ -63,7 +64,7 @@ def _describe_logistic(task: Task) -> Result:
 
 
 def _run_logistic(task: Task) -> Result:
-  fitted = probe_run.fit(task.config, task.train, *task.given, names=task.bank.names)
+  fitted = logistic.fit(task.config, task.train, *task.given, names=task.bank.names)
   return fitted.summary() | _scored(task, "logistic", fitted.accuracy)
 
 

@@ -7,7 +7,7 @@ nothing; `check` says whether the data suffices for it; `run` gives its scores, 
 
 from __future__ import annotations
 
-from vssl_jax.evaluation import frozen, tuned, untrimmed
+from vssl_jax.evaluation import frozen, tuned, untrimmed_features
 
 PROTOCOLS = {
   "logistic": frozen.LOGISTIC,
@@ -16,7 +16,7 @@ PROTOCOLS = {
   "retrieval": frozen.RETRIEVAL,
   "few_shot": frozen.FEW_SHOT,
   "embedding": frozen.EMBEDDING,
-  "localization_features": untrimmed.LOCALIZATION_FEATURES,
+  "localization_features": untrimmed_features.LOCALIZATION_FEATURES,
   "linear": frozen.LINEAR,
   "semi_supervised": tuned.SEMI_SUPERVISED,
   "finetune": tuned.FINETUNE,

@@ -11,7 +11,7 @@ import numpy as np
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.probes.scarce import TooFewVideos
+from vssl_jax.probes.too_few_videos import TooFewVideos
 
 _HEADER = "video\tclass\tname"
 

@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import results
-from vssl_jax.evaluation import cache, settings
+from vssl_jax.evaluation import options as options_lib
 from vssl_jax.methods.base import Variables
-from vssl_jax.probes import features, scarce
-from vssl_jax.probes import run as probe_run
+from vssl_jax.probes import feature_cache, features, too_few_videos
+from vssl_jax.probes import views as views_lib
 from vssl_jax.training import checkpoints, optim
 
 Result = dict[str, Any]
@@ -41,10 +41,10 @@ class Task:
   """
 
   config: ConfigDict
-  options: settings.Options
+  options: options_lib.Options
   variables: Variables
-  train: probe_run.Cached
-  test: probe_run.Cached
+  train: views_lib.Cached
+  test: views_lib.Cached
   folder: pathlib.Path
   features_folder: pathlib.Path
   mesh: Mesh
@@ -85,8 +85,8 @@ class Task:
     """Features averaged over views, and labels: `[V, F]`, `[V]`, `[U, F]`, `[U]`."""
     return self.bank.mean(), self.bank.label, self.queries.mean(), self.queries.label
 
-  def _extract(self, source: probe_run.Cached, split: str) -> features.Features:
-    return cache.extract(
+  def _extract(self, source: views_lib.Cached, split: str) -> features.Features:
+    return feature_cache.extract(
       self.features_folder,
       self.config,
       self.variables,
@@ -98,17 +98,17 @@ class Task:
 
   def facts(self) -> dict[str, Any]:
     """What every result says: data, views, network, checkpoint's hash, feature layer, BN mode."""
-    said = probe_run.protocol(self.config, self.train, self.test)
+    said = views_lib.protocol(self.config, self.train, self.test)
     for split, source in (("train", self.train), ("eval", self.test)):
       said["data"][split]["fingerprint"] = getattr(source, "fingerprint", "")
-    names = cache.names_hash(self.train.label_names, self.test.label_names)
+    names = feature_cache.names_hash(self.train.label_names, self.test.label_names)
     said["data"]["label_names_sha256"] = names
     return said | {
       "encoder_sha256": self.encoder_sha256,
       "encoder": json.loads(self.config.encoder.to_json()),
       "normalisation": {"mean": self.config.augment.mean, "std": self.config.augment.std},
       "feature_layer": "global average pooling, mean over views",
-      "bn_mode": probe_run.BN_MODE,
+      "bn_mode": views_lib.BN_MODE,
     }
 
 
@@ -125,13 +125,13 @@ def check_labels(task: Task) -> None:
   ):
     label = known.label if known else np.empty(0, int)
     if not known:
-      views = {k: e[k] for k in probe_run.VIEWS} | {"clips": 1, "crops": 1}
+      views = {k: e[k] for k in views_lib.VIEWS} | {"clips": 1, "crops": 1}
       with contextlib.closing(source.eval_batches(e.batch_size, **views)) as batches:
         for batch in batches:
           label = np.asarray(batch["label"])[np.asarray(batch.get("valid", slice(None)))]
           if (label >= 0).any():
             break
-    scarce.require_labels(label, name, "probes")
+    too_few_videos.require_labels(label, name, "probes")
 
 
 def _any_data(task: Task) -> None:
@@ -172,7 +172,7 @@ def _bound(config: ConfigDict) -> str:
 def training(config: ConfigDict) -> Result:
   """What a result says of a training run; `UserError` where its optimiser is impossible."""
   optim.build(config.optim, lambda step: 0.0)
-  return settings.told(config) | {"settings_sha256": _bound(config)}
+  return options_lib.told(config) | {"settings_sha256": _bound(config)}
 
 
 def views_told(found: Result) -> Result:

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel, probing
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import settings, subsets
+from vssl_jax.evaluation import classifier, subsets
+from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation.task import (
   Protocol,
   Result,
@@ -25,7 +26,7 @@ from vssl_jax.evaluation.task import (
 
 def _finetune_config(task: Task) -> ConfigDict:
   o = task.options
-  return settings.finetuning(task.config, len(task.label_names), o, o.epochs)
+  return options_lib.finetuning(task.config, len(task.label_names), o, o.epochs)
 
 
 def _describe_finetune(task: Task) -> Result:
@@ -39,7 +40,7 @@ def _run_finetune(task: Task) -> Result:
 
 def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str) -> Result:
   count = task.train.num_videos if videos is None else len(videos)
-  found = probing.classifier(
+  found = classifier.classifier(
     config,
     task.variables,
     task.folder,
@@ -83,7 +84,9 @@ def _chosen(task: Task) -> list[_Subset]:
 
 def _subset_config(task: Task) -> ConfigDict:
   o = task.options
-  return settings.finetuning(task.config, len(task.label_names), o, o.semi_epochs or 5 * o.epochs)
+  return options_lib.finetuning(
+    task.config, len(task.label_names), o, o.semi_epochs or 5 * o.epochs
+  )
 
 
 def _describe_semi(task: Task) -> Result:

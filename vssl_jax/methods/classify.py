@@ -22,7 +22,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.methods import network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 from vssl_jax.models import heads
-from vssl_jax.probes import run
+from vssl_jax.probes import classifier as classifier_lib
 
 
 @flax.struct.dataclass
@@ -146,7 +146,7 @@ def build(
   def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
     del train
     logits = logits_fn(config)
-    return run.evaluate_classifier(
+    return classifier_lib.evaluate_classifier(
       config, lambda trained, clips: logits(*trained, clips), (params, state), test, mesh=mesh
     )
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
+from vssl_jax.models.build import build_encoder
 
 Tree = Any
 
@@ -55,3 +57,16 @@ def _one(name: str, x: jax.Array, shape: tuple[int, ...], how: str) -> jax.Array
   if how == "mean":
     return jnp.repeat(x / t, t, axis=0)
   return jnp.zeros(shape, x.dtype).at[t // 2].set(x[0])
+
+
+def inflated(config: ConfigDict, variables: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
+  """A network trained on single frames becomes the video network its probe needs."""
+  if config.encoder.temporal:
+    return config, variables
+  config = config.copy_and_resolve_references()
+  config.encoder.temporal = True
+  encoder = build_encoder(config.encoder)
+  e = config.data.eval
+  clip = jax.ShapeDtypeStruct((1, e.frames, e.size, e.size, 3), jnp.float32)
+  like = jax.eval_shape(encoder.init, jax.random.key(0), clip)
+  return config, inflate(variables, like)

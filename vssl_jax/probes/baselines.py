@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from vssl_jax.probes import logistic, views
 from vssl_jax.probes.features import combine
 
 Batch = Mapping[str, np.ndarray]
@@ -78,3 +81,29 @@ def _overlap(length: int, side: int) -> np.ndarray:
 
 def _flat(x: np.ndarray) -> np.ndarray:
   return x.reshape(len(x), -1).astype(np.float32)
+
+
+def evaluate(
+  config: ConfigDict, source_train: views.Source, source_eval: views.Source
+) -> dict[str, Any]:
+  """The same logistic regression on pixels and colours of each video's middle view.
+
+  Returns:
+    For each of `baselines.BASELINES` `top1`, `top5`, how it was fitted, and `numbers`, the
+    numbers a video that it sees.
+
+  Raises:
+    UserError: a split is empty or has no labels.
+  """
+  e = config.data.eval
+  middle = (e.clips // 2) * e.crops + e.crops // 2
+  train = collect(views.eval_batches(source_train, config), middle)
+  test = collect(views.eval_batches(source_eval, config), middle)
+  names = getattr(source_train, "video_names", ())
+  names = [names[v] for v in train["video"]] if names else ()
+  result = {}
+  for name in BASELINES:
+    given = (train[name], train["label"], test[name], test["label"])
+    fitted = logistic.fit(config, source_train, *given, names=names)
+    result[name] = fitted.summary() | {"numbers": train[name].shape[1]}
+  return result

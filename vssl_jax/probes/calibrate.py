@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -12,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from vssl_jax import parallel
+from vssl_jax import augment, parallel
 from vssl_jax.errors import UserError
+from vssl_jax.probes import features
+from vssl_jax.probes.views import Source
 
 Variables = Mapping[str, Any]
 
@@ -108,3 +113,44 @@ def _global(clips: np.ndarray, mesh: Mesh) -> jax.Array:
 def _decimal(momentum: np.ndarray) -> float:
   # A momentum is a short decimal; the difference has float32 rounding.
   return round(float(np.median(momentum)), 6)
+
+
+def random_variables(
+  config: ConfigDict,
+  encoder: nn.Module,
+  source: Source,
+  variables: features.Variables | None = None,
+) -> dict[str, Any]:
+  """The encoder at initialisation, its batch-norm statistics measured on training clips.
+
+  Args:
+    config: `seed`, `augment` and `probe.calibrate` (batches) are read.
+    encoder: the module.
+    source: gives the training clips (its crops, shuffled, no colour augmentation).
+    variables: an initialisation; None draws one from `config.seed`.
+
+  Raises:
+    UserError: `config.probe.calibrate` is below 1.
+  """
+  if config.probe.calibrate < 1:
+    raise UserError(
+      f"config.probe.calibrate is {config.probe.calibrate}: a random encoder needs at least 1 "
+      "batch for its batch-norm statistics."
+    )
+  with contextlib.closing(source.train_batches()) as stream:
+    batches = itertools.islice(stream, config.probe.calibrate)
+    first = next(batches)
+    if variables is None:
+      clip = jax.ShapeDtypeStruct((1, *np.shape(first["clips"])[2:]), jnp.float32)
+      variables = _init(encoder, config.seed, clip)
+    preprocess = augment.eval_preprocess(config.augment)
+    batches = itertools.chain([first], batches)
+    return calibrate(encoder, variables, batches, preprocess=preprocess)
+
+
+def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:
+  # A program that runs once: on a CPU, optimising it takes five times as long as compiling it.
+  cpu = jax.default_backend() == "cpu"
+  options = {"xla_backend_optimization_level": 0} if cpu else None
+  draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=options)
+  return draw(jax.random.key(seed))

@@ -16,7 +16,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.ops import bhattacharyya, gaussian, tiles
 from vssl_jax.ops.mining import Rule
 from vssl_jax.ops.sphere import unit
-from vssl_jax.probes import features, retrieval, run
+from vssl_jax.probes import features, retrieval, views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def extract(
   found = features.extract(
     apply,
     variables,
-    run.eval_batches(source, config),
+    views.eval_batches(source, config),
     mesh=mesh,
     progress=progress,
     total=source.num_videos,

@@ -11,7 +11,7 @@ import numpy as np
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import unit
-from vssl_jax.probes import scarce
+from vssl_jax.probes import too_few_videos
 
 
 def weighted_knn(
@@ -46,7 +46,7 @@ def weighted_knn(
   """
   labels = np.asarray(labels)
   known = labels >= 0
-  scarce.require_labels(labels, "training", "nearest neighbours")
+  too_few_videos.require_labels(labels, "training", "nearest neighbours")
   if labels.max() >= classes:
     raise UserError(
       f"weighted_knn: a training video has label {labels.max()} but there are {classes} classes"
@@ -106,7 +106,7 @@ def evaluate(
   """
   query_label = np.asarray(query_label)
   known = query_label >= 0
-  scarce.require_labels(query_label, "evaluation", "nearest neighbours")
+  too_few_videos.require_labels(query_label, "evaluation", "nearest neighbours")
   classes = int(max(np.max(bank_label), query_label.max())) + 1
   scores = weighted_knn(
     bank,

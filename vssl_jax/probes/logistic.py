@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 from vssl_jax.probes import metrics
-from vssl_jax.probes.scarce import TooFewVideos
+from vssl_jax.probes.too_few_videos import TooFewVideos
+from vssl_jax.probes.views import Source
 
 NORMALISATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
@@ -264,3 +266,34 @@ def split(
   if not parts:
     raise few
   return parts
+
+
+def fit(
+  config: ConfigDict,
+  source_train: Source,
+  train: np.ndarray,
+  train_label: np.ndarray,
+  test: np.ndarray,
+  test_label: np.ndarray,
+  names: Sequence[str],
+) -> Result:
+  """Logistic regression on features, one row a video, C chosen by folds of whole recordings.
+
+  Args:
+    config: `seed` is read.
+    source_train: gives the classes.
+    train: float `[V, F]`.
+    train_label: int `[V]`.
+    test: float `[U, F]`.
+    test_label: int `[U]`.
+    names: of the V videos, or ().
+  """
+  return evaluate(
+    train,
+    train_label,
+    test,
+    test_label,
+    num_classes=len(source_train.label_names),
+    groups=recordings(names),
+    seed=config.seed,
+  )

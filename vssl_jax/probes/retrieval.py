@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vssl_jax.ops import tiles
-from vssl_jax.probes import scarce
+from vssl_jax.probes import too_few_videos
 
 RECALLS = (1, 5, 10, 20, 50)
 
@@ -70,7 +70,7 @@ def _average_precision(
 
 
 def _labelled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-  scarce.require_labels(label, split, "queries and their bank")
+  too_few_videos.require_labels(label, split, "queries and their bank")
   known = np.asarray(label) >= 0
   x = np.asarray(features, np.float32)[known]
   length = np.linalg.norm(x, axis=1, keepdims=True)

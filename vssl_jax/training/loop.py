@@ -54,6 +54,10 @@ class Result:
   metrics: dict[str, float]
 
 
+class Preempted(Exception):
+  """SIGTERM came and everything is saved; the message says what."""
+
+
 class NonFiniteError(FloatingPointError):
   """The loss or the gradient is not finite; the message names step and metric."""
 

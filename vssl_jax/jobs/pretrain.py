@@ -1,4 +1,4 @@
-"""What `main` can do: pre-train (and probe), probe a checkpoint, or describe a config."""
+"""Pre-training, from the config to the RESULT line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import config as config_lib
-from vssl_jax import methods, models, parallel, probing, results
+from vssl_jax import methods, parallel, results
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder
+from vssl_jax.evaluation import end_of_run, monitor
+from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.methods.base import Method
-from vssl_jax.models import cost
-from vssl_jax.probes import monitor
-from vssl_jax.training import checkpoints, loop, metrics_log
+from vssl_jax.training import checkpoints, loop, metrics_log, sources
 from vssl_jax.training import step as step_lib
 
 TRAINING = "training.json"  # how the training went, for a second look at a finished run
@@ -37,7 +35,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   if (workdir / exported.CARD).exists():
     raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
-  source = probing.load_source(config, config.data.train_split)
+  source = sources.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)
   config, method = _build(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
@@ -45,10 +43,10 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
       f"config.probe.run, config.knn.every_epochs: {config.method} has no encoder of clips to "
       "probe; set config.probe.run=False and config.knn.every_epochs=0."
     )
-  if config.probe.run and (lack := probing.missing(config, mesh)):
+  if config.probe.run and (lack := splits_lib.missing(config, mesh)):
     print(f"No probe after training: {lack}.", flush=True)
   scores_itself = method.encoder is None and method.evaluate is not None
-  splits = probing.splits(config) if scores_itself else []  # what is wrong in them is said now
+  splits = splits_lib.splits(config) if scores_itself else []  # what is wrong in them is said now
   result = loop.train(
     config,
     workdir,
@@ -59,7 +57,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
     monitor=_monitor(config, mesh, method),
   )
   if result.preempted:
-    raise probing.Preempted(f"step {result.steps} of {workdir}")
+    raise loop.Preempted(f"step {result.steps} of {workdir}")
   outcome = {
     "job": "pretrain",
     "name": config.name,
@@ -71,16 +69,16 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: 
   }
   if config.probe.run:
     variables = jax.device_get(method.encoder(result.state.params, result.state.method))
-    outcome |= probing.probe(config, variables, workdir, mesh)
+    outcome |= end_of_run.probe(config, variables, workdir, mesh)
     if method.evaluate is not None and "headline" in outcome:
       state = jax.device_get((result.state.params, result.state.method))
-      own = outcome[config.method] = method.evaluate(*state, *probing.splits(config))
+      own = outcome[config.method] = method.evaluate(*state, *splits_lib.splits(config))
       if "top1" in own:
         outcome["headline"][f"{config.method}_top1"] = {"trained": own["top1"]}
   elif scores_itself:
     outcome |= _own(config, method, result.state, splits, workdir)
   outcome["seconds"] = time.perf_counter() - began
-  _finish(outcome, workdir)
+  finish(outcome, workdir)
 
 
 def _build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
@@ -156,88 +154,15 @@ def _monitor(config: ConfigDict, mesh: Mesh, method: Method) -> monitor.Monitor 
       return None
     from data_pipelines.untrimmed.sequences import held_out
 
-    split = probing.load_source(config, held_out(config.data), batch_size=jax.process_count())
+    split = sources.load_source(config, held_out(config.data), batch_size=jax.process_count())
     return lambda params: method.validate(params, split)
   if config.knn.every_epochs <= 0:
     return None
-  return monitor.neighbours(config, *probing.splits(config), mesh=mesh)
+  return monitor.neighbours(config, *splits_lib.splits(config), mesh=mesh)
 
 
-def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:
-  """Probes the encoder of `config.checkpoint` and prints the RESULT line."""
-  del allow_config_change
-  if not config.checkpoint:
-    raise UserError("config.checkpoint is empty: give the run folder, --config.checkpoint=runs/...")
-  began = time.perf_counter()
-  trained, variables, info = encoder_lib.load_encoder(config.checkpoint)
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.encoder = trained.encoder
-    config.augment.mean, config.augment.std = trained.augment.mean, trained.augment.std
-    if not config.data.path and not config.data.name:  # the data it was trained on
-      for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
-        config.data[field] = trained.data[field]
-  make_folder(workdir)
-  mesh = parallel.make_mesh()
-  outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
-  outcome |= probing.probe(config, variables, workdir, mesh)
-  outcome["seconds"] = time.perf_counter() - began
-  _finish(outcome, workdir)
-
-
-def _finish(outcome: dict[str, Any], workdir: pathlib.Path) -> None:
+def finish(outcome: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Writes `result.json` and prints the RESULT line (process 0 alone)."""
   if jax.process_index() == 0:
     results.write_json(outcome, workdir / "result.json")
     print(results.result_line(outcome), flush=True)
-
-
-def describe(config: ConfigDict) -> str:
-  """The resolved config, exact parameter counts, cost per clip and the devices.
-
-  A linear probe is described as the classifier that it trains; where the number of classes can
-  only come from data that is not there, two are assumed.
-  """
-  if config.job == "linear_probe":
-    if config.checkpoint:
-      trained = encoder_lib.load_encoder(config.checkpoint)[0]
-      config = config.copy_and_resolve_references().unlock()
-      config.encoder = trained.encoder
-    config = probing.linear_config(config, 2)
-  elif config.method == "classify" and not config.classify.classes:
-    config = config.copy_and_resolve_references().unlock()
-    config.classify.classes = 2
-  method = methods.load(config.method).build(methods.resolve(config, None), None)
-  params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
-  if method.encoder is None:
-    return "\n".join(
-      [
-        config_lib.to_json(config),
-        f"parameters: {cost.parameters(params):,}; state: {cost.parameters(state):,} numbers",
-        _devices(),
-      ]
-    )
-  own = cost.parameters(method.encoder(params, state)["params"])
-  total = cost.parameters(params) + (own if "encoder" not in params else 0)  # a frozen encoder
-  d = config.data
-  encoder = models.build_encoder(config.encoder)
-  price = cost.count(encoder, (d.frames, d.size, d.size, 3))
-  lines = [
-    config_lib.to_json(config),
-    f"parameters: encoder {own:,}, rest of the method {total - own:,}, total {total:,}",
-    f"one clip ({d.frames} x {d.size} x {d.size}): {2 * price.macs:,} FLOPs forward "
-    f"({price.macs / 1e9:.2f} G multiply-adds), {6 * price.macs:,} to train",
-    f"bytes a clip: {d.frames * d.size * d.size * 3:,} as uint8 from the host, "
-    f"{price.activation_bytes:,} of activations forward",
-    _devices(),
-  ]
-  return "\n".join(lines)
-
-
-def _devices() -> str:
-  return (
-    f"devices: {jax.device_count()} x {jax.devices()[0].device_kind} "
-    f"({jax.default_backend()}), {jax.process_count()} process(es)"
-  )
-
-
-JOBS = {"pretrain": pretrain, "linear_probe": linear_probe}

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from tests import small
-from vssl_jax import jobs, methods, parallel, probing
+from vssl_jax import methods, parallel
 from vssl_jax.encoder import encoder, export
 from vssl_jax.errors import UserError
-from vssl_jax.training import metrics_log
+from vssl_jax.evaluation import classifier, end_of_run, splits
+from vssl_jax.jobs import dry_run, linear_probe, pretrain
+from vssl_jax.training import metrics_log, sources
 
 
 def _result(output):
@@ -23,7 +25,7 @@ def run(tmp_path_factory):
   """The demo at toy size, trained and probed once for the tests below."""
   folder = tmp_path_factory.mktemp("run")
   config = small.shrink(small.load("cvrl.py", "demo"))
-  jobs.pretrain(config, folder, allow_config_change=False)
+  pretrain.pretrain(config, folder, allow_config_change=False)
   return folder
 
 
@@ -48,7 +50,7 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
 def test_running_a_finished_run_again_keeps_its_figures(run):
   before = json.loads((run / "result.json").read_text())
   config = small.shrink(small.load("cvrl.py", "demo"), **{"probe.random_init": False})
-  jobs.pretrain(config, run, allow_config_change=False)
+  pretrain.pretrain(config, run, allow_config_change=False)
   after = json.loads((run / "result.json").read_text())
   for field in ("clips_per_second", "train_seconds", "final", "steps"):
     assert after[field] == before[field]
@@ -64,9 +66,9 @@ def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
   mesh = parallel.make_mesh(jax.devices()[:1])
   _, first, _ = encoder.load_encoder(run)
   second = jax.tree.map(lambda x: 1.5 * x, first)
-  a = probing.probe(config, first, tmp_path, mesh)["trained"]["linear"]
-  b = probing.probe(config, second, tmp_path, mesh)["trained"]["linear"]
-  again = probing.probe(config, first, tmp_path, mesh)["trained"]["linear"]
+  a = end_of_run.probe(config, first, tmp_path, mesh)["trained"]["linear"]
+  b = end_of_run.probe(config, second, tmp_path, mesh)["trained"]["linear"]
+  again = end_of_run.probe(config, first, tmp_path, mesh)["trained"]["linear"]
   assert a["variables_sha256"] != b["variables_sha256"]
   assert a["variables_sha256"] == again["variables_sha256"]
   assert len(list((tmp_path / "probe_trained").glob("linear-*"))) == 2
@@ -74,26 +76,26 @@ def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
 
 @pytest.mark.slow
 def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypatch):
-  whole = probing.load_source
+  whole = sources.load_source
 
   def without_test_split(config, split, **kwargs):
     if split == "test":
       raise UserError("no records of split 'test'")
     return whole(config, split, **kwargs)
 
-  monkeypatch.setattr(probing, "load_source", without_test_split)
+  monkeypatch.setattr(classifier, "load_source", without_test_split)
   config = small.shrink(small.load("cvrl.py", "demo"))
-  jobs.pretrain(config, tmp_path / "split", allow_config_change=False)
+  pretrain.pretrain(config, tmp_path / "split", allow_config_change=False)
   out = capsys.readouterr().out
   assert out.index("No probe after training: no records of split 'test'") < out.index("step 1/4")
   result = _result(out)
   assert result["protocol"] == "none: no records of split 'test'"
   assert result["final"]["loss"] > 0
 
-  monkeypatch.setattr(probing, "load_source", whole)
+  monkeypatch.setattr(classifier, "load_source", whole)
   mesh = parallel.make_mesh(jax.devices()[:1])
   config.data.synthetic.classes = 1
-  assert "one class" in probing.missing(config, mesh)
+  assert "one class" in splits.missing(config, mesh)
 
 
 @pytest.mark.slow
@@ -102,14 +104,14 @@ def test_a_split_smaller_than_the_probes_batch(run, tmp_path):
   config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
   _, variables, _ = encoder.load_encoder(run)
   mesh = parallel.make_mesh(jax.devices()[:1])
-  scores = probing.probe(config, variables, tmp_path, mesh)["trained"]
+  scores = end_of_run.probe(config, variables, tmp_path, mesh)["trained"]
   assert "batch 24 x" in scores["linear"]["protocol"]
   assert scores["videos"] == {"train": 24, "eval": 8}
 
 
 def test_a_fraction_to_learn_from_takes_no_labels_from_the_probe():
   config = small.shrink(small.load("cvrl.py", "demo,half"))
-  assert [s.num_videos for s in probing.splits(config)] == [24, 8]
+  assert [s.num_videos for s in splits.splits(config)] == [24, 8]
   assert config.data.fraction == 0.5
 
 
@@ -117,10 +119,10 @@ def test_a_fraction_to_learn_from_takes_no_labels_from_the_probe():
 def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
   config = small.shrink(small.load("cvrl.py", "demo"), checkpoint=str(run))
   with pytest.raises(UserError, match="cvrl starts from random weights"):
-    jobs.pretrain(config, tmp_path, allow_config_change=False)
+    pretrain.pretrain(config, tmp_path, allow_config_change=False)
   config = small.shrink(small.load("cvrl.py", "ucf6_supervised"), checkpoint=str(run))
   config.classify.classes = 2
-  _, method = jobs._build(config, None)
+  _, method = pretrain._build(config, None)
   params, _ = small.init(method)
   _, variables, _ = encoder.load_encoder(run)
   jax.tree.map(np.testing.assert_array_equal, params["encoder"], variables["params"])
@@ -131,7 +133,7 @@ def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
   [("linear_probe.py", "", "rest of the method 4,098"), ("cvrl.py", "ucf6_supervised", "total")],
 )
 def test_describe_by_job(file, variant, trained):
-  text = jobs.describe(small.load(file, variant).lock())
+  text = dry_run.describe(small.load(file, variant).lock())
   assert trained in text
   assert '"method": "classify"' in text
 
@@ -142,7 +144,7 @@ def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
   values = {k: v for k, v in small.overrides().items() if k.startswith(("probe.", "data.eval."))}
   config.update_from_flattened_dict({**values, "checkpoint": str(run), "probe.random_init": False})
   config.data.path = ""
-  jobs.linear_probe(config, tmp_path / "probe", allow_config_change=False)
+  linear_probe.linear_probe(config, tmp_path / "probe", allow_config_change=False)
   result = _result(capsys.readouterr().out)
   assert result["data"]["source"] == "synthetic"
   assert result["step"] == 4
@@ -173,7 +175,7 @@ def test_a_run_and_an_export_do_not_share_a_folder(tmp_path):
   config = small.load("cvrl.py", "demo")
   (tmp_path / "encoder.json").write_text("{}")
   with pytest.raises(UserError, match="holds an exported encoder, which would hide the run's"):
-    jobs.pretrain(config, tmp_path, allow_config_change=False)
+    pretrain.pretrain(config, tmp_path, allow_config_change=False)
   (tmp_path / "config.json").write_text(config.to_json())  # of before this was refused
   with pytest.raises(UserError, match=r"holds a run and an exported encoder .* may differ"):
     encoder.load_encoder(tmp_path)
@@ -214,7 +216,7 @@ def test_every_variant_traces_at_its_own_size(variant):
     return method.objective(params, state, z, batch, jax.random.key(0), 0)[0]
 
   assert jax.eval_shape(step, batch).shape == ()
-  probing.linear_config(config, 2)
+  classifier.linear_config(config, 2)
 
 
 def test_changes_differ_from_the_recipe_in_what_they_name():
@@ -240,7 +242,7 @@ def test_variants_train_and_are_probed(variant, tmp_path, capsys):
   if variant.endswith("inflated"):
     values["data.frames"] = 1
   config = small.shrink(small.load("cvrl.py", variant), **values)
-  jobs.pretrain(config, tmp_path, allow_config_change=False)
+  pretrain.pretrain(config, tmp_path, allow_config_change=False)
   result = _result(capsys.readouterr().out)
   assert result["encoder"]["temporal"]
   own = {"classify_top1"} if variant == "ucf6_supervised" else set()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes import gaussian, uncertainty
+from vssl_jax.probes import gaussian
+from vssl_jax.uncertainty import correlation
 
 
 def rank_correlation(x, y):
@@ -16,23 +17,23 @@ def rank_correlation(x, y):
 def test_spearman_by_hand_with_ties():
   rng = np.random.default_rng(0)
   x, hit = rng.normal(size=40), rng.random(40) < 0.5
-  got = uncertainty.spearman(x, hit)
+  got = correlation.spearman(x, hit)
   np.testing.assert_allclose(got["rho"], rank_correlation(x, hit.astype(float)), rtol=1e-9)
   t = got["rho"] * np.sqrt(38 / (1 - got["rho"] ** 2))
   draws = np.random.default_rng(1).standard_t(38, 200_000)
   np.testing.assert_allclose(got["p"], (np.abs(draws) > abs(t)).mean(), atol=0.005)
-  assert uncertainty.spearman([1, 2, 9], [3, 2, 1])["rho"] == -1
+  assert correlation.spearman([1, 2, 9], [3, 2, 1])["rho"] == -1
 
 
 @pytest.mark.parametrize(("x", "y"), [([1, 2], [2, 1]), ([1, 1, 1], [1, 2, 3]), ([], [])])
 def test_a_correlation_that_does_not_exist_is_none(x, y):
-  assert uncertainty.spearman(x, y) == {"rho": None, "p": None, "n": len(x)}
+  assert correlation.spearman(x, y) == {"rho": None, "p": None, "n": len(x)}
 
 
 def test_quantiles_split_videos_by_rank():
   u = np.array([5.0, 1.0, 4.0, 2.0, 3.0, 0.0, 6.0])
   hit = np.array([0, 1, 0, 1, 1, 1, 0], bool)
-  rows = uncertainty.by_quantile(u, hit, 3)
+  rows = correlation.by_quantile(u, hit, 3)
   assert [r["videos"] for r in rows] == [3, 2, 2]
   assert [r["R@1"] for r in rows] == [1, 0.5, 0]
   assert [(r["from"], r["to"]) for r in rows] == [(0, 2), (3, 4), (5, 6)]
@@ -40,7 +41,7 @@ def test_quantiles_split_videos_by_rank():
   np.testing.assert_allclose([r["error"] for r in rows], [0, 0.5 / np.sqrt(2), 0])
   for groups in (1, 8):
     with pytest.raises(UserError, match=f"{groups} groups of 7 videos"):
-      uncertainty.by_quantile(u, hit, groups)
+      correlation.by_quantile(u, hit, groups)
 
 
 def test_scores_are_means_and_parts_add_up():
@@ -55,7 +56,7 @@ def test_scores_are_means_and_parts_add_up():
   bank, queries = (
     gaussian.Videos(videos.mean[s], videos.variance[s], label[s]) for s in (np.s_[:20], np.s_[20:])
   )
-  got = uncertainty.scores(bank, queries)
+  got = correlation.scores(bank, queries)
   np.testing.assert_allclose(got["uncertainty"], queries.uncertainty.mean())
   np.testing.assert_allclose(got["predicted"] + got["spread"], got["uncertainty"])
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -74,7 +75,7 @@ def test_correlations_of_an_analysis():
   blur = [row(2.0, 0.5, name="blur", strength=0.1), row(3.0, 0.4, name="blur", strength=0.2)]
   noise = [row(1.5, 0.9, name="noise", strength=0.1), row(0.5, 0.3, name="noise", strength=0.2)]
   clean = row(1.0, 0.8, name="", strength=0.0)
-  got = uncertainty.correlations(
+  got = correlation.correlations(
     {
       "videos": {
         "hit": [1, 1, 0, 0],
@@ -109,4 +110,4 @@ def test_correlations_of_an_analysis():
   ],
 )
 def test_verdicts(rho, p, said):
-  assert uncertainty.verdict({"rho": rho, "p": p, "n": 9}).startswith(said)
+  assert correlation.verdict({"rho": rho, "p": p, "n": 9}).startswith(said)

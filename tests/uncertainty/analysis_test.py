@@ -10,11 +10,12 @@ import pytest
 
 from tests import small
 from tests.methods import conftest
-from vssl_jax import methods, models, parallel, probing, uncertainty
+from vssl_jax import methods, models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.probes import corrupt
-from vssl_jax.training import checkpoints, metrics_log, optim, run_folder
+from vssl_jax.evaluation import classifier, splits
+from vssl_jax.training import checkpoints, metrics_log, optim, run_folder, sources
 from vssl_jax.training import step as step_lib
+from vssl_jax.uncertainty import analysis, corruptions
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def run(tmp_path_factory):
     patch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
     patch.setattr(parallel, "make_mesh", lambda devices=None: one)
     config = small.shrink(small.load("provico.py", "demo"), **{"save.keep": 9})
-    config = methods.resolve(config.lock(), probing.load_source(config, "train"))
+    config = methods.resolve(config.lock(), sources.load_source(config, "train"))
     checkpoints.write_config(folder, config)
     method = methods.load("provico").build(config, one)
     tx = optim.build(config.optim, lambda step: step)
@@ -44,11 +45,11 @@ def run(tmp_path_factory):
 
 
 def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch):
-  kinds = {"noise": (corrupt.noise, (0.1, 0.2)), "blur": (corrupt.blur, (0.1,))}
-  monkeypatch.setattr(corrupt, "CORRUPTIONS", kinds)
+  kinds = {"noise": (corruptions.noise, (0.1, 0.2)), "blur": (corruptions.blur, (0.1,))}
+  monkeypatch.setattr(corruptions, "CORRUPTIONS", kinds)
   folder, state = run
   out = tmp_path / "out"
-  code = uncertainty.main(
+  code = analysis.main(
     ["--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11"]
   )
   assert code == 0
@@ -96,24 +97,22 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   # What the command saw is what the method's own evaluation sees.
   config = checkpoints.load_config(folder)
   evaluate = methods.load("provico").build(config, None).evaluate
-  own = evaluate(*jax.device_get((state.params, state.method)), *probing.splits(config))[
-    "retrieval"
-  ]
+  own = evaluate(*jax.device_get((state.params, state.method)), *splits.splits(config))["retrieval"]
   np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
   np.testing.assert_allclose(own["uncertainty"]["all"], last["uncertainty"], rtol=1e-3)
 
 
 def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
-  load = probing.load_source
+  load = sources.load_source
 
   def unlabelled(*args, **kwargs):
     source = load(*args, **kwargs)
     source.label_names = ()
     return source
 
-  monkeypatch.setattr(probing, "load_source", unlabelled)
+  monkeypatch.setattr(classifier, "load_source", unlabelled)
   out = tmp_path / "out"
-  assert uncertainty.main(["--checkpoint", str(run[0]), "--output", str(out)]) == 0
+  assert analysis.main(["--checkpoint", str(run[0]), "--output", str(out)]) == 0
   assert {x.name for x in out.iterdir()} == {"pairs_run.png", "analysis.json"}
   found = json.loads((out / "analysis.json").read_text())["run"]
   assert len(found["pairs"]) == 6
@@ -123,7 +122,7 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
 
 def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
   """Of 24 training videos number 1 is lost; padding repeats the last number with nothing in it."""
-  load, lost = probing.load_source, 1
+  load, lost = sources.load_source, 1
 
   def some(config, split, **kwargs):
     source = load(config, split, **kwargs)
@@ -142,11 +141,11 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
     return source
 
   args = argparse.Namespace(data="", videos=[5, 23], quantiles=2)
-  monkeypatch.setattr(corrupt, "CORRUPTIONS", {})
+  monkeypatch.setattr(corruptions, "CORRUPTIONS", {})
   found = {}
   for name in ("clean", "lost"):
-    found[name] = uncertainty.analyse(run[0], args)["pairs"]
-    monkeypatch.setattr(probing, "load_source", some)
+    found[name] = analysis.analyse(run[0], args)["pairs"]
+    monkeypatch.setattr(classifier, "load_source", some)
   for one, other in zip(found["clean"], found["lost"], strict=True):
     a, b = one["anchor"], other["anchor"]
     assert (a["video"], a["label"]) == (b["video"], b["label"])
@@ -157,7 +156,7 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
     assert lost not in [item["video"] for item in items]
   args.videos = [lost]
   with pytest.raises(UserError, match="training video 1 could not be read"):
-    uncertainty.analyse(run[0], args)
+    analysis.analyse(run[0], args)
 
 
 def test_a_run_opened_gives_every_checkpoint(run):
@@ -181,12 +180,12 @@ def test_impossible_wishes_are_refused(run, change, message):
   args = argparse.Namespace(data="", videos=[], quantiles=2)
   vars(args).update(change)
   with pytest.raises(UserError, match=message):
-    uncertainty.analyse(run[0], args)
+    analysis.analyse(run[0], args)
 
 
 def test_other_folders_are_refused_in_one_line(tmp_path, capsys):
   def refused(*folders):
-    assert uncertainty.main(["--checkpoint", *map(str, folders), "--output", str(tmp_path)]) == 2
+    assert analysis.main(["--checkpoint", *map(str, folders), "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

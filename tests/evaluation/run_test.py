@@ -12,16 +12,16 @@ import pytest
 
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
-from vssl_jax import augment, evaluate, methods, parallel, probing
+from vssl_jax import augment, methods, parallel
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import protocols, subsets
+from vssl_jax.evaluation import classifier, protocols, run, splits, subsets
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, retrieval
-from vssl_jax.probes.run import Cached
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.probes.views import Cached
+from vssl_jax.training import checkpoints, run_folder, sources
 
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
@@ -88,7 +88,7 @@ def done(checkpoint, tmp_path_factory):
 
 
 def _main(checkpoint, output, *flags, names=f"{QUICK},{TRAINED}"):
-  return evaluate.main(
+  return run.main(
     [f"--checkpoint={checkpoint}", f"--output={output}", f"--protocols={names}", *FEW, *flags]
   )
 
@@ -262,7 +262,7 @@ def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, 
 
 def test_results_of_an_earlier_version_are_made_anew(checkpoint, tmp_path, capsys, monkeypatch):
   assert _main(checkpoint, tmp_path, names="knn,embedding") == 0
-  monkeypatch.setattr(evaluate, "_FORMAT", evaluate._FORMAT + 1)
+  monkeypatch.setattr(run, "_FORMAT", run._FORMAT + 1)
   assert _main(checkpoint, tmp_path, names="embedding") == 0
   assert "finished before" not in capsys.readouterr().out
   assert "| knn |" not in (tmp_path / "table.md").read_text()
@@ -273,7 +273,7 @@ def test_other_names_of_classes_are_another_result(
   checkpoint, tmp_path, capsys, monkeypatch, names
 ):
   assert _main(checkpoint, tmp_path, names="logistic,knn") == 0
-  whole = probing.splits
+  whole = splits.splits
 
   def renamed(config):
     found = whole(config)
@@ -281,7 +281,7 @@ def test_other_names_of_classes_are_another_result(
       source.label_names = names
     return found
 
-  monkeypatch.setattr(probing, "splits", renamed)
+  monkeypatch.setattr(classifier, "splits", renamed)
   assert _main(checkpoint, tmp_path, names="knn") == 0
   assert "finished before" not in capsys.readouterr().out
   assert tuple(_results(tmp_path)["knn"]["per_class"]) == tuple(sorted(names))
@@ -317,9 +317,9 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   for folder in folders:
     folder.mkdir(parents=True)
   args = argparse.Namespace(data=",".join(map(str, folders)), source="", data_dir="", splits="")
-  names = [c.name for c in evaluate._cases(trained, args)]
+  names = [c.name for c in run._cases(trained, args)]
   assert names == ["ucf-2", "ucf", "ucf-3", "ucf-3-2"]  # ucf-2 is taken
-  assert all(c.values["name"] == "" for c in evaluate._cases(trained, args))
+  assert all(c.values["name"] == "" for c in run._cases(trained, args))
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_folders_of_the_output_are_no_pairs_of_splits(checkpoint, tmp_path, fold
     data=str(tmp_path / "records" / folder), source="", data_dir="", splits=""
   )
   names = {"x/..": "records", "localization_features": "localization_features-2"}
-  (case,) = evaluate._cases(checkpoints.load_config(checkpoint), args)
+  (case,) = run._cases(checkpoints.load_config(checkpoint), args)
   assert case.name == (name or names[folder])
 
 
@@ -339,7 +339,7 @@ def test_splits_may_be_slices(checkpoint):
   args = argparse.Namespace(
     data="ucf101", source="tfds", data_dir="", splits="train[:80%]:train[80%:],a:b"
   )
-  cases = evaluate._cases(checkpoints.load_config(checkpoint), args)
+  cases = run._cases(checkpoints.load_config(checkpoint), args)
   pairs = [(c.values["train_split"], c.values["eval_split"]) for c in cases]
   assert pairs == [("train[:80%]", "train[80%:]"), ("a", "b")]
 
@@ -350,7 +350,7 @@ def test_weights_from_elsewhere_name_no_data(checkpoint):
     trained.data.source = "tfrecord"
   args = argparse.Namespace(data="", source="", data_dir="", splits="")
   with pytest.raises(UserError, match="--data: the checkpoint's config names no data"):
-    evaluate._cases(trained, args)
+    run._cases(trained, args)
 
 
 def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
@@ -358,7 +358,7 @@ def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
   args = argparse.Namespace(
     data="ucf101/ucf101_1,ucf101/ucf101_2", source="tfds", data_dir="/data", splits=""
   )
-  first, second = evaluate._cases(trained, args)
+  first, second = run._cases(trained, args)
   assert (first.name, second.name) == ("ucf101_1", "ucf101_2")
   assert second.values["source"] == "tfds"
   assert (second.values["name"], second.values["path"]) == ("ucf101/ucf101_2", "/data")
@@ -377,16 +377,16 @@ def test_results_say_what_was_trained_with(done):
 
 
 def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monkeypatch):
-  whole = probing.train.train
+  whole = classifier.train.train
 
   def broken(*args, **kwargs):
     result = whole(*args, **kwargs)
     return type(result)(**{**vars(result), "preempted": True})
 
-  monkeypatch.setattr(probing.train, "train", broken)
-  assert _main(checkpoint, tmp_path, names="knn,finetune") == evaluate.PREEMPTED
+  monkeypatch.setattr(classifier.train, "train", broken)
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == run.PREEMPTED
   assert set(_results(tmp_path)) == {"knn"}
-  monkeypatch.setattr(probing.train, "train", whole)
+  monkeypatch.setattr(classifier.train, "train", whole)
   capsys.readouterr()
   assert _main(checkpoint, tmp_path, names="knn,finetune") == 0
   out = capsys.readouterr().out
@@ -512,14 +512,14 @@ def test_an_output_that_is_a_file_is_one_line(checkpoint, tmp_path, capsys):
 
 
 def test_unreadable_videos_of_training_are_told(checkpoint, tmp_path, monkeypatch):
-  whole = probing.load_source
+  whole = sources.load_source
 
   def load(config, split, **kwargs):
     source = whole(config, split, **kwargs)
     source.unreadable = 3
     return source
 
-  monkeypatch.setattr(probing, "load_source", load)
+  monkeypatch.setattr(classifier, "load_source", load)
   assert _main(checkpoint, tmp_path, names="finetune") == 0
   assert _results(tmp_path)["finetune"]["trained_with"]["unreadable_reads"] == 3
   assert "finetune: trained with other videos in place of 3" in (tmp_path / "table.md").read_text()
@@ -560,7 +560,7 @@ def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
   def fails(*args, **kwargs):
     raise UserError("no room on the disk")
 
-  monkeypatch.setattr(probing, "classifier", fails)
+  monkeypatch.setattr(classifier, "classifier", fails)
   assert _main(checkpoint, tmp_path, names="knn,finetune") == 2
   assert "| knn | top-1 |" in (tmp_path / "table.md").read_text()
   broken = dataclasses.replace(protocols.PROTOCOLS["knn"], run=fails)
@@ -617,21 +617,21 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):
   given = [f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--protocols=knn", *flags]
-  assert evaluate.main(given) == 2
+  assert run.main(given) == 2
   error = capsys.readouterr().err.strip().splitlines()[-1]
   assert error.startswith("error: ")
   assert message in error
 
 
 def test_data_without_labels_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(probing, "missing", lambda config, mesh: "the data has no labels")
+  monkeypatch.setattr(classifier, "missing", lambda config, mesh: "the data has no labels")
   assert _main(checkpoint, tmp_path, names="knn") == 2
   assert "the data has no labels" in capsys.readouterr().err
 
 
 def test_all_are_those_that_the_data_allows():
-  assert set(evaluate._protocols("all", False)) == set(EVERY)
-  assert set(evaluate._protocols("all", True)) == set(protocols.PROTOCOLS)
+  assert set(run._protocols("all", False)) == set(EVERY)
+  assert set(run._protocols("all", True)) == set(protocols.PROTOCOLS)
 
 
 def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypatch):

@@ -9,12 +9,13 @@ import pytest
 
 from data_pipelines.untrimmed import sequences
 from tests import small
-from vssl_jax import localize, methods, probing
+from vssl_jax import methods
+from vssl_jax.jobs import localize
 from vssl_jax.localization import annotations
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
 from vssl_jax.methods.dcc import inference
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import checkpoints, run_folder, sources
 
 WIDTH = 5
 
@@ -40,7 +41,7 @@ def run(tmp_path_factory):
       "data.localization.untrimmed.width": WIDTH,
     }
   )
-  source = probing.load_source(config, config.data.train_split)
+  source = sources.load_source(config, config.data.train_split)
   config = methods.resolve(config.lock(), source)
   method = methods.load("dcc").build(config)
   params, state = small.init(method)
@@ -65,7 +66,7 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
   folder, config, params = run
   assert call(folder, tmp_path / "out") == 0
   scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-  source = probing.load_source(config, config.data.eval_split)
+  source = sources.load_source(config, config.data.eval_split)
   want = inference.localize(config, params, source)
   assert scores["average"] == pytest.approx(want["average"], rel=1e-3)
   assert scores["videos"] == 6
@@ -79,7 +80,7 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
 
 def test_thresholds_may_be_others(run, tmp_path, capsys):
   folder, config, params = run
-  source = probing.load_source(config, config.data.eval_split)
+  source = sources.load_source(config, config.data.eval_split)
   options = inference.options(config)
   settings = dataclasses.replace(options.pop("settings"), thresholds=(0.3, 0.5, 0.7))
   found = functools.partial(inference.activations(config), params)

@@ -6,9 +6,9 @@ import pytest
 
 from tests import small
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import settings
+from vssl_jax.evaluation import options as options_lib
 
-OWN = settings.Options()
+OWN = options_lib.Options()
 
 
 def _trained():
@@ -18,7 +18,7 @@ def _trained():
 def test_nothing_changes_without_flags():
   trained = _trained()
   trained.data.fraction = 0.5
-  found = settings.resolved(trained, OWN)
+  found = options_lib.resolved(trained, OWN)
   assert found.data.fraction == 1.0
   found.data.fraction = 0.5
   assert found.to_dict() == trained.to_dict()
@@ -27,15 +27,15 @@ def test_nothing_changes_without_flags():
 
 def test_views_seed_and_votes():
   options = dataclasses.replace(OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2)
-  found = settings.resolved(_trained(), options)
+  found = options_lib.resolved(_trained(), options)
   e = found.data.eval
   assert (e.clips, e.crops, e.frames, e.size, e.resize) == (3, 2, 8, 96, 96)
   assert (found.seed, found.knn.k, found.knn.temperature) == (5, 7, 0.2)
 
 
 def test_published_linear_probes():
-  cvrl = settings.resolved(_trained(), dataclasses.replace(OWN, linear="cvrl")).probe
-  rho = settings.resolved(_trained(), dataclasses.replace(OWN, linear="rho")).probe
+  cvrl = options_lib.resolved(_trained(), dataclasses.replace(OWN, linear="cvrl")).probe
+  rho = options_lib.resolved(_trained(), dataclasses.replace(OWN, linear="rho")).probe
   published = small.load("linear_probe.py").probe  # CVRL's are the defaults
   same = (
     "normalise",
@@ -55,12 +55,12 @@ def test_published_linear_probes():
     assert rho[field] == study[field], field
   assert rho.size == 56
   with pytest.raises(UserError, match="--linear=other"):
-    settings.resolved(_trained(), dataclasses.replace(OWN, linear="other"))
+    options_lib.resolved(_trained(), dataclasses.replace(OWN, linear="other"))
 
 
 def test_a_shorter_linear_probe_warms_up_less():
   options = dataclasses.replace(OWN, linear="cvrl", linear_epochs=20.0)
-  probe = settings.resolved(_trained(), options).probe
+  probe = options_lib.resolved(_trained(), options).probe
   assert (probe.epochs, probe.warmup_epochs) == (20.0, 1.0)
 
 
@@ -68,8 +68,8 @@ def test_finetuning_trains_the_whole_network():
   options = dataclasses.replace(
     OWN, batch_size=16, lr=0.1, dropout=0.5, layer_decay=0.7, label_smoothing=0.1
   )
-  trained = settings.resolved(_trained(), options)
-  found = settings.finetuning(trained, 6, options, 30.0)
+  trained = options_lib.resolved(_trained(), options)
+  found = options_lib.finetuning(trained, 6, options, 30.0)
   assert found.method == "classify"
   assert not found.classify.frozen
   assert not found.classify.normalise
@@ -79,14 +79,14 @@ def test_finetuning_trains_the_whole_network():
   assert (found.data.frames, found.data.stride, found.data.size, found.data.clips) == (8, 4, 56, 1)
   assert found.augment.mean == trained.augment.mean
   assert found.augment.jitter_p == 0.0
-  said = settings.told(found)
+  said = options_lib.told(found)
   assert said["optimiser"]["layer_decay"] == 0.7
   assert (said["encoder"], said["dropout"]) == ("trained", 0.5)
-  assert settings.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
+  assert options_lib.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
 
 
 def test_every_option_has_its_help():
-  assert set(settings.HELP) == {f.name for f in dataclasses.fields(settings.Options)}
+  assert set(options_lib.HELP) == {f.name for f in dataclasses.fields(options_lib.Options)}
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_every_option_has_its_help():
 )
 def test_what_cannot_be_is_told_at_once(field, value, message):
   with pytest.raises(UserError, match=message):
-    settings.check(dataclasses.replace(OWN, **{field: value}))
+    options_lib.check(dataclasses.replace(OWN, **{field: value}))
 
 
 def test_what_can_be_passes():
-  settings.check(OWN)
-  settings.check(dataclasses.replace(OWN, seed=3, subsets=("a/few.tsv", "a/fewer.tsv")))
+  options_lib.check(OWN)
+  options_lib.check(dataclasses.replace(OWN, seed=3, subsets=("a/few.tsv", "a/fewer.tsv")))

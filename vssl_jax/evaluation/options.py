@@ -7,8 +7,8 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from vssl_jax import probing
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation import classifier
 
 # Published linear probes; the pre-training config's own (`own`) need not be either.
 LINEAR = {
@@ -189,7 +189,7 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   ):
     if not fits:
       raise UserError(f"--{name}: {getattr(options, name)} is not {what}.")
-  c = probing.linear_config(config, classes)
+  c = classifier.linear_config(config, classes)
   with c.unlocked():
     c.name = f"{config.name}_finetune"
     c.batch_size, c.epochs, c.data.clips = options.batch_size, epochs, 1

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from vssl_jax import models
 from vssl_jax.errors import UserError
-from vssl_jax.probes import features, knn, run
+from vssl_jax.probes import features, knn
+from vssl_jax.probes import views as views_lib
 
 Monitor = Callable[[features.Variables], dict[str, float]]
 
@@ -45,7 +46,7 @@ def neighbours(config: ConfigDict, train: Any, test: Any, *, mesh: Mesh | None =
       f"config.knn: clips ({c.clips}), k ({c.k}) and temperature ({c.temperature}) must be "
       "positive."
     )
-  apply = run.feature_fn(models.build_encoder(config.encoder), config)
+  apply = views_lib.feature_fn(models.build_encoder(config.encoder), config)
   views = {k: e[k] for k in ("frames", "stride", "resize", "size")}
 
   def extract(variables: features.Variables, source: Any) -> features.Features:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vssl_jax.probes import uncertainty_figures as figures
+from vssl_jax.uncertainty import figures
 
 
 def shades(path):

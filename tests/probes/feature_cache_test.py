@@ -8,8 +8,8 @@ import pytest
 
 from data_pipelines import source
 from vssl_jax import methods, models, results
-from vssl_jax.evaluation import cache
-from vssl_jax.probes import features, run
+from vssl_jax.probes import feature_cache, features
+from vssl_jax.probes import views as views_lib
 
 
 class Net(nn.Module):
@@ -46,14 +46,14 @@ def setup(monkeypatch):
 
 def test_extracted_once_and_the_same(setup, tmp_path):
   config, variables, videos = setup
-  first = cache.extract(tmp_path, config, variables, videos, "train")
+  first = feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert first.features.shape == (5, 1, 3)  # of each video the mean of two views
   views = features.extract(
-    run.feature_fn(Net(), config), variables, run.eval_batches(videos, config)
+    views_lib.feature_fn(Net(), config), variables, views_lib.eval_batches(videos, config)
   )
   np.testing.assert_array_equal(first.mean(), views.mean())
   videos.passes = 1
-  again = cache.extract(tmp_path, config, variables, videos, "train")
+  again = feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert videos.passes == 1
   np.testing.assert_array_equal(again.features, first.features)
   assert again.label_names == first.label_names
@@ -81,13 +81,13 @@ class Parted(Counted):
 def test_an_extraction_that_was_broken_off_goes_on(setup, tmp_path, monkeypatch):
   config, variables, videos = setup
   videos.video_names = tuple("abcde")
-  whole = cache.extract(tmp_path / "whole", config, variables, videos, "train")
-  monkeypatch.setattr(cache, "_PART", 2)
+  whole = feature_cache.extract(tmp_path / "whole", config, variables, videos, "train")
+  monkeypatch.setattr(feature_cache, "_PART", 2)
   parted = Parted(videos, breaks_at=2)
   with pytest.raises(KeyboardInterrupt):
-    cache.extract(tmp_path / "parts", config, variables, parted, "train")
+    feature_cache.extract(tmp_path / "parts", config, variables, parted, "train")
   assert len(list((tmp_path / "parts").iterdir())) == 1
-  found = cache.extract(tmp_path / "parts", config, variables, parted, "train")
+  found = feature_cache.extract(tmp_path / "parts", config, variables, parted, "train")
   assert parted.passes == 4  # of three parts the first was there
   for name in ("features", "label", "video", "offset"):
     np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
@@ -105,15 +105,15 @@ def test_a_source_that_has_no_parts_is_read_as_a_whole(setup, tmp_path, monkeypa
         raise AttributeError(name)
       return super().__getattr__(name)
 
-  monkeypatch.setattr(cache, "_PART", 2)
+  monkeypatch.setattr(feature_cache, "_PART", 2)
   assert not hasattr(Whole(videos), "only")
-  found = cache.extract(tmp_path, config, variables, Whole(videos), "train")
+  found = feature_cache.extract(tmp_path, config, variables, Whole(videos), "train")
   assert found.video.tolist() == [*range(5)]
 
 
 def test_parts_without_lost_videos_are_kept(setup, tmp_path, monkeypatch):
   config, variables, videos = setup
-  monkeypatch.setattr(cache, "_PART", 3)
+  monkeypatch.setattr(feature_cache, "_PART", 3)
   parted = Parted(videos, breaks_at=0)
   only = parted.only
 
@@ -129,9 +129,16 @@ def test_parts_without_lost_videos_are_kept(setup, tmp_path, monkeypatch):
     return part
 
   parted.only = lossy
-  assert cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [0, 2, 3, 4]
+  assert feature_cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [
+    0,
+    2,
+    3,
+    4,
+  ]
   parted.only = only
-  assert cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [*range(5)]
+  assert feature_cache.extract(tmp_path, config, variables, parted, "train").video.tolist() == [
+    *range(5)
+  ]
   assert parted.passes == 3  # the second part was kept
 
 
@@ -159,9 +166,9 @@ def _set(name, value):
 )
 def test_anew_where_anything_differs(setup, tmp_path, change):
   config, variables, videos = setup
-  cache.extract(tmp_path, config, variables, videos, "train")
+  feature_cache.extract(tmp_path, config, variables, videos, "train")
   config, variables = change(config, variables)
-  found = cache.extract(tmp_path, config, variables, videos, "train")
+  found = feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert videos.passes == 2
   assert found.info["encoder_sha256"] == results.tree_hash(variables)
   assert len(list(tmp_path.iterdir())) == 2
@@ -169,17 +176,17 @@ def test_anew_where_anything_differs(setup, tmp_path, change):
 
 def test_other_videos_are_other_features(setup, tmp_path):
   config, variables, videos = setup
-  cache.extract(tmp_path, config, variables, videos, "train")
+  feature_cache.extract(tmp_path, config, variables, videos, "train")
   config.data.synthetic.videos = 4
   others = source.load(config.data, split="train", batch_size=1, seed=0)
-  assert len(cache.extract(tmp_path, config, variables, others, "train").label) == 4
+  assert len(feature_cache.extract(tmp_path, config, variables, others, "train").label) == 4
 
 
 @pytest.mark.parametrize("names", [("b", "a"), ("a", "c")])
 def test_other_names_of_classes_are_other_features(setup, tmp_path, names):
   config, variables, videos = setup
   for videos.label_names in (("a", "b"), names):
-    assert cache.extract(tmp_path, config, variables, videos, "train").label_names == (
+    assert feature_cache.extract(tmp_path, config, variables, videos, "train").label_names == (
       videos.label_names
     )
   assert videos.passes == 2
@@ -187,18 +194,18 @@ def test_other_names_of_classes_are_other_features(setup, tmp_path, names):
 
 def test_features_of_an_earlier_version_are_made_anew(setup, tmp_path, monkeypatch):
   config, variables, videos = setup
-  cache.extract(tmp_path, config, variables, videos, "train")
-  monkeypatch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
-  cache.extract(tmp_path, config, variables, videos, "train")
+  feature_cache.extract(tmp_path, config, variables, videos, "train")
+  monkeypatch.setattr(feature_cache, "_FORMAT", feature_cache._FORMAT + 1)
+  feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert videos.passes == 2
 
 
 def test_a_damaged_file_is_made_anew(setup, tmp_path, capsys):
   config, variables, videos = setup
-  first = cache.extract(tmp_path, config, variables, videos, "train")
+  first = feature_cache.extract(tmp_path, config, variables, videos, "train")
   (file,) = tmp_path.iterdir()
   file.write_bytes(file.read_bytes()[:100])
-  found = cache.extract(tmp_path, config, variables, videos, "train")
+  found = feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert "extracting anew" in capsys.readouterr().out
   np.testing.assert_array_equal(found.features, first.features)
   assert features.load(file).info == found.info
@@ -213,9 +220,9 @@ def test_a_network_that_changes_is_noticed(setup, tmp_path, monkeypatch):
     variables["params"]["Dense_0"]["bias"][0] += 1e-6
     return whole(*args, **kwargs)
 
-  monkeypatch.setattr(cache.features, "extract", extract)
+  monkeypatch.setattr(feature_cache.features, "extract", extract)
   with pytest.raises(RuntimeError, match="changed the variables"):
-    cache.extract(tmp_path, config, variables, videos, "train")
+    feature_cache.extract(tmp_path, config, variables, videos, "train")
   assert not list(tmp_path.iterdir())
 
 
@@ -229,7 +236,7 @@ def test_features_of_a_bad_moment_are_not_kept(setup, tmp_path, capsys):
       yield batch
 
   videos.eval_batches = bad
-  assert len(cache.extract(tmp_path, config, variables, videos, "train").label) == 4
+  assert len(feature_cache.extract(tmp_path, config, variables, videos, "train").label) == 4
   assert "1 videos of train could not be read" in capsys.readouterr().out
   videos.eval_batches = whole
-  assert len(cache.extract(tmp_path, config, variables, videos, "train").label) == 5
+  assert len(feature_cache.extract(tmp_path, config, variables, videos, "train").label) == 5

@@ -12,8 +12,19 @@ import pytest
 from data_pipelines import source
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation import end_of_run
 from vssl_jax.models.layers.norm import BatchNorm
-from vssl_jax.probes import features, knn, logistic, metrics, retrieval, run
+from vssl_jax.probes import (
+  baselines,
+  calibrate,
+  classifier,
+  features,
+  knn,
+  logistic,
+  metrics,
+  retrieval,
+  views,
+)
 
 
 class Net(nn.Module):
@@ -40,18 +51,22 @@ def _config():
 def setup():
   config, net = _config(), Net()
   train, test = (source.load(config.data, split=s, batch_size=4, seed=0) for s in ("train", "test"))
-  variables = run.random_variables(config, net, train)
-  return config, net, variables, run.Cached(train), run.Cached(test)
+  variables = calibrate.random_variables(config, net, train)
+  return config, net, variables, views.Cached(train), views.Cached(test)
 
 
 def _features(config, net, variables, split):
-  return features.extract(run.feature_fn(net, config), variables, run.eval_batches(split, config))
+  return features.extract(
+    views.feature_fn(net, config), variables, views.eval_batches(split, config)
+  )
 
 
 def test_quick_is_the_parts_put_together(setup, tmp_path):
   config, net, variables, train, test = setup
   before = results.tree_hash(variables)
-  result = run.quick(config, net, variables, train, test, picture=tmp_path / "c.png", progress="")
+  result = end_of_run.quick(
+    config, net, variables, train, test, picture=tmp_path / "c.png", progress=""
+  )
   a, b = (_features(config, net, variables, s) for s in (train, test))
   assert a.features.shape == (12, 4, 6)
   fitted = logistic.evaluate(a.mean(), a.label, b.mean(), b.label, num_classes=3)
@@ -74,7 +89,7 @@ def test_repeating_gives_the_same_numbers(setup):
   first, second = (
     {
       k: v
-      for k, v in run.quick(config, net, variables, train, test, progress="").items()
+      for k, v in end_of_run.quick(config, net, variables, train, test, progress="").items()
       if k not in times
     }
     for _ in range(2)
@@ -85,7 +100,7 @@ def test_repeating_gives_the_same_numbers(setup):
 def test_features_are_those_of_inference_mode(setup):
   config, net, variables, train, _ = setup
   found = _features(config, net, variables, train)
-  batch = next(iter(run.eval_batches(train, config)))
+  batch = next(iter(views.eval_batches(train, config)))
   clips = jnp.asarray(batch["clips"][1], jnp.float32) / 255.0
   np.testing.assert_allclose(
     found.features[1], net.apply(variables, clips, train=False), rtol=1e-4, atol=1e-5
@@ -99,21 +114,21 @@ def test_a_changed_network_is_noticed(setup, monkeypatch):
   def recordings(_):  # called between the two hashes
     variables["batch_stats"]["BatchNorm_0"]["mean"][0] += 1e-6
 
-  monkeypatch.setattr(run.logistic, "recordings", recordings)
+  monkeypatch.setattr(views.logistic, "recordings", recordings)
   with pytest.raises(RuntimeError, match="changed the variables"):
-    run.quick(config, net, variables, train, test, progress="")
+    end_of_run.quick(config, net, variables, train, test, progress="")
 
 
 def test_random_variables(setup):
   config, net, variables, train, _ = setup
-  again = run.random_variables(config, net, train)
+  again = calibrate.random_variables(config, net, train)
   assert results.tree_hash(again) == results.tree_hash(variables)
   stats = variables["batch_stats"]["BatchNorm_0"]
   assert not np.allclose(stats["var"], 1.0)
   with config.unlocked():
     config.seed = 1
-    other = run.random_variables(config, net, train)
-    given = run.random_variables(config, net, train, variables)
+    other = calibrate.random_variables(config, net, train)
+    given = calibrate.random_variables(config, net, train, variables)
     config.seed = 0
   assert results.tree_hash(other["params"]) != results.tree_hash(variables["params"])
   assert results.tree_hash(given) == results.tree_hash(variables)
@@ -124,35 +139,35 @@ def test_random_variables_need_a_batch(setup):
   config = config.copy_and_resolve_references()
   config.probe.calibrate = 0
   with pytest.raises(UserError, match=r"probe\.calibrate is 0"):
-    run.random_variables(config, net, train)
+    calibrate.random_variables(config, net, train)
 
 
 def test_recordings_stay_in_one_fold(setup):
   config, net, variables, train, test = setup
 
-  class Named(run.Cached):
+  class Named(views.Cached):
     video_names = tuple(f"v_Kind_g{v // 2:02d}_c{v % 2:02d}.avi" for v in range(12))
 
   named = Named(train)
   groups = [name[: name.index("_c")] for name in Named.video_names]
-  found = run.quick(config, net, variables, named, test, progress="")["logistic"]
+  found = end_of_run.quick(config, net, variables, named, test, progress="")["logistic"]
   a, b = (_features(config, net, variables, s) for s in (train, test))
   given = (a.mean(), a.label, b.mean(), b.label)
   assert found["C"] == logistic.evaluate(*given, num_classes=3, groups=groups).strength
   assert "group" in found["C_chosen_by"]
-  assert "group" in run.baselines(config, named, test)["pixels"]["C_chosen_by"]
+  assert "group" in baselines.baselines(config, named, test)["pixels"]["C_chosen_by"]
 
 
 def test_baselines(setup):
   config, _, _, train, test = setup
-  found = run.baselines(config, train, test)
+  found = baselines.baselines(config, train, test)
   assert set(found) == {"pixels", "pixels_clip", "colour_means"}
   assert found["pixels"]["numbers"] == 8 * 8 * 3
   assert found["colour_means"]["numbers"] == 2 * 3
   # By hand: view 2·clip + crop with the middle ones of 2 × 2 is 3.
   rows = {}
   for name, split in (("train", train), ("test", test)):
-    batches = list(run.eval_batches(split, config))
+    batches = list(views.eval_batches(split, config))
     keep = np.concatenate([b["valid"] for b in batches])
     clips = np.concatenate([b["clips"] for b in batches])[keep, 3]
     rows[name] = (
@@ -172,7 +187,7 @@ def test_classifier_averages_softmax_over_views(setup, tmp_path):
   def logits(tree, clips):
     return net.apply(tree[0], clips, train=False) @ tree[1]
 
-  result = run.evaluate_classifier(
+  result = classifier.evaluate_classifier(
     config, logits, tree, test, picture=tmp_path / "c.png", progress=""
   )
   found = _features(config, net, variables, test)
@@ -200,8 +215,8 @@ def test_cache_gives_the_same_batches_again(setup):
 
   for limit, expected in ((1 << 20, 1), (2000, 2)):
     calls.clear()
-    cached = run.Cached(Counting(), limit)
-    passes = [list(run.eval_batches(cached, config)) for _ in range(2)]
+    cached = views.Cached(Counting(), limit)
+    passes = [list(views.eval_batches(cached, config)) for _ in range(2)]
     assert len(calls) == expected
     jax.tree.map(np.testing.assert_array_equal, *passes)
     list(cached.eval_batches(4, clips=1, crops=1, frames=2, stride=2, resize=10, size=8))
@@ -211,14 +226,14 @@ def test_cache_gives_the_same_batches_again(setup):
 
 def test_an_unfinished_pass_is_not_kept(setup):
   config, _, _, train, _ = setup
-  cached = run.Cached(train)
-  next(iter(run.eval_batches(cached, config)))
-  assert len(list(run.eval_batches(cached, config))) == 3
+  cached = views.Cached(train)
+  next(iter(views.eval_batches(cached, config)))
+  assert len(list(views.eval_batches(cached, config))) == 3
 
 
 def test_protocol_says_it_all(setup):
   config, _, _, train, test = setup
-  found = run.protocol(config, train, test)
+  found = views.protocol(config, train, test)
   assert found["data"]["train"] == {"name": "train", "videos": 12}
   assert found["data"]["eval"] == {"name": "test", "videos": 6}
   assert found["views"] == {
@@ -239,6 +254,6 @@ def test_protocol_names_the_data(setup, tmp_path):
   config.data.path = str(tmp_path / "ucf")
   (tmp_path / "ucf").mkdir()
   (tmp_path / "ucf" / "manifest.json").write_text("{}")
-  data = run.protocol(config, train, test)["data"]
+  data = views.protocol(config, train, test)["data"]
   assert data["name"] == "ucf"
   assert data["manifest_sha256"] == hashlib.sha256(b"{}").hexdigest()

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import models, results
 from vssl_jax.errors import UserError
-from vssl_jax.probes import features, run
+from vssl_jax.probes import features, views
 
 _PART = 4096  # videos kept at a time: a kill loses no more, nor does an unreadable video
 _FORMAT = 2  # raised where features become others, or say more of themselves
@@ -43,12 +43,12 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
       "encoder": json.loads(config.encoder.to_json()),
       "videos": getattr(source, "fingerprint", ""),
       "split": split,
-      "views": {k: config.data.eval[k] for k in run.VIEWS},
+      "views": {k: config.data.eval[k] for k in views.VIEWS},
       "mean": config.augment.mean,
       "std": config.augment.std,
       "layer": "global average pooling",
       "kept": "mean over views",
-      "bn_mode": run.BN_MODE,
+      "bn_mode": views.BN_MODE,
     },
     results.EXACT,
   )
@@ -87,7 +87,7 @@ def extract(
   file = pathlib.Path(folder) / f"{safe}-{key[:16]}.npz"
   if (found := _kept(file, facts)) is not None:
     return found
-  apply = run.feature_fn(models.build_encoder(config.encoder), config)
+  apply = views.feature_fn(models.build_encoder(config.encoder), config)
   names = getattr(source, "video_names", ())
   total = source.num_videos
   size = _PART if hasattr(source, "only") else max(1, total)  # some are read as a whole alone
@@ -101,7 +101,7 @@ def extract(
       part = features.extract(
         apply,
         variables,
-        run.eval_batches(own, config),
+        views.eval_batches(own, config),
         mesh=mesh,
         average=True,  # no protocol asks for single views, which are thirty times as much
         split=split,

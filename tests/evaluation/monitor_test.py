@@ -9,7 +9,7 @@ import pytest
 from tests import small, toy
 from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.probes import monitor
+from vssl_jax.evaluation import monitor
 from vssl_jax.training import loop, metrics_log
 
 

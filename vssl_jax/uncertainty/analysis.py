@@ -32,12 +32,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import probing, results
+from vssl_jax import results
 from vssl_jax.errors import UserError
 from vssl_jax.methods import provico
-from vssl_jax.probes import corrupt, gaussian, mined, run, uncertainty_figures
-from vssl_jax.probes import uncertainty as numbers
-from vssl_jax.training import checkpoints, metrics_log, run_folder
+from vssl_jax.probes import gaussian
+from vssl_jax.probes import views as views_lib
+from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
+from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
 RESULT = "analysis.json"
 _NEIGHBOURS = 4  # positives and negatives shown of a video
@@ -50,7 +51,7 @@ class Frames:
     kept: uint8 `[H, W, 3]` by number of the video.
   """
 
-  def __init__(self, source: run.Source, videos: Iterable[int]):
+  def __init__(self, source: views_lib.Source, videos: Iterable[int]):
     self._source, self._wanted = source, frozenset(map(int, videos))
     self.kept: dict[int, np.ndarray] = {}
 
@@ -88,12 +89,12 @@ def _analyse(
   config.data.fraction = 1.0
   if args.data:
     config.data.source, config.data.path = "tfrecord", args.data
-  opened = lambda split: run.Cached(probing.load_source(config, split, batch_size=1))  # noqa: E731
+  opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=1))  # noqa: E731
   train = opened(config.data.train_split)
   labelled = bool(train.label_names)
   test = opened(config.data.eval_split) if labelled else None
   if labelled:
-    numbers.check_groups(test.num_videos, args.quantiles)
+    correlation.check_groups(test.num_videos, args.quantiles)
   apply = provico.clip_gaussians(config)
 
   def extract(source: Any, variables: Any, what: str) -> gaussian.Videos:
@@ -110,7 +111,7 @@ def _analyse(
     bank = extract(frames, variables, f"step {step}, training split")
     if labelled:
       queries = extract(test, variables, f"step {step}, evaluation split")
-      row = numbers.scores(bank.labelled("training"), queries.labelled("evaluation"))
+      row = correlation.scores(bank.labelled("training"), queries.labelled("evaluation"))
       out["training"].append({"step": step, "epoch": step / epoch, **row})
   out["step"] = step
   out["pairs"] = _pairs(config, bank, places, frames, args)
@@ -123,15 +124,15 @@ def _analyse(
   out["logged"] = _logged(folder)
   parts = ("uncertainty", "predicted", "spread")
   out["videos"] = {"hit": hit, **{k: getattr(queries, k) for k in parts}}
-  out["quantiles"] = numbers.by_quantile(queries.uncertainty, hit, args.quantiles)
-  out["corruption"] = [{"name": "", "strength": 0.0, **numbers.scores(bank, queries)}]
-  for name, (_, strengths) in corrupt.CORRUPTIONS.items():
+  out["quantiles"] = correlation.by_quantile(queries.uncertainty, hit, args.quantiles)
+  out["corruption"] = [{"name": "", "strength": 0.0, **correlation.scores(bank, queries)}]
+  for name, (_, strengths) in corruptions.CORRUPTIONS.items():
     for strength in strengths:
-      worse = corrupt.Corrupted(test, name, strength, config.seed)
+      worse = corruptions.Corrupted(test, name, strength, config.seed)
       seen = extract(worse, variables, f"{name} {strength:g}").labelled("evaluation")
-      row = numbers.scores(bank, seen)
+      row = correlation.scores(bank, seen)
       out["corruption"].append({"name": name, "strength": strength, **row})
-  out["correlations"] = numbers.correlations(out)
+  out["correlations"] = correlation.correlations(out)
   return out
 
 
@@ -158,7 +159,7 @@ def _pairs(
     raise UserError(f"--videos: training video {lost[0]} could not be read.")
   places = np.array([v for v in places if int(v) in at], int)
   few = bank.take(np.array([at[int(v)] for v in places], int))
-  apart, positive = mined.mine(few, provico.settings(config), config.seed)
+  apart, positive = mined_pairs.mine(few, provico.settings(config), config.seed)
   names = frames.label_names
 
   def item(place: int, **more: float) -> dict[str, Any]:
@@ -172,9 +173,9 @@ def _pairs(
     }
 
   rows = []
-  anchors = range(len(args.videos)) if args.videos else mined.spread_out(few.uncertainty, 6)
+  anchors = range(len(args.videos)) if args.videos else mined_pairs.spread_out(few.uncertainty, 6)
   for anchor in anchors:
-    near, far = mined.neighbours(apart, positive, anchor, _NEIGHBOURS)
+    near, far = mined_pairs.neighbours(apart, positive, anchor, _NEIGHBOURS)
     listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
     rows.append({"anchor": item(anchor), "positives": listed(near), "negatives": listed(far)})
   return rows
@@ -194,18 +195,18 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
       f"D: distance of {found['distance_on']}; Σσ²: uncertainty; #: number of the video; border: "
       "the same label (green) or another (red)"
     )
-    uncertainty_figures.pairs(output / f"pairs_{_safe(name)}.png", found["pairs"], title)
+    figures.pairs(output / f"pairs_{_safe(name)}.png", found["pairs"], title)
   files = [output / f"pairs_{_safe(name)}.png" for name in runs]
   full = {name: found for name, found in runs.items() if "videos" in found}
   if full:
     pictures = {
-      "training.png": (uncertainty_figures.training, full),
+      "training.png": (figures.training, full),
       "quantiles.png": (
-        uncertainty_figures.quantiles,
+        figures.quantiles,
         {k: v["quantiles"] for k, v in full.items()},
       ),
       "corruption.png": (
-        uncertainty_figures.corruption,
+        figures.corruption,
         {k: v["corruption"] for k, v in full.items()},
       ),
     }
@@ -244,7 +245,7 @@ def told(name: str, found: dict[str, Any]) -> str:
   for key, words in said.items():
     for suffix, of_part in parts.items():
       if key + suffix in correlations:
-        lines.append(f"  {of_part or words:40} {numbers.verdict(correlations[key + suffix])}")
+        lines.append(f"  {of_part or words:40} {correlation.verdict(correlations[key + suffix])}")
   kinds = dict.fromkeys(r["name"] for r in found.get("corruption", []) if r["name"])
   for suffix, of_part in parts.items():
     alone = {k: correlations.get(f"strength, {k}{suffix}", {}).get("rho") for k in kinds}
@@ -296,7 +297,3 @@ def main(argv: Iterable[str] | None = None) -> int:
   short = {n: {k: r[k] for k in kept if k in r} for n, r in runs.items()}
   print(results.result_line({"job": "uncertainty", "runs": short}))
   return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

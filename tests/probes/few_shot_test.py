@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import few_shot
+from vssl_jax.probes import few_shot
 
 
 def _features(rng, classes, each, noise):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes.scarce import TooFewVideos
+from vssl_jax.probes.too_few_videos import TooFewVideos
 
 
 def evaluate(

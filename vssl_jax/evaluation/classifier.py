@@ -1,4 +1,4 @@
-"""Every protocol that `config.probe` asks for, on one encoder and one data set."""
+"""Classifiers trained from an encoder: frozen (the linear probe), or fine-tuned."""
 
 from __future__ import annotations
 
@@ -8,161 +8,16 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, methods, models, results
+from vssl_jax import augment, methods, results
 from vssl_jax import config as config_lib
-from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
-from vssl_jax.models import inflate
-from vssl_jax.probes import run
+from vssl_jax.probes import classifier as classifier_lib
 from vssl_jax.training import checkpoints, loop, metrics_log, optim
-
-
-class Preempted(Exception):
-  """SIGTERM came and everything is saved; the message says what."""
-
-
-def load_source(config: ConfigDict, split: str, *, batch_size: int | None = None) -> Any:
-  """A split's source, of which this process reads its share of each batch.
-
-  Args:
-    config: `data`, `batch_size` and `seed` are read.
-    split: the split's name.
-    batch_size: videos a global batch, by default the config's.
-  """
-  from data_pipelines import source
-
-  return source.load(
-    config.data,
-    split=split,
-    batch_size=batch_size or config.batch_size,
-    seed=config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-
-
-def splits(config: ConfigDict) -> list[run.Cached]:
-  """The training and the evaluation split, whole, for reading in order."""
-  config = _whole(config)
-  names = (config.data.train_split, config.data.eval_split)
-  return [run.Cached(load_source(config, x, batch_size=jax.process_count())) for x in names]
-
-
-def _whole(config: ConfigDict) -> ConfigDict:
-  """Labels serve the probes alone: a fraction of the videos to learn from takes none of them."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.data.fraction = 1.0
-  return config
-
-
-def missing(config: ConfigDict, mesh: Mesh) -> str:
-  """What the probes lack, before any training: one line, or "" where they can run.
-
-  Raises:
-    UserError: a field of the probes is impossible.
-  """
-  try:
-    found = splits(config)
-  except UserError as e:
-    return str(e)
-  names = found[0].label_names
-  if len(names) < 2:
-    return f"the data has {'labels of one class alone' if names else 'no labels'}"
-  if found[0].num_videos < mesh.size:
-    return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
-  if config.probe.linear and config.probe.batch_size < mesh.size:
-    raise UserError(
-      f"config.probe.batch_size is {config.probe.batch_size}: give at least one video a device "
-      f"({mesh.size})."
-    )
-  return ""
-
-
-def probe(
-  config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh
-) -> dict[str, Any]:
-  """Every protocol that `config.probe` switches on, as one dictionary for the RESULT line.
-
-  Args:
-    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
-    variables: of the encoder that `config.encoder` describes.
-    workdir: the linear probes' runs and the pictures go here.
-    mesh: all devices.
-
-  Returns:
-    The protocol, and `trained`, `random_init` and `baselines` with their scores.
-  """
-  if lack := missing(config, mesh):
-    print(f"Nothing is probed: {lack}.", flush=True)
-    return {"protocol": f"none: {lack}"}
-  config = _whole(config)
-  train_source, eval_source = splits(config)
-  config, variables = inflated(config, variables)
-  outcome: dict[str, Any] = run.protocol(config, train_source, eval_source)
-  encoder = models.build_encoder(config.encoder)
-  encoders = {"trained": variables}
-  if config.probe.random_init:
-    settings = linear_config(config, 2)
-    size = fitting(config.probe.batch_size, train_source.num_videos, mesh)
-    calibration = load_source(settings, config.data.train_split, batch_size=size)
-    calibrated = models.build_encoder(settings.encoder)
-    encoders["random_init"] = run.random_variables(config, calibrated, calibration)
-  for name, values in encoders.items():
-    folder = workdir / f"probe_{name}"
-    scores: dict[str, Any] = {}
-    if config.probe.quick:
-      scores |= run.quick(
-        config,
-        encoder,
-        values,
-        train_source,
-        eval_source,
-        mesh=mesh,
-        picture=folder / "logistic.png",
-        progress=f"features ({name})",
-      )
-    if config.probe.linear:
-      scores["linear"] = linear(config, values, folder, mesh, train_source, eval_source)
-    outcome[name] = scores
-  if config.probe.baselines:
-    outcome["baselines"] = run.baselines(config, train_source, eval_source)
-  return outcome | _headline(outcome)
-
-
-def _headline(outcome: dict[str, Any]) -> dict[str, Any]:
-  """The figures to compare, side by side: top-1 of each encoder and of the baselines."""
-  rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
-  figures = {
-    f"{protocol}_top1": {name: scores[protocol]["top1"] for name, scores in rows.items()}
-    for protocol in ("linear", "logistic", "knn")
-    if protocol in outcome["trained"]
-  }
-  if "retrieval" in outcome["trained"]:
-    figures["R@1"] = {name: scores["retrieval"]["R@1"] for name, scores in rows.items()}
-  baselines = outcome.get("baselines", {})
-  for name, scores in baselines.items():
-    figures.setdefault("logistic_top1", {})[name] = scores["top1"]
-  return {"headline": figures}
-
-
-def inflated(config: ConfigDict, variables: Variables) -> tuple[ConfigDict, Variables]:
-  """A network trained on single frames becomes the video network its probe needs."""
-  if config.encoder.temporal:
-    return config, variables
-  config = config.copy_and_resolve_references()
-  config.encoder.temporal = True
-  encoder = models.build_encoder(config.encoder)
-  e = config.data.eval
-  clip = jax.ShapeDtypeStruct((1, e.frames, e.size, e.size, 3), jnp.float32)
-  like = jax.eval_shape(encoder.init, jax.random.key(0), clip)
-  return config, inflate.inflate(variables, like)
+from vssl_jax.training.sources import load_source
 
 
 def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
@@ -297,11 +152,11 @@ def classifier(
   print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
   result = loop.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
-    raise Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
+    raise loop.Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
   if settings.classify.frozen:
     results.unchanged(method.encoder(result.state.params, result.state.method), before)
   logits = classify.logits_fn(settings)
-  scores = run.evaluate_classifier(
+  scores = classifier_lib.evaluate_classifier(
     settings,
     lambda trained, clips: logits(*trained, clips),
     (result.state.params, result.state.method),

@@ -1,0 +1,1 @@
+"""Pictures of an evaluation: class bars, embeddings, retrieved videos."""

@@ -1,0 +1,408 @@
+"""Every evaluation protocol from one checkpoint.
+
+  python -m vssl_jax.evaluate --checkpoint=runs/mine --data=RECORDS \
+    --protocols=linear,knn,finetune,semi_supervised,retrieval
+
+Protocols: linear, logistic, knn, finetune, semi_supervised, retrieval, few_shot, embedding
+(pictures), cross_validation (within the training split), and with --untrimmed=DIR
+localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
+say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
+
+  --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
+  or, prepared by TFDS,    --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2,ucf101/ucf101_3
+
+The output folder gets table.md and summary.json, and for each pair of splits a folder with
+<protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
+semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
+no finished protocol again, but for those that videos were lost to; --again does. It is one process,
+on all devices of its machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import parallel, results
+from vssl_jax.encoder import encoder
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation import options as options_lib
+from vssl_jax.evaluation import pretraining, splits, untrimmed_features
+from vssl_jax.evaluation import summary as summary_lib
+from vssl_jax.evaluation.pictures import class_bars
+from vssl_jax.evaluation.protocols import PROTOCOLS
+from vssl_jax.evaluation.task import Task
+from vssl_jax.files import make_folder
+from vssl_jax.models import inflate
+from vssl_jax.probes.too_few_videos import TooFewVideos
+from vssl_jax.training import loop
+
+PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
+ALL = "all"
+_FEATURES = "features"
+_RESERVED = {
+  _FEATURES,
+  untrimmed_features.FOLDER,
+}  # folders of the output that are no pair of splits
+_FORMAT = 2  # of the JSON files: raised where a protocol's numbers change
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One pair of splits: its folder's name, and `config.data`'s values that differ."""
+
+  name: str
+  values: dict[str, str]
+
+
+@dataclasses.dataclass
+class Plan:
+  """What is to be done on one pair of splits: settings by protocol, and what comes of it."""
+
+  case: Case
+  outcome: summary_lib.Outcome
+  options_lib: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+  """Does what the command line says; the summary that `summary.json` holds.
+
+  What has been run is in the summary and the table even where a later protocol fails.
+
+  Raises:
+    UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
+    probing.Preempted: SIGTERM came; run again to go on.
+  """
+  if jax.process_count() > 1:
+    raise UserError(
+      f"vssl_jax.evaluate is one process, on all devices of its machine; it was started as "
+      f"{jax.process_count()}: start it on one machine alone."
+    )
+  wanted = _protocols(args.protocols, bool(args.untrimmed))
+  options = _options(args)
+  trained, variables, info = encoder.load_encoder(args.checkpoint)
+  output = make_folder(args.output or pathlib.Path(args.checkpoint) / "evaluation")
+  mesh = parallel.make_mesh()
+  checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
+  cases = _cases(trained, args)
+  tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
+  if args.again:
+    tasks = _forget(tasks, wanted)
+  before = pretraining.told(trained, info)
+  plans = [_plan(case, task, wanted, args, before) for case, task in tasks]
+  try:
+    for plan in plans:
+      _run_case(plan, wanted, checkpoint)
+  finally:
+    for plan in plans:
+      plan.outcome.found = _with_earlier(plan)
+      if plan.outcome.found:
+        _draw_classes(plan.case, plan.outcome)
+    outcomes = {plan.case.name: plan.outcome for plan in plans}
+    summary = summary_lib.write(outcomes, checkpoint, output)
+  return summary
+
+
+def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
+  """Removes features and trained classifiers, which would otherwise be taken as they are.
+
+  Returns:
+    The tasks anew, without what they had read.
+
+  Raises:
+    UserError: a setting is impossible; then nothing is removed.
+  """
+  for _, task in tasks:
+    for name in wanted:
+      with contextlib.suppress(TooFewVideos):  # said later
+        PROTOCOLS[name].describe(task)
+  for _, task in tasks:
+    shutil.rmtree(task.features_folder, ignore_errors=True)
+    if untrimmed_features.FOLDER in wanted:
+      shutil.rmtree(task.features_folder.parent / untrimmed_features.FOLDER, ignore_errors=True)
+    for name in wanted:
+      for run in task.folder.glob(f"{name}*-*"):
+        if run.is_dir():
+          shutil.rmtree(run)
+  return [(case, dataclasses.replace(task)) for case, task in tasks]
+
+
+def _protocols(text: str, untrimmed: bool) -> list[str]:
+  every = [p for p in PROTOCOLS if untrimmed or p != untrimmed_features.FOLDER]
+  asked = [p.strip() for p in text.split(",") if p.strip()] if text != ALL else every
+  unknown = [p for p in asked if p not in PROTOCOLS]
+  if unknown or not asked:
+    what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
+    raise UserError(f"--protocols: {what}; there are {', '.join(PROTOCOLS)}.")
+  return [p for p in PROTOCOLS if p in asked]  # what is quick comes first
+
+
+def _options(args: argparse.Namespace) -> options_lib.Options:
+  fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(options_lib.Options)}
+  options = options_lib.Options(**fields)
+  options_lib.check(options)
+  return options
+
+
+def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
+  d = trained.data
+  folders = [x for x in args.data.split(",") if x]
+  if args.data_dir and args.source != "tfds":
+    raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
+  for folder in folders:
+    if not args.source and not pathlib.Path(folder).is_dir():
+      raise UserError(f"--data: {folder}: no such folder of prepared records.")
+  if not (folders or args.source or d.path or d.name or d.source != "tfrecord"):
+    raise UserError("--data: the checkpoint's config names no data; give folders of records.")
+  # A colon within brackets is of a slice, train[80%:].
+  pairs = [re.split(r":(?![^\[]*\])", x) for x in args.splits.split(",") if x]
+  pairs = pairs or [[d.train_split, d.eval_split]]
+  if bad := next((p for p in pairs if len(p) != 2 or not all(p)), None):
+    raise UserError(f"--splits: {':'.join(bad)!r} is not TRAIN:TEST, two names of splits.")
+  cases: list[Case] = []
+  for folder in folders or [""]:
+    for first, second in pairs:
+      values = {"train_split": first, "eval_split": second}
+      if args.source == "tfds":
+        values |= {"source": "tfds", "path": args.data_dir} | ({"name": folder} if folder else {})
+      elif folder or args.source:
+        values |= {"source": args.source or "tfrecord", "path": folder}
+        values |= {} if args.source else {"name": ""}
+      path = "" if args.source == "tfds" else folder or d.path
+      name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source
+      name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
+      taken, count = {c.name for c in cases} | _RESERVED, 1
+      while (own := f"{name}-{count}" if count > 1 else name) in taken:
+        count += 1
+      cases.append(Case(own, values))
+  return cases
+
+
+def _task(
+  case: Case,
+  trained: ConfigDict,
+  variables: Any,
+  options: options_lib.Options,
+  output: pathlib.Path,
+  mesh: Any,
+) -> Task:
+  config = options_lib.resolved(trained, options)
+  config.data.update(case.values)
+  config, inflated = inflate.inflated(config, variables)
+  if lack := splits.missing(config, mesh):
+    raise UserError(f"--data: {case.name}: {lack}.")
+  first, second = splits.splits(config)
+  folder = output / case.name
+  return Task(config, options, inflated, first, second, folder, output / _FEATURES, mesh)
+
+
+def _plan(
+  case: Case, task: Task, wanted: list[str], args: argparse.Namespace, before: dict[str, Any]
+) -> Plan:
+  """All settings first: what is impossible is said before anything is trained.
+
+  Raises:
+    UserError: a setting is impossible, or the data does not suffice for a protocol asked for by
+      name.
+  """
+  facts = task.facts() | {"format": _FORMAT, "pretraining": before}
+  facts["evaluated_sha256"] = _evaluated(facts)
+  facts["notes"] = pretraining.notes(before, facts["data"])
+  for note in facts["notes"]:
+    print(f"{case.name}: note: {note}", flush=True)
+  outcome = summary_lib.Outcome(task, facts)
+  plan = Plan(case, outcome)
+  for name in wanted:
+    protocol = PROTOCOLS[name]
+    try:
+      plan.settings[name] = protocol.describe(task)
+      kept = _stored(task.folder / f"{name}.json")
+      if not args.again and _finished(kept, _key(name, facts, plan.settings[name])):
+        outcome.found[name] = kept
+      else:
+        protocol.check(task)
+    except TooFewVideos as e:
+      if args.protocols != ALL:
+        raise
+      outcome.skipped[name] = str(e)
+      print(f"{case.name}: {name} is left out: {e}", flush=True)
+  return plan
+
+
+def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None:
+  """Runs what is not finished; results are in `plan.outcome` as soon as they are there."""
+  task, case, outcome = plan.outcome.task, plan.case, plan.outcome
+  facts = outcome.facts | {"checkpoint": checkpoint}
+  make_folder(task.folder)
+  began = time.perf_counter()
+  left = [name for name in wanted if name not in outcome.skipped]
+  for i, name in enumerate(left, start=1):
+    file = task.folder / f"{name}.json"
+    head = f"[{i}/{len(left)}] {case.name}: {name}"
+    if name in outcome.found:
+      print(f"{head}: finished before ({file})", flush=True)
+      continue
+    print(f"{head} …", flush=True)
+    start = time.perf_counter()
+    scores = PROTOCOLS[name].run(task)
+    if PROTOCOLS[name].frozen and (now := results.tree_hash(task.variables)) != task.encoder_sha256:
+      raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
+    seconds = time.perf_counter() - start
+    settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
+    data = summary_lib.with_read(facts["data"], scores.pop("read", {}))
+    result = facts | {"key": key, "protocol_name": name, "settings": settings_told, "data": data}
+    # The protocol's own words on what it shares with the rest (views, BN mode) are the closer ones.
+    result = results.plain(result | scores | {"seconds": seconds})
+    results.write_json(result, file)
+    outcome.found[name] = result
+    shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
+    total = time.perf_counter() - began
+    print(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
+    if lost := summary_lib.lost(result):
+      print(f"{head}: {lost} videos could not be read: run again to try them again", flush=True)
+
+
+def _with_earlier(plan: Plan) -> dict[str, Any]:
+  """What was run now and, for the table, what was run before of the same encoder on the same.
+
+  A protocol that was asked for now and failed is not shown as it was under other settings.
+  """
+  outcome, found = plan.outcome, plan.outcome.found
+  for name in set(PROTOCOLS) - set(found) - set(plan.settings):
+    earlier = _stored(outcome.task.folder / f"{name}.json")
+    if earlier and earlier.get("evaluated_sha256") == outcome.facts["evaluated_sha256"]:
+      found[name] = earlier
+  return {name: found[name] for name in PROTOCOLS if name in found}
+
+
+def _hash(value: Any) -> str:
+  """Of a tree of anything that results hold, its numbers as they are."""
+  return hashlib.sha256(json.dumps(results.plain(value, results.EXACT)).encode()).hexdigest()
+
+
+def _evaluated(facts: dict[str, Any]) -> str:
+  """One hash over all but the protocol that decides its numbers, wherever the files lie."""
+  d = facts["data"]
+  return _hash(
+    [
+      _FORMAT,
+      facts["encoder_sha256"],
+      facts["views"],
+      facts["encoder"],
+      facts["seed"],
+      facts["normalisation"],
+      d["label_names_sha256"],
+      d["train"],
+      d["eval"],
+    ]
+  )
+
+
+def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
+  """One hash over all that decides a protocol's numbers."""
+  return _hash([facts["evaluated_sha256"], name, described])
+
+
+def _stored(file: pathlib.Path) -> dict[str, Any] | None:
+  """A result as it was written, or None where there is no whole one."""
+  try:
+    result = json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+  return result if isinstance(result, dict) and "key" in result else None
+
+
+def _finished(result: dict[str, Any] | None, key: str) -> bool:
+  """Whether a result is of this key and of all videos: those lost may be there the next time."""
+  return result is not None and result["key"] == key and not summary_lib.lost(result)
+
+
+def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+  for name, result in found.items():
+    if "per_class" in result:
+      yield name, result["per_class"]
+    first = {r["labels"]: r for r in reversed(result.get("subsets", []))}
+    for labels, row in reversed(first.items()):
+      yield f"semi-supervised, {labels}", row["per_class"]
+
+
+def _draw_classes(case: Case, outcome: summary_lib.Outcome) -> None:
+  task, found = outcome.task, outcome.found
+  bars = {name: [row[c] for c in task.label_names] for name, row in _per_class(found)}
+  if not bars:
+    return
+  count = next((r["videos_a_class"] for r in found.values() if "videos_a_class" in r), {})
+  videos = [count.get(c) for c in task.label_names]
+  title = f"{case.name}: top-1 within each class (videos of {task.config.data.eval_split})"
+  class_bars.draw(task.folder / "per_class.png", bars, task.label_names, videos, title)
+
+
+def _list(kind: type) -> Any:
+  def parse(text: str) -> tuple:
+    return tuple(kind(x) for x in text.split(",") if x)
+
+  parse.__name__ = f"comma-separated {kind.__name__}"
+  return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m vssl_jax.evaluate",
+    description=f"{__doc__.splitlines()[0]} One process, on all devices of its machine.",
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")
+  add(
+    "--data",
+    default="",
+    help="folder(s) of prepared records, comma-separated (with --source=tfds, names of data sets); "
+    "default: the run's",
+  )
+  add("--source", default="", help="config.data.source of --data; default: tfrecord")
+  add("--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own")
+  add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")
+  add("--protocols", default=ALL, help=f"comma-separated of {', '.join(PROTOCOLS)}; default: all")
+  add("--output", default="", help="folder to write; default: CHECKPOINT/evaluation")
+  add("--again", action="store_true", help="run finished protocols again")
+  kinds = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
+  for field in dataclasses.fields(options_lib.Options):
+    kind = _list(kinds[field.name]) if field.name in kinds else type(field.default)
+    kind = int if field.name == "seed" else kind
+    shown = ",".join(map(str, field.default)) if field.name in kinds else field.default
+    own = f" (default: {shown})"
+    if field.name in options_lib.FROM_CHECKPOINT:
+      own = " (default: the checkpoint's)"
+    add(
+      f"--{field.name}", type=kind, default=field.default, help=options_lib.HELP[field.name] + own
+    )
+  return parser
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+  """The command line; 0, 2 with one line on stderr for bad input, or 143 (SIGTERM, saved)."""
+  args = _parser().parse_args(None if argv is None else list(argv))
+  try:
+    summary = evaluate(args)
+  except (UserError, loop.NonFiniteError) as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  except loop.Preempted as e:
+    print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
+    return PREEMPTED
+  left_out = ("views", "data", "settings")  # the file has them
+  print(results.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
+  return 0

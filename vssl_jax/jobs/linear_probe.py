@@ -1,0 +1,37 @@
+"""Probing a checkpoint, as `configs/linear_probe.py` asks for it."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+from ml_collections import ConfigDict
+
+from vssl_jax import parallel
+from vssl_jax.encoder import encoder
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation import end_of_run
+from vssl_jax.files import make_folder
+from vssl_jax.jobs.pretrain import finish
+
+
+def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:
+  """Probes the encoder of `config.checkpoint` and prints the RESULT line."""
+  del allow_config_change
+  if not config.checkpoint:
+    raise UserError("config.checkpoint is empty: give the run folder, --config.checkpoint=runs/...")
+  began = time.perf_counter()
+  trained, variables, info = encoder.load_encoder(config.checkpoint)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.encoder = trained.encoder
+    config.augment.mean, config.augment.std = trained.augment.mean, trained.augment.std
+    if not config.data.path and not config.data.name:  # the data it was trained on
+      for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
+        config.data[field] = trained.data[field]
+  make_folder(workdir)
+  mesh = parallel.make_mesh()
+  outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
+  outcome |= end_of_run.probe(config, variables, workdir, mesh)
+  outcome["seconds"] = time.perf_counter() - began
+  finish(outcome, workdir)

@@ -1,0 +1,100 @@
+"""The views of a split's videos, and the encoder as probes run it: frozen, in inference mode."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vssl_jax import augment, results
+from vssl_jax.probes import features
+
+VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # of config.data.eval
+BN_MODE = "inference: stored statistics, unchanged by the probe"
+
+
+class Source(Protocol):
+  """What probes need of a data source; see `data_pipelines.source`."""
+
+  num_videos: int
+  label_names: tuple[str, ...]
+
+  def train_batches(self, start: int = 0) -> Iterator[features.Batch]:
+    """Shuffled batches without end."""
+
+  def eval_batches(self, batch_size: int, **views: int) -> Iterator[features.Batch]:
+    """One ordered pass; S = clips·crops views a video, crops running fastest."""
+
+
+class Cached:
+  """A source that keeps the last evaluation pass in memory, as far as it fits.
+
+  Several encoders and baselines look at the same clips; a small split is then decoded once.
+  """
+
+  def __init__(self, source: Source, limit_bytes: int = 1 << 29):
+    self._source = source
+    self._limit = limit_bytes
+    self._kept: tuple[Any, list[features.Batch]] | None = None
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
+
+  def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[features.Batch]:
+    """As the source's own."""
+    key = (args, tuple(sorted(kwargs.items())))
+    if self._kept is not None and self._kept[0] == key:
+      yield from self._kept[1]
+      return
+    kept, room = [], self._limit
+    for batch in self._source.eval_batches(*args, **kwargs):
+      room -= sum(np.asarray(x).nbytes for x in batch.values())
+      if room >= 0:
+        kept.append(batch)
+      else:
+        kept.clear()
+      yield batch
+    if room >= 0:
+      self._kept = (key, kept)
+
+
+def eval_batches(source: Source, config: ConfigDict) -> Iterator[features.Batch]:
+  """The views that `config.data.eval` describes, of every video of a source."""
+  e = config.data.eval
+  return source.eval_batches(e.batch_size, **{k: e[k] for k in VIEWS})
+
+
+def feature_fn(encoder: nn.Module, config: ConfigDict) -> features.Apply:
+  """`(variables, clips uint8 [B, T, H, W, C]) -> features float32 [B, F]`, batch norm frozen."""
+  preprocess = augment.eval_preprocess(config.augment)
+
+  def apply(variables: features.Variables, clips: jax.Array) -> jax.Array:
+    return encoder.apply(variables, preprocess(clips), train=False)
+
+  return apply
+
+
+def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> dict[str, Any]:
+  """What every result line says of its data, views, network and config."""
+  d = config.data
+
+  manifest = pathlib.Path(d.path) / "manifest.json"
+  return {
+    "data": {
+      "source": d.source,
+      "name": d.name or pathlib.PurePath(d.path).name,
+      "manifest_sha256": results.file_hash(manifest) if d.path and manifest.is_file() else None,
+      "classes": len(source_eval.label_names),
+      "train": {"name": d.train_split, "videos": source_train.num_videos},
+      "eval": {"name": d.eval_split, "videos": source_eval.num_videos},
+    },
+    "views": {k: config.data.eval[k] for k in VIEWS},
+    "encoder": {k: config.encoder[k] for k in ("name", "depth", "width", "dtype", "temporal")},
+    "seed": config.seed,
+    "config_sha256": results.config_hash(config),
+  }

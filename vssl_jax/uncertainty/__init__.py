@@ -1,0 +1,1 @@
+"""What the uncertainty of Gaussian embeddings is worth: numbers, pictures, the command."""
