@@ -1,7 +1,7 @@
 """Device augmentation against the same operations in TensorFlow on the host, in one run.
 
 The rival is CVRL's published pipeline as `tf.image` has it, one clip at a time under tf.data's
-parallel map: flip, colour jitter in random order, grayscale, blur, solarise, one draw a clip.
+parallel map: flip, color jitter in random order, grayscale, blur, solarize, one draw a clip.
 
   python benchmarks/augment.py --cores=1
   python benchmarks/augment.py --size=224 --frames=16 --batch=8 --json=result.json
@@ -60,7 +60,7 @@ def _rival(args, clips):
   cores = len(os.sched_getaffinity(0))
   tf.config.threading.set_intra_op_parallelism_threads(cores)
   tf.config.threading.set_inter_op_parallelism_threads(cores)
-  blur_p, solarise_p = (
+  blur_p, solarize_p = (
     ((1.0, 0.1), (0.0, 0.2)) if args.preset == "code" else ((0.5,) * 2, (0.0,) * 2)
   )
 
@@ -97,7 +97,7 @@ def _rival(args, clips):
     image = perhaps(0.2, lambda x: tf.tile(tf.image.rgb_to_grayscale(x), (1, 1, 3)), image)
     clip = tf.reshape(image, (args.frames, args.size, args.size, 3))
     clip = perhaps(blur_p[view], blur, clip)
-    clip = perhaps(solarise_p[view], lambda x: tf.where(x < 0.5, x, 1.0 - x), clip)
+    clip = perhaps(solarize_p[view], lambda x: tf.where(x < 0.5, x, 1.0 - x), clip)
     return tf.clip_by_value(clip, 0.0, 1.0)
 
   def one_video(pair):

@@ -85,7 +85,7 @@ def _module(name: str, path: pathlib.Path | None = None, **contents) -> None:
 
 
 def _import(root: pathlib.Path):
-  """PySlowFast's config, contrastive code and optimiser, around what it imports in vain.
+  """PySlowFast's config, contrastive code and optimizer, around what it imports in vain.
 
   Their package's own `__init__` imports every model it has, and with them torchvision and more: a
   bare package in its place lets the three modules be imported alone.
@@ -123,7 +123,7 @@ def _import(root: pathlib.Path):
 
 
 class Theirs:
-  """Their model, optimiser and the inside of their training loop."""
+  """Their model, optimizer and the inside of their training loop."""
 
   def __init__(self, args: argparse.Namespace, clips: np.ndarray, sequential: bool):
     root = pathlib.Path(args.rival)
@@ -137,8 +137,8 @@ class Theirs:
     self.device = "cuda" if torch.cuda.is_available() else "cpu"
     self.autocast = torch.autocast(self.device, torch.bfloat16, args.dtype == "bfloat16")
     self.model = self.contrastive.ContrastiveModel(cfg).to(self.device).train()
-    self.optimiser = optimizer.construct_optimizer(self.model, cfg)
-    optimizer.set_lr(self.optimiser, 1e-3)
+    self.optimizer = optimizer.construct_optimizer(self.model, cfg)
+    optimizer.set_lr(self.optimizer, 1e-3)
     x = torch.tensor(clips.transpose(1, 0, 5, 2, 3, 4), device=self.device)
     self.inputs = [[(clip.float() / 255.0 - 0.45) / 0.225] for clip in x]
     self.index = torch.arange(args.batch, device=self.device)
@@ -148,14 +148,14 @@ class Theirs:
   def run(self, steps: int) -> None:
     """Takes `steps` steps and waits for the last."""
     for _ in range(steps):
-      self.optimiser.zero_grad()
+      self.optimizer.zero_grad()
       with self.autocast:
         _, _, loss, backward = self.contrastive.contrastive_forward(
           self.model, self.cfg, self.inputs, self.index, self.time, 0.0, self.scaler
         )
       if backward:
         loss.backward()
-      self.optimiser.step()
+      self.optimizer.step()
     if self.device == "cuda":
       self.torch.cuda.synchronize()
 

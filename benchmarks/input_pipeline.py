@@ -1,7 +1,7 @@
 """The training input pipeline against CVRL's official one, on the same records in one run.
 
 Both cut two clips of 16 frames, stride 2, at 224² from each video. The official pipeline
-(tf-models-official, `official/projects/video_ssl`) also changes colours and blurs on the host and
+(tf-models-official, `official/projects/video_ssl`) also changes colors and blurs on the host and
 sends float32; ours sends uint8 and does that on the accelerator, whose own time stands beside.
 
   python benchmarks/input_pipeline.py --records=DIR --rival_python=rival/bin/python
@@ -198,7 +198,7 @@ def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
 
 
 def _device(args: argparse.Namespace) -> dict | None:
-  """Milliseconds a clip of our colour and blur on the accelerator, or None without one to use."""
+  """Milliseconds a clip of our color and blur on the accelerator, or None without one to use."""
   import jax
   import numpy as np
 
@@ -273,7 +273,7 @@ def _compare(args: argparse.Namespace) -> dict:
     )
   if not args.no_device:
     result["device_augmentation"] = device = _device(args)
-    print(f"our colour and blur on {device['device']}: {device['ms_per_clip']:.2f} ms a clip")
+    print(f"our color and blur on {device['device']}: {device['ms_per_clip']:.2f} ms a clip")
   return result
 
 

@@ -1,6 +1,6 @@
 """Clips/s of a training step, each method beside CVRL, in one run.
 
-A step is the whole of it: augmentation (mild colour, as the small recipes have it), encoder, loss,
+A step is the whole of it: augmentation (mild color, as the small recipes have it), encoder, loss,
 gradient, SGD, momentum network or queue. Input is synthetic and already on the device. All methods
 see the same encoder, videos and clips; timings are taken in turn and the ratios are medians over
 rounds, so that a busy machine harms all alike. By arithmetic a momentum network costs one more
@@ -53,7 +53,7 @@ class Step:
 
   def __init__(self, name: str, fields: dict, args: argparse.Namespace):
     config = rho_setup.config(name, 2, args, **fields)
-    recipes.mild_colour(config)
+    recipes.mild_color(config)
     mesh = parallel.make_mesh(jax.devices()[:1])
     method = methods.load(name).build(config, mesh)
     tx = optim.build(config.optim, lambda _: jnp.float32(1e-4))

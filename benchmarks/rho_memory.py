@@ -1,6 +1,6 @@
 """Memory of a step against ρ, by XLA's own analysis: which modes grow with the clips of a video.
 
-Rows are the temporary bytes of one step's loss and gradients (arguments, results and the optimiser
+Rows are the temporary bytes of one step's loss and gradients (arguments, results and the optimizer
 apart), compiled and not run. MoCo and BYOL are shown in parallel and in sequential mode, SimCLR and
 SwAV with and without recomputing the encoder's blocks (remat). The uint8 clips themselves, an
 argument, grow with ρ everywhere.

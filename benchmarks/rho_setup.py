@@ -36,7 +36,7 @@ def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> Co
   e.name, e.depth, e.width = args.encoder, args.depth, args.width
   e.dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   e.remat = fields.pop("remat", False)
-  d.clips, d.frames, d.size, d.interval.law = clips, args.frames, args.size, "independent"
+  d.clips, d.frames, d.size, d.interval.distribution = clips, args.frames, args.size, "independent"
   c.batch_size, c.epochs, c.steps_per_epoch = args.batch, 1.0, 100_000
   if name == "rho_moco":
     c.rho_moco.queue, c.head.bn = QUEUE, False

@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class Ours:
-  """The step in JAX; holds parameters, batch statistics and the optimiser's state."""
+  """The step in JAX; holds parameters, batch statistics and the optimizer's state."""
 
   def __init__(self, args: argparse.Namespace, clips: np.ndarray):
     dtype = jnp.dtype(args.dtype)
@@ -226,7 +226,7 @@ class Rival:
     self.encoder = encoder
     self.network = self.network.to(self.device, memory_format=layout)
     self.clips = torch.tensor(clips.transpose(0, 4, 1, 2, 3)).to(self.device, memory_format=layout)
-    self.optimiser = torch.optim.SGD(
+    self.optimizer = torch.optim.SGD(
       self.network.parameters(), LR, MOMENTUM, weight_decay=DECAY, foreach=True
     )
     compiles = args.rival_compile == "yes" or (
@@ -236,7 +236,7 @@ class Rival:
 
   def _gradient(self):
     functional = self.torch.nn.functional
-    self.optimiser.zero_grad()
+    self.optimizer.zero_grad()
     with self.autocast:
       z = self.forward(self.clips)
     z = functional.normalize(z.float())
@@ -258,7 +258,7 @@ class Rival:
     """Takes `steps` training steps and waits for the last."""
     for _ in range(steps):
       self._gradient()
-      self.optimiser.step()
+      self.optimizer.step()
     if self.device == "cuda":
       self.torch.cuda.synchronize()
 

@@ -118,7 +118,7 @@ def starts(count: int, clips: int, seconds: float | None = None, seed: int = 0) 
     stride=STRIDE,
     clips=clips,
     fps=FPS,
-    interval=sampler.Interval(law=law, max_seconds=seconds or 0.0),
+    interval=sampler.Interval(distribution=law, max_seconds=seconds or 0.0),
   )
 
 
@@ -137,7 +137,7 @@ axes[0].invert_yaxis()
 fig
 
 # %% [markdown]
-# *Figure 1. ρ = 4 clips (colours) of seven videos under each bound on the time span, drawn by the
+# *Figure 1. ρ = 4 clips (colors) of seven videos under each bound on the time span, drawn by the
 # shipped sampler. A bar is the time that a clip covers.*
 #
 # One thing is easily overlooked: without a bound, more clips also span more time. The range of ρ
@@ -149,17 +149,17 @@ fig
 fig = figure.new(9, 2.8)
 left, right = fig.subplots(1, 2)
 r = np.linspace(0, 1, 101)
-for rho, colour in zip((2, 3, 4, 8), ("C0", "C2", "C1", "C3"), strict=True):
+for rho, color in zip((2, 3, 4, 8), ("C0", "C2", "C1", "C3"), strict=True):
   drawn = starts(20_000, rho)
   span = np.ptp(drawn, axis=1) / m
   edges = (np.arange(0, m + 1, 9) - 0.5) / m
-  left.hist(span, edges, density=True, histtype="step", color=colour, alpha=0.6)
+  left.hist(span, edges, density=True, histtype="step", color=color, alpha=0.6)
   law = rho * (rho - 1) * r ** (rho - 2) * (1 - r)
-  left.plot(r, law, color=colour, label=f"ρ = {rho}: mean {span.mean():.3f}")
+  left.plot(r, law, color=color, label=f"ρ = {rho}: mean {span.mean():.3f}")
   seen = np.zeros((len(drawn), LENGTH), bool)
   for first in drawn.T:
     seen |= np.abs(np.arange(LENGTH) - first[:, None] - COVERED // 2) <= COVERED // 2
-  right.bar(f"ρ = {rho}", 100 * seen.mean(), color=colour)
+  right.bar(f"ρ = {rho}", 100 * seen.mean(), color=color)
 left.set(xlabel="first to last start, share of m", ylabel="density")
 left.legend(frameon=False, fontsize=8)
 right.set(ylabel="% of the video covered", ylim=(0, 100))
@@ -175,10 +175,10 @@ fig
 #
 # The methods are the shipped recipes (`configs/rho_*.py:demo`) with half the network's width and few
 # updates. After training the encoder is frozen, and labels come in: a logistic regression, kNN and
-# retrieval (R@1) on its features. Beside them stands the same network at random initialisation.
+# retrieval (R@1) on its features. Beside them stands the same network at random initialization.
 #
 # The digits' videos last four seconds, 32 frames, and are cut into shots of half a second to one.
-# One handwriting stays for the whole video, while place, slant, colours and background are drawn
+# One handwriting stays for the whole video, while place, slant, colors and background are drawn
 # anew at each cut.
 
 # %%
@@ -234,7 +234,7 @@ def run(config) -> dict:
 
 
 # %%
-config = small(rho_simclr, "random initialisation")
+config = small(rho_simclr, "random initialization")
 source = sources.load_source(config, "train")
 untrained = calibrate.random_variables(config, models.build_encoder(config.encoder), source)
 random = probe(config, untrained)
@@ -242,14 +242,14 @@ print(config.name, {k: round(v, 1) for k, v in random.items()})
 
 
 def draw(found: dict[str, dict]):
-  """Scores of runs as dots, with one standard error, beside random initialisation."""
+  """Scores of runs as dots, with one standard error, beside random initialization."""
   fig, videos = figure.new(8.5, 2.7), splits[1].num_videos
   for axis, name in zip(fig.subplots(1, 3), random, strict=True):
     y = np.array([r["scores"][name] for r in found.values()])
     axis.errorbar(range(len(y)), y, np.sqrt(y * (100 - y) / videos), fmt="o", capsize=4)
     level, error = random[name], np.sqrt(random[name] * (100 - random[name]) / videos)
     axis.axhspan(level - error, level + error, color="0.9")
-    axis.axhline(level, color="0.5", label="random initialisation")
+    axis.axhline(level, color="0.5", label="random initialization")
     axis.axhline(10, color="black", linestyle=":", linewidth=1, label="chance")
     axis.set_xticks(range(len(y)), [k.replace(", ", "\n") for k in found], fontsize=8)
     axis.set(title=name, xlim=(-0.5, len(y) - 0.5), ylim=(0, None))
@@ -281,7 +281,7 @@ def draw(found: dict[str, dict]):
 
 # %%
 CASES = {
-  "ρ = 1": {"data.interval.law": "same"},
+  "ρ = 1": {"data.interval.distribution": "same"},
   "ρ = 2": {},
   "ρ = 4": {"data.clips": 4},
 }
@@ -304,23 +304,23 @@ draw(clips)
 #
 # Clips far apart share less. What they share is what the network can learn to keep, what differs is
 # what it learns to drop. In the digits' videos this can be counted: the correlation of two frames'
-# mean colour with their distance in time, beside the handwriting's, which is 1 at any distance.
+# mean color with their distance in time, beside the handwriting's, which is 1 at any distance.
 
 # %%
 films = np.stack([render.video(i, "train")[0] for i in range(20 if FAST else 300)]) / 255
-colour = films.mean(axis=(2, 3))  # [videos, frames, 3]
-colour = (colour - colour.mean(axis=(0, 1))) / colour.std(axis=(0, 1))
-total = colour.shape[1]
-alike = [np.mean(colour[:, : total - d] * colour[:, d:]) for d in range(26)]
+color = films.mean(axis=(2, 3))  # [videos, frames, 3]
+color = (color - color.mean(axis=(0, 1))) / color.std(axis=(0, 1))
+total = color.shape[1]
+alike = [np.mean(color[:, : total - d] * color[:, d:]) for d in range(26)]
 fig = figure.new(9, 2.8)
 left, right = fig.subplots(1, 2, sharex=True)
-left.plot(alike, "o-", markersize=3, label="mean colour")
+left.plot(alike, "o-", markersize=3, label="mean color")
 left.axhline(1, color="C2", label="handwriting")
 left.set(xlabel="frames apart", ylabel="correlation", ylim=(-0.1, 1.1))
 left.legend(frameon=False, fontsize=8)
 for seconds, name in ((0, "one instant"), (1, "within 1 s"), (0, "anywhere")):
   law = sampler.Interval(
-    law="same" if name == "one instant" else "independent", max_seconds=seconds
+    distribution="same" if name == "one instant" else "independent", max_seconds=seconds
   )
   u = np.random.default_rng(0).random((20_000, sampler.num_uniforms(2)))
   pair = sampler.starts(u, np.full(20_000, 32), frames=4, stride=2, interval=law, fps=render.FPS)
@@ -332,10 +332,10 @@ right.legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 4. Left: how alike the mean colours of two frames of a video are, by their distance. Right:
-# how far apart the two clips of a pair start, under three bounds.* Within one instant the colour is
+# *Figure 4. Left: how alike the mean colors of two frames of a video are, by their distance. Right:
+# how far apart the two clips of a pair start, under three bounds.* Within one instant the color is
 # as good a cue of the video as the handwriting is, and easier to find; within a second, and more so
-# from anywhere, it says less, as the means printed above tell. The colour jitter hides some of it,
+# from anywhere, it says less, as the means printed above tell. The color jitter hides some of it,
 # which is how augmentation and time span hang together.
 #
 # The runs: *one instant* is ρ = 1 of the section before, *anywhere* its ρ = 2, and between the two
@@ -362,7 +362,7 @@ draw(spans)
 # training. Figure 6. Probes of the three.*
 #
 # The nearer the clips, the easier the game. Within one instant it is soon mostly won, and the probes
-# stay near random initialisation. Of the two harder games, mostly lost, logistic regression and kNN
+# stay near random initialization. Of the two harder games, mostly lost, logistic regression and kNN
 # have learnt more, R@1 that within a second alone. Between these two most errors overlap; the study,
 # too, finds that any span but none is about as good as another.
 #
@@ -465,7 +465,7 @@ fig
 # latest networks have next to no weight, and the target stands still on a mean of those before.
 #
 # So a momentum means something only beside the length of the run. What is left of the random
-# initialisation in the last target of a run:
+# initialization in the last target of a run:
 
 # %%
 print("K       " + "".join(f"  m_base {base:<6}" for base in (0.9, 0.99, 0.994, 0.996)))
@@ -534,7 +534,7 @@ draw(targets)
 # rest; annealed it stays behind a little; and at 0.994 it still is the initial network for the most
 # part (the table above). The probes have no common order: 0.994 is lowest by logistic regression and
 # kNN and level with the best by R@1; 0.9 annealed is best by kNN and no better than random
-# initialisation by R@1.
+# initialization by R@1.
 #
 # ## 7. What ρ clips cost in memory
 #

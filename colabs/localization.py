@@ -38,6 +38,8 @@ import pathlib
 import subprocess
 import sys
 
+from vssl_jax.ops.sphere import l2_normalize
+
 if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
   subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
   subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax"], check=True)
@@ -71,7 +73,6 @@ from vssl_jax.methods.dcc import inference, snippet_spaces
 from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
-from vssl_jax.ops.sphere import unit
 from vssl_jax.training import loop, metrics_log, sources
 
 logging.set_verbosity(logging.ERROR)
@@ -143,7 +144,7 @@ def shade(axes):
 
 
 # %%
-x = np.asarray(unit(batch["features"][EXAMPLE]))
+x = np.asarray(l2_normalize(batch["features"][EXAMPLE]))
 figure, (top, axes) = plt.subplots(
   2, 1, figsize=(4.6, 4.8), height_ratios=(1, 16), sharex=True, layout="constrained"
 )
@@ -227,7 +228,7 @@ def look(params, batch, k=c.clusters, space="embedding"):
   spaces = {"features": x, "trunk": out.trunk[BASE], "embedding": out.embedding[BASE]}
   classes = dcc.slots(batch["labels"], c.labels)  # [N, L], −1 where a video has fewer
   pseudo = dcc.pseudo_labels(dcc.at_slots(out.clean[SUPPRESSED], classes), mask)
-  clusters = cluster(unit(x), mask, k)
+  clusters = cluster(l2_normalize(x), mask, k)
   trust = dcc.confidence(clusters, pseudo, dcc.shares(clusters, pseudo, k))
   return {
     "attention": out.attention,
@@ -360,9 +361,9 @@ np.testing.assert_allclose(S, by_hand, rtol=1e-6)
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
 axes.scatter(*three.centers.T, marker="x", color="0.5", label="centre of a cluster")
-for side, colour, text in ((marked, "C3", "action"), (~marked, "C0", "background")):
+for side, color, text in ((marked, "C3", "action"), (~marked, "C0", "background")):
   axes.scatter(
-    *plane[side].T, s=260 * S[side], color=colour, alpha=0.7, label=f"pseudo-label {text}"
+    *plane[side].T, s=260 * S[side], color=color, alpha=0.7, label=f"pseudo-label {text}"
   )
 for place, s, g in zip(plane, S, three.labels, strict=True):
   axes.annotate(f"{s:.2f}", place, (9, 5), textcoords="offset points", fontsize=9)
@@ -407,7 +408,7 @@ rows[2].set(xlim=(0, end))
 plt.show()
 
 # %% [markdown]
-# *Black lines: where annotated actions start and end. Top: one colour a cluster. Bottom: the
+# *Black lines: where annotated actions start and end. Top: one color a cluster. Bottom: the
 # confidence of action pseudo-labels upwards (red) and of background ones downwards (blue).* Confidence
 # drops at some ends of the red blocks, where one cluster has snippets of both sides. Inside of the
 # blocks it is high, whether or not an action is annotated there: snippets of context look like each
@@ -596,7 +597,7 @@ plt.show()
 # ## 7. BaS-Net beside DCC
 #
 # DCC minimises $\mathcal L+\beta\,\mathcal L_{\text{dcc}}$. Here $\beta$ is 0 in the first twentieth of
-# the run, while the memory fills, then rises from 1 to 10. Same data, same steps, same optimiser, same seeds as BaS-Net above. After training nothing of DCC is
+# the run, while the memory fills, then rises from 1 to 10. Same data, same steps, same optimizer, same seeds as BaS-Net above. After training nothing of DCC is
 # used: the suppression branch localizes.
 
 # %%
@@ -606,17 +607,17 @@ look_at["DCC"] = functools.partial(look, runs["demo", 0][0])
 # %%
 KINDS = {"demo,bas_net": ("BaS-Net", "C0"), "demo": ("DCC", "C3")}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-for variant, (title, colour) in KINDS.items():
+for variant, (title, color) in KINDS.items():
   log = metrics_log.read(RUNS / variant / "0")
   both = [row["loss_base"] + row["loss_suppressed"] for row in log]
-  left.plot([row["step"] for row in log], both, color=colour, label=title)
-for field, unit_, colour, title in (
+  left.plot([row["step"] for row in log], both, color=color, label=title)
+for field, unit_, color, title in (
   ("contrast_positive", 1, "C3", "probability of the positives"),
   ("confidence", 1, "C2", "mean confidence S"),
   ("beta", c.beta[1], "0.6", "weight β / its final value"),
 ):
   values = [row[field] / unit_ for row in log]
-  right.plot([row["step"] for row in log], values, color=colour, label=title)
+  right.plot([row["step"] for row in log], values, color=color, label=title)
 left.set(xlabel="step", ylabel="the two classification losses")
 right.set(xlabel="step", ylabel="share", ylim=(0, 1.02))
 for axes in (left, right):
@@ -632,11 +633,11 @@ plt.show()
 # %%
 average = {v: np.array([100 * runs[v, s][1]["average"]["0.1:0.7"] for s in SEEDS]) for v in KINDS}
 figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-for variant, (title, colour) in KINDS.items():
+for variant, (title, color) in KINDS.items():
   for seed in SEEDS:
     found = runs[variant, seed][1]["mAP"]
     overlap, values = [float(t) for t in found], [100 * p for p in found.values()]
-    axes.plot(overlap, values, "o-", color=colour, alpha=0.7, label=None if seed else title)
+    axes.plot(overlap, values, "o-", color=color, alpha=0.7, label=None if seed else title)
 axes.set(xlabel="tIoU from which a detection counts", ylabel="mAP, %", ylim=(0, None))
 axes.legend()
 plt.show()
@@ -746,7 +747,7 @@ timelines.scatter(RUNS / "tsne.png", planes, sample.label, names, notes)
 show(RUNS / "tsne.png", 1500)
 
 # %% [markdown]
-# *One colour a class, background grey.* Every space parts the classes from each other. In each class's
+# *One color a class, background grey.* Every space parts the classes from each other. In each class's
 # cloud there is grey as well: that is its context, and no space learnt from video labels pulls it
 # out. Nor need it: the labels are explained by either. The numbers say more: the simulated input
 # features are better at this than any space that was learnt from them.

@@ -29,7 +29,7 @@
 #
 # **Here.** Each step by itself, on examples small enough to check by hand: the distance, the
 # mixture, sampling, mining, the match probability, the loss. Then three small training runs on videos
-# of handwritten digits, with the regulariser off, at its published weight and far above it, and a
+# of handwritten digits, with the regularizer off, at its published weight and far above it, and a
 # look at what was mined. **The network is of width 8 and the runs last about a minute: they show
 # what the terms do, not what the method is worth.**
 
@@ -68,7 +68,7 @@ from vssl_jax import figure, methods, models, parallel
 from vssl_jax.evaluation import end_of_run
 from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.losses import match
-from vssl_jax.losses.provico import Settings
+from vssl_jax.losses.provico import LossSettings
 from vssl_jax.methods import provico
 from vssl_jax.ops import bhattacharyya, gaussian
 from vssl_jax.ops.mining import Rule
@@ -333,7 +333,7 @@ def toy(clips: int, dim: int) -> videos_lib.Videos:
 def mine(clips=4, samples=8, dim=64, weight=0.25, share=0.1):
   """Distances, positives and, of the positives, the share of one kind."""
   batch = toy(clips, dim)
-  settings = Settings(samples=samples, rule=Rule("quantile", share, weight=weight))
+  settings = LossSettings(samples=samples, rule=Rule("quantile", share, weight=weight))
   apart, positive = mined_pairs.mine(batch, settings)
   same = batch.label[:, None] == batch.label
   found = positive & same
@@ -428,7 +428,7 @@ fig
 # steeper.* A start at $b = a$ denies every match, a video's own draws included; one at $b = 2a$
 # begins to take strangers for matches. In between there is something to learn from at once.
 #
-# ## 6. The loss and the regulariser
+# ## 6. The loss and the regularizer
 #
 # $L_\text{soft}$ is $-\log p$ of a positive pair, $-\log(1 - p)$ of a negative. With $s_i$ the
 # uncertainty of video $i$ as one number,
@@ -462,7 +462,7 @@ fig
 # as a function of one log-variance. Towards small variances it grows only linearly: its pull is the
 # constant β/2 a dimension.*
 #
-# ## 7. The regulariser on and off
+# ## 7. The regularizer on and off
 #
 # Three small runs on the digits' videos: β = 0, the published $10^{-4}$, and 0.1, a thousand times
 # as much, so that its pull shows in a run this short. Everything else is the recipe
@@ -493,7 +493,7 @@ encoder = models.build_encoder(config.encoder)
 source = sources.load_source(config, "train")
 untrained = calibrate.random_variables(config, encoder, source)
 random = end_of_run.quick(config, encoder, untrained, *splits, mesh=mesh, progress="")
-print(f"random initialisation: R@1 of its features {100 * random['retrieval']['R@1']:.1f} %")
+print(f"random initialization: R@1 of its features {100 * random['retrieval']['R@1']:.1f} %")
 
 
 # %%
@@ -615,7 +615,7 @@ def thumbnail(place: int, **more: float) -> dict:
 
 
 rows = []
-for anchor in mined_pairs.spread_out(few.uncertainty, 3):
+for anchor in mined_pairs.evenly_spaced(few.uncertainty, 3):
   near, far = mined_pairs.neighbours(apart, positive, anchor, 3)
   positives, negatives = (
     [thumbnail(p.video, distance=p.distance) for p in pairs] for pairs in (near, far)

@@ -20,7 +20,7 @@
 # and how do you know that it learnt anything?
 #
 # **What is known.** CVRL (*Spatiotemporal Contrastive Video Representation Learning*, Qian et al.,
-# CVPR 2021) draws two clips of each of $N$ videos, changes colours and crops of each clip, and
+# CVPR 2021) draws two clips of each of $N$ videos, changes colors and crops of each clip, and
 # trains an encoder so that the two clips of a video lie closer to each other than to the other
 # $2N - 2$ clips of the batch.
 #
@@ -96,7 +96,7 @@ def show(path: pathlib.Path, width: int) -> Image:
 # So that this page runs anywhere, the next cell writes such a folder itself: a few hundred MP4
 # files of 32 × 32 pixels, four seconds each, made from the handwritten digits that scikit-learn
 # ships. One handwriting stays for a whole video. At every cut, each half to one second, its place,
-# size, slant, motion, colours and background are drawn anew. So the class is told by the shape
+# size, slant, motion, colors and background are drawn anew. So the class is told by the shape
 # alone, and what two clips of one video share is the handwriting.
 
 # %%
@@ -178,8 +178,8 @@ show(RUN / "clips.png", 560)
 
 # %% [markdown]
 # *Figure 1. Rows: clips, with the number of the video, its class and the frame that the clip starts
-# at; columns: their four frames. The two clips of a video differ in place, colour and background
-# (but where they overlap in time), and crop and colour are changed once a clip, not once a frame: motion stays what it was.* If you
+# at; columns: their four frames. The two clips of a video differ in place, color and background
+# (but where they overlap in time), and crop and color are changed once a clip, not once a frame: motion stays what it was.* If you
 # could not tell here which clips belong together, neither could the network.
 #
 # ## 4. Pre-training
@@ -241,7 +241,7 @@ fig
 # Contrastive accuracy says how far the game was learnt, not that the features are good for anything.
 # So labels come in, for the first time: with the encoder frozen, a logistic regression is fitted on
 # the training videos' features and tested on test videos, and each test video asks its nearest
-# training videos for its class. The same is done with the same network at random initialisation
+# training videos for its class. The same is done with the same network at random initialization
 # (its batch-norm statistics measured on training clips), and with a logistic regression on pixels:
 # without these two, a number says little.
 
@@ -259,14 +259,14 @@ for name, values in scores.items():
 # %%
 count = result["data"]["eval"]["videos"]
 shown = {"logistic_top1": "logistic", "knn_top1": "kNN", "R@1": "R@1"}
-rivals = {"trained": ("pre-trained", "C0"), "random_init": ("random initialisation", "0.7")}
+rivals = {"trained": ("pre-trained", "C0"), "random_init": ("random initialization", "0.7")}
 fig = figure.new(6.4, 3)
 axis = fig.subplots()
-for i, (rival, (label, colour)) in enumerate(rivals.items()):
+for i, (rival, (label, color)) in enumerate(rivals.items()):
   share = np.array([scores[name][rival] for name in shown])
   error = 100 * np.sqrt(share * (1 - share) / count)
   place = np.arange(len(shown)) + 0.36 * i - 0.18
-  axis.bar(place, 100 * share, 0.34, yerr=error, capsize=4, label=label, color=colour)
+  axis.bar(place, 100 * share, 0.34, yerr=error, capsize=4, label=label, color=color)
 for level, text, style in ((1 / len(CLASSES), "chance", ":"), (None, "pixels, logistic", "--")):
   level = scores["logistic_top1"]["pixels"] if level is None else level
   axis.axhline(100 * level, color="black", linestyle=style, linewidth=1, label=text)
@@ -301,7 +301,7 @@ show(RUN / "evaluation" / "records" / "retrieval.png", 720)
 # %% [markdown]
 # *Figure 4. Left: a random test video of each class; right: the training videos with the nearest
 # features, green and ticked where the class is the same. Shown is each video's middle frame.* Look
-# at the colours: where neighbours of one row differ in colour and background but not in shape, the
+# at the colors: where neighbours of one row differ in color and background but not in shape, the
 # network has learnt to disregard the former. And look at the red ones: are they digits of similar
 # shape?
 
@@ -371,10 +371,10 @@ fig
 #
 # - The same steps serve any folder: `prepare`, `inspect`, `main`, the probe, `evaluate`, `load`. README
 #   has them as command lines.
-# - Look at the clips before training, and put every number beside random initialisation and pixels.
+# - Look at the clips before training, and put every number beside random initialization and pixels.
 # - **Limits.** One seed, 180 test videos (a standard error of up to 4 points), five classes, and
 #   videos made so that nothing but shape tells the class. Real videos carry their class in
-#   scene and colour as well, where an untrained network or pixels alone already get far: README
+#   scene and color as well, where an untrained network or pixels alone already get far: README
 #   has such figures for six classes of UCF101.
 # - **Next.** `sampling_and_augmentation` asks which two clips to draw and how to change them,
 #   `clips_and_momentum` how many clips and what a momentum encoder brings, `provico` what it means for

@@ -104,8 +104,8 @@ def show(path: pathlib.Path, width: int) -> Image:
 # %%
 LENGTH, FRAMES, STRIDE, GAP = 32, 4, 2, 8
 m = int(sampler.num_starts(np.int64(LENGTH), FRAMES, STRIDE))
-laws = {name: sampler.Interval(law=name) for name in sampler.LAWS}
-laws["constant"] = sampler.Interval(law="constant", gap=GAP)
+laws = {name: sampler.Interval(distribution=name) for name in sampler.DISTRIBUTIONS}
+laws["constant"] = sampler.Interval(distribution="constant", gap=GAP)
 
 
 def starts(law: sampler.Interval, count: int, seed: int = 0) -> np.ndarray:
@@ -171,7 +171,7 @@ config = cvrl.get_config("demo")
 config.data.path = str(RUN / "data")
 mean = {name: probability(name) @ np.arange(m) for name in sampler.DENSITIES}
 for name in sampler.DENSITIES:
-  config.data.interval.law = name
+  config.data.interval.distribution = name
   batches = source.load(config.data, split="train", batch_size=64, seed=0).train_batches()
   offsets = np.concatenate([next(batches)["offset"] for _ in range(2 if FAST else 12)])
   gaps = np.abs(np.diff(offsets))
@@ -183,7 +183,7 @@ for name in sampler.DENSITIES:
 # ### The clips
 #
 # Now a video. Each of the digits' videos is a row of short shots, half a second to one second long.
-# The handwriting stays; place, slant, colours and background are drawn anew at each cut.
+# The handwriting stays; place, slant, colors and background are drawn anew at each cut.
 
 # %%
 video, label = render.video(7, "train")
@@ -198,8 +198,8 @@ for row, name in enumerate(names, start=1):
   axis = fig.add_subplot(grid[row, 0])
   for y, pair in enumerate(pairs[name]):
     axis.plot(np.sort(pair), [y, y], color="0.85", linewidth=1, zorder=0)
-    for start, colour in zip(pair, ("C0", "C1"), strict=True):
-      axis.barh(y, FRAMES * STRIDE - 1, left=start, height=0.6, color=colour, alpha=0.8)
+    for start, color in zip(pair, ("C0", "C1"), strict=True):
+      axis.barh(y, FRAMES * STRIDE - 1, left=start, height=0.6, color=color, alpha=0.8)
   axis.set(xlim=(0, LENGTH), yticks=[], ylabel=name, ylim=(len(pairs[name]) - 0.5, -0.5))
   for column, t in enumerate((pairs[name][0][:, None] + np.arange(FRAMES) * STRIDE).ravel()):
     frame = fig.add_subplot(grid[row, column + 1])
@@ -213,7 +213,7 @@ fig
 # %% [markdown]
 # *Figure 3. Top: the video. Below, for each law: on the left nine draws, one a line, first clip blue
 # and second orange; on the right the two clips of the first line.* Under `same` both clips show the
-# same frames, colours and background included. The further apart they are, the more only the
+# same frames, colors and background included. The further apart they are, the more only the
 # handwriting is left in common. In these videos it is there from the first frame to the last, which
 # is not so in the videos that the paper has in mind: there, what is far apart may be another scene.
 #
@@ -263,7 +263,7 @@ random = [r["headline"] for r in found["decreasing"]]
 
 # %%
 PROBES = {"logistic_top1": "logistic regression", "knn_top1": "kNN", "R@1": "R@1"}
-COLOURS = {"decreasing": "C0", "uniform": "C2", "same time": "C1", "one a clip": "C0"}
+COLORS = {"decreasing": "C0", "uniform": "C2", "same time": "C1", "one a clip": "C0"}
 
 
 def scores(results: list[dict], probe: str, who: str = "trained") -> np.ndarray:
@@ -272,7 +272,7 @@ def scores(results: list[dict], probe: str, who: str = "trained") -> np.ndarray:
 
 
 def draw_probes(axes, results: dict[str, list[dict]]) -> None:
-  """Dots, means and standard errors of every row, and random initialisation."""
+  """Dots, means and standard errors of every row, and random initialization."""
   rows = {"random": found["decreasing"], **results}
   for axis, (probe, title) in zip(axes, PROBES.items(), strict=True):
     for x, (name, of) in enumerate(rows.items()):
@@ -281,7 +281,7 @@ def draw_probes(axes, results: dict[str, list[dict]]) -> None:
       error = np.sqrt(mean * (100 - mean) / videos)
       axis.bar(x, 2 * error, 0.7, bottom=mean - error, color="0.9")
       axis.hlines(mean, x - 0.35, x + 0.35, color="0.3")
-      axis.plot([x] * len(values), values, "o", color=COLOURS.get(name, "C3" if x > 1 else "0.3"))
+      axis.plot([x] * len(values), values, "o", color=COLORS.get(name, "C3" if x > 1 else "0.3"))
     axis.axhline(10, color="black", linestyle=":", linewidth=1)
     names = [n.replace(" ", "\n", 1) for n in rows]
     axis.set_xticks(range(len(rows)), names, fontsize=7, rotation=30)
@@ -307,7 +307,7 @@ for name, results in found.items():
   for i, result in enumerate(results):
     rows = result["rows"]
     x, y = [r["step"] for r in rows], [100 * r["contrast_accuracy"] for r in rows]
-    axes[0].plot(x, y, color=COLOURS[name], alpha=0.8, label=None if i else name)
+    axes[0].plot(x, y, color=COLORS[name], alpha=0.8, label=None if i else name)
 axes[0].set(xlabel="step", ylabel="contrastive accuracy, %", ylim=(0, 100), title="pretext")
 axes[0].legend(frameon=False, fontsize=8)
 draw_probes(axes[1:], found)
@@ -318,10 +318,10 @@ fig
 # *Figure 4. Left: how often the nearest clip of the batch is the other one of its video, over
 # training. Right: three probes of the frozen features.*
 #
-# The curves show the mechanism at once. With both clips from the same time the game is easy: colour
+# The curves show the mechanism at once. With both clips from the same time the game is easy: color
 # and background give the answer away. Clips from different times mostly have the handwriting alone
 # in common, and a hundred updates hardly begin to find it. The probes turn this around. What was learnt
-# in the easy game serves the digits least, by kNN and R@1 no better than random initialisation; the
+# in the easy game serves the digits least, by kNN and R@1 no better than random initialization; the
 # hard games teach more, though they are mostly lost. So the accuracy of the pretext task says
 # nothing when the task itself changes.
 #
@@ -333,9 +333,9 @@ fig
 #
 # ### What it does to a clip
 #
-# A crop window, a jitter of colours and a flip can be drawn once for a clip or anew for each of its
+# A crop window, a jitter of colors and a flip can be drawn once for a clip or anew for each of its
 # frames. In the config these are two fields, `data.crop.consistent` and `augment.consistent` (crops
-# happen while images are decoded, colours on the device); the ablation `per_frame` sets both.
+# happen while images are decoded, colors on the device); the ablation `per_frame` sets both.
 
 # %%
 VARIANTS = {"none": "no_spatial", "one a clip": "", "one a frame": "per_frame"}
@@ -358,7 +358,7 @@ show(RUN / "views.png", 520)
 # %% [markdown]
 # *Figure 5. Three clips of four frames, each without augmentation (`no_spatial`: the central
 # square), with one draw for the clip, and with one draw for each frame.* In the second row of a clip
-# the digit moves as it does in the first, under other colours. In the third, place, size and colour
+# the digit moves as it does in the first, under other colors. In the third, place, size and color
 # jump at every frame, and what the video did is buried under what the augmentation did.
 #
 # How deep? The mean change of a pixel from one frame to the next:

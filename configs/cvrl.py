@@ -17,12 +17,12 @@ Variants, after a colon:
                  logistic 81.4, R@1 80.2, three seeds: *measured by us*
 
 The paper's ablations are added after a comma, e.g. configs/cvrl.py:k400,uniform
-  uniform, increasing, constant   law of the interval between the two clips (constant: 2 s)
+  uniform, increasing, constant   distribution of the interval between the clips (constant: 2 s)
   same_time      both clips at one time (no temporal augmentation)
-  no_spatial     no spatial augmentation: central crops, no colour, blur or flips
+  no_spatial     no spatial augmentation: central crops, no color, blur or flips
   per_frame      spatial augmentation drawn anew for each frame (inconsistent)
   rotation       random multiples of 90 degrees added
-  plain          blur with probability 0.5 on both views and no solarisation
+  plain          blur with probability 0.5 on both views and no solarization
   half, tenth    a fraction of the training videos (any: --config.data.fraction=0.25)
   inflated       a 2-D network trained on single frames, inflated for the probe
 """
@@ -48,9 +48,9 @@ def r3d152x2(c):
 
 
 def demo(c):
-  """The embedded digits, embeddings normalised by batch."""
+  """The embedded digits, embeddings normalized by batch."""
   recipes.demo(c)
-  recipes.spread(c)
+  recipes.batch_normalized(c)
 
 
 def ucf6(c):
@@ -62,20 +62,20 @@ def ucf6(c):
 def ucf6_supervised(c):
   """The ucf6 network trained with labels from scratch: crops and flips, 40 epochs."""
   recipes.ucf6(c)
-  c.batch_size, c.epochs, c.data.clips, c.data.interval.law = 64, 40.0, 1, "independent"
+  c.batch_size, c.epochs, c.data.clips, c.data.interval.distribution = 64, 40.0, 1, "independent"
   augment.presets.none(c.augment)
   c.augment.flip = 0.5
   o = c.optim
   o.name, o.lr, o.lr_batch, o.weight_decay = "sgd", 0.1, 64, 1e-4
-  c.classify.frozen = c.classify.normalise = False
+  c.classify.frozen = c.classify.normalize = False
 
 
 def demo_supervised(c):
   """The demo's network trained with labels from scratch: crops alone, one clip a video."""
   recipes.demo(c)
-  c.epochs, c.data.clips, c.data.interval.law = 36.0, 1, "independent"
+  c.epochs, c.data.clips, c.data.interval.distribution = 36.0, 1, "independent"
   augment.presets.none(c.augment)
-  c.classify.frozen = c.classify.normalise = False
+  c.classify.frozen = c.classify.normalize = False
 
 
 VARIANTS = {
@@ -90,9 +90,9 @@ VARIANTS = {
 METHODS = {"demo_supervised": "classify", "ucf6_supervised": "classify"}
 
 
-def _law(name):
+def _interval(name):
   def change(c):
-    c.data.interval.law = name
+    c.data.interval.distribution = name
     if name == "constant":
       c.data.interval.gap, c.data.interval.unit = 2.0, "seconds"
 
@@ -100,7 +100,7 @@ def _law(name):
 
 
 def no_spatial(c):
-  """Neither crops nor colour nor blur nor flips."""
+  """Neither crops nor color nor blur nor flips."""
   augment.presets.none(c.augment)
   c.augment.flip, c.data.crop.random = 0.0, False
 
@@ -117,10 +117,10 @@ def inflated(c):
 
 
 ABLATIONS = {
-  "uniform": _law("uniform"),
-  "increasing": _law("increasing"),
-  "constant": _law("constant"),
-  "same_time": _law("same"),
+  "uniform": _interval("uniform"),
+  "increasing": _interval("increasing"),
+  "constant": _interval("constant"),
+  "same_time": _interval("same"),
   "no_spatial": no_spatial,
   "per_frame": per_frame,
   "rotation": lambda c: c.augment.update({"rotation_p": 0.5}),

@@ -2,7 +2,7 @@
 
   python -m vssl_jax.main --config=configs/linear_probe.py --config.checkpoint=runs/cvrl_k400
 
-A dense layer on the L2-normalised features of the frozen encoder (batch norm in inference mode):
+A dense layer on the L2-normalized features of the frozen encoder (batch norm in inference mode):
 32 frames with stride 2, random resized crops and flips, SGD at rate 32 for batch 1,024, 100
 epochs; tested on 10 clips x 3 crops of 256 pixels, softmax averaged. K400 top-1 of CVRL's
 R3D-50: 63.8 after 200 epochs, *published*; *not run*. About 4 H100-hours by arithmetic.

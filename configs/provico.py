@@ -3,7 +3,7 @@
   python -m vssl_jax.main --config=configs/provico.py --config.data.path=RECORDS
 
 The paper publishes the loss, β = 1e-4, and that batch and input are smaller than its rivals'.
-Clips, samples, width, λ, τ, network, optimiser, schedule and augmentation are *ours*.
+Clips, samples, width, λ, τ, network, optimizer, schedule and augmentation are *ours*.
 
 Variants, after a colon:
   (none), k400   Kinetics-400, Slow-R50 on 8 x 112 x 112, N = 4 clips, K = 8, D = 256, 200 epochs,
@@ -41,7 +41,7 @@ Questions are added after a comma, e.g. configs/provico.py:k400,n8,no_kl
   geometric, mean    σ² as one number; the trace by default
   soft           L_soft without uncertainties: neither weights nor ½ log s
   classes        positives and negatives half of the loss each, not by their numbers
-  span0 … span30, no_temporal, no_spatial, no_colour, joint    as in configs/rho_simclr.py
+  span0 … span30, no_temporal, no_spatial, no_color, joint    as in configs/rho_simclr.py
 Epochs, τ, a and b are flags: --config.epochs, --config.provico.threshold, ….slope, ….offset
 """
 
@@ -91,7 +91,7 @@ def width(dim):
   return lambda c: c.head.update({"out": dim})
 
 
-_INHERITED = ("no_temporal", "no_spatial", "no_colour", "joint")
+_INHERITED = ("no_temporal", "no_spatial", "no_color", "joint")
 VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}
 CHANGES = {
   **{k: v for k, v in recipes.RHO_CHANGES.items() if k.startswith("span") or k in _INHERITED},

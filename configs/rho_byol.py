@@ -18,8 +18,8 @@ The study's questions are added after a comma, e.g. configs/rho_byol.py:k400,rho
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, colour of strength 0.75
-  no_spatial, no_temporal, no_colour    without crops and flips, clips apart, or colour
+  aug_plus       harder crops, color of strength 0.75
+  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
   no_target      keys from the online network itself: BYOL without a momentum network
   fixed, momentum0   momentum not annealed, or none
   sum            cosines summed over the other clips, not averaged (eq. 2)

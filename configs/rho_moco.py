@@ -18,8 +18,8 @@ The study's questions are added after a comma, e.g. configs/rho_moco.py:k400,rho
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, colour of strength 0.75
-  no_spatial, no_temporal, no_colour    without crops and flips, clips apart, or colour
+  aug_plus       harder crops, color of strength 0.75
+  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
   fixed, momentum0   momentum not annealed, or none: the key network is the query network
   sum            positives summed inside the log (eq. 1)
   query_sum      gradients of the ρ queries summed, not averaged

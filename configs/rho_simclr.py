@@ -18,8 +18,8 @@ The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,r
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, colour of strength 0.75
-  no_spatial, no_temporal, no_colour    without crops and flips, clips apart, or colour
+  aug_plus       harder crops, color of strength 0.75
+  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
   consecutive    pairs (1, 2), (2, 3), … only, as the released code has it
   sum            losses summed over pairs, not averaged (released code)
   eq1            positives summed inside the log (eq. 1)
@@ -39,9 +39,9 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits, embeddings normalised by batch."""
+  """The embedded digits, embeddings normalized by batch."""
   recipes.rho_demo(c)
-  recipes.spread(c)
+  recipes.batch_normalized(c)
 
 
 VARIANTS = {"k400": k400, "demo": demo, "ucf6": recipes.ucf6}

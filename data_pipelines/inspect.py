@@ -82,7 +82,7 @@ def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
     step: its number.
 
   Returns:
-    float32 of the same shape, normalised by `config.augment.mean` and `std`.
+    float32 of the same shape, normalized by `config.augment.mean` and `std`.
   """
   import jax
 

@@ -53,12 +53,12 @@ class Table(NamedTuple):
 
 
 def compared(folder: str) -> list[Row]:
-  """Baselines, random initialisation, labels, and every method, on one data set."""
+  """Baselines, random initialization, labels, and every method, on one data set."""
   return [
     ("middle frame's pixels", f"{folder}/cvrl", "baselines.pixels"),
     ("the clip's pixels, shrunk", f"{folder}/cvrl", "baselines.pixels_clip"),
-    ("per-frame colour means", f"{folder}/cvrl", "baselines.colour_means"),
-    ("random initialisation", f"{folder}/cvrl", "random_init"),
+    ("per-frame color means", f"{folder}/cvrl", "baselines.color_means"),
+    ("random initialization", f"{folder}/cvrl", "random_init"),
     ("supervised from scratch", f"{folder}/supervised", "trained"),
     *((label, f"{folder}/{row}", "trained") for label, row in METHODS),
   ]
@@ -167,7 +167,8 @@ def load(files: str) -> list[Result]:
 def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
   """A result's scores by column, in per cent; baselines have logistic regression alone."""
   if part.startswith("baselines."):
-    value = result.get("baselines", {}).get(part.partition(".")[2])
+    found, name = result.get("baselines", {}), part.partition(".")[2]
+    value = found.get(name, found.get(name.replace("color", "colour")))  # as before version 0.2
     return {} if value is None else {"logistic": 100 * value["top1"]}
   found = {}
   for column, path in columns.items():

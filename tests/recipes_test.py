@@ -7,7 +7,7 @@ from vssl_jax import methods, recipes
 from vssl_jax.errors import UserError
 
 
-@pytest.mark.parametrize("piece", [recipes.small, recipes.mild_colour, recipes.demo, recipes.ucf6])
+@pytest.mark.parametrize("piece", [recipes.small, recipes.mild_color, recipes.demo, recipes.ucf6])
 @pytest.mark.parametrize("method", ["cvrl", "classify"])
 def test_pieces_leave_the_method_alone(piece, method):
   c, base = methods.base_config(method), methods.base_config(method)
@@ -29,9 +29,9 @@ def test_probes_read_clips_of_the_size_trained_on(recipe):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ("rho1,span10", "'span10' undoes 'rho1' (both set config.data.interval.law)"),
+    ("rho1,span10", "'span10' undoes 'rho1' (both set config.data.interval.distribution)"),
     ("span10,rho1", "'rho1' undoes 'span10'"),
-    ("no_colour,aug_plus", "'aug_plus' undoes 'no_colour'"),
+    ("no_color,aug_plus", "'aug_plus' undoes 'no_color'"),
     ("4x16,16x4", "'16x4' undoes '4x16' (both set config.data."),
   ],
 )
@@ -42,9 +42,9 @@ def test_changes_that_undo_each_other_are_refused(changes, message):
 
 
 def test_changes_of_different_things_add_up():
-  c = small.load("rho_simclr.py", "k400,span0,rho3,aug_plus,no_colour")
-  assert (c.data.clips, c.data.interval.law, c.augment.jitter_p) == (3, "same", 0.0)
-  assert c.name == "rho_simclr_k400_span0_rho3_aug_plus_no_colour"
+  c = small.load("rho_simclr.py", "k400,span0,rho3,aug_plus,no_color")
+  assert (c.data.clips, c.data.interval.distribution, c.augment.jitter_p) == (3, "same", 0.0)
+  assert c.name == "rho_simclr_k400_span0_rho3_aug_plus_no_color"
 
 
 def test_the_study_s_crops_are_by_the_short_side_in_probes_too():

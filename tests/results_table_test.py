@@ -65,7 +65,7 @@ def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkey
   _write(tmp_path / "digits", "cvrl", _result(0, 0.5, random_init=random, baselines=baselines))
   lines = table.tables().splitlines()
   assert lines[2] == "| middle frame's pixels (seed 0 alone) |  | 40.0 |  |  |"
-  assert lines[3] == "| random initialisation (seed 0 alone) | 10.0 | 20.0 |  |  |"
+  assert lines[3] == "| random initialization (seed 0 alone) | 10.0 | 20.0 |  |  |"
 
 
 def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def test_kinetics_recipe_traces_at_its_own_size(name):
   loss, _, encoder = jax.eval_shape(step, method.example(64))
   assert loss.shape == ()
   assert sum(x.size for x in jax.tree.leaves(encoder)) == 31_634_496  # Slow-R50
-  assert (config.optim.warmup_epochs, config.data.interval.law) == (35.0, "independent")
+  assert (config.optim.warmup_epochs, config.data.interval.distribution) == (35.0, "independent")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -56,12 +56,14 @@ def test_changes_change_what_they_name(name):
   assert not changed.pop("rho2")  # the recipe's own
   assert all(changed.values())
   assert changed["rho4"] == {"data.clips"}
-  assert changed["rho1"] == changed["span0"] == changed["no_temporal"] == {"data.interval.law"}
+  assert (
+    changed["rho1"] == changed["span0"] == changed["no_temporal"] == {"data.interval.distribution"}
+  )
   assert changed["span10"] == {"data.interval.max_seconds"}
   assert changed["16x4"] == {
     f"{part}.{x}" for part in ("data", "data.eval", "probe") for x in ("frames", "stride")
   }
-  assert changed["no_colour"] == {f"augment.{x}" for x in ("jitter_p", "gray_p", "blur_p")}
+  assert changed["no_color"] == {f"augment.{x}" for x in ("jitter_p", "gray_p", "blur_p")}
   assert changed["no_spatial"] == {"augment.flip", "data.crop.random"}
   own = {"rho_moco": "sum", "rho_byol": "no_target", "rho_simclr": "eq1", "rho_swav": "all_codes"}
   assert {k.split(".")[0] for k in changed[own[name]]} == {name}
@@ -75,14 +77,14 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
   config = small.load("rho_byol.py", "k400,span10")
   config.data.interval.min_seconds = 2.0
   probe = classifier.linear_config(config, 10)
-  assert (probe.classify.normalise, probe.optim.lr, probe.optim.lr_batch) == (False, 8.0, 1024)
-  assert probe.data.interval.law == "independent"
+  assert (probe.classify.normalize, probe.optim.lr, probe.optim.lr_batch) == (False, 8.0, 1024)
+  assert probe.data.interval.distribution == "independent"
   assert probe.data.interval.max_seconds == probe.data.interval.min_seconds == 0
   assert probe.data.crop.short == (0.7, 0.875)
   # Groups of pre-training's batch are not those of a probe's.
   assert config.encoder.bn_groups == 8
   assert probe.encoder.bn_groups == 1
-  assert classifier.linear_config(small.load("cvrl.py"), 10).classify.normalise
+  assert classifier.linear_config(small.load("cvrl.py"), 10).classify.normalize
 
 
 @pytest.mark.slow

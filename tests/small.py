@@ -83,7 +83,7 @@ def flags(**values):
 
 
 def init(method):
-  """A method's parameters and state, compiled in haste: random draws are slow to optimise."""
+  """A method's parameters and state, compiled in haste: random draws are slow to optimize."""
   create = jax.jit(
     lambda: method.init(jax.random.key(0), method.example(2)),
     compiler_options={"xla_backend_optimization_level": 0},

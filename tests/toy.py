@@ -50,7 +50,7 @@ class Source:
       k += 1
 
 
-def method(*, gate=None, collapse=False, two_part=True, refresh=None):
+def method(*, update_mask=None, collapse=False, two_part=True, on_epoch_start=None):
   """Noisy logistic regression with a moving average, as a `Method`."""
 
   def init(rng, batch):
@@ -81,8 +81,8 @@ def method(*, gate=None, collapse=False, two_part=True, refresh=None):
     init,
     lambda params, state: {"params": params},
     {"features": jax.ShapeDtypeStruct((DIM,), jnp.float32)},
-    gate=gate,
+    update_mask=update_mask,
     after_update=after_update,
-    refresh=refresh,
+    on_epoch_start=on_epoch_start,
     **parts,
   )

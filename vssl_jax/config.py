@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import ml_collections
 
 from vssl_jax.errors import UserError
 
 ConfigDict = ml_collections.ConfigDict
+# Fields by their names before version 0.2, which files and flags may still use.
+RENAMED = {
+  "data.interval.law": "data.interval.distribution",
+  "augment.solarise_p": "augment.solarize_p",
+  "augment.solarise_threshold": "augment.solarize_threshold",
+  "encoder.spread": "encoder.slow_to_last",
+  "probe.normalise": "probe.normalize",
+  "classify.normalise": "classify.normalize",
+}
 
 
 def data() -> ConfigDict:
@@ -31,9 +41,9 @@ def data() -> ConfigDict:
   c.strict = False  # True: a video that cannot be read ends the run instead of being replaced
 
   c.interval = ConfigDict()  # between the starts of a video's clips
-  c.interval.law = "decreasing"  # decreasing|uniform|increasing|constant|same|independent
-  c.interval.power = 1.0  # p of the law, f(k) ∝ 1 − (k/m)^p
-  c.interval.gap = 0.0  # the constant law's interval, in `unit`
+  c.interval.distribution = "decreasing"  # decreasing|uniform|increasing|constant|same|independent
+  c.interval.power = 1.0  # p of the distribution, f(k) ∝ 1 − (k/m)^p
+  c.interval.gap = 0.0  # the interval of `constant`, in `unit`
   c.interval.unit = "frames"  # frames | seconds (each video's own frame rate)
   c.interval.max_seconds = 0.0  # bound on the span of a video's clips; 0 = whole video
   c.interval.min_seconds = 0.0  # their starts span at least this, or what the video allows
@@ -84,7 +94,7 @@ def localization() -> ConfigDict:
   c.max_seconds = 240.0  # longest made-up video
   c.second_class = 0.15  # chance that a made-up video has actions of two classes
 
-  c.untrimmed = ConfigDict()  # see data_pipelines.untrimmed.Settings
+  c.untrimmed = ConfigDict()  # see untrimmed.simulated.SimulationSettings
   c.untrimmed.classes = 8
   c.untrimmed.scenes = 0
   c.untrimmed.width = 64
@@ -119,8 +129,8 @@ def augment() -> ConfigDict:
   c.blur_p = (1.0, 0.1)  # by view
   c.blur_sigma = (0.1, 2.0)
   c.blur_kernel = 0  # taps; 0 = size // 10, made odd
-  c.solarise_p = (0.0, 0.2)  # by view
-  c.solarise_threshold = 0.5
+  c.solarize_p = (0.0, 0.2)  # by view
+  c.solarize_threshold = 0.5
   c.rotation_p = 0.0  # by a random multiple of 90 degrees
   c.consistent = True  # one draw a clip; False: one a frame
   c.mean = (0.0, 0.0, 0.0)  # subtracted after augmentation
@@ -145,7 +155,7 @@ def encoder() -> ConfigDict:
   c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) a frame of the slow one
   c.beta = 8  # slowfast: channels of the slow pathway a channel of the fast one
   c.lateral = 7  # slowfast: temporal kernel of the lateral connections; 5 in the paper
-  c.spread = False  # slowfast: the slow pathway's frames from the clip's first to its last
+  c.slow_to_last = False  # slowfast: the slow pathway's frames from the clip's first to its last
   c.time_pool = 1  # slow, c2d: frames max-pooled into one after res2; PySlowFast's C2D has 2
   c.gating = True  # s3dg: False is S3D
   c.size = "B"  # vit: S | B
@@ -223,15 +233,15 @@ def shared() -> ConfigDict:
 
   c.probe = ConfigDict()  # after pre-training, and job = linear_probe
   c.probe.run = False  # probe at the end of pre-training
-  c.probe.random_init = True  # beside the same encoder at random initialisation
+  c.probe.random_init = True  # beside the same encoder at random initialization
   c.probe.calibrate = 16  # training batches that set a random encoder's batch statistics
   c.probe.linear = True  # CVRL's linear probe
   c.probe.quick = True  # logistic regression and nearest neighbours on exported features
-  c.probe.baselines = False  # logistic regression on raw pixels and colour means
+  c.probe.baselines = False  # logistic regression on raw pixels and color means
   c.probe.epochs = 100.0
   c.probe.batch_size = 1024
   c.probe.lr = 32.0  # at 1024 videos
-  c.probe.normalise = True  # L2-normalised features
+  c.probe.normalize = True  # L2-normalized features
   c.probe.momentum = 0.9
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
@@ -261,6 +271,30 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
   if steps <= 0:
     raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
   return steps
+
+
+def rename_fields(config: ConfigDict) -> list[str]:
+  """Moves values under a field's former name to its present one, in place.
+
+  Args:
+    config: any, of this version or an older one; unlocked for the moment.
+
+  Returns:
+    The former names that were found.
+  """
+  found = []
+  for old, new in RENAMED.items():
+    *parents, field = old.split(".")
+    group: Any = config
+    for name in parents:
+      group = group.get(name) if isinstance(group, ConfigDict) else None
+    if not isinstance(group, ConfigDict) or field not in group:
+      continue
+    with group.unlocked():
+      group[new.rpartition(".")[2]] = group[field]
+      del group[field]
+    found.append(old)
+  return found
 
 
 def to_json(config: ConfigDict) -> str:

@@ -1,4 +1,4 @@
-"""What every picture shares: a figure without a window, its colours, its file."""
+"""What every picture shares: a figure without a window, its colors, its file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
     file.write(buffer.getvalue())
 
 
-def colours(count: int) -> list[Any]:
-  """A colour a class, told apart as well as so many can be."""
+def colors(count: int) -> list[Any]:
+  """A color a class, told apart as well as so many can be."""
   import matplotlib
 
   name, size = ("tab10", 10) if count <= 10 else ("tab20", 20) if count <= 20 else ("hsv", count)

@@ -8,6 +8,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError, brief
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   if config is None:
     raise UserError("--config is missing: e.g. --config=configs/cvrl.py:demo")
+  for old in config_lib.rename_fields(config):
+    print(f"note: config.{old} is now config.{config_lib.RENAMED[old]}.", file=sys.stderr)
   from vssl_jax import parallel
   from vssl_jax.jobs import dry_run
   from vssl_jax.jobs.linear_probe import linear_probe
@@ -66,10 +69,20 @@ def entry(argv: list[str]) -> int:
     return 2
 
 
+def _present_name(argument: str) -> str:
+  """`--config.OLD=value` with the field's present name, and a note, where it has been renamed."""
+  flag, equals, value = argument.partition("=")
+  new = config_lib.RENAMED.get(flag.removeprefix("--config."))
+  if new is None or not flag.startswith("--config."):
+    return argument
+  print(f"note: {flag} is now --config.{new}.", file=sys.stderr)
+  return f"--config.{new}{equals}{value}"
+
+
 def _parse(argv: list[str]) -> list[str]:
   """Flags and config, with anything wrong in them told in one line."""
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS([_present_name(x) for x in argv])
     if _CONFIG.value is not None:
       _ = _CONFIG.value.name  # a config file that failed to load says so only when it is read
   except Exception as e:

@@ -61,7 +61,7 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of parameters and optimiser state: a whole copy on each device."""
+  """The sharding of parameters and optimizer state: a whole copy on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 

@@ -1,7 +1,7 @@
-"""Pieces that the files under configs/ share: small networks, mild colour, the small data sets.
+"""Pieces that the files under configs/ share: small networks, mild color, the small data sets.
 
 Each function changes the config it is given. A recipe of a method takes these and sets what is
-its own: the optimiser, the schedule, the method's fields.
+its own: the optimizer, the schedule, the method's fields.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vssl_jax.augment import presets
 from vssl_jax.errors import UserError
 
 Change = Callable[[ConfigDict], None]
+_RENAMED = {"no_colour": "no_color"}  # changes by their names before version 0.2
 
 
 def small(c: ConfigDict) -> None:
@@ -27,8 +28,8 @@ def small(c: ConfigDict) -> None:
   c.log_every = 20
 
 
-def mild_colour(c: ConfigDict) -> None:
-  """Colour jitter of strength 0.4 and no blur: what small, small-featured clips bear."""
+def mild_color(c: ConfigDict) -> None:
+  """Color jitter of strength 0.4 and no blur: what small, small-featured clips bear."""
   presets.plain(c.augment)
   a = c.augment
   a.brightness = a.contrast = a.saturation = 0.4
@@ -38,7 +39,7 @@ def mild_colour(c: ConfigDict) -> None:
 def demo(c: ConfigDict) -> None:
   """The embedded digit videos, 18 epochs with AdamW, then every probe."""
   small(c)
-  mild_colour(c)
+  mild_color(c)
   c.augment.flip = 0.0  # handwriting is not symmetric
   d = c.data
   d.source, d.path = "digits", "runs/data"
@@ -55,8 +56,8 @@ def demo(c: ConfigDict) -> None:
   p.clips, p.frames, p.stride, p.size = 4, 4, 2, 24
 
 
-def spread(c: ConfigDict) -> None:
-  """Embeddings normalised by batch, where negatives come from the batch.
+def batch_normalized(c: ConfigDict) -> None:
+  """Embeddings normalized by batch, where negatives come from the batch.
 
   Without, those of the digits crowd into a cone within a few updates, and the loss stands still
   near that of guessing for as many epochs as the demo has.
@@ -67,18 +68,18 @@ def spread(c: ConfigDict) -> None:
 def ucf6(c: ConfigDict) -> None:
   """Six classes of UCF101 at 56 pixels, AdamW at batch 16; records by data_pipelines.prepare.
 
-  Chosen by cross-validation over the training split's recordings: colour jitter of strength 0.4
+  Chosen by cross-validation over the training split's recordings: color jitter of strength 0.4
   instead of 1, and AdamW instead of SGD, each worth several points.
   """
   small(c)
-  mild_colour(c)
+  mild_color(c)
   a = c.augment
   a.hue = 0.08
   a.brightness = a.contrast = a.saturation = 0.32
   a.mean, a.std = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
   d = c.data
   d.frames, d.stride, d.size = 8, 4, 56
-  d.interval.law = "independent"
+  d.interval.distribution = "independent"
   d.eval.clips, d.eval.crops, d.eval.frames, d.eval.stride = 5, 1, 8, 4
   d.eval.resize, d.eval.size, d.eval.batch_size = 56, 56, 16
   c.batch_size, c.epochs = 16, 40.0
@@ -96,16 +97,16 @@ def rho_k400(c: ConfigDict) -> None:
   c.encoder.name, c.encoder.bn_momentum, c.head.bn_momentum = "slow", 0.9, 0.9
   d = c.data
   d.frames, d.stride, d.size = 8, 8, 224
-  d.interval.law = "independent"
+  d.interval.distribution = "independent"
   d.crop.short = (0.7, 0.875)  # the short side scaled to U[256, 320], 224 x 224 cut out
   d.eval.frames, d.eval.stride = 8, 8
-  _rho_colour(c, 0.5)
+  _rho_color(c, 0.5)
   c.augment.mean, c.augment.std = (0.45,), (0.225,)
   o = c.optim
   o.lr_batch, o.momentum, o.nesterov, o.warmup_epochs = 512, 0.9, True, 35.0
   o.warmup_lr, o.decay_bias = 0.008, True
   p = c.probe  # 4.0 at 512 videos, on features as they are
-  p.normalise, p.crop_short = False, d.crop.short
+  p.normalize, p.crop_short = False, d.crop.short
   p.run, p.epochs, p.batch_size, p.lr, p.warmup_epochs = True, 60.0, 512, 8.0, 8.0
   p.frames, p.stride = 8, 8
 
@@ -122,11 +123,11 @@ def lars(c: ConfigDict) -> None:
 def rho_demo(c: ConfigDict) -> None:
   """The embedded digits for a method of the ρ-study: clips from anywhere in the video."""
   demo(c)
-  c.data.interval.law = "independent"
+  c.data.interval.distribution = "independent"
 
 
-def _rho_colour(c: ConfigDict, strength: float) -> None:
-  """The study's colour at strength s: jitter 0.8s, hue 0.2s, grey 0.2, blur 0.5, all views alike.
+def _rho_color(c: ConfigDict, strength: float) -> None:
+  """The study's color at strength s: jitter 0.8s, hue 0.2s, grey 0.2, blur 0.5, all views alike.
 
   Its default is s = 0.5. Contrast is about the mean of the clip's luma, as torchvision has it.
   """
@@ -137,8 +138,8 @@ def _rho_colour(c: ConfigDict, strength: float) -> None:
 
 
 def aug_plus(c: ConfigDict) -> None:
-  """The study's aug+: crops of 0.2 to 0.766 of the frame in any shape, colour of strength 0.75."""
-  _rho_colour(c, 0.75)
+  """The study's aug+: crops of 0.2 to 0.766 of the frame in any shape, color of strength 0.75."""
+  _rho_color(c, 0.75)
   c.data.crop.area, c.data.crop.aspect = (0.2, 0.766), (0.75, 1.3333)
   c.data.crop.short = (0.0, 0.0)
 
@@ -155,7 +156,7 @@ def rho(clips: int) -> Change:
   def change(c: ConfigDict) -> None:
     c.data.clips = max(clips, 2)
     if clips == 1:
-      c.data.interval.law, c.data.interval.max_seconds = "same", 0.0
+      c.data.interval.distribution, c.data.interval.max_seconds = "same", 0.0
 
   return change
 
@@ -164,7 +165,7 @@ def span(seconds: float) -> Change:
   """All clips of a video start within so many seconds; 0 is one time for all."""
 
   def change(c: ConfigDict) -> None:
-    c.data.interval.law = "independent" if seconds else "same"
+    c.data.interval.distribution = "independent" if seconds else "same"
     c.data.interval.max_seconds = seconds
 
   return change
@@ -209,7 +210,7 @@ RHO_CHANGES = {
   "16x4": clip_length(16, 4),
   "aug_plus": aug_plus,
   "no_spatial": no_spatial,
-  "no_colour": lambda c: presets.no_colour(c.augment),
+  "no_color": lambda c: presets.no_color(c.augment),
   "joint": field("statistics", "joint"),
 }
 MOMENTUM_CHANGES = {
@@ -249,9 +250,11 @@ def compose(
       otherwise than one before it.
   """
   first, *rest = variant.split(",")
+  changes = {**changes, **{old: changes[new] for old, new in _RENAMED.items() if new in changes}}
   for name, known, what in [(first, variants, "variant"), *((r, changes, "change") for r in rest)]:
     if name not in known:
-      raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {', '.join(known)}.")
+      there = ", ".join(k for k in known if k not in _RENAMED)
+      raise UserError(f"--config: no {what} {name!r} of {prefix}; there are {there}.")
   c = methods_lib.base_config((methods or {}).get(first, method))
   c.name = "_".join([prefix, first, *rest])
   variants[first](c)

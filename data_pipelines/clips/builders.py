@@ -46,7 +46,7 @@ class Step:
 
 
 class ParserBuilder:
-  """Chooses what to take from a serialised `SequenceExample` and how to name it."""
+  """Chooses what to take from a serialized `SequenceExample` and how to name it."""
 
   def __init__(self):
     self._outputs: dict[str, tuple[str, Any, bool]] = {}
@@ -79,7 +79,7 @@ class ParserBuilder:
     return self
 
   def build(self) -> Callable[[tf.Tensor], Features]:
-    """The parse function, serialised record `[]` → features."""
+    """The parse function, serialized record `[]` → features."""
     outputs = dict(self._outputs)
     context = {n: k for n, k, is_context in outputs.values() if is_context}
     lists = {n: k for n, k, is_context in outputs.values() if not is_context}

@@ -20,7 +20,7 @@ from vssl_jax.errors import UserError
 Array = Any  # np.ndarray or tf.Tensor
 
 DENSITIES = ("decreasing", "uniform", "increasing")
-LAWS = (*DENSITIES, "constant", "same", "independent")
+DISTRIBUTIONS = (*DENSITIES, "constant", "same", "independent")
 
 _SECTIONS, _ROUNDS = 32, 7  # 32^-7: quantiles to 3e-11 of the support, far below one frame
 
@@ -30,19 +30,19 @@ class Interval:
   """How the starts of one video's clips relate (`config.data.interval`).
 
   Attributes:
-    law: density of the interval between two clips' starts; `decreasing` is CVRL's
+    distribution: density of the interval between two clips' starts; `decreasing` is CVRL's
       f(k) ∝ 1 − (k/m)^power, `increasing` f(k) ∝ (k/m)^power, `uniform` flat, `constant` always
       `gap`, `same` no interval. `independent` draws each of any number of starts by itself.
     power: p above; p → ∞ turns `decreasing` into `uniform`.
     gap: the interval of `constant`, in `unit`; cut to what the video's length allows.
     unit: "frames" or "seconds" (each video's own frame rate).
     max_seconds: no two starts are further apart than this; 0 leaves them free. The density is
-      that of the law given that the bound holds.
+      that of the distribution given that the bound holds.
     min_seconds: the earliest and the latest start are at least this far apart, again given the
-      law; a video too short for it has them as far apart as it can.
+      distribution; a video too short for it has them as far apart as it can.
   """
 
-  law: str = "decreasing"
+  distribution: str = "decreasing"
   power: float = 1.0
   gap: float = 0.0
   unit: str = "frames"
@@ -53,35 +53,39 @@ class Interval:
   def needs_fps(self) -> bool:
     """Whether starts depend on the video's frame rate."""
     bounded = self.max_seconds > 0 or self.min_seconds > 0
-    return bounded or (self.law == "constant" and self.unit == "seconds")
+    return bounded or (self.distribution == "constant" and self.unit == "seconds")
 
 
 def from_config(interval: Any, clips: int) -> Interval:
   """Checks `config.data.interval` for `clips` clips a video.
 
   Raises:
-    UserError: an unknown law or unit, a value out of range, or a law of pairs where `clips`
-      is above two.
+    UserError: an unknown distribution or unit, a value out of range, or a distribution of pairs
+      where `clips` is above two.
   """
   result = Interval(**{f.name: interval[f.name] for f in dataclasses.fields(Interval)})
   where = "config.data.interval"
-  if result.law not in LAWS:
-    raise UserError(f"{where}.law: unknown law {result.law!r}; choose one of {', '.join(LAWS)}.")
+  if result.distribution not in DISTRIBUTIONS:
+    raise UserError(
+      f"{where}.distribution is {result.distribution!r}; choose one of {', '.join(DISTRIBUTIONS)}."
+    )
   if result.unit not in ("frames", "seconds"):
     raise UserError(f"{where}.unit: {result.unit!r} is neither 'frames' nor 'seconds'.")
   if clips < 1:
     raise UserError(f"config.data.clips: {clips} clips a video; give at least 1.")
-  if clips > 2 and result.law not in ("independent", "same"):
+  if clips > 2 and result.distribution not in ("independent", "same"):
     raise UserError(
-      f"{where}.law: {result.law!r} relates two clips but config.data.clips is {clips}; "
-      "set the law to 'independent'."
+      f"{where}.distribution: {result.distribution!r} relates two clips but config.data.clips is "
+      f"{clips}; set the distribution to 'independent'."
     )
   if not result.power > 0:
     raise UserError(f"{where}.power: {result.power} is not above 0.")
   if min(result.gap, result.max_seconds, result.min_seconds) < 0:
     raise UserError(f"{where}: gap, max_seconds and min_seconds cannot be negative.")
-  if result.min_seconds and result.law in ("same", "constant"):
-    raise UserError(f"{where}.min_seconds: the law {result.law!r} leaves no interval to draw.")
+  if result.min_seconds and result.distribution in ("same", "constant"):
+    raise UserError(
+      f"{where}.min_seconds: the distribution {result.distribution!r} leaves no interval to draw."
+    )
   if result.min_seconds and clips < 2:
     raise UserError(f"{where}.min_seconds: one clip a video has no span; set it to 0.")
   if 0 < result.max_seconds < result.min_seconds:
@@ -101,42 +105,42 @@ def num_starts(length: Array, frames: int, stride: int) -> Array:
   return xp.where(length > span, length - span, length)
 
 
-def cdf(x: Array, power: float, law: str = "decreasing") -> Array:
+def cdf(x: Array, power: float, distribution: str = "decreasing") -> Array:
   """Probability that the interval, as a share of its support `m`, is below `x`.
 
   `decreasing`: F(x) = ((p + 1) x − x^(p+1)) / p, the integral of (p + 1)/p · (1 − x^p).
 
   Args:
     x: share of the support, in [0, 1], any shape.
-    power: p of the law.
-    law: one of `DENSITIES`.
+    power: p of the distribution.
+    distribution: one of `DENSITIES`.
 
   Returns:
     Values in [0, 1], shape of `x`.
   """
-  if law == "uniform":
+  if distribution == "uniform":
     return x
-  if law == "increasing":
+  if distribution == "increasing":
     return x ** (power + 1)
   return ((power + 1) * x - x ** (power + 1)) / power
 
 
-def quantile(u: Array, power: float, law: str = "decreasing") -> Array:
+def quantile(u: Array, power: float, distribution: str = "decreasing") -> Array:
   """Inverse of `cdf`: the share of the support below which the interval falls with chance `u`.
 
   Closed form where there is one; `decreasing` with p ≠ 1 narrows a bracket, 32 sections at a time.
 
   Args:
     u: float64 in [0, 1], any shape.
-    power: p of the law.
-    law: one of `DENSITIES`.
+    power: p of the distribution.
+    distribution: one of `DENSITIES`.
 
   Returns:
     Shares in [0, 1], shape of `u`.
   """
-  if law == "uniform":
+  if distribution == "uniform":
     return u
-  if law == "increasing":
+  if distribution == "increasing":
     return u ** (1 / (power + 1))
   if power == 1:
     return u / (1 + (1 - u) ** 0.5)  # 1 − sqrt(1 − u) without its cancellation at small u
@@ -145,7 +149,7 @@ def quantile(u: Array, power: float, law: str = "decreasing") -> Array:
   for _ in range(_ROUNDS):
     width /= _SECTIONS
     grid = low[..., None] + width * np.arange(1, _SECTIONS)
-    below = cdf(grid, power, law) <= u[..., None]
+    below = cdf(grid, power, distribution) <= u[..., None]
     low = low + width * xp.sum(xp.asarray(below, dtype=np.float64), axis=-1)
   return low
 
@@ -176,7 +180,7 @@ def starts(
     frames: frames in a clip.
     stride: source frames from one frame of the clip to the next.
     clips: clips a video, R.
-    interval: relation between the starts; CVRL's law by default.
+    interval: relation between the starts; CVRL's distribution by default.
     fps: frames a second `[...]`, read only where `interval.needs_fps`.
 
   Returns:
@@ -199,29 +203,29 @@ def starts(
     least = xp.minimum(wanted, m - 1)
     bound = xp.maximum(bound, least)
 
-  if interval.law == "same":
+  if interval.distribution == "same":
     one = _floor_below(xp, u[..., 0] * m, m)
     result = xp.stack([one] * clips, axis=-1)
-  elif interval.law == "independent" and interval.min_seconds > 0:
-    result = _spread(xp, u, m, least, bound, clips)
-  elif clips == 1 or interval.law == "independent":
+  elif interval.distribution == "independent" and interval.min_seconds > 0:
+    result = _spanning_starts(xp, u, m, least, bound, clips)
+  elif clips == 1 or interval.distribution == "independent":
     result = _independent(xp, u, m, bound, clips)
   else:
-    if interval.law == "constant":
+    if interval.distribution == "constant":
       gap = interval.gap * (fps if interval.unit == "seconds" else 1.0)
       gap = xp.floor(xp.asarray(gap, dtype=np.float64) + 0.5)
       delta = xp.minimum(xp.minimum(gap, bound), m - 1)
     else:
       support = xp.minimum(m, bound + 1)
-      low = cdf(least / m, interval.power, interval.law)
-      share = low + u[..., 0] * (cdf(support / m, interval.power, interval.law) - low)
-      delta = m * quantile(share, interval.power, interval.law)
+      low = cdf(least / m, interval.power, interval.distribution)
+      share = low + u[..., 0] * (cdf(support / m, interval.power, interval.distribution) - low)
+      delta = m * quantile(share, interval.power, interval.distribution)
       delta = xp.maximum(_floor_below(xp, delta, support), least)
     early = _floor_below(xp, u[..., 1] * (m - delta), m - delta)
     late = early + delta
     swap = u[..., 2] < 0.5
     result = xp.stack([xp.where(swap, late, early), xp.where(swap, early, late)], axis=-1)
-    if interval.law in DENSITIES:
+    if interval.distribution in DENSITIES:
       short = (length <= (frames - 1) * stride)[..., None]
       result = xp.where(short, _independent(xp, u, m, bound, clips), result)
   return xp.asarray(result, dtype=np.int64)
@@ -274,7 +278,7 @@ def _independent(xp: Any, u: Array, m: Array, bound: Array, clips: int) -> Array
   return _floor_below(xp, xp.where(is_least, least[..., None], others), m[..., None])
 
 
-def _spread(xp: Any, u: Array, m: Array, least: Array, bound: Array, clips: int) -> Array:
+def _spanning_starts(xp: Any, u: Array, m: Array, least: Array, bound: Array, clips: int) -> Array:
   """Starts on 0 … m − 1, uniform given that the first and the last are `least` to `bound` apart.
 
   (m − s) (s + 1)^R − (m − s − 1) s^R of all m^R choices span s at most: those within each of the

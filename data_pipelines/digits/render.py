@@ -1,10 +1,10 @@
 """Videos made from the handwritten digits that scikit-learn ships: NumPy alone, no download.
 
 One image of a digit stays for the whole video; nothing else does. A video is a row of short shots.
-At each cut, place, size, slant, motion, colours and background are drawn anew, and within a shot
+At each cut, place, size, slant, motion, colors and background are drawn anew, and within a shot
 they drift. So two clips of one video share the handwriting and, where they fall into one shot,
 that shot's look. The look says nothing of the class, and ink is as often light on dark as dark on
-light, which leaves a linear classifier of pixels or colours near chance.
+light, which leaves a linear classifier of pixels or colors near chance.
 
 The 1,797 images come from fourteen copies of one form, filled in by hand, with the same digits in
 the same order. The split follows the forms: eleven train, the last three test. So no image, and no
@@ -153,7 +153,7 @@ def _draw(template: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
   return template[np.clip(y, 0, _SIDE - 1), np.clip(x, 0, _SIDE - 1)]  # the margin is blank
 
 
-def _colours(
+def _colors(
   rng: np.random.Generator, config: DigitsConfig, shots: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ends of each shot: paper `[2, shots, 3, 3, 3]`, RGB on a 3 × 3 grid, and ink `[2, shots, 3]`.
@@ -206,7 +206,7 @@ def video(
   shots = int(shot[-1]) + 1
 
   pose = _drift(_pose(rng, config, shots), shot, phase)
-  paper, pen = (_drift(c, shot, phase) for c in _colours(rng, config, shots))
+  paper, pen = (_drift(c, shot, phase) for c in _colors(rng, config, shots))
   digit = _draw(_template(ink[image]), pose, config.size).reshape(config.length, -1, 1)
   paper = _bilinear(config.size) @ paper.reshape(config.length, 9, 3)
   frames = paper + (pen[:, None] - paper) * digit

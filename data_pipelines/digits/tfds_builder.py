@@ -26,7 +26,7 @@ from data_pipelines.digits import render
 
 
 def encode(frame: np.ndarray, quality: int = 90) -> bytes:
-  """One uint8 frame `[H, W, 3]` as JPEG, its colours at full resolution."""
+  """One uint8 frame `[H, W, 3]` as JPEG, its colors at full resolution."""
   buffer = io.BytesIO()
   PIL.Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=0)
   return buffer.getvalue()

@@ -83,7 +83,7 @@ def prepare(
     UserError: bad arguments or lists, or `output` holds records of other settings or videos.
     UnreadableVideoError: an unreadable video, where `strict`.
   """
-  settings = decode.Settings(fps, short_side, quality, max_seconds)
+  settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
   _check(settings, shards, workers)
   videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
   if progress:
@@ -110,7 +110,7 @@ def prepare(
     ) from error
 
 
-def _check(settings: decode.Settings, shards: int, workers: int) -> None:
+def _check(settings: decode.FrameSettings, shards: int, workers: int) -> None:
   bounds = {
     "fps": (0, 1000),
     "short_side": (0, 1 << 16),

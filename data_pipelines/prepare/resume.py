@@ -41,7 +41,7 @@ class Job:
   split: str
   entries: tuple[Entry, ...]
   sizes: dict[str, int]
-  settings: decode.Settings
+  settings: decode.FrameSettings
   shards: int
 
   def identity(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _clear(output: pathlib.Path) -> None:
       path.unlink(missing_ok=True)
 
 
-def plan(videos: VideoList, settings: decode.Settings, shards: int) -> list[Job]:
+def plan(videos: VideoList, settings: decode.FrameSettings, shards: int) -> list[Job]:
   """One job a split, sorted by name."""
   groups: dict[str, list[Entry]] = {}
   for entry in videos.entries:

@@ -47,7 +47,7 @@ class Shard:
   entries: tuple[Entry, ...]
   sizes: tuple[int, ...]
   labels: tuple[str, ...]
-  settings: decode.Settings
+  settings: decode.FrameSettings
   strict: bool = False
   crashed: Mapping[int, str] = dataclasses.field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """Endless supply of small labelled videos made by NumPy alone: for tests and bare machines.
 
-A video is a coloured texture (three plane waves) drifting over another that stands still. The
-class is the direction of the drift; colours, wavelengths and phases are each video's own, so one
+A video is a colored texture (three plane waves) drifting over another that stands still. The
+class is the direction of the drift; colors, wavelengths and phases are each video's own, so one
 frame tells nothing of the class. The texture is a function of place and time, so a crop is a
 change of coordinates, never a resize.
 """
@@ -136,7 +136,7 @@ def _render(
   heading = rng.uniform(0, 2 * np.pi, waves)
   kx, ky = 2 * np.pi * frequency * np.cos(heading), 2 * np.pi * frequency * np.sin(heading)
   phase = rng.uniform(0, 2 * np.pi, waves)
-  colour = rng.uniform(-1, 1, (waves, 3)) / waves
+  color = rng.uniform(-1, 1, (waves, 3)) / waves
   base = rng.uniform(0.4, 0.6, 3)
 
   pixel = (np.arange(size) + 0.5) / size
@@ -150,5 +150,5 @@ def _render(
     a, b = ky[i] * y + phase[i] - drift, kx[i] * x
     wave = np.sin(a)[..., :, None] * np.cos(b)[..., None, :]
     wave = wave + np.cos(a)[..., :, None] * np.sin(b)[..., None, :]
-    clips += wave[..., None] * colour[i]
+    clips += wave[..., None] * color[i]
   return (np.clip(clips, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -42,7 +42,7 @@ _PROTOTYPES, _VIDEO = 3, 4  # purposes of the random numbers, see `source.genera
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
   """How features are made (`config.data.localization.untrimmed`).
 
   Prototypes have length 1; strengths and noise are multiples of it.
@@ -102,7 +102,7 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
     UserError: a field is out of range, or the annotations lack durations.
   """
   fields = data.localization
-  settings, step_seconds = Settings(**fields.untrimmed.to_dict()), step_of(data)
+  settings, step_seconds = SimulationSettings(**fields.untrimmed.to_dict()), step_of(data)
   if fields.annotations:
     videos = files.read_annotations(fields.annotations, durations=fields.durations or None)
     names = files.label_names(videos)
@@ -127,7 +127,7 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
 def simulate(
   videos: Annotations,
   names: Sequence[str],
-  settings: Settings,
+  settings: SimulationSettings,
   *,
   step_seconds: float = 0.64,
   seed: int = 0,
@@ -153,7 +153,7 @@ def simulate(
 class _World:
   """The prototypes that all videos share."""
 
-  def __init__(self, names: Sequence[str], settings: Settings, seed: int):
+  def __init__(self, names: Sequence[str], settings: SimulationSettings, seed: int):
     self.names, self.settings, self.seed = tuple(names), settings, seed
     rng, width = generator(seed, 0, 0, _PROTOTYPES), settings.width
     own = _unit(rng, len(names), 1, width)
@@ -227,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--output", required=True, help="the folder")
   parser.add_argument("--annotations", default="", help="real segments: ActivityNet's JSON")
   parser.add_argument("--durations", default="", help="CSV of video_id, duration_s")
-  parser.add_argument("--width", type=int, default=Settings.width)
-  parser.add_argument("--classes", type=int, default=Settings.classes)
+  parser.add_argument("--width", type=int, default=SimulationSettings.width)
+  parser.add_argument("--classes", type=int, default=SimulationSettings.classes)
   parser.add_argument("--videos", type=int, default=200)
   parser.add_argument("--eval_videos", type=int, default=100)
   parser.add_argument("--seed", type=int, default=0)

@@ -31,7 +31,7 @@ class UnreadableError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FrameSettings:
   """How frames are stored.
 
   Attributes:
@@ -71,7 +71,7 @@ class Part:
 
 
 def decode(
-  path: str | os.PathLike, settings: Settings, *, start: float = 0.0, end: float = math.inf
+  path: str | os.PathLike, settings: FrameSettings, *, start: float = 0.0, end: float = math.inf
 ) -> Iterator[Part]:
   """Decodes a video, or a span of it, into parts no longer than `settings.max_seconds`.
 
@@ -299,7 +299,7 @@ class _JpegEncoder:
     source_size: width and height of the first frame, upright.
   """
 
-  def __init__(self, settings: Settings):
+  def __init__(self, settings: FrameSettings):
     self._settings = settings
     self._reformatter = VideoReformatter()
     self._last: av.VideoFrame | None = None

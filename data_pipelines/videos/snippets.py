@@ -15,7 +15,7 @@ from vssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SnippetSettings:
   """How snippets are cut.
 
   Attributes:
@@ -51,10 +51,12 @@ class Task:
   """One video to be cut."""
 
   path: pathlib.Path
-  settings: Settings
+  settings: SnippetSettings
 
 
-def read(path: pathlib.Path, settings: Settings) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def read(
+  path: pathlib.Path, settings: SnippetSettings
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
   """The snippets of a video, and how far it has been read.
 
   Snippet s takes frames `s · stride + step · (0 … T − 1)`. A rest shorter than a snippet is left
@@ -108,7 +110,7 @@ def send(task: Task, report: Callable[[np.ndarray], None]) -> dict[str, Any]:
 class _Square:
   """Turns a frame into its central square, upright."""
 
-  def __init__(self, settings: Settings):
+  def __init__(self, settings: SnippetSettings):
     self._settings, self._reformatter = settings, VideoReformatter()
     self._last, self._pixels = None, None
 

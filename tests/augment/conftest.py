@@ -33,7 +33,7 @@ def _jitter(image, d):
 
 
 def _clip(clip, d, view):
-  """A whole uint8 clip with our draw; normalisation left out."""
+  """A whole uint8 clip with our draw; normalization left out."""
   frames = tf.image.rot90(clip, int(d.turns))
   frames = tf.image.flip_left_right(frames) if d.flip else frames
   frames = tf.image.convert_image_dtype(frames, tf.float32)
@@ -45,8 +45,8 @@ def _clip(clip, d, view):
   frames = tf.reshape(image, shape)
   if d.blur:
     frames = _blur(frames, view.taps, float(d.sigma))
-  if d.solarise:
-    frames = tf.where(frames < view.solarise_threshold, frames, 1.0 - frames)
+  if d.solarize:
+    frames = tf.where(frames < view.solarize_threshold, frames, 1.0 - frames)
   return tf.clip_by_value(frames, 0.0, 1.0).numpy()
 
 
@@ -67,7 +67,7 @@ def tf_clip():
 
 @pytest.fixture(scope="session")
 def clips():
-  """uint8 [8, 2, 3, 32, 32, 3], blocks of colour with some noise."""
+  """uint8 [8, 2, 3, 32, 32, 3], blocks of color with some noise."""
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 230, (8, 2, 3, 4, 4, 3)).repeat(8, 3).repeat(8, 4)
   return (coarse + rng.integers(0, 26, coarse.shape)).astype(np.uint8)

@@ -18,7 +18,7 @@ CHANCE = 1e-4  # of a false alarm, each
 def view():
   cfg = config.augment()
   cfg.rotation_p = 0.3
-  cfg.blur_p, cfg.solarise_p = (0.1,), (0.2,)
+  cfg.blur_p, cfg.solarize_p = (0.1,), (0.2,)
   return settings.view(cfg, 0, 56)
 
 
@@ -30,7 +30,7 @@ def drawn(view):
 
 @pytest.mark.parametrize(
   ("field", "p"),
-  [("flip", 0.5), ("jitter", 0.8), ("gray", 0.2), ("blur", 0.1), ("solarise", 0.2), ("turns", 0.3)],
+  [("flip", 0.5), ("jitter", 0.8), ("gray", 0.2), ("blur", 0.1), ("solarize", 0.2), ("turns", 0.3)],
 )
 def test_probabilities(drawn, field, p):
   count = int((getattr(drawn, field) > 0).sum())
@@ -94,7 +94,7 @@ def test_certain_and_impossible():
 def test_switching_one_operation_off_leaves_the_others(view):
   import dataclasses
 
-  other = dataclasses.replace(view, flip=0.0, solarise_p=0.0, rotation_p=0.0)
+  other = dataclasses.replace(view, flip=0.0, solarize_p=0.0, rotation_p=0.0)
   key = jax.random.key(3)
   one, two = draws.draw(key, view), draws.draw(key, other)
   for field in ("jitter", "order", "brightness", "hue", "blur", "sigma", "gray"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vssl_jax import config
-from vssl_jax.augment import colour, draws, settings
+from vssl_jax.augment import color, draws, settings
 from vssl_jax.augment.jitter import jitter
 
 
@@ -20,8 +20,8 @@ def cfg():
 
 
 def run(clip, d, view):
-  planes = colour.split(jnp.asarray(clip, jnp.float32) / 255)
-  return colour.merge(jitter(planes, d, view))
+  planes = color.split(jnp.asarray(clip, jnp.float32) / 255)
+  return color.merge(jitter(planes, d, view))
 
 
 def in_every_order(d):

@@ -19,7 +19,7 @@ def strong():
   """Everything on, so that a few clips meet every operation."""
   cfg = config.augment()
   cfg.rotation_p, cfg.gray_p = 0.5, 0.3
-  cfg.blur_p, cfg.solarise_p = (1.0, 0.5), (0.0, 0.5)
+  cfg.blur_p, cfg.solarize_p = (1.0, 0.5), (0.0, 0.5)
   cfg.mean, cfg.std = (0.4, 0.45, 0.5), (0.2, 0.25, 0.3)
   return cfg
 
@@ -51,7 +51,7 @@ def draw_of(cfg, key, v):
   return draws.draw(jax.random.fold_in(key, v), view), view
 
 
-def normalised(clip, cfg):
+def normalized(clip, cfg):
   return (clip - np.array(cfg.mean)) / np.array(cfg.std)
 
 
@@ -68,9 +68,9 @@ def test_against_tensorflow(run, clips, tf_clip):
     for i in range(N):
       for v in range(R):
         d, view = draw_of(cfg, keys[i], v)
-        near(ours[i, v], normalised(tf_clip(clips[i, v], d, view), cfg))
+        near(ours[i, v], normalized(tf_clip(clips[i, v], d, view), cfg))
         orders |= {int(d.order)} if d.jitter else set()
-        ops += [bool(x) for x in (d.flip, d.turns, d.jitter, d.gray, d.blur, d.solarise)]
+        ops += [bool(x) for x in (d.flip, d.turns, d.jitter, d.gray, d.blur, d.solarize)]
   assert len(orders) > 12
   assert ((ops > 4) & (ops < 4 * N * R)).all()  # each was met both ways
 
@@ -78,7 +78,7 @@ def test_against_tensorflow(run, clips, tf_clip):
 def test_rest_is_bit_exact(clips, keys):
   """Clips that the draw leaves alone come out untouched, not nearly so."""
   cfg = presets.no_geometry(config.augment())
-  cfg.gray_p, cfg.blur_p, cfg.solarise_p = 0.0, (0.0,), (0.0,)
+  cfg.gray_p, cfg.blur_p, cfg.solarize_p = 0.0, (0.0,), (0.0,)
   out = np.asarray(jax.jit(augment.build(cfg, S))(keys, clips))
   spared = [i for i in range(N) if not draw_of(cfg, keys[i], 0)[0].jitter]
   assert spared
@@ -150,7 +150,7 @@ def test_views_and_keys_differ(clips, keys):
 @pytest.mark.parametrize("r", [1, 3, 4])
 def test_settings_follow_the_view(r):
   cfg = presets.none(config.augment())
-  cfg.solarise_p = (0.0, 1.0)
+  cfg.solarize_p = (0.0, 1.0)
   clips = np.full((1, r, 1, 4, 4, 3), 255, np.uint8)
   out = jax.jit(augment.build(cfg, 4))(jax.random.split(jax.random.key(0), 1), clips)
   np.testing.assert_array_equal(out[0, :, 0, 0, 0, 0], [1.0, 0.0, 1.0, 0.0][:r])
@@ -194,7 +194,7 @@ def test_one_clip_at_a_time_is_what_all_at_once_are(clips, keys, traced):
     near(one(keys, clips[:, r : r + 1], r)[:, 0], every[:, r])
 
 
-def test_looped_and_vectorised_agree(clips, keys, whole, monkeypatch):
+def test_looped_and_vectorized_agree(clips, keys, whole, monkeypatch):
   monkeypatch.setattr(branch, "one_by_one", lambda: False)
   near(jax.jit(augment.build(strong(), S))(keys, clips), whole)
 
@@ -222,7 +222,7 @@ def test_shapes_that_cannot_be():
   grey = np.zeros((2, 2, T, S, S, 1), np.uint8)
   with pytest.raises(UserError, match="3 channels, the clips have 1"):
     augment.build(config.augment(), S)(keys, grey)
-  out = jax.jit(augment.build(presets.no_colour(config.augment()), S))(keys, grey)
+  out = jax.jit(augment.build(presets.no_color(config.augment()), S))(keys, grey)
   assert out.shape == grey.shape
   cfg = presets.none(config.augment())
   cfg.rotation_p = 0.5

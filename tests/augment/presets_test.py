@@ -18,7 +18,7 @@ def scrambled():
     (1.0, 3.0),
     7,
   )
-  cfg.solarise_p, cfg.solarise_threshold, cfg.rotation_p = (0.9,), 0.1, 0.5
+  cfg.solarize_p, cfg.solarize_threshold, cfg.rotation_p = (0.9,), 0.1, 0.5
   cfg.contrast_mean, cfg.consistent = "grey", False
   return cfg
 
@@ -27,14 +27,14 @@ def test_code_is_the_default():
   assert presets.code(scrambled()) == config.augment()
 
 
-def test_plain_differs_in_blur_and_solarise_alone():
+def test_plain_differs_in_blur_and_solarize_alone():
   plain, code = presets.plain(scrambled()), presets.code(scrambled())
-  assert {k for k in code if plain[k] != code[k]} == {"blur_p", "solarise_p"}
+  assert {k for k in code if plain[k] != code[k]} == {"blur_p", "solarize_p"}
   assert plain.blur_p == (0.5,)
-  assert plain.solarise_p == (0.0,)
+  assert plain.solarize_p == (0.0,)
 
 
-def test_presets_leave_the_normalisation():
+def test_presets_leave_the_normalization():
   for preset in (presets.code, presets.plain, presets.none):
     cfg = config.augment()
     cfg.mean, cfg.std = (0.45,) * 3, (0.225,) * 3
@@ -54,8 +54,8 @@ def test_none_changes_nothing(consistent):
 
 
 def test_groups():
-  cfg = presets.no_colour(config.augment())
+  cfg = presets.no_color(config.augment())
   assert cfg.flip == 0.5
-  assert (cfg.jitter_p, cfg.gray_p, cfg.blur_p, cfg.solarise_p) == (0.0, 0.0, (0.0,), (0.0,))
+  assert (cfg.jitter_p, cfg.gray_p, cfg.blur_p, cfg.solarize_p) == (0.0, 0.0, (0.0,), (0.0,))
   cfg = presets.no_geometry(config.augment())
   assert (cfg.flip, cfg.rotation_p, cfg.jitter_p) == (0.0, 0.0, 0.8)

@@ -32,8 +32,8 @@ from vssl_jax.errors import UserError
     ("blur_kernel", 4),
     ("blur_kernel", -3),
     ("blur_kernel", 5.0),
-    ("solarise_p", (0.0, None)),
-    ("solarise_threshold", 128),
+    ("solarize_p", (0.0, None)),
+    ("solarize_threshold", 128),
     ("consistent", "yes"),
     ("mean", (0.5, 0.5)),
     ("mean", (0.5, 0.5, float("nan"))),
@@ -52,11 +52,11 @@ def test_impossible_value(field, value):
 
 def test_views_take_turns():
   cfg = config.augment()
-  cfg.blur_p, cfg.solarise_p = (1.0, 0.1), (0.0, 0.2, 0.3)
+  cfg.blur_p, cfg.solarize_p = (1.0, 0.1), (0.0, 0.2, 0.3)
   assert settings.period(cfg) == 6
   views = [settings.view(cfg, v, 56) for v in range(7)]
   assert [v.blur_p for v in views] == [1.0, 0.1, 1.0, 0.1, 1.0, 0.1, 1.0]
-  assert [v.solarise_p for v in views] == [0.0, 0.2, 0.3, 0.0, 0.2, 0.3, 0.0]
+  assert [v.solarize_p for v in views] == [0.0, 0.2, 0.3, 0.0, 0.2, 0.3, 0.0]
 
 
 def test_a_number_stands_for_all_views():

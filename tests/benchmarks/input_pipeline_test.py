@@ -56,4 +56,4 @@ def test_failed_worker_is_told(tmp_path):
 def test_synthetic_records_and_device_time():
   done = run()
   assert done.returncode == 0, done.stderr
-  assert "our colour and blur on cpu" in done.stdout
+  assert "our color and blur on cpu" in done.stdout

@@ -27,7 +27,7 @@ def get_config(variant=""):
   c.batch_size = 3
   c.data.size, c.data.frames = 16, 4
   c.data.threads = 1
-  c.augment.jitter_p, c.augment.blur_p, c.augment.solarise_p = 0.0, (0.0,), (1.0,)
+  c.augment.jitter_p, c.augment.blur_p, c.augment.solarize_p = 0.0, (0.0,), (1.0,)
   return c
 """
 
@@ -54,8 +54,8 @@ def test_program_writes_the_sheet_and_prints_the_splits(tmp_path):
   assert "batch_size" not in done.stdout + done.stderr
   with PIL.Image.open(tmp_path / "sheet.png") as sheet:
     assert min(sheet.size) > 200
-    colours = {c for _, c in sheet.convert("RGB").getcolors(sheet.width * sheet.height)}
-  assert len(colours) > 4
+    colors = {c for _, c in sheet.convert("RGB").getcolors(sheet.width * sheet.height)}
+  assert len(colors) > 4
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_sheet_shows_each_clip_in_a_row_of_its_own(tmp_path):
   for v in range(2):
     for r in range(2):
       for t in range(3):
-        colour = np.round(clips[v, r, t, 0, 0] * 255).astype(int)
-        found = np.argwhere((np.abs(pixels - colour) <= 1).all(-1))
+        color = np.round(clips[v, r, t, 0, 0] * 255).astype(int)
+        found = np.argwhere((np.abs(pixels - color) <= 1).all(-1))
         assert len(found) > 100
         places[v, r, t] = found.mean(axis=0)
   rows = [places[v, r, 0][0] for v in range(2) for r in range(2)]

@@ -1,6 +1,6 @@
 """Tiny records whose pixels tell where they come from.
 
-Frame t of video v is one colour, red 2 t and green 16 v (both kept by JPEG to ±3), unless a test
+Frame t of video v is one color, red 2 t and green 16 v (both kept by JPEG to ±3), unless a test
 asks for `ramp` frames: red 20 + 7 · row, green 20 + 7 · column (kept to ±6).
 """
 

@@ -59,7 +59,7 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
   folder, out, calls, _ = world
   assert run(folder, out) == 3
   assert {p.name for p in out.glob("*.npy")} == {"a.npy", "b.npy", "c.npy"}
-  settings = snippets.Settings(frames=2, stride=3, fps=10, resize=16, size=12)
+  settings = snippets.SnippetSettings(frames=2, stride=3, fps=10, resize=16, size=12)
   for name, path in (("a", "a.mp4"), ("b", "b.mp4"), ("c", "deep/c.mp4")):
     clips = np.stack([x for x, _ in snippets.read(folder / path, settings)])
     got = np.load(out / f"{name}.npy")
@@ -85,7 +85,7 @@ def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
   folder, out, calls, _ = world
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
   assert snippet_features.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
-  settings = snippets.Settings(frames=2, stride=3, fps=10, resize=20, size=18)
+  settings = snippets.SnippetSettings(frames=2, stride=3, fps=10, resize=20, size=18)
   clips = np.stack([x for x, _ in snippets.read(folder / "b.mp4", settings)])
   assert {shape[2:] for shape in calls} == {(18, 18, 3)}
   np.testing.assert_allclose(np.load(out / "b.npy"), encode(clips), rtol=1e-5)

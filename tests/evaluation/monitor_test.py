@@ -14,7 +14,7 @@ from vssl_jax.training import loop, metrics_log
 
 
 class Brightness(nn.Module):
-  """Mean colour of a clip, scaled by a weight."""
+  """Mean color of a clip, scaled by a weight."""
 
   @nn.compact
   def __call__(self, clips, train=False):

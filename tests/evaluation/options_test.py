@@ -38,7 +38,7 @@ def test_published_linear_probes():
   rho = options_lib.resolved(_trained(), dataclasses.replace(OWN, linear="rho")).probe
   published = small.load("linear_probe.py").probe  # CVRL's are the defaults
   same = (
-    "normalise",
+    "normalize",
     "lr",
     "batch_size",
     "epochs",
@@ -51,7 +51,7 @@ def test_published_linear_probes():
   )
   assert {k: cvrl[k] for k in same} == {k: published[k] for k in same}
   study = small.load("rho_moco.py").probe
-  for field in ("normalise", "lr", "batch_size", "epochs", "warmup_epochs"):
+  for field in ("normalize", "lr", "batch_size", "epochs", "warmup_epochs"):
     assert rho[field] == study[field], field
   assert rho.size == 56
   with pytest.raises(UserError, match="--linear=other"):
@@ -72,15 +72,15 @@ def test_finetuning_trains_the_whole_network():
   found = options_lib.finetuning(trained, 6, options, 30.0)
   assert found.method == "classify"
   assert not found.classify.frozen
-  assert not found.classify.normalise
+  assert not found.classify.normalize
   assert (found.classify.classes, found.classify.dropout) == (6, 0.5)
   assert (found.batch_size, found.epochs, found.optim.layer_decay) == (16, 30.0, 0.7)
   assert (found.optim.lr, found.optim.lr_batch, found.optim.warmup_epochs) == (0.1, 64, 1.0)
   assert (found.data.frames, found.data.stride, found.data.size, found.data.clips) == (8, 4, 56, 1)
   assert found.augment.mean == trained.augment.mean
   assert found.augment.jitter_p == 0.0
-  said = options_lib.told(found)
-  assert said["optimiser"]["layer_decay"] == 0.7
+  said = options_lib.describe_training(found)
+  assert said["optimizer"]["layer_decay"] == 0.7
   assert (said["encoder"], said["dropout"]) == ("trained", 0.5)
   assert options_lib.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
 

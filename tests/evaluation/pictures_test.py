@@ -116,6 +116,6 @@ def test_a_gallery_with_a_missing_frame(tmp_path):
   gallery.draw(tmp_path / "g.png", rows, "title")
   width, height = _size(tmp_path / "g.png")
   pixels = np.asarray(PIL.Image.open(tmp_path / "g.png").convert("RGB")).reshape(-1, 3)
-  for colour in ((0x2A, 0x8A, 0x3E), (0xC0, 0x39, 0x2B)):
-    assert np.all(pixels == colour, axis=1).sum() > 50
+  for color in ((0x2A, 0x8A, 0x3E), (0xC0, 0x39, 0x2B)):
+    assert np.all(pixels == color, axis=1).sum() > 50
   assert width > height / 2

@@ -21,7 +21,7 @@ def _trained(method="cvrl", **values):
 
 
 def test_a_run_without_labels():
-  found = pretraining.told(_trained(), {"step": 10})
+  found = pretraining.describe(_trained(), {"step": 10})
   assert found == {
     "method": "cvrl",
     "supervised": False,
@@ -38,7 +38,7 @@ def test_a_run_without_labels():
 
 
 def test_a_run_with_labels_says_where_it_started():
-  found = pretraining.told(_trained("classify", checkpoint="runs/first"), {"step": 10})
+  found = pretraining.describe(_trained("classify", checkpoint="runs/first"), {"step": 10})
   assert (found["supervised"], found["started_from"]) == (True, "runs/first")
 
 
@@ -46,13 +46,13 @@ def test_a_run_with_labels_says_where_it_started():
   ("config", "step"), [(_trained(), 0), (_trained("classify", **{"classify.frozen": True}), 10)]
 )
 def test_weights_from_elsewhere_are_of_unknown_training(config, step):
-  found = pretraining.told(config, {"step": step})
+  found = pretraining.describe(config, {"step": step})
   assert found["supervised"] is found["data"] is None
   assert pretraining.notes(found, _data("")) == []
 
 
 def test_a_split_against_itself_is_noted():
-  found = pretraining.told(_trained(), {"step": 10})
+  found = pretraining.describe(_trained(), {"step": 10})
   same = {"train": {"fingerprint": "a"}, "eval": {"name": "test", "fingerprint": "a"}}
   (note,) = pretraining.notes(found, same)
   assert "training and evaluation split hold the same videos: 'test'" in note
@@ -64,7 +64,7 @@ def test_a_split_against_itself_is_noted():
 
 @pytest.mark.parametrize(("method", "how"), [("cvrl", "without"), ("classify", "with their")])
 def test_scores_on_videos_trained_on_are_noted(method, how):
-  found = pretraining.told(_trained(method), {"step": 10})
+  found = pretraining.describe(_trained(method), {"step": 10})
   (note,) = pretraining.notes(found, _data("f" * 64))
   assert how in note
   assert "'test' is its training split 'train'" in note

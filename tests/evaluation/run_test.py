@@ -121,7 +121,7 @@ def test_every_result_tells_its_protocol(done):
     assert len(result["encoder_sha256"]) == 64
     assert result["seed"] == 0
     assert result["settings"], name
-  assert results["finetune"]["settings"]["optimiser"]["name"] == "sgd"
+  assert results["finetune"]["settings"]["optimizer"]["name"] == "sgd"
   assert results["finetune"]["settings"]["encoder"] == "trained"
   assert results["linear"]["settings"]["encoder"] == "frozen"
 
@@ -238,7 +238,7 @@ def test_again_trains_and_extracts_anew(done, checkpoint, tmp_path):
   assert all(f.stat().st_mtime_ns > t for f, t in before.items())
   # Where it cannot be done nothing is thrown away.
   kept = {f: f.stat().st_mtime_ns for f in files}
-  assert _main(checkpoint, tmp_path, "--again", "--optimiser=foo", names=names) == 2
+  assert _main(checkpoint, tmp_path, "--again", "--optimizer=foo", names=names) == 2
   assert {f: f.stat().st_mtime_ns for f in files} == kept
   first, second = _results(done), _results(tmp_path)
   for name in names.split(","):
@@ -256,7 +256,7 @@ def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, 
   assert _main(other, tmp_path / "out", names="knn") == 0
   assert "finished before" not in capsys.readouterr().out
   result = _results(tmp_path / "out")["knn"]
-  assert result["normalisation"]["mean"] == [0.3, 0.4, 0.5]
+  assert result["normalization"]["mean"] == [0.3, 0.4, 0.5]
   assert result["encoder"]["bn_epsilon"] == config.encoder.bn_epsilon  # all of its fields
 
 
@@ -551,7 +551,7 @@ def test_of_all_protocols_those_are_run_that_the_data_allows(checkpoint, tmp_pat
   assert "few_shot: left out: --shots=5: fewer than two classes" in table
   assert "| knn | top-1 |" in table
   # A bad setting is no lack of videos.
-  assert _main(one_a_class, output, "--optimiser=foo", names="all") == 2
+  assert _main(one_a_class, output, "--optimizer=foo", names="all") == 2
 
 
 def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
@@ -602,7 +602,7 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
     (["--data=nowhere"], "--data: nowhere: no such folder"),
     (["--splits=train"], "is not TRAIN:TEST"),
     (["--linear=mine"], "--linear=mine"),
-    (["--protocols=knn,finetune", "--optimiser=foo"], "config.optim.name is 'foo'"),
+    (["--protocols=knn,finetune", "--optimizer=foo"], "config.optim.name is 'foo'"),
     (["--protocols=knn,finetune", "--layer_decay=0"], "layer_decay is 0"),
     (["--protocols=finetune", "--dropout=2"], "--dropout: 2.0 is not in [0, 1)"),
     (["--protocols=finetune", "--epochs=0"], "--epochs: 0.0 is not above 0"),

@@ -39,7 +39,7 @@ def test_demo_ends_in_one_result_with_its_protocol(run):
   for figures in result["headline"].values():
     assert {"trained", "random_init"} <= set(figures)
     assert all(0 <= x <= 1 for x in figures.values())
-  assert {"pixels", "colour_means"} <= set(result["headline"]["logistic_top1"])
+  assert {"pixels", "color_means"} <= set(result["headline"]["logistic_top1"])
   assert result["seconds"] > 0
   assert result["clips_per_second"] > 0
   assert (run / "probe_trained" / "linear.png").stat().st_size > 1000
@@ -226,8 +226,12 @@ def test_changes_differ_from_the_recipe_in_what_they_name():
     changed = small.load("cvrl.py", f"k400,{name}")
     assert changed.name == f"cvrl_k400_{name}"
     differing[name] = small.changes(base, changed)
-  assert differing["uniform"] == {"data.interval.law"}
-  assert differing["constant"] == {"data.interval.law", "data.interval.gap", "data.interval.unit"}
+  assert differing["uniform"] == {"data.interval.distribution"}
+  assert differing["constant"] == {
+    "data.interval.distribution",
+    "data.interval.gap",
+    "data.interval.unit",
+  }
   assert differing["per_frame"] == {"augment.consistent", "data.crop.consistent"}
   assert differing["rotation"] == {"augment.rotation_p"}
   assert differing["half"] == {"data.fraction"}

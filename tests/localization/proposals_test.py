@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from vssl_jax.errors import UserError
 from vssl_jax.localization import proposals
 from vssl_jax.localization.annotations import Prediction
-from vssl_jax.localization.proposals import Settings, propose
+from vssl_jax.localization.proposals import ProposalSettings, propose
 
-PLAIN = Settings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.0)
+PLAIN = ProposalSettings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.0)
 
 
 def test_by_hand():
@@ -17,7 +17,7 @@ def test_by_hand():
   found = propose(cas, np.array([0.9]), step_seconds=0.5, settings=PLAIN)
   np.testing.assert_array_equal(found.segment, [[1.0, 3.0]])
   np.testing.assert_allclose(found.score, [3.3 / 4])  # what lies outside is masked
-  whole = Settings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.2, masked=False)
+  whole = ProposalSettings(thresholds=(0.5,), scale=1, outer=0.5, gamma=0.2, masked=False)
   found = propose(cas, np.array([0.9]), step_seconds=0.5, settings=whole)
   np.testing.assert_allclose(found.score, [3.3 / 4 - (0.0 + 0.2 + 0.4 + 0.1) / 4 + 0.2 * 0.9])
   np.testing.assert_array_equal(found.label, [0])
@@ -26,7 +26,7 @@ def test_by_hand():
 def test_masked_score_still_sees_another_run_nearby():
   cas = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])[:, None]
   found = propose(
-    cas, np.array([1.0]), step_seconds=1.0, settings=Settings((0.5), (0.5,), 1, 1.0, 0.0)
+    cas, np.array([1.0]), step_seconds=1.0, settings=ProposalSettings((0.5), (0.5,), 1, 1.0, 0.0)
   )
   np.testing.assert_array_equal(found.segment, [[0, 1], [2, 4]])
   np.testing.assert_allclose(found.score, [1 - 0, 1 - 1 / 4])
@@ -36,7 +36,7 @@ def test_the_bonus_is_the_probability_of_the_class():
   cas = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
   probability = np.array([0.9, 0.3])
   score = {
-    gamma: propose(cas, probability, step_seconds=1.0, settings=Settings(gamma=gamma)).score
+    gamma: propose(cas, probability, step_seconds=1.0, settings=ProposalSettings(gamma=gamma)).score
     for gamma in (0.0, 0.5)
   }
   gained = np.unique((score[0.5] - score[0.0]).round(9))
@@ -52,9 +52,9 @@ def test_classes_by_probability_or_the_likeliest():
   assert set(labels) == {0, 2}
 
 
-def test_each_class_is_normalised_over_time_by_itself():
+def test_each_class_is_normalized_over_time_by_itself():
   cas = np.array([[-1.0, 10.0, 3.0], [1.0, 20.0, 3.0], [3.0, 30.0, 3.0]])
-  np.testing.assert_allclose(proposals.normalise(cas), [[0, 0, 0], [1 / 3, 0.5, 0], [1, 1, 0]])
+  np.testing.assert_allclose(proposals.normalize(cas), [[0, 0, 0], [1 / 3, 0.5, 0], [1, 1, 0]])
 
 
 def test_upsampling_keeps_the_middles_in_place():
@@ -70,7 +70,7 @@ def test_seconds_do_not_depend_on_the_upsampling():
   cas[10:20] = 1
   for scale in (1, 8, 24):
     found = propose(
-      cas, np.ones(1), step_seconds=0.64, settings=Settings(thresholds=(0.49,), scale=scale)
+      cas, np.ones(1), step_seconds=0.64, settings=ProposalSettings(thresholds=(0.49,), scale=scale)
     )
     np.testing.assert_allclose(found.segment, [[6.4, 12.8]], atol=0.64 / scale + 1e-9)
   cut = propose(cas, np.ones(1), step_seconds=0.64, duration=9.0)
@@ -100,7 +100,7 @@ def test_a_video_without_activation_gets_its_likeliest_class():
 def test_smoothing_joins_what_noise_parts():
   cas = np.tile([1.0, 0.0], 12)[:, None] * (np.abs(np.arange(24) - 12) < 7)[:, None]
   raw = propose(cas, np.ones(1), step_seconds=1.0, settings=PLAIN)
-  smooth = Settings(thresholds=(0.5,), scale=1, smooth=9)
+  smooth = ProposalSettings(thresholds=(0.5,), scale=1, smooth=9)
   joined = propose(cas, np.ones(1), step_seconds=1.0, settings=smooth)
   assert len(raw.score) > 4
   assert len(joined.score) == 1
@@ -116,7 +116,7 @@ def test_smoothing_joins_what_noise_parts():
 )
 def test_contrast_equals_slices(cas, outer, masked):
   x = np.asarray(cas)[:, None]
-  settings = Settings(thresholds=(0.0, 0.4), scale=2, outer=outer, gamma=0.1, masked=masked)
+  settings = ProposalSettings(thresholds=(0.0, 0.4), scale=2, outer=outer, gamma=0.1, masked=masked)
   found = propose(x, np.array([0.7]), step_seconds=2.0, settings=settings)
   active = np.maximum(x, 0)
   if np.ptp(active) == 0:  # nothing stands out: relative to the least, or the whole video
@@ -150,11 +150,11 @@ def test_predictions_have_names():
     (lambda: propose(np.ones((3, 2)), np.ones(1), step_seconds=1.0), r"\[C\]"),
     (lambda: propose(np.full((3, 1), np.nan), np.ones(1), step_seconds=1.0), "diverged"),
     (lambda: propose(np.ones((3, 1)), np.ones(1), step_seconds=0.0), "0.0 s"),
-    (lambda: Settings(thresholds=(1.0,)), "thresholds"),
-    (lambda: Settings(thresholds=()), "thresholds"),
-    (lambda: Settings(scale=0), "scale"),
-    (lambda: Settings(smooth=4), "odd"),
-    (lambda: Settings(smooth=1), "order"),
+    (lambda: ProposalSettings(thresholds=(1.0,)), "thresholds"),
+    (lambda: ProposalSettings(thresholds=()), "thresholds"),
+    (lambda: ProposalSettings(scale=0), "scale"),
+    (lambda: ProposalSettings(smooth=4), "odd"),
+    (lambda: ProposalSettings(smooth=1), "order"),
   ],
 )
 def test_bad_input_is_named(call, message):

@@ -8,7 +8,7 @@ from tests.data_pipelines.untrimmed.sequences_test import ARGS, fields
 from vssl_jax.errors import UserError
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
-from vssl_jax.localization.proposals import Settings
+from vssl_jax.localization.proposals import ProposalSettings
 
 STEPS, SECONDS = 20, 0.5
 ACTIONS = {"v0": [("a", 2, 6), ("b", 10, 14)], "v1": [("b", 4, 9)], "v2": [("a", 1, 5)]}
@@ -33,7 +33,7 @@ def _oracle(features, mask):
   return features, features.max(axis=1)
 
 
-SETTINGS = Settings(scale=1, thresholds=(0.5,))
+SETTINGS = ProposalSettings(scale=1, thresholds=(0.5,))
 
 
 @pytest.mark.parametrize("frames", [50, 60, 130, 400])

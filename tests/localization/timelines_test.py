@@ -48,9 +48,9 @@ def test_timeline(tmp_path):
   assert sorted(p.stem for p in tmp_path.iterdir()) == list("abcde")
 
 
-def test_colours_of_twenty_classes_differ():
-  assert len({timelines._colour(c) for c in range(20)}) == 20
-  assert timelines._colour(20) == timelines._colour(0)
+def test_colors_of_twenty_classes_differ():
+  assert len({timelines._color(c) for c in range(20)}) == 20
+  assert timelines._color(20) == timelines._color(0)
 
 
 def test_scatter(tmp_path):
@@ -61,6 +61,6 @@ def test_scatter(tmp_path):
   timelines.scatter(tmp_path / "t.png", planes, label, NAMES, notes)
   with Image.open(tmp_path / "t.png") as image:
     pixels = np.asarray(image.convert("RGB"))
-  for colour in (timelines._colour(c)[:3] for c in range(3)):
-    want = np.round(255 * np.array(colour))
+  for color in (timelines._color(c)[:3] for c in range(3)):
+    want = np.round(255 * np.array(color))
     assert (np.abs(pixels - want).max(axis=2) <= 2).sum() > 50  # the legend's patch at least

@@ -9,7 +9,7 @@ from vssl_jax.losses import bas_net
 LABELS = np.float32([[1, 0, 0], [1, 0, 1], [0, 0, 0]])
 
 
-def test_targets_are_normalised_and_end_in_the_background():
+def test_targets_are_normalized_and_end_in_the_background():
   want = [[1 / 2, 0, 0, 1 / 2], [1 / 3, 0, 1 / 3, 1 / 3], [0, 0, 0, 1]]
   np.testing.assert_allclose(bas_net.targets(LABELS, background=True), want, rtol=1e-6)
   want = [[1, 0, 0, 0], [1 / 2, 0, 1 / 2, 0], [0, 0, 0, 0]]

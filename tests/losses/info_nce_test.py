@@ -155,7 +155,7 @@ def test_zero_vectors_have_finite_gradients(block_size):
 @pytest.mark.parametrize("temperature", [1e-4, 0.05])
 def test_extreme_logits_from_bfloat16(block_size, temperature):
   a, b = pair(16, 5, dtype=jnp.bfloat16)
-  # Opposed, repeated and huge rows: logits of ±10,000, ties, and 1e15 before normalisation.
+  # Opposed, repeated and huge rows: logits of ±10,000, ties, and 1e15 before normalization.
   a = a.at[1].set(-b[1]).at[3].set(a[2]).at[4].multiply(1e15)
   b = b.at[3].set(b[2])
   (loss, metrics), (da, db, dt) = ours(a, b, temperature, block_size=block_size, symmetric=True)

@@ -11,13 +11,13 @@ import pytest
 
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import Settings, provico
+from vssl_jax.losses.provico import LossSettings, provico
 from vssl_jax.ops import embed_stats, gaussian
 from vssl_jax.ops.mining import Rule
 
 N, R, D, K = 16, 4, 6, 3
 HASTY = {"xla_backend_optimization_level": 0}
-SETTINGS = Settings(samples=K, rule=Rule("top_k", 2), block_size=5)
+SETTINGS = LossSettings(samples=K, rule=Rule("top_k", 2), block_size=5)
 CHOICES = {
   "default": {"rule": Rule("quantile", 0.1)},
   "halves of moments": {
@@ -267,7 +267,7 @@ def toy(steps=200, offset=45.0, **values):
   rng = np.random.default_rng(0)
   label = jnp.arange(n) % 16
   base = jnp.float32(rng.normal(size=(16, dim))[label] + 0.3 * rng.normal(size=(n, dim)))
-  s = Settings(samples=4, rule=Rule("quantile", 96 / 2016), **values)
+  s = LossSettings(samples=4, rule=Rule("quantile", 96 / 2016), **values)
   params = {
     "mean": jnp.float32(rng.normal(size=(dim, dim)) / dim**0.5),
     "variance": jnp.zeros((dim, dim)),
@@ -353,7 +353,7 @@ def test_geometric_mean_asks_for_noise_beyond_the_sphere_and_matches_nothing():
 )
 def test_impossible_settings_are_named(values, message):
   with pytest.raises(UserError, match=message):
-    Settings(**values)
+    LossSettings(**values)
 
 
 def test_bad_shapes_are_named():
@@ -361,6 +361,6 @@ def test_bad_shapes_are_named():
   with pytest.raises(UserError, match=r"\[N, R, D\] alike"):
     provico(mean[:, 0], log_variance[:, 0], keys(), 1.0, 0.0)
   with pytest.raises(UserError, match="2 clips"):
-    provico(mean[:, :1], log_variance[:, :1], keys(), 1.0, 0.0, settings=Settings(own="halves"))
+    provico(mean[:, :1], log_variance[:, :1], keys(), 1.0, 0.0, settings=LossSettings(own="halves"))
   with pytest.raises(UserError, match="evenly over 8"):
     provico(mean[:4], log_variance[:4], keys(4), 1.0, 0.0, mesh=parallel.make_mesh())

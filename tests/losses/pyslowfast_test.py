@@ -1,4 +1,4 @@
-"""Losses, gradients, whole updates and optimisers against PySlowFast's own code.
+"""Losses, gradients, whole updates and optimizers against PySlowFast's own code.
 
 The numbers are what its code computed on the inputs of `tests/oracles/pyslowfast.py`.
 """
@@ -148,7 +148,7 @@ def test_sinkhorn_codes():
   close(sinkhorn.sinkhorn(float32(theirs.scores())), NUMBERS["codes"])
 
 
-# --- Optimisation ---------------------------------------------------------------------------------
+# --- Optimization ---------------------------------------------------------------------------------
 
 
 def settings(method):
@@ -160,14 +160,14 @@ def settings(method):
 
 
 @pytest.mark.parametrize(("name", "method"), [("sgd", "moco"), ("lars", "byol")])
-def test_optimiser(name, method):
+def test_optimizer(name, method):
   tx = optim.build(settings(method), lambda _: jnp.float32(0.3))
-  params = float32(theirs.optimised())
+  params = float32(theirs.optimized())
   state = tx.init(params)
   for step in range(3):
     updates, state = tx.update(float32(theirs.gradient(step)), state, params)
     params = optax.apply_updates(params, updates)
-  close(params, NUMBERS["optimiser"][name])
+  close(params, NUMBERS["optimizer"][name])
 
 
 def test_published_learning_rates():

@@ -46,7 +46,7 @@ def _steps(config, steps=2, devices=1):
 
 
 def test_frozen_encoder_is_bit_identical_and_the_classifier_learns():
-  config = _config(**{"classify.frozen": True, "classify.normalise": True})
+  config = _config(**{"classify.frozen": True, "classify.normalize": True})
   method, first, last, _ = _steps(config)
   a, b = method.encoder(first.params, first.method), method.encoder(last.params, last.method)
   jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -74,7 +74,7 @@ def gradients(c, devices=1, n=N):
 
 
 def hasty(fn):
-  """Jitted with little optimisation: compiling is most of a test's time."""
+  """Jitted with little optimization: compiling is most of a test's time."""
   return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -82,7 +82,7 @@ def steps(c, count, devices=1):
   """States before each step and after the last, and the rows logged."""
   method, mesh, _, _ = start(c, devices)
   total = 100
-  rate = optim.schedule(optim.peak_lr(c.optim, c.batch_size), total - method.idle_steps, 0)
+  rate = optim.schedule(optim.peak_lr(c.optim, c.batch_size), total - method.frozen_steps, 0)
   tx = optim.build(c.optim, rate)
   advance = step_lib.make_step(method, tx, rate, seed=0, accumulate=c.accumulate, mesh=mesh)
   state = step_lib.init(method, tx, 0, mesh, N)

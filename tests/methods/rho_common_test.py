@@ -126,7 +126,7 @@ def test_schedules_need_the_length_of_an_epoch(name):
   c.steps = c.steps_per_epoch = 0
   method = methods.load(name).build(c)
   params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
-  ask = method.after_update if name != "rho_swav" else lambda p, s, k: method.gate(s, k)
+  ask = method.after_update if name != "rho_swav" else lambda p, s, k: method.update_mask(s, k)
   with pytest.raises(UserError, match="steps_per_epoch is 0"):
     jax.eval_shape(ask, params, state, 1)
 

@@ -105,12 +105,12 @@ def test_target_follows_by_the_annealed_momentum():
 def test_idle_steps_are_those_that_the_gate_is_shut():
   for clips, size, want in ((2, 32, 2), (3, 32, 2), (3, 48, 2), (2, 33, 3), (2, 1, 1)):
     c = rho.config("rho_moco", **{"data.clips": clips, "rho_moco.queue": size})
-    assert methods.load("rho_moco").build(c).idle_steps == want
+    assert methods.load("rho_moco").build(c).frozen_steps == want
   c = rho.config("rho_moco", **{"rho_moco.wait": False})
   method = methods.load("rho_moco").build(c)
-  assert (method.idle_steps, method.gate) == (0, None)
+  assert (method.frozen_steps, method.update_mask) == (0, None)
   c = rho.config("rho_moco", **{"rho_moco.enqueue": "first", "rho_moco.queue": 32})
-  assert methods.load("rho_moco").build(c).idle_steps == 4
+  assert methods.load("rho_moco").build(c).frozen_steps == 4
 
 
 def test_run_too_short_to_fill_the_queue_is_refused(tmp_path):
@@ -210,4 +210,4 @@ def test_published_settings():
   assert optim.peak_lr(o, c.batch_size) == pytest.approx(0.4)
   assert (c.data.frames, c.data.stride, c.head.bn, c.batch_size) == (8, 8, False, 512)
   method = methods.load("rho_moco").build(c)
-  assert method.idle_steps == 64
+  assert method.frozen_steps == 64

@@ -142,5 +142,5 @@ def test_published_settings():
   c = small.load("rho_swav.py")
   s = c.rho_swav
   assert (s.prototypes, s.epsilon, s.iterations, s.freeze_epochs) == (1000, 0.05, 3, 1.0)
-  assert (s.codes_from, s.queue, s.temperature, s.normalise) == (2, 0, 0.1, True)
+  assert (s.codes_from, s.queue, s.temperature, s.normalize) == (2, 0, 0.1, True)
   assert (c.optim.name, c.batch_size, c.epochs) == ("lars", 512, 200.0)

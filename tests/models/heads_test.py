@@ -56,7 +56,7 @@ def test_projection_starts_as_keras_does_and_returns_float32():
   assert head.apply(variables, x).dtype == jnp.float32
 
 
-def test_embeddings_normalised_by_batch_have_no_parameters_of_their_own():
+def test_embeddings_normalized_by_batch_have_no_parameters_of_their_own():
   x = np.random.default_rng(0).normal(3.0, 2.0, size=(64, 5)).astype(np.float32)
   plain, normed = (ProjectionHead(hidden=(), out=3, out_bn=b, bn_momentum=0.5) for b in (0, 1))
   variables = normed.init(jax.random.key(0), x)
@@ -70,19 +70,19 @@ def test_embeddings_normalised_by_batch_have_no_parameters_of_their_own():
   np.testing.assert_allclose(later, (z - mean) / np.sqrt(var + 1e-5), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_classifier_by_hand(normalise):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_classifier_by_hand(normalize):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, 4)).astype(np.float32)
-  head = Classifier(5, normalise=normalise)
+  head = Classifier(5, normalize=normalize)
   variables = head.init(jax.random.key(0), x)
-  unit = x / np.linalg.norm(x, axis=1, keepdims=True) if normalise else x
+  unit = x / np.linalg.norm(x, axis=1, keepdims=True) if normalize else x
   want = unit @ np.asarray(variables["params"]["out"]["kernel"])
   np.testing.assert_allclose(head.apply(variables, x), want, rtol=1e-5, atol=1e-6)
 
 
 def test_classifier_gradient_is_finite_at_zero_features():
-  head = Classifier(5, normalise=True)
+  head = Classifier(5, normalize=True)
   x = jnp.zeros((2, 4))
   variables = head.init(jax.random.key(0), x)
   grad = jax.grad(lambda x: head.apply(variables, x).sum())(x)

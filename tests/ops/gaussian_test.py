@@ -48,7 +48,7 @@ def test_equal_clips_add_no_variance_and_a_mixture_s_draws_have_these_moments():
   np.testing.assert_allclose(z.var(0), variance[0], rtol=0.02)
 
 
-def test_samples_have_the_moments_and_the_gradient_of_a_reparametrisation():
+def test_samples_have_the_moments_and_the_gradient_of_a_reparametrization():
   keys = jax.random.split(jax.random.key(0), 2)
   mean, variance = jnp.float32([[1, -2], [0, 3]]), jnp.float32([[0.5, 2], [1e-4, 1]])
   noise = gaussian.noise(keys, 20_000, 2)

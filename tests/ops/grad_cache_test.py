@@ -18,7 +18,7 @@ N, D, MICRO = 48, 10, 3
 
 
 class Encoder(nn.Module):
-  """A layer, batch normalisation over each of `groups` strided groups of rows, a layer."""
+  """A layer, batch normalization over each of `groups` strided groups of rows, a layer."""
 
   groups: int = 1
 

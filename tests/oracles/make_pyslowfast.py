@@ -352,10 +352,10 @@ def update(modules, method, rho):
   return numbers(out)
 
 
-def optimise(optimizer, method):
-  """Their optimiser alone: a convolution with bias, batch norm and a weight without gradient."""
+def optimize(optimizer, method):
+  """Their optimizer alone: a convolution with bias, batch norm and a weight without gradient."""
   cfg = config(method)
-  values = inputs.optimised()
+  values = inputs.optimized()
   model = nn.Module()
   model.layer = dense(values["layer"]["kernel"], values["layer"]["bias"])
   model.norm = nn.BatchNorm1d(4)
@@ -385,7 +385,7 @@ def main():
     raise SystemExit("usage: make_pyslowfast.py path/to/SlowFast")
   modules = contrastive, _, optimizer = load(sys.argv[1])
   published = config("moco", MAX_EPOCH=200, WARMUP_EPOCHS=35.0, WARMUP_START_LR=0.008, BASE_LR=0.4)
-  # Their optimiser prints a line of its own.
+  # Their optimizer prints a line of its own.
   out, sys.stdout = sys.stdout, sys.stderr
   result = {
     "commit": COMMIT,
@@ -401,7 +401,7 @@ def main():
       method: {rho: update(modules, method, rho) for rho in (2, 3)}
       for method in ("moco", "simclr", "byol", "swav")
     },
-    "optimiser": {"sgd": optimise(optimizer, "moco"), "lars": optimise(optimizer, "byol")},
+    "optimizer": {"sgd": optimize(optimizer, "moco"), "lars": optimize(optimizer, "byol")},
     "rates": {e: numbers(optimizer.get_epoch_lr(e, published)) for e in (0, 1, 20, 34.5, 35, 120)},
   }
   json.dump(result, out)

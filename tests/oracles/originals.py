@@ -4,7 +4,7 @@ What needs the originals is imported inside functions: `weights_test.py` reads t
 `make_weights.py` wrote with them, and runs beside them where they are installed.
 
 All arrays are drawn from their own names (`draw`), batch statistics among them, so that no norm is
-the identity and a test can draw them again. Clips are `clips`, normalised as the network expects.
+the identity and a test can draw them again. Clips are `clips`, normalized as the network expects.
 """
 
 import math

@@ -45,7 +45,7 @@ def queue():
 
 
 def prototypes():
-  """`[P, D]`, not normalised: their code does that first."""
+  """`[P, D]`, not normalized: their code does that first."""
   return wave(5, PROTOTYPES, DIM)
 
 
@@ -86,8 +86,8 @@ def parameters(method):
   return out | ({"predictor": mlp(41, DIM)} if method == "byol" else {})
 
 
-def optimised():
-  """Parameters of the optimiser's own test."""
+def optimized():
+  """Parameters of the optimizer's own test."""
   return {
     "layer": {"kernel": wave(50, 3, 4), "bias": wave(51, 4)},
     "norm": {"scale": wave(52, 4), "bias": wave(53, 4)},
@@ -95,7 +95,7 @@ def optimised():
 
 
 def gradient(step):
-  """Gradients of the optimiser's own test, at rate 0.3."""
+  """Gradients of the optimizer's own test, at rate 0.3."""
   return {
     "layer": {"kernel": wave(60 + step, 3, 4), "bias": wave(70 + step, 4)},
     "norm": {"scale": wave(80 + step, 4), "bias": wave(90 + step, 4)},

@@ -41,11 +41,11 @@ def test_what_each_baseline_sees():
   still = np.repeat(x[:, :1], 5, axis=1)
   first = baselines.shrink(x[:, 0], 8).reshape(3, -1)
   np.testing.assert_allclose(baselines.small_clip(still), np.tile(first, (1, 4)))
-  colours = baselines.colour_means(x).reshape(3, 5, 3)
-  np.testing.assert_allclose(colours, x.mean((2, 3)), rtol=1e-6)
+  colors = baselines.color_means(x).reshape(3, 5, 3)
+  np.testing.assert_allclose(colors, x.mean((2, 3)), rtol=1e-6)
   shuffled = x.reshape(3, 5, -1, 3)[:, :, np.random.default_rng(0).permutation(32 * 32)]
   np.testing.assert_allclose(
-    baselines.colour_means(shuffled.reshape(x.shape)), colours.reshape(3, -1)
+    baselines.color_means(shuffled.reshape(x.shape)), colors.reshape(3, -1)
   )
 
 

@@ -23,10 +23,10 @@ def _blobs(videos=60, dim=5, classes=3, seed=0, spread=1.5):
 
 @settings(max_examples=8, deadline=None)
 @given(st.sampled_from(["standard", "none"]), st.sampled_from([0.01, 1.0]), st.integers(0, 99))
-def test_equals_a_plain_scikit_learn_pipeline(normalisation, strength, seed):
+def test_equals_a_plain_scikit_learn_pipeline(normalization, strength, seed):
   (train, y), (test, z) = _blobs(seed=seed), _blobs(30, seed=seed + 1)
-  found = logistic.evaluate(train, y, test, z, normalisation=normalisation, strength=strength)
-  steps = [StandardScaler()] if normalisation == "standard" else []
+  found = logistic.evaluate(train, y, test, z, normalization=normalization, strength=strength)
+  steps = [StandardScaler()] if normalization == "standard" else []
   model = make_pipeline(*steps, LogisticRegression(C=strength, max_iter=5000, tol=1e-6))
   expected = model.fit(train.astype(float), y).predict_proba(test.astype(float))
   np.testing.assert_allclose(found.probabilities, expected, atol=2e-3)
@@ -59,8 +59,8 @@ def test_more_features_than_videos_gives_the_same_predictions():
 def test_l2_looks_at_directions_only():
   (train, y), (test, z) = _blobs(), _blobs(30, seed=5)
   scale = np.random.default_rng(0).uniform(0.5, 9.0, (60, 1))
-  a = logistic.evaluate(train, y, test, z, normalisation="l2", strength=10.0)
-  b = logistic.evaluate(train * scale, y, test * 3, z, normalisation="l2", strength=10.0)
+  a = logistic.evaluate(train, y, test, z, normalization="l2", strength=10.0)
+  b = logistic.evaluate(train * scale, y, test * 3, z, normalization="l2", strength=10.0)
   np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-3)
 
 
@@ -153,7 +153,7 @@ def test_bad_input_is_told():
   with pytest.raises(UserError, match="two labelled classes"):
     logistic.evaluate(x, np.where(y == 1, 1, -1), x, y)
   with pytest.raises(UserError, match="'whiten' is unknown"):
-    logistic.evaluate(x, y, x, y, normalisation="whiten", strength=1.0)
+    logistic.evaluate(x, y, x, y, normalization="whiten", strength=1.0)
 
 
 def test_recordings_by_ucf101_names():
@@ -177,5 +177,5 @@ def test_summary_is_the_whole_protocol():
   x, y = _blobs(30)
   summary = logistic.evaluate(x, y, x, y, folds=3).summary()
   assert summary["C_chosen_by"] == "3 stratified folds of the training split, log-loss"
-  assert summary["normalisation"] == "standard"
+  assert summary["normalization"] == "standard"
   assert logistic.evaluate(x, y, x, y, strength=2.0).summary()["C_chosen_by"] == "given"

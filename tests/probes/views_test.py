@@ -161,9 +161,9 @@ def test_recordings_stay_in_one_fold(setup):
 def test_baselines(setup):
   config, _, _, train, test = setup
   found = baselines.baselines(config, train, test)
-  assert set(found) == {"pixels", "pixels_clip", "colour_means"}
+  assert set(found) == {"pixels", "pixels_clip", "color_means"}
   assert found["pixels"]["numbers"] == 8 * 8 * 3
-  assert found["colour_means"]["numbers"] == 2 * 3
+  assert found["color_means"]["numbers"] == 2 * 3
   # By hand: view 2·clip + crop with the middle ones of 2 × 2 is 3.
   rows = {}
   for name, split in (("train", train), ("test", test)):
@@ -175,8 +175,8 @@ def test_baselines(setup):
       np.concatenate([b["label"] for b in batches])[keep],
     )
   fitted = logistic.evaluate(*rows["train"], *rows["test"], num_classes=3)
-  assert found["colour_means"]["top1"] == fitted.accuracy.top1
-  assert found["colour_means"]["C"] == fitted.strength
+  assert found["color_means"]["top1"] == fitted.accuracy.top1
+  assert found["color_means"]["C"] == fitted.strength
 
 
 def test_classifier_averages_softmax_over_views(setup, tmp_path):

@@ -144,15 +144,15 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
 def test_refresh_runs_before_each_epoch_also_after_a_resume(tmp_path):
   seen = []
 
-  def refresh(params, state, source):
+  def on_epoch_start(params, state, source):
     seen.append(int(state.seen))
     return {**params, "bias": params["bias"] + 1.0}, state
 
-  whole = _train(tmp_path / "whole", method=toy.method(refresh=refresh))
+  whole = _train(tmp_path / "whole", method=toy.method(on_epoch_start=on_epoch_start))
   assert seen == [0, 4, 8]
   with pytest.raises(_Stop):
-    _train(tmp_path / "cut", source=_Dies(9), method=toy.method(refresh=refresh))
-  _same(whole, _train(tmp_path / "cut", method=toy.method(refresh=refresh)))
+    _train(tmp_path / "cut", source=_Dies(9), method=toy.method(on_epoch_start=on_epoch_start))
+  _same(whole, _train(tmp_path / "cut", method=toy.method(on_epoch_start=on_epoch_start)))
 
 
 def test_collapse_is_named(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""Optimisers against NumPy float64, the schedule against its closed form."""
+"""Optimizers against NumPy float64, the schedule against its closed form."""
 
 import jax
 import jax.numpy as jnp

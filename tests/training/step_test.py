@@ -81,7 +81,7 @@ def test_one_device_equals_eight():
 
 
 def test_closed_gate_moves_nothing_but_the_method_state():
-  closed = toy.method(gate=lambda state, step: step >= 2)
+  closed = toy.method(update_mask=lambda state, step: step >= 2)
   state, rows = _run(closed, steps=2)
   mesh, tx = parallel.make_mesh(jax.devices()[:1]), optim.build(toy.config().optim, lambda i: 0.0)
   start = jax.device_get(step_lib.init(closed, tx, 0, mesh, 8))
@@ -97,10 +97,10 @@ def test_closed_gate_moves_nothing_but_the_method_state():
 
 
 def test_frozen_subset_stays_with_its_momentum():
-  def gate(state, step):
+  def update_mask(state, step):
     return {"kernel": jnp.bool_(True), "bias": step >= 3}
 
-  state, _ = _run(toy.method(gate=gate), steps=3)
+  state, _ = _run(toy.method(update_mask=update_mask), steps=3)
   np.testing.assert_array_equal(state.params["bias"], np.zeros(4))
   is_trace = lambda s: isinstance(s, optax.TraceState)
   (trace,) = filter(is_trace, jax.tree.leaves(state.optim, is_leaf=is_trace))
@@ -108,7 +108,7 @@ def test_frozen_subset_stays_with_its_momentum():
   assert np.abs(trace.trace["kernel"]).max() > 0
   free, _ = _run(toy.method(), steps=3)
   np.testing.assert_allclose(state.params["kernel"][0, 0], free.params["kernel"][0, 0], rtol=1e-2)
-  assert np.abs(_run(toy.method(gate=gate), steps=5)[0].params["bias"]).max() > 0
+  assert np.abs(_run(toy.method(update_mask=update_mask), steps=5)[0].params["bias"]).max() > 0
 
 
 def test_gate_may_be_a_prefix_and_holds_against_after_update():
@@ -130,7 +130,7 @@ def test_gate_may_be_a_prefix_and_holds_against_after_update():
     embed=flat(plain.embed),
     objective=flat(plain.objective),
     after_update=push,
-    gate=lambda state, step: {"head": step >= 1},
+    update_mask=lambda state, step: {"head": step >= 1},
   )
   states = [_run(method, steps=k)[0] for k in (1, 2)]
   start = jax.device_get(method.init(jax.random.key(0), method.example(2))[0])

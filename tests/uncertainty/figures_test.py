@@ -10,7 +10,7 @@ from vssl_jax.uncertainty import figures
 
 
 def shades(path):
-  """Distinct colours of a PNG that are not grey, coarsely."""
+  """Distinct colors of a PNG that are not grey, coarsely."""
   x = (
     np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB")).reshape(-1, 3).astype(int)
   )
@@ -76,7 +76,7 @@ def test_curves_of_one_run_and_of_several(tmp_path, runs):
   sizes = {x.name: Image.open(x).size for x in tmp_path.iterdir()}
   assert set(sizes) == {"training.png", "quantiles.png", "corruption.png"}
   seen = {x.name: shades(x) for x in tmp_path.iterdir()}
-  assert len(seen["training.png"]) > 1  # one colour for uncertainty, another for R@1
+  assert len(seen["training.png"]) > 1  # one color for uncertainty, another for R@1
   orange = any(red > blue + 2 for red, _, blue in seen["quantiles.png"])
   assert orange == (runs == 2)  # the second run's
 

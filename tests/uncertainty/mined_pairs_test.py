@@ -7,7 +7,7 @@ import pytest
 
 from tests.ops.bhattacharyya_test import oracle
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import Settings
+from vssl_jax.losses.provico import LossSettings
 from vssl_jax.ops.mining import Rule
 from vssl_jax.probes import gaussian
 from vssl_jax.uncertainty import mined_pairs
@@ -20,7 +20,7 @@ def videos(n=24, d=16, seed=0):
 
 
 def settings(on="moments", **rule):
-  return Settings(distance_on=on, samples=64, rule=Rule(**rule))
+  return LossSettings(distance_on=on, samples=64, rule=Rule(**rule))
 
 
 def test_the_nearest_share_of_the_pairs_is_positive():
@@ -69,9 +69,9 @@ def test_neighbours_are_nearest_first_on_either_side():
 def test_anchors_go_from_certain_to_uncertain():
   v = videos(9)
   u = v.uncertainty
-  found = mined_pairs.spread_out(u, 3)
+  found = mined_pairs.evenly_spaced(u, 3)
   assert found == [int(np.argsort(u)[r]) for r in (0, 4, 8)]
-  assert sorted(mined_pairs.spread_out(u, 99)) == list(range(9))
+  assert sorted(mined_pairs.evenly_spaced(u, 99)) == list(range(9))
 
 
 def test_settings_are_the_run_s_own():

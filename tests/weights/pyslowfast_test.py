@@ -53,7 +53,7 @@ def test_what_the_config_tells():
   assert (swav.rho_swav.prototypes, swav.rho_swav.queue) == (1000, 12)
   assert (moco.optim.name, byol.optim.name) == ("sgd", "lars")
   slowfast = _read("slowfast").config.encoder
-  assert (slowfast.alpha, slowfast.beta, slowfast.lateral, slowfast.spread) == (4, 8, 7, True)
+  assert (slowfast.alpha, slowfast.beta, slowfast.lateral, slowfast.slow_to_last) == (4, 8, 7, True)
   assert _read("c2d").config.encoder.time_pool == 2
   assert _read("slow_c2d").config.encoder.time_pool == 1
 

@@ -2,12 +2,12 @@
 
 from vssl_jax.augment import presets
 from vssl_jax.augment.blur import gaussian_blur
-from vssl_jax.augment.colour import (
+from vssl_jax.augment.color import (
   adjust_brightness,
   adjust_contrast,
   adjust_hue,
   adjust_saturation,
-  solarise,
+  solarize,
   to_grayscale,
 )
 from vssl_jax.augment.geometry import flip, rotate
@@ -24,6 +24,6 @@ __all__ = [
   "gaussian_blur",
   "presets",
   "rotate",
-  "solarise",
+  "solarize",
   "to_grayscale",
 ]

@@ -35,7 +35,7 @@ class Draw(NamedTuple):
   gray: jax.Array  # bool
   blur: jax.Array  # bool
   sigma: jax.Array  # pixels
-  solarise: jax.Array  # bool
+  solarize: jax.Array  # bool
 
 
 def uniforms(key: jax.Array) -> jax.Array:
@@ -87,7 +87,7 @@ def resolve(u: jax.Array, view: View) -> Draw:
     gray=below(9, view.gray_p),
     blur=below(10, view.blur_p),
     sigma=between(11, *view.blur_sigma),
-    solarise=below(12, view.solarise_p),
+    solarize=below(12, view.solarize_p),
   )
 
 

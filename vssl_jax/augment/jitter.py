@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vssl_jax.augment import branch, colour
+from vssl_jax.augment import branch, color
 from vssl_jax.augment.draws import OPS, ORDERS, Draw
 from vssl_jax.augment.settings import View
 
@@ -32,7 +32,7 @@ def _slots() -> dict[str, np.ndarray]:
 _SLOTS = _slots()
 
 
-def jitter(planes: colour.Planes, d: Draw, view: View) -> colour.Planes:
+def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
   """Applies the four operations in the drawn order, clipped to [0, 1] after each.
 
   Args:
@@ -53,7 +53,7 @@ def jitter(planes: colour.Planes, d: Draw, view: View) -> colour.Planes:
       saturation = jnp.where(scales, d.saturation, 1.0)
       planes = branch.apply_if(
         turns | scales,
-        lambda x, h=hue, s=saturation: colour.hue_saturation(x, h, s),
+        lambda x, h=hue, s=saturation: color.hue_saturation(x, h, s),
         planes,
       )
   return planes
@@ -64,6 +64,6 @@ def _affine(planes, d, view, contrast: jax.Array):
   factor = jnp.where(contrast, d.contrast, d.brightness)
   centre = (0.0,) * len(planes)
   if view.contrast:
-    means = colour.contrast_centre(planes, view.contrast_mean)
+    means = color.contrast_centre(planes, view.contrast_mean)
     centre = tuple(jnp.where(contrast, m, 0.0) for m in means)
-  return colour.affine(planes, factor, centre)
+  return color.affine(planes, factor, centre)

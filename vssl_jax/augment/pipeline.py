@@ -1,7 +1,7 @@
 """The augmentation of a batch of clips, on the device.
 
-Order, as in CVRL's published pipeline: rotation and flip, colour jitter, grayscale, blur,
-solarise, normalisation. Probabilities are known at compile time: an operation that never happens
+Order, as in CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
+solarize, normalization. Probabilities are known at compile time: an operation that never happens
 in a view is not part of its program.
 """
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vssl_jax.augment import blur, branch, colour, draws, geometry, settings
+from vssl_jax.augment import blur, branch, color, draws, geometry, settings
 from vssl_jax.augment.jitter import jitter
 from vssl_jax.errors import UserError
 
@@ -39,10 +39,10 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
     clip = branch.apply_if(d.turns > 0, lambda x: geometry.rotate(x, d.turns), clip)
   clip = perhaps(d.flip, view.flip, geometry.flip, clip)
 
-  planes = colour.split(_scaled(clip))
+  planes = color.split(_scaled(clip))
   if view.jitters:
     planes = perhaps(d.jitter, view.jitter_p, lambda x: jitter(x, d, view), planes)
-  planes = perhaps(d.gray, view.gray_p, colour.grey_planes, planes)
+  planes = perhaps(d.gray, view.gray_p, color.grey_planes, planes)
   if view.taps > 1:
     half = blur.weights(d.sigma, view.taps)
 
@@ -51,18 +51,18 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
 
     planes = perhaps(d.blur, view.blur_p, blurred, planes)
 
-  def solarised(planes):
-    return tuple(colour.solarise(p, view.solarise_threshold) for p in planes)
+  def solarized(planes):
+    return tuple(color.solarize(p, view.solarize_threshold) for p in planes)
 
-  planes = perhaps(d.solarise, view.solarise_p, solarised, planes)
-  return colour.merge(colour.unit(planes))
+  planes = perhaps(d.solarize, view.solarize_p, solarized, planes)
+  return color.merge(color.unit(planes))
 
 
 def _scaled(clip):
   return clip.astype(jnp.float32) * (1.0 / 255.0)
 
 
-def _normalised(clip, mean, std):
+def _normalized(clip, mean, std):
   if any(mean):
     clip = clip - jnp.asarray(mean, jnp.float32)
   if any(s != 1 for s in std):
@@ -86,7 +86,7 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
     `cfg.consistent`, and of nothing else. Clips may be sharded along N; the result then is too.
 
   Raises:
-    UserError: a field of `cfg` is impossible, or colour operations meet C other than 3.
+    UserError: a field of `cfg` is impossible, or color operations meet C other than 3.
   """
   period = settings.period(cfg)
   views = [settings.view(cfg, v, size) for v in range(period)]
@@ -103,7 +103,7 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
       out = apply(clip, d, view)
     else:  # a frame is a clip of length one
       out = branch.each(lambda frame, e: apply(frame[None], e, view)[0], clip, d)
-    return _normalised(out, mean, std)
+    return _normalized(out, mean, std)
 
   def augment(keys, clips, first=0):
     _check_shape(clips.shape, views)
@@ -138,10 +138,10 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
 def _check_shape(shape, views):
   if len(shape) != 6:
     raise ValueError(f"clips must be [N, R, T, H, W, C], not {list(shape)}")
-  colour_ops = any(v.jitters or v.gray_p for v in views)
-  if colour_ops and shape[-1] != 3:
+  color_ops = any(v.jitters or v.gray_p for v in views)
+  if color_ops and shape[-1] != 3:
     raise UserError(
-      f"config.augment: colour jitter and grayscale need 3 channels, the clips have {shape[-1]}; "
+      f"config.augment: color jitter and grayscale need 3 channels, the clips have {shape[-1]}; "
       "set jitter_p and gray_p to 0."
     )
   if any(v.rotation_p for v in views) and shape[-3] != shape[-2]:
@@ -152,7 +152,7 @@ def _check_shape(shape, views):
 
 
 def eval_preprocess(cfg: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-  """What clips go through when nothing is random: scaled to [0, 1], then normalised.
+  """What clips go through when nothing is random: scaled to [0, 1], then normalized.
 
   Args:
     cfg: `config.augment`, of which `mean` and `std` are used.
@@ -164,4 +164,4 @@ def eval_preprocess(cfg: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     UserError: `mean` or `std` is impossible.
   """
   mean, std = settings.channels(cfg, "mean"), settings.channels(cfg, "std")
-  return lambda clips: _normalised(_scaled(clips), mean, std)
+  return lambda clips: _normalized(_scaled(clips), mean, std)

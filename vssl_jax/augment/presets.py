@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 
 
 def code(cfg: ConfigDict) -> ConfigDict:
-  """CVRL as its authors' code has it: strength 1 jitter, blur and solarise unlike by view.
+  """CVRL as its authors' code has it: strength 1 jitter, blur and solarize unlike by view.
 
-  The first view is always blurred, the second one time in ten; only the second is solarised.
+  The first view is always blurred, the second one time in ten; only the second is solarized.
   Source: TensorFlow Models, official/projects/video_ssl/dataloaders/video_ssl_input.py.
   """
   none(cfg)
@@ -21,31 +21,31 @@ def code(cfg: ConfigDict) -> ConfigDict:
   cfg.blur_p = (1.0, 0.1)
   cfg.blur_sigma = (0.1, 2.0)
   cfg.blur_kernel = 0
-  cfg.solarise_p = (0.0, 0.2)
-  cfg.solarise_threshold = 0.5
+  cfg.solarize_p = (0.0, 0.2)
+  cfg.solarize_threshold = 0.5
   cfg.consistent = True
   return cfg
 
 
 def plain(cfg: ConfigDict) -> ConfigDict:
-  """CVRL as the paper tells it: as `code`, but all views blurred half the time, none solarised."""
+  """CVRL as the paper tells it: as `code`, but all views blurred half the time, none solarized."""
   code(cfg)
   cfg.blur_p = (0.5,)
-  cfg.solarise_p = (0.0,)
+  cfg.solarize_p = (0.0,)
   return cfg
 
 
 def none(cfg: ConfigDict) -> ConfigDict:
   """Nothing random; `mean` and `std` stay."""
-  return no_geometry(no_colour(cfg))
+  return no_geometry(no_color(cfg))
 
 
-def no_colour(cfg: ConfigDict) -> ConfigDict:
-  """Switches off what changes values: jitter, grayscale, blur, solarise."""
+def no_color(cfg: ConfigDict) -> ConfigDict:
+  """Switches off what changes values: jitter, grayscale, blur, solarize."""
   cfg.jitter_p = 0.0
   cfg.gray_p = 0.0
   cfg.blur_p = (0.0,)
-  cfg.solarise_p = (0.0,)
+  cfg.solarize_p = (0.0,)
   return cfg
 
 

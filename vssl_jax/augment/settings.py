@@ -29,12 +29,12 @@ class View:
   blur_p: float
   blur_sigma: tuple[float, float]
   taps: int
-  solarise_p: float
-  solarise_threshold: float
+  solarize_p: float
+  solarize_threshold: float
 
   @property
   def jitters(self) -> bool:
-    """Whether colour jitter can change anything."""
+    """Whether color jitter can change anything."""
     strengths = (self.brightness, self.contrast, self.saturation, self.hue)
     return self.jitter_p > 0 and any(strengths)
 
@@ -72,7 +72,7 @@ def by_view(cfg: ConfigDict, field: str) -> tuple[float, ...]:
 
 def period(cfg: ConfigDict) -> int:
   """The number of views after which the settings repeat."""
-  return math.lcm(len(by_view(cfg, "blur_p")), len(by_view(cfg, "solarise_p")))
+  return math.lcm(len(by_view(cfg, "blur_p")), len(by_view(cfg, "solarize_p")))
 
 
 def channels(cfg: ConfigDict, field: str) -> tuple[float, ...]:
@@ -116,7 +116,7 @@ def view(cfg: ConfigDict, index: int, size: int) -> View:
   low, high = (_number(cfg, "blur_sigma", 0, math.inf, s) for s in sigma)
   if not 0 < low <= high < math.inf:
     _fail("blur_sigma", cfg.blur_sigma, "needs 0 < low <= high, in pixels")
-  blur_p, solarise_p = by_view(cfg, "blur_p"), by_view(cfg, "solarise_p")
+  blur_p, solarize_p = by_view(cfg, "blur_p"), by_view(cfg, "solarize_p")
   return View(
     flip=_number(cfg, "flip", 0, 1),
     rotation_p=_number(cfg, "rotation_p", 0, 1),
@@ -130,6 +130,6 @@ def view(cfg: ConfigDict, index: int, size: int) -> View:
     blur_p=blur_p[index % len(blur_p)],
     blur_sigma=(low, high),
     taps=blur.taps(size, kernel),
-    solarise_p=solarise_p[index % len(solarise_p)],
-    solarise_threshold=_number(cfg, "solarise_threshold", 0, 1),
+    solarize_p=solarize_p[index % len(solarize_p)],
+    solarize_threshold=_number(cfg, "solarize_threshold", 0, 1),
   )

@@ -121,7 +121,7 @@ def _require_rgb(clips: jax.Array | np.ndarray) -> None:
   if clips.dtype != jnp.uint8 or clips.shape[-1:] != (3,):
     raise UserError(
       f"clips are {clips.dtype}{list(clips.shape)}: give RGB as uint8 [N, T, H, W, 3], values 0 "
-      "to 255; the encoder scales and normalises them itself."
+      "to 255; the encoder scales and normalizes them itself."
     )
 
 

@@ -24,7 +24,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def save_program(file: str | os.PathLike[str], encoder: Encoder) -> None:
-  """Writes the encoder as a serialised `jax.export` program: StableHLO with the weights inside.
+  """Writes the encoder as a serialized `jax.export` program: StableHLO with the weights inside.
 
   JAX keeps the promise that a program runs on versions up to half a year older or three years
   newer than the one that wrote it.

@@ -29,7 +29,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder, replacing
 
 if TYPE_CHECKING:
-  from data_pipelines.videos.snippets import Settings
+  from data_pipelines.videos.snippets import SnippetSettings
 
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
@@ -40,7 +40,7 @@ def extract(
   checkpoint: Checkpoint,
   videos: str | os.PathLike[str],
   out: str | os.PathLike[str],
-  settings: Settings,
+  settings: SnippetSettings,
   *,
   batch_size: int = 16,
   workers: int = 0,
@@ -142,7 +142,7 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _encoder(
-  checkpoint: Checkpoint, settings: Settings, batch_size: int
+  checkpoint: Checkpoint, settings: SnippetSettings, batch_size: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, Any]]:
   """The function of clips uint8 `[batch_size, T, H, W, 3]`, its D, and what it was made from."""
   import jax
@@ -295,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit status."""
-  from data_pipelines.videos.snippets import Settings
+  from data_pipelines.videos.snippets import SnippetSettings
   from vssl_jax.encoder import encoder
 
   given = vars(_parser().parse_args(argv))
@@ -303,7 +303,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given["checkpoint"] = encoder.load_encoder(given["checkpoint"])
     views = given["checkpoint"][0].data.eval
     given |= {name: views[name] for name in ("resize", "size") if given[name] is None}
-    settings = Settings(**{f.name: given.pop(f.name) for f in dataclasses.fields(Settings)})
+    settings = SnippetSettings(
+      **{f.name: given.pop(f.name) for f in dataclasses.fields(SnippetSettings)}
+    )
     if given["batch_size"] < 1 or given["workers"] < 0:
       raise UserError("--batch_size must be positive, --workers not negative.")
     manifest = extract(**given, settings=settings, progress=True)

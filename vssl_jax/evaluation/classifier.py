@@ -41,7 +41,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.data = config.data.copy_and_resolve_references()
   c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
   c.data.interval = config_lib.data().interval
-  c.data.interval.law = "independent"
+  c.data.interval.distribution = "independent"
   c.data.crop = config_lib.data().crop
   c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
   c.data.crop.short = p.crop_short
@@ -49,7 +49,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
   c.encoder.bn_groups = 1  # those of pre-training are made for its batch
-  c.classify.classes, c.classify.frozen, c.classify.normalise = classes, True, p.normalise
+  c.classify.classes, c.classify.frozen, c.classify.normalize = classes, True, p.normalize
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
   c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
   c.save.every = config.save.every
@@ -92,7 +92,7 @@ def linear(
   o = settings.optim
   batch = fitting(settings.batch_size, train_source.num_videos, mesh)
   scores["protocol"] = (
-    f"frozen encoder, {'L2-normalised ' * config.probe.normalise}features, {o.name} lr {o.lr} at "
+    f"frozen encoder, {'L2-normalized ' * config.probe.normalize}features, {o.name} lr {o.lr} at "
     f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
     f"{batch} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
     f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"

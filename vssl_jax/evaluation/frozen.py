@@ -13,9 +13,9 @@ from vssl_jax.evaluation.task import (
   Result,
   Task,
   check_labels,
+  describe_classifier,
   headline,
   training,
-  views_told,
 )
 from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
@@ -50,7 +50,7 @@ def _run_linear(task: Task) -> Result:
   found = classifier.linear(
     task.config, task.variables, task.folder, task.mesh, task.train, task.test
   )
-  return views_told(found) | {"headline": headline(task, found["top1"], found["top5"])}
+  return describe_classifier(found) | {"headline": headline(task, found["top1"], found["top5"])}
 
 
 def _check_logistic(task: Task) -> None:
@@ -60,7 +60,7 @@ def _check_logistic(task: Task) -> None:
 
 def _describe_logistic(task: Task) -> Result:
   del task
-  return {"normalisation": "standard", "strengths": logistic.STRENGTHS, "penalty": "L2"}
+  return {"normalization": "standard", "strengths": logistic.STRENGTHS, "penalty": "L2"}
 
 
 def _run_logistic(task: Task) -> Result:

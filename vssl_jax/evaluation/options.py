@@ -13,7 +13,7 @@ from vssl_jax.evaluation import classifier
 # Published linear probes; the pre-training config's own (`own`) need not be either.
 LINEAR = {
   "cvrl": {  # Qian et al. 2021, section 4.1, and its code
-    "normalise": True,
+    "normalize": True,
     "lr": 32.0,
     "batch_size": 1024,
     "epochs": 100.0,
@@ -23,7 +23,7 @@ LINEAR = {
     "crop_short": (0.0, 0.0),
   },
   "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
-    "normalise": False,
+    "normalize": False,
     "lr": 8.0,
     "batch_size": 512,
     "epochs": 60.0,
@@ -51,7 +51,7 @@ class Options:
   temperature: float = 0.0
   epochs: float = 20.0
   batch_size: int = 32
-  optimiser: str = "sgd"
+  optimizer: str = "sgd"
   lr: float = 0.05
   weight_decay: float = 1e-4
   dropout: float = 0.0
@@ -80,6 +80,7 @@ FROM_CHECKPOINT = (
   "k",
   "temperature",
 )
+FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # before version 0.2
 HELP = {
   "clips": "test clips a video",
   "crops": "test crops a clip",
@@ -94,7 +95,7 @@ HELP = {
   "temperature": "of their votes",
   "epochs": "of fine-tuning",
   "batch_size": "of fine-tuning",
-  "optimiser": "of fine-tuning: sgd, adamw, lars, adam",
+  "optimizer": "of fine-tuning: sgd, adamw, lars, adam",
   "lr": f"of fine-tuning, at {_LR_BATCH} videos a batch",
   "weight_decay": "of fine-tuning",
   "dropout": "before the classifier while fine-tuning",
@@ -194,20 +195,20 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
     c.name = f"{config.name}_finetune"
     c.batch_size, c.epochs, c.data.clips = options.batch_size, epochs, 1
     k = c.classify
-    k.frozen, k.normalise = False, False
+    k.frozen, k.normalize = False, False
     k.dropout, k.label_smoothing = options.dropout, options.label_smoothing
     o = c.optim
-    o.name, o.lr, o.lr_batch, o.momentum = options.optimiser, options.lr, _LR_BATCH, 0.9
+    o.name, o.lr, o.lr_batch, o.momentum = options.optimizer, options.lr, _LR_BATCH, 0.9
     o.weight_decay, o.layer_decay = options.weight_decay, options.layer_decay
     o.warmup_epochs = min(1.0, epochs / 10)
   return c
 
 
-def told(settings: ConfigDict) -> dict[str, object]:
+def describe_training(settings: ConfigDict) -> dict[str, object]:
   """What a reader wants to know of a training config, JSON-able."""
   d, o, k = settings.data, settings.optim, settings.classify
   return {
-    "optimiser": {
+    "optimizer": {
       "name": o.name,
       "lr": o.lr,
       "at_batch": o.lr_batch,
@@ -227,7 +228,7 @@ def told(settings: ConfigDict) -> dict[str, object]:
     "crop_aspect": d.crop.aspect,
     "crop_short": d.crop.short,
     "flip": settings.augment.flip,
-    "normalised_features": k.normalise,
+    "normalized_features": k.normalize,
     "dropout": k.dropout,
     "label_smoothing": k.label_smoothing,
     "encoder": "frozen" if k.frozen else "trained",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vssl_jax.evaluation.task import Result
 
 
-def told(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
+def describe(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
   """Data and kind of the training that made the encoder.
 
   Args:

@@ -102,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
   tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
   if args.again:
     tasks = _forget(tasks, wanted)
-  before = pretraining.told(trained, info)
+  before = pretraining.describe(trained, info)
   plans = [_plan(case, task, wanted, args, before) for case, task in tasks]
   try:
     for plan in plans:
@@ -304,7 +304,7 @@ def _evaluated(facts: dict[str, Any]) -> str:
       facts["views"],
       facts["encoder"],
       facts["seed"],
-      facts["normalisation"],
+      facts["normalization"],
       d["label_names_sha256"],
       d["train"],
       d["eval"],
@@ -386,9 +386,8 @@ def _parser() -> argparse.ArgumentParser:
     own = f" (default: {shown})"
     if field.name in options_lib.FROM_CHECKPOINT:
       own = " (default: the checkpoint's)"
-    add(
-      f"--{field.name}", type=kind, default=field.default, help=options_lib.HELP[field.name] + own
-    )
+    names = [f"--{field.name}", *options_lib.FORMER_FLAGS.get(field.name, ())]
+    add(*names, type=kind, default=field.default, help=options_lib.HELP[field.name] + own)
   return parser
 
 

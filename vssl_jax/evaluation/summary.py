@@ -113,7 +113,7 @@ def _title(checkpoint: Result) -> str:
 
 
 def _training(before: Result) -> str:
-  """In words what `pretraining.told` says."""
+  """In words what `pretraining.describe` says."""
   if before["data"] is None:
     return "unknown"
   d = before["data"]

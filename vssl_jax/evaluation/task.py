@@ -106,7 +106,7 @@ class Task:
     return said | {
       "encoder_sha256": self.encoder_sha256,
       "encoder": json.loads(self.config.encoder.to_json()),
-      "normalisation": {"mean": self.config.augment.mean, "std": self.config.augment.std},
+      "normalization": {"mean": self.config.augment.mean, "std": self.config.augment.std},
       "feature_layer": "global average pooling, mean over views",
       "bn_mode": views_lib.BN_MODE,
     }
@@ -170,12 +170,12 @@ def _bound(config: ConfigDict) -> str:
 
 
 def training(config: ConfigDict) -> Result:
-  """What a result says of a training run; `UserError` where its optimiser is impossible."""
+  """What a result says of a training run; `UserError` where its optimizer is impossible."""
   optim.build(config.optim, lambda step: 0.0)
-  return options_lib.told(config) | {"settings_sha256": _bound(config)}
+  return options_lib.describe_training(config) | {"settings_sha256": _bound(config)}
 
 
-def views_told(found: Result) -> Result:
+def describe_classifier(found: Result) -> Result:
   """A classifier's scores; `views` are numbers in every result."""
   told = {("averaging" if k == "views" else k): v for k, v in found.items()}
   told["read"] = {"eval": found["videos"]}

@@ -18,9 +18,9 @@ from vssl_jax.evaluation.task import (
   Result,
   Task,
   check_labels,
+  describe_classifier,
   headline,
   training,
-  views_told,
 )
 
 
@@ -50,7 +50,9 @@ def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str)
     name=name,
     videos=videos,
   )
-  return views_told(found) | {"bn_mode": "inference at test; batch statistics, moving, in training"}
+  return describe_classifier(found) | {
+    "bn_mode": "inference at test; batch statistics, moving, in training"
+  }
 
 
 def _devices(mesh: Mesh, videos: int) -> Mesh:

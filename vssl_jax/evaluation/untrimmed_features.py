@@ -11,17 +11,17 @@ from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
 
 if TYPE_CHECKING:
-  from data_pipelines.videos.snippets import Settings
+  from data_pipelines.videos.snippets import SnippetSettings
 
 FOLDER = "localization_features"  # of the evaluation's output
 
 
-def _settings(task: Task) -> Settings:
+def _settings(task: Task) -> SnippetSettings:
   """Sixteen frames at 25 a second, as `extract_features` has them, at the size of the views."""
-  from data_pipelines.videos.snippets import Settings
+  from data_pipelines.videos.snippets import SnippetSettings
 
   e = task.config.data.eval
-  return Settings(resize=e.resize, size=e.size)
+  return SnippetSettings(resize=e.resize, size=e.size)
 
 
 def _describe(task: Task) -> Result:

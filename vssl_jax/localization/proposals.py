@@ -29,13 +29,13 @@ from vssl_jax.localization.segments import runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ProposalSettings:
   """How proposals are made; the defaults are BaS-Net's on THUMOS14 (Lee et al. 2020).
 
   Attributes:
     class_threshold: least probability of a class to be looked for; if none has it, the likeliest
       class is.
-    thresholds: in [0, 1), of the class's normalised activation; a run lies strictly above.
+    thresholds: in [0, 1), of the class's normalized activation; a run lies strictly above.
     scale: up-sampling factor, linear.
     outer: λ, the length looked at on each side of a run, as a share of its length.
     gamma: γ, the weight of the class's probability in the score.
@@ -100,7 +100,7 @@ def present(probability: np.ndarray, threshold: float) -> np.ndarray:
   return chosen if len(chosen) else np.array([probability.argmax()])
 
 
-def normalise(cas: np.ndarray) -> np.ndarray:
+def normalize(cas: np.ndarray) -> np.ndarray:
   """Brings each class of `[T, C]` to [0, 1] over time: negative counts 0, and flat stays 0."""
   cas = np.maximum(np.asarray(cas, np.float64), 0)
   low, high = cas.min(axis=0), cas.max(axis=0)
@@ -108,8 +108,8 @@ def normalise(cas: np.ndarray) -> np.ndarray:
 
 
 def _relative(cas: np.ndarray) -> np.ndarray:
-  """As `normalise`, but about its own least value, and where it is flat 1: the whole video."""
-  found = normalise(cas - cas.min(axis=0))
+  """As `normalize`, but about its own least value, and where it is flat 1: the whole video."""
+  found = normalize(cas - cas.min(axis=0))
   return np.where(found.any(axis=0), found, 1.0)
 
 
@@ -125,7 +125,7 @@ def propose(
   probability: np.ndarray,
   *,
   step_seconds: float,
-  settings: Settings | None = None,
+  settings: ProposalSettings | None = None,
   duration: float | None = None,
 ) -> Proposals:
   """Segments of one video, before non-maximum suppression.
@@ -134,7 +134,7 @@ def propose(
     cas: class activation over time `[T, C]`, without padding and background class.
     probability: of each class in the video `[C]`, in [0, 1].
     step_seconds: time from one step to the next; step t covers [t, t + 1) times this.
-    settings: None for `Settings()`.
+    settings: None for `ProposalSettings()`.
     duration: seconds; segments are cut at it.
 
   Returns:
@@ -144,7 +144,7 @@ def propose(
   Raises:
     UserError: shapes that don't fit, NaN, or a step that is not positive.
   """
-  settings = settings or Settings()
+  settings = settings or ProposalSettings()
   cas, probability = np.asarray(cas, np.float64), np.asarray(probability, np.float64)
   if cas.ndim != 2 or not len(cas) or probability.shape != cas.shape[1:]:
     raise UserError(
@@ -157,12 +157,12 @@ def propose(
   if settings.smooth and len(cas) >= settings.smooth:
     cas = savgol_filter(cas, settings.smooth, settings.order, axis=0)
   classes = present(probability, settings.class_threshold)
-  normalised = normalise(cas[:, classes])
-  inactive = not normalised.any()
+  normalized = normalize(cas[:, classes])
+  inactive = not normalized.any()
   if inactive:
     classes = present(probability, np.inf)
-    normalised = _relative(cas[:, classes])
-  cas = upsample(normalised, settings.scale)
+    normalized = _relative(cas[:, classes])
+  cas = upsample(normalized, settings.scale)
   labels, ranges, scores = [], [], []
   for column, c in zip(cas.T, classes, strict=True):
     for threshold in settings.thresholds:

@@ -13,7 +13,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.localization import detection_map as maps
 from vssl_jax.localization.annotations import Prediction, Predictions
 from vssl_jax.localization.nms import suppress
-from vssl_jax.localization.proposals import Settings, propose
+from vssl_jax.localization.proposals import ProposalSettings, propose
 
 TIOUS: Mapping[str, tuple[float, ...]] = {
   "thumos14": maps.THUMOS14,
@@ -34,7 +34,7 @@ def predict(
   source: Any,
   *,
   batch_size: int,
-  settings: Settings | None = None,
+  settings: ProposalSettings | None = None,
   nms: float = 0.7,
   sigma: float | None = None,
 ) -> tuple[dict[str, list[Prediction]], float]:

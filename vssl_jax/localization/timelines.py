@@ -14,7 +14,7 @@ import numpy as np
 from vssl_jax import figure as figure_lib
 from vssl_jax.localization.annotations import Prediction, Video
 from vssl_jax.localization.observe import Look, Observed, observe
-from vssl_jax.localization.proposals import normalise
+from vssl_jax.localization.proposals import normalize
 from vssl_jax.localization.segments import runs
 
 PREDICTIONS, TIMELINES = "predictions.json", "timelines"  # in the output folder
@@ -46,7 +46,7 @@ def timeline(
   own = [label_names[c] for c in seen.classes]
   found = [p.label for p in sorted(predictions, key=lambda p: -p.score)]
   shown = list(dict.fromkeys([*own, *found]))[: max(len(own), 4)]
-  colours = {name: _colour(label_names.index(name)) for name in shown}
+  colors = {name: _color(label_names.index(name)) for name in shown}
   lanes = {name: i for i, name in enumerate(shown)}
   end = len(seen.attention) * seen.seconds
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
@@ -63,19 +63,19 @@ def timeline(
 
   for s in video.segments:
     if s.label in lanes:
-      _block(rows[0], s.start, s.end, lanes[s.label], colours[s.label], 1.0)
+      _block(rows[0], s.start, s.end, lanes[s.label], colors[s.label], 1.0)
   for i, name in enumerate(own):
     for axes, weight in zip(rows[1:], list(lanes_of.values())[1:], strict=False):
-      _stripe(axes, edges, weight[:, i], lanes[name], colours[name])
+      _stripe(axes, edges, weight[:, i], lanes[name], colors[name])
   middle = edges[:-1] + seen.seconds / 2
   attention.fill_between(middle, seen.attention, color="0.75", linewidth=0)
   attention.plot(middle, seen.attention, color="0.3", linewidth=0.8)
   attention.set(ylim=(0, 1), yticks=(0, 1))
   for name in shown:
     c = label_names.index(name)
-    activation.plot(middle, normalise(seen.cas[:, [c]])[:, 0], color=colours[name], linewidth=1)
+    activation.plot(middle, normalize(seen.cas[:, [c]])[:, 0], color=colors[name], linewidth=1)
   activation.set(ylim=(0, 1.02), yticks=(0, 1))
-  _predicted(predicted, predictions, lanes, colours)
+  _predicted(predicted, predictions, lanes, colors)
 
   labels = (*lanes_of, "attention", "T-CAS", f"predictions\n(of {len(predictions)})")
   for axes, label in zip(rows, labels, strict=True):
@@ -88,7 +88,7 @@ def timeline(
     axes.set(ylim=(max(len(shown), 1) - 0.5, -0.5), yticks=())
   grey = " (grey: annotated actions)" if video.segments else ""
   rows[-1].set(xlim=(0, end), xlabel=f"seconds{grey}")
-  handles = [_patch(colours[name], name) for name in shown]
+  handles = [_patch(colors[name], name) for name in shown]
   rows[0].legend(
     handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9
   )
@@ -103,7 +103,7 @@ def scatter(
   label_names: Sequence[str],
   notes: Mapping[str, str],
 ) -> None:
-  """Snippets in the plane, one panel a space: a colour a class, background grey.
+  """Snippets in the plane, one panel a space: a color a class, background grey.
 
   Args:
     path: of the PNG; appears whole or not at all.
@@ -118,16 +118,16 @@ def scatter(
     back = label < 0
     axes.scatter(*xy[back].T, s=6, color="0.78", linewidth=0, zorder=1)
     for c in np.unique(label[~back]):
-      axes.scatter(*xy[label == c].T, s=9, color=_colour(c), linewidth=0, alpha=0.85, zorder=2)
+      axes.scatter(*xy[label == c].T, s=9, color=_color(c), linewidth=0, alpha=0.85, zorder=2)
     axes.set_title(f"{title}\n{notes[title]}", fontsize=9)
     axes.set(xticks=(), yticks=(), box_aspect=1)
   present = [c for c in np.unique(label) if c >= 0][:_NAMED]
-  handles = [_patch("0.78", "background")] + [_patch(_colour(c), label_names[c]) for c in present]
+  handles = [_patch("0.78", "background")] + [_patch(_color(c), label_names[c]) for c in present]
   figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
   figure_lib.save(figure, path)
 
 
-def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colours: Any) -> None:
+def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colors: Any) -> None:
   """Bars, each class's own from the bottom up by falling score."""
   best = sorted((p for p in predictions if p.label in lanes), key=lambda p: -p.score)
   placed = dict.fromkeys(lanes, 0)
@@ -136,35 +136,35 @@ def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colours
   for p in best:
     if placed[p.label] < _MOST:
       dark = 0.15 + 0.85 * (p.score - low) / span
-      _block(axes, p.start, p.end, placed[p.label], colours[p.label], dark)
+      _block(axes, p.start, p.end, placed[p.label], colors[p.label], dark)
       placed[p.label] += 1
   axes.set(ylim=(-0.7, max([*placed.values(), 1]) - 0.3), yticks=())
 
 
-def _block(axes: Any, start: float, end: float, lane: float, colour: Any, dark: float) -> None:
-  axes.barh(lane, end - start, left=start, height=0.8, color=colour, alpha=dark, linewidth=0)
+def _block(axes: Any, start: float, end: float, lane: float, color: Any, dark: float) -> None:
+  axes.barh(lane, end - start, left=start, height=0.8, color=color, alpha=dark, linewidth=0)
 
 
-def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, colour: Any) -> None:
+def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, color: Any) -> None:
   """A lane of steps as dark as their weights; equal neighbours are one block."""
   level = np.round(np.asarray(weight, float), 2)
   for value in np.unique(level[level > 0]):
     for first, last in runs(level == value):
-      _block(axes, edges[first], edges[last], lane, colour, float(min(value, 1.0)))
+      _block(axes, edges[first], edges[last], lane, color, float(min(value, 1.0)))
 
 
-def _colour(c: int) -> Any:
-  """Twenty colours in turn, strong ones first."""
+def _color(c: int) -> Any:
+  """Twenty colors in turn, strong ones first."""
   from matplotlib import colormaps
 
   c = int(c) % 20
   return colormaps["tab20"](2 * c % 20 + c // 10)
 
 
-def _patch(colour: Any, label: str) -> Any:
+def _patch(color: Any, label: str) -> Any:
   from matplotlib.patches import Patch
 
-  return Patch(color=colour, label=label if len(label) <= 24 else label[:23] + "…")
+  return Patch(color=color, label=label if len(label) <= 24 else label[:23] + "…")
 
 
 def timelines(

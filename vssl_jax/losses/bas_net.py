@@ -1,7 +1,7 @@
-"""What video labels teach BaS-Net: label-normalised cross-entropies and sparse attention.
+"""What video labels teach BaS-Net: label-normalized cross-entropies and sparse attention.
 
 Lee et al. (AAAI 2020), as released: the base branch is told that every video has background, the
-suppression branch that none has; labels are normalised to sum to 1 and compared with a softmax
+suppression branch that none has; labels are normalized to sum to 1 and compared with a softmax
 over C + 1 classes by binary cross-entropies, averaged over videos and classes.
 """
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vssl_jax.errors import UserError
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 
 def negative_cosine(
@@ -35,4 +35,6 @@ def negative_cosine(
     )
   if isinstance(temperature, int | float) and not temperature > 0:
     raise UserError(f"negative_cosine: temperature must be positive; got {temperature}")
-  return -jnp.mean(jnp.sum(unit(p) * unit(lax.stop_gradient(k)), axis=1)) / temperature
+  return (
+    -jnp.mean(jnp.sum(l2_normalize(p) * l2_normalize(lax.stop_gradient(k)), axis=1)) / temperature
+  )

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 SCOPES = ("video", "batch", "bank")
 
@@ -147,7 +147,7 @@ def pool(
     weight = part[:, :, None, :] * weight[..., None]  # [N, T, L, M]
     total = jnp.einsum("ntlm,ntd->nlmd", weight, x.astype(jnp.float32), precision="highest")
     has = real & (jnp.sum(weight, axis=1) > 0)
-    return unit(jnp.where(has[..., None], total, 0)), has
+    return l2_normalize(jnp.where(has[..., None], total, 0)), has
 
   action, has_action = side(pseudo)
   background, has_background = side(~pseudo)

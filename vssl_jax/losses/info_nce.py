@@ -14,7 +14,7 @@ its rows and its columns: half the products of the dense form.
 
 Several devices exchange embeddings and two numbers an anchor, never logits: each computes the rows
 of its own anchors against the gathered embeddings, and because P_ji needs only the gathered
-normaliser of anchor j, the same rows give the whole gradient of its own embeddings.
+normalizer of anchor j, the same rows give the whole gradient of its own embeddings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
-from vssl_jax.ops.sphere import inverse_norm, unit
+from vssl_jax.ops.sphere import inverse_norm, l2_normalize
 
 AxisName = str | Sequence[str]
 
@@ -73,7 +73,7 @@ def info_nce(
     already-mapped function is exact in every case.)
 
   Args:
-    a: raw embeddings of the first view, `[N, D]`, any float type; L2-normalised inside. A vector
+    a: raw embeddings of the first view, `[N, D]`, any float type; L2-normalized inside. A vector
       of norm below 1e-6 has no direction: similarity 0 to everything, gradient 0.
     b: of the second view, `[N, D]`.
     temperature: τ > 0, a number or a scalar array; differentiable.
@@ -180,7 +180,7 @@ def _weights(n, symmetric):
 def _dense(a, b, temperature, axis_name, symmetric, precision):
   """This device's mean loss and statistics; logits `[n, 2N]` for each of the two views."""
   dtype = temperature.dtype
-  a, b = unit(a).astype(dtype), unit(b).astype(dtype)
+  a, b = l2_normalize(a).astype(dtype), l2_normalize(b).astype(dtype)
   every = jnp.concatenate([_gather(a, axis_name), _gather(b, axis_name)])  # [2N, D]
   n, total = a.shape[0], every.shape[0] // 2
   video = _first_row(a, axis_name) + jnp.arange(n)
@@ -220,7 +220,7 @@ def _blocked(a, b, temperature, block_size, axis_name, symmetric, precision):
 
 
 def _views(block, z):
-  """Normalised embeddings `[2 · B, D]` of a block of videos; z = (a, b, inverse norms [N, 2])."""
+  """Normalized embeddings `[2 · B, D]` of a block of videos; z = (a, b, inverse norms [N, 2])."""
   a, b, scale = block.take(z)
   x = jnp.stack([a, b]).astype(scale.dtype) * scale.T[:, :, None]
   return x.reshape(-1, x.shape[-1])
@@ -345,7 +345,7 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
   start = (jnp.zeros_like(a, dtype), jnp.zeros_like(b, dtype))
   pulls = tiles.fold_tiles(step, start, n, None if half else total, block_size=block_size)
 
-  # The positive's terms and the way back through the normalisation: block by block too, because as
+  # The positive's terms and the way back through the normalization: block by block too, because as
   # whole-array operations they'd take several times N × D.
   factor = cotangents[0] / temperature
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vssl_jax.errors import UserError
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 # Cosines this close are equal in float32: a collapsed batch must not score 100 % by rounding.
 _TIE = 1e-6
@@ -35,7 +35,7 @@ def queue_nce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """InfoNCE of queries with their own keys against a queue.
 
-  All three are L2-normalised inside (a vector of norm below 1e-6 has similarity 0 to everything and
+  All three are L2-normalized inside (a vector of norm below 1e-6 has similarity 0 to everything and
   gradient 0). PySlowFast leaves the queue's rows as they are, which differs only for the random
   ones that a queue starts with: no parameter moves while it still holds any.
 
@@ -64,7 +64,11 @@ def queue_nce(
     UserError: shapes that don't fit, a temperature that isn't positive, unknown `positives`.
   """
   _check(q, keys, queue, temperature, positives)
-  q, keys, queue = unit(q), unit(lax.stop_gradient(keys)), unit(lax.stop_gradient(queue))
+  q, keys, queue = (
+    l2_normalize(q),
+    l2_normalize(lax.stop_gradient(keys)),
+    l2_normalize(lax.stop_gradient(queue)),
+  )
   negative = jnp.matmul(q, queue.T, precision=precision) / temperature  # [N, K]
   cosine = jnp.einsum("nd,npd->np", q, keys, precision=precision)
   positive = cosine / temperature

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vssl_jax.errors import UserError
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 _MASKED = -1e30  # finite, so that a row without negatives has a finite gradient
 _TIE = 1e-6  # as info_nce: nearer by rounding is not nearer
@@ -26,7 +26,7 @@ def multi_nce(
   `info_nce`. Under `jit` over global arrays it is the global batch's, however that is sharded.
 
   Args:
-    z: raw embeddings `[N, ρ, D]`, ρ ≥ 2, any float type; L2-normalised inside.
+    z: raw embeddings `[N, ρ, D]`, ρ ≥ 2, any float type; L2-normalized inside.
     temperature: τ > 0.
     precision: of the matrix product.
 
@@ -45,7 +45,7 @@ def multi_nce(
   if not temperature > 0:
     raise UserError(f"multi_nce: temperature must be positive; got {temperature}")
   n, clips, dim = z.shape
-  x = unit(z).reshape(n * clips, dim)
+  x = l2_normalize(z).reshape(n * clips, dim)
   cosine = jnp.matmul(x, x.T, precision=precision)
   logits = cosine / temperature
   video = jnp.arange(n * clips) // clips

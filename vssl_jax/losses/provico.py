@@ -9,7 +9,8 @@ Park et al., "Probabilistic Representations for Video Contrastive Learning", CVP
 A video's own pair is that of two independent draws (or of two halves of its clips). One draw used
 twice would have K zero distances, which cap −log p at log K and leave it without gradient.
 
-The formulas' erratum, and what the paper leaves open, are fields of `Settings` with our defaults.
+The formulas' erratum, and what the paper leaves open, are fields of `LossSettings` with our
+defaults.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ KL_ON = ("clip", "video")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class LossSettings:
   """Choices of the loss; see `vssl_jax.methods.provico.defaults` for what is published.
 
   Attributes:
@@ -84,7 +85,7 @@ def provico(
   slope: jax.typing.ArrayLike,
   offset: jax.typing.ArrayLike,
   label: jax.Array | None = None,
-  settings: Settings = Settings(),
+  settings: LossSettings = LossSettings(),
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The loss of a global batch, float32 whatever the input's type, and what to watch.

@@ -74,5 +74,6 @@ def complete(saved: ConfigDict) -> ConfigDict:
         fill(into[key], value)
 
   whole = saved.copy_and_resolve_references().unlock()
+  config_lib.rename_fields(whole)
   fill(whole, base_config(saved.method))
   return whole

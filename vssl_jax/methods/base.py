@@ -48,15 +48,15 @@ class Method:
     loss: (params, state, batch, rng, step) -> (loss, (state, metrics)), in place of the two.
     grads: (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients), for a
       method that computes its own (clip by clip, say).
-    gate: (state, step) -> True to update, False to leave parameters, optimiser and schedule
+    update_mask: (state, step) -> True to update, False to leave parameters, optimizer and schedule
       as they are, or a tree of booleans for parts of the parameters (frozen subsets): like them,
       or a prefix such as {"encoder": True, "prototypes": step > 10}.
     after_update: (params, state, updates) -> (params, state) after each applied update
       (momentum encoders); `updates` counts them, from 1.
-    refresh: (params, state, source) -> (params, state) on the host, before each epoch.
+    on_epoch_start: (params, state, source) -> (params, state) on the host, before each epoch.
     state_spec: how the state lies on the devices: PartitionSpecs in the shape of the state, or of
       its upper part (a prefix). A whole copy on each by default.
-    idle_steps: steps at the start for which the gate stays shut: the schedules are that much
+    frozen_steps: steps at the start that update nothing: the schedules are that much
       shorter, and end with the run.
     evaluate: (params, state, training split, evaluation split) -> JSON-able scores, of what the
       method learns beside its encoder; after training, where probes are asked for and the data has
@@ -77,11 +77,11 @@ class Method:
   objective: Callable[[Params, State, Any, Batch, jax.Array, jax.Array], Loss] | None = None
   loss: Callable[[Params, State, Batch, jax.Array, jax.Array], Loss] | None = None
   grads: Callable[..., tuple[Loss, Params]] | None = None
-  gate: Callable[[State, jax.Array], Any] | None = None
+  update_mask: Callable[[State, jax.Array], Any] | None = None
   after_update: Callable[[Params, State, jax.Array], tuple[Params, State]] = _same
-  refresh: Callable[[Params, State, Any], tuple[Params, State]] | None = None
+  on_epoch_start: Callable[[Params, State, Any], tuple[Params, State]] | None = None
   state_spec: Any = _WHOLE
-  idle_steps: int = 0
+  frozen_steps: int = 0
   evaluate: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
   illustrate: Callable[[Params, State, Any, Any, pathlib.Path], dict[str, Any]] | None = None
   validate: Callable[[Params, Any], dict[str, float]] | None = None

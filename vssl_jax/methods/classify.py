@@ -2,7 +2,7 @@
 
 One method for all three, so that a probe runs on the same loop as everything else. Frozen,
 the encoder sits in the state, runs with its batch norm in inference mode and is never
-touched (CVRL §4.1: L2-normalised features, one dense layer); otherwise it is trained.
+touched (CVRL §4.1: L2-normalized features, one dense layer); otherwise it is trained.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def defaults() -> ConfigDict:
   c = ConfigDict()
   c.classes = 0  # 0: as many as the data has
   c.frozen = True  # the encoder in inference mode, unchanged
-  c.normalise = True  # L2-normalised features
+  c.normalize = True  # L2-normalized features
   c.dropout = 0.0
   c.label_smoothing = 0.0
   c.encoder_sha256 = ""  # of the frozen encoder, filled in: another one is another run
@@ -65,7 +65,7 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
 def logits_fn(config: ConfigDict) -> Callable[[Params, State, jax.Array], jax.Array]:
   """(params, state, clips float32 [B, T, H, W, C]) -> logits float32 [B, K], inference mode."""
   encoder = models.build_encoder(config.encoder)
-  classifier = heads.Classifier(config.classify.classes, normalise=config.classify.normalise)
+  classifier = heads.Classifier(config.classify.classes, normalize=config.classify.normalize)
 
   def apply(params: Params, state: State, clips: jax.Array) -> jax.Array:
     features = encoder.apply(_encoder(config, params, state), clips, train=False)
@@ -100,7 +100,7 @@ def build(
     if not 0 <= c[field] < 1:
       raise UserError(f"config.classify.{field} is {c[field]}: it must lie in [0, 1).")
   encoder = models.build_encoder(config.encoder)
-  classifier = heads.Classifier(c.classes, normalise=c.normalise)
+  classifier = heads.Classifier(c.classes, normalize=c.normalize)
   transform = augment.build(config.augment, config.data.size)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:

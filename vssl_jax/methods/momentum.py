@@ -4,7 +4,7 @@
 
 (the ρ-study, §3; BYOL, §3.2). The target starts as a copy; K counts updates, so that steps which
 update nothing leave both k and the target where they are. PySlowFast averages parameters only: the
-key network normalises by batch statistics and keeps running averages of its own, which nothing
+key network normalizes by batch statistics and keeps running averages of its own, which nothing
 reads. `ema_buffers` averages them too.
 """
 
@@ -84,7 +84,7 @@ def keys(
 
   Args:
     net: encoder and head.
-    clips: how to augment and normalise.
+    clips: how to augment and normalize.
     target: the slow copy.
     batch: `clips` and `key` are read.
     shuffle: permute the videos before the network and back after it: its groups of batch norm then
@@ -154,7 +154,7 @@ def losses(
 
   Args:
     fields: the method's own: `sequential` and `queries`.
-    clips: how to augment and normalise.
+    clips: how to augment and normalize.
     online: the trained network; gives a tree with `z`, the embeddings.
     keys_of: (params, state, batch) -> (keys [N, ρ, D], state), without gradient.
     query_loss: (state, one clip's tree, the other clips' keys [N, ρ − 1, D]) -> (value, metrics).

@@ -1,7 +1,7 @@
 """ρ clips of each video through one network: what the four methods of the ρ-study share.
 
 Feichtenhofer et al., "A Large-Scale Study on Unsupervised Spatiotemporal Representation Learning",
-CVPR 2021. Clips are forwarded one after the other, each normalised by the statistics of its own
+CVPR 2021. Clips are forwarded one after the other, each normalized by the statistics of its own
 clip index over the batch, as the paper's code (PySlowFast) does; `statistics = "joint"` sends all
 ρ N clips at once instead. The running averages then move towards the mean over the ρ clips.
 """
@@ -100,7 +100,8 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
   if d.clips < 2:
     raise UserError(
       f"config.data.clips is {d.clips}: {config.method} compares clips of a video, 2 or more; for "
-      "ρ = 1 (two crops of one clip) set config.data.clips=2 and config.data.interval.law=same."
+      "ρ = 1 (two crops of one clip) set config.data.clips=2 and "
+      "config.data.interval.distribution=same."
     )
   choose(config, fields, "statistics", STATISTICS)
   rows = config.batch_size // config.accumulate

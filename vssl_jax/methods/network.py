@@ -38,7 +38,7 @@ class Network:
     )
 
   def __call__(self, params: Params, stats: Stats, clips: jax.Array) -> tuple[jax.Array, Stats]:
-    """Training mode: clips float `[N, T, H, W, C]` to embeddings `[N, D]`, not normalised."""
+    """Training mode: clips float `[N, T, H, W, C]` to embeddings `[N, D]`, not normalized."""
     x, encoder = train(self.encoder, params["encoder"], stats["encoder"], clips)
     z, head = train(self.head, params["head"], stats["head"], x)
     return z, {**stats, "encoder": encoder, "head": head}

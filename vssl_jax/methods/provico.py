@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import augment, models
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import Settings, provico
+from vssl_jax.losses.provico import LossSettings, provico
 from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Metrics, Params, Variables
 from vssl_jax.models.gaussian_head import GaussianHead
@@ -75,7 +75,7 @@ def defaults() -> ConfigDict:
   return c
 
 
-def settings(config: ConfigDict) -> Settings:
+def settings(config: ConfigDict) -> LossSettings:
   """The loss's choices that `config.provico` describes.
 
   Raises:
@@ -84,7 +84,7 @@ def settings(config: ConfigDict) -> Settings:
   c = config.provico
   try:
     rule = Rule(c.mining, c.threshold, c.combine, c.distance, c.form)
-    return Settings(
+    return LossSettings(
       samples=c.samples,
       own=c.own,
       distance_on=c.distance_on,

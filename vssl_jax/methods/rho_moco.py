@@ -29,7 +29,7 @@ from vssl_jax.losses import queue_nce
 from vssl_jax.methods import momentum, multiclip, network
 from vssl_jax.methods.base import Batch, Method, Metrics, Params, Variables
 from vssl_jax.ops import queue as queue_lib
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 POSITIVES = ("separate", "sum")
 ENQUEUE = ("all", "first")
@@ -97,12 +97,12 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return queue_nce(q["z"], positives, state.queue.items, c.temperature, positives=c.positives)
 
   def close(state: State, k: jax.Array, metrics: Metrics) -> tuple[State, Metrics]:
-    k = unit(k if c.enqueue == "all" else k[:, :1])
+    k = l2_normalize(k if c.enqueue == "all" else k[:, :1])
     by_clip = k.swapaxes(0, 1).reshape(-1, k.shape[-1])
     metrics = {**metrics, **queue_lib.statistics(state.queue, by_clip.shape[0])}
     return state.replace(queue=queue_lib.push(state.queue, by_clip)), metrics
 
-  def gate(state: State, step: jax.Array) -> jax.Array:
+  def update_mask(state: State, step: jax.Array) -> jax.Array:
     del step
     return queue_lib.is_full(state.queue)
 
@@ -120,9 +120,9 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     init,
     encoder_variables,
     {"clips": clips.spec},
-    gate=gate if c.wait else None,
+    update_mask=update_mask if c.wait else None,
     after_update=after_update,
     state_spec=State(whole, whole, queue_lib.Queue(split, whole, whole)),
-    idle_steps=idle,
+    frozen_steps=idle,
     **momentum.losses(c, clips, online, keys_of, query_loss, close),
   )

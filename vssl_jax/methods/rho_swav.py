@@ -36,7 +36,7 @@ from vssl_jax.methods import multiclip, network
 from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 from vssl_jax.ops import queue as queue_lib
 from vssl_jax.ops.sinkhorn import sinkhorn
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 
 @flax.struct.dataclass
@@ -52,7 +52,7 @@ def defaults() -> ConfigDict:
   c = ConfigDict()
   c.temperature = 0.1
   c.prototypes = 1000  # K
-  c.normalise = True  # prototypes to unit length after each update
+  c.normalize = True  # prototypes to unit length after each update
   c.freeze_epochs = 1.0  # prototypes stay as they are
   c.epsilon = 0.05  # of Sinkhorn; smaller is nearer to one prototype a clip
   c.iterations = 3  # of Sinkhorn; 0 leaves the softmax of scores / ε
@@ -97,7 +97,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     rng, prototype_rng, queue_rng = jax.random.split(rng, 3)
     params, stats = net.init(rng, batch["clips"][:, 0])
     kernel = jax.random.normal(prototype_rng, (config.head.out, c.prototypes))
-    params["prototypes"] = {"kernel": unit(kernel.T).T}
+    params["prototypes"] = {"kernel": l2_normalize(kernel.T).T}
     make = jax.vmap(lambda key: queue_lib.create(key, c.queue, config.head.out))
     return params, State(stats, make(jax.random.split(queue_rng, coded)) if c.queue else None)
 
@@ -118,7 +118,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     params: Params, state: State, z: jax.Array, batch: Batch, rng: jax.Array, step: jax.Array
   ) -> Loss:
     del batch, rng
-    z_unit, kernel = unit(z), params["prototypes"]["kernel"]
+    z_unit, kernel = l2_normalize(z), params["prototypes"]["kernel"]
     scores = _scores(z_unit, kernel)  # [N, ρ, K]
     still_z, still_kernel = lax.stop_gradient((z_unit, kernel))
     terms = []
@@ -136,7 +136,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       state = state.replace(queues=jax.vmap(queue_lib.push)(state.queues, rows))
     return multiclip.finish(loss, watched, state, z)
 
-  def gate(state: State, step: jax.Array) -> dict[str, Any]:
+  def update_mask(state: State, step: jax.Array) -> dict[str, Any]:
     del state
     thawed = step >= multiclip.steps_of(config, c.freeze_epochs)
     return {"encoder": jnp.bool_(True), "head": jnp.bool_(True), "prototypes": thawed}
@@ -144,7 +144,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def after_update(params: Params, state: State, updates: jax.Array) -> tuple[Params, State]:
     del updates
     kernel = params["prototypes"]["kernel"]
-    return {**params, "prototypes": {"kernel": unit(kernel.T).T}}, state
+    return {**params, "prototypes": {"kernel": l2_normalize(kernel.T).T}}, state
 
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
@@ -152,14 +152,14 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   whole = PartitionSpec()
   divides = mesh is None or c.queue % mesh.size == 0
   split = PartitionSpec(None, parallel.AXIS) if divides else whole
-  extra = {"after_update": after_update} if c.normalise else {}
+  extra = {"after_update": after_update} if c.normalize else {}
   return Method(
     init,
     encoder_variables,
     {"clips": clips.spec},
     embed=embed,
     objective=objective,
-    gate=gate if c.freeze_epochs > 0 else None,
+    update_mask=update_mask if c.freeze_epochs > 0 else None,
     state_spec=State(whole, queue_lib.Queue(split, whole, whole) if c.queue else whole),
     **extra,
   )

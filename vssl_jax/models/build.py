@@ -95,7 +95,7 @@ def _slowfast(config: ConfigDict) -> nn.Module:
     alpha=config.alpha,
     beta=config.beta,
     lateral=config.lateral,
-    spread=config.spread,
+    slow_to_last=config.slow_to_last,
     **_convolutional(config),
   )
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from vssl_jax.models.heads import glorot_uniform
 from vssl_jax.models.layers.norm import BatchNorm
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 
 class GaussianHead(nn.Module):
   """μ = L2(LayerNorm(FC(x))) and log σ² = clamp(FC'(x)), ProViCo's (Park et al., CVPR 2022).
 
-  The variance's layer has neither normalisation and starts at one value for all: its kernel at 0,
+  The variance's layer has neither normalization and starts at one value for all: its kernel at 0,
   its bias at log(trace / D), so that a sample lies √trace from the mean. Beyond the clamp
   there is no gradient. Hidden layers (Dense → BN → ReLU, shared) are ours; the paper has none.
 
@@ -60,4 +60,4 @@ class GaussianHead(nn.Module):
       bias_init=start,
       name="log_variance",
     )(x.astype(jnp.float32))
-    return {"mean": unit(mean), "log_variance": jnp.clip(log_variance, *self.clamp)}
+    return {"mean": l2_normalize(mean), "log_variance": jnp.clip(log_variance, *self.clamp)}

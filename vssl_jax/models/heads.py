@@ -15,7 +15,7 @@ class ProjectionHead(nn.Module):
   """(Dense with bias → BN → ReLU) for each hidden width, then Dense with bias.
 
   CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1. Without `bn` it is MoCo's.
-  With `out_bn` embeddings too are normalised by batch, without scale or bias, as MoCo v3 has it
+  With `out_bn` embeddings too are normalized by batch, without scale or bias, as MoCo v3 has it
   (arXiv 2104.02057).
   """
 
@@ -30,7 +30,7 @@ class ProjectionHead(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalised."""
+    """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalized."""
     for i, width in enumerate(self.hidden):
       x = nn.Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=f"dense_{i}")(x)
       if self.bn:
@@ -48,16 +48,16 @@ class ProjectionHead(nn.Module):
 
 
 class Classifier(nn.Module):
-  """Linear classifier in float32, on L2-normalised features if asked."""
+  """Linear classifier in float32, on L2-normalized features if asked."""
 
   classes: int
-  normalise: bool = False
+  normalize: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps features `[N, F]` to logits `[N, classes]`, float32."""
     x = x.astype(jnp.float32)
-    if self.normalise:
+    if self.normalize:
       # The floor lies inside the root, so that the gradient is finite at x = 0.
       x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
     return nn.Dense(self.classes, kernel_init=glorot_uniform, name="out")(x)

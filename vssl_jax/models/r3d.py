@@ -105,7 +105,7 @@ class R3D(nn.Module):
 
     Args:
       clips: `[N, T, H, W, 3]`, floating point.
-      train: Normalise by the batch's statistics and move the running averages.
+      train: Normalize by the batch's statistics and move the running averages.
       pool: False returns the last feature map `[N, T', H', W', features_dim]` in `dtype`.
 
     Returns:

@@ -20,7 +20,7 @@ class SlowFast(nn.Module):
   """`[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features, slow ones first.
 
   The clip is what the fast pathway sees; the slow one takes every `alpha`-th frame of it, from the
-  first on, or as many spread evenly from the first to the last, as PySlowFast does.
+  first on, or as many evenly from the first to the last, as PySlowFast does.
   After the stem and after each of res2 to res4, a `lateral`×1×1 convolution of stride `alpha` in
   time, batch norm and ReLU carry the fast pathway's map over, as further channels of the slow one.
 
@@ -29,7 +29,7 @@ class SlowFast(nn.Module):
     beta: Channels of the slow pathway a channel of the fast one (the paper's β is 1 / beta).
     lateral: Kernel size in time of the lateral convolutions: 5 in the paper and in PySlowFast's
       4×16 models (alpha 8), 7 in its 8×8 ones (alpha 4).
-    spread: The slow pathway's frames lie evenly from the clip's first to its last.
+    slow_to_last: The slow pathway's frames lie evenly from the clip's first to its last.
   """
 
   depth: int = 50
@@ -43,7 +43,7 @@ class SlowFast(nn.Module):
   alpha: int = 4
   beta: int = 8
   lateral: int = 7
-  spread: bool = False
+  slow_to_last: bool = False
 
   @property
   def stem_dims(self) -> tuple[int, int]:
@@ -71,7 +71,7 @@ class SlowFast(nn.Module):
 
     Args:
       clips: `[N, T, H, W, 3]`, floating point; `alpha` divides T.
-      train: Normalise by the batch's statistics and move the running averages.
+      train: Normalize by the batch's statistics and move the running averages.
       pool: False returns `[N, T/alpha, H', W', features_dim]` in `dtype`: the slow pathway's last
         map, and the fast one's averaged over each `alpha` frames.
 
@@ -100,7 +100,7 @@ class SlowFast(nn.Module):
 
     clips = clips.astype(self.dtype)
     maps = {"slow": clips[:, :: self.alpha], "fast": clips}
-    if self.spread:
+    if self.slow_to_last:
       count, last = clips.shape[1] // self.alpha, clips.shape[1] - 1
       maps["slow"] = clips[:, np.arange(count) * last // max(count - 1, 1)]
     for path, t in (("slow", 1), ("fast", 5)):

@@ -101,15 +101,15 @@ class ViT(nn.Module):
     Args:
       clips: `[N, T, H, W, 3]`, floating point; `tubelet` divides T, H and W.
       train: Without effect.
-      pool: False returns the normalised tokens `[N, T', H', W', features_dim]` in `dtype`.
+      pool: False returns the normalized tokens `[N, T', H', W', features_dim]` in `dtype`.
 
     Returns:
-      Features `[N, features_dim]`, float32: the mean of the normalised tokens.
+      Features `[N, features_dim]`, float32: the mean of the normalized tokens.
 
     Raises:
       UserError: `tubelet` does not divide the clip, or the heads the channels.
     """
-    batch, *size, colours = clips.shape
+    batch, *size, colors = clips.shape
     if any(n % k for n, k in zip(size, self.tubelet, strict=True)):
       whole, part = (" x ".join(map(str, a)) for a in (size, self.tubelet))
       raise UserError(
@@ -118,7 +118,7 @@ class ViT(nn.Module):
       )
     grid = [n // k for n, k in zip(size, self.tubelet, strict=True)]
     (t, h, w), (p, q, r) = grid, self.tubelet
-    x = clips.astype(self.dtype).reshape(batch, t, p, h, q, w, r, colours)
+    x = clips.astype(self.dtype).reshape(batch, t, p, h, q, w, r, colors)
     x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, t * h * w, -1)
     channels = self.features_dim
     x = nn.Dense(channels, dtype=self.dtype, kernel_init=glorot_uniform, name="embed")(x)

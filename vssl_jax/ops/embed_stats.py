@@ -1,6 +1,6 @@
 """Is the embedding space alive? Statistics that see a collapse which the loss curve hides.
 
-All are of L2-normalised embeddings in float32; z `[N, V, D]` holds V views of each of N videos.
+All are of L2-normalized embeddings in float32; z `[N, V, D]` holds V views of each of N videos.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jax import lax
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 _HIGHEST = lax.Precision.HIGHEST
 # Variance of unit vectors that are equal but for rounding.
@@ -32,7 +32,7 @@ def alignment(z: jax.Array) -> jax.Array:
   views = z.shape[1]
   if views < 2:
     raise UserError(f"alignment: needs two views or more of each video; got z of shape {z.shape}")
-  z = unit(z)
+  z = l2_normalize(z)
   # Σ over pairs |z_v − z_w|² = V Σ_v |z_v − mean|².
   around = jnp.sum(jnp.square(z - jnp.mean(z, axis=1, keepdims=True)), axis=(1, 2))
   return 2 * jnp.mean(around) / (views - 1)
@@ -51,7 +51,7 @@ def uniformity(x: jax.Array, t: float = 2.0, block_size: int = 512) -> jax.Array
   """
   if x.ndim != 2 or x.shape[0] < 2:
     raise UserError(f"uniformity: needs [M, D] with two rows or more; got {x.shape}")
-  x, m = unit(x), x.shape[0]
+  x, m = l2_normalize(x), x.shape[0]
 
   def step(total, rows, cols, mask):
     cosine = jnp.matmul(rows.take(x), cols.take(x).T, precision=_HIGHEST)
@@ -71,7 +71,7 @@ def std(x: jax.Array) -> jax.Array:
   Args:
     x: `[M, D]` raw.
   """
-  return jnp.mean(jnp.std(unit(x), axis=0))
+  return jnp.mean(jnp.std(l2_normalize(x), axis=0))
 
 
 def effective_rank(x: jax.Array) -> jax.Array:
@@ -87,7 +87,7 @@ def effective_rank(x: jax.Array) -> jax.Array:
   Returns:
     float32 in [1, min(M − 1, D)]; 0 where all embeddings are one point.
   """
-  x = unit(x)
+  x = l2_normalize(x)
   x = x - jnp.mean(x, axis=0)
   wide = x.shape[0] < x.shape[1]
   gram = jnp.matmul(x, x.T, precision=_HIGHEST) if wide else jnp.matmul(x.T, x, precision=_HIGHEST)
@@ -110,7 +110,7 @@ def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
   Returns:
     float32 scalars: `alignment` (V ≥ 2), `uniformity` (mean over views; N ≥ 2), `embedding_std`,
     `embedding_spread` (that times √D: 1 on an even sphere, 0 at a point), `effective_rank`,
-    `embedding_norm` (mean norm before normalisation).
+    `embedding_norm` (mean norm before normalization).
   """
   z = z[:, None] if z.ndim == 2 else z
   z = z[:: -(-z.shape[0] // max_videos)]

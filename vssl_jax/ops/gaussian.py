@@ -40,7 +40,7 @@ def noise(keys: jax.Array, count: int, dim: int) -> jax.Array:
 
 
 def sample(noise: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
-  """Reparametrised samples σ ⊙ ε + μ, `[N, K, D]`: differentiable in both moments.
+  """Reparametrized samples σ ⊙ ε + μ, `[N, K, D]`: differentiable in both moments.
 
   Args:
     noise: ε `[N, K, D]`.

@@ -6,7 +6,7 @@ micro-batch without keeping activations, take the loss and its gradient at the e
 embed every micro-batch again and pull that gradient back through it. Memory is that of one
 micro-batch's activations and all embeddings, the price one more forward pass.
 
-Batch normalisation in `embed` normalises by the micro-batch, in both passes alike, as it would in
+Batch normalization in `embed` normalizes by the micro-batch, in both passes alike, as it would in
 a single pass with statistics over the same groups; its running statistics advance once per
 micro-batch, in order.
 """

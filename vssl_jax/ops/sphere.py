@@ -1,4 +1,4 @@
-"""L2 normalisation that is finite everywhere, in value and gradient."""
+"""L2 normalization that is finite everywhere, in value and gradient."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def inverse_norm(x: jax.Array) -> jax.Array:
   return jnp.where(some, lax.rsqrt(jnp.where(some, squared, 1.0)), 0.0)
 
 
-def unit(x: jax.Array) -> jax.Array:
+def l2_normalize(x: jax.Array) -> jax.Array:
   """X over its norms along the last axis, `[..., D]`, in float32 or wider; 0 where ‖x‖ ≤ 1e-6."""
   return x.astype(jnp.result_type(x, jnp.float32)) * inverse_norm(x)[..., None]

@@ -164,7 +164,7 @@ def nearest(
 ) -> tuple[jax.Array, jax.Array]:
   """The k bank rows of largest inner product with each query, tile by tile.
 
-  L2-normalise both sides for cosine similarity.
+  L2-normalize both sides for cosine similarity.
 
   Args:
     queries: `[Q, D]`.

@@ -1,4 +1,4 @@
-"""What a class can be told by without any representation: pixels and colours."""
+"""What a class can be told by without any representation: pixels and colors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def small_clip(clips: np.ndarray, frames: int = 4, side: int = 8) -> np.ndarray:
   return _flat(shrink(clips[:, pick], min(side, clips.shape[2])))
 
 
-def colour_means(clips: np.ndarray) -> np.ndarray:
-  """The mean colour of every frame: float32 [N, T·C]."""
+def color_means(clips: np.ndarray) -> np.ndarray:
+  """The mean color of every frame: float32 [N, T·C]."""
   return _flat(clips.mean(axis=(2, 3), dtype=np.float64))
 
 
 BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   "pixels": middle_frame,
   "pixels_clip": small_clip,
-  "colour_means": colour_means,
+  "color_means": color_means,
 }
 
 
@@ -86,7 +86,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
 def evaluate(
   config: ConfigDict, source_train: views.Source, source_eval: views.Source
 ) -> dict[str, Any]:
-  """The same logistic regression on pixels and colours of each video's middle view.
+  """The same logistic regression on pixels and colors of each video's middle view.
 
   Returns:
     For each of `baselines.BASELINES` `top1`, `top5`, how it was fitted, and `numbers`, the

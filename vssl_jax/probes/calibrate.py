@@ -38,7 +38,7 @@ def calibrate(
   probe of it in inference mode would understate it. Here each layer's statistics are pooled over
   all clips with equal weight (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, §3,
   population statistics): mean = E[mean_b], var = E[var_b + mean_b²] − mean², which for the first
-  layer equals the moments of all clips at once. Activations of a batch are still normalised by
+  layer equals the moments of all clips at once. Activations of a batch are still normalized by
   that batch's own statistics on the way.
 
   The module's momentum m is found by itself: its update of statistics 0 and of statistics 1
@@ -121,13 +121,13 @@ def random_variables(
   source: Source,
   variables: features.Variables | None = None,
 ) -> dict[str, Any]:
-  """The encoder at initialisation, its batch-norm statistics measured on training clips.
+  """The encoder at initialization, its batch-norm statistics measured on training clips.
 
   Args:
     config: `seed`, `augment` and `probe.calibrate` (batches) are read.
     encoder: the module.
-    source: gives the training clips (its crops, shuffled, no colour augmentation).
-    variables: an initialisation; None draws one from `config.seed`.
+    source: gives the training clips (its crops, shuffled, no color augmentation).
+    variables: an initialization; None draws one from `config.seed`.
 
   Raises:
     UserError: `config.probe.calibrate` is below 1.
@@ -149,7 +149,7 @@ def random_variables(
 
 
 def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:
-  # A program that runs once: on a CPU, optimising it takes five times as long as compiling it.
+  # A program that runs once: on a CPU, optimizing it takes five times as long as compiling it.
   cpu = jax.default_backend() == "cpu"
   options = {"xla_backend_optimization_level": 0} if cpu else None
   draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=options)

@@ -102,8 +102,8 @@ def confusion_png(
   if classes <= _ANNOTATED:
     for i, j in np.ndindex(confusion.shape):
       if confusion[i, j]:
-        colour = "white" if share[i, j] > 0.35 else "black"
-        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", color=colour)
+        color = "white" if share[i, j] > 0.35 else "black"
+        axes.text(j, i, str(confusion[i, j]), ha="center", va="center", color=color)
   figure_lib.save(figure, path)
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vssl_jax.errors import UserError
 from vssl_jax.ops import bhattacharyya, gaussian, tiles
 from vssl_jax.ops.mining import Rule
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 from vssl_jax.probes import features, retrieval, views
 
 
@@ -143,7 +143,7 @@ def hits(bank: Videos, queries: Videos) -> np.ndarray:
     bank: all with a label.
     queries: all with a label.
   """
-  means = (unit(jnp.asarray(v.mean)) for v in (queries, bank))
+  means = (l2_normalize(jnp.asarray(v.mean)) for v in (queries, bank))
   found = np.asarray(tiles.nearest(*means, 1)[1])[:, 0]
   return bank.label[found] == queries.label
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 from vssl_jax.probes import too_few_videos
 
 
@@ -30,7 +30,7 @@ def weighted_knn(
   divided by their sum, which leaves their order and cannot overflow.
 
   Args:
-    train: float `[V, F]`, features of the training videos; L2-normalised inside.
+    train: float `[V, F]`, features of the training videos; L2-normalized inside.
     labels: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
     classes: C.
@@ -69,7 +69,7 @@ def weighted_knn(
 
 @functools.partial(jax.jit, static_argnames=("classes", "k", "chunk"))
 def _votes(train, labels, queries, temperature, *, classes, k, chunk):
-  cosine, found = tiles.nearest(unit(queries), unit(train), k, chunk)
+  cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, chunk)
   weight = jax.nn.softmax(cosine / temperature, axis=1)
   row = jnp.arange(len(queries))[:, None]
   return jnp.zeros((len(queries), classes), weight.dtype).at[row, labels[found]].add(weight)

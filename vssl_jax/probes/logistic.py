@@ -16,7 +16,7 @@ from vssl_jax.probes import metrics
 from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.probes.views import Source
 
-NORMALISATIONS = ("standard", "l2", "none")
+NORMALIZATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
 _MAX_ITERATIONS = 2000
 _SMALL = 10**8  # products a gradient below which threads wait for one another more than they help
@@ -30,7 +30,7 @@ class Result:
     accuracy: see `metrics.Accuracy`.
     probabilities: float64 [V, K].
     strength: the C used.
-    normalisation: of the features, one of `NORMALISATIONS`.
+    normalization: of the features, one of `NORMALIZATIONS`.
     folds: folds of the cross-validation that chose C; 0 where C was given.
     grouped: whether folds kept groups of videos whole.
     converged: whether the last fit reached the solver's tolerance.
@@ -39,7 +39,7 @@ class Result:
   accuracy: metrics.Accuracy
   probabilities: np.ndarray
   strength: float
-  normalisation: str
+  normalization: str
   folds: int
   grouped: bool
   converged: bool
@@ -55,8 +55,8 @@ class Result:
       "top5": self.accuracy.top5,
       "C": self.strength,
       "C_chosen_by": chosen,
-      "normalisation": self.normalisation,
-      "optimiser": "L-BFGS, L2 penalty on weights",
+      "normalization": self.normalization,
+      "optimizer": "L-BFGS, L2 penalty on weights",
       "converged": self.converged,
     }
 
@@ -68,7 +68,7 @@ def evaluate(
   test_label: np.ndarray,
   *,
   num_classes: int = 0,
-  normalisation: str = "standard",
+  normalization: str = "standard",
   strength: float | None = None,
   folds: int = 5,
   groups: Sequence[str] | None = None,
@@ -88,7 +88,7 @@ def evaluate(
     test: float [U, F].
     test_label: int [U]; likewise.
     num_classes: K; 0 takes the highest label of the two splits.
-    normalisation: "standard" (zero mean, unit variance by the training split), "l2" (each row
+    normalization: "standard" (zero mean, unit variance by the training split), "l2" (each row
       to unit length) or "none".
     strength: a fixed C, or None to choose it.
     folds: of the cross-validation; fewer where a class has fewer videos or groups.
@@ -97,7 +97,7 @@ def evaluate(
     seed: of the folds.
 
   Raises:
-    UserError: an unknown normalisation.
+    UserError: an unknown normalization.
     TooFewVideos: fewer than two classes to learn, or no folds to choose C by.
   """
   import threadpoolctl
@@ -109,7 +109,7 @@ def evaluate(
   classes = num_classes or int(max(train_label.max(), test_label.max())) + 1
   threads = 1 if train.size * classes < _SMALL else None
   with threadpoolctl.threadpool_limits(threads):
-    train, test = _normalise(train, np.asarray(test, np.float64), normalisation)
+    train, test = _normalize(train, np.asarray(test, np.float64), normalization)
     train, test = _span(train, test)
     parts = []
     if strength is None:
@@ -121,7 +121,7 @@ def evaluate(
     accuracy=metrics.accuracy(probabilities, np.asarray(test_label)),
     probabilities=probabilities,
     strength=float(strength),
-    normalisation=normalisation,
+    normalization=normalization,
     folds=len(parts),
     grouped=bool(parts) and groups is not None,
     converged=bool(np.max(model.n_iter_) < _MAX_ITERATIONS),
@@ -207,7 +207,7 @@ def _predict(model: Any, x: np.ndarray, classes: int) -> np.ndarray:
   return probabilities
 
 
-def _normalise(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray]:
+def _normalize(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray]:
   if how == "standard":
     mean, std = train.mean(axis=0), train.std(axis=0)
     std = np.where(std > 1e-12 * np.maximum(np.abs(mean), 1.0), std, 1.0)  # constant features
@@ -219,7 +219,7 @@ def _normalise(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarra
     )
   if how == "none":
     return train, test
-  raise UserError(f"normalisation {how!r} is unknown: use {', '.join(NORMALISATIONS)}")
+  raise UserError(f"normalization {how!r} is unknown: use {', '.join(NORMALIZATIONS)}")
 
 
 def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

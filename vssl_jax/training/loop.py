@@ -115,15 +115,15 @@ def _train(
       raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
   parallel.check_batch(config.batch_size, config.accumulate, mesh)
   total = total_steps(config, source.steps_per_epoch)
-  if method.idle_steps >= total:
+  if method.frozen_steps >= total:
     raise UserError(
       f"the run has {total} steps and {config.method} updates nothing in its first "
-      f"{method.idle_steps}: make config.epochs larger, or what is filled first smaller."
+      f"{method.frozen_steps}: make config.epochs larger, or what is filled first smaller."
     )
   schedule = (
     config.optim,
     config.batch_size,
-    total - method.idle_steps,
+    total - method.frozen_steps,
     config.optim.warmup_epochs * source.steps_per_epoch,
   )
   rate = optim.learning_rate(*schedule)
@@ -140,11 +140,11 @@ def _train(
   lead = jax.process_index() == 0
   if lead:
     print(optim.describe(*schedule, state.params), flush=True)
-    if method.idle_steps:
-      print(f"  the first {method.idle_steps:,} steps update nothing", flush=True)
+    if method.frozen_steps:
+      print(f"  the first {method.frozen_steps:,} steps update nothing", flush=True)
   if restored is not None:
     print(
-      f"Resuming {workdir} at step {start} of {total}: parameters, method state, optimiser, "
+      f"Resuming {workdir} at step {start} of {total}: parameters, method state, optimizer, "
       "schedules and data position.",
       flush=True,
     )
@@ -183,8 +183,8 @@ class _Loop:
     previous: tuple[int, Any] | None = None
     step, preempted = start, False
     for step in range(start + 1, self.total + 1):
-      if self.method.refresh and (step - 1) % self.source.steps_per_epoch == 0:
-        params, method_state = self.method.refresh(state.params, state.method, self.source)
+      if self.method.on_epoch_start and (step - 1) % self.source.steps_per_epoch == 0:
+        params, method_state = self.method.on_epoch_start(state.params, state.method, self.source)
         state = state.replace(
           params=parallel.put_replicated(self.mesh, params),
           method=parallel.put(self.mesh, method_state, self.method.state_spec),

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedule as the papers' code computes them."""
+"""Optimizers and learning-rate schedule as the papers' code computes them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decayed(config: ConfigDict, params: Params) -> Params:
   if config.name == "lars":
     return jax.tree.map(lambda w: len(w.shape) >= 2, params)
 
-  # A normalisation's bias has a scale beside it.
+  # A normalization's bias has a scale beside it.
   flat, tree = jax.tree_util.tree_flatten_with_path(params)
   norms = {path[:-1] for path, _ in flat if _name(path) == "scale"}
 
@@ -141,7 +141,7 @@ def scale_by_trust(
 
 
 def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
-  """The optimiser named by `config.optim`, driven by `rate` of its own update count.
+  """The optimizer named by `config.optim`, driven by `rate` of its own update count.
 
   Raises:
     UserError: an unknown name or a value out of range.
@@ -193,7 +193,7 @@ def describe(
   kind = f"b1 {config.momentum:g}" if config.name in ("adam", "adamw") else momentum
   clip = f", gradient norm up to {config.clip_norm:g}" if config.clip_norm > 0 else ""
   lines = [
-    f"Optimiser {config.name}: {kind}{clip}; {total:,} updates of {batch_size:,} videos",
+    f"Optimizer {config.name}: {kind}{clip}; {total:,} updates of {batch_size:,} videos",
     f"  learning rate {peak_lr(config, batch_size):.4g} = {config.lr:g} x {batch_size} / "
     f"{config.lr_batch}, half-cosine to {float(rate(total)):.4g}",
   ]

@@ -108,7 +108,7 @@ def save_run(
 
   Args:
     folder: of the run, missing or empty; appears whole or not at all.
-    config: the run's; its optimiser starts anew.
+    config: the run's; its optimizer starts anew.
     params: of `config.method`.
     state: of `config.method`.
     beside: other JSON files of the folder, by name.

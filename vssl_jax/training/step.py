@@ -1,4 +1,4 @@
-"""One optimisation step of any method: the train state and the jitted function that advances it."""
+"""One optimization step of any method: the train state and the jitted function that advances it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TrainState:
 
   Attributes:
     step: batches consumed, int32; the data position and the random draws follow from it.
-    updates: optimiser updates applied, int32; the schedules follow from it.
+    updates: optimizer updates applied, int32; the schedules follow from it.
     params: the method's parameters.
     method: the method's state.
-    optim: the optimiser's state.
+    optim: the optimizer's state.
   """
 
   step: jax.Array
@@ -48,7 +48,7 @@ def init(
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, params, state, tx.init(params))
 
-  # Run once: on CPU optimising its code takes longer than it saves.
+  # Run once: on CPU optimizing its code takes longer than it saves.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   return jax.jit(create, out_shardings=_layout(method, mesh), compiler_options=options)()
 
@@ -59,16 +59,16 @@ def _layout(method: Method, mesh: Mesh) -> TrainState:
   return TrainState(whole, whole, whole, parallel.shardings(mesh, method.state_spec), whole)
 
 
-def _select(gate: Any, new: Any, old: Any) -> Any:
-  """New where the gate (a boolean, or a tree of booleans like both) is open, old elsewhere."""
-  if isinstance(gate, (bool, jax.Array)):
-    return jax.tree.map(lambda a, b: jnp.where(gate, a, b), new, old)
-  return jax.tree.map(lambda g, a, b: jnp.where(g, a, b), gate, new, old)
+def _select(mask: Any, new: Any, old: Any) -> Any:
+  """New where the mask (a boolean, or a tree of booleans like both) is true, old elsewhere."""
+  if isinstance(mask, (bool, jax.Array)):
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
+  return jax.tree.map(lambda g, a, b: jnp.where(g, a, b), mask, new, old)
 
 
-def _spread(gate: Any, params: Any) -> Any:
+def _whole_tree(mask: Any, params: Any) -> Any:
   """A prefix of the parameters' tree as a whole one."""
-  return jax.tree.map(lambda g, part: jax.tree.map(lambda _: g, part), gate, params)
+  return jax.tree.map(lambda g, part: jax.tree.map(lambda _: g, part), mask, params)
 
 
 def make_step(
@@ -84,7 +84,7 @@ def make_step(
 
   Args:
     method: what is learnt.
-    tx: the optimiser.
+    tx: the optimizer.
     rate: learning rate by update, for the log only; `tx` applies its own.
     seed: of all random draws.
     accumulate: micro-batches a step.
@@ -102,39 +102,39 @@ def make_step(
     batch = {**batch, "key": keys}
     (loss, (state, metrics)), grads = grad_fn(train.params, train.method, batch, rng, train.step)
 
-    gate = method.gate(train.method, train.step) if method.gate else True
-    whole = isinstance(gate, (bool, jax.Array))
+    mask = method.update_mask(train.method, train.step) if method.update_mask else True
+    whole = isinstance(mask, (bool, jax.Array))
     if not whole:
-      gate = _spread(gate, train.params)
-      grads = _select(gate, grads, jax.tree.map(jnp.zeros_like, grads))
+      mask = _whole_tree(mask, train.params)
+      grads = _select(mask, grads, jax.tree.map(jnp.zeros_like, grads))
     updates, optim = tx.update(grads, train.optim, train.params)
     if not whole:
-      updates = _select(gate, updates, jax.tree.map(jnp.zeros_like, updates))
+      updates = _select(mask, updates, jax.tree.map(jnp.zeros_like, updates))
       # Momentum of a frozen subset stays as it was. Adam's count goes on, so that after a long
       # freeze its first updates are up to six times as large as a new one's (b1 0.9, b2 0.999).
       slots = optax.tree_utils.tree_map_params(
-        tx, lambda _, g: g, optim, gate, transform_non_params=lambda _: True
+        tx, lambda _, g: g, optim, mask, transform_non_params=lambda _: True
       )
       optim = jax.tree.map(lambda g, a, b: jnp.where(g, a, b), slots, optim, train.optim)
     params = optax.apply_updates(train.params, updates)
     moved_params, moved_state = method.after_update(params, state, train.updates + 1)
-    if gate is not True:
-      moved_params = _select(gate, moved_params, train.params)
-    if whole and gate is not True:
-      moved_state = _select(gate, moved_state, state)
-      optim = _select(gate, optim, train.optim)
-    opened = jnp.asarray(gate, jnp.int32) if whole else jnp.ones((), jnp.int32)
+    if mask is not True:
+      moved_params = _select(mask, moved_params, train.params)
+    if whole and mask is not True:
+      moved_state = _select(mask, moved_state, state)
+      optim = _select(mask, optim, train.optim)
+    updated = jnp.asarray(mask, jnp.int32) if whole else jnp.ones((), jnp.int32)
 
     metrics = {
       **metrics,
       "loss": loss,
       "grad_norm": optax.tree_utils.tree_norm(grads),
-      "update_norm": optax.tree_utils.tree_norm(updates) * opened,
+      "update_norm": optax.tree_utils.tree_norm(updates) * updated,
       "param_norm": optax.tree_utils.tree_norm(moved_params),
       "lr": rate(train.updates),
     }
     scalars = {k: v.astype(jnp.float32) for k, v in metrics.items()}
-    new = TrainState(train.step + 1, train.updates + opened, moved_params, moved_state, optim)
+    new = TrainState(train.step + 1, train.updates + updated, moved_params, moved_state, optim)
     return new, scalars
 
   layout = _layout(method, mesh)

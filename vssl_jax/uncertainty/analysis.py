@@ -173,7 +173,9 @@ def _pairs(
     }
 
   rows = []
-  anchors = range(len(args.videos)) if args.videos else mined_pairs.spread_out(few.uncertainty, 6)
+  anchors = (
+    range(len(args.videos)) if args.videos else mined_pairs.evenly_spaced(few.uncertainty, 6)
+  )
   for anchor in anchors:
     near, far = mined_pairs.neighbours(apart, positive, anchor, _NEIGHBOURS)
     listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
@@ -228,7 +230,7 @@ def _safe(name: str) -> str:
   return re.sub(r"[^\w.-]", "_", name)
 
 
-def told(name: str, found: dict[str, Any]) -> str:
+def describe(name: str, found: dict[str, Any]) -> str:
   """One run's correlations in words, a line each."""
   said = {
     "videos": "uncertainty and hit, by video",
@@ -288,7 +290,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     print(f"error: {e}", file=sys.stderr)
     return 2
   for name, found in runs.items():
-    print(told(name, found))
+    print(describe(name, found))
     if "videos" not in found:
       print("  no labels: nothing but mined pairs")
   for file in files:

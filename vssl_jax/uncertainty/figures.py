@@ -183,9 +183,9 @@ def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
   axis.set_xticks([])
   axis.set_yticks([])
   known = anchor and item["label"]
-  colour = (RIGHT if item["label"] == anchor else WRONG) if known else GREY
+  color = (RIGHT if item["label"] == anchor else WRONG) if known else GREY
   for side in axis.spines.values():
-    side.set(color=colour, linewidth=2.5 if known else 1)
+    side.set(color=color, linewidth=2.5 if known else 1)
   name = item["label"] if len(item["label"]) <= 14 else item["label"][:13] + "…"
   name = f"{name}  #{item['video']}".strip()
   apart = f"D {item['distance']:.3g}   " if "distance" in item else ""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import Settings
+from vssl_jax.losses.provico import LossSettings
 from vssl_jax.ops import bhattacharyya, gaussian, mining
 from vssl_jax.probes.gaussian import Videos
 
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
   positive: bool
 
 
-def mine(videos: Videos, settings: Settings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Distances and positives of all pairs of some videos, as of one batch of them.
 
   Args:
@@ -83,7 +83,7 @@ def neighbours(
   return mined[:count], [p for p in pairs if not p.positive][:count]
 
 
-def spread_out(uncertainty: np.ndarray, count: int) -> list[int]:
+def evenly_spaced(uncertainty: np.ndarray, count: int) -> list[int]:
   """Places of `count` videos from the most certain to the least, evenly by rank."""
   order = np.argsort(uncertainty, kind="stable")
   ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)

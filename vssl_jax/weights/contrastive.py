@@ -84,7 +84,7 @@ def config(
   if kind == "swav":
     own.prototypes = len(tensors.get("swav_prototypes.weight", np.zeros(own.prototypes)))
     own.queue = tensors["queue_swav"].shape[1] if "queue_swav" in tensors else 0
-  _optimiser(c, cfg.get("SOLVER", {}), kind)
+  _optimizer(c, cfg.get("SOLVER", {}), kind)
   return c
 
 
@@ -110,7 +110,7 @@ def _mlp(tensors: Tensors, prefix: str, where: str) -> tuple[tuple[int, ...], in
   return tuple(dense[:-1]), dense[-1], len(dense) < len(found)
 
 
-def _optimiser(c: ConfigDict, solver: Mapping[str, Any], kind: str) -> None:
+def _optimizer(c: ConfigDict, solver: Mapping[str, Any], kind: str) -> None:
   lars = solver.get("LARS_ON", kind != "moco")
   o = c.optim
   o.name = "lars" if lars else solver.get("OPTIMIZING_METHOD", "sgd")

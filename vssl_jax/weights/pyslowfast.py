@@ -186,7 +186,7 @@ def describe(
     lateral = shape("s1_fuse.conv_f2s.weight")[2]
     alpha = _alpha(cfg.get("SLOWFAST", {}).get("ALPHA"), lateral, alpha, where)
     fast = shape("s1.pathway1_stem.conv.weight")[0]
-    out |= {"lateral": lateral, "alpha": alpha, "beta": stem // fast, "spread": True}
+    out |= {"lateral": lateral, "alpha": alpha, "beta": stem // fast, "slow_to_last": True}
   elif alpha:
     raise UserError(f"--alpha={alpha} is of slowfast, and {where} is {arch}; leave it out.")
   return out
@@ -227,7 +227,7 @@ def _require_known(cfg: Mapping[str, Any], where: str) -> None:
 
 
 def preprocessing(c: ConfigDict, cfg: Mapping[str, Any]) -> None:
-  """Normalisation and clips as their config has them: RGB in [0, 1], less mean, by std."""
+  """Normalization and clips as their config has them: RGB in [0, 1], less mean, by std."""
   d, test = cfg.get("DATA", {}), cfg.get("TEST", {})
   c.augment.mean, c.augment.std = tuple(d.get("MEAN", MEAN)), tuple(d.get("STD", STD))
   eval_size = d.get("TEST_CROP_SIZE", 256)
@@ -275,7 +275,7 @@ def to_theirs(
     raise UserError(f"config.encoder.depth is {e.depth}: PySlowFast's like ours are 50 and 101.")
   if e.name == "slow" and not e.temporal:
     raise UserError("config.encoder.temporal is False: inflate the network, or train c2d.")
-  if e.name == "slowfast" and not e.spread:
+  if e.name == "slowfast" and not e.slow_to_last:
     print(
       "Note: PySlowFast spreads the slow frames from first to last; this network was trained "
       "with every alpha-th."

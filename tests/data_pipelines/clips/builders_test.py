@@ -102,7 +102,7 @@ class TestBuilder:
 
 @both
 def test_train_steps_give_the_same_clip_on_both_builders(make):
-  builders, data = make(), tiny.data(interval__law="constant", interval__gap=0.4)
+  builders, data = make(), tiny.data(interval__distribution="constant", interval__gap=0.4)
   data.interval.unit = "seconds"
   steps.add_parsing(builders.parser_builder, with_frame_rate=True)
   steps.add_train_steps(builders, data)

@@ -22,51 +22,53 @@ def starts(u, length, **kwargs):
   return sampler.starts(u, np.asarray(length), frames=FRAMES, stride=STRIDE, **kwargs)
 
 
-def density(x, power, law):
+def density(x, power, distribution):
   return {
     "decreasing": (power + 1) / power * (1 - x**power),
     "uniform": np.ones_like(x),
     "increasing": (power + 1) * x**power,
-  }[law]
+  }[distribution]
 
 
-@pytest.mark.parametrize("law", sampler.DENSITIES)
+@pytest.mark.parametrize("distribution", sampler.DENSITIES)
 @pytest.mark.parametrize("power", POWERS)
 class TestLaw:
-  def test_cdf_integrates_the_density(self, law, power):
+  def test_cdf_integrates_the_density(self, distribution, power):
     for x in (0.0, 0.1, 0.5, 0.9, 1.0):
-      expected = integrate.quad(lambda t: float(density(np.asarray(t), power, law)), 0, x)[0]
-      assert sampler.cdf(np.asarray(x), power, law) == pytest.approx(expected, abs=1e-7)
+      expected = integrate.quad(lambda t: float(density(np.asarray(t), power, distribution)), 0, x)[
+        0
+      ]
+      assert sampler.cdf(np.asarray(x), power, distribution) == pytest.approx(expected, abs=1e-7)
 
-  def test_quantile_inverts_the_cdf(self, law, power):
+  def test_quantile_inverts_the_cdf(self, distribution, power):
     u = np.concatenate([[0, 1e-12, 1e-6, 1 - 1e-6], np.linspace(0.001, 0.999, 200)])
-    x = sampler.quantile(u, power, law)
-    np.testing.assert_allclose(sampler.cdf(x, power, law), u, atol=2e-10)
+    x = sampler.quantile(u, power, distribution)
+    np.testing.assert_allclose(sampler.cdf(x, power, distribution), u, atol=2e-10)
     assert (x >= 0).all()
     assert (x <= 1).all()
 
-  def test_continuous_draw_follows_its_cdf(self, law, power):
+  def test_continuous_draw_follows_its_cdf(self, distribution, power):
     u = np.random.default_rng(1).random(20_000)
-    x = sampler.quantile(u, power, law)
-    result = stats.kstest(x, lambda t: sampler.cdf(np.asarray(t), power, law))
+    x = sampler.quantile(u, power, distribution)
+    result = stats.kstest(x, lambda t: sampler.cdf(np.asarray(t), power, distribution))
     assert result.pvalue > 1e-3
 
-  def test_floored_draw_follows_its_probabilities(self, law, power):
+  def test_floored_draw_follows_its_probabilities(self, distribution, power):
     length = SPAN + 23
-    drawn = starts(draws(40_000), length, interval=Interval(law, power))
+    drawn = starts(draws(40_000), length, interval=Interval(distribution, power))
     interval = np.abs(drawn[:, 0] - drawn[:, 1])
-    edges = sampler.cdf(np.arange(24) / 23, power, law)
+    edges = sampler.cdf(np.arange(24) / 23, power, distribution)
     expected = np.diff(edges) * len(interval)
     assert stats.chisquare(np.bincount(interval, minlength=23), expected).pvalue > 1e-3
 
-  def test_earlier_start_is_uniform_among_those_that_leave_room(self, law, power):
-    drawn = starts(draws(60_000), SPAN + 12, interval=Interval(law, power))
+  def test_earlier_start_is_uniform_among_those_that_leave_room(self, distribution, power):
+    drawn = starts(draws(60_000), SPAN + 12, interval=Interval(distribution, power))
     interval = np.abs(drawn[:, 0] - drawn[:, 1])
     early = drawn.min(axis=1)[interval == 3]
     assert stats.chisquare(np.bincount(early, minlength=9)).pvalue > 1e-3
 
-  def test_either_clip_may_be_the_earlier(self, law, power):
-    a, b = starts(draws(20_000), 100, interval=Interval(law, power)).T
+  def test_either_clip_may_be_the_earlier(self, distribution, power):
+    a, b = starts(draws(20_000), 100, interval=Interval(distribution, power)).T
     assert stats.binomtest(int((a < b).sum()), int((a != b).sum())).pvalue > 1e-3
     assert stats.ks_2samp(a[:10_000], b[10_000:]).pvalue > 1e-3
 
@@ -86,7 +88,7 @@ def test_large_power_is_the_uniform_law():
   length=st.integers(1, 400),
   frames=st.integers(1, 32),
   stride=st.integers(1, 8),
-  law=st.sampled_from(sampler.LAWS),
+  distribution=st.sampled_from(sampler.DISTRIBUTIONS),
   power=st.sampled_from(POWERS),
   clips=st.integers(1, 5),
   gap=st.floats(0, 500),
@@ -96,11 +98,11 @@ def test_large_power_is_the_uniform_law():
   seed=st.integers(0, 1000),
 )
 def test_every_index_is_within_bounds(
-  length, frames, stride, law, power, clips, gap, max_seconds, min_seconds, edges, seed
+  length, frames, stride, distribution, power, clips, gap, max_seconds, min_seconds, edges, seed
 ):
-  if law not in ("independent", "same") and clips > 2:
+  if distribution not in ("independent", "same") and clips > 2:
     clips = 2
-  if law in ("same", "constant") or clips < 2 or 0 < max_seconds < min_seconds:
+  if distribution in ("same", "constant") or clips < 2 or 0 < max_seconds < min_seconds:
     min_seconds = 0.0
   u = draws(64, clips, seed)
   if edges:  # the ends of the unit interval
@@ -111,7 +113,7 @@ def test_every_index_is_within_bounds(
     frames=frames,
     stride=stride,
     clips=clips,
-    interval=Interval(law, power, gap, "frames", max_seconds, min_seconds),
+    interval=Interval(distribution, power, gap, "frames", max_seconds, min_seconds),
     fps=25.0,
   )
   assert drawn.shape == (64, clips)
@@ -120,7 +122,9 @@ def test_every_index_is_within_bounds(
   assert (drawn < sampler.num_starts(np.asarray(length), frames, stride)).all()
   span, room = np.ptp(drawn, axis=1), int(sampler.num_starts(np.asarray(length), frames, stride))
   least = min(np.ceil(min_seconds * 25), room - 1)
-  if law == "independent" or length > (frames - 1) * stride:  # shorter: clips wrap, as they come
+  if (
+    distribution == "independent" or length > (frames - 1) * stride
+  ):  # shorter: clips wrap, as they come
     assert (span >= least).all()
   if max_seconds:
     assert (span <= max(max_seconds * 25, least)).all()
@@ -215,12 +219,12 @@ def test_pairs_spread_at_least_so_far_are_exactly_uniform():
   assert stats.chisquare(table[allowed]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("law", sampler.DENSITIES)
-def test_least_interval_truncates_the_density(law):
-  interval = Interval(law, max_seconds=1.2, min_seconds=0.4)
+@pytest.mark.parametrize("distribution", sampler.DENSITIES)
+def test_least_interval_truncates_the_density(distribution):
+  interval = Interval(distribution, max_seconds=1.2, min_seconds=0.4)
   drawn = starts(draws(40_000), SPAN + 40, interval=interval, fps=25.0)
   gaps = np.abs(drawn[:, 0] - drawn[:, 1])
-  mass = np.diff(sampler.cdf(np.arange(10, 32) / 40, 1.0, law))
+  mass = np.diff(sampler.cdf(np.arange(10, 32) / 40, 1.0, distribution))
   expected = mass / mass.sum() * len(gaps)
   assert stats.chisquare(np.bincount(gaps - 10, minlength=21), expected).pvalue > 1e-3
 
@@ -235,12 +239,12 @@ def test_bound_truncates_the_density():
 
 
 @pytest.mark.parametrize("least", [0.0, 0.7])
-@pytest.mark.parametrize("law", sampler.LAWS)
+@pytest.mark.parametrize("distribution", sampler.DISTRIBUTIONS)
 @pytest.mark.parametrize("power", [1.0, 3.0])
-def test_tensorflow_gives_numpys_numbers(law, power, least):
+def test_tensorflow_gives_numpys_numbers(distribution, power, least):
   import tensorflow as tf
 
-  interval = Interval(law, power, gap=7, max_seconds=1.5, min_seconds=least)
+  interval = Interval(distribution, power, gap=7, max_seconds=1.5, min_seconds=least)
   u, length = draws(200), np.random.default_rng(3).integers(1, 120, 200)
   fps = np.random.default_rng(4).uniform(10, 30, 200)
   expected = starts(u, length, interval=interval, fps=fps)
@@ -273,12 +277,12 @@ def test_frame_rate_is_required_where_it_matters():
 @pytest.mark.parametrize(
   ("field", "value", "clips", "message"),
   [
-    ("law", "falling", 2, "unknown law 'falling'"),
+    ("distribution", "falling", 2, "distribution is 'falling'"),
     ("unit", "hours", 2, "'hours'"),
     ("power", 0.0, 2, "power"),
     ("gap", -1.0, 2, "negative"),
-    ("law", "decreasing", 4, "independent"),
-    ("law", "independent", 0, "at least 1"),
+    ("distribution", "decreasing", 4, "independent"),
+    ("distribution", "independent", 0, "at least 1"),
     ("min_seconds", -1.0, 2, "negative"),
     ("min_seconds", 1.0, 1, "no span"),
   ],
@@ -296,10 +300,10 @@ def test_default_config_is_cvrls_law():
 
 
 @pytest.mark.parametrize(
-  ("law", "most", "message"), [("same", 0.0, "no interval"), ("independent", 0.5, "above")]
+  ("distribution", "most", "message"), [("same", 0.0, "no interval"), ("independent", 0.5, "above")]
 )
-def test_impossible_least_spans_are_told(law, most, message):
+def test_impossible_least_spans_are_told(distribution, most, message):
   interval = config.data().interval
-  interval.law, interval.max_seconds, interval.min_seconds = law, most, 1.0
+  interval.distribution, interval.max_seconds, interval.min_seconds = distribution, most, 1.0
   with pytest.raises(UserError, match=message):
     sampler.from_config(interval, 2)

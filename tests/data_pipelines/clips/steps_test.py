@@ -138,7 +138,7 @@ class TestTrain:
 
   @pytest.mark.parametrize("clip_count", [1, 3])
   def test_any_number_of_clips(self, clip_count):
-    data = tiny.data(clips=clip_count, interval__law="independent")
+    data = tiny.data(clips=clip_count, interval__distribution="independent")
     out = run({"image": moving()}, data)
     assert out["image"].shape[0] == out["offset"].shape[0] == clip_count
 
@@ -157,7 +157,7 @@ class TestTrain:
     ],
   )
   def test_seconds_by_rate_or_by_time_stamps(self, fields, gap):
-    data = tiny.data(interval__law="constant", interval__gap=0.5, interval__unit="seconds")
+    data = tiny.data(interval__distribution="constant", interval__gap=0.5, interval__unit="seconds")
     out = run({"image": moving()} | {k: tf.constant(v) for k, v in fields.items()}, data)
     assert abs(np.diff(out["offset"])) == gap
     assert not out["no_frame_rate"]

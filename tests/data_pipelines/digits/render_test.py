@@ -27,7 +27,7 @@ def _lightness(frames):
 
 
 def _ink(frames):
-  """Distance from the corners' colour, per frame: free of the paper's lightness."""
+  """Distance from the corners' color, per frame: free of the paper's lightness."""
   light = _lightness(frames)
   return np.abs(light - np.median(light[:, [0, 0, -1, -1], [0, -1, 0, -1]], axis=1)[:, None, None])
 
@@ -168,7 +168,7 @@ def test_paper_is_bilinear_over_its_grid():
 
 def test_ink_is_lighter_or_darker_with_equal_odds_and_within_contrast():
   config = DigitsConfig(contrast=(0.5, 0.6))
-  paper, ink = render._colours(np.random.default_rng(0), config, 4000)
+  paper, ink = render._colors(np.random.default_rng(0), config, 4000)
   assert paper.shape == (2, 4000, 3, 3, 3)
   assert ink.shape == (2, 4000, 3)
   difference = ink.mean((0, 2)) - paper.mean((0, 2, 3, 4))
@@ -176,7 +176,7 @@ def test_ink_is_lighter_or_darker_with_equal_odds_and_within_contrast():
   np.testing.assert_allclose(np.abs(difference).mean(), 0.55, atol=0.01)
 
 
-def test_colours_and_pixels_leave_a_linear_classifier_near_chance():
+def test_colors_and_pixels_leave_a_linear_classifier_near_chance():
   config = DigitsConfig(length=1, size=12)
   data = {}
   for split in ("train", "test"):

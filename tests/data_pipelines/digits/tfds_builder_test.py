@@ -90,7 +90,7 @@ def test_the_default_variant_is_the_generators_default():
   assert config.seed == 0
 
 
-def test_encode_keeps_colour_at_full_resolution():
+def test_encode_keeps_color_at_full_resolution():
   frame = np.zeros((16, 16, 3), np.uint8)
   frame[:, ::2, 0] = frame[:, 1::2, 2] = 200  # red and blue columns
   back = np.asarray(PIL.Image.open(io.BytesIO(tfds_builder.encode(frame, quality=100))))

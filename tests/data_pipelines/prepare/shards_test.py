@@ -67,7 +67,7 @@ def shard(tmp_path, make_video):
     entries=(Entry("a.mp4", label="x"), Entry("broken.mp4", label="y"), Entry("b.mp4", label="y")),
     sizes=(1, 7, 2),
     labels=("x", "y"),
-    settings=decode.Settings(max_seconds=0.8),
+    settings=decode.FrameSettings(max_seconds=0.8),
   )
 
 

@@ -137,7 +137,7 @@ def test_untrimmed_in_memory_and_simulated():
   assert made(a) == made(b) != made(c)
   other = {**a.features, "v0": a.features["v0"] + 1}
   assert made(a) != made(Dataset(a.videos, other, 0.5))
-  settings = simulated_lib.Settings(width=4)
+  settings = simulated_lib.SimulationSettings(width=4)
   simulated = [
     simulated_lib.simulate(a.videos, ("a", "b"), s, seed=seed)
     for s, seed in (

@@ -13,7 +13,7 @@ VIEWS = {"clips": 2, "crops": 1, "frames": 3, "stride": 2, "resize": 12, "size":
 
 
 class TinyVideos(tfds.core.GeneratorBasedBuilder):
-  """Eight videos of flat colours (see `tiny`)."""
+  """Eight videos of flat colors (see `tiny`)."""
 
   VERSION = tfds.core.Version("1.0.0")
   encoding = "jpeg"

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from data_pipelines.untrimmed import sequences, simulated
-from data_pipelines.untrimmed.simulated import Settings, simulate
+from data_pipelines.untrimmed.simulated import SimulationSettings, simulate
 from tests.data_pipelines.untrimmed.sequences_test import ARGS, fields
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
 NAMES = ("a", "b", "c")
-CLEAN = Settings(phases=1, variation=0.0, noise=0.0, bursts=0.0, context=0.0, action=3.0, scene=2.0)
+CLEAN = SimulationSettings(
+  phases=1, variation=0.0, noise=0.0, bursts=0.0, context=0.0, action=3.0, scene=2.0
+)
 
 
 def video(*segments, duration=40.0):
@@ -103,7 +105,7 @@ def test_bursts_and_variation():
 
 
 def test_a_video_depends_on_seed_name_and_segments_alone():
-  settings, v, w = Settings(), video((5.0, 9.0, "a")), video((1.0, 2.0, "b"))
+  settings, v, w = SimulationSettings(), video((5.0, 9.0, "a")), video((1.0, 2.0, "b"))
   both = simulate({"v": v, "w": w}, NAMES, settings)
   alone = simulate({"w": w}, NAMES, settings)
   np.testing.assert_array_equal(both.features["w"], alone.features["w"])
@@ -187,4 +189,4 @@ def test_written_by_the_program(tmp_path, capsys):
 )
 def test_bad_input_is_named(options):
   with pytest.raises(UserError, match="untrimmed"):
-    Settings(**options)
+    SimulationSettings(**options)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.videos import decode
-from data_pipelines.videos.decode import Settings, UnreadableError
+from data_pipelines.videos.decode import FrameSettings, UnreadableError
 
 
 def pixels(jpeg):
@@ -21,7 +21,7 @@ def numbers(part):
 
 
 def one(path, *, start=0.0, end=math.inf, **settings):
-  (part,) = decode.decode(path, Settings(**settings), start=start, end=end)
+  (part,) = decode.decode(path, FrameSettings(**settings), start=start, end=end)
   return part
 
 
@@ -138,7 +138,7 @@ def test_seeking_decodes_little(tmp_path, make_video, monkeypatch):
 )
 def test_long_videos_are_cut_without_stubs(tmp_path, make_video, limit, lengths):
   path = make_video(tmp_path / "a.mp4", frames=20, fps=10)
-  parts = list(decode.decode(path, Settings(max_seconds=limit)))
+  parts = list(decode.decode(path, FrameSettings(max_seconds=limit)))
   assert [len(p.frames) for p in parts] == lengths
   assert [n for p in parts for n in numbers(p)] == list(range(20))
   edges = np.cumsum([0, *lengths]) / 10
@@ -161,7 +161,7 @@ def test_parts_come_before_the_video_ends():
 
 def reason(path, **span):
   with pytest.raises(UnreadableError) as error:
-    list(decode.decode(path, Settings(), **span))
+    list(decode.decode(path, FrameSettings(), **span))
   assert "\n" not in str(error.value)
   return str(error.value)
 

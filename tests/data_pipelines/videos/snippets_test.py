@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.videos import decode, snippets
-from data_pipelines.videos.snippets import Settings, Task
+from data_pipelines.videos.snippets import SnippetSettings, Task
 from vssl_jax.errors import UserError
 
 SMALL = {"resize": 24, "size": 16, "fps": 0.0}
@@ -13,7 +13,7 @@ SMALL = {"resize": 24, "size": 16, "fps": 0.0}
 
 def levels(path, **kwargs):
   """Frame numbers of each snippet: frame i is a flat grey of level 10 + 8 i."""
-  found = [x for x, _ in snippets.read(path, Settings(**{**SMALL, **kwargs}))]
+  found = [x for x, _ in snippets.read(path, SnippetSettings(**{**SMALL, **kwargs}))]
   assert all(x.dtype == np.uint8 and x.shape[1:] == (16, 16, 3) for x in found)
   return [[round((float(f.mean()) - 10) / 8) for f in x] for x in found]
 
@@ -35,7 +35,9 @@ def test_which_frames(make_video, tmp_path, kwargs, want):
 
 def test_frame_rate_and_facts(make_video, tmp_path):
   path = make_video(tmp_path / "a.mp4", frames=12, fps=10)
-  facts = snippets.send(Task(path, Settings(**{**SMALL, "frames": 4, "stride": 4})), lambda x: None)
+  facts = snippets.send(
+    Task(path, SnippetSettings(**{**SMALL, "frames": 4, "stride": 4})), lambda x: None
+  )
   assert (facts["snippets"], facts["frames"], facts["fps"]) == (3, 12, 10)
   np.testing.assert_allclose(facts["seconds"], 1.2)
   doubled = levels(path, frames=4, stride=4, fps=20.0)
@@ -48,7 +50,7 @@ def test_central_square_upright(make_video, tmp_path, rotation):
   # Left half dark, right half bright, 48 x 24: the central square has both halves.
   pattern = np.where(np.arange(48) < 24, 20, 220)[None, :, None]
   path = make_video(tmp_path / "a.mp4", frames=4, size=(48, 24), pattern=pattern, rotation=rotation)
-  (x, _), *_ = snippets.read(path, Settings(frames=2, stride=2, resize=24, size=20, fps=0.0))
+  (x, _), *_ = snippets.read(path, SnippetSettings(frames=2, stride=2, resize=24, size=20, fps=0.0))
   assert x.shape == (2, 20, 20, 3)
   frame = x[0, ..., 0].astype(int)
   if rotation:
@@ -60,7 +62,7 @@ def test_central_square_upright(make_video, tmp_path, rotation):
 
 
 def test_broken_videos_have_reasons(make_video, make_audio, tmp_path):
-  settings = Settings(**{**SMALL, "frames": 2, "stride": 2})
+  settings = SnippetSettings(**{**SMALL, "frames": 2, "stride": 2})
   send = lambda path: snippets.send(Task(path, settings), lambda x: None)
   empty, noise = tmp_path / "empty.mp4", tmp_path / "noise.mp4"
   empty.write_bytes(b"")
@@ -78,4 +80,4 @@ def test_broken_videos_have_reasons(make_video, make_audio, tmp_path):
 @pytest.mark.parametrize("kwargs", [{"frames": 0}, {"stride": 0}, {"fps": -1.0}, {"size": 200}])
 def test_impossible_settings(kwargs):
   with pytest.raises(UserError, match="snippets: "):
-    Settings(**kwargs)
+    SnippetSettings(**kwargs)

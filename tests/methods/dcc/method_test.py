@@ -189,10 +189,12 @@ class Split:
 
 @pytest.mark.slow
 def test_videos_that_an_epoch_left_out_enter_the_memory_before_the_next():
-  assert methods.load("dcc").build(config()).refresh is None  # batches of 8 divide 16 videos
+  assert methods.load("dcc").build(config()).on_epoch_start is None  # batches of 8 divide 16 videos
   c = config(batch_size=6)
   method, _, params, state = start(c)
-  _, state = method.refresh(params, state, Split())  # before the first epoch there is nothing
+  _, state = method.on_epoch_start(
+    params, state, Split()
+  )  # before the first epoch there is nothing
   assert not np.any(np.asarray(state.bank.classes) >= 0)
   fill = rho.hasty(lambda s, b: method.loss(params, s, b, jax.random.key(0), 5)[1][0])
   for first in (0, 6):  # 12 to 15 are left out
@@ -202,13 +204,13 @@ def test_videos_that_an_epoch_left_out_enter_the_memory_before_the_next():
   np.testing.assert_array_equal(filled, np.arange(V) < 12)
   np.testing.assert_array_equal(state.visited, filled)
   before = jax.device_get(state.bank)
-  _, after = method.refresh(params, state, Split())
+  _, after = method.on_epoch_start(params, state, Split())
   np.testing.assert_array_equal(after.bank.classes, parts.slots(videos()["labels"], 2))
   assert np.asarray(after.bank.has_action)[12:].any((1, 2)).all()
   np.testing.assert_array_equal(after.bank.action[:12], before.action[:12])
   assert not np.asarray(after.visited).any()
   assert after.epochs == 2
-  _, again = method.refresh(params, state, Split())
+  _, again = method.on_epoch_start(params, state, Split())
   np.testing.assert_array_equal(after.bank.action, again.bank.action)
 
 
@@ -261,17 +263,17 @@ def test_the_projection_waits_for_the_contrast(variant, moves):
 def test_refresh_clusters_the_data_set_every_so_many_epochs():
   c = config("demo,dataset_clusters", **{"dcc.refresh": 2, "batch_size": N})
   method, _, params, state = start(c)
-  assert methods.load("dcc").build(config()).refresh is None
-  _, first = method.refresh(params, state, Split())
+  assert methods.load("dcc").build(config()).on_epoch_start is None
+  _, first = method.on_epoch_start(params, state, Split())
   assert first.centers.shape == (4 * C, 4)  # K a class
   assert np.asarray(first.centers).any()
   assert np.all((np.asarray(first.shares) >= 0) & (np.asarray(first.shares) <= 1))
   # Shares times sizes are the pseudo-labelled snippets of each class: roughly half of its videos'.
   assert np.asarray(first.shares).max() > 0.05
   moved = jax.tree.map(lambda p: 1.1 * p + 0.01, params)
-  _, second = method.refresh(moved, first, Split())
+  _, second = method.on_epoch_start(moved, first, Split())
   np.testing.assert_array_equal(second.centers, first.centers)
-  _, third = method.refresh(moved, second, Split())
+  _, third = method.on_epoch_start(moved, second, Split())
   assert np.abs(third.centers - first.centers).max() > 1e-4
   assert third.epochs == 3
 
@@ -281,7 +283,9 @@ def test_clusters_of_the_data_set_are_the_same_over_eight_devices():
   found = []
   for devices in (1, 8):
     method, _, params, state = start(c, devices)
-    _, state = method.refresh(params, state, Split(13))  # 260 snippets: eight does not divide them
+    _, state = method.on_epoch_start(
+      params, state, Split(13)
+    )  # 260 snippets: eight does not divide them
     found.append(jax.device_get((state.centers, state.shares)))
   for one, eight in zip(*found, strict=True):
     np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)
@@ -329,7 +333,7 @@ def test_input_features_may_be_what_is_clustered(scope):
   method, _, params, state = start(c)
   assert state.centers.shape[1] == c.dcc.width
   if scope == "dataset":
-    _, state = method.refresh(params, state, Split())
+    _, state = method.on_epoch_start(params, state, Split())
     assert np.asarray(state.centers).any()
   trust = inference.look(c, params, state)(batch())["trust"]
   moved = jax.tree.map(lambda x: x, params)
@@ -365,7 +369,7 @@ def test_a_look_into_the_network(change):
   c = config("demo" + change, **{"dcc.labels": 1})
   method, _, params, state = start(c)
   if "dataset" in change:
-    _, state = method.refresh(params, state, Split())
+    _, state = method.on_epoch_start(params, state, Split())
   rows = batch(range(4, 12))
   seen = inference.look(c, params, state)(rows)
   assert seen["cas"].shape == (N, T, C)

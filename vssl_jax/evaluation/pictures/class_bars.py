@@ -34,7 +34,7 @@ def draw(
   height = 0.8 / bars
   figure = figure_lib.new(7.5, 1.3 + rows * (0.16 * bars + 0.16) + 0.22 * ((bars + 3) // 4))
   axis = figure.subplots()
-  tones = figure_lib.colours(max(bars, 3))
+  tones = figure_lib.colors(max(bars, 3))
   y = np.arange(rows)
   for i, (name, row) in enumerate(zip(per_class, scores, strict=True)):
     place = y + (i - (bars - 1) / 2) * height

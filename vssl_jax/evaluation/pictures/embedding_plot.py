@@ -1,4 +1,4 @@
-"""Features on a plane: t-SNE, and UMAP where it is installed, coloured by class."""
+"""Features on a plane: t-SNE, and UMAP where it is installed, colored by class."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def draw(
   listed = len(classes) <= _LISTED
   figure = figure_lib.new(7.2 if listed else 6.0, 5.4)
   axis = figure.subplots()
-  for i, (c, colour) in enumerate(zip(classes, figure_lib.colours(len(classes)), strict=True)):
+  for i, (c, color) in enumerate(zip(classes, figure_lib.colors(len(classes)), strict=True)):
     own = places[label == c]
     axis.scatter(
       *own.T,
       s=22,
-      color=colour,
+      color=color,
       marker=_MARKS[i % len(_MARKS)],
       linewidths=0.3,
       edgecolors="white",

@@ -11,7 +11,7 @@ import numpy as np
 
 from vssl_jax import figure as figure_lib
 from vssl_jax.ops import tiles
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 _SIZE = 128  # pixels of a thumbnail
 _CLIPS = 3  # the middle one of which it is
@@ -43,7 +43,7 @@ def choose(label: np.ndarray, rows: int, seed: int) -> np.ndarray:
 def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
   """Cosines and positions `[Q, count]` of the nearest rows of the bank `[V, F]`, nearest first."""
   cosine, found = tiles.nearest(
-    unit(jnp.asarray(queries)), unit(jnp.asarray(bank)), min(count, len(bank)), 1024
+    l2_normalize(jnp.asarray(queries)), l2_normalize(jnp.asarray(bank)), min(count, len(bank)), 1024
   )
   return np.asarray(cosine), np.asarray(found)
 
@@ -98,9 +98,9 @@ def _thumbnail(axis: Any, item: Mapping[str, Any]) -> None:
   axis.set_xticks([])
   axis.set_yticks([])
   right = item.get("right")
-  colour = figure_lib.GREY if right is None else figure_lib.RIGHT if right else figure_lib.WRONG
+  color = figure_lib.GREY if right is None else figure_lib.RIGHT if right else figure_lib.WRONG
   for side in axis.spines.values():
-    side.set(color=colour, linewidth=1.0 if right is None else 3.0)
+    side.set(color=color, linewidth=1.0 if right is None else 3.0)
   mark = "" if right is None else "✓ " if right else "✗ "
   text = f"{mark}{figure_lib.short(item['label'], 17)}"
   if "cosine" in item:
@@ -108,5 +108,5 @@ def _thumbnail(axis: Any, item: Mapping[str, Any]) -> None:
   elif item["name"]:
     text += f"\n{figure_lib.short(item['name'].rsplit('/', 1)[-1].rsplit('.', 1)[0], 25)}"
   axis.set_xlabel(
-    text, fontsize=7.0, labelpad=3, color="black" if right is None else colour, parse_math=False
+    text, fontsize=7.0, labelpad=3, color="black" if right is None else color, parse_math=False
   )

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vssl_jax.errors import UserError
 from vssl_jax.localization import scores
 from vssl_jax.localization.observe import Look
-from vssl_jax.localization.proposals import Settings
+from vssl_jax.localization.proposals import ProposalSettings
 from vssl_jax.methods.base import Batch, Params
 from vssl_jax.methods.dcc import pseudo_labels, report
 from vssl_jax.models.bas_net import SUPPRESSED, BasNet, top_mean
@@ -73,7 +73,7 @@ def options(config: ConfigDict) -> dict[str, Any]:
     )
   p["thresholds"] = tuple(p["thresholds"])
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
-  return {"batch_size": size, "settings": Settings(**p), "nms": nms, "sigma": sigma or None}
+  return {"batch_size": size, "settings": ProposalSettings(**p), "nms": nms, "sigma": sigma or None}
 
 
 def look(config: ConfigDict, params: Params, state: Any) -> Look:

@@ -32,7 +32,7 @@ from vssl_jax import config as config_lib
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.localization import scores as scores_lib
-from vssl_jax.localization.proposals import Settings
+from vssl_jax.localization.proposals import ProposalSettings
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Loss, Method, Params
@@ -103,9 +103,9 @@ def defaults() -> ConfigDict:
   c.snippets = 1600  # of the t-SNE picture and the numbers behind it; 0 for neither
 
   c.protocol = "thumos14"  # tIoU 0.1 to 0.7 | activitynet: 0.5 to 0.95
-  c.proposals = ConfigDict()  # see localization.proposals.Settings
-  s = Settings()
-  for name in Settings.__dataclass_fields__:
+  c.proposals = ConfigDict()  # see localization.proposals.ProposalSettings
+  s = ProposalSettings()
+  for name in ProposalSettings.__dataclass_fields__:
     c.proposals[name] = getattr(s, name)
   c.proposals.nms = 0.7  # tIoU
   c.proposals.sigma = 0.0  # above 0: soft suppression of this width instead
@@ -196,7 +196,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       metrics |= {"loss_dcc": value, "beta": weight, "bank_filled": filled, **seen, **trust}
     return total, (state, lax.stop_gradient(metrics))
 
-  def gate(state: State, step: jax.Array) -> dict[str, Any]:
+  def update_mask(state: State, step: jax.Array) -> dict[str, Any]:
     # Before the contrast starts, weight decay alone would move the projection: to nothing, since
     # Adam takes steps of one size whatever the gradient's.
     del state
@@ -237,7 +237,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   if pseudo_labels.clusters_dataset(c):
     refreshes.append(memory.recluster(config, net, mesh))
 
-  def refresh(params: Params, state: State, source: Any) -> tuple[Params, State]:
+  def on_epoch_start(params: Params, state: State, source: Any) -> tuple[Params, State]:
     for each in refreshes:
       state = each(params, state, source)
     return params, state.replace(epochs=state.epochs + 1)
@@ -247,8 +247,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     None,
     _batch_spec(config),
     loss=loss,
-    gate=gate,
-    refresh=refresh if refreshes else None,
+    update_mask=update_mask,
+    on_epoch_start=on_epoch_start if refreshes else None,
     state_spec=State(bank, whole, whole, whole, whole),
     evaluate=evaluate,
     illustrate=draw,

@@ -14,7 +14,7 @@ from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, Activations
 from vssl_jax.ops.kmeans import kmeans, plus_plus
-from vssl_jax.ops.sphere import unit
+from vssl_jax.ops.sphere import l2_normalize
 
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
 ANNOTATED = "annotated"  # pseudo-labels that are true in training: what better ones could bring
@@ -49,7 +49,7 @@ def width(c: ConfigDict) -> int:
 def points(c: ConfigDict, out: Activations, batch: Batch) -> jax.Array:
   """What is clustered, float32 `[N, T, d]` of length 1, without gradient."""
   x = batch["features"] if c.cluster_on == "features" else out.embedding[BRANCHES[c.embedding]]
-  return unit(lax.stop_gradient(x))
+  return l2_normalize(lax.stop_gradient(x))
 
 
 def regions(

@@ -1,4 +1,4 @@
-"""Batch normalisation with float32 statistics, over the global batch or over groups of it."""
+"""Batch normalization with float32 statistics, over the global batch or over groups of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vssl_jax.parallel import vary_with
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over every axis but the last, with Keras' convention of momentum.
+  """Batch normalization over every axis but the last, with Keras' convention of momentum.
 
   Under `jit` with arrays sharded over devices the batch is the global one, so statistics are
   cross-device with nothing said; inside `shard_map` or `pmap`, name the axis. In training mode it
@@ -23,7 +23,7 @@ class BatchNorm(nn.Module):
   Attributes:
     momentum: Running average = momentum · running average + (1 − momentum) · batch statistic.
     epsilon: Added to the variance.
-    groups: G > 1 normalises each of G equal contiguous groups of the batch by its own statistics,
+    groups: G > 1 normalizes each of G equal contiguous groups of the batch by its own statistics,
       as G devices without cross-device statistics would. The running averages then move towards
       the groups' mean of means and mean of variances (which leaves out the variance between the
       means of groups, as averaging over devices does).
@@ -41,7 +41,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Normalises `[N, ..., C]`.
+    """Normalizes `[N, ..., C]`.
 
     Args:
       x: `[N, ..., C]`.
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
       raise UserError(f"bn_groups = {self.groups} does not divide a batch of {x.shape[0]} rows")
     rows = x.reshape(self.groups, x.shape[0] // self.groups, -1, channels)
     given = vary_with(rows, scale, bias, running_mean.value)
-    y, offset, var = _normalise(rows, *given, self.epsilon, self.axis_name, self.dtype)
+    y, offset, var = _normalize(rows, *given, self.epsilon, self.axis_name, self.dtype)
     mean = running_mean.value + offset
     if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
       for average, batch in ((running_mean, mean), (running_var, var)):
@@ -82,7 +82,7 @@ def _sum(x: jax.Array) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _normalise(x, scale, bias, shift, epsilon, axis_name, dtype):
+def _normalize(x, scale, bias, shift, epsilon, axis_name, dtype):
   """`[G, N, M, C]` to zero mean and unit variance by group, then scale and bias.
 
   One pass over `x`, about `shift`: E[(x − s)²] − E[x − s]² loses log10(1 + (E[x − s] / σ)²) of
@@ -92,10 +92,10 @@ def _normalise(x, scale, bias, shift, epsilon, axis_name, dtype):
   Returns:
     The result in `dtype`; mean − `shift` and variance `[G, C]`, through which no gradient flows.
   """
-  return _normalise_forward(x, scale, bias, shift, epsilon, axis_name, dtype)[0]
+  return _normalize_forward(x, scale, bias, shift, epsilon, axis_name, dtype)[0]
 
 
-def _normalise_forward(x, scale, bias, shift, epsilon, axis_name, dtype):
+def _normalize_forward(x, scale, bias, shift, epsilon, axis_name, dtype):
   size = x.shape[1] * x.shape[2]
   centred = x.astype(jnp.float32) - shift
   first, second = _sum(centred) / size, _sum(centred * centred) / size
@@ -107,7 +107,7 @@ def _normalise_forward(x, scale, bias, shift, epsilon, axis_name, dtype):
   return (y, first[:, 0, 0], var[:, 0, 0]), (x, scale, mean, inverse)
 
 
-def _normalise_backward(epsilon, axis_name, dtype, saved, gradients):
+def _normalize_backward(epsilon, axis_name, dtype, saved, gradients):
   x, scale, mean, inverse = saved
   dy = gradients[0].astype(jnp.float32)
   centred = (x.astype(jnp.float32) - mean) * inverse
@@ -120,4 +120,4 @@ def _normalise_backward(epsilon, axis_name, dtype, saved, gradients):
   return dx.astype(x.dtype), dscale.sum((0, 1, 2)), dbias.sum((0, 1, 2)), jnp.zeros_like(scale)
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)

@@ -1,7 +1,7 @@
-"""Colour operations on clips in [0, 1].
+"""Color operations on clips in [0, 1].
 
 Each works on planes: a clip `[..., C]` taken apart into one array a channel. Whole planes are
-what a CPU vectorises; pixels of three interleaved values are not.
+what a CPU vectorizes; pixels of three interleaved values are not.
 
 The reference is what CVRL's published input pipeline computes (TensorFlow Models,
 official/projects/video_ssl): `tf.image.adjust_contrast`, `adjust_saturation`, `adjust_hue` and
@@ -160,7 +160,7 @@ def to_grayscale(clip: jax.Array) -> jax.Array:
   return merge(grey_planes(split(clip)))
 
 
-def solarise(clip: jax.Array, threshold: float = 0.5) -> jax.Array:
+def solarize(clip: jax.Array, threshold: float = 0.5) -> jax.Array:
   """Inverts values at or above `threshold`: x becomes 1 − x.
 
   Args:

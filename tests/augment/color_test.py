@@ -1,4 +1,4 @@
-"""Colour operations against the TensorFlow functions they stand for."""
+"""Color operations against the TensorFlow functions they stand for."""
 
 import colorsys
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vssl_jax import augment
-from vssl_jax.augment import colour
+from vssl_jax.augment import color
 
 # Saturated, grey, black and white pixels beside random ones: where HSV has its corners.
 _CORNERS = np.array(
@@ -75,7 +75,7 @@ def test_hue_against_the_standard_library(clip):
 
 
 def test_hue_and_saturation_at_once_is_one_after_the_other(clip):
-  both = colour.merge(colour.hue_saturation(colour.split(clip), 0.17, 1.6))
+  both = color.merge(color.hue_saturation(color.split(clip), 0.17, 1.6))
   image = tall(clip)
   close(both, tf.image.adjust_hue(tf.image.adjust_saturation(image, 1.6), 0.17))
   close(both, tf.image.adjust_saturation(tf.image.adjust_hue(image, 0.17), 1.6))
@@ -87,9 +87,9 @@ def test_grayscale(clip):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.0])
-def test_solarise(clip, threshold):
+def test_solarize(clip, threshold):
   theirs = np.where(clip < np.float32(threshold), clip, np.float32(1) - clip)
-  np.testing.assert_array_equal(augment.solarise(clip, threshold), theirs)
+  np.testing.assert_array_equal(augment.solarize(clip, threshold), theirs)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ _unit = st.floats(0, 1, width=32)
 )
 def test_hue_saturation_stays_in_range(pixels, hue, saturation):
   pixels = (pixels * 8)[:8]  # one shape: compiled once
-  planes = colour.split(jnp.asarray(pixels, jnp.float32))
-  out = np.asarray(jax.jit(colour.hue_saturation)(planes, hue, saturation))
+  planes = color.split(jnp.asarray(pixels, jnp.float32))
+  out = np.asarray(jax.jit(color.hue_saturation)(planes, hue, saturation))
   assert np.isfinite(out).all()
   assert out.min() >= -1e-6
   assert out.max() <= 1 + 1e-6
