@@ -17,7 +17,6 @@ from vssl_jax.encoder import export, exported, program, saved_model
 from vssl_jax.errors import UserError
 from vssl_jax.models import inflate
 from vssl_jax.probes import features
-from vssl_jax.training import run_folder as run_folder_lib
 
 
 def _config():
@@ -153,7 +152,7 @@ def run_folder(tmp_path, monkeypatch):
       raise UserError(f"{path}: no config.json there")
     return config, variables, {"checkpoint": str(path), "step": 3}
 
-  monkeypatch.setattr(run_folder_lib, "load_encoder", load_encoder)
+  monkeypatch.setattr(encoder_lib, "load_encoder", load_encoder)
   return folder, variables
 
 
@@ -203,7 +202,7 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
   exported.save_encoder(first, config, variables, **old)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_folder_lib, "load_encoder", lambda path: (config, variables, {}))
+    patch.setattr(encoder_lib, "load_encoder", lambda path: (config, variables, {}))
     assert export.main([f"--checkpoint={first}", f"--output={second}"]) == 0
   again = exported.load_card(second)
   assert (again["results"], again["data"]) == (old["results"], old["data"])
@@ -230,7 +229,7 @@ def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monke
   encoder = models.build_encoder(config.encoder)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
-  monkeypatch.setattr(run_folder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
+  monkeypatch.setattr(encoder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
   seen = inflate.inflated(config, flat)[1]
   trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
   assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
@@ -254,7 +253,7 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
     (path / "saved_model.pb").write_bytes(b"graph")
 
   monkeypatch.setattr(program, "save_program", save_program)
-  monkeypatch.setattr(program, "save_tensorflow", save_tensorflow)
+  monkeypatch.setattr(saved_model, "save_model", save_tensorflow)
   assert export.main([*command, "--formats=program,savedmodel"]) == 0
   listed = exported.load_card(output)["programs"]
   assert sorted(listed) == [program.PROGRAM, saved_model.SAVED_MODEL]

@@ -11,10 +11,9 @@ from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields
-from vssl_jax.encoder import snippet_features
+from vssl_jax.encoder import encoder, snippet_features
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
-from vssl_jax.training import run_folder
 
 FLAGS = ["--frames=2", "--stride=3", "--fps=10", "--resize=16", "--size=12", "--batch_size=4"]
 
@@ -42,7 +41,7 @@ def world(tmp_path, monkeypatch):
   monkeypatch.setattr(snippet_features, "_encoder", lambda *args: (counted, 2, dict(made)))
   config = small.load("cvrl.py", "demo")
   config.data.eval.resize, config.data.eval.size = 20, 18
-  monkeypatch.setattr(run_folder, "load_encoder", lambda _: (config, {}, {}))
+  monkeypatch.setattr(encoder, "load_encoder", lambda _: (config, {}, {}))
   return folder, tmp_path / "out", calls, made
 
 

@@ -21,7 +21,7 @@ from vssl_jax.evaluation import classifier, protocols, run, splits, subsets
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, retrieval
 from vssl_jax.probes.views import Cached
-from vssl_jax.training import checkpoints, run_folder, sources
+from vssl_jax.training import checkpoints, loop, run_folder, sources
 
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
@@ -281,7 +281,7 @@ def test_other_names_of_classes_are_another_result(
       source.label_names = names
     return found
 
-  monkeypatch.setattr(classifier, "splits", renamed)
+  monkeypatch.setattr(splits, "splits", renamed)
   assert _main(checkpoint, tmp_path, names="knn") == 0
   assert "finished before" not in capsys.readouterr().out
   assert tuple(_results(tmp_path)["knn"]["per_class"]) == tuple(sorted(names))
@@ -300,7 +300,7 @@ def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, m
     config.data.fingerprint = own["data"]["eval"]["fingerprint"]
     return config, variables, {**info, "step": 7}
 
-  monkeypatch.setattr(run_folder, "load_encoder", trained)
+  monkeypatch.setattr(encoder_lib, "load_encoder", trained)
   assert _main(checkpoint, tmp_path, "--again", names="knn") == 0
   assert "note: the encoder was trained on the videos that it is scored on" in (
     capsys.readouterr().out
@@ -377,16 +377,16 @@ def test_results_say_what_was_trained_with(done):
 
 
 def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monkeypatch):
-  whole = classifier.train.train
+  whole = loop.train
 
   def broken(*args, **kwargs):
     result = whole(*args, **kwargs)
     return type(result)(**{**vars(result), "preempted": True})
 
-  monkeypatch.setattr(classifier.train, "train", broken)
+  monkeypatch.setattr(loop, "train", broken)
   assert _main(checkpoint, tmp_path, names="knn,finetune") == run.PREEMPTED
   assert set(_results(tmp_path)) == {"knn"}
-  monkeypatch.setattr(classifier.train, "train", whole)
+  monkeypatch.setattr(loop, "train", whole)
   capsys.readouterr()
   assert _main(checkpoint, tmp_path, names="knn,finetune") == 0
   out = capsys.readouterr().out
@@ -519,7 +519,7 @@ def test_unreadable_videos_of_training_are_told(checkpoint, tmp_path, monkeypatc
     source.unreadable = 3
     return source
 
-  monkeypatch.setattr(classifier, "load_source", load)
+  monkeypatch.setattr(sources, "load_source", load)
   assert _main(checkpoint, tmp_path, names="finetune") == 0
   assert _results(tmp_path)["finetune"]["trained_with"]["unreadable_reads"] == 3
   assert "finetune: trained with other videos in place of 3" in (tmp_path / "table.md").read_text()
@@ -624,7 +624,7 @@ def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):
 
 
 def test_data_without_labels_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(classifier, "missing", lambda config, mesh: "the data has no labels")
+  monkeypatch.setattr(splits, "missing", lambda config, mesh: "the data has no labels")
   assert _main(checkpoint, tmp_path, names="knn") == 2
   assert "the data has no labels" in capsys.readouterr().err
 

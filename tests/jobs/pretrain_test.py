@@ -83,7 +83,7 @@ def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypa
       raise UserError("no records of split 'test'")
     return whole(config, split, **kwargs)
 
-  monkeypatch.setattr(classifier, "load_source", without_test_split)
+  monkeypatch.setattr(sources, "load_source", without_test_split)
   config = small.shrink(small.load("cvrl.py", "demo"))
   pretrain.pretrain(config, tmp_path / "split", allow_config_change=False)
   out = capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypa
   assert result["protocol"] == "none: no records of split 'test'"
   assert result["final"]["loss"] > 0
 
-  monkeypatch.setattr(classifier, "load_source", whole)
+  monkeypatch.setattr(sources, "load_source", whole)
   mesh = parallel.make_mesh(jax.devices()[:1])
   config.data.synthetic.classes = 1
   assert "one class" in splits.missing(config, mesh)

@@ -114,7 +114,7 @@ def test_a_changed_network_is_noticed(setup, monkeypatch):
   def recordings(_):  # called between the two hashes
     variables["batch_stats"]["BatchNorm_0"]["mean"][0] += 1e-6
 
-  monkeypatch.setattr(views.logistic, "recordings", recordings)
+  monkeypatch.setattr(end_of_run.logistic, "recordings", recordings)
   with pytest.raises(RuntimeError, match="changed the variables"):
     end_of_run.quick(config, net, variables, train, test, progress="")
 
@@ -155,12 +155,12 @@ def test_recordings_stay_in_one_fold(setup):
   given = (a.mean(), a.label, b.mean(), b.label)
   assert found["C"] == logistic.evaluate(*given, num_classes=3, groups=groups).strength
   assert "group" in found["C_chosen_by"]
-  assert "group" in baselines.baselines(config, named, test)["pixels"]["C_chosen_by"]
+  assert "group" in baselines.evaluate(config, named, test)["pixels"]["C_chosen_by"]
 
 
 def test_baselines(setup):
   config, _, _, train, test = setup
-  found = baselines.baselines(config, train, test)
+  found = baselines.evaluate(config, train, test)
   assert set(found) == {"pixels", "pixels_clip", "color_means"}
   assert found["pixels"]["numbers"] == 8 * 8 * 3
   assert found["color_means"]["numbers"] == 2 * 3

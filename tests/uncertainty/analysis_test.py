@@ -12,7 +12,7 @@ from tests import small
 from tests.methods import conftest
 from vssl_jax import methods, models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import classifier, splits
+from vssl_jax.evaluation import splits
 from vssl_jax.training import checkpoints, metrics_log, optim, run_folder, sources
 from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import analysis, corruptions
@@ -110,7 +110,7 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
     source.label_names = ()
     return source
 
-  monkeypatch.setattr(classifier, "load_source", unlabelled)
+  monkeypatch.setattr(sources, "load_source", unlabelled)
   out = tmp_path / "out"
   assert analysis.main(["--checkpoint", str(run[0]), "--output", str(out)]) == 0
   assert {x.name for x in out.iterdir()} == {"pairs_run.png", "analysis.json"}
@@ -145,7 +145,7 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
   found = {}
   for name in ("clean", "lost"):
     found[name] = analysis.analyse(run[0], args)["pairs"]
-    monkeypatch.setattr(classifier, "load_source", some)
+    monkeypatch.setattr(sources, "load_source", some)
   for one, other in zip(found["clean"], found["lost"], strict=True):
     a, b = one["anchor"], other["anchor"]
     assert (a["video"], a["label"]) == (b["video"], b["label"])

@@ -49,7 +49,7 @@ def extract(
   """Writes `<out>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
 
   Args:
-    checkpoint: a run folder or an exported folder, or what `io.bundle.load_encoder` gave of it.
+    checkpoint: a run folder or an exported folder, or what `encoder.load_encoder` gave of it.
     videos: a folder; videos in folders inside it count too.
     out: made if missing; holds features of this checkpoint and these settings only.
     settings: how snippets are cut.

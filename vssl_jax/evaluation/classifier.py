@@ -16,8 +16,7 @@ from vssl_jax import config as config_lib
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import classifier as classifier_lib
-from vssl_jax.training import checkpoints, loop, metrics_log, optim
-from vssl_jax.training.sources import load_source
+from vssl_jax.training import checkpoints, loop, metrics_log, optim, sources
 
 
 def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
@@ -141,7 +140,7 @@ def classifier(
     if videos is not None:
       told = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
       settings.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
-  source = load_source(settings, settings.data.train_split)
+  source = sources.load_source(settings, settings.data.train_split)
   if videos is not None:
     source = source.only(videos)
   with settings.unlocked():

@@ -19,7 +19,7 @@ from vssl_jax.models.inflate import inflated
 from vssl_jax.probes import baselines as baselines_lib
 from vssl_jax.probes import calibrate, confusion, features, knn, logistic, retrieval
 from vssl_jax.probes.views import BN_MODE, Source, eval_batches, feature_fn, protocol
-from vssl_jax.training.sources import load_source
+from vssl_jax.training import sources
 
 
 def probe(
@@ -48,7 +48,7 @@ def probe(
   if config.probe.random_init:
     settings = linear_config(config, 2)
     size = fitting(config.probe.batch_size, train_source.num_videos, mesh)
-    calibration = load_source(settings, config.data.train_split, batch_size=size)
+    calibration = sources.load_source(settings, config.data.train_split, batch_size=size)
     calibrated = models.build_encoder(settings.encoder)
     encoders["random_init"] = calibrate.random_variables(config, calibrated, calibration)
   for name, values in encoders.items():

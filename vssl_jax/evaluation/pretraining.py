@@ -15,7 +15,7 @@ def describe(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
 
   Args:
     trained: the checkpoint's config.
-    info: facts of the checkpoint, see `bundle.load_encoder`.
+    info: facts of the checkpoint, see `encoder.load_encoder`.
 
   Returns:
     `method`; `supervised`: whether it learnt from labels, None where the checkpoint does not tell

@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 from vssl_jax.probes.views import Cached
-from vssl_jax.training.sources import load_source
+from vssl_jax.training import sources
 
 
 def splits(config: ConfigDict) -> list[Cached]:
   """The training and the evaluation split, whole, for reading in order."""
   config = whole(config)
   names = (config.data.train_split, config.data.eval_split)
-  return [Cached(load_source(config, x, batch_size=jax.process_count())) for x in names]
+  return [Cached(sources.load_source(config, x, batch_size=jax.process_count())) for x in names]
 
 
 def whole(config: ConfigDict) -> ConfigDict:
