@@ -125,11 +125,14 @@ def _require_rgb(clips: jax.Array | np.ndarray) -> None:
     )
 
 
-def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, dict[str, Any]]:
-  """The encoder of a run's newest undamaged checkpoint, or of an exported folder.
+def load_encoder(
+  path: str | os.PathLike[str], which: str | int = run_folder.LAST
+) -> tuple[ConfigDict, Variables, dict[str, Any]]:
+  """The encoder of one of a run's checkpoints, or of an exported folder.
 
   Args:
     path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
+    which: of a run's checkpoints, see `run_folder.load_state`.
 
   Returns:
     The run's config, with fields that later versions added at their defaults; the encoder's
@@ -152,6 +155,8 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
       "an exported or converted encoder there."
     )
   if exported.is_file():
+    if which != run_folder.LAST:
+      raise UserError(f"--which={which}: {folder} is an export, which holds one encoder; leave it.")
     config, variables = exported_lib.load_exported(folder)
     run_folder.require_finite(variables, folder / WEIGHTS)
     config = methods.complete(config)
@@ -160,25 +165,26 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[ConfigDict, Variables, d
       variables,
       {"checkpoint": str(folder), **exported_lib.load_card(folder).get("checkpoint", {})},
     )
-  config, method, state = run_folder.load_state(folder)
+  config, method, state = run_folder.load_state(folder, which)
   if method.encoder is None:
     raise UserError(f"{folder}: a run of {config.method}, which has no encoder of clips.")
   variables = jax.device_get(method.encoder(state.params, state.method))
   return config, variables, {"checkpoint": str(folder), "step": int(state.step)}
 
 
-def load(path: str | os.PathLike[str]) -> Encoder:
+def load(path: str | os.PathLike[str], which: str | int = run_folder.LAST) -> Encoder:
   """The encoder of a run folder, of an exported folder, or of converted weights.
 
   A network that was trained on single frames comes inflated, as probes see it.
 
   Args:
     path: what `--workdir`, `vssl_jax.export --output` or `vssl_jax.weights.convert --to` named.
+    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
 
   Raises:
     UserError: no encoder there, or none that can be read.
   """
-  config, variables, info = load_encoder(path)
+  config, variables, info = load_encoder(path, which)
   return build(*inflate.inflated(config, variables), info)
 
 

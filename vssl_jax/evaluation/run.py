@@ -75,7 +75,7 @@ class Plan:
 
   case: Case
   outcome: summary_lib.Outcome
-  options_lib: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,21 +20,54 @@ from vssl_jax.methods.base import Method
 from vssl_jax.training import checkpoints, optim
 from vssl_jax.training import step as step_lib
 
+LAST, BEST = "last", "best"  # which checkpoint, where it is not a step
 
-def load_state(folder: pathlib.Path) -> tuple[ConfigDict, Method, step_lib.TrainState]:
-  """The whole train state of a run's newest undamaged checkpoint, on one device.
+
+def load_state(
+  folder: pathlib.Path, which: str | int = LAST
+) -> tuple[ConfigDict, Method, step_lib.TrainState]:
+  """The whole train state of one of a run's checkpoints, on one device.
+
+  Args:
+    folder: of the run.
+    which: "last" (the newest undamaged one), "best" (by the run's `config.save.best`), or a step.
 
   Returns:
     The run's config, its method, and the state.
 
   Raises:
-    UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
+    UserError: no run, no such checkpoint, none that can be read, or NaN or infinity in it.
   """
   with open_run(folder) as run:
-    step, state = run.reader.restore(run.like)
+    step, state = _choose(run, folder, which)
   whose = {"params": state.params, "state": state.method}
   require_finite(whose, folder / checkpoints.FOLDER / str(step))
   return run.config, run.method, state
+
+
+def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+  kept = f"there are steps {', '.join(map(str, run.reader.steps))}"
+  if which == LAST:
+    found = run.reader.restore(run.like)
+  elif which == BEST:
+    metric = run.config.save.best
+    if not metric:
+      raise UserError(
+        f"--which=best: {folder} was trained without config.save.best; {kept}: give --which=last "
+        "or a step."
+      )
+    found = run.reader.best(run.like)
+    if found is None:
+      raise UserError(f"--which=best: no checkpoint of {folder} has {metric!r}; {kept}.")
+  else:
+    if not str(which).isdigit():
+      raise UserError(f"--which={which}: give last, best or a step; {kept}.")
+    step = int(which)
+    if step not in run.reader.steps:
+      raise UserError(f"--which={which}: {folder} has no checkpoint of that step; {kept}.")
+    found = step, run.reader.read(step, run.like)
+  assert found is not None  # `open_run` has seen a checkpoint
+  return found
 
 
 def require_finite(tree: Any, where: pathlib.Path) -> None:
