@@ -192,7 +192,7 @@ def learn(variant, seed):
     run = loop.train(
       config, RUNS / variant / str(seed), source, method, parallel.make_mesh(), tensorboard=False
     )
-  scores = method.evaluate(run.state.params, run.state.method, source, test_split)
+  scores = methods.evaluator(config).scores(run.state.params, run.state.method, source, test_split)
   print(f"{variant}, seed {seed}: average mAP {100 * scores['average']['0.1:0.7']:.1f}")
   return run.state.params, scores
 

@@ -10,6 +10,18 @@ import ml_collections
 from vssl_jax.errors import UserError
 
 ConfigDict = ml_collections.ConfigDict
+# Published linear probes: fields of `config.probe`, whose defaults are CVRL's.
+LINEAR_PROBES: dict[str, dict[str, Any]] = {
+  "cvrl": {},  # Qian et al. 2021, section 4.1, and its code
+  "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
+    "normalize": False,
+    "lr": 8.0,
+    "batch_size": 512,
+    "epochs": 60.0,
+    "warmup_epochs": 8.0,
+    "crop_short": (0.7, 0.875),
+  },
+}
 # Fields by their names before version 0.2, which files and flags may still use.
 RENAMED = {
   "data.interval.law": "data.interval.distribution",
@@ -225,18 +237,20 @@ def shared() -> ConfigDict:
   c.save.best = ""  # logged metric whose best checkpoint is kept as well; "" = none
   c.save.best_mode = "min"  # min | max
 
-  c.knn = ConfigDict()  # nearest neighbours while training: probes/monitor.py
+  c.knn = ConfigDict()  # nearest neighbours, also while training: evaluation/monitor.py
   c.knn.every_epochs = 0.0  # 0 = never
   c.knn.k = 200  # neighbours that vote, at most all of the training split
   c.knn.temperature = 0.07  # of the votes, exp(cosine / T)
-  c.knn.clips = 1  # views of each video, evenly spaced
+  c.knn.clips = 1  # while training: views of each video, evenly spaced
+  c.knn.held_out = 0.2  # while training: share of the training videos that ask the others
 
   c.probe = ConfigDict()  # after pre-training, and job = linear_probe
   c.probe.run = False  # probe at the end of pre-training
   c.probe.random_init = True  # beside the same encoder at random initialization
   c.probe.calibrate = 16  # training batches that set a random encoder's batch statistics
   c.probe.linear = True  # CVRL's linear probe
-  c.probe.quick = True  # logistic regression and nearest neighbours on exported features
+  c.probe.quick = True  # logistic regression, nearest neighbours and retrieval
+  c.probe.protocols = ()  # further ones, names of evaluation/protocols.py
   c.probe.baselines = False  # logistic regression on raw pixels and color means
   c.probe.epochs = 100.0
   c.probe.batch_size = 1024
@@ -271,6 +285,25 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
   if steps <= 0:
     raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
   return steps
+
+
+def linear_probe(name: str) -> dict[str, Any]:
+  """How a published linear probe is trained: a key of `LINEAR_PROBES`; fields of `config.probe`."""
+  probe = shared().probe
+  fields = (
+    "normalize",
+    "lr",
+    "batch_size",
+    "epochs",
+    "warmup_epochs",
+    "weight_decay",
+    "momentum",
+    "crop_area",
+    "crop_aspect",
+    "crop_short",
+    "clips",
+  )
+  return {field: probe[field] for field in fields} | LINEAR_PROBES[name]
 
 
 def rename_fields(config: ConfigDict) -> list[str]:

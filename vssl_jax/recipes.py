@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax import methods as methods_lib
 from vssl_jax.augment import presets
 from vssl_jax.errors import UserError
@@ -105,10 +106,9 @@ def rho_k400(c: ConfigDict) -> None:
   o = c.optim
   o.lr_batch, o.momentum, o.nesterov, o.warmup_epochs = 512, 0.9, True, 35.0
   o.warmup_lr, o.decay_bias = 0.008, True
-  p = c.probe  # 4.0 at 512 videos, on features as they are
-  p.normalize, p.crop_short = False, d.crop.short
-  p.run, p.epochs, p.batch_size, p.lr, p.warmup_epochs = True, 60.0, 512, 8.0, 8.0
-  p.frames, p.stride = 8, 8
+  p = c.probe
+  p.update(config_lib.LINEAR_PROBES["rho"])
+  p.run, p.frames, p.stride = True, 8, 8
 
 
 def lars(c: ConfigDict) -> None:

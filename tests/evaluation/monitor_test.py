@@ -1,5 +1,7 @@
 """The online monitor: what it scores, when the loop asks it, and what it refuses."""
 
+import copy
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import pytest
 from tests import small, toy
 from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import monitor
-from vssl_jax.training import loop, metrics_log
+from vssl_jax.evaluation import monitor, splits
+from vssl_jax.jobs import pretrain
+from vssl_jax.training import loop, metrics_log, sources
 
 
 class Brightness(nn.Module):
@@ -29,8 +32,16 @@ class Source:
   def __init__(self, videos, seed):
     rng = np.random.default_rng(seed)
     self.num_videos, self.label = videos, np.arange(videos, dtype=np.int32) % 3
+    self.video_names = tuple(f"v_x_g{v // 3:02d}_c{v % 3:02d}" for v in range(videos))
     self.clips = rng.integers(0, 20, (videos, 1, 2, 4, 4, 3)).astype(np.uint8)
     self.clips[np.arange(videos), ..., self.label] += 200
+
+  def only(self, videos):
+    few = copy.copy(self)
+    few.num_videos, few.label, few.clips = len(videos), self.label[videos], self.clips[videos]
+    few.video_names = tuple(self.video_names[v] for v in videos)
+    few.numbers = videos
+    return few
 
   def eval_batches(self, batch_size, *, clips, crops, **views):
     assert crops == 1
@@ -48,23 +59,58 @@ def _config(**values):
   return small.shrink(small.load("cvrl.py", "demo"), **values)
 
 
+def _mesh():
+  return parallel.make_mesh(jax.devices()[:1])
+
+
 def test_separable_videos_score_one_and_dead_features_chance(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
   c = _config(**{"knn.k": 5, "knn.clips": 2})
-  watch = monitor.neighbours(c, Source(30, 0), Source(12, 1))
+  watch = monitor.neighbors(c, Source(42, 0), mesh=_mesh())
   assert watch({"params": {"weight": jnp.ones(3)}}) == {"knn_top1": 1.0}
   assert watch({"params": {"weight": jnp.zeros(3)}})["knn_top1"] < 0.5
 
 
+def test_held_out_recordings_are_whole_apart_and_chosen_by_seed():
+  source = Source(60, 0)
+  rest, held = splits.hold_out(source, 0.2, seed=3)
+  assert sorted([*rest, *held]) == list(range(60))
+  assert not {v // 3 for v in rest} & {v // 3 for v in held}
+  assert 12 <= len(held) < 15
+  again, other = (splits.hold_out(source, 0.2, seed=s)[1] for s in (3, 4))
+  np.testing.assert_array_equal(held, again)
+  assert set(held) != set(other)
+  source.video_names = ()
+  assert len(splits.hold_out(source, 0.2, seed=3)[1]) == 12
+  with pytest.raises(UserError, match="leaves none on one side"):
+    splits.hold_out(Source(3, 0), 0.2, seed=0)  # one recording
+
+
+def test_the_evaluation_split_is_never_opened(tmp_path, monkeypatch):
+  """What a checkpoint is chosen by must not be what it is scored on."""
+  opened, whole = [], sources.load_source
+
+  def load(config, split, **kwargs):
+    opened.append(split)
+    return whole(config, split, **kwargs)
+
+  monkeypatch.setattr(sources, "load_source", load)
+  c = _config(**{"knn.every_epochs": 1.0, "probe.run": False})
+  c.save.best, c.save.best_mode = "knn_top1", "max"
+  outcome = pretrain.pretrain(c, tmp_path)
+  assert "knn_top1" in outcome["final"]
+  assert set(opened) == {"train"}
+
+
 def test_unlabelled_data_and_bad_fields_are_told(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
-  bare = Source(3, 0)
+  bare = Source(30, 0)
   bare.label_names = ()
   with pytest.raises(UserError, match="no labels"):
-    monitor.neighbours(_config(), bare, Source(3, 0))
-  for field in ("k", "temperature", "clips"):
+    monitor.neighbors(_config(), bare, mesh=_mesh())
+  for field in ("k", "temperature", "clips", "held_out"):
     with pytest.raises(UserError, match=field):
-      monitor.neighbours(_config(**{f"knn.{field}": 0}), Source(3, 0), Source(3, 0))
+      monitor.neighbors(_config(**{f"knn.{field}": 0}), Source(30, 0), mesh=_mesh())
 
 
 def test_loop_asks_every_so_many_epochs_and_at_the_end(tmp_path):

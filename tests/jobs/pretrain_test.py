@@ -122,7 +122,7 @@ def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
     pretrain.pretrain(config, tmp_path, allow_config_change=False)
   config = small.shrink(small.load("cvrl.py", "ucf6_supervised"), checkpoint=str(run))
   config.classify.classes = 2
-  _, method = pretrain._build(config, None)
+  _, method = pretrain.build(config, None)
   params, _ = small.init(method)
   _, variables, _ = encoder.load_encoder(run)
   jax.tree.map(np.testing.assert_array_equal, params["encoder"], variables["params"])

@@ -103,7 +103,7 @@ def test_a_provoked_failure_of_the_variance_is_named(change, values, cause):
 
 def test_evaluation_scores_both_rankings():
   c = config()
-  method, _, params, state = rho.start(c)
+  _, _, params, state = rho.start(c)
 
   class Split:
     num_videos, label_names = 6, ("a", "b")
@@ -118,10 +118,8 @@ def test_evaluation_scores_both_rankings():
       }
 
   c.data.eval.frames, c.data.eval.size = c.data.frames, c.data.size
-  method = methods.load("provico").build(c)
-  got = method.evaluate(jax.device_get(params), jax.device_get(state), Split(), Split())[
-    "retrieval"
-  ]
+  scores = methods.evaluator(c).scores
+  got = scores(jax.device_get(params), jax.device_get(state), Split(), Split())["retrieval"]
   assert set(got) == {"mean", "bhattacharyya", "uncertainty"}
   assert got["mean"]["R@1"] == got["bhattacharyya"]["R@1"] == 1  # each finds itself
 

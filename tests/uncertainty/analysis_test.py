@@ -96,7 +96,7 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   assert said.strip().splitlines()[-1].startswith("RESULT {")
   # What the command saw is what the method's own evaluation sees.
   config = checkpoints.load_config(folder)
-  evaluate = methods.load("provico").build(config, None).evaluate
+  evaluate = methods.evaluator(config).scores
   own = evaluate(*jax.device_get((state.params, state.method)), *splits.splits(config))["retrieval"]
   np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
   np.testing.assert_allclose(own["uncertainty"]["all"], last["uncertainty"], rtol=1e-3)

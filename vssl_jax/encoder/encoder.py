@@ -89,7 +89,7 @@ class Encoder:
     if any(isinstance(n, int) and n == 0 for n in clips.shape):
       raise UserError(f"clips are empty, {list(clips.shape)}: give one at least.")
     _require_rgb(clips)
-    if self.config.encoder.name == "vit":
+    if getattr(self.network, "fixed_size", False):
       self._require_known(clips.shape[1:4])
     return self._compiled(params, clips)
 
@@ -99,7 +99,7 @@ class Encoder:
     if tuple(shape) not in known:
       told = " or ".join(str(list(k)) for k in known)
       raise UserError(
-        f"clips are [T, H, W] = {list(shape)}: the positions of this vit are those of {told}; "
+        f"clips are [T, H, W] = {list(shape)}: its positions are those of {told}; "
         "resize and crop them to that."
       )
 

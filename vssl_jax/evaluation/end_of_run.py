@@ -1,4 +1,4 @@
-"""The probes at the end of a run: every protocol that `config.probe` switches on."""
+"""The probes at the end of a run: those entries of `protocols` that `config.probe` asks for."""
 
 from __future__ import annotations
 
@@ -6,20 +6,41 @@ import pathlib
 import time
 from typing import Any
 
-import flax.linen as nn
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import models, results
-from vssl_jax.evaluation.classifier import fitting, linear, linear_config
+from vssl_jax import models
+from vssl_jax.errors import UserError
+from vssl_jax.evaluation import protocols
+from vssl_jax.evaluation.classifier import fitting, linear_config
+from vssl_jax.evaluation.options import Options
 from vssl_jax.evaluation.splits import missing, splits, whole
+from vssl_jax.evaluation.task import Task
 from vssl_jax.methods.base import Variables
 from vssl_jax.models.inflate import inflated
-from vssl_jax.probes import baselines as baselines_lib
-from vssl_jax.probes import calibrate, confusion, features, knn, logistic, retrieval
-from vssl_jax.probes.views import BN_MODE, Source, eval_batches, feature_fn, protocol
+from vssl_jax.probes import baselines, calibrate
+from vssl_jax.probes.too_few_videos import TooFewVideos
+from vssl_jax.probes.views import BN_MODE, Cached, Source, protocol
 from vssl_jax.training import sources
+
+QUICK = ("logistic", "knn", "retrieval")
+_HEADLINES = {"retrieval": ("R@1", "R@1")}  # by protocol: the figure's name, and its key
+
+
+def asked(config: ConfigDict) -> list[str]:
+  """Names of the protocols that `config.probe` switches on.
+
+  Raises:
+    UserError: one of them is unknown.
+  """
+  p = config.probe
+  names = [*(QUICK if p.quick else ()), *(("linear",) if p.linear else ()), *p.protocols]
+  if unknown := [name for name in names if name not in protocols.PROTOCOLS]:
+    raise UserError(
+      f"config.probe.protocols: no protocol {unknown[0]!r}; there are "
+      f"{', '.join(protocols.PROTOCOLS)}."
+    )
+  return list(dict.fromkeys(names))
 
 
 def probe(
@@ -28,143 +49,109 @@ def probe(
   """Every protocol that `config.probe` switches on, as one dictionary for the RESULT line.
 
   Args:
-    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    config: `probe`, `knn`, `data`, `encoder`, `augment` and `seed` are read.
     variables: of the encoder that `config.encoder` describes.
-    workdir: the linear probes' runs and the pictures go here.
+    workdir: the protocols' pictures and training runs go to `probe_trained` and
+      `probe_random_init` in it.
     mesh: all devices.
 
   Returns:
     The protocol, and `trained`, `random_init` and `baselines` with their scores.
+
+  Raises:
+    UserError: an unknown protocol.
+    Preempted: SIGTERM came; the same call goes on.
   """
+  names = asked(config)
   if lack := missing(config, mesh):
     print(f"Nothing is probed: {lack}.", flush=True)
     return {"protocol": f"none: {lack}"}
   config = whole(config)
-  train_source, eval_source = splits(config)
+  train, test = splits(config)
   config, variables = inflated(config, variables)
-  outcome: dict[str, Any] = protocol(config, train_source, eval_source)
-  encoder = models.build_encoder(config.encoder)
+  outcome: dict[str, Any] = protocol(config, train, test)
   encoders = {"trained": variables}
   if config.probe.random_init:
-    settings = linear_config(config, 2)
-    size = fitting(config.probe.batch_size, train_source.num_videos, mesh)
-    calibration = sources.load_source(settings, config.data.train_split, batch_size=size)
-    calibrated = models.build_encoder(settings.encoder)
-    encoders["random_init"] = calibrate.random_variables(config, calibrated, calibration)
+    encoders["random_init"] = _random(config, train, mesh)
   for name, values in encoders.items():
-    folder = workdir / f"probe_{name}"
-    scores: dict[str, Any] = {}
-    if config.probe.quick:
-      scores |= quick(
-        config,
-        encoder,
-        values,
-        train_source,
-        eval_source,
-        mesh=mesh,
-        picture=folder / "logistic.png",
-        progress=f"features ({name})",
-      )
-    if config.probe.linear:
-      scores["linear"] = linear(config, values, folder, mesh, train_source, eval_source)
-    outcome[name] = scores
+    folder, progress = workdir / f"probe_{name}", f"features ({name})"
+    task = Task(config, Options(gallery=0), values, train, test, folder, None, mesh, progress)
+    outcome[name] = _scores(names, task)
   if config.probe.baselines:
-    outcome["baselines"] = baselines_lib.evaluate(config, train_source, eval_source)
-  return outcome | _headline(outcome)
+    outcome["baselines"] = baselines.evaluate(config, train, test)
+  return outcome | {"headline": _headline(outcome, names)}
 
 
-def _headline(outcome: dict[str, Any]) -> dict[str, Any]:
-  """The figures to compare, side by side: top-1 of each encoder and of the baselines."""
-  rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
-  figures = {
-    f"{probed}_top1": {name: scores[probed]["top1"] for name, scores in rows.items()}
-    for probed in ("linear", "logistic", "knn")
-    if probed in outcome["trained"]
-  }
-  if "retrieval" in outcome["trained"]:
-    figures["R@1"] = {name: scores["retrieval"]["R@1"] for name, scores in rows.items()}
-  baselines = outcome.get("baselines", {})
-  for name, scores in baselines.items():
-    figures.setdefault("logistic_top1", {})[name] = scores["top1"]
-  return {"headline": figures}
+def _random(config: ConfigDict, train: Source, mesh: Mesh) -> Variables:
+  settings = linear_config(config, 2)
+  size = fitting(config.probe.batch_size, train.num_videos, mesh)
+  source = sources.load_source(settings, config.data.train_split, batch_size=size)
+  return calibrate.random_variables(config, models.build_encoder(settings.encoder), source)
+
+
+def _scores(names: list[str], task: Task) -> dict[str, Any]:
+  """One encoder's scores by protocol, and what holds for all of them."""
+  found: dict[str, Any] = {"encoder_sha256": task.encoder_sha256, "bn_mode": BN_MODE}
+  if any(protocols.PROTOCOLS[name].frozen and name != "linear" for name in names):
+    began = time.perf_counter()
+    videos, _, width = task.bank.features.shape
+    read = {"train": videos, "eval": len(task.queries.label)}
+    seconds = time.perf_counter() - began
+    e = task.config.data.eval
+    found |= {
+      "videos": read,
+      "feature": f"{width} numbers a view after global average pooling, mean over views",
+      "clips_per_second": sum(read.values()) * e.clips * e.crops / seconds,
+      "seconds": seconds,
+    }
+  for name in names:
+    try:
+      scores = protocols.scores(name, task)
+    except TooFewVideos as e:
+      print(f"{name} is left out: {e}", flush=True)
+      found[name] = {"left_out": str(e)}
+      continue
+    scores.pop("headline")
+    found[name] = scores
+  return found
 
 
 def quick(
   config: ConfigDict,
-  encoder: nn.Module,
-  variables: features.Variables,
-  source_train: Source,
-  source_eval: Source,
+  variables: Variables,
+  train: Cached,
+  test: Cached,
   *,
-  mesh: Mesh | None = None,
-  picture: str | pathlib.Path | None = None,
-  progress: str = "features",
+  mesh: Mesh,
+  folder: pathlib.Path | None = None,
+  progress: str = "",
 ) -> dict[str, Any]:
-  """Logistic regression and nearest neighbours on frozen features (mean over views).
-
-  The training split's labels serve the classifiers only, the evaluation split the scores only.
+  """The protocols `QUICK` of one frozen encoder, on splits that are open already.
 
   Args:
-    config: `data.eval` (for both splits), `augment`, `knn` and `seed` are read.
-    encoder: module called as `apply(variables, clips [N, T, H, W, C], train=False) -> [N, F]`.
-    variables: of the encoder; proven unchanged by a hash before and after.
-    source_train: the training split.
-    source_eval: the evaluation split.
-    mesh: see `features.forward`.
-    picture: PNG of the logistic regression's confusion matrix; the table of classes stands beside
-      it as `.md`. None writes neither.
-    progress: text of the progress bars; "" for none.
+    config: `data.eval`, `encoder`, `augment`, `knn` and `seed` are read.
+    variables: of the encoder that `config.encoder` describes.
+    train: the training split.
+    test: the evaluation split.
+    mesh: all devices.
+    folder: of pictures; None draws none.
+    progress: text of the progress bars.
 
   Returns:
-    A JSON-able dict: `logistic` with `top1`, `top5`, `mean_class_top1` and how it was fitted,
-    `knn` with `top1` and its votes' settings, `retrieval` with `R@k` and `mAP`, `videos` scored
-    (unreadable ones are not), `feature`, `bn_mode`, `encoder_sha256`, `seconds` and
-    `clips_per_second` (views through the network, reading and compilation included). Accuracies
-    are fractions.
-
-  Raises:
-    UserError: a split is empty or has no labels.
-    RuntimeError: the variables changed, which would be a bug.
+    Scores by protocol, and what holds for all of them.
   """
-  start = time.perf_counter()
-  before = results.tree_hash(variables)
-  apply = feature_fn(encoder, config)
+  task = Task(config, Options(gallery=0), variables, train, test, folder, None, mesh, progress)
+  return _scores(list(QUICK), task)
 
-  def extract(source: Source, split: str) -> features.Features:
-    return features.extract(
-      apply,
-      variables,
-      eval_batches(source, config),
-      mesh=mesh,
-      average=True,
-      split=split,
-      names=getattr(source, "video_names", ()),
-      progress=progress and f"{progress}, {split}",
-      total=source.num_videos,
-    )
 
-  train = extract(source_train, config.data.train_split)
-  test = extract(source_eval, config.data.eval_split)
-  seconds = time.perf_counter() - start
-  videos, _, dim = train.features.shape
-  views = config.data.eval.clips * config.data.eval.crops
-  given = (train.mean(), train.label, test.mean(), test.label)
-  fitted = logistic.fit(config, source_train, *given, names=train.names)
-  neighbours = retrieval.evaluate(*given)
-  known = int(np.sum(train.label >= 0))
-  votes = {"k": min(config.knn.k, known), "temperature": config.knn.temperature}
-  if picture is not None:
-    confusion.write_classes(
-      picture, "logistic regression", fitted.accuracy, source_eval.label_names
-    )
-  return {
-    "logistic": fitted.summary() | {"mean_class_top1": fitted.accuracy.mean_class},
-    "knn": {"top1": knn.evaluate(*given, **votes), **votes},
-    "retrieval": neighbours | {"similarity": "cosine", "bank": config.data.train_split},
-    "videos": {"train": videos, "eval": len(test.label)},
-    "feature": f"{dim} numbers a view after global average pooling, mean over views",
-    "bn_mode": BN_MODE,
-    "encoder_sha256": results.unchanged(variables, before),
-    "seconds": time.perf_counter() - start,
-    "clips_per_second": (videos + len(test.label)) * views / seconds,
-  }
+def _headline(outcome: dict[str, Any], names: list[str]) -> dict[str, Any]:
+  """The figures to compare, side by side: of each encoder and of the baselines."""
+  rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
+  figures: dict[str, Any] = {}
+  for name in names:
+    figure, key = _HEADLINES.get(name, (f"{name}_top1", "top1"))
+    of = {row: scores[name][key] for row, scores in rows.items() if key in scores[name]}
+    figures |= {figure: of} if of else {}
+  for name, scores in outcome.get("baselines", {}).items():
+    figures.setdefault("logistic_top1", {})[name] = scores["top1"]
+  return figures

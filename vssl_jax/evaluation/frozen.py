@@ -21,12 +21,14 @@ from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metric
 from vssl_jax.probes import cross_validation as folds_lib
 
 _NEIGHBOURS = 5  # shown of a query
+_TITLES = {"logistic": "logistic regression"}  # of pictures
 
 
 def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
   """Scores of a classifier on frozen features, its picture and table written."""
-  title = name.replace("_", " ")
-  confusion.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
+  if task.folder is not None:
+    title = _TITLES.get(name, name)
+    confusion.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
   return {
     "top1": found.top1,
     "top5": found.top5,

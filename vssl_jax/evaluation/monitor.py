@@ -1,33 +1,62 @@
-"""How good the features are while they are being learnt: nearest neighbours every few epochs."""
+"""How good a network is while it learns, told by training videos that are held out.
+
+The evaluation split is never looked at: what a checkpoint is chosen by must not be what it is
+scored on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import models
+from data_pipelines.source import Source
+from data_pipelines.untrimmed.sequences import held_out
 from vssl_jax.errors import UserError
-from vssl_jax.probes import features, knn
-from vssl_jax.probes import views as views_lib
+from vssl_jax.evaluation import splits
+from vssl_jax.evaluation.options import Options
+from vssl_jax.evaluation.protocols import PROTOCOLS
+from vssl_jax.evaluation.task import Task
+from vssl_jax.methods.base import Evaluator, Method
+from vssl_jax.probes.views import Cached
+from vssl_jax.training import sources
 
-Monitor = Callable[[features.Variables], dict[str, float]]
+Monitor = Callable[[Any], dict[str, float]]
 
 
-def neighbours(config: ConfigDict, train: Any, test: Any, *, mesh: Mesh | None = None) -> Monitor:
-  """Weighted nearest neighbours on backbone features, as `knn_top1`.
+def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) -> Monitor | None:
+  """What a run's config asks to be watched, or None.
 
-  The bank is the training split and the queries are the evaluation split, each video seen as
-  `config.data.eval` says but from `config.knn.clips` evenly spaced clips and their central squares;
-  batch norm in inference mode, features averaged over the clips.
+  That is nearest neighbours, or what a method without encoder makes of the videos held out by
+  `config.data.localization.validation`.
+  """
+  count = jax.process_count()
+  if method.encoder is None:
+    validate = evaluator.validate
+    if validate is None or not config.data.localization.validation:
+      return None
+    split = sources.load_source(config, held_out(config.data), batch_size=count)
+    return lambda params: validate(params, split)
+  if config.knn.every_epochs <= 0:
+    return None
+  train = sources.load_source(config, config.data.train_split, batch_size=count)
+  return neighbors(config, train, mesh=mesh)
+
+
+def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
+  """The protocol `knn` within the training split, as `knn_top1`.
+
+  Whole recordings are held out by seed, `config.knn.held_out` of the videos: they ask, the others
+  answer. Each video is seen as `config.data.eval` says but from `config.knn.clips` evenly spaced
+  clips and their central squares.
 
   Args:
-    config: `knn`, `encoder`, `augment` and `data.eval` are read.
-    train: source of the training split.
-    test: source of the evaluation split.
-    mesh: where to run; by default every device.
+    config: `knn`, `encoder`, `augment`, `data.eval` and `seed` are read.
+    train: the training split.
+    mesh: all devices.
 
   Returns:
     A function of the encoder's variables that gives `{"knn_top1": share in [0, 1]}`.
@@ -35,29 +64,24 @@ def neighbours(config: ConfigDict, train: Any, test: Any, *, mesh: Mesh | None =
   Raises:
     UserError: the data has no labels, or a field of `config.knn` is impossible.
   """
-  c, e = config.knn, config.data.eval
-  if not train.label_names or not test.label_names:
+  c = config.knn
+  if not train.label_names:
     raise UserError(
       "config.knn.every_epochs is positive but the data has no labels: set it to 0, or give "
       "labelled videos."
     )
-  if c.clips < 1 or c.k < 1 or not c.temperature > 0:
+  if c.clips < 1 or c.k < 1 or not c.temperature > 0 or not 0 < c.held_out < 1:
     raise UserError(
       f"config.knn: clips ({c.clips}), k ({c.k}) and temperature ({c.temperature}) must be "
-      "positive."
+      f"positive, and held_out ({c.held_out}) lie between 0 and 1."
     )
-  apply = views_lib.feature_fn(models.build_encoder(config.encoder), config)
-  views = {k: e[k] for k in ("frames", "stride", "resize", "size")}
+  rest, held = splits.hold_out(train, c.held_out, config.seed)
+  bank, queries = Cached(train.only(rest)), Cached(train.only(held))
+  seen = config.copy_and_resolve_references().unlock()
+  seen.data.eval.clips, seen.data.eval.crops = c.clips, 1
 
-  def extract(variables: features.Variables, source: Any) -> features.Features:
-    batches = source.eval_batches(e.batch_size, clips=c.clips, crops=1, **views)
-    return features.extract(apply, variables, batches, mesh=mesh, average=True)
-
-  def monitor(variables: features.Variables) -> dict[str, float]:
-    bank, queries = extract(variables, train), extract(variables, test)
-    top1 = knn.evaluate(
-      bank.mean(), bank.label, queries.mean(), queries.label, k=c.k, temperature=c.temperature
-    )
-    return {"knn_top1": top1}
+  def monitor(variables: Any) -> dict[str, float]:
+    task = Task(seen, Options(), variables, bank, queries, None, None, mesh, progress="")
+    return {"knn_top1": PROTOCOLS["knn"].run(task)["top1"]}
 
   return monitor

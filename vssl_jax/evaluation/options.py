@@ -7,30 +7,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier
 
-# Published linear probes; the pre-training config's own (`own`) need not be either.
-LINEAR = {
-  "cvrl": {  # Qian et al. 2021, section 4.1, and its code
-    "normalize": True,
-    "lr": 32.0,
-    "batch_size": 1024,
-    "epochs": 100.0,
-    "warmup_epochs": 5.0,
-    "crop_area": (0.3, 1.0),
-    "crop_aspect": (0.5, 2.0),
-    "crop_short": (0.0, 0.0),
-  },
-  "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
-    "normalize": False,
-    "lr": 8.0,
-    "batch_size": 512,
-    "epochs": 60.0,
-    "warmup_epochs": 8.0,
-    "crop_short": (0.7, 0.875),
-  },
-}
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 
@@ -89,7 +69,7 @@ HELP = {
   "resize": "short side before the test crop, pixels",
   "size": "side of the test crop, pixels",
   "seed": "of every draw",
-  "linear": f"linear probe: own, {', '.join(LINEAR)}",
+  "linear": f"linear probe: own, {', '.join(config_lib.LINEAR_PROBES)}",
   "linear_epochs": "its epochs; 0: as published or configured",
   "k": "neighbours that vote",
   "temperature": "of their votes",
@@ -153,11 +133,12 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
     c.seed = options.seed
   c.knn.k = options.k or c.knn.k
   c.knn.temperature = options.temperature or c.knn.temperature
-  if options.linear not in ("own", *LINEAR):
-    raise UserError(f"--linear={options.linear}: choose one of own, {', '.join(LINEAR)}.")
-  c.probe.update(LINEAR.get(options.linear, {}))
+  if options.linear not in ("own", *config_lib.LINEAR_PROBES):
+    raise UserError(
+      f"--linear={options.linear}: choose one of own, {', '.join(config_lib.LINEAR_PROBES)}."
+    )
   if options.linear != "own":
-    c.probe.weight_decay, c.probe.momentum, c.probe.clips = 0.0, 0.9, 1
+    c.probe.update(config_lib.linear_probe(options.linear))
   if options.linear_epochs:
     share = options.linear_epochs / c.probe.epochs
     c.probe.warmup_epochs *= min(1.0, share)

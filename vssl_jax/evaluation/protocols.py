@@ -7,7 +7,9 @@ nothing; `check` says whether the data suffices for it; `run` gives its scores, 
 
 from __future__ import annotations
 
+from vssl_jax import results
 from vssl_jax.evaluation import frozen, tuned, untrimmed_features
+from vssl_jax.evaluation.task import Result, Task
 
 PROTOCOLS = {
   "logistic": frozen.LOGISTIC,
@@ -21,3 +23,19 @@ PROTOCOLS = {
   "semi_supervised": tuned.SEMI_SUPERVISED,
   "finetune": tuned.FINETUNE,
 }
+
+
+def scores(name: str, task: Task) -> Result:
+  """Runs one protocol; its settings and its scores together.
+
+  Raises:
+    UserError: a setting is impossible, or the data does not suffice.
+    RuntimeError: a protocol of the frozen encoder changed it, which would be a bug.
+  """
+  protocol, before = PROTOCOLS[name], task.encoder_sha256
+  settings = protocol.describe(task)
+  protocol.check(task)
+  found = protocol.run(task)
+  if protocol.frozen:
+    results.unchanged(task.variables, before)
+  return settings | found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax.errors import UserError
+from vssl_jax.probes import logistic
 from vssl_jax.probes.views import Cached
 from vssl_jax.training import sources
 
@@ -47,3 +50,33 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
       f"({mesh.size})."
     )
   return ""
+
+
+def hold_out(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Parts a split's videos in two, whole recordings on one side, by seed.
+
+  Args:
+    source: the split; its names tell of recordings, see `logistic.recordings`.
+    share: of the videos, at least, in the second part.
+    seed: of the choice.
+
+  Returns:
+    Numbers of the videos of both parts, ascending.
+
+  Raises:
+    UserError: a part would be empty.
+  """
+  names = getattr(source, "video_names", ())
+  groups = np.asarray(logistic.recordings(names) or np.arange(source.num_videos))
+  order = np.random.default_rng([seed, 0x5EED]).permutation(np.unique(groups))
+  held = np.zeros(source.num_videos, bool)
+  for group in order:
+    if held.sum() >= share * source.num_videos:
+      break
+    held |= groups == group
+  if held.all() or not held.any():
+    raise UserError(
+      f"config.knn.held_out is {share}: of {source.num_videos} training videos of {len(order)} "
+      "recordings it leaves none on one side; choose a share nearer to 0.2, or give more videos."
+    )
+  return np.flatnonzero(~held), np.flatnonzero(held)

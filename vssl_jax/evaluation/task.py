@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import results
+from vssl_jax import models, results
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import feature_cache, features, too_few_videos
@@ -35,9 +35,10 @@ class Task:
     variables: of the encoder that `config.encoder` describes.
     train: the training split.
     test: the evaluation split.
-    folder: where results, pictures and training runs of this pair go.
-    features_folder: where features are kept.
+    folder: where results, pictures and training runs of this pair go; None for no pictures.
+    features_folder: where features of every view are kept; None keeps their means in memory alone.
     mesh: all devices.
+    progress: text of the progress bars; "" for none.
   """
 
   config: ConfigDict
@@ -45,9 +46,10 @@ class Task:
   variables: Variables
   train: views_lib.Cached
   test: views_lib.Cached
-  folder: pathlib.Path
-  features_folder: pathlib.Path
+  folder: pathlib.Path | None
+  features_folder: pathlib.Path | None
   mesh: Mesh
+  progress: str = "features"
 
   @property
   def label_names(self) -> tuple[str, ...]:
@@ -86,14 +88,28 @@ class Task:
     return self.bank.mean(), self.bank.label, self.queries.mean(), self.queries.label
 
   def _extract(self, source: views_lib.Cached, split: str) -> features.Features:
-    return feature_cache.extract(
-      self.features_folder,
-      self.config,
+    progress = self.progress and f"{self.progress}, {split}"
+    if self.features_folder is not None:
+      return feature_cache.extract(
+        self.features_folder,
+        self.config,
+        self.variables,
+        source,
+        split,
+        mesh=self.mesh,
+        progress=progress,
+      )
+    encoder = models.build_encoder(self.config.encoder)
+    return features.extract(
+      views_lib.feature_fn(encoder, self.config),
       self.variables,
-      source,
-      split,
+      views_lib.eval_batches(source, self.config),
       mesh=self.mesh,
-      progress=f"features of {split}",
+      average=True,
+      split=split,
+      names=getattr(source, "video_names", ()),
+      progress=progress,
+      total=source.num_videos,
     )
 
   def facts(self) -> dict[str, Any]:

@@ -24,10 +24,7 @@ def describe(config: ConfigDict) -> str:
       config = config.copy_and_resolve_references().unlock()
       config.encoder = trained.encoder
     config = classifier.linear_config(config, 2)
-  elif config.method == "classify" and not config.classify.classes:
-    config = config.copy_and_resolve_references().unlock()
-    config.classify.classes = 2
-  method = methods.load(config.method).build(methods.resolve(config, None), None)
+  method = methods.build(methods.resolve(config, None))
   params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
   if method.encoder is None:
     return "\n".join(

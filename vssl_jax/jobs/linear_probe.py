@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,11 +13,20 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run
 from vssl_jax.files import make_folder
-from vssl_jax.jobs.pretrain import finish
+from vssl_jax.jobs.pretrain import report
 
 
-def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:
-  """Probes the encoder of `config.checkpoint` and prints the RESULT line."""
+def linear_probe(
+  config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
+) -> dict[str, Any]:
+  """Probes the encoder of `config.checkpoint` and prints the RESULT line.
+
+  Returns:
+    What `result.json` holds.
+
+  Raises:
+    UserError: no checkpoint, or one that cannot be read.
+  """
   del allow_config_change
   if not config.checkpoint:
     raise UserError("config.checkpoint is empty: give the run folder, --config.checkpoint=runs/...")
@@ -34,4 +44,4 @@ def linear_probe(config: ConfigDict, workdir: pathlib.Path, *, allow_config_chan
   outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
   outcome |= end_of_run.probe(config, variables, workdir, mesh)
   outcome["seconds"] = time.perf_counter() - began
-  finish(outcome, workdir)
+  return report(outcome, workdir)

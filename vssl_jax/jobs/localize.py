@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import math
 import pathlib
 import sys
@@ -32,13 +31,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import results
+from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines
 from vssl_jax.localization.annotations import write_predictions
-from vssl_jax.methods.dcc import inference
+from vssl_jax.methods.base import Localizer
 from vssl_jax.training import run_folder, sources
 
 SCORES = "scores.json"
@@ -55,28 +54,29 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
     UserError: no such run, another method's, no such data, or data of another width or classes.
   """
   config, _, state = run_folder.load_state(pathlib.Path(args.checkpoint))
-  if config.method != "dcc":
+  localizer = methods.evaluator(config).localizer
+  if localizer is None:
     raise UserError(
-      f"--checkpoint: {args.checkpoint} is a run of {config.method}; give one of configs/dcc.py."
+      f"--checkpoint: {args.checkpoint} is a run of {config.method}, which does not localize; give "
+      "one of configs/dcc.py."
     )
   given = {"annotations": args.annotations, "durations": args.durations}
-  source = open_split(config, args.data, split=args.split, **given)
+  source = open_split(config, localizer, args.data, split=args.split, **given)
   output = make_folder(args.output)
   params = jax.device_get(state.params)
-  found = functools.partial(inference.activations(config), params)
-  options = inference.options(config)
+  options = dict(localizer.predict)
   if args.thresholds:
     chosen = {"thresholds": _thresholds(args.thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
-  predictions, accuracy = scores_lib.predict(found, source, **options)
+  predictions, accuracy = scores_lib.predict(localizer.activate(params), source, **options)
   write_predictions(output / timelines.PREDICTIONS, predictions)
-  drawn = inference.look(config, params, state.method)
+  drawn = localizer.look(params, state.method)
   timelines.timelines(
     output, drawn, source, predictions, batch_size=options["batch_size"], videos=args.timelines
   )
   outcome = {"videos": len(predictions), "segments": sum(map(len, predictions.values()))}
   if any(video.segments for video in source.videos):
-    scores = scores_lib.score(source, predictions, accuracy, protocol=config.dcc.protocol)
+    scores = scores_lib.score(source, predictions, accuracy, protocol=localizer.protocol)
     outcome["scores"] = scores
     results.write_json(scores, output / SCORES)
   return outcome
@@ -103,12 +103,19 @@ def _thresholds(text: str) -> tuple[float, ...]:
 
 
 def open_split(
-  config: ConfigDict, data: str, *, annotations: str = "", durations: str = "", split: str = ""
+  config: ConfigDict,
+  localizer: Localizer,
+  data: str,
+  *,
+  annotations: str = "",
+  durations: str = "",
+  split: str = "",
 ) -> Any:
   """The videos to localize, a `data_pipelines.untrimmed.sequences.LocalizationSource`.
 
   Args:
     config: a run's.
+    localizer: of its method.
     data: folder of features; "" for the run's own data.
     annotations: ground truth; "" for `annotations.json` in the folder, if there is one.
     durations: CSV of durations where the annotations have none.
@@ -128,7 +135,7 @@ def open_split(
   fields = config.data.localization
   config.data.source, config.data.path = "localization", data
   fields.annotations, fields.durations = annotations, durations
-  names = tuple(config.dcc.label_names)
+  names = localizer.label_names
   if not names:
     raise UserError(
       "--data: the run is of before class names were kept; it knows its own data only."
@@ -146,9 +153,9 @@ def open_split(
     dataset = sequences.unlabelled(config.data, names)
   source = sequences.LocalizationSource(config.data, dataset, split=split, **where)
   width = source.sequence(0).shape[1]
-  if width != config.dcc.width:
+  if width != localizer.width:
     raise UserError(
-      f"--data: {data} has features of width {width}, the run was trained on {config.dcc.width}."
+      f"--data: {data} has features of width {width}, the run was trained on {localizer.width}."
     )
   return source
 

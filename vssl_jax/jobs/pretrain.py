@@ -1,102 +1,141 @@
-"""Pre-training, from the config to the RESULT line."""
+"""Pre-training, from the config to the RESULT line: open → fit → evaluate → report."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import methods, parallel, results
-from vssl_jax.encoder import encoder as encoder_lib
-from vssl_jax.encoder import exported
+from vssl_jax.encoder import encoder, exported
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run, monitor
 from vssl_jax.evaluation import splits as splits_lib
-from vssl_jax.methods.base import Method
+from vssl_jax.methods.base import Evaluator, Method
+from vssl_jax.probes.views import Cached
 from vssl_jax.training import checkpoints, loop, metrics_log, sources
 from vssl_jax.training import step as step_lib
 
 TRAINING = "training.json"  # how the training went, for a second look at a finished run
 
 
-def pretrain(config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool) -> None:
+class Run(NamedTuple):
+  """All that a run needs, checked.
+
+  Attributes:
+    config: resolved.
+    workdir: its folder.
+    mesh: all devices.
+    source: the training split.
+    method: what is learnt.
+    evaluator: what scores it beside the probes.
+    splits: both splits, where the method has no encoder and scores itself.
+    monitor: what is watched while it learns.
+  """
+
+  config: ConfigDict
+  workdir: pathlib.Path
+  mesh: Mesh
+  source: Source
+  method: Method
+  evaluator: Evaluator
+  splits: list[Cached]
+  monitor: monitor.Monitor | None
+
+
+def pretrain(
+  config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
+) -> dict[str, Any]:
   """Trains `config.method`, probes its encoder if asked, and prints the RESULT line.
+
+  Args:
+    config: locked or not; what comes from the data is filled in.
+    workdir: the run's folder; a run that is there goes on.
+    allow_config_change: go on under another config.
+
+  Returns:
+    What `result.json` holds.
 
   Raises:
     Preempted: SIGTERM came; run again to go on.
+    UserError: the config, the data or the folder is impossible.
   """
   began = time.perf_counter()
+  run = _open(config, workdir)
+  result = loop.train(
+    run.config,
+    workdir,
+    run.source,
+    run.method,
+    run.mesh,
+    allow_config_change=allow_config_change,
+    monitor=run.monitor,
+  )
+  if result.preempted:
+    raise loop.Preempted(f"step {result.steps} of {workdir}")
+  outcome = _describe(run, result) | _evaluate(run, result.state)
+  outcome["seconds"] = time.perf_counter() - began
+  return report(outcome, workdir)
+
+
+def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
+  """Everything that can be wrong is found here, before the first step."""
   if (workdir / exported.CARD).exists():
     raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
   source = sources.load_source(config, config.data.train_split)
   config = methods.resolve(config, source)
-  config, method = _build(config, mesh)
+  config, method = build(config, mesh)
+  evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
     raise UserError(
       f"config.probe.run, config.knn.every_epochs: {config.method} has no encoder of clips to "
       "probe; set config.probe.run=False and config.knn.every_epochs=0."
     )
-  if config.probe.run and (lack := splits_lib.missing(config, mesh)):
-    print(f"No probe after training: {lack}.", flush=True)
-  scores_itself = method.encoder is None and method.evaluate is not None
-  splits = splits_lib.splits(config) if scores_itself else []  # what is wrong in them is said now
-  result = loop.train(
-    config,
-    workdir,
-    source,
-    method,
-    mesh,
-    allow_config_change=allow_config_change,
-    monitor=_monitor(config, mesh, method),
-  )
-  if result.preempted:
-    raise loop.Preempted(f"step {result.steps} of {workdir}")
-  outcome = {
-    "job": "pretrain",
-    "name": config.name,
-    "method": config.method,
-    "seed": config.seed,
-    "steps": result.steps,
-    "train_videos": source.num_videos,
-    **_training(result, workdir),
-  }
   if config.probe.run:
-    variables = jax.device_get(method.encoder(result.state.params, result.state.method))
-    outcome |= end_of_run.probe(config, variables, workdir, mesh)
-    if method.evaluate is not None and "headline" in outcome:
-      state = jax.device_get((result.state.params, result.state.method))
-      own = outcome[config.method] = method.evaluate(*state, *splits_lib.splits(config))
-      if "top1" in own:
-        outcome["headline"][f"{config.method}_top1"] = {"trained": own["top1"]}
-  elif scores_itself:
-    outcome |= _own(config, method, result.state, splits, workdir)
-  outcome["seconds"] = time.perf_counter() - began
-  finish(outcome, workdir)
+    end_of_run.asked(config)
+    if lack := splits_lib.missing(config, mesh):
+      print(f"No probe after training: {lack}.", flush=True)
+  itself = method.encoder is None and evaluator.scores is not None
+  splits = splits_lib.splits(config) if itself else []
+  watch = monitor.build(config, method, evaluator, mesh)
+  return Run(config, workdir, mesh, source, method, evaluator, splits, watch)
 
 
-def _build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
-  """The method, from the encoder of `config.checkpoint` where one is given, and its config."""
-  module = methods.load(config.method)
+def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
+  """The method, from the encoder of `config.checkpoint` where one is given, and its config.
+
+  Raises:
+    UserError: a field is impossible, or the method starts from random weights alone.
+  """
   if not config.checkpoint:
-    return config, module.build(config, mesh)
-  if "encoder_variables" not in inspect.signature(module.build).parameters:
-    raise UserError(
-      f"config.checkpoint is {config.checkpoint}: {config.method} starts from random weights; "
-      "config.method=classify fine-tunes a checkpoint, configs/linear_probe.py probes one."
-    )
-  trained, variables, _ = encoder_lib.load_encoder(config.checkpoint)
+    return config, methods.build(config, mesh)
+  trained, variables, _ = encoder.load_encoder(config.checkpoint)
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder
     config.encoder.bn_groups = 1  # those of pre-training are made for its batch
-  return config, module.build(config, mesh, encoder_variables=variables)
+  return config, methods.build(config, mesh, encoder_variables=variables)
+
+
+def _describe(run: Run, result: loop.Result) -> dict[str, Any]:
+  """The run, and how its training went."""
+  c = run.config
+  return {
+    "job": "pretrain",
+    "name": c.name,
+    "method": c.method,
+    "seed": c.seed,
+    "steps": result.steps,
+    "train_videos": run.source.num_videos,
+    **_training(result, run.workdir),
+  }
 
 
 def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
@@ -114,55 +153,52 @@ def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
   return figures
 
 
-def _own(
-  config: ConfigDict,
-  method: Method,
-  state: step_lib.TrainState,
-  splits: list,
-  workdir: pathlib.Path,
-) -> dict[str, Any]:
+def _evaluate(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
+  """The probes of the encoder, and the method's own scores."""
+  config, method, evaluator = run.config, run.method, run.evaluator
+  if method.encoder is None:
+    return _own_scores(run, state) if evaluator.scores else {}
+  if not config.probe.run:
+    return {}
+  variables = jax.device_get(method.encoder(state.params, state.method))
+  outcome = end_of_run.probe(config, variables, run.workdir, run.mesh)
+  if evaluator.scores is not None and "headline" in outcome:
+    whose = jax.device_get((state.params, state.method))
+    own = evaluator.scores(*whose, *splits_lib.splits(config))
+    outcome["headline"] |= own.pop("headline")
+    outcome[config.method] = own
+  return outcome
+
+
+def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
   """Scores of a method without encoder: of its last parameters, and of those validation chose."""
+  config, evaluator = run.config, run.evaluator
 
   def score(state: step_lib.TrainState) -> dict[str, Any]:
-    return method.evaluate(jax.device_get(state.params), state.method, *splits)
+    assert evaluator.scores is not None
+    return evaluator.scores(jax.device_get(state.params), state.method, *run.splits)
 
   own = score(state)
   headline = own.pop("headline")
-  if method.illustrate is not None:
-    own |= method.illustrate(jax.device_get(state.params), state.method, *splits, workdir)
+  if evaluator.write_report is not None:
+    params = jax.device_get(state.params)
+    own |= evaluator.write_report(params, state.method, *run.splits, run.workdir)
   if config.save.best:
-    saver = checkpoints.Checkpoints(workdir, config.save, read_only=True)
+    saver = checkpoints.Checkpoints(run.workdir, config.save, read_only=True)
     if (best := saver.best(state)) is not None:
       chosen = score(best[1])
       for name, figures in chosen.pop("headline").items():
         headline[name]["validation_chosen"] = figures["trained"]
       own["validation_chosen"] = {"step": best[0], **chosen}
     saver.close()
-    logged = [row for row in metrics_log.read(workdir) if config.save.best in row]
+    logged = [row for row in metrics_log.read(run.workdir) if config.save.best in row]
     own["validation"] = {str(row["step"]): row[config.save.best] for row in logged}
   return {config.method: own, "headline": headline}
 
 
-def _monitor(config: ConfigDict, mesh: Mesh, method: Method) -> monitor.Monitor | None:
-  """What is watched while training, where the config asks for it.
-
-  That is nearest neighbours over the two splits, or what a method without encoder makes of the
-  training videos that were held out.
-  """
-  if method.encoder is None:
-    if method.validate is None or not config.data.localization.validation:
-      return None
-    from data_pipelines.untrimmed.sequences import held_out
-
-    split = sources.load_source(config, held_out(config.data), batch_size=jax.process_count())
-    return lambda params: method.validate(params, split)
-  if config.knn.every_epochs <= 0:
-    return None
-  return monitor.neighbours(config, *splits_lib.splits(config), mesh=mesh)
-
-
-def finish(outcome: dict[str, Any], workdir: pathlib.Path) -> None:
-  """Writes `result.json` and prints the RESULT line (process 0 alone)."""
+def report(outcome: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+  """Writes `result.json` and prints the RESULT line (process 0 alone); the outcome."""
   if jax.process_index() == 0:
     results.write_json(outcome, workdir / "result.json")
     print(results.result_line(outcome), flush=True)
+  return outcome

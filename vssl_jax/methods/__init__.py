@@ -1,13 +1,21 @@
-"""One file a method: pure functions that read like the paper."""
+"""One file per method: pure functions that read like the paper.
+
+A module here has `defaults()` (its config fields) and `build(config, mesh) -> Method`, and may have
+`resolve(config, source)` (fields that come from the data), `evaluator(config, mesh) -> Evaluator`,
+`STARTS_FROM_ENCODER` (its `build` takes `encoder_variables`) and `UNDECISIVE` (its fields that
+change no number of the training).
+"""
 
 import importlib
 import types
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
+from vssl_jax.methods.base import Evaluator, Method, Variables
 
 
 def load(name: str) -> types.ModuleType:
@@ -77,3 +85,38 @@ def complete(saved: ConfigDict) -> ConfigDict:
   config_lib.rename_fields(whole)
   fill(whole, base_config(saved.method))
   return whole
+
+
+def build(
+  config: ConfigDict, mesh: Mesh | None = None, encoder_variables: Variables | None = None
+) -> Method:
+  """The method of a resolved config.
+
+  Args:
+    config: any.
+    mesh: the devices.
+    encoder_variables: where its encoder starts; None draws it at random.
+
+  Raises:
+    UserError: the method starts from random weights alone.
+  """
+  module = load(config.method)
+  if encoder_variables is None:
+    return module.build(config, mesh)
+  if not getattr(module, "STARTS_FROM_ENCODER", False):
+    raise UserError(
+      f"config.checkpoint is {config.checkpoint}: {config.method} starts from random weights; "
+      "config.method=classify fine-tunes a checkpoint, configs/linear_probe.py probes one."
+    )
+  return module.build(config, mesh, encoder_variables=encoder_variables)
+
+
+def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
+  """What scores the method of a resolved config beside the probes of its encoder."""
+  module = load(config.method)
+  return module.evaluator(config, mesh) if hasattr(module, "evaluator") else Evaluator()
+
+
+def undecisive_fields(method: str) -> tuple[str, ...]:
+  """Dotted names of a method's config fields that change no number of its training."""
+  return tuple(f"{method}.{field}" for field in getattr(load(method), "UNDECISIVE", ()))

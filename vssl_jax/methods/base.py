@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from vssl_jax.errors import UserError
+from vssl_jax.losses.provico import LossSettings
 from vssl_jax.ops import grad_cache
 
 Params = Any
@@ -58,13 +59,6 @@ class Method:
       its upper part (a prefix). A whole copy on each by default.
     frozen_steps: steps at the start that update nothing: the schedules are that much
       shorter, and end with the run.
-    evaluate: (params, state, training split, evaluation split) -> JSON-able scores, of what the
-      method learns beside its encoder; after training, where probes are asked for and the data has
-      labels, or always where there is no encoder. Its `headline` joins that of the probes.
-    illustrate: as `evaluate`, and the run's folder: of a method without encoder, writes files there
-      and gives further scores.
-    validate: (params, held-out training videos) -> figures to log, and to choose a checkpoint by;
-      of a method without encoder, whose source knows `held_out`.
 
   Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
   loop computes collapse statistics when it logs.
@@ -82,9 +76,6 @@ class Method:
   on_epoch_start: Callable[[Params, State, Any], tuple[Params, State]] | None = None
   state_spec: Any = _WHOLE
   frozen_steps: int = 0
-  evaluate: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
-  illustrate: Callable[[Params, State, Any, Any, pathlib.Path], dict[str, Any]] | None = None
-  validate: Callable[[Params, Any], dict[str, float]] | None = None
 
   def example(self, n: int) -> Batch:
     """A batch of n zero videos, for `init` and shape evaluation."""
@@ -92,6 +83,63 @@ class Method:
     zeros = jnp.zeros((n,), jnp.int32)
     keys = jax.random.split(jax.random.key(0), n)
     return {"label": zeros, "video": zeros, "key": keys, **batch}
+
+
+@dataclasses.dataclass(frozen=True)
+class Localizer:
+  """A method's parameters at work on untrimmed videos.
+
+  Attributes:
+    activate: (params) -> see `localization.scores.Activate`.
+    look: (params, state) -> see `localization.observe.Look`.
+    predict: keyword arguments of `localization.scores.predict`.
+    protocol: of the scores, see `localization.scores.evaluate`.
+    label_names: the classes, () where the run is of before they were kept.
+    width: D of the features.
+  """
+
+  activate: Callable[[Params], Any]
+  look: Callable[[Params, State], Any]
+  predict: dict[str, Any]
+  protocol: str
+  label_names: tuple[str, ...]
+  width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussians:
+  """The Gaussian embeddings that a method learns.
+
+  Attributes:
+    apply: (variables, clips uint8 `[B, T, H, W, C]`) -> `[B, 2D]`, μ, then log σ².
+    variables: (params, state) -> what `apply` reads.
+    settings: of the loss that the pairs are mined for.
+  """
+
+  apply: Callable[[Variables, jax.Array], jax.Array]
+  variables: Callable[[Params, State], Variables]
+  settings: LossSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """What a method is worth beside the probes of its encoder; a method without such has none.
+
+  Attributes:
+    scores: (params, state, training split, evaluation split) -> JSON-able scores, their `headline`
+      among them; after training, where probes are asked for and the data has labels, or always
+      where the method has no encoder.
+    write_report: as `scores`, and the run's folder: writes files there and gives further scores.
+    validate: (params, held-out training videos) -> figures to log, and to choose a checkpoint by.
+    localizer: of a method that finds actions in untrimmed videos.
+    gaussians: of a method whose embeddings are Gaussian.
+  """
+
+  scores: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
+  write_report: Callable[[Params, State, Any, Any, pathlib.Path], dict[str, Any]] | None = None
+  validate: Callable[[Params, Any], dict[str, float]] | None = None
+  localizer: Localizer | None = None
+  gaussians: Gaussians | None = None
 
 
 def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss, Params]]:

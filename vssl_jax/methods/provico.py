@@ -28,12 +28,22 @@ from vssl_jax import augment, models
 from vssl_jax.errors import UserError
 from vssl_jax.losses.provico import LossSettings, provico
 from vssl_jax.methods import multiclip, network
-from vssl_jax.methods.base import Batch, Loss, Method, Metrics, Params, Variables
+from vssl_jax.methods.base import (
+  Batch,
+  Evaluator,
+  Gaussians,
+  Loss,
+  Method,
+  Metrics,
+  Params,
+  Variables,
+)
 from vssl_jax.models.gaussian_head import GaussianHead
 from vssl_jax.ops import bhattacharyya
 from vssl_jax.ops.mining import Rule
 from vssl_jax.probes import features
 from vssl_jax.probes import gaussian as gaussian_probe
+from vssl_jax.probes.views import Source
 
 Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
 
@@ -155,24 +165,28 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
-  describe = clip_gaussians(config)
-
-  def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
-    variables = network_variables(params, state)
-    bank, queries = (
-      gaussian_probe.extract(describe, variables, source, config, mesh=mesh)
-      for source in (train, test)
-    )
-    return {"retrieval": gaussian_probe.evaluate(bank, queries)}
-
   return Method(
     init,
     encoder_variables,
     {"clips": clips.spec},
     embed=embed,
     objective=objective,
-    evaluate=evaluate,
   )
+
+
+def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
+  """Retrieval by the Gaussians: by means, by Bhattacharyya distance, and what uncertainty tells."""
+  gaussians = Gaussians(clip_gaussians(config), network_variables, settings(config))
+
+  def scores(params: Params, state: State, train: Source, test: Source) -> dict[str, Any]:
+    variables = network_variables(params, state)
+    bank, queries = (
+      gaussian_probe.extract(gaussians.apply, variables, source, config, mesh=mesh)
+      for source in (train, test)
+    )
+    return {"retrieval": gaussian_probe.evaluate(bank, queries), "headline": {}}
+
+  return Evaluator(scores=scores, gaussians=gaussians)
 
 
 def _network(config: ConfigDict) -> network.Network:

@@ -5,6 +5,8 @@ Model 1 of ViViT (Arnab et al., ICCV 2021), in the details of VideoMAE (Tong et 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,6 +73,7 @@ class ViT(nn.Module):
     depth: Blocks.
   """
 
+  fixed_size: ClassVar[bool] = True  # clips of one size: a position belongs to a token
   size: str = "B"
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32

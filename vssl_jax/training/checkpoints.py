@@ -48,8 +48,6 @@ _FREE = (
   "epochs",
   "steps_per_epoch",
   "checkpoint",
-  "dcc.proposals",
-  "dcc.label_names",
 )
 
 
@@ -295,7 +293,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def bound(config: ConfigDict) -> dict[str, Any]:
   """The fields that decide a run's numbers, by dotted names, and its number of steps."""
   flat = _flat(json.loads(config.to_json()))
-  kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in _FREE)}
+  free = (*_FREE, *methods.undecisive_fields(config.method))
+  kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
   epoch = config.get("steps_per_epoch", 0)
   if epoch or config.steps:
     kept["total steps"] = config_lib.total_steps(config, epoch)

@@ -32,9 +32,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vssl_jax import results
+from vssl_jax import methods, results
 from vssl_jax.errors import UserError
-from vssl_jax.methods import provico
+from vssl_jax.losses.provico import LossSettings
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
 from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
@@ -75,9 +75,12 @@ def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
   Raises:
     UserError: no such run, no checkpoint, or what `args` ask for is not there.
   """
-  method = checkpoints.load_config(folder).method
-  if method != "provico":
-    raise UserError(f"{folder}: a run of {method}; only provico learns uncertainties.")
+  config = methods.complete(checkpoints.load_config(folder))
+  if methods.evaluator(config).gaussians is None:
+    raise UserError(
+      f"{folder}: a run of {config.method}, which learns no uncertainties; give one of "
+      "configs/provico.py."
+    )
   with run_folder.open_run(folder) as kept:
     return _analyse(folder, kept, args)
 
@@ -95,11 +98,12 @@ def _analyse(
   test = opened(config.data.eval_split) if labelled else None
   if labelled:
     correlation.check_groups(test.num_videos, args.quantiles)
-  apply = provico.clip_gaussians(config)
+  gaussians = methods.evaluator(config).gaussians
+  assert gaussians is not None  # seen by `analyse`
 
   def extract(source: Any, variables: Any, what: str) -> gaussian.Videos:
     told = f"{folder.name}, {what}"
-    return gaussian.extract(apply, variables, source, config, progress=told)
+    return gaussian.extract(gaussians.apply, variables, source, config, progress=told)
 
   places = _batch(train.num_videos, config, args.videos)
   frames = Frames(train, places)
@@ -107,15 +111,15 @@ def _analyse(
   out: dict[str, Any] = {"training": []}
   for step in kept.reader.steps if labelled else kept.reader.steps[-1:]:
     state = kept.reader.read(step, kept.like)
-    variables = jax.device_get(provico.network_variables(state.params, state.method))
+    variables = jax.device_get(gaussians.variables(state.params, state.method))
     bank = extract(frames, variables, f"step {step}, training split")
     if labelled:
       queries = extract(test, variables, f"step {step}, evaluation split")
       row = correlation.scores(bank.labelled("training"), queries.labelled("evaluation"))
       out["training"].append({"step": step, "epoch": step / epoch, **row})
   out["step"] = step
-  out["pairs"] = _pairs(config, bank, places, frames, args)
-  out["distance_on"] = config.provico.distance_on
+  out["pairs"] = _pairs(config, gaussians.settings, bank, places, frames, args)
+  out["distance_on"] = gaussians.settings.distance_on
   if not labelled:
     return {k: out[k] for k in ("step", "pairs", "distance_on")}
 
@@ -149,6 +153,7 @@ def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray
 
 def _pairs(
   config: ConfigDict,
+  settings: LossSettings,
   bank: gaussian.Videos,
   places: np.ndarray,
   frames: Frames,
@@ -159,7 +164,7 @@ def _pairs(
     raise UserError(f"--videos: training video {lost[0]} could not be read.")
   places = np.array([v for v in places if int(v) in at], int)
   few = bank.take(np.array([at[int(v)] for v in places], int))
-  apart, positive = mined_pairs.mine(few, provico.settings(config), config.seed)
+  apart, positive = mined_pairs.mine(few, settings, config.seed)
   names = frames.label_names
 
   def item(place: int, **more: float) -> dict[str, Any]:

@@ -35,11 +35,12 @@ from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.proposals import ProposalSettings
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
-from vssl_jax.methods.base import Batch, Loss, Method, Params
+from vssl_jax.methods.base import Batch, Evaluator, Localizer, Loss, Method, Params
 from vssl_jax.methods.dcc import inference, memory, pseudo_labels, report
 from vssl_jax.models.bas_net import PARTS, SUPPRESSED, top_mean
 from vssl_jax.models.build import DTYPES
 
+UNDECISIVE = ("proposals", "label_names")  # of what is made of the activations
 VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are held out
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
 
@@ -150,7 +151,6 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   _check(config)
   net = inference.network(config)
   contrasts = c.contrast != "none"
-  activate = inference.activations(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
@@ -203,31 +203,6 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     starts = beta(config, step) > 0 if contrasts else jnp.bool_(False)
     return {part: starts if part == "projection" else True for part in PARTS}
 
-  def evaluate(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
-    del state, train
-    return inference.localize(config, params, test, activate)
-
-  def validate(params: Params, held_out: Any) -> dict[str, float]:
-    ((_, figures),) = inference.localize(config, params, held_out, activate)["headline"].items()
-    return {VALIDATION: figures["trained"]}
-
-  def draw(
-    params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
-  ) -> dict[str, Any]:
-    options = inference.options(config)
-    found = functools.partial(activate, params)
-    predictions, _ = scores_lib.predict(found, test, **options)
-    return report.write(
-      folder,
-      inference.look(config, params, state),
-      train,
-      test,
-      predictions,
-      batch_size=options["batch_size"],
-      videos=c.timelines,
-      count=c.snippets,
-    )
-
   whole = PartitionSpec()
   splits = mesh is not None and c.contrast == "bank" and c.videos % mesh.size == 0
   bank = PartitionSpec(parallel.AXIS) if splits else whole
@@ -250,10 +225,48 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     update_mask=update_mask,
     on_epoch_start=on_epoch_start if refreshes else None,
     state_spec=State(bank, whole, whole, whole, whole),
-    evaluate=evaluate,
-    illustrate=draw,
-    validate=validate,
   )
+
+
+def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
+  """Localization of a split, and of the videos held out; pictures; the network on new videos."""
+  del mesh
+  c = config.dcc
+  activate = inference.activations(config)
+  options = inference.options(config)
+
+  def scores(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
+    del state, train
+    return inference.localize(config, params, test, activate)
+
+  def validate(params: Params, held_out: Any) -> dict[str, float]:
+    ((_, figures),) = inference.localize(config, params, held_out, activate)["headline"].items()
+    return {VALIDATION: figures["trained"]}
+
+  def write_report(
+    params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
+  ) -> dict[str, Any]:
+    predictions, _ = scores_lib.predict(functools.partial(activate, params), test, **options)
+    return report.write(
+      folder,
+      inference.look(config, params, state),
+      train,
+      test,
+      predictions,
+      batch_size=options["batch_size"],
+      videos=c.timelines,
+      count=c.snippets,
+    )
+
+  localizer = Localizer(
+    activate=lambda params: functools.partial(activate, params),
+    look=functools.partial(inference.look, config),
+    predict=options,
+    protocol=c.protocol,
+    label_names=tuple(c.label_names),
+    width=c.width,
+  )
+  return Evaluator(scores, write_report, validate, localizer)
 
 
 def beta(config: ConfigDict, step: jax.Array | int) -> jax.Array:
