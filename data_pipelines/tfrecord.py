@@ -11,13 +11,20 @@ import os
 import pathlib
 import struct
 
+import google_crc32c
 import numpy as np
 
-from data_pipelines.crc32c import masked_crc32c
 from vssl_jax.errors import UserError
 
 HEADER = 12  # bytes before a payload
 FOOTER = 4  # bytes behind it
+_MASK_DELTA = 0xA282EAD8
+
+
+def masked_crc32c(data: bytes) -> int:
+  """The rotated and offset CRC that TFRecord files store (TensorFlow, lib/hash/crc32c.h)."""
+  crc = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 class ShardWriter:
