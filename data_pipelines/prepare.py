@@ -163,7 +163,7 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
   done = total - sum(len(task.entries) for task in tasks)
   at: dict[str, int | None] = {}  # position of the video that each shard is at
   ended: dict[str, int] = collections.defaultdict(int)  # videos done of each shard
-  killed: set[tuple[str, int | None]] = set()  # where a worker was killed before
+  lost: set[tuple[str, int | None]] = set()  # where a worker was lost before, by no video's fault
   every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
   with tqdm.tqdm(
     total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
@@ -179,10 +179,10 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
     def on_crash(task, crash):
       place = task.name, at.pop(task.name, None)
       bar.update(-ended.pop(task.name, 0))
-      if crash.outside and place not in killed:
-        killed.add(place)
-        return task
       position = place[1]
+      if (crash.outside or position is None) and place not in lost:
+        lost.add(place)
+        return task
       if position is None:
         raise UserError(
           f"{task.path}: {crash.reason}: run the same command again, it goes on from here"
