@@ -55,12 +55,12 @@ def burst(task, report):
     report(i)
   return task
 
-def killed_until(task, report):
+def killed_once(task, report):
   report("begun")
-  marker = pathlib.Path(task)
-  if not marker.exists():
-    marker.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+  marker, number = task
+  if not os.path.exists(marker):
+    pathlib.Path(marker).touch()
+    os.kill(os.getpid(), number)
   return "done"
 
 def killed_in_a_message(task, report):
@@ -189,12 +189,13 @@ def test_time_that_the_reports_take_here_does_not_count(tasks):
   assert sorted(seen) == [(task, i) for task in (1, 2) for i in range(2)]
 
 
-def test_a_task_whose_process_was_killed_can_be_tried_again(tasks, tmp_path):
-  crashes, task = [], str(tmp_path / "marker")
-  results, reports = run(tasks.killed_until, [task], 2, crashes, replace=task)
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_task_whose_process_was_killed_can_be_tried_again(tasks, tmp_path, name):
+  crashes, task = [], (str(tmp_path / "marker"), signal.Signals[name])
+  results, reports = run(tasks.killed_once, [task], 2, crashes, replace=task)
   assert results == {task: "done"}
   assert reports == [(task, "begun")] * 2
-  assert crashes == [(task, workers.Crash("the process was ended by SIGKILL", outside=True))]
+  assert crashes == [(task, workers.Crash(f"the process was ended by {name}", outside=True))]
 
 
 def test_a_kill_in_the_middle_of_a_report(tasks):
