@@ -1,5 +1,6 @@
 """Worker processes: results, reports, errors, hangs, and deaths at any moment."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -261,7 +262,12 @@ def test_no_process_outlives_this_one(tasks, tmp_path):
   finally:
     job.kill()
     job.wait()
-  deadline = time.monotonic() + 30
-  while not all(is_gone(pid) for pid in pids):
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
+  try:
+    deadline = time.monotonic() + 30
+    while not all(is_gone(pid) for pid in pids):
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+  finally:
+    for pid in pids:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
