@@ -82,7 +82,8 @@ def run(
         busy[worker.start(function, *queue.popleft())] = worker
       multiprocessing.connection.wait(list(busy), _TICK)
       for pipe, worker in list(busy.items()):
-        done = worker.future.done()  # asked first: then a silent pipe has given all its reports
+        # Asked first: then a silent pipe has given all its reports.
+        done = worker.future.done() or not worker.pool.active
         if pipe.poll():
           try:
             message = pipe.recv()
@@ -155,15 +156,17 @@ class _Worker:
   def finish(self, timeout: float) -> tuple[Crash | None, Any]:
     """Ends a task that is done, dead or late: how it was lost, else its result."""
     crash = result = None
-    if not self.future.done():
-      crash = Crash(f"decoding took longer than {timeout:g} s (--timeout)", outside=False)
-    else:
+    if self.future.done():
       try:
         result = self.future.result()
       except pebble.ProcessExpired as error:
         crash = _crash(error.exitcode)
       except BrokenProcessPool as error:  # it ended before the task reached it
         crash = Crash(f"the process ended ({error})", outside=True)
+    elif self.pool.active:
+      crash = Crash(f"decoding took longer than {timeout:g} s (--timeout)", outside=False)
+    else:  # likewise, while the task was on its way: then Pebble forgets the future
+      crash = Crash("the process ended", outside=True)
     if crash is not None:
       self._end()
       self._theirs.close()

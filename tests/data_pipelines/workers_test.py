@@ -1,5 +1,6 @@
 """Worker processes: results, reports, errors, hangs, and deaths at any moment."""
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import pebble
 import pytest
 
 from data_pipelines import workers
@@ -217,6 +219,23 @@ def test_a_kill_between_two_tasks_costs_nothing(tasks):
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.5 * (task == 1))  # once long enough to be noticed before the next task, once not
   assert found == {1: 1, 2: 4, 3: 9}
+
+
+def test_a_task_that_a_broken_pool_forgets_is_given_to_another(tasks, monkeypatch):
+  """A process that dies just as it is given a task: nothing ever comes of the future."""
+  real, calls = pebble.ProcessPool.schedule, []
+
+  def schedule(pool, *args, **kwargs):
+    calls.append(pool)
+    if len(calls) > 1:
+      return real(pool, *args, **kwargs)
+    pool.stop()
+    return concurrent.futures.Future()
+
+  monkeypatch.setattr(pebble.ProcessPool, "schedule", schedule)
+  results, _ = run(tasks.square, [3], 1, timeout=60.0)
+  assert results[3][0] == 9
+  assert len(calls) == 2
 
 
 @pytest.mark.parametrize("kills", [1, 2])
