@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, and the folders they go to."""
+"""Files that appear whole or not at all, and the folders they go to.
+
+Written here because atomicwrites, the library for it, is no longer maintained.
+"""
 
 from __future__ import annotations
 

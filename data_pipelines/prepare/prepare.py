@@ -13,6 +13,7 @@ names them).
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import os
@@ -31,6 +32,7 @@ from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
 from vssl_jax.errors import UserError
 
+TIMEOUT = 600.0  # seconds
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
 
@@ -50,6 +52,7 @@ def prepare(
   max_seconds: float = 120.0,
   shards: int = 0,
   workers: int = 0,
+  timeout: float = TIMEOUT,
   strict: bool = False,
   overwrite: bool = False,
   progress: bool = False,
@@ -71,7 +74,10 @@ def prepare(
     quality: JPEG quality, 1 to 100.
     max_seconds: longest record; longer videos become several; 0 never splits.
     shards: shards a split; 0 chooses by the size of the video files.
-    workers: processes; 0 takes one a core, 1 works in this process.
+    workers: processes; 0 takes one a core.
+    timeout: seconds that a video may take before it counts as unreadable; a longer one than
+      `max_seconds` has as long for each of its records. 0 sets no limit; with one worker everything
+      happens in this process then.
     strict: stop at the first unreadable video.
     overwrite: first remove what an earlier run wrote for these splits.
     progress: show a progress bar and notes on standard error.
@@ -84,7 +90,7 @@ def prepare(
     UnreadableVideoError: an unreadable video, where `strict`.
   """
   settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
-  _check(settings, shards, workers)
+  _check(settings, shards, workers, timeout)
   videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
@@ -101,7 +107,8 @@ def prepare(
       for job in planned:
         resume.record(output, job)
       tasks = {job.split: resume.tasks(output, videos.root, job, names, strict) for job in planned}
-      _run([t for group in tasks.values() for t in group], workers or _cores(), progress)
+      everything = [t for group in tasks.values() for t in group]
+      _run(everything, workers or _cores(), timeout, progress)
       return _finish(output, planned, tasks, names, videos.notes)
   except OSError as error:
     raise UserError(
@@ -110,14 +117,16 @@ def prepare(
     ) from error
 
 
-def _check(settings: decode.FrameSettings, shards: int, workers: int) -> None:
+def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: float) -> None:
   bounds = {
     "fps": (0, 1000),
     "short_side": (0, 1 << 16),
     "quality": (1, 100),
     "max_seconds": (0, 1e9),
+    "timeout": (0, 1e9),
   }
-  values = dataclasses.asdict(settings) | {"shards": shards, "workers": workers}
+  values = dataclasses.asdict(settings)
+  values |= {"shards": shards, "workers": workers, "timeout": timeout}
   for name, value in values.items():
     low, high = bounds.get(name, (0, 99999))
     if not low <= value <= high:
@@ -150,12 +159,14 @@ def _cores() -> int:
   return os.cpu_count() or 1
 
 
-def _run(tasks: Sequence[shards_lib.Shard], workers: int, progress: bool) -> None:
+def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progress: bool) -> None:
   """Writes every shard that is not complete yet."""
   total = sum(len(task.entries) for task in tasks)
   tasks = [t for t in tasks if (r := t.result()) is None or (t.strict and _unreadable(r))]
   done = total - sum(len(task.entries) for task in tasks)
   at: dict[str, int | None] = {}  # position of the video that each shard is at
+  ended: dict[str, int] = collections.defaultdict(int)  # videos done of each shard
+  lost: set[tuple[str, int | None]] = set()  # where a worker was lost before, by no video's fault
   every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
   with tqdm.tqdm(
     total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
@@ -163,20 +174,33 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, progress: bool) -> Non
 
     def on_report(task, message):
       kind, position = message
-      at[task.name] = position if kind == "start" else None
-      bar.update(kind == "end")
+      at[task.name] = None if kind == "end" else position
+      if kind == "end":
+        ended[task.name] += 1
+        bar.update(1)
 
-    def on_crash(task, reason):
-      position = at.get(task.name)
+    def on_crash(task, crash):
+      place = task.name, at.pop(task.name, None)
+      bar.update(-ended.pop(task.name, 0))
+      position = place[1]
+      if (crash.outside or position is None) and place not in lost:
+        lost.add(place)
+        return task
       if position is None:
-        raise UserError(f"{task.path}: {reason}: run the same command again, it goes on from here")
+        raise UserError(
+          f"{task.path}: {crash.reason}: run the same command again, it goes on from here"
+        )
       if task.strict:
-        raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {reason}")
-      bar.update(-position)
-      return dataclasses.replace(task, crashed={**task.crashed, position: reason})
+        raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {crash.reason}")
+      return dataclasses.replace(task, crashed={**task.crashed, position: crash.reason})
 
     results = workers_lib.run(
-      shards_lib.write, tasks, workers=workers, on_report=on_report, on_crash=on_crash
+      shards_lib.write,
+      tasks,
+      workers=workers,
+      timeout=timeout,
+      on_report=on_report,
+      on_crash=on_crash,
     )
     with contextlib.closing(results):
       for _ in results:
@@ -226,6 +250,13 @@ def _parser() -> argparse.ArgumentParser:
   add("--max_seconds", type=float, default=120.0, help="longest record (120; 0: never split)")
   add("--shards", type=int, default=0, help="shards a split (0: by the size of the files)")
   add("--workers", type=int, default=0, help="processes (0: one a core)")
+  add(
+    "--timeout",
+    type=float,
+    default=TIMEOUT,
+    metavar="SECONDS",
+    help=f"longest time for a video, or for each record of a longer one ({TIMEOUT:g}; 0: no limit)",
+  )
   add("--strict", action="store_true", help="stop at the first unreadable video")
   add("--overwrite", action="store_true", help="remove what an earlier run wrote")
   return parser

@@ -1,6 +1,8 @@
 """What OUTPUT already holds: settings, videos and labels of each split's job, so that it resumes.
 
 One job a split. `.prepare/{split}.job.json` says what the job is; a job that differs is refused.
+
+The lock is one `flock`: a library such as filelock adds waiting and other systems, not needed here.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -108,7 +109,8 @@ def write(shard: Shard, report) -> dict[str, Any]:
 
   Args:
     shard: what to write.
-    report: gets ("start", position) before and ("end", position) after every entry.
+    report: gets ("start", position) before and ("end", position) after every entry, and
+      ("part", position) after each record of an entry.
 
   Returns:
     Plain data for JSON: `fingerprint`, `name`, `records`, `bytes`, `sha256`, and `counts` as
@@ -126,7 +128,7 @@ def write(shard: Shard, report) -> dict[str, Any]:
       try:
         if position in shard.crashed:
           raise decode.UnreadableError(shard.crashed[position])
-        _write_video(shard, entry, writer, tally)
+        _write_video(shard, entry, writer, tally, functools.partial(report, ("part", position)))
       except decode.UnreadableError as reason:
         if shard.strict:
           raise UnreadableVideoError(f"{entry.path}: {reason}") from None
@@ -146,7 +148,7 @@ def write(shard: Shard, report) -> dict[str, Any]:
   return result
 
 
-def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally) -> None:
+def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, written) -> None:
   parts, frames, seconds = 0, 0, 0.0
   path = os.path.join(shard.root, entry.path)
   for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
@@ -165,6 +167,7 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally) -> N
       caption=entry.caption,
     )
     writer.write(sequence_example.encode(video))
+    written()
     parts, frames, seconds = parts + 1, frames + len(part.frames), seconds + part.end - part.start
   tally.add_video(
     label=entry.label,

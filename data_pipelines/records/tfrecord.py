@@ -2,6 +2,9 @@
 
 A record is its length (8 bytes, little endian), the masked CRC-32C of these 8 bytes, the payload
 and the payload's masked CRC-32C (TensorFlow, lib/io/record_writer.h).
+
+TensorFlow's writer can neither take records back nor tell offsets and hash, its reader finds no
+single record, and workers would have to import TensorFlow; so the framing is written here.
 """
 
 from __future__ import annotations
@@ -11,13 +14,20 @@ import os
 import pathlib
 import struct
 
+import google_crc32c
 import numpy as np
 
-from data_pipelines.records.crc32c import masked_crc32c
 from vssl_jax.errors import UserError
 
 HEADER = 12  # bytes before a payload
 FOOTER = 4  # bytes behind it
+_MASK_DELTA = 0xA282EAD8
+
+
+def masked_crc32c(data: bytes) -> int:
+  """The rotated and offset CRC that TFRecord files store (TensorFlow, lib/hash/crc32c.h)."""
+  crc = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 class ShardWriter:
@@ -115,7 +125,7 @@ def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = Fa
     path: TFRecord file.
     offset: position of the payload's first byte.
     length: payload's length, bytes.
-    verify: also check length and payload against their CRCs (about 5 ms/MB).
+    verify: also check length and payload against their CRCs (about 0.05 ms/MB).
 
   Raises:
     UserError: the file is shorter than that, or a CRC is wrong; names file and byte.

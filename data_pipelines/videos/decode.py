@@ -1,4 +1,7 @@
-"""A video file to JPEG frames: span, frame rate, short side, rotation, parts of bounded length."""
+"""A video file to JPEG frames: span, frame rate, short side, rotation, parts of bounded length.
+
+PyAV, because decord is no longer maintained and TorchCodec needs PyTorch.
+"""
 
 from __future__ import annotations
 

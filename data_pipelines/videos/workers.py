@@ -1,4 +1,8 @@
-"""Processes that survive their task's crash: a decoder that dies takes one video, not the job."""
+"""Processes that survive their task's crash or hang: a bad decoder takes one video, not the job.
+
+Pebble starts the processes and tells how they ended. Each has a pool of its own: processes of one
+pool share a lock, and one that is killed while it holds the lock would stop the others.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,30 @@ import os
 import pickle
 import signal
 import threading
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import pebble
+
 Report = Callable[[Any], None]
+_TICK = 0.1  # seconds between two looks at the clock and at processes that ended without a word
+_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # what no decoder does to itself
 
 
-@dataclasses.dataclass
-class _Worker:
-  process: multiprocessing.process.BaseProcess
-  pipe: multiprocessing.connection.Connection
-  ready: bool = False
-  task: Any = None
+@dataclasses.dataclass(frozen=True)
+class Crash:
+  """How a process was lost in the middle of a task.
+
+  Attributes:
+    reason: for people.
+    outside: something else killed it, the system short of memory for instance, so that another
+      try may well succeed.
+  """
+
+  reason: str
+  outside: bool
 
 
 def run(
@@ -31,107 +46,160 @@ def run(
   *,
   workers: int,
   on_report: Callable[[Any, Any], None],
-  on_crash: Callable[[Any, str], Any],
+  on_crash: Callable[[Any, Crash], Any],
+  timeout: float = 0.0,
 ) -> Iterator[tuple[Any, Any]]:
   """Runs `function(task, report)` for every task and yields (task, result) as they end.
 
-  With one worker everything happens in this process. With more, each is a freshly started
-  ("spawn") process, so neither threads nor devices of this one matter; `function`, tasks and
-  results are pickled. Workers end when this process does, however it ends.
+  With one worker and no time limit everything happens in this process. Otherwise each worker is a
+  freshly started ("spawn") process, so neither threads nor devices of this one matter; `function`,
+  tasks, reports and results are pickled. Workers end when this process does, however it ends.
 
   Args:
     function: importable; calls `report(message)` as often as it likes.
     tasks: what to do, in order of start.
     workers: number of processes.
     on_report: gets (task, message) in this process.
-    on_crash: gets (task, reason) when a worker died in a task, by a signal for instance; returns
-      the task to run instead, or None to give it up.
+    on_crash: gets (task, crash) when a worker died in a task or ran into the time limit; returns
+      the task to run instead, which may be the same, or None to give it up.
+    timeout: seconds from a task's start or one of its reports to the next or to its end, before
+      its process is ended; time that this process takes over reports does not count. 0 for none.
 
   Raises:
     Exception: whatever `function` raised, the first one; the other workers are stopped.
   """
-  if workers <= 1:
+  if workers <= 1 and not timeout:
     for task in tasks:
       yield task, function(task, lambda message, task=task: on_report(task, message))
     return
-  queue = collections.deque(tasks)
-  pool = [_start(function) for _ in range(min(workers, len(queue)))]
+  queue = collections.deque((task, 0) for task in tasks)  # with the starts that failed
+  idle = [_Worker() for _ in range(min(max(workers, 1), len(queue)))]
+  busy: dict[multiprocessing.connection.Connection, _Worker] = {}
   try:
-    while busy := {w.pipe: w for w in pool if w.task is not None or not w.ready}:
-      for pipe in multiprocessing.connection.wait(list(busy)):
-        worker = busy[pipe]
-        try:
-          kind, value = pipe.recv()
-        except (EOFError, OSError):
-          worker.process.join()
-          reason = _reason(worker.process.exitcode)
-          if not worker.ready:
-            raise RuntimeError(
-              f"worker processes cannot start: {reason}; a script that uses several workers must "
-              "start under `if __name__ == '__main__':`"
-            ) from None
-          pool.remove(worker)
-          retry = on_crash(worker.task, reason)
-          if retry is not None:
-            queue.appendleft(retry)
-          if queue:
-            pool.append(_start(function))
+    while queue or busy:
+      while queue and idle:
+        worker = idle.pop()
+        busy[worker.start(function, *queue.popleft())] = worker
+      multiprocessing.connection.wait(list(busy), _TICK)
+      for pipe, worker in list(busy.items()):
+        # Asked first: then a silent pipe has given all its reports.
+        done = worker.future.done() or not worker.pool.active
+        if pipe.poll():
+          try:
+            message = pipe.recv()
+          except (EOFError, OSError):  # also in the middle of a message
+            pass
+          else:
+            if worker.began:
+              on_report(worker.task, message)
+            worker.began = time.monotonic()
+            continue
+        elif not (done or worker.is_late(timeout)):
           continue
-        if kind == "report":
-          on_report(worker.task, value)
-        elif kind == "error":
-          error, text = value
-          error.add_note(f"in a worker process:\n{text}")
-          raise error
+        crash, result = worker.finish(timeout)
+        del busy[pipe]
+        task, lost_before = worker.task, worker.failed_starts
+        idle.append(worker if crash is None else _Worker())
+        if crash is None:
+          yield task, result
+        elif worker.began:
+          if (retry := on_crash(task, crash)) is not None:
+            queue.appendleft((retry, 0))
+        elif not lost_before:
+          queue.appendleft((task, 1))
         else:
-          task, worker.ready = worker.task, True
-          _give(worker, queue)
-          if kind == "done":
-            yield task, value
+          raise RuntimeError(
+            f"worker processes cannot start: {crash.reason}; a script that uses them must start "
+            "under `if __name__ == '__main__':`"
+          )
   finally:
-    for worker in pool:
-      worker.process.terminate()
-      worker.pipe.close()
-    for worker in pool:
-      worker.process.join()
+    pools = [worker.pool for worker in (*idle, *busy.values())]
+    for pool in pools:
+      pool.stop()
+    for pool in pools:
+      pool.join()
 
 
-def _start(function) -> _Worker:
-  context = multiprocessing.get_context("spawn")
-  ours, theirs = context.Pipe()
-  process = context.Process(target=_loop, args=(function, theirs), daemon=True)
-  process.start()
-  theirs.close()
-  return _Worker(process, ours)
+class _Worker:
+  """A process, and the task that it is at.
 
+  Attributes:
+    pool: Pebble's pool of this one process, which starts with its first task.
+    task: what it does.
+    future: of the result.
+    began: when the task began or reported last, `time.monotonic()`; 0 before it began.
+    failed_starts: how often a process ended before it began this task.
+  """
 
-def _give(worker: _Worker, queue: collections.deque) -> None:
-  worker.task = queue.popleft() if queue else None
-  if worker.task is not None:
-    worker.pipe.send(worker.task)
+  def __init__(self):
+    self.pool = _pool()
 
+  def start(self, function, task, failed_starts) -> multiprocessing.connection.Connection:
+    """Begins a task; returns the pipe of its reports, which ends when the task does."""
+    self.task, self.failed_starts, self.began = task, failed_starts, 0.0
+    # A pipe a task: what a killed process left half sent cannot reach the next one's reports.
+    self._ours, self._theirs = multiprocessing.Pipe(duplex=False)
+    args = (function, task, self._theirs)
+    try:
+      self.future = self.pool.schedule(_call, args=args)
+    except RuntimeError:  # the process was killed while it had no task
+      self._end()
+      self.pool = _pool()
+      self.future = self.pool.schedule(_call, args=args)
+    self.future.add_done_callback(lambda _, pipe=self._theirs: pipe.close())
+    return self._ours
 
-def _loop(function, pipe: multiprocessing.connection.Connection) -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C and stops its workers
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-  answer = ("ready", None)
-  try:
-    while True:
-      pipe.send(answer)
-      task = pipe.recv()
+  def is_late(self, timeout: float) -> bool:
+    """Whether the last report lies longer back than allowed."""
+    return bool(timeout and self.began) and time.monotonic() - self.began > timeout
+
+  def finish(self, timeout: float) -> tuple[Crash | None, Any]:
+    """Ends a task that is done, dead or late: how it was lost, else its result."""
+    crash = result = None
+    if self.future.done():
       try:
-        answer = ("done", function(task, lambda message: pipe.send(("report", message))))
-      except (BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
-      except Exception as error:
-        answer = ("error", (_picklable(error), traceback.format_exc()))
-  except (EOFError, BrokenPipeError, ConnectionResetError):
-    return
+        result = self.future.result()
+      except pebble.ProcessExpired as error:
+        crash = _crash(error.exitcode)
+      except BrokenProcessPool as error:  # it ended before the task reached it
+        crash = Crash(f"the process ended ({error})", outside=True)
+    elif self.pool.active:
+      crash = Crash(f"decoding took longer than {timeout:g} s (--timeout)", outside=False)
+    else:  # likewise, while the task was on its way: then Pebble forgets the future
+      crash = Crash("the process ended", outside=True)
+    if crash is not None:
+      self._end()
+      self._theirs.close()
+    self._ours.close()
+    return crash, result
+
+  def _end(self) -> None:
+    self.pool.stop()
+    self.pool.join()
+
+
+def _pool() -> pebble.ProcessPool:
+  context = multiprocessing.get_context("spawn")
+  return pebble.ProcessPool(1, context=context, initializer=_settle_in)
+
+
+def _settle_in() -> None:
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler waits for a decoder to return
+  threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
   multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
   os._exit(1)
+
+
+def _call(function, task, pipe: multiprocessing.connection.Connection) -> Any:
+  with pipe:
+    pipe.send(None)  # it has begun
+    try:
+      return function(task, pipe.send)
+    except Exception as error:
+      raise _picklable(error) from error
 
 
 def _picklable(error: Exception) -> Exception:
@@ -142,7 +210,8 @@ def _picklable(error: Exception) -> Exception:
   return error
 
 
-def _reason(code: int | None) -> str:
-  if code is not None and code < 0:
-    return f"the process was ended by {signal.Signals(-code).name}"
-  return f"the process ended with status {code}"
+def _crash(code: int) -> Crash:
+  if code < 0:
+    name = signal.Signals(-code).name
+    return Crash(f"the process was ended by {name}", outside=-code in _OUTSIDE)
+  return Crash(f"the process ended with status {code}", outside=False)

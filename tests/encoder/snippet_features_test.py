@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vssl_jax.encoder import encoder, snippet_features
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
+ALONE = ["--workers=1", "--timeout=0"]  # in this process
 FLAGS = ["--frames=2", "--stride=3", "--fps=10", "--resize=16", "--size=12", "--batch_size=4"]
 
 
@@ -46,7 +48,7 @@ def world(tmp_path, monkeypatch):
 
 
 def run(folder, out, *flags):
-  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
+  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", *ALONE]
   return snippet_features.main([*given, *FLAGS, *flags])
 
 
@@ -82,7 +84,7 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
 
 def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
   folder, out, calls, _ = world
-  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", "--workers=1"]
+  given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", *ALONE]
   assert snippet_features.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
   settings = snippets.SnippetSettings(frames=2, stride=3, fps=10, resize=20, size=18)
   clips = np.stack([x for x, _ in snippets.read(folder / "b.mp4", settings)])
@@ -129,6 +131,83 @@ def test_a_killed_run_goes_on(world, monkeypatch):
   np.testing.assert_array_equal(np.load(out / "a.npy"), np.load(out / "b.npy"))
 
 
+@pytest.fixture
+def ill(tmp_path, monkeypatch):
+  """`ill(how)` makes reading `b.mp4` go wrong after a snippet, whatever process does it.
+
+  `how` is Python for that moment; `tries` is how often it came before.
+  """
+
+  def install(how):
+    (tmp_path / "ill_send.py").write_text(
+      "import ctypes, os, pathlib, signal\n"
+      "from data_pipelines import snippets\n"
+      "real = snippets.read\n"
+      "def ill(path, settings):\n"
+      "  for snippet in real(path, settings):\n"
+      "    yield snippet\n"
+      "    if path.name == 'b.mp4':\n"
+      f"      log = pathlib.Path({str(tmp_path / 'tries')!r})\n"
+      "      tries = log.stat().st_size if log.exists() else 0\n"
+      "      with log.open('a') as file:\n"
+      "        file.write('x')\n"
+      f"      {how}\n"
+      "def send(task, report):\n"
+      "  snippets.read = ill\n"
+      "  return snippets_send(task, report)\n"
+      "snippets_send = snippets.send\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ill_send", raising=False)
+    import ill_send
+
+    monkeypatch.setattr(snippets, "send", ill_send.send)
+
+  return install
+
+
+def features(out):
+  return {p.name: np.load(p).tolist() for p in out.glob("*.npy")}
+
+
+@pytest.mark.parametrize(
+  ("how", "reason"),
+  [("ctypes.CDLL(None).pause()", "decoding took longer than 2 s (--timeout)"),
+   ("os.kill(os.getpid(), signal.SIGKILL)", "the process was ended by SIGKILL")],
+  ids=["hang", "kill"],
+)  # fmt: skip
+def test_a_video_that_hangs_or_kills_twice_is_named(world, ill, capsys, how, reason):
+  folder, out, _, _ = world
+  assert run(folder, out.with_name("whole")) == 3
+  ill(how)
+  capsys.readouterr()
+  assert run(folder, out, "--workers=2", "--timeout=2") == 3
+  assert f"b.mp4: {reason}" in capsys.readouterr().out
+  manifest = json.loads((out / "manifest.json").read_text())
+  assert [lost["path"].rpartition("/")[2] for lost in manifest["unreadable"]] == [
+    "b.mp4", "bad.mp4"
+  ]  # fmt: skip
+  assert manifest["unreadable"][0]["reason"] == reason
+  whole = features(out.with_name("whole"))
+  assert whole.pop("b.npy")
+  assert features(out) == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_killed_once_costs_nothing(world, ill, tmp_path, workers):
+  folder, out, _, _ = world
+  assert run(folder, out.with_name("whole")) == 3
+  ill("tries or os.kill(os.getpid(), signal.SIGKILL)")
+  assert run(folder, out, f"--workers={workers}", "--timeout=60") == 3
+  assert (tmp_path / "tries").read_text().startswith("xx")
+  assert features(out) == features(out.with_name("whole"))
+  whole, found = (
+    json.loads((f / "manifest.json").read_text()) for f in (out.with_name("whole"), out)
+  )
+  assert found["counts"] == whole["counts"]
+  assert found["unreadable"] == whole["unreadable"]
+
+
 def test_other_weights_or_settings_need_another_folder(world, capsys):
   folder, out, _, made = world
   run(folder, out)
@@ -156,6 +235,7 @@ def test_localization_reads_them(world):
     (["--frames=0"], "must be positive"),
     (["--size=20"], "a square of 20 pixels"),
     (["--batch_size=0"], "--batch_size must be positive"),
+    (["--timeout=-1"], "--timeout not negative"),
     (["--videos=/none"], "is no folder"),
     ([f"--out={__file__}"], "no folder can be made here"),
   ],

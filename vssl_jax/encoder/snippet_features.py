@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
+TIMEOUT = 600.0  # seconds
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
 
@@ -44,6 +45,7 @@ def extract(
   *,
   batch_size: int = 16,
   workers: int = 0,
+  timeout: float = TIMEOUT,
   progress: bool = False,
 ) -> dict[str, Any]:
   """Writes `<out>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
@@ -54,7 +56,9 @@ def extract(
     out: made if missing; holds features of this checkpoint and these settings only.
     settings: how snippets are cut.
     batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one a core, 1 decodes in this process.
+    workers: decoding processes; 0 takes one a core.
+    timeout: seconds to wait for a video's next snippet before the video counts as unreadable. 0
+      sets no limit; one worker decodes in this process then.
     progress: print a line a video.
 
   Returns:
@@ -75,6 +79,7 @@ def extract(
   if progress:
     print(f"{len(paths)} videos, {len(paths) - len(left)} of them done before", flush=True)
   unreadable: dict[pathlib.Path, str] = {}
+  killed: set[pathlib.Path] = set()  # whose worker was killed before
 
   def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
     _save(out / f"{path.stem}.npy", features)
@@ -82,9 +87,13 @@ def extract(
     if progress:
       print(f"{path.stem}: {len(features)} snippets", flush=True)
 
-  def crashed(task: snippets.Task, reason: str) -> None:
-    unreadable[task.path] = reason
+  def crashed(task: snippets.Task, crash: workers_lib.Crash) -> snippets.Task | None:
     batches.drop(task.path)
+    if crash.outside and task.path not in killed:
+      killed.add(task.path)
+      return task
+    unreadable[task.path] = crash.reason
+    return None
 
   batches = _Batches(encode, batch_size, finish)
   tasks = [snippets.Task(p, settings) for p in left]
@@ -92,6 +101,7 @@ def extract(
     snippets.send,
     tasks,
     workers=workers or _cores(),
+    timeout=timeout,
     on_crash=crashed,
     on_report=lambda task, snippet: batches.add(task.path, snippet),
   )
@@ -290,6 +300,13 @@ def _parser() -> argparse.ArgumentParser:
   add("--size", type=int, help="side of the central square, pixels (likewise)")
   add("--batch_size", type=int, default=16, help="snippets at a time (16)")
   add("--workers", type=int, default=0, help="decoding processes (0: one a core)")
+  add(
+    "--timeout",
+    type=float,
+    default=TIMEOUT,
+    metavar="SECONDS",
+    help=f"longest wait for a video's next snippet ({TIMEOUT:g}; 0: no limit)",
+  )
   return parser
 
 
@@ -306,8 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = SnippetSettings(
       **{f.name: given.pop(f.name) for f in dataclasses.fields(SnippetSettings)}
     )
-    if given["batch_size"] < 1 or given["workers"] < 0:
-      raise UserError("--batch_size must be positive, --workers not negative.")
+    if given["batch_size"] < 1 or given["workers"] < 0 or not 0 <= given["timeout"] <= 1e9:
+      raise UserError("--batch_size must be positive, --workers and --timeout not negative.")
     manifest = extract(**given, settings=settings, progress=True)
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)

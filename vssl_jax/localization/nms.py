@@ -1,4 +1,7 @@
-"""Non-maximum suppression of segments in time, class by class."""
+"""Non-maximum suppression of segments in time, class by class.
+
+Libraries suppress boxes (torchvision, on PyTorch), none segments.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The momentum encoder: a slow copy of another network, target ← m · target + (1 − m) · online."""
+"""The momentum encoder: a slow copy of another network, target ← m · target + (1 − m) · online.
+
+`optax.incremental_update` changes the leaves' types, counters' too.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ are. Nothing of size N × K ever exists.
   centers = plus_plus(jax.random.key(0), x, 100)       # or any K rows, or the last run's centres
   found = jax.jit(lambda x, c: kmeans(x, c, iterations=10))(x, centers)
   each = jax.vmap(lambda x, c, m: kmeans(x, c, mask=m))(videos, centers, masks)
+
+scikit-learn's k-means runs on the CPU alone, outside of `jit` and `vmap`; it is the tests' oracle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Sinkhorn-Knopp in the log domain: assign a batch to prototypes, evenly."""
+"""Sinkhorn-Knopp in the log domain: assign a batch to prototypes, evenly.
+
+A library of optimal transport (ott-jax) iterates to a tolerance; SwAV takes a few steps, and a few
+lines say them.
+"""
 
 from __future__ import annotations
 

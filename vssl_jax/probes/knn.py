@@ -1,4 +1,8 @@
-"""Weighted nearest-neighbour classification: a probe of features without any training."""
+"""Weighted nearest-neighbour classification: a probe of features without any training.
+
+scikit-learn's classifier with the same weights runs on the CPU alone; this runs where the features
+are, a tile at a time.
+"""
 
 from __future__ import annotations
 

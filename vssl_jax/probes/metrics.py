@@ -1,4 +1,8 @@
-"""Accuracy of predictions, as fractions in [0, 1]."""
+"""Accuracy of predictions, as fractions in [0, 1].
+
+scikit-learn's `top_k_accuracy_score` lets the higher index win among equal scores, where `argmax`
+and the confusion matrix take the lower.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Nearest-neighbour retrieval: videos of one split look for their class among another's."""
+"""Nearest-neighbour retrieval: videos of one split look for their class among another's.
+
+scikit-learn's `average_precision_score` takes one query a call and merges equal scores; here whole
+blocks of queries are ranked at once.
+"""
 
 from __future__ import annotations
 

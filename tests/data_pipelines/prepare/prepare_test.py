@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,13 @@ def stamps(folder):
 
 
 def run(*arguments):
-  return prepare.main([str(a) for a in arguments])
+  return prepare.main(["--timeout=0", *map(str, arguments)])
+
+
+@pytest.fixture(autouse=True)
+def _no_process_for_one_worker(monkeypatch):
+  """Starting one takes longer than most of these tests; those of time limits set their own."""
+  monkeypatch.setitem(prepare.prepare.__kwdefaults__, "timeout", 0.0)
 
 
 @pytest.fixture
@@ -355,6 +362,104 @@ def test_a_worker_that_dies_costs_one_video(tmp_path, make_video, monkeypatch, c
   ]
 
 
+@pytest.fixture
+def ill(tmp_path, make_video, monkeypatch):
+  """Four videos; `ill(how)` makes decoding `2.mp4` go wrong, whatever process does it.
+
+  `how` is Python for the moment before each record; `tries` is how often that moment came before.
+  """
+  for i in range(4):
+    make_video(tmp_path / "in" / f"{i}.mp4")
+
+  def install(how):
+    (tmp_path / "ill_write.py").write_text(
+      "import ctypes, os, pathlib, signal, time\n"
+      "from data_pipelines import decode, shards\n"
+      "real = decode.decode\n"
+      "def ill(path, *args, **kwargs):\n"
+      "  for part in real(path, *args, **kwargs):\n"
+      "    if path.endswith('2.mp4'):\n"
+      f"      log = pathlib.Path({str(tmp_path / 'tries')!r})\n"
+      "      tries = log.stat().st_size if log.exists() else 0\n"
+      "      with log.open('a') as file:\n"
+      "        file.write('x')\n"
+      f"      {how}\n"
+      "    yield part\n"
+      "def write(shard, report):\n"
+      "  decode.decode = ill\n"
+      "  return shards.write(shard, report)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ill_write", raising=False)
+    import ill_write
+
+    monkeypatch.setattr(prepare.shards_lib, "write", ill_write.write)
+
+  return install
+
+
+def records_of(folder):
+  return {name: data for name, data in contents(folder).items() if name != "manifest.json"}
+
+
+def without(tmp_path, name):
+  """The shards where that video gives no record."""
+  shutil.copytree(tmp_path / "in", tmp_path / "less")
+  (tmp_path / "less" / name).write_bytes(b"no video")
+  prepare.prepare(tmp_path / "less", tmp_path / "less_out", shards=2, workers=1)
+  return records_of(tmp_path / "less_out")
+
+
+HANG = "ctypes.CDLL(None).pause()"  # in C, as a decoder hangs
+KILLED = "the process was ended by SIGKILL"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_decoder_that_hangs_costs_one_video(ill, tmp_path, capsys, workers):
+  expected = without(tmp_path, "2.mp4")
+  ill(HANG)
+  arguments = ("--shards=2", f"--workers={workers}", "--timeout=2")
+  assert run(tmp_path / "in", tmp_path / "out", *arguments) == 3
+  reason = "decoding took longer than 2 s (--timeout)"
+  assert f"unreadable: 2.mp4: {reason}" in capsys.readouterr().out
+  train = manifest.read(tmp_path / "out")["splits"]["train"]
+  assert (train["videos"], train["unreadable"]) == (3, [{"path": "2.mp4", "reason": reason}])
+  assert records_of(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_killed_once_costs_nothing(ill, tmp_path, workers):
+  whole, out = tmp_path / "whole", tmp_path / "out"
+  prepare.prepare(tmp_path / "in", whole, shards=2, workers=1)
+  ill("tries or os.kill(os.getpid(), signal.SIGKILL)")
+  prepare.prepare(tmp_path / "in", out, shards=2, workers=workers, timeout=60)
+  assert (tmp_path / "tries").read_text() == "xx"
+  assert contents(out) == contents(whole)  # the manifest, too, with every shard's sha256
+
+
+def test_a_worker_killed_twice_costs_that_video(ill, tmp_path):
+  ill("os.kill(os.getpid(), signal.SIGKILL)")
+  found = prepare.prepare(tmp_path / "in", tmp_path / "out", shards=2, workers=2, timeout=60)
+  assert (tmp_path / "tries").read_text() == "xx"
+  train = found["splits"]["train"]
+  assert (train["videos"], train["unreadable"]) == (3, [{"path": "2.mp4", "reason": KILLED}])
+
+
+def test_each_record_of_a_long_video_has_the_time_limit_anew(ill, tmp_path, make_video):
+  make_video(tmp_path / "in" / "2.mp4", frames=60, fps=10)
+  ill("time.sleep(0.8)")
+  found = prepare.prepare(tmp_path / "in", tmp_path / "out", max_seconds=1.0, workers=1, timeout=3)
+  assert found["splits"]["train"]["unreadable"] == []
+  assert (tmp_path / "tries").read_text() == "x" * 6
+
+
+def test_strict_stops_at_a_hang(ill, tmp_path, capsys):
+  ill(HANG)
+  arguments = ("--shards=2", "--workers=2", "--timeout=2", "--strict")
+  assert run(tmp_path / "in", tmp_path / "out", *arguments) == 3
+  assert "error: 2.mp4: decoding took longer than 2 s" in capsys.readouterr().err
+
+
 def test_other_settings_or_videos_are_refused_until_overwritten(
   classes, tmp_path, make_video, capsys
 ):
@@ -442,6 +547,7 @@ def test_two_runs_at_a_time_are_refused(classes, tmp_path):
     (["list.csv", "--flat"], "flat is for a folder"),
     (["list.csv", "--split_list", "a.txt"], "split_list is for a folder"),
     (["nowhere"], "no such folder"),
+    (["in", "--timeout=-1"], "timeout is -1.0: it must be between 0 and"),
     (["in", "--split=a/b"], "split name 'a/b'"),
     (["in", "--labels=none.txt"], "none.txt: No such file"),
     (["in/run/0.mp4"], "0.mp4 is a video: give its folder or a CSV"),

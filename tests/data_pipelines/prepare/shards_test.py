@@ -87,7 +87,9 @@ def test_writing_a_shard(shard):
     (800_000, 1_400_000),
     (1_400_000, 2_000_000),
   ]
-  assert messages == [(kind, i) for i in range(3) for kind in ("start", "end")]
+  assert messages == [
+    (kind, i) for i, parts in enumerate((3, 0, 1)) for kind in ("start", *["part"] * parts, "end")
+  ]
   assert result["records"] == 4
   assert result["bytes"] == os.path.getsize(shard.path) == result["counts"]["bytes"]
   assert result["counts"]["videos"] == 2

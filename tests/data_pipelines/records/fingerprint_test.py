@@ -57,7 +57,7 @@ class TestRecords:
   def test_the_manifest_tells_of_contents_of_equal_length(self, tmp_path, make_video):
     for name, grey in (("a", 40), ("b", 42)):
       make_video(tmp_path / name / "1.mp4", pattern=np.full(3, grey, np.uint8))
-      prepare.prepare(tmp_path / name, tmp_path / f"{name}_records", workers=1)
+      prepare.prepare(tmp_path / name, tmp_path / f"{name}_records", workers=1, timeout=0)
     one, other = (tmp_path / f"{name}_records" for name in "ab")
     assert of(tiny.data(one)) != of(tiny.data(other))
     where = index.load(one, "train")
@@ -71,9 +71,9 @@ class TestRecords:
   def test_a_split_that_joins_later_changes_nothing(self, tmp_path, make_video):
     make_video(tmp_path / "in" / "1.mp4")
     out = tmp_path / "out"
-    prepare.prepare(tmp_path / "in", out, workers=1)
+    prepare.prepare(tmp_path / "in", out, workers=1, timeout=0)
     before = of(tiny.data(out))
-    prepare.prepare(tmp_path / "in", out, split="test", workers=1)
+    prepare.prepare(tmp_path / "in", out, split="test", workers=1, timeout=0)
     assert of(tiny.data(out)) == before
 
   @pytest.mark.parametrize("text", ["{", '{"format": 7}'])

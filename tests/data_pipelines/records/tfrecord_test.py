@@ -32,6 +32,22 @@ def test_writes_the_bytes_that_tensorflow_writes(tmp_path):
   assert writer.sha256 == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize(
+  ("data", "crc"),
+  [
+    (b"", 0x00000000),
+    (b"123456789", 0xE3069283),
+    (bytes(32), 0x8A9136AA),
+    (b"\xff" * 32, 0x62A8AB43),
+    (bytes(range(32)), 0x46DD794E),
+    (bytes(range(31, -1, -1)), 0x113FDB5C),
+  ],
+)
+def test_checksums_of_rfc_3720_masked_as_tensorflow_defines_it(data, crc):
+  rotated = (crc >> 15) + crc % 2**15 * 2**17
+  assert tfrecord.masked_crc32c(data) == (rotated + 0xA282EAD8) % 2**32
+
+
 def test_tensorflow_reads_it(tmp_path):
   write(tmp_path / "a", PAYLOADS)
   dataset = tf.data.TFRecordDataset(str(tmp_path / "a"))

@@ -1,15 +1,23 @@
-"""Worker processes: results, reports, errors, and deaths in the middle of a task."""
+"""Worker processes: results, reports, errors, hangs, and deaths at any moment."""
 
+import concurrent.futures
+import contextlib
 import os
+import pathlib
+import signal
+import subprocess
 import sys
 import textwrap
+import time
 
+import pebble
 import pytest
 
 from data_pipelines.videos import workers
 
+ROOT = pathlib.Path(__file__).parents[2]
 TASKS = """
-import os, signal, time
+import ctypes, os, pathlib, signal, struct, time
 
 def sleep(task, report):
   report(os.getpid())
@@ -32,6 +40,38 @@ def fail_unpicklably(task, report):
   error = ValueError("odd")
   error.hook = lambda: 0
   raise error
+
+def hang_on_negative(task, report):
+  report(os.getpid())
+  if task < 0:
+    ctypes.CDLL(None).pause()  # in C, where no Python code can answer a signal
+  return task
+
+def report_slowly(task, report):
+  for i in range(8):
+    time.sleep(0.5)
+    report(i)
+  return task
+
+def burst(task, report):
+  for i in range(2):
+    report(i)
+  return task
+
+def killed_once(task, report):
+  report("begun")
+  marker, number = task
+  if not os.path.exists(marker):
+    pathlib.Path(marker).touch()
+    os.kill(os.getpid(), number)
+  return "done"
+
+def killed_in_a_message(task, report):
+  report("whole")
+  if task < 0:
+    os.write(report.__self__.fileno(), struct.pack("!i", 1000) + b"not all of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+  return task
 """
 
 
@@ -46,17 +86,18 @@ def tasks(tmp_path, monkeypatch):
   return worker_tasks
 
 
-def run(function, items, count, crashes=None, replace=None):
+def run(function, items, count, crashes=None, replace=None, timeout=0.0):
   reports = []
 
-  def on_crash(task, reason):
-    crashes.append((task, reason))
+  def on_crash(task, crash):
+    crashes.append((task, crash))
     return replace
 
   results = workers.run(
     function,
     items,
     workers=count,
+    timeout=timeout,
     on_report=lambda task, message: reports.append((task, message)),
     on_crash=on_crash,
   )
@@ -79,7 +120,7 @@ def test_a_death_replaces_the_task_and_spares_the_others(tasks):
   crashes = []
   results, reports = run(tasks.die_on_negative, [1, -2, 3, 4], 2, crashes, replace=20)
   assert results == {1: 1, 3: 3, 4: 4, 20: 20}
-  assert crashes == [(-2, "the process was ended by SIGSEGV")]
+  assert crashes == [(-2, workers.Crash("the process was ended by SIGSEGV", outside=False))]
   assert (-2, -2) in reports
 
 
@@ -109,5 +150,143 @@ def test_stopping_early_ends_the_processes(tasks):
   next(results)
   results.close()  # returns although one task is asleep
   for pid in pids.values():
-    with pytest.raises(ProcessLookupError):
-      os.kill(pid, 0)
+    assert is_gone(pid)
+
+
+def is_gone(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return True
+  stat = pathlib.Path(f"/proc/{pid}/stat")  # dead, but nobody has asked how it ended
+  return stat.exists() and ") Z " in stat.read_text()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_hang_is_ended_and_spares_the_others(tasks, count):
+  crashes = []
+  results, reports = run(tasks.hang_on_negative, [1, -2, 3, 4], count, crashes, 20, timeout=2.0)
+  assert results == {1: 1, 3: 3, 4: 4, 20: 20}
+  late = workers.Crash("decoding took longer than 2 s (--timeout)", outside=False)
+  assert crashes == [(-2, late)]
+  pids = dict(reports)
+  assert os.getpid() not in pids.values()  # one worker is a process, too: it must be ended
+  assert is_gone(pids[-2])
+
+
+def test_only_silence_is_a_hang(tasks):
+  crashes = []
+  results, reports = run(tasks.report_slowly, [0], 1, crashes, timeout=3.0)
+  assert (results, crashes, len(reports)) == ({0: 0}, [], 8)
+
+
+def test_time_that_the_reports_take_here_does_not_count(tasks):
+  seen = []
+
+  def slow(task, message):
+    seen.append((task, message))
+    time.sleep(0.8)
+
+  results = workers.run(tasks.burst, [1, 2], workers=2, timeout=0.7, on_report=slow, on_crash=None)
+  assert dict(results) == {1: 1, 2: 2}
+  assert sorted(seen) == [(task, i) for task in (1, 2) for i in range(2)]
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_task_whose_process_was_killed_can_be_tried_again(tasks, tmp_path, name):
+  crashes, task = [], (str(tmp_path / "marker"), signal.Signals[name])
+  results, reports = run(tasks.killed_once, [task], 2, crashes, replace=task)
+  assert results == {task: "done"}
+  assert reports == [(task, "begun")] * 2
+  assert crashes == [(task, workers.Crash(f"the process was ended by {name}", outside=True))]
+
+
+def test_a_kill_in_the_middle_of_a_report(tasks):
+  crashes = []
+  results, reports = run(tasks.killed_in_a_message, [-1, 2, 3], 1, crashes, 4, timeout=60.0)
+  assert results == {4: 4, 2: 2, 3: 3}
+  assert reports == [(i, "whole") for i in (-1, 4, 2, 3)]
+  assert [crash.outside for _, crash in crashes] == [True]
+
+
+def test_a_kill_between_two_tasks_costs_nothing(tasks):
+  results = workers.run(
+    tasks.square, [1, 2, 3], workers=1, timeout=60.0, on_report=lambda *_: None, on_crash=None
+  )
+  found = {}
+  for task, (square, pid) in results:
+    found[task] = square
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5 * (task == 1))  # once long enough to be noticed before the next task, once not
+  assert found == {1: 1, 2: 4, 3: 9}
+
+
+def test_a_task_that_a_broken_pool_forgets_is_given_to_another(tasks, monkeypatch):
+  """A process that dies just as it is given a task: nothing ever comes of the future."""
+  real, calls = pebble.ProcessPool.schedule, []
+
+  def schedule(pool, *args, **kwargs):
+    calls.append(pool)
+    if len(calls) > 1:
+      return real(pool, *args, **kwargs)
+    pool.stop()
+    return concurrent.futures.Future()
+
+  monkeypatch.setattr(pebble.ProcessPool, "schedule", schedule)
+  results, _ = run(tasks.square, [3], 1, timeout=60.0)
+  assert results[3][0] == 9
+  assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_kill_before_the_task_begins(tmp_path, monkeypatch, kills):
+  """The first import of the function's module kills the process, or every one does."""
+  (tmp_path / "dying_import.py").write_text(
+    "import multiprocessing, os, pathlib, signal\n"
+    f"marker = pathlib.Path({str(tmp_path / 'marker')!r})\n"
+    f"if multiprocessing.parent_process() and ({kills} == 2 or not marker.exists()):\n"
+    "  marker.touch()\n"
+    "  os.kill(os.getpid(), signal.SIGKILL)\n"
+    "def same(task, report):\n"
+    "  return task\n"
+  )
+  monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.delitem(sys.modules, "dying_import", raising=False)
+  import dying_import
+
+  if kills == 1:
+    assert run(dying_import.same, [5], 2) == ({5: 5}, [])
+  else:
+    with pytest.raises(RuntimeError, match=r"cannot start: .*__main__"):
+      run(dying_import.same, [5], 2)
+
+
+def test_no_process_outlives_this_one(tasks, tmp_path):
+  script = tmp_path / "job.py"
+  script.write_text(
+    "import sys, worker_tasks\n"
+    "from data_pipelines import workers\n"
+    "if __name__ == '__main__':\n"
+    "  show = lambda task, pid: print(pid, flush=True)\n"
+    "  list(workers.run(worker_tasks.hang_on_negative, [-1, -2, -3], workers=2, timeout=600,\n"
+    "                   on_report=show, on_crash=None))\n"
+  )
+  path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+  job = subprocess.Popen(
+    [sys.executable, script], env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE
+  )
+  try:
+    pids = [int(job.stdout.readline()) for _ in range(2)]
+    assert not any(is_gone(pid) for pid in pids)
+  finally:
+    job.kill()
+    job.wait()
+  try:
+    deadline = time.monotonic() + 30
+    while not all(is_gone(pid) for pid in pids):
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+  finally:
+    for pid in pids:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""Batch normalization with float32 statistics, over the global batch or over groups of it."""
+"""Batch normalization with float32 statistics, over the global batch or over groups of it.
+
+Flax's has no statistics over groups of a batch.
+"""
 
 from __future__ import annotations
 
