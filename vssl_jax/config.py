@@ -24,12 +24,12 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
 }
 # Fields by their names before version 0.2, which files and flags may still use.
 RENAMED = {
-  "data.interval.distribution": "data.interval.distribution",
-  "augment.solarize_p": "augment.solarize_p",
-  "augment.solarize_threshold": "augment.solarize_threshold",
+  "data.interval.law": "data.interval.distribution",
+  "augment.solarise_p": "augment.solarize_p",
+  "augment.solarise_threshold": "augment.solarize_threshold",
   "encoder.spread": "encoder.slow_to_last",
-  "probe.normalize": "probe.normalize",
-  "classify.normalize": "classify.normalize",
+  "probe.normalise": "probe.normalize",
+  "classify.normalise": "classify.normalize",
 }
 
 

@@ -141,7 +141,7 @@ def ill(tmp_path, monkeypatch):
   def install(how):
     (tmp_path / "ill_send.py").write_text(
       "import ctypes, os, pathlib, signal\n"
-      "from data_pipelines import snippets\n"
+      "from data_pipelines.videos import snippets\n"
       "real = snippets.read\n"
       "def ill(path, settings):\n"
       "  for snippet in real(path, settings):\n"

@@ -60,7 +60,7 @@ FROM_CHECKPOINT = (
   "k",
   "temperature",
 )
-FORMER_FLAGS = {"optimizer": ("--optimizer",)}  # before version 0.2
+FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # before version 0.2
 HELP = {
   "clips": "test clips a video",
   "crops": "test crops a clip",

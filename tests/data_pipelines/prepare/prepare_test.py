@@ -343,7 +343,7 @@ def test_a_worker_that_dies_costs_one_video(tmp_path, make_video, monkeypatch, c
   for i in range(4):
     make_video(tmp_path / "in" / f"{i}.mp4")
   (tmp_path / "dying_write.py").write_text(
-    "import os, signal\nfrom data_pipelines import shards\n"
+    "import os, signal\nfrom data_pipelines.prepare import shards\n"
     "def write(shard, report):\n"
     "  for i, entry in enumerate(shard.entries):\n"
     "    if entry.path == '2.mp4' and i not in shard.crashed:\n"
@@ -374,7 +374,7 @@ def ill(tmp_path, make_video, monkeypatch):
   def install(how):
     (tmp_path / "ill_write.py").write_text(
       "import ctypes, os, pathlib, signal, time\n"
-      "from data_pipelines import decode, shards\n"
+      "from data_pipelines.prepare import shards\nfrom data_pipelines.videos import decode\n"
       "real = decode.decode\n"
       "def ill(path, *args, **kwargs):\n"
       "  for part in real(path, *args, **kwargs):\n"

@@ -265,7 +265,7 @@ def test_no_process_outlives_this_one(tasks, tmp_path):
   script = tmp_path / "job.py"
   script.write_text(
     "import sys, worker_tasks\n"
-    "from data_pipelines import workers\n"
+    "from data_pipelines.videos import workers\n"
     "if __name__ == '__main__':\n"
     "  show = lambda task, pid: print(pid, flush=True)\n"
     "  list(workers.run(worker_tasks.hang_on_negative, [-1, -2, -3], workers=2, timeout=600,\n"
