@@ -1,6 +1,7 @@
 """The shipped configs shrunk until a step takes milliseconds."""
 
 import importlib.util
+import os
 import pathlib
 
 import jax
@@ -54,6 +55,13 @@ def flags(**values):
   """The same as command-line flags of `main`."""
   return [f"--config.{k}={v!r}" if isinstance(v, tuple) else f"--config.{k}={v}"
           for k, v in {**overrides(), **values}.items()]  # fmt: skip
+
+
+def xla_flags(devices=1):
+  """XLA's flags for another process: the user's own, without the eight devices of the tests."""
+  count = "--xla_force_host_platform_device_count"
+  own = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
+  return " ".join(own + [f"{count}={devices}"] * (devices > 1))
 
 
 def init(method):

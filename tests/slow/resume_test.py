@@ -43,8 +43,8 @@ def run(workdir, method="cvrl", **values):
   )  # fmt: skip
 
 
-def environment():
-  return {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+def environment(devices=1):
+  return {**os.environ, "XLA_FLAGS": small.xla_flags(devices), "PYTHONUNBUFFERED": "1"}
 
 
 def arrays(workdir):
