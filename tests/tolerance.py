@@ -66,6 +66,15 @@ def spread(value, moved):
   return jax.tree.map(lambda x, *others: max(_distance(x, y) for y in others), value, *moved)
 
 
+def summed(terms):
+  """How far a float32 sum of numbers of one sign may be off, relative to it, in any order.
+
+  Roundings go up as often as down, so that n of them add up as √n does: four standard deviations
+  (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019).
+  """
+  return 4 * np.sqrt(terms) * ULP / 2
+
+
 def close(got, want, rounding=None):
   """Checks that two programs computed one function.
 

@@ -64,9 +64,8 @@ def test_accumulation_equals_one_pass_with_the_same_statistics():
   method, _, params, state = rho.start(whole)
   batch, rng = rho.keyed(whole)
   permuted = jax.tree.map(lambda x: x[order], batch)
-  fn = methods.base.value_and_grad(method, 1)
+  fn = rho.hasty(methods.base.value_and_grad(method, 1))
 
-  @rho.hasty
   def at_once(params, state):
     (loss, _), grads = fn(params, state, permuted, rng, 0)
     return loss, grads
