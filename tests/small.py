@@ -115,6 +115,8 @@ def rows(workdir):
 def cut_and_resumed(config, folder):
   """Trains a config whole, and broken at batch 3 and resumed; checks that both are equal.
 
+  Bit for bit, which one program on one machine promises; its numbers differ on another processor.
+
   Returns:
     The whole run's `train.Result`; its folder is `folder / "whole"`.
   """

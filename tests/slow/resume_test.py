@@ -1,4 +1,7 @@
-"""SIGKILL at any moment, on the real `main`: the resumed run equals the uninterrupted one."""
+"""SIGKILL at any moment, on the real `main`: the resumed run equals the uninterrupted one.
+
+Bit for bit, as both are the same program on one machine; another processor's run has other digits.
+"""
 
 import os
 import random
