@@ -5,6 +5,12 @@ BIN := $(VENV)/bin
 CACHE := $(CURDIR)/.cache/jax
 WORKERS ?= 2
 
+# make test ISA=SSE4_2 (AVX, AVX2, AVX512): what the tests find on a processor of that age.
+ifdef ISA
+CACHE := $(CACHE)-$(ISA)
+export XLA_FLAGS := $(strip $(XLA_FLAGS) --xla_cpu_max_isa=$(ISA))
+endif
+
 export JAX_COMPILATION_CACHE_DIR ?= $(CACHE)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export TF_CPP_MIN_LOG_LEVEL ?= 3

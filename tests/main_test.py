@@ -10,7 +10,7 @@ from tests import small
 
 
 def _main(*args):
-  env = {**os.environ, "XLA_FLAGS": ""}
+  env = {**os.environ, "XLA_FLAGS": small.xla_flags()}
   return subprocess.run(
     [sys.executable, "-m", "vssl_jax.main", *args],
     cwd=small.ROOT,

@@ -1,6 +1,7 @@
 """The shipped configs shrunk until a step takes milliseconds."""
 
 import importlib.util
+import os
 import pathlib
 
 import jax
@@ -82,6 +83,13 @@ def flags(**values):
   ]
 
 
+def xla_flags(devices=1):
+  """XLA's flags for another process: the user's own, without the eight devices of the tests."""
+  count = "--xla_force_host_platform_device_count"
+  own = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
+  return " ".join(own + [f"{count}={devices}"] * (devices > 1))
+
+
 def init(method):
   """A method's parameters and state, compiled in haste: random draws are slow to optimize."""
   create = jax.jit(
@@ -132,6 +140,8 @@ def rows(workdir):
 
 def cut_and_resumed(config, folder):
   """Trains a config whole, and broken at batch 3 and resumed; checks that both are equal.
+
+  Bit for bit, which one program on one machine promises; its numbers differ on another processor.
 
   Returns:
     The whole run's `train.Result`; its folder is `folder / "whole"`.

@@ -237,5 +237,7 @@ def test_eval_preprocess():
   cfg.mean, cfg.std = (0.45,), (0.225,)
   clips = np.arange(256, dtype=np.uint8).reshape(1, 2, 2, 8, 8, 1)
   theirs = (clips / 255.0 - 0.45) / 0.225
-  np.testing.assert_allclose(augment.eval_preprocess(cfg)(clips), theirs, rtol=0, atol=1e-6)
+  # Six roundings of numbers up to 1 (1/255, its product, mean, difference, std, quotient).
+  atol = 6 * 2.0**-24 / 0.225
+  np.testing.assert_allclose(augment.eval_preprocess(cfg)(clips), theirs, rtol=0, atol=atol)
   assert pipeline.eval_preprocess(cfg)(clips).dtype == jnp.float32

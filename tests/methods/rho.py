@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests import small
+from tests import small, tolerance
 from vssl_jax import augment, methods, parallel
 from vssl_jax.methods import base
 from vssl_jax.ops import step_keys
@@ -61,8 +61,8 @@ def keyed(c, step=0, n=N, k=0):
   return {**batch(c, k, n), "key": keys}, rng
 
 
-def gradients(c, devices=1, n=N):
-  """((loss, (state, metrics)), gradients) of the first step."""
+def first_step(c, devices=1, n=N):
+  """The first step's ((loss, (state, metrics)), gradients) as a function, and where it starts."""
   method, mesh, params, state = start(c, devices)
   fn = base.value_and_grad(method, c.accumulate)
 
@@ -70,7 +70,20 @@ def gradients(c, devices=1, n=N):
     rng, keys = step_keys.step_keys(0, jnp.int32(0), n)
     return fn(params, state, {**batch, "key": keys}, rng, jnp.int32(0))
 
-  return jax.device_get(hasty(run)(params, state, parallel.put_batch(mesh, batch(c, n=n))))
+  rows, run = parallel.put_batch(mesh, batch(c, n=n)), hasty(run)
+  return lambda params, state: run(params, state, rows), (params, state)
+
+
+def gradients(c, devices=1, n=N):
+  """((loss, (state, metrics)), gradients) of the first step."""
+  run, where = first_step(c, devices, n)
+  return jax.device_get(run(*where))
+
+
+def gradients_and_rounding(c):
+  """The same on one device, and how far rounding moves each of its arrays."""
+  run, where = first_step(c)
+  return tolerance.value_and_rounding(run, *where)
 
 
 def hasty(fn):
@@ -92,13 +105,6 @@ def steps(c, count, devices=1):
     states.append(jax.device_get(state))
     rows.append(jax.device_get(metrics))
   return states, rows
-
-
-def close(a, b, tolerance):
-  """Equal relative to the tree's largest entry: a bias before a batch norm has gradient zero."""
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  scale = max([np.abs(x).max() for x in jax.tree.leaves(a)], default=0)
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale), a, b)
 
 
 def same(a, b):

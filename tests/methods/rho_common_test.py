@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import tolerance
 from tests.methods import rho
 from vssl_jax import methods
 from vssl_jax.errors import UserError
@@ -16,24 +17,23 @@ MOMENTUM = ("rho_moco", "rho_byol")
 @pytest.mark.parametrize("name", rho.METHODS)
 def test_one_device_equals_eight(name):
   c = rho.config(name, **{"data.clips": 3})
-  (loss, (state, metrics)), grads = rho.gradients(c)
-  (loss8, (state8, metrics8)), grads8 = rho.gradients(c, devices=8)
-  np.testing.assert_allclose(loss, loss8, rtol=1e-5)
-  rho.close(grads, grads8, 1e-4)
-  rho.close(state, state8, 1e-5)  # statistics, target, queue: contents, pointer, filling
-  rho.close(metrics, metrics8, 1e-4)
+  want, rounding = rho.gradients_and_rounding(c)
+  # The state too: statistics, target, queue, with its contents, pointer and filling.
+  tolerance.close(rho.gradients(c, devices=8), want, rounding)
 
 
 @pytest.mark.parametrize("name", MOMENTUM)
 def test_sequential_equals_parallel_and_sum_is_rho_times_the_mean(name):
   c = rho.config(name, **{"data.clips": 3})
-  (loss, (state, metrics)), grads = rho.gradients(c)
+  want, rounding = rho.gradients_and_rounding(c)
   c[name].sequential, c[name].queries = True, "sum"
-  (loss2, (state2, metrics2)), grads2 = rho.gradients(c)
-  np.testing.assert_allclose(3 * loss, loss2, rtol=1e-5)
-  rho.close(jax.tree.map(lambda g: 3 * g, grads), grads2, 1e-5)
-  rho.close(state, state2, 1e-5)
-  rho.close(metrics, metrics2, 1e-5)
+  got = rho.gradients(c)
+
+  def thrice(result):
+    (loss, rest), grads = result
+    return (3 * loss, rest), jax.tree.map(lambda g: 3 * g, grads)
+
+  tolerance.close(got, thrice(want), thrice(rounding))
 
 
 @pytest.mark.slow
@@ -48,10 +48,13 @@ def test_accumulation_equals_one_pass_with_the_same_statistics(name):
   method, _, params, state = rho.start(whole)
   batch, rng = rho.keyed(whole)
   permuted = jax.tree.map(lambda x: x[order], batch)
-  fn = methods.base.value_and_grad(method, 1)
-  (want, _), want_grads = rho.hasty(fn)(params, state, permuted, rng, 0)
-  np.testing.assert_allclose(loss, want, rtol=1e-4)
-  rho.close(jax.device_get(want_grads), grads, 1e-3)
+  fn = rho.hasty(methods.base.value_and_grad(method, 1))
+
+  def at_once(params, state):
+    (loss, _), grads = fn(params, state, permuted, rng, 0)
+    return loss, grads
+
+  tolerance.close((loss, grads), *tolerance.value_and_rounding(at_once, params, state))
 
 
 @pytest.mark.parametrize("name", ["rho_simclr", "rho_moco"])

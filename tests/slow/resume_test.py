@@ -1,4 +1,7 @@
-"""SIGKILL at any moment, on the real `main`: the resumed run equals the uninterrupted one."""
+"""SIGKILL at any moment, on the real `main`: the resumed run equals the uninterrupted one.
+
+Bit for bit, as both are the same program on one machine; another processor's run has other digits.
+"""
 
 import os
 import random
@@ -53,8 +56,8 @@ def run(workdir, method="cvrl", **values):
   )
 
 
-def environment():
-  return {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+def environment(devices=1):
+  return {**os.environ, "XLA_FLAGS": small.xla_flags(devices), "PYTHONUNBUFFERED": "1"}
 
 
 def arrays(workdir):

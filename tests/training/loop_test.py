@@ -1,4 +1,4 @@
-"""The loop: resume bit for bit, stop on NaN, SIGTERM, refresh, gates, collapse."""
+"""The loop: resume bit for bit (on one machine), stop on NaN, SIGTERM, refresh, gates, collapse."""
 
 import math
 import os

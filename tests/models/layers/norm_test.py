@@ -108,6 +108,7 @@ def test_bfloat16_input_keeps_float32_statistics():
   got = _run(BatchNorm(0.0, dtype=jnp.bfloat16), x, dy, scale, bias, _zeros(5))
   assert got[0].dtype == got[1].dtype == jnp.bfloat16
   assert got[2].dtype == got[4]["var"].dtype == jnp.float32
+  # Rounding to bfloat16's 8 bits is 2⁻⁸ at most.
   np.testing.assert_allclose(np.float32(got[0]), y, rtol=2**-8, atol=1e-5)
   np.testing.assert_allclose(np.float32(got[1]), dx, rtol=2**-8, atol=1e-3)
   np.testing.assert_allclose(got[2], dscale, rtol=1e-4, atol=1e-2)
