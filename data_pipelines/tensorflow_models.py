@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines import optional
 from vssl_jax.errors import UserError, brief
 
 
@@ -24,13 +25,7 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     UserError: no checkpoint there, or TensorFlow is not installed.
   """
-  try:
-    import tensorflow as tf
-  except ImportError:
-    raise UserError(
-      f"{path}: a TensorFlow checkpoint, and TensorFlow is not installed: pip install "
-      "tensorflow-cpu."
-    ) from None
+  tf = optional.require("tensorflow", f"{path}: a TensorFlow checkpoint")
   prefix = os.fspath(path).removesuffix(".index")
   if os.path.isdir(prefix):
     prefix = tf.train.latest_checkpoint(prefix) or prefix
@@ -48,14 +43,12 @@ def exporters() -> tuple[Any, Any]:
   Raises:
     UserError: TensorFlow is not installed, or this JAX has no way to it.
   """
+  leave_out = "leave savedmodel out of --formats"
+  tf = optional.require("tensorflow", "a SavedModel", instead=leave_out)
   try:
-    import tensorflow as tf
     from jax.experimental import jax2tf
   except ImportError as e:
-    raise UserError(
-      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
-      "leave savedmodel out of --formats."
-    ) from None
+    raise UserError(f"a SavedModel needs a JAX with jax2tf ({e}): {leave_out}.") from None
   return tf, jax2tf
 
 

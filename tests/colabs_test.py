@@ -5,9 +5,10 @@ import os
 import pathlib
 import re
 
-import jupytext
-import nbformat
 import pytest
+
+jupytext = pytest.importorskip("jupytext")
+nbformat = pytest.importorskip("nbformat")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(p.stem for p in (ROOT / "colabs").glob("*.ipynb"))

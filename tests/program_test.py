@@ -88,5 +88,5 @@ def test_formats(folder, capsys, monkeypatch):
   assert export.main([*command, "--formats=onnx"]) == 2
   assert "no format 'onnx'; there are safetensors, program, savedmodel" in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, "tensorflow", None)
-  with pytest.raises(UserError, match=r"needs TensorFlow.*leave savedmodel out"):
+  with pytest.raises(UserError, match=r"needs tensorflow.*leave savedmodel out"):
     program.save_tensorflow(folder / "x", vssl_jax.load(folder))

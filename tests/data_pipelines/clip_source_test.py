@@ -11,6 +11,8 @@ from data_pipelines import index, records, source
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("tf")  # records are read with it
+
 VIDEOS, BATCH = 10, 4
 VIEWS = {"clips": 2, "crops": 3, "frames": 3, "stride": 2, "resize": 12, "size": 8}
 
@@ -30,10 +32,8 @@ def reference(folder):
 
 
 @pytest.fixture(scope="module")
-def orders():
+def orders(tf):
   """Orders of 101 videos in 150 epochs."""
-  import tensorflow as tf
-
   from data_pipelines.clip_source import _shuffled
 
   place, epoch = (x.ravel() for x in np.meshgrid(np.arange(101), np.arange(150), indexing="xy"))
@@ -238,9 +238,7 @@ class TestDamage:
 
 
 class TestForeignRecords:
-  def test_without_index_label_or_rate(self, tmp_path):
-    import tensorflow as tf
-
+  def test_without_index_label_or_rate(self, tmp_path, tf):
     for v in range(4):
       example = tf.train.SequenceExample()
       for t in range(20):

@@ -1,11 +1,13 @@
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow as tf
 
-from data_pipelines import clips, graph, records
+from data_pipelines import records
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
+
+tf = pytest.importorskip("tensorflow")
+from data_pipelines import clips, graph  # noqa: E402
 
 GARBAGE = b"\xff\xd8 no image"
 

@@ -5,10 +5,12 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow_datasets as tfds
 
-from data_pipelines import digits, digits_builder
-from data_pipelines.digits_builder import DigitsBuilderConfig, DigitsVideo
+from data_pipelines import digits
+
+tfds = pytest.importorskip("tensorflow_datasets")
+from data_pipelines import digits_builder  # noqa: E402
+from data_pipelines.digits_builder import DigitsBuilderConfig, DigitsVideo  # noqa: E402
 
 TINY = DigitsBuilderConfig(name="tiny", videos=digits.DigitsConfig(length=2, size=16), seed=5)
 

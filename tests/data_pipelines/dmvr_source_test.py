@@ -3,11 +3,13 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from data_pipelines import clips, records, source
+from data_pipelines import records, source
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
+
+tf = pytest.importorskip("tensorflow")
+from data_pipelines import clips  # noqa: E402
 
 
 class Factory:

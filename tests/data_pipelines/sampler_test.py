@@ -234,9 +234,7 @@ def test_bound_truncates_the_density():
 @pytest.mark.parametrize("least", [0.0, 0.7])
 @pytest.mark.parametrize("law", sampler.LAWS)
 @pytest.mark.parametrize("power", [1.0, 3.0])
-def test_tensorflow_gives_numpys_numbers(law, power, least):
-  import tensorflow as tf
-
+def test_tensorflow_gives_numpys_numbers(tf, law, power, least):
   interval = Interval(law, power, gap=7, max_seconds=1.5, min_seconds=least)
   u, length = draws(200), np.random.default_rng(3).integers(1, 120, 200)
   fps = np.random.default_rng(4).uniform(10, 30, 200)

@@ -4,7 +4,6 @@ import hashlib
 import os
 
 import pytest
-import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +20,7 @@ def write(path, payloads):
   return writer
 
 
-def test_writes_the_bytes_that_tensorflow_writes(tmp_path):
+def test_writes_the_bytes_that_tensorflow_writes(tmp_path, tf):
   writer = write(tmp_path / "ours", PAYLOADS)
   with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as theirs:
     for payload in PAYLOADS:
@@ -32,7 +31,7 @@ def test_writes_the_bytes_that_tensorflow_writes(tmp_path):
   assert writer.sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_tensorflow_reads_it(tmp_path):
+def test_tensorflow_reads_it(tmp_path, tf):
   write(tmp_path / "a", PAYLOADS)
   dataset = tf.data.TFRecordDataset(str(tmp_path / "a"))
   assert list(dataset.as_numpy_iterator()) == PAYLOADS
@@ -105,7 +104,7 @@ def test_truncation_anywhere_names_file_and_byte(tmp_path):
       tfrecord.scan(path)
 
 
-def test_compressed_files_are_refused(tmp_path):
+def test_compressed_files_are_refused(tmp_path, tf):
   path = str(tmp_path / "a")
   with tf.io.TFRecordWriter(path, options="GZIP") as writer:
     writer.write(b"x" * 100)
