@@ -1,6 +1,8 @@
 # Every target sets itself up: a virtual environment in the tree, the package in editable mode.
 PYTHON ?= python3
-VENV ?= .venv
+# PYTHON=python3.13 has an environment of its own, .venv-3.13.
+VENV ?= .venv$(patsubst python%,-%,$(filter-out python python3,$(notdir $(PYTHON))))
+EXTRAS ?= data,dev
 BIN := $(VENV)/bin
 CACHE := $(CURDIR)/.cache/jax
 WORKERS ?= 2
@@ -15,30 +17,38 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CACHE)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow lint format install clean help
+.PHONY: demo test test-fast test-slow test-lowest test-no-tensorflow lint format install clean help
 
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
-install: $(VENV)/.installed  ## virtual environment in .venv, package in editable mode
+install: $(VENV)/.installed  ## virtual environment in .venv (or VENV), package in editable mode
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(VENV)/.installed  ## generate videos, pre-train CVRL, probe it: one RESULT line
 	$(BIN)/python -m vssl_jax.main --config=configs/cvrl.py:demo
 
-test: $(VENV)/.installed  ## lint and the fast tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint test-fast  ## lint and the fast tests; make test PYTHON=python3.13 for another Python
+
+test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed  ## kill and resume, several processes, whole configs, notebooks
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+
+test-lowest:  ## the fast tests with the lowest versions that setup.cfg allows, in .venv-lowest
+	mkdir -p .cache
+	$(PYTHON) .ci/lowest.py > .cache/lowest.txt
+	PIP_CONSTRAINT=$(CURDIR)/.cache/lowest.txt $(MAKE) test-fast VENV=.venv-lowest
+
+test-no-tensorflow:  ## the fast tests without the extra data, in .venv-core
+	$(MAKE) test-fast VENV=.venv-core EXTRAS=test
 
 lint: $(VENV)/.installed  ## lint alone
 	$(BIN)/ruff check .
@@ -49,4 +59,4 @@ format: $(VENV)/.installed  ## rewrite to the house style
 	$(BIN)/ruff format .
 
 clean:  ## forget the environment and the caches, keep runs/
-	rm -rf $(VENV) .cache *.egg-info
+	rm -rf .venv .venv-* .cache *.egg-info

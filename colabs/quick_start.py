@@ -36,7 +36,9 @@ import sys
 
 if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
   subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax"], check=True)
+  subprocess.run(
+    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+  )
   sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
   os.chdir("vssl_jax")
 elif not pathlib.Path("configs").is_dir():

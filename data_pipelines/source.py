@@ -8,12 +8,12 @@ run restarts at any batch without replaying, and hosts need no word with each ot
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from data_pipelines import optional
 from vssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -121,15 +121,11 @@ def load(
   if data.source not in _MODULES:
     names = ", ".join(_MODULES)
     raise UserError(f"config.data.source: unknown source {data.source!r}; choose one of {names}.")
-  try:
-    module = importlib.import_module(_MODULES[data.source])
-  except ModuleNotFoundError as e:
-    if e.name and e.name.partition(".")[0] in ("tensorflow", "tensorflow_datasets"):
-      raise UserError(
-        f"config.data.source={data.source}: reading this source needs {e.name}, which is not "
-        f"installed; install it, or use a NumPy-only source ({', '.join(NUMPY_ONLY)})."
-      ) from None
-    raise
+  module = optional.require(
+    _MODULES[data.source],
+    f"config.data.source={data.source}",
+    instead=f"use a NumPy-only source ({', '.join(NUMPY_ONLY)})",
+  )
   return module.load(
     data,
     split=split,

@@ -29,3 +29,9 @@ def cache_until_several_devices():
   """Each module begins with the cache, which its first mesh of several devices switches off."""
   jax.config.update("jax_enable_compilation_cache", True)
   compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def tf():
+  """TensorFlow; a test that asks for it, or whose source reads with it, is skipped without."""
+  return pytest.importorskip("tensorflow", reason="needs TensorFlow, of the extra 'data'")

@@ -21,6 +21,8 @@ _CLOCK = 2e-3  # seconds; some containers round time stamps to milliseconds
 _SEEK_FROM = 10.0  # seconds; nearer spans are reached by decoding, which is exact everywhere
 _SEEK_MARGIN = 5.0
 _LONGEST_GAP = 60.0  # seconds between two frames before the time stamps count as broken
+# PyAV before 19 cannot open a file whose title is no UTF-8, unless told so.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 _LEAST_SHARE = 0.8  # of the frames that a container declares, before it counts as cut off
 _TURNS = {
   90: Image.Transpose.ROTATE_90,
@@ -205,7 +207,7 @@ class _Source:
   def _frames(self, seek_to: float) -> Iterator[tuple[float | None, av.VideoFrame]]:
     if os.path.getsize(self._path) == 0:
       raise UnreadableError("empty file")
-    with av.open(self._path, metadata_errors="replace") as container:
+    with av.open(self._path, **_LENIENT) as container:
       stream = container.streams.best("video")
       if stream is None:
         kinds = sorted({s.type for s in container.streams})

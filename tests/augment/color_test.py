@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +27,9 @@ def clip():
   return values
 
 
-def tall(clip):
+@pytest.fixture(scope="module")
+def tall(clip, tf):
+  """The clip's frames as one tall image of TensorFlow's."""
   return tf.reshape(tf.constant(clip), (-1, *clip.shape[2:]))
 
 
@@ -37,13 +38,13 @@ def close(ours, theirs, tolerance=2e-6):
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 1.0, 1.8])
-def test_brightness(clip, factor):
+def test_brightness(clip, tf, factor):
   close(augment.adjust_brightness(clip, factor), tf.clip_by_value(clip * factor, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 0.9, 1.0, 1.8])
-def test_contrast_about_the_clip_mean(clip, factor):
-  theirs = tf.clip_by_value(tf.image.adjust_contrast(tall(clip), factor), 0.0, 1.0)
+def test_contrast_about_the_clip_mean(clip, tall, tf, factor):
+  theirs = tf.clip_by_value(tf.image.adjust_contrast(tall, factor), 0.0, 1.0)
   close(augment.adjust_contrast(clip, factor), theirs)
 
 
@@ -57,13 +58,13 @@ def test_contrast_about_the_grey_mean(clip, factor):
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 0.7, 1.0, 1.8, 30.0])
-def test_saturation(clip, factor):
-  close(augment.adjust_saturation(clip, factor), tf.image.adjust_saturation(tall(clip), factor))
+def test_saturation(clip, tall, tf, factor):
+  close(augment.adjust_saturation(clip, factor), tf.image.adjust_saturation(tall, factor))
 
 
 @pytest.mark.parametrize("delta", [-1.0, -0.7, -0.5, -0.2, -0.01, 0.0, 0.15, 0.2, 0.5, 0.9])
-def test_hue(clip, delta):
-  close(augment.adjust_hue(clip, delta), tf.image.adjust_hue(tall(clip), delta))
+def test_hue(clip, tall, tf, delta):
+  close(augment.adjust_hue(clip, delta), tf.image.adjust_hue(tall, delta))
 
 
 def test_hue_against_the_standard_library(clip):
@@ -74,15 +75,14 @@ def test_hue_against_the_standard_library(clip):
   close(augment.adjust_hue(clip, 0.13), np.array([one(p) for p in clip.reshape(-1, 3)]))
 
 
-def test_hue_and_saturation_at_once_is_one_after_the_other(clip):
+def test_hue_and_saturation_at_once_is_one_after_the_other(clip, tall, tf):
   both = color.merge(color.hue_saturation(color.split(clip), 0.17, 1.6))
-  image = tall(clip)
-  close(both, tf.image.adjust_hue(tf.image.adjust_saturation(image, 1.6), 0.17))
-  close(both, tf.image.adjust_saturation(tf.image.adjust_hue(image, 0.17), 1.6))
+  close(both, tf.image.adjust_hue(tf.image.adjust_saturation(tall, 1.6), 0.17))
+  close(both, tf.image.adjust_saturation(tf.image.adjust_hue(tall, 0.17), 1.6))
 
 
-def test_grayscale(clip):
-  theirs = tf.tile(tf.image.rgb_to_grayscale(tall(clip)), [1, 1, 3])
+def test_grayscale(clip, tall, tf):
+  theirs = tf.tile(tf.image.rgb_to_grayscale(tall), [1, 1, 3])
   close(augment.to_grayscale(clip), theirs)
 
 

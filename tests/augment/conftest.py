@@ -1,13 +1,14 @@
 """TensorFlow's own operations, composed as CVRL's published pipeline composes them."""
 
+import functools
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from vssl_jax.augment import draws
 
 
-def _blur(clip, kernel, sigma):
+def _blur(tf, clip, kernel, sigma):
   """Two depthwise convolutions."""
   radius = kernel // 2
   x = tf.range(-radius, radius + 1, dtype=tf.float32)
@@ -19,7 +20,7 @@ def _blur(clip, kernel, sigma):
   return tf.nn.depthwise_conv2d(out, columns, [1, 1, 1, 1], "SAME")
 
 
-def _jitter(image, d):
+def _jitter(tf, image, d):
   """One tall image, in the drawn order."""
   ops = (
     lambda x: x * float(d.brightness),
@@ -32,37 +33,37 @@ def _jitter(image, d):
   return image
 
 
-def _clip(clip, d, view):
+def _clip(tf, clip, d, view):
   """A whole uint8 clip with our draw; normalization left out."""
   frames = tf.image.rot90(clip, int(d.turns))
   frames = tf.image.flip_left_right(frames) if d.flip else frames
   frames = tf.image.convert_image_dtype(frames, tf.float32)
   shape = frames.shape
   image = tf.reshape(frames, (-1, shape[2], 3))
-  image = _jitter(image, d) if d.jitter else image
+  image = _jitter(tf, image, d) if d.jitter else image
   if d.gray:
     image = tf.tile(tf.image.rgb_to_grayscale(image), (1, 1, 3))
   frames = tf.reshape(image, shape)
   if d.blur:
-    frames = _blur(frames, view.taps, float(d.sigma))
+    frames = _blur(tf, frames, view.taps, float(d.sigma))
   if d.solarize:
     frames = tf.where(frames < view.solarize_threshold, frames, 1.0 - frames)
   return tf.clip_by_value(frames, 0.0, 1.0).numpy()
 
 
 @pytest.fixture(scope="session")
-def tf_blur():
-  return _blur
+def tf_blur(tf):
+  return functools.partial(_blur, tf)
 
 
 @pytest.fixture(scope="session")
-def tf_jitter():
-  return _jitter
+def tf_jitter(tf):
+  return functools.partial(_jitter, tf)
 
 
 @pytest.fixture(scope="session")
-def tf_clip():
-  return _clip
+def tf_clip(tf):
+  return functools.partial(_clip, tf)
 
 
 @pytest.fixture(scope="session")

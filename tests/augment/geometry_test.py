@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from vssl_jax import augment
 
@@ -13,12 +12,12 @@ def clip():
   return np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
 
 
-def test_flip(clip):
+def test_flip(clip, tf):
   np.testing.assert_array_equal(augment.flip(clip), tf.image.flip_left_right(clip))
 
 
 @pytest.mark.parametrize("turns", range(-1, 6))
-def test_rotate(clip, turns):
+def test_rotate(clip, tf, turns):
   expected = tf.image.rot90(clip, turns % 4)
   np.testing.assert_array_equal(augment.rotate(clip, turns), expected)
   np.testing.assert_array_equal(jax.jit(augment.rotate)(clip, turns), expected)

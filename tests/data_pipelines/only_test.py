@@ -12,6 +12,8 @@ VIEWS = {"clips": 1, "crops": 1, "frames": 2, "stride": 1, "resize": 16, "size":
 
 @pytest.fixture(params=["synthetic", "tfrecord"])
 def loaded(request, tmp_path):
+  if request.param == "tfrecord":
+    request.getfixturevalue("tf")
   data = tiny.data(tiny.write(tmp_path, [tiny.video(v, length=6) for v in range(6)]), frames=2)
   data.source = request.param
   data.synthetic.videos, data.synthetic.classes, data.synthetic.length = 6, 3, 6

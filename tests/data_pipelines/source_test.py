@@ -36,7 +36,7 @@ def test_numpy_sources_work_where_tensorflow_is_missing_and_others_say_so():
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("\n") == 1
-  assert "needs tensorflow" in done.stdout
+  assert "needs tensorflow, which is not installed: pip install 'vssl_jax[data]'" in done.stdout
   assert "synthetic" in done.stdout
 
 

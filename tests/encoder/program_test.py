@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from tests.encoder_test import clips, make
 
 import vssl_jax
-from tests.encoder.encoder_test import clips, make
 from vssl_jax.encoder import card, export, exported, program, saved_model
 from vssl_jax.errors import UserError
 
@@ -88,5 +88,5 @@ def test_formats(folder, capsys, monkeypatch):
   assert export.main([*command, "--formats=onnx"]) == 2
   assert "no format 'onnx'; there are safetensors, program, savedmodel" in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, "tensorflow", None)
-  with pytest.raises(UserError, match=r"needs TensorFlow.*leave savedmodel out"):
+  with pytest.raises(UserError, match=r"needs tensorflow.*leave savedmodel out"):
     saved_model.save_model(folder / "x", vssl_jax.load(folder))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 from vssl_jax.training import metrics_log
 
@@ -39,11 +40,9 @@ def test_only_the_enabled_process_writes(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_holds_the_same_scalars(tmp_path):
+def test_tensorboard_holds_the_same_scalars(tmp_path, tf):
   with metrics_log.open_writer(tmp_path) as w:
     w.write(3, {"loss": 0.25})
-  import tensorflow as tf
-
   (events,) = tmp_path.glob("events*")
   found = [
     (e.step, v.tag, float(tf.make_ndarray(v.tensor)))
@@ -52,3 +51,15 @@ def test_tensorboard_holds_the_same_scalars(tmp_path):
   ]
   assert (3, "loss", 0.25) in found
   assert json.loads((tmp_path / metrics_log.FILE).read_text()) == {"step": 3, "loss": 0.25}
+
+
+def test_without_tensorboards_packages_one_line_says_so(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "clu", None)
+  monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+  with metrics_log.open_writer(tmp_path) as w:
+    w.write(3, {"loss": 0.25})
+  assert metrics_log.read(tmp_path) == [{"step": 3, "loss": 0.25}]
+  assert [p.name for p in tmp_path.iterdir()] == [metrics_log.FILE]
+  said = capsys.readouterr().out
+  assert said.count("\n") == 1
+  assert "clu, which is not installed: pip install 'vssl_jax[data]'" in said

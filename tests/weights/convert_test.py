@@ -178,5 +178,5 @@ def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
     f"{source}/x.pyth", "--format=pyslowfast"
   )
   monkeypatch.setitem(sys.modules, "tensorflow", None)
-  assert "pip install tensorflow-cpu" in fails(source, "--format=tf_garden")
+  assert "pip install 'vssl_jax[data]'" in fails(source, "--format=tf_garden")
   assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.weights import stages
 from vssl_jax.errors import UserError
@@ -23,11 +22,7 @@ def test_every_stage():
   assert all("layer_with" not in k for k in found.left_out), found.left_out
 
 
-class _Node(tf.train.Checkpoint):
-  """An object whose children have the names of a Keras model's layers."""
-
-
-def _save(state, folder):
+def _save(tf, state, folder):
   """Writes the variables under their names, as the object graph of a trainer does."""
   tree = {}
   for name, value in state.items():
@@ -38,15 +33,17 @@ def _save(state, folder):
     branch[last] = tf.Variable(value)
 
   def node(branch):
-    return _Node(**{k: node(v) if isinstance(v, dict) else v for k, v in branch.items()})
+    return tf.train.Checkpoint(
+      **{k: node(v) if isinstance(v, dict) else v for k, v in branch.items()}
+    )
 
   del tree["save_counter"]
   return node(tree).save(f"{folder}/ckpt")
 
 
-def test_a_checkpoint_of_tensorflow(tmp_path):
+def test_a_checkpoint_of_tensorflow(tmp_path, tf):
   state = stages.state_of(CASE)
-  path = _save(state, tmp_path)
+  path = _save(tf, state, tmp_path)
   want = tf_garden.read(state, "x")
   for where in (path, f"{path}.index", str(tmp_path)):
     found = convert.read(where, "tf_garden")

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from data_pipelines import optional
 from vssl_jax.encoder.encoder import Encoder
 from vssl_jax.encoder.program import PLATFORMS, portable
 from vssl_jax.errors import UserError
@@ -28,14 +29,12 @@ def exporters() -> tuple[Any, Any]:
   Raises:
     UserError: TensorFlow is not installed, or this JAX has no way to it.
   """
+  leave_out = "leave savedmodel out of --formats"
+  tf = optional.require("tensorflow", "a SavedModel", instead=leave_out)
   try:
-    import tensorflow as tf
     from jax.experimental import jax2tf
   except ImportError as e:
-    raise UserError(
-      f"a SavedModel needs TensorFlow, and a JAX with jax2tf ({e}): pip install tensorflow-cpu, or "
-      "leave savedmodel out of --formats."
-    ) from None
+    raise UserError(f"a SavedModel needs a JAX with jax2tf ({e}): {leave_out}.") from None
   return tf, jax2tf
 
 

@@ -1,15 +1,16 @@
-"""Metrics to a JSONL file, and to TensorBoard through CLU where TensorFlow is installed."""
+"""Metrics to a JSONL file, and to TensorBoard through CLU where both are installed."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from data_pipelines import optional
 from vssl_jax import files
+from vssl_jax.errors import UserError
 
 FILE = "metrics.jsonl"
 
@@ -21,10 +22,13 @@ class Writer:
     self._path = workdir / FILE
     self._enabled = enabled
     self._clu = None
-    if enabled and tensorboard and importlib.util.find_spec("tensorflow") is not None:
-      from clu import metric_writers
-
-      self._clu = metric_writers.SummaryWriter(str(workdir))
+    if enabled and tensorboard:
+      try:
+        clu = optional.require("clu.metric_writers", "a log for TensorBoard")
+      except UserError as e:
+        print(f"Metrics go to {FILE} alone: {e}", flush=True)
+      else:
+        self._clu = clu.SummaryWriter(str(workdir))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends one row; a value that is not finite becomes its name, so that JSON stays valid."""

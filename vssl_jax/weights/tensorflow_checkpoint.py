@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from data_pipelines import optional
 from vssl_jax.errors import UserError, brief
 
 
@@ -19,13 +20,7 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     UserError: no checkpoint there, or TensorFlow is not installed.
   """
-  try:
-    import tensorflow as tf
-  except ImportError:
-    raise UserError(
-      f"{path}: a TensorFlow checkpoint, and TensorFlow is not installed: pip install "
-      "tensorflow-cpu."
-    ) from None
+  tf = optional.require("tensorflow", f"{path}: a TensorFlow checkpoint")
   prefix = os.fspath(path).removesuffix(".index")
   if os.path.isdir(prefix):
     prefix = tf.train.latest_checkpoint(prefix) or prefix

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from data_pipelines.clips import builders as builders_lib
-from data_pipelines.clips import steps
 from data_pipelines.records import sequence_example as example
 from tests.data_pipelines import tiny
+
+tf = pytest.importorskip("tensorflow")
+from data_pipelines.clips import builders as builders_lib  # noqa: E402
+from data_pipelines.clips import steps  # noqa: E402
 
 
 def ours():

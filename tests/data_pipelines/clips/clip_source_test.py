@@ -12,6 +12,8 @@ from data_pipelines.records import index, sequence_example
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("tf")  # records are read with it
+
 VIDEOS, BATCH = 10, 4
 VIEWS = {"clips": 2, "crops": 3, "frames": 3, "stride": 2, "resize": 12, "size": 8}
 
@@ -31,10 +33,8 @@ def reference(folder):
 
 
 @pytest.fixture(scope="module")
-def orders():
+def orders(tf):
   """Orders of 101 videos in 150 epochs."""
-  import tensorflow as tf
-
   from data_pipelines.clips.clip_source import _shuffled
 
   place, epoch = (x.ravel() for x in np.meshgrid(np.arange(101), np.arange(150), indexing="xy"))
@@ -239,9 +239,7 @@ class TestDamage:
 
 
 class TestForeignRecords:
-  def test_without_index_label_or_rate(self, tmp_path):
-    import tensorflow as tf
-
+  def test_without_index_label_or_rate(self, tmp_path, tf):
     for v in range(4):
       example = tf.train.SequenceExample()
       for t in range(20):

@@ -241,9 +241,7 @@ def test_bound_truncates_the_density():
 @pytest.mark.parametrize("least", [0.0, 0.7])
 @pytest.mark.parametrize("distribution", sampler.DISTRIBUTIONS)
 @pytest.mark.parametrize("power", [1.0, 3.0])
-def test_tensorflow_gives_numpys_numbers(distribution, power, least):
-  import tensorflow as tf
-
+def test_tensorflow_gives_numpys_numbers(tf, distribution, power, least):
   interval = Interval(distribution, power, gap=7, max_seconds=1.5, min_seconds=least)
   u, length = draws(200), np.random.default_rng(3).integers(1, 120, 200)
   fps = np.random.default_rng(4).uniform(10, 30, 200)

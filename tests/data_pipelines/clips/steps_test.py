@@ -1,13 +1,14 @@
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow as tf
 
-from data_pipelines.clips import builders
-from data_pipelines.clips import steps as steps_lib
 from data_pipelines.records import sequence_example as example
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
+
+tf = pytest.importorskip("tensorflow")
+from data_pipelines.clips import builders  # noqa: E402
+from data_pipelines.clips import steps as steps_lib  # noqa: E402
 
 GARBAGE = b"\xff\xd8 no image"
 

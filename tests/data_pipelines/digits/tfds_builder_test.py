@@ -5,10 +5,15 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-import tensorflow_datasets as tfds
 
-from data_pipelines.digits import render, tfds_builder
-from data_pipelines.digits.tfds_builder import DigitsBuilderConfig, DigitsVideo
+from data_pipelines.digits import render
+
+tfds = pytest.importorskip("tensorflow_datasets")
+from data_pipelines.digits import tfds_builder  # noqa: E402
+from data_pipelines.digits.tfds_builder import (  # noqa: E402
+  DigitsBuilderConfig,
+  DigitsVideo,
+)
 
 TINY = DigitsBuilderConfig(name="tiny", videos=render.DigitsConfig(length=2, size=16), seed=5)
 

@@ -13,7 +13,6 @@ import time
 import av
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from data_pipelines.prepare import prepare, resume, shards
@@ -87,7 +86,7 @@ def test_class_folders(classes, tmp_path):
     assert {Image.open(io.BytesIO(f)).size for f in video.frames} == {(24, 16)}
 
 
-def test_tensorflow_reads_the_shards_with_dmvrs_features(classes, tmp_path):
+def test_tensorflow_reads_the_shards_with_dmvrs_features(classes, tmp_path, tf):
   prepare.prepare(classes, tmp_path / "out", workers=1)
   files = sorted(map(str, (tmp_path / "out").glob("*.tfrecord")))
   count = 0

@@ -32,6 +32,7 @@ def videos(count=4, length=5):
   return [tiny.video(v, length) for v in range(count)]
 
 
+@pytest.mark.usefixtures("tf")
 class TestRecords:
   def test_place_seed_share_and_processes_do_not_matter(self, tmp_path):
     tiny.write(tmp_path / "a", videos())
@@ -175,6 +176,7 @@ def test_stitched(tmp_path):
   assert len(set(found)) == 3
 
 
+@pytest.mark.usefixtures("tf")
 def test_dmvr(monkeypatch):
   module = types.ModuleType("user_factory")
   module.make = lambda data, split: (None, 5 if split == "train" else 6)
@@ -183,6 +185,7 @@ def test_dmvr(monkeypatch):
   assert of(data) == of(data, seed=1) != of(data, "test")
 
 
+@pytest.mark.usefixtures("tf")
 def test_dmvr_of_shards(monkeypatch, tmp_path):
   module = types.ModuleType("user_factory")
   monkeypatch.setitem(sys.modules, "user_factory", module)

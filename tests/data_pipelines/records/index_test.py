@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -119,7 +118,7 @@ def test_finds_shards_from_elsewhere(tmp_path, names, split, expected):
   assert everything(index.load(tmp_path, split)) == [b"%d" % i for i in expected]  # from its file
 
 
-def test_tensorflows_shards_are_read(tmp_path):
+def test_tensorflows_shards_are_read(tmp_path, tf):
   with tf.io.TFRecordWriter(str(tmp_path / "train-00000-of-00001")) as writer:
     for payload in (b"one", b"", b"three"):
       writer.write(payload)

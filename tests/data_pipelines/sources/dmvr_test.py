@@ -3,13 +3,14 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from data_pipelines import source
-from data_pipelines.clips import steps
 from data_pipelines.records import sequence_example
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
+
+tf = pytest.importorskip("tensorflow")
+from data_pipelines.clips import steps  # noqa: E402
 
 
 class Factory:

@@ -3,6 +3,7 @@
 import io
 import math
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +37,16 @@ def test_every_frame_of_every_container(tmp_path, make_video, name, codec):
   assert (part.start, part.end) == (0.0, pytest.approx(14 / 25, abs=2e-3))
   assert part.fps == part.source_fps == 25.0
   assert part.size == part.source_size == (32, 24)
+
+
+def test_a_title_that_is_no_utf8(tmp_path, make_video):
+  path = make_video(tmp_path / "a.mkv")
+  with av.open(str(path)) as container:
+    encoder = container.metadata["ENCODER"].encode()
+  data = path.read_bytes()
+  assert encoder in data
+  path.write_bytes(data.replace(encoder, b"\xe9" + encoder[1:]))
+  assert numbers(one(path)) == list(range(12))
 
 
 def test_an_ntsc_rate_is_kept_exactly(tmp_path, make_video):
