@@ -8,8 +8,9 @@ WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CACHE)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test test-slow lint format install clean help
+.PHONY: demo test test-slow lint format install docs clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,5 +43,12 @@ format: $(VENV)/.installed  ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation site in build/site, warnings as errors
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:  ## forget the environment and the caches, keep runs/
-	rm -rf $(VENV) .cache *.egg-info
+	rm -rf $(VENV) .cache build/site *.egg-info
