@@ -18,12 +18,12 @@ import pathlib
 import re
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BEGIN, END = "<!-- table: {} -->", "<!-- /table -->"
 SEEDS = 3  # fewer are said in the row
 Result = dict[str, Any]
@@ -166,6 +166,7 @@ TABLES = [
   Table("provico_ucf6", "ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
   Table("provico_digits", "ProViCo's retrieval, digits", retrieved("digits"), RECALLS),
   Table("stitched", "stitched from real features", localized("stitched"), LOCALIZATION),
+  Table("dcc_beside", "stitched from real features", localized("stitched")[:3], LOCALIZATION),
   Table(
     "simulated",
     "THUMOS14's segments, simulated features",
@@ -173,21 +174,29 @@ TABLES = [
     LOCALIZATION,
   ),
 ]
-SUMMARY = Summary(
-  "summary",
-  "top-1 or recall, %",
-  [
+SIDE_BY_SIDE = {
+  "UCF101, 6 classes: logistic": ("ucf6", COLUMNS["logistic"]),
+  "UCF101, 6 classes: R@1": ("ucf6", COLUMNS["R@1"]),
+  "digits: logistic": ("digits", COLUMNS["logistic"]),
+  "digits: R@1": ("digits", COLUMNS["R@1"]),
+}
+
+
+def beside(name: str, methods: Sequence[tuple[str, str]]) -> Summary:
+  """Methods, given as label and file, between no training and training with labels."""
+  rows = [
     ("random initialization", "cvrl", "random_init"),
+    *((label, row, "trained") for label, row in methods),
     ("supervised from scratch", "supervised", "trained"),
-    *((label, row, "trained") for label, row in METHODS),
-  ],
-  {
-    "UCF101, 6 classes: logistic": ("ucf6", COLUMNS["logistic"]),
-    "UCF101, 6 classes: R@1": ("ucf6", COLUMNS["R@1"]),
-    "digits: logistic": ("digits", COLUMNS["logistic"]),
-    "digits: R@1": ("digits", COLUMNS["R@1"]),
-  },
-)
+  ]
+  return Summary(name, "top-1 or recall, %", rows, SIDE_BY_SIDE)
+
+
+# README's, and one for the page of each method.
+SUMMARIES = [
+  beside("summary", METHODS),
+  *(beside(f"{row}_beside", [(label, row)]) for label, row in METHODS),
+]
 
 
 def load(files: str) -> list[Result]:
@@ -274,7 +283,7 @@ def markdown(table: Table) -> str:
   return layout([f"{table.heading} ({videos})", *columns], rows)
 
 
-def summary(table: Summary = SUMMARY) -> str:
+def summary(table: Summary) -> str:
   """The table of several data sets side by side."""
   rows = []
   for label, file, part in table.rows:
@@ -293,7 +302,8 @@ def summary(table: Summary = SUMMARY) -> str:
 
 def tables() -> dict[str, str]:
   """All of them by name, without those that lack files."""
-  found = {SUMMARY.name: summary(), **{one.name: markdown(one) for one in TABLES}}
+  found = {one.name: summary(one) for one in SUMMARIES}
+  found |= {one.name: markdown(one) for one in TABLES}
   return {name: text for name, text in found.items() if text}
 
 
