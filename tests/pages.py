@@ -119,7 +119,7 @@ def call(name, args, folder):
   args = args if HAS_CLI else _before_cli(args)
   return subprocess.run(
     [*program(name), *args], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT, timeout=900, check=False,
+    stderr=subprocess.STDOUT, timeout=1800, check=False,
   )  # fmt: skip
 
 
