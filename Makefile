@@ -48,7 +48,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 docs: $(VENV)/.docs  ## the documentation site in build/site, warnings as errors
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 clean:  ## forget the environment and the caches, keep runs/
 	rm -rf $(VENV) .cache build/site *.egg-info

@@ -74,8 +74,8 @@ def fields():
 def test_the_site_builds_without_a_warning(tmp_path):
   if importlib.util.find_spec("mkdocs") is None:
     pytest.skip("mkdocs is not installed: pip install -e '.[docs]'")
-  done = subprocess.run(
-    [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", f"--site-dir={tmp_path}"],
+  done = subprocess.run(  # not quietly: that would hide the warnings from --strict too
+    [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"],
     cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, text=True, timeout=300, check=False,
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
   )  # fmt: skip
