@@ -16,8 +16,9 @@ endif
 export JAX_COMPILATION_CACHE_DIR ?= $(CACHE)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test test-fast test-slow test-lowest test-no-tensorflow lint format install clean help
+.PHONY: demo test test-fast test-slow test-lowest test-no-tensorflow lint format install docs clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -58,5 +59,12 @@ format: $(VENV)/.installed  ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation site in build/site, warnings as errors
+	$(BIN)/mkdocs build --strict
+
 clean:  ## forget the environment and the caches, keep runs/
-	rm -rf .venv .venv-* .cache *.egg-info
+	rm -rf .venv .venv-* .cache build/site *.egg-info

@@ -298,7 +298,7 @@ draw(clips)
 # Two crops of one clip leave the network about where it started; two different clips lift two of the
 # three probes above that by more than an error: the study's great step, in a run of a hundredth of its
 # length. Between ρ = 2 and ρ = 4 nothing is shown: at equal clips ρ = 4 sees half as many videos in
-# a batch. README has longer runs of the same kind, where ρ = 4 leads clearly at equal epochs; at equal
+# a batch. docs/results.md has longer runs of the same kind, where ρ = 4 leads clearly at equal epochs; at equal
 # clips (one seed) it is ahead by two of these probes and behind by R@1.
 #
 # ## 4. From how long a stretch?

@@ -719,7 +719,7 @@ for variant, (title, _) in KINDS.items():
 # that alone. These were chosen after looking at test
 # videos, which makes this an analysis and no score. On your own data hold out training videos
 # (`config.data.localization.validation`) and choose by them, for each method, before you compare:
-# `python -m vssl_jax.localize --split=train:held_out --thresholds=0.3:0.75:0.05 …`. README has such
+# `python -m vssl_jax.localize --split=train:held_out --thresholds=0.3:0.75:0.05 …`. docs/results.md has such
 # figures, and data (real features, no context) on which DCC does gain a little.
 
 # %% [markdown]

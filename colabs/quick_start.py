@@ -376,7 +376,7 @@ fig
 # - Look at the clips before training, and put every number beside random initialization and pixels.
 # - **Limits.** One seed, 180 test videos (a standard error of up to 4 points), five classes, and
 #   videos made so that nothing but shape tells the class. Real videos carry their class in
-#   scene and color as well, where an untrained network or pixels alone already get far: README
+#   scene and color as well, where an untrained network or pixels alone already get far: docs/results.md
 #   has such figures for six classes of UCF101.
 # - **Next.** `sampling_and_augmentation` asks which two clips to draw and how to change them,
 #   `clips_and_momentum` how many clips and what a momentum encoder brings, `provico` what it means for

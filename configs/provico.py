@@ -9,10 +9,10 @@ Variants, after a colon:
   (none), k400   Kinetics-400, Slow-R50 on 8 x 112 x 112, N = 4 clips, K = 8, D = 256, 200 epochs,
                  batch 256, SGD. About 8 H100-hours at 40 % of the bf16 peak by arithmetic: 240k
                  videos x 200 epochs x 4 clips x 63 GFLOP. *not run*
-  demo           embedded digit videos, then probed; 2 minutes on 2 CPU cores. Result in README:
+  demo           embedded digit videos, then probed; 2 minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed; as many clips as CVRL's, in
-                 half the epochs, 8 minutes on 2 CPU cores. Result in README: *measured by us*
+                 half the epochs, 8 minutes on 2 CPU cores. docs/results.md: *measured by us*
 
 The paper's analysis of uncertainty (the runs keep a checkpoint every other epoch for it) beside two
 ablations that it lacks: without the divergence, which pushes uncertainty up, and without ½ log s,

@@ -7,10 +7,10 @@ Variants, after a colon:
                  67.3 for ρ = 3, 69.0 for ρ = 4 with aug+: *published*. About 22 H100-hours at 40 %
                  of the bf16 peak by arithmetic, 45 for ρ = 4: 240k videos x 200 epochs x ρ clips x
                  (250 GFLOP of the query + 83 of the key). *not run*
-  demo           embedded digit videos, then probed; minutes on 2 CPU cores. Result in README:
+  demo           embedded digit videos, then probed; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed; about a quarter of an hour
-                 on 2 CPU cores. Result in README: *measured by us*
+                 on 2 CPU cores. docs/results.md: *measured by us*
 
 The study's questions are added after a comma, e.g. configs/rho_moco.py:k400,rho4,aug_plus
   rho1 … rho4    clips of a video; rho1 is two crops of one clip

@@ -6,10 +6,10 @@ Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 38.6 for ρ = 1, 61.6
                  for ρ = 2: *published*. About 17 H100-hours at 40 % of the bf16 peak by
                  arithmetic, 34 for ρ = 4: 240k videos x 200 epochs x ρ clips x 250 GFLOP. *not run*
-  demo           embedded digit videos, then probed; minutes on 2 CPU cores. Result in README:
+  demo           embedded digit videos, then probed; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probed; 7 to 10 minutes on 2 CPU
-                 cores. Result in README: *measured by us*
+                 cores. docs/results.md: *measured by us*
 
 The study's questions are added after a comma, e.g. configs/rho_swav.py:k400,rho4,aug_plus
   rho1 … rho4    clips of a video; rho1 is two crops of one clip

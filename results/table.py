@@ -1,12 +1,13 @@
-"""README's tables of results, from the RESULT files beside this program.
+"""The tables of results in README.md and docs/, from the RESULT files beside this program.
 
-  python results/table.py            # rewrite README.md between its markers
-  python results/table.py --check    # say whether it agrees; exit code 1 if not
+  python results/table.py            # rewrite the tables in PAGES between their markers
+  python results/table.py --check    # say whether they agree; exit code 1 if not
 
 `<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was, or the
-`summary.json` of `vssl_jax.evaluate`, without the path to its records. A
-table has a row for each entry of TABLES whose files exist; figures are mean ± standard deviation
-(n − 1) over the seeds, or one figure with its seed.
+`summary.json` of `vssl_jax.evaluate`, without the path to its records. A table has a row for each
+of its entries whose files exist; figures are mean ± standard deviation (n − 1) over the seeds, or
+one figure with its seed. On a page, a table stands between `<!-- table: NAME -->` and
+`<!-- /table -->`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import pathlib
 import re
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- results: written by results/table.py -->", "<!-- /results -->"
+ROOT = HERE.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+BEGIN, END = "<!-- table: {} -->", "<!-- /table -->"
 SEEDS = 3  # fewer are said in the row
 Result = dict[str, Any]
 
@@ -38,18 +40,35 @@ METHODS = [
   ("ρ-MoCo, ρ = 2", "rho_moco"),
   ("ρ-BYOL, ρ = 2", "rho_byol"),
   ("ρ-SwAV, ρ = 2", "rho_swav"),
-  ("ProViCo, 4 clips a video", "provico"),
+  ("ProViCo, 4 clips per video", "provico"),
 ]
 # Label; files, `<folder>/<row>`; the part of a file with the scores, by dotted keys, "" for all.
 Row = tuple[str, str, str]
 
 
 class Table(NamedTuple):
-  """A table: what stands in its corner, its rows, and where in a row's part each column lies."""
+  """A table: its name, its corner, its rows, and where in a row's part each column lies."""
 
+  name: str
   heading: str
   rows: list[Row]
   columns: Mapping[str, tuple[str, ...]] = COLUMNS
+
+
+class Summary(NamedTuple):
+  """A table of two data sets side by side.
+
+  Attributes:
+    name: as of `Table`.
+    heading: what stands in its corner.
+    rows: label; file name without folder and seed; the part of the file with the scores.
+    columns: heading to (folder, path in the row's part).
+  """
+
+  name: str
+  heading: str
+  rows: list[Row]
+  columns: Mapping[str, tuple[str, tuple[str, ...]]]
 
 
 def compared(folder: str) -> list[Row]:
@@ -69,8 +88,8 @@ _PSEUDO = ("dcc", "pseudo_labels", "action")
 LOCALIZATION = {
   "mAP 0.1:0.7, last iteration": ("headline", _LOCALIZATION, "trained"),
   "chosen on validation": ("headline", _LOCALIZATION, "validation_chosen"),
-  "pseudo-labels right": (*_PSEUDO, "before", "precision"),
-  "… denoised": (*_PSEUDO, "after", "precision"),
+  "correct pseudo-labels": (*_PSEUDO, "before", "precision"),
+  "… after denoising": (*_PSEUDO, "after", "precision"),
 }
 
 
@@ -123,14 +142,16 @@ EVALUATED = {
 }
 
 TABLES = [
-  Table("six classes of UCF101, split 1", compared("ucf6")),
+  Table("ucf6", "six classes of UCF101, split 1", compared("ucf6")),
   Table(
+    "protocols",
     "every protocol on CVRL's checkpoints",
     [(label, "evaluation/cvrl", f"mean.{key}") for label, key in EVALUATED.items()],
     {"%": ("mean",)},
   ),
-  Table("embedded digits", compared("digits")),
+  Table("digits", "embedded digits", compared("digits")),
   Table(
+    "clips_per_video",
     "ρ-SimCLR on the digits",
     [
       ("ρ = 1: two crops of one clip, time span 0", "study/rho1", "trained"),
@@ -142,10 +163,39 @@ TABLES = [
       ("ρ = 2, starts within half a second", "study/span05", "trained"),
     ],
   ),
-  Table("ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
-  Table("ProViCo's retrieval, digits", retrieved("digits"), RECALLS),
-  Table("stitched from real features", localized("stitched"), LOCALIZATION),
-  Table("THUMOS14's segments, simulated features", localized("thumos14_simulated"), LOCALIZATION),
+  Table("provico_ucf6", "ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
+  Table("provico_digits", "ProViCo's retrieval, digits", retrieved("digits"), RECALLS),
+  Table("stitched", "stitched from real features", localized("stitched"), LOCALIZATION),
+  Table("dcc_beside", "stitched from real features", localized("stitched")[:3], LOCALIZATION),
+  Table(
+    "simulated",
+    "THUMOS14's segments, simulated features",
+    localized("thumos14_simulated"),
+    LOCALIZATION,
+  ),
+]
+SIDE_BY_SIDE = {
+  "UCF101, 6 classes: logistic": ("ucf6", COLUMNS["logistic"]),
+  "UCF101, 6 classes: R@1": ("ucf6", COLUMNS["R@1"]),
+  "digits: logistic": ("digits", COLUMNS["logistic"]),
+  "digits: R@1": ("digits", COLUMNS["R@1"]),
+}
+
+
+def beside(name: str, methods: Sequence[tuple[str, str]]) -> Summary:
+  """Methods, given as label and file, between no training and training with labels."""
+  rows = [
+    ("random initialization", "cvrl", "random_init"),
+    *((label, row, "trained") for label, row in methods),
+    ("supervised from scratch", "supervised", "trained"),
+  ]
+  return Summary(name, "top-1 or recall, %", rows, SIDE_BY_SIDE)
+
+
+# README's, and one for the page of each method.
+SUMMARIES = [
+  beside("summary", METHODS),
+  *(beside(f"{row}_beside", [(label, row)]) for label, row in METHODS),
 ]
 
 
@@ -201,57 +251,104 @@ def cell(values: list[float]) -> str:
   return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
+def with_seeds(label: str, results: list[Result]) -> str:
+  """A row's label, with the seeds where they are fewer than SEEDS."""
+  if len(results) >= SEEDS:
+    return label
+  seeds = ", ".join(str(r["seed"]) for r in results)
+  return label + (f" (seed {seeds} alone)" if len(results) == 1 else f" (seeds {seeds})")
+
+
+def layout(head: list[str], rows: list[list[str]]) -> str:
+  """A Markdown table, or nothing with fewer than two rows: there is nothing to compare."""
+  if len(rows) < 2:
+    return ""
+  lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+  lines.insert(1, "|---" * len(head) + "|")
+  return "\n".join(lines)
+
+
 def markdown(table: Table) -> str:
-  """A Markdown table without columns that no row fills, or nothing with fewer than two rows."""
+  """A table without columns that no row fills."""
   found, videos = [], ""
   for label, files, part in table.rows:
-    results = load(files)
-    figures = [s for r in results if (s := scores(r, part, table.columns))]
-    if not figures:
+    results = [r for r in load(files) if scores(r, part, table.columns)]
+    if not results:
       continue
-    if len(figures) < SEEDS:
-      seeds = ", ".join(str(r["seed"]) for r in results)
-      label += f" (seed {seeds} alone)" if len(figures) == 1 else f" (seeds {seeds})"
-    found.append((label, {c: [s[c] for s in figures if c in s] for c in table.columns}))
+    figures = [scores(r, part, table.columns) for r in results]
+    cells = {c: [s[c] for s in figures if c in s] for c in table.columns}
+    found.append((with_seeds(label, results), cells))
     videos = sizes(results[0])
   columns = [c for c in table.columns if any(values[c] for _, values in found)]
-  if len(found) < 2:  # nothing to compare
-    return ""
-  lines = [f"| {label} | {' | '.join(cell(v[c]) for c in columns)} |" for label, v in found]
-  head = f"| {table.heading} ({videos}) | {' | '.join(columns)} |"
-  return "\n".join([head, "|---" * (1 + len(columns)) + "|", *lines])
+  rows = [[label, *(cell(values[c]) for c in columns)] for label, values in found]
+  return layout([f"{table.heading} ({videos})", *columns], rows)
 
 
-def tables() -> str:
-  """All of them, as they stand in README.md."""
-  return "\n\n".join(t for one in TABLES if (t := markdown(one)))
+def summary(table: Summary) -> str:
+  """The table of several data sets side by side."""
+  rows = []
+  for label, file, part in table.rows:
+    results: list[Result] = []
+    cells = []
+    for column, (folder, path) in table.columns.items():
+      found = load(f"{folder}/{file}")
+      values = [s for r in found if (s := scores(r, part, {column: path}))]
+      cells.append(cell([s[column] for s in values]))
+      if values and (not results or len(found) < len(results)):
+        results = found
+    if results:
+      rows.append([with_seeds(label, results), *cells])
+  return layout([table.heading, *table.columns], rows)
 
 
-def replace(text: str) -> str:
-  """README's text with the tables between its markers.
+def tables() -> dict[str, str]:
+  """All of them by name, without those that lack files."""
+  found = {one.name: summary(one) for one in SUMMARIES}
+  found |= {one.name: markdown(one) for one in TABLES}
+  return {name: text for name, text in found.items() if text}
+
+
+def replace(text: str, found: Mapping[str, str]) -> str:
+  """A page's text with the tables between its markers.
 
   Raises:
-    SystemExit: the markers are missing.
+    SystemExit: a marker names no table, or one is lost.
   """
-  pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-  if not pattern.search(text):
-    raise SystemExit(f"{README}: the lines {BEGIN} and {END} are missing; put them back")
-  return pattern.sub(lambda _: f"{BEGIN}\n\n{tables()}\n\n{END}", text)
+
+  def table(match: re.Match[str]) -> str:
+    name = match[1]
+    if name not in found:
+      raise SystemExit(f"{BEGIN.format(name)}: no such table; there are {', '.join(found)}")
+    return f"{BEGIN.format(name)}\n\n{found[name]}\n\n{END}"
+
+  begin = BEGIN.format("([a-z0-9_]+)")
+  if len(re.findall(begin, text)) != text.count(END):
+    raise SystemExit(f"as many {BEGIN.format('NAME')} as {END} must stand there; put them back")
+  return re.sub(f"{begin}.*?{END}", table, text, flags=re.DOTALL)
+
+
+def missing(pages: list[str], found: Mapping[str, str]) -> list[str]:
+  """Names of the tables that no page shows."""
+  return [name for name in found if not any(BEGIN.format(name) in text for text in pages)]
 
 
 def main() -> None:
-  """Rewrites README.md, or checks it."""
+  """Rewrites the pages, or checks them."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--check", action="store_true", help="change nothing")
   args = parser.parse_args()
-  text = README.read_text(encoding="utf-8")
-  new = replace(text)
+  found = tables()
+  texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+  if lost := missing(list(texts.values()), found):
+    sys.exit(f"no page shows {', '.join(lost)}: put {BEGIN.format(lost[0])} and {END} back")
+  for page, text in texts.items():
+    new, name = replace(text, found), page.relative_to(ROOT)
+    if not args.check:
+      page.write_text(new, encoding="utf-8")
+    elif new != text:
+      sys.exit(f"{name}: its tables differ from results/: run python results/table.py")
   if args.check:
-    if new != text:
-      sys.exit("README.md's tables differ from results/: run python results/table.py")
-    print("README.md's tables agree with results/")
-  else:
-    README.write_text(new, encoding="utf-8")
+    print("the tables agree with results/")
 
 
 if __name__ == "__main__":

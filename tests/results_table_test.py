@@ -1,4 +1,4 @@
-"""README's tables against the files under results/."""
+"""The tables of README and docs/ against the files under results/."""
 
 import importlib.util
 import json
@@ -30,9 +30,12 @@ def _write(folder, row, *results):
     (folder / f"{row}_s{result['seed']}.json").write_text(json.dumps(result))
 
 
-def test_readme_agrees_with_the_files(table):
-  text = table.README.read_text(encoding="utf-8")
-  assert table.replace(text) == text
+def test_pages_agree_with_the_files(table):
+  found = table.tables()
+  texts = [page.read_text(encoding="utf-8") for page in table.PAGES]
+  assert texts == [table.replace(text, found) for text in texts]
+  assert not table.missing(texts, found)
+  assert table.BEGIN.format("summary") in texts[0]
 
 
 def test_every_file_has_a_row(table):
@@ -48,7 +51,7 @@ def test_mean_and_deviation_over_seeds(table, tmp_path, monkeypatch):
   _write(tmp_path / "ucf6", "rho_moco", _result(3, 0.25))
   _write(tmp_path / "ucf6", "rho_swav", _result(0, 0.25), _result(2, 0.25))
   mean, deviation = statistics.mean(values), statistics.stdev(values)
-  lines = table.tables().splitlines()
+  lines = table.tables()["ucf6"].splitlines()
   assert lines[0] == (
     "| six classes of UCF101, split 1 (1,200 train, 30 test) | logistic | kNN | R@1 |"
   )
@@ -63,7 +66,7 @@ def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkey
   random = {"logistic": {"top1": 0.2}, "linear": {"top1": 0.1}}
   baselines = {"pixels": {"top1": 0.4}}
   _write(tmp_path / "digits", "cvrl", _result(0, 0.5, random_init=random, baselines=baselines))
-  lines = table.tables().splitlines()
+  lines = table.tables()["digits"].splitlines()
   assert lines[2] == "| middle frame's pixels (seed 0 alone) |  | 40.0 |  |  |"
   assert lines[3] == "| random initialization (seed 0 alone) | 10.0 | 20.0 |  |  |"
 
@@ -82,7 +85,7 @@ def test_localization_has_columns_of_its_own(table, tmp_path, monkeypatch):
         "dcc": {"videos": 100, "pseudo_labels": {"action": {k: action[k] for k in kept}}},
       },
     )
-  lines = table.tables().splitlines()
+  lines = table.tables()["stitched"].splitlines()
   assert lines[0].startswith("| stitched from real features (160 train, 100 test) | mAP 0.1:0.7, l")
   assert lines[2] == "| BaS-Net (seed 1 alone) | 40.0 | 70.0 |  |"
   assert lines[3] == "| DCC: + contrast, denoised (seed 1 alone) | 40.0 | 70.0 | 80.0 |"
@@ -99,7 +102,7 @@ def test_protocols_of_one_checkpoint_are_rows(table, tmp_path, monkeypatch):
   _write(
     tmp_path / "evaluation", "cvrl", {"job": "evaluate", "seed": 0, "mean": mean, "data": data}
   )
-  assert table.tables().splitlines() == [
+  assert table.tables()["protocols"].splitlines() == [
     "| every protocol on CVRL's checkpoints (1,200 train, 30 test) | % |",
     "|---|---|",
     "| linear probe (seed 0 alone) | 50.0 |",
@@ -112,7 +115,7 @@ def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   own = {"retrieval": {"mean": {"R@1": 0.5, "R@5": 0.75}, "bhattacharyya": {"R@1": 0.25}}}
   _write(tmp_path / "digits", "provico", _result(0, 0.4, provico=own))
-  lines = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
+  lines = table.tables()["provico_digits"].splitlines()
   assert lines[0] == "| ProViCo's retrieval, digits (1,200 train, 30 test) | R@1 | R@5 |"
   assert lines[2:] == [
     "| backbone features (seed 0 alone) | 10.0 |  |",
@@ -120,9 +123,24 @@ def test_rankings_of_one_run_are_rows(table, tmp_path, monkeypatch):
     "| Bhattacharyya distance (seed 0 alone) | 25.0 |  |",
   ]
   _write(tmp_path / "digits", "provico_soft", _result(1, 0.8))  # a name that begins alike
-  again = next(t for t in table.tables().split("\n\n") if "ProViCo's retrieval" in t).splitlines()
+  again = table.tables()["provico_digits"].splitlines()
   assert again[:5] == lines
   assert again[5].startswith("| backbone features, L_soft alone (seed 1 alone)")
+
+
+def test_the_summary_has_data_sets_side_by_side(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  _write(tmp_path / "ucf6", "cvrl", _result(0, 0.5), _result(1, 0.7), _result(2, 0.9))
+  _write(tmp_path / "digits", "cvrl", _result(0, 0.4))
+  _write(tmp_path / "digits", "provico", *(_result(i, 0.2) for i in range(3)))
+  lines = table.tables()["summary"].splitlines()
+  columns = "UCF101, 6 classes: logistic | UCF101, 6 classes: R@1 | digits: logistic | digits: R@1"
+  assert lines == [
+    f"| top-1 or recall, % | {columns} |",
+    "|---|---|---|---|---|",
+    "| CVRL (seed 0 alone) | 70.0 ± 20.0 | 17.5 ± 5.0 | 40.0 | 10.0 |",
+    "| ProViCo, 4 clips per video |  |  | 20.0 | 5.0 |",
+  ]
 
 
 def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch):
@@ -131,5 +149,37 @@ def test_a_misnamed_file_and_lost_markers_are_told(table, tmp_path, monkeypatch)
   (tmp_path / "ucf6" / "cvrl_s0.json").rename(tmp_path / "ucf6" / "cvrl_s4.json")
   with pytest.raises(SystemExit, match="its seed is 0"):
     table.tables()
-  with pytest.raises(SystemExit, match="missing"):
-    table.replace("no markers here")
+  found, end = {"ucf6": "| new |", "digits": "| other |"}, table.END
+  page = f"before {table.BEGIN.format('ucf6')} old {end} after"
+  assert table.replace(page, found) == page.replace(" old ", "\n\n| new |\n\n")
+  assert table.missing([page], found) == ["digits"]
+  with pytest.raises(SystemExit, match="no such table"):
+    table.replace(page.replace("ucf6", "ucf7"), found)
+  with pytest.raises(SystemExit, match="put them back"):
+    table.replace(page.replace(end, ""), found)
+
+
+def test_pages_are_rewritten_and_checked(table, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(table, "HERE", tmp_path / "results")
+  monkeypatch.setattr(table, "ROOT", tmp_path)
+  page = tmp_path / "page.md"
+  monkeypatch.setattr(table, "PAGES", (page,))
+  (tmp_path / "results").mkdir()
+  for row in ("cvrl", "supervised"):
+    _write(tmp_path / "results" / "ucf6", row, *(_result(i, 0.5) for i in range(3)))
+  names = ("summary", "ucf6", *(f"{row}_beside" for _, row in table.METHODS))
+  page.write_text(
+    "\n".join(f"{table.BEGIN.format(n)}{table.END}" for n in names if n in table.tables())
+  )
+  monkeypatch.setattr("sys.argv", ["table.py", "--check"])
+  with pytest.raises(SystemExit, match=r"page\.md: its tables differ"):
+    table.main()
+  monkeypatch.setattr("sys.argv", ["table.py"])
+  table.main()
+  assert "| CVRL | 50.0 | 25.0 | 12.5 |" in page.read_text()
+  monkeypatch.setattr("sys.argv", ["table.py", "--check"])
+  table.main()
+  assert "agree" in capsys.readouterr().out
+  page.write_text(page.read_text().replace(table.BEGIN.format("summary"), table.BEGIN.format("x")))
+  with pytest.raises(SystemExit, match="no page shows summary"):
+    table.main()
