@@ -1,7 +1,7 @@
 """Device augmentation against the same operations in TensorFlow on the host, in one run.
 
 The rival is CVRL's published pipeline as `tf.image` has it, one clip at a time under tf.data's
-parallel map: flip, color jitter in random order, grayscale, blur, solarize, one draw a clip.
+parallel map: flip, color jitter in random order, grayscale, blur, solarize, one draw per clip.
 
   python benchmarks/augment.py --cores=1
   python benchmarks/augment.py --size=224 --frames=16 --batch=8 --json=result.json
@@ -92,7 +92,7 @@ def _rival(args, clips):
   def one_clip(clip, view):
     clip = perhaps(0.5, tf.image.flip_left_right, clip)
     clip = tf.image.convert_image_dtype(clip, tf.float32)
-    image = tf.reshape(clip, (-1, args.size, 3))  # one tall image: one draw a clip
+    image = tf.reshape(clip, (-1, args.size, 3))  # one tall image: one draw per clip
     image = perhaps(0.8, jitter, image)
     image = perhaps(0.2, lambda x: tf.tile(tf.image.rgb_to_grayscale(x), (1, 1, 3)), image)
     clip = tf.reshape(image, (args.frames, args.size, args.size, 3))

@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--frames", type=int, default=16)
   parser.add_argument("--stride", type=int, default=2)
   parser.add_argument("--size", type=int, default=224)
-  parser.add_argument("--batch", type=int, default=8, help="videos a batch, two clips each")
+  parser.add_argument("--batch", type=int, default=8, help="videos per batch, two clips each")
   parser.add_argument("--batches", type=int, default=8, help="batches a round")
   parser.add_argument("--rounds", type=int, default=3, help="rounds of each, in turn")
   parser.add_argument("--cores", type=int, default=1, help="host cores both are pinned to")

@@ -51,7 +51,7 @@ def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--hidden", type=int, default=2048, help="of our trunk; the rival's is 2048")
   parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of ours")
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--threads", type=int, default=0, help="of the rival; 0: one a core")
+  parser.add_argument("--threads", type=int, default=0, help="of the rival; 0: one per core")
   parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args(argv)

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> ConfigDict:
-  """A method's config with `clips` clips a video; `fields` are the method's own, or `remat`."""
+  """A method's config with `clips` clips per video; `fields` are the method's own, or `remat`."""
   c = methods.base_config(name)
   recipes.small(c)
   e, d = c.encoder, c.data

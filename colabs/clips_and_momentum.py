@@ -100,7 +100,7 @@ jax.config.update("jax_disable_most_optimizations", FAST)
 # study draws the ρ starts independently and evenly. A bound on the time span, $t_\max$, keeps only
 # those draws whose first and last start are no further apart; the library draws from that law
 # directly, without rejection. $t_\max = 0$ is one start for all clips, which is also what ρ = 1
-# means there: two crops of the same clip. As an example take ten seconds at 30 frames a second, as
+# means there: two crops of the same clip. As an example take ten seconds at 30 frames per second, as
 # in Kinetics, and clips of 8 × 8 (eight frames, eight apart).
 
 # %%
@@ -277,7 +277,7 @@ def draw(found: dict[str, dict]):
 # well). A video of ρ clips gives ρ(ρ − 1) ordered pairs for ρ passes through the network.
 #
 # The published comparison is at equal epochs, in which ρ = 4 costs twice what ρ = 2 does. Here it is
-# **at equal clips**: as many updates of as many clips, hence 64 videos a batch for ρ ≤ 2 and 32 for
+# **at equal clips**: as many updates of as many clips, hence 64 videos per batch for ρ ≤ 2 and 32 for
 # ρ = 4.
 
 # %%

@@ -477,7 +477,7 @@ plt.show()
 
 # %% [markdown]
 # *Precision and recall of action pseudo-labels over the test videos for several numbers of
-# clusters a video; the star is without denoising.* Mind the narrow scale of precision: no $K$ gains
+# clusters per video; the star is without denoising.* Mind the narrow scale of precision: no $K$ gains
 # much. Few clusters trust less and so weigh recall down; many agree with themselves and change less
 # and less.
 

@@ -280,7 +280,7 @@ fig
 # %% [markdown]
 # *Figure 3. Share of test videos told right, by probe; bars are one standard error of a share of so
 # many videos (the spread over seeds comes on top).* No test video's handwriting is among the
-# training videos. (They are higher than the last panel's, which takes one clip a video, and these
+# training videos. (They are higher than the last panel's, which takes one clip per video, and these
 # three.)
 #
 # ## 6. Retrieval in pictures

@@ -22,7 +22,7 @@
 #
 # **What is known.** CVRL (Qian et al., CVPR 2021) gives two answers. Clips should mostly be near to
 # each other, because a video's content changes: the interval is drawn from a decreasing density.
-# And the augmentation should be one draw a clip, because a draw a frame destroys motion. On
+# And the augmentation should be one draw per clip, because one draw per frame destroys motion. On
 # Kinetics-400 the paper finds both to help a linear probe.
 #
 # **Here.** We look at both mechanisms exactly (densities against draws, clips on screen, frames
@@ -213,7 +213,7 @@ axis.set_xlabel("frame")
 fig
 
 # %% [markdown]
-# *Figure 3. Top: the video. Below, for each law: on the left nine draws, one a line, first clip blue
+# *Figure 3. Top: the video. Below, for each law: on the left nine draws, one per line, first clip blue
 # and second orange; on the right the two clips of the first line.* Under `same` both clips show the
 # same frames, colors and background included. The further apart they are, the more only the
 # handwriting is left in common. In these videos it is there from the first frame to the last, which
@@ -265,7 +265,7 @@ random = [r["headline"] for r in found["decreasing"]]
 
 # %%
 PROBES = {"logistic_top1": "logistic regression", "knn_top1": "kNN", "R@1": "R@1"}
-COLORS = {"decreasing": "C0", "uniform": "C2", "same time": "C1", "one a clip": "C0"}
+COLORS = {"decreasing": "C0", "uniform": "C2", "same time": "C1", "one per clip": "C0"}
 
 
 def scores(results: list[dict], probe: str, who: str = "trained") -> np.ndarray:
@@ -331,7 +331,7 @@ fig
 # as the two laws. Nor should much be expected. The reason that the paper gives for near clips is that
 # a video's content changes, and here what matters never does.
 #
-# ## Part B: one draw a clip, or one a frame
+# ## Part B: one draw per clip, or one per frame
 #
 # ### What it does to a clip
 #
@@ -340,7 +340,7 @@ fig
 # happen while images are decoded, colors on the device); the ablation `per_frame` sets both.
 
 # %%
-VARIANTS = {"none": "no_spatial", "one a clip": "", "one a frame": "per_frame"}
+VARIANTS = {"none": "no_spatial", "one per clip": "", "one per frame": "per_frame"}
 
 
 def views(variant: str, videos: int) -> tuple[np.ndarray, np.ndarray]:
@@ -375,23 +375,23 @@ fig
 
 # %% [markdown]
 # *Figure 6. Change from a frame to the next, averaged over each of the clips: median, quartiles,
-# whiskers and outliers of 32 clips.* One draw a clip leaves the change near the video's own; one draw a frame adds
+# whiskers and outliers of 32 clips.* One draw per clip leaves the change near the video's own; one draw per frame adds
 # its own on top.
 #
 # ### Small runs
 #
-# The runs with one draw a clip are those of part A under the decreasing law.
+# The runs with one draw per clip are those of part A under the decreasing law.
 
 # %%
-augmented = {"one a clip": found["decreasing"]}
-augmented["one a frame"] = [run("per_frame", seed) for seed in SEEDS]
+augmented = {"one per clip": found["decreasing"]}
+augmented["one per frame"] = [run("per_frame", seed) for seed in SEEDS]
 fig = figure.new(7.5, 3)
 draw_probes(fig.subplots(1, 3), augmented)
 tell(augmented)
 fig
 
 # %% [markdown]
-# *Figure 7. Probes after one draw a clip and one a frame; dots are seeds.*
+# *Figure 7. Probes after one draw per clip and one per frame; dots are seeds.*
 #
 # One draw a frame comes out lower in all three means, but by less than two seeds of one recipe
 # differ, so nothing is shown by it. A reason to expect little: the class of a digit is told by its

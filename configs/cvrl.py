@@ -71,7 +71,7 @@ def ucf6_supervised(c):
 
 
 def demo_supervised(c):
-  """The demo's network trained with labels from scratch: crops alone, one clip a video."""
+  """The demo's network trained with labels from scratch: crops alone, one clip per video."""
   recipes.demo(c)
   c.epochs, c.data.clips, c.data.interval.distribution = 36.0, 1, "independent"
   augment.presets.none(c.augment)

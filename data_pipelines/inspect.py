@@ -191,7 +191,7 @@ def _split_text(name: str, counts: dict[str, Any]) -> str:
   ]
   for title, key in (
     ("seconds", "durations"),
-    ("frames a second", "fps"),
+    ("frames per second", "fps"),
     ("size in the files", "size"),
     ("size stored", "stored_size"),
     ("classes", "classes"),
@@ -213,7 +213,7 @@ def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
     [
       f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; of {len(chosen)} read:",
       f"  frames: {min(lengths)} to {max(lengths)}, median {int(np.median(lengths))}",
-      f"  frames a second: {_histogram(rates)}",
+      f"  frames per second: {_histogram(rates)}",
       f"  classes: {_histogram(labels)}",
     ]
   )

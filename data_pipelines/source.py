@@ -81,9 +81,9 @@ class Source(Protocol):
 
     Args:
       batch_size: videos a global batch.
-      clips: evenly spaced clips a video (`sampler.eval_starts`).
+      clips: evenly spaced clips per video (`sampler.eval_starts`).
       crops: squares along the longer side: 3 are left, centre, right or top, centre, bottom.
-      frames: frames a clip.
+      frames: frames per clip.
       stride: source frames from one to the next.
       resize: short side before cropping, pixels.
       size: side of the squares, pixels, at most `resize`.
@@ -160,7 +160,7 @@ def steps_per_epoch(videos: int, batch_size: int, *, split: str) -> int:
     raise UserError(f"config.batch_size: {batch_size} is not a number of videos.")
   if batch_size > videos:
     raise UserError(
-      f"config.batch_size: {batch_size} videos a batch, but split {split!r} has {videos}; "
+      f"config.batch_size: {batch_size} videos per batch, but split {split!r} has {videos}; "
       f"set it to {videos} or less."
     )
   return videos // batch_size

@@ -44,7 +44,7 @@ def data() -> ConfigDict:
   c.train_split = "train"
   c.eval_split = "test"
   c.clips = 2  # R: clips drawn from each video
-  c.frames = 16  # T: frames a clip
+  c.frames = 16  # T: frames per clip
   c.stride = 2  # source frames between two frames of a clip
   c.size = 224  # side of the square clip, pixels
   c.fraction = 1.0  # share of the training videos used, chosen by seed
@@ -67,21 +67,21 @@ def data() -> ConfigDict:
   # Squares instead, their side so large a share of the short side: what scaling that side to
   # [256, 320] and cutting out 224 is as (0.7, 0.875), whatever the frame's shape; 0 for none.
   c.crop.short = (0.0, 0.0)
-  c.crop.consistent = True  # one crop a clip; False: one a frame
+  c.crop.consistent = True  # one crop per clip; False: one per frame
 
   c.eval = ConfigDict()  # test-time views
-  c.eval.clips = 10  # clips a video, evenly spaced
+  c.eval.clips = 10  # clips per video, evenly spaced
   c.eval.crops = 3  # squares along the longer side
   c.eval.frames = 32
   c.eval.stride = 2
   c.eval.resize = 256  # short side before cropping, pixels
   c.eval.size = 256
-  c.eval.batch_size = 8  # videos a batch
+  c.eval.batch_size = 8  # videos per batch
 
   c.synthetic = ConfigDict()  # the NumPy-only sources
   c.synthetic.videos = 256
   c.synthetic.eval_videos = 64
-  c.synthetic.length = 48  # frames a video
+  c.synthetic.length = 48  # frames per video
   c.synthetic.classes = 8
 
   c.localization = localization()  # feature sequences of untrimmed videos
@@ -144,7 +144,7 @@ def augment() -> ConfigDict:
   c.solarize_p = (0.0, 0.2)  # by view
   c.solarize_threshold = 0.5
   c.rotation_p = 0.0  # by a random multiple of 90 degrees
-  c.consistent = True  # one draw a clip; False: one a frame
+  c.consistent = True  # one draw per clip; False: one per frame
   c.mean = (0.0, 0.0, 0.0)  # subtracted after augmentation
   c.std = (1.0, 1.0, 1.0)
   return c
@@ -218,11 +218,11 @@ def shared() -> ConfigDict:
   c.job = "pretrain"  # pretrain | linear_probe
   c.method = ""  # a module of vssl_jax/methods; its own fields are config.<method>
   c.seed = 0
-  c.batch_size = 1024  # videos a step, over all devices
+  c.batch_size = 1024  # videos per step, over all devices
   c.epochs = 200.0
   c.steps = 0  # overrides epochs when positive
   c.steps_per_epoch = 0  # filled in from the data
-  c.accumulate = 1  # micro-batches a step
+  c.accumulate = 1  # micro-batches per step
   c.data = data()
   c.augment = augment()
   c.encoder = encoder()
@@ -259,7 +259,7 @@ def shared() -> ConfigDict:
   c.probe.momentum = 0.9
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
-  c.probe.clips = 1  # clips of each video a step: more of them cost less reading
+  c.probe.clips = 1  # clips of each video per step: more of them cost less reading
   c.probe.flip = 0.5
   c.probe.crop_area = (0.3, 1.0)
   c.probe.crop_aspect = (0.5, 2.0)

@@ -57,7 +57,7 @@ class Interval:
 
 
 def from_config(interval: Any, clips: int) -> Interval:
-  """Checks `config.data.interval` for `clips` clips a video.
+  """Checks `config.data.interval` for `clips` clips per video.
 
   Raises:
     UserError: an unknown distribution or unit, a value out of range, or a distribution of pairs
@@ -72,7 +72,7 @@ def from_config(interval: Any, clips: int) -> Interval:
   if result.unit not in ("frames", "seconds"):
     raise UserError(f"{where}.unit: {result.unit!r} is neither 'frames' nor 'seconds'.")
   if clips < 1:
-    raise UserError(f"config.data.clips: {clips} clips a video; give at least 1.")
+    raise UserError(f"config.data.clips: {clips} clips per video; give at least 1.")
   if clips > 2 and result.distribution not in ("independent", "same"):
     raise UserError(
       f"{where}.distribution: {result.distribution!r} relates two clips but config.data.clips is "
@@ -87,7 +87,7 @@ def from_config(interval: Any, clips: int) -> Interval:
       f"{where}.min_seconds: the distribution {result.distribution!r} leaves no interval to draw."
     )
   if result.min_seconds and clips < 2:
-    raise UserError(f"{where}.min_seconds: one clip a video has no span; set it to 0.")
+    raise UserError(f"{where}.min_seconds: one clip per video has no span; set it to 0.")
   if 0 < result.max_seconds < result.min_seconds:
     raise UserError(
       f"{where}: min_seconds is {result.min_seconds}, above max_seconds {result.max_seconds}."
@@ -179,9 +179,9 @@ def starts(
     length: int `[...]`, frames in the video, at least 1.
     frames: frames in a clip.
     stride: source frames from one frame of the clip to the next.
-    clips: clips a video, R.
+    clips: clips per video, R.
     interval: relation between the starts; CVRL's distribution by default.
-    fps: frames a second `[...]`, read only where `interval.needs_fps`.
+    fps: frames per second `[...]`, read only where `interval.needs_fps`.
 
   Returns:
     int64 `[..., R]`, each in [0, m).

@@ -21,7 +21,7 @@ import numpy as np
 from vssl_jax.errors import UserError
 
 CLASSES = tuple("0123456789")
-FPS = 8.0  # frames a second, where spans are in seconds: a shot lasts half a second to one
+FPS = 8.0  # frames per second, where spans are in seconds: a shot lasts half a second to one
 FIRST_TEST_IMAGE = 1415  # where the twelfth form begins
 _CELLS = 8  # side of scikit-learn's images
 _MARGIN = 2  # blank cells added around a digit
@@ -35,7 +35,7 @@ class DigitsConfig:
   """What a video looks like; every pair is the range of a uniform draw.
 
   Attributes:
-    length: frames a video.
+    length: frames per video.
     size: side of the square frame, pixels.
     videos_per_image: videos made from each image.
     shot: frames from one cut to the next (integers, both ends included).

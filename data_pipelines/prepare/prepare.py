@@ -69,12 +69,12 @@ def prepare(
     flat: take all videos of a folder, at any depth, as unlabelled.
     labels: text file with one class name a line, in the order of their indices; by default the
       names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
-    fps: frames a second to store, by time stamps; 0 keeps each video's own frames.
+    fps: frames per second to store, by time stamps; 0 keeps each video's own frames.
     short_side: pixels of the shorter side, aspect kept, never enlarged; 0 keeps the size.
     quality: JPEG quality, 1 to 100.
     max_seconds: longest record; longer videos become several; 0 never splits.
-    shards: shards a split; 0 chooses by the size of the video files.
-    workers: processes; 0 takes one a core.
+    shards: shards per split; 0 chooses by the size of the video files.
+    workers: processes; 0 takes one per core.
     timeout: seconds that a video may take before it counts as unreadable; a longer one than
       `max_seconds` has as long for each of its records. 0 sets no limit; with one worker everything
       happens in this process then.
@@ -244,12 +244,12 @@ def _parser() -> argparse.ArgumentParser:
   add("--root", metavar="DIR", help="where a CSV's relative paths start (the CSV's folder)")
   add("--flat", action="store_true", help="take all videos of a folder as unlabelled")
   add("--labels", metavar="FILE", help="class names in the order of their indices (sorted)")
-  add("--fps", type=float, default=0.0, help="frames a second (0: each video's own)")
+  add("--fps", type=float, default=0.0, help="frames per second (0: each video's own)")
   add("--short_side", type=int, default=256, help="pixels, never enlarged (256; 0: as it is)")
   add("--quality", type=int, default=85, help="JPEG quality (85)")
   add("--max_seconds", type=float, default=120.0, help="longest record (120; 0: never split)")
-  add("--shards", type=int, default=0, help="shards a split (0: by the size of the files)")
-  add("--workers", type=int, default=0, help="processes (0: one a core)")
+  add("--shards", type=int, default=0, help="shards per split (0: by the size of the files)")
+  add("--workers", type=int, default=0, help="processes (0: one per core)")
   add(
     "--timeout",
     type=float,

@@ -19,7 +19,7 @@ from data_pipelines.videos.video_list import Entry
 from vssl_jax.errors import UserError
 
 STATE = ".prepare"  # folder of the finished shards' results
-_SOURCE_BYTES = 64 << 20  # video files' bytes a shard: about half a gigabyte of JPEGs
+_SOURCE_BYTES = 64 << 20  # video files' bytes per shard: about half a gigabyte of JPEGs
 _FEWEST = 16  # shards, where there are that many videos: work for that many processes
 _RECORD_BYTES = (2 << 30) - (1 << 20)  # protobuf's limit
 

@@ -143,7 +143,7 @@ def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
 
 
 def label_lines(path: str | os.PathLike) -> tuple[str, ...]:
-  """Class names by index from a text file, one a line: a blank line within keeps its index.
+  """Class names by index from a text file, one per line: a blank line within keeps its index.
 
   Raises:
     OSError: the file cannot be read.

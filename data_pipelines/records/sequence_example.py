@@ -37,7 +37,7 @@ class Video:
 
   Attributes:
     frames: JPEG of every frame, in time.
-    fps: frames a second; 0 if unknown.
+    fps: frames per second; 0 if unknown.
     label: class index; −1 if unknown.
     label_text: class name; empty if unknown.
     filename: path of the video, relative to the data set's root.

@@ -5,7 +5,7 @@
 * a `.npz` file with `features` `[V, L, D]` and, if wanted, `label` `[V]`, `length` `[V]` (frames
   that count, from the front), `subset` `[V]` (compared with the split's name as text) and
   `label_names`;
-* a folder of `.npy` files (`[L, D]`, one a video) or of `.npz` files with such an array under
+* a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array under
   `features`. `labels.csv` (`path,label[,split]`) names the files in use; without it all files
   under the folder `split`, or all there are, count, labelled by the class folder they lie in.
 
@@ -58,7 +58,7 @@ class FeatureSource(NumpySource):
     fingerprint = fingerprint or fingerprint_lib.of_arrays(sequences, rows)
     super().__init__(data, len(sequences), fingerprint=fingerprint, **kwargs)
     if data.frames < 1:
-      raise UserError(f"config.data.frames: {data.frames} frames a sequence; give at least 1.")
+      raise UserError(f"config.data.frames: {data.frames} frames per sequence; give at least 1.")
     self.label_names = tuple(label_names)
     self._frames, self._sequences = data.frames, sequences
     self._labels = np.full(len(sequences), -1) if labels is None else np.asarray(labels)

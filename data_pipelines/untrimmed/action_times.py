@@ -24,7 +24,7 @@ class Lengths:
   Attributes:
     actions: float `[A]`, lengths of actions, seconds.
     gaps: float `[G]`, time from the start or an action's end to the next start, seconds.
-    counts: int `[B]`, actions a video.
+    counts: int `[B]`, actions per video.
   """
 
   actions: np.ndarray
@@ -33,7 +33,7 @@ class Lengths:
 
 
 def typical() -> Lengths:
-  """Log-normal actions of 3 s and gaps of 8 s in the median, 1 to 40 actions a video, 8 mostly."""
+  """Log-normal actions of 3 s and gaps of 8 s in the median, 1 to 40 per video, mostly 8."""
   rng = np.random.default_rng(0)
   return Lengths(
     np.clip(np.exp(rng.normal(np.log(3), 0.8, 1000)), 0.7, 40),

@@ -1,7 +1,7 @@
 """Untrimmed videos as feature sequences, labelled by the actions that occur somewhere in them.
 
-`config.data.path` is a folder of `<video>.npy` files `[L, D]`, one a video, or of such folders, one
-a stream (`config.data.localization.streams`), joined along D. Ground truth is a JSON file in
+`config.data.path` is a folder of `<video>.npy` files `[L, D]`, one per video, or of such folders,
+one per stream (`config.data.localization.streams`), joined along D. Ground truth is a JSON file in
 ActivityNet's format: `config.data.localization.annotations`, or `annotations.json` in the folder.
 Of it training sees the classes of a video alone, but for analyses that ask for more
 (`config.data.localization.truth`). Splits are the file's subsets.
@@ -100,7 +100,7 @@ class LocalizationSource(NumpySource):
     mark = fingerprint.of(features, repr(chosen), dataset.step_seconds, dataset.label_names)
     super().__init__(data, len(chosen), fingerprint=mark, split=split, **kwargs)
     if data.frames < 1:
-      raise UserError(f"config.data.frames: {data.frames} steps a sequence; give at least 1.")
+      raise UserError(f"config.data.frames: {data.frames} steps per sequence; give at least 1.")
     self._sampling = data.localization.sampling
     if self._sampling not in ("sample", "pad"):
       raise UserError(

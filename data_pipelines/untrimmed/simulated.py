@@ -49,7 +49,7 @@ class SimulationSettings:
 
   Attributes:
     classes: C, where the actions' times are made up.
-    scenes: different scenes; class c has scene c mod this. 0 for one a class.
+    scenes: different scenes; class c has scene c mod this. 0 for one per class.
     width: D.
     phases: prototypes of an action, in their order from its start to its end.
     action: strength of an action.

@@ -40,7 +40,7 @@ class FrameSettings:
   """How frames are stored.
 
   Attributes:
-    fps: frames a second, drawn by time stamps; 0 keeps the video's own frames.
+    fps: frames per second, drawn by time stamps; 0 keeps the video's own frames.
     short_side: pixels of the shorter side; larger frames shrink to it, none grows; 0 keeps all.
     quality: JPEG quality, 1 to 100.
     max_seconds: longest part; 0 never splits.
@@ -60,9 +60,9 @@ class Part:
     frames: JPEG of every frame.
     start: seconds from the video's beginning to the first frame.
     end: seconds from the video's beginning to the end of the last frame.
-    fps: frames a second, as stored.
+    fps: frames per second, as stored.
     size: width and height of the stored frames, pixels.
-    source_fps: the file's own frames a second.
+    source_fps: the file's own frames per second.
     source_size: the file's own width and height, pixels, upright.
   """
 
@@ -131,10 +131,10 @@ def frames(
 
   Args:
     path: any container PyAV opens.
-    fps: frames a second, drawn by time stamps; 0 for the video's own.
+    fps: frames per second, drawn by time stamps; 0 for the video's own.
 
   Yields:
-    Seconds from the video's beginning, the frame, and the file's own frames a second as they
+    Seconds from the video's beginning, the frame, and the file's own frames per second as they
     appear so far.
 
   Raises:

@@ -19,10 +19,10 @@ class SnippetSettings:
   """How snippets are cut.
 
   Attributes:
-    frames: T, frames a snippet.
+    frames: T, frames per snippet.
     step: frames from one of a snippet's to the next.
     stride: frames from a snippet's first to the next snippet's first.
-    fps: frames a second that these numbers count, drawn by time stamps; 0 for the video's own.
+    fps: frames per second that these numbers count, drawn by time stamps; 0 for the video's own.
     resize: pixels of the shorter side.
     size: side of the central square that is cut out, pixels, at most `resize`.
   """

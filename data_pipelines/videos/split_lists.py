@@ -1,7 +1,7 @@
 """The official split lists of UCF101 and HMDB51, read as they are published.
 
 UCF101: `trainlist01.txt` (lines `Class/video.avi 1`), `testlist01.txt` (lines `Class/video.avi`)
-and `classInd.txt` (lines `1 Class`). HMDB51: `<class>_test_split1.txt`, one file a class, with
+and `classInd.txt` (lines `1 Class`). HMDB51: `<class>_test_split1.txt`, one file per class, with
 lines `video.avi CODE`: 1 trains, 2 tests, 0 is in neither.
 """
 

@@ -205,7 +205,7 @@ def test_memory_of_value_and_gradient_is_bounded():
 
 # --- Eight devices --------------------------------------------------------------------------------
 
-N, D, DEVICES = 40, 6, 8  # five videos a device; tiles of 3 divide neither 5 nor 40
+N, D, DEVICES = 40, 6, 8  # five videos per device; tiles of 3 divide neither 5 nor 40
 SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
 
 

@@ -72,7 +72,7 @@ def test_too_few_videos_are_told():
 
 @pytest.mark.parametrize(("videos", "suffice"), [(9, True), (6, False), (3, False)])
 def test_what_suffices_is_known_before(videos, suffice):
-  x, y = _blobs(videos)  # of two videos a class, one is left to choose C by
+  x, y = _blobs(videos)  # of two videos per class, one is left to choose C by
   for function in (cross_validation.check, lambda label: cross_validation.evaluate(x, label)):
     if suffice:
       function(y)

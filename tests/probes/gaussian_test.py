@@ -68,7 +68,7 @@ def test_videos_without_a_label_are_left_out():
 
 
 class Source:
-  """Ten videos of three views each, one number a view."""
+  """Ten videos of three views each, one number per view."""
 
   num_videos, label_names = 10, ("a", "b")
 

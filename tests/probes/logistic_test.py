@@ -126,15 +126,15 @@ def test_groups_stay_whole():
 def test_fewer_folds_where_a_class_is_small():
   x, y = _blobs(9)
   assert logistic.evaluate(x, y, x, y, folds=5).folds == 3
-  with pytest.raises(too_few_videos.TooFewVideos, match="too few training videos a class"):
+  with pytest.raises(too_few_videos.TooFewVideos, match="too few training videos per class"):
     logistic.evaluate(x[:3], y[:3], x, y)
 
 
 def test_what_suffices_is_known_before_the_fit():
   label = np.array([0, 0, 0, 1, 1, 1, -1])
   assert len(logistic.check(label, None, 0)) == 3
-  names = ["a", "a", "a", "b", "b", "b", "c"]  # one recording a class
-  with pytest.raises(too_few_videos.TooFewVideos, match="too few training recordings a class"):
+  names = ["a", "a", "a", "b", "b", "b", "c"]  # one recording per class
+  with pytest.raises(too_few_videos.TooFewVideos, match="too few training recordings per class"):
     logistic.check(label, names, 0)
   with pytest.raises(too_few_videos.TooFewVideos, match="two labelled classes"):
     logistic.check(np.array([1, 1, -1]), None, 0)

@@ -1,4 +1,4 @@
-"""Augmentation on the device: uint8 clips in, float32 clips out, one draw a clip."""
+"""Augmentation on the device: uint8 clips in, float32 clips out, one draw per clip."""
 
 from vssl_jax.augment import presets
 from vssl_jax.augment.blur import gaussian_blur

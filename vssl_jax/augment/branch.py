@@ -42,7 +42,7 @@ def over_rows(fn: Callable, *args) -> jax.Array:
   An accelerator takes as many rows at once as keep one float32 copy of the first argument under
   512 MiB, so the memory in flight does not grow with the batch.
 
-  The axis is first cut into one piece a device, and each step takes rows from every piece: a
+  The axis is first cut into one piece per device, and each step takes rows from every piece: a
   batch that is sharded over the devices stays where it is.
 
   Args:

@@ -18,7 +18,7 @@ from vssl_jax.augment.settings import View
 
 OPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]: op at each place
-_USES = 13  # numbers a clip; a use keeps its place for good
+_USES = 13  # numbers per clip; a use keeps its place for good
 
 
 class Draw(NamedTuple):

@@ -148,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--features", action="store_true", help="also write features of --split")
   parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
   parser.add_argument("--split", default="train,test", help="splits, comma-separated")
-  parser.add_argument("--clips", type=int, default=0, help="clips a video; default: the run's")
-  parser.add_argument("--crops", type=int, default=0, help="crops a clip; default: the run's")
+  parser.add_argument("--clips", type=int, default=0, help="clips per video; default: the run's")
+  parser.add_argument("--crops", type=int, default=0, help="crops per clip; default: the run's")
   parser.add_argument("--batch_size", type=int, default=0, help="videos read at a time")
   parser.add_argument("--overwrite", action="store_true", help="replace an export that exists")
   return parser

@@ -56,7 +56,7 @@ def extract(
     out: made if missing; holds features of this checkpoint and these settings only.
     settings: how snippets are cut.
     batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one a core.
+    workers: decoding processes; 0 takes one per core.
     timeout: seconds to wait for a video's next snippet before the video counts as unreadable. 0
       sets no limit; one worker decodes in this process then.
     progress: print a line a video.
@@ -292,14 +292,14 @@ def _parser() -> argparse.ArgumentParser:
   add("--checkpoint", required=True, help="run folder, or folder by vssl_jax.export")
   add("--videos", required=True, help="folder of videos")
   add("--out", required=True, help="folder for the features")
-  add("--frames", type=int, default=16, help="frames a snippet (16)")
+  add("--frames", type=int, default=16, help="frames per snippet (16)")
   add("--step", type=int, default=1, help="frames from one of a snippet's to the next (1)")
   add("--stride", type=int, default=16, help="frames from a snippet to the next (16)")
-  add("--fps", type=float, default=25.0, help="frames a second (25; 0: each video's own)")
+  add("--fps", type=float, default=25.0, help="frames per second (25; 0: each video's own)")
   add("--resize", type=int, help="pixels of the shorter side (as the checkpoint is evaluated)")
   add("--size", type=int, help="side of the central square, pixels (likewise)")
   add("--batch_size", type=int, default=16, help="snippets at a time (16)")
-  add("--workers", type=int, default=0, help="decoding processes (0: one a core)")
+  add("--workers", type=int, default=0, help="decoding processes (0: one per core)")
   add(
     "--timeout",
     type=float,

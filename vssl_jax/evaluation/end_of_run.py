@@ -100,7 +100,7 @@ def _scores(names: list[str], task: Task) -> dict[str, Any]:
     e = task.config.data.eval
     found |= {
       "videos": read,
-      "feature": f"{width} numbers a view after global average pooling, mean over views",
+      "feature": f"{width} numbers per view after global average pooling, mean over views",
       "clips_per_second": sum(read.values()) * e.clips * e.crops / seconds,
       "seconds": seconds,
     }

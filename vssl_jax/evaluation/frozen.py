@@ -235,7 +235,7 @@ RETRIEVAL = Protocol(
   check=check_labels,
 )
 FEW_SHOT = Protocol(
-  "episodes: class means of k training videos a class, cosine",
+  "episodes: class means of k training videos per class, cosine",
   _describe_few_shot,
   _run_few_shot,
   check=_check_few_shot,

@@ -62,8 +62,8 @@ FROM_CHECKPOINT = (
 )
 FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # before version 0.2
 HELP = {
-  "clips": "test clips a video",
-  "crops": "test crops a clip",
+  "clips": "test clips per video",
+  "crops": "test crops per clip",
   "frames": "frames a test clip",
   "stride": "source frames from one to the next of a test clip",
   "resize": "short side before the test crop, pixels",
@@ -76,7 +76,7 @@ HELP = {
   "epochs": "of fine-tuning",
   "batch_size": "of fine-tuning",
   "optimizer": "of fine-tuning: sgd, adamw, lars, adam",
-  "lr": f"of fine-tuning, at {_LR_BATCH} videos a batch",
+  "lr": f"of fine-tuning, at {_LR_BATCH} videos per batch",
   "weight_decay": "of fine-tuning",
   "dropout": "before the classifier while fine-tuning",
   "label_smoothing": "while fine-tuning",
@@ -85,9 +85,9 @@ HELP = {
   "subsets": "semi-supervised: files of videos in place of the shares, see the files written",
   "subset_seeds": "semi-supervised: one subset of each share a seed",
   "semi_epochs": "semi-supervised: epochs of a subset; 0: five times those of fine-tuning",
-  "shots": "few-shot: support videos a class",
+  "shots": "few-shot: support videos per class",
   "ways": "few-shot: classes an episode",
-  "queries": "few-shot: queries a class and episode",
+  "queries": "few-shot: queries per class and episode",
   "episodes": "few-shot: episodes",
   "gallery": "retrieval: queries shown",
   "untrimmed": "localization_features: folder of untrimmed videos",

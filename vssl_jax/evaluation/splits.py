@@ -46,7 +46,7 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
     return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
   if config.probe.linear and config.probe.batch_size < mesh.size:
     raise UserError(
-      f"config.probe.batch_size is {config.probe.batch_size}: give at least one video a device "
+      f"config.probe.batch_size is {config.probe.batch_size}: give at least one video per device "
       f"({mesh.size})."
     )
   return ""

@@ -62,7 +62,7 @@ def write(
   names: Sequence[str],
   label_names: Sequence[str],
 ) -> None:
-  """Writes a subset as tab-separated text: number in the split, class, name; one video a line.
+  """Writes a subset as tab-separated text: number in the split, class, name; one video per line.
 
   Args:
     path: the file; its folder is made.

@@ -93,7 +93,7 @@ def _subset_config(task: Task) -> ConfigDict:
 
 def _describe_semi(task: Task) -> Result:
   chosen = [{"labels": s.group, "name": s.tag, "numbers": s.videos} for s in _chosen(task)]
-  choice = "files given" if task.options.subsets else "class-balanced, at least one video a class"
+  choice = "files given" if task.options.subsets else "class-balanced, at least one video per class"
   return training(_subset_config(task)) | {"subsets": chosen, "choice": choice}
 
 

@@ -44,7 +44,7 @@ def describe(config: ConfigDict) -> str:
     f"parameters: encoder {own:,}, rest of the method {total - own:,}, total {total:,}",
     f"one clip ({d.frames} x {d.size} x {d.size}): {2 * price.macs:,} FLOPs forward "
     f"({price.macs / 1e9:.2f} G multiply-adds), {6 * price.macs:,} to train",
-    f"bytes a clip: {d.frames * d.size * d.size * 3:,} as uint8 from the host, "
+    f"bytes per clip: {d.frames * d.size * d.size * 3:,} as uint8 from the host, "
     f"{price.activation_bytes:,} of activations forward",
     _devices(),
   ]

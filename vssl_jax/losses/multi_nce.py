@@ -1,4 +1,4 @@
-"""InfoNCE of any number of clips a video, positives summed inside the logarithm."""
+"""InfoNCE of any number of clips per video, positives summed inside the logarithm."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     mesh: the devices; embeddings (never logits) are gathered over its axis.
 
   Raises:
-    UserError: clips a video other than two, or a temperature that is not positive.
+    UserError: clips per video other than two, or a temperature that is not positive.
   """
   if config.data.clips != 2:
-    raise UserError(f"config.data.clips is {config.data.clips}: CVRL contrasts 2 clips a video.")
+    raise UserError(f"config.data.clips is {config.data.clips}: CVRL contrasts 2 clips per video.")
   if config.cvrl.temperature <= 0:
     raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
   net = network.build(config)

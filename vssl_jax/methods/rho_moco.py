@@ -75,7 +75,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   net = network.build(config)
   clips = multiclip.build(config, c)
   shuffle = c.shuffle_bn and max(config.encoder.bn_groups, config.head.bn_groups) > 1
-  rows = config.batch_size * (clips.count if c.enqueue == "all" else 1)  # keys a step
+  rows = config.batch_size * (clips.count if c.enqueue == "all" else 1)  # keys per step
   idle = -(-c.queue // rows) if c.wait else 0
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:

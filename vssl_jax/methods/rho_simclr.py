@@ -70,7 +70,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   over_pairs = OVER_PAIRS[multiclip.choose(config, c, "over_pairs", tuple(OVER_PAIRS))]
   if c.over_pairs == "sum" and c.pairs == "joint":
     raise UserError(
-      "config.rho_simclr.over_pairs is 'sum': pairs=joint has one term a clip and none to sum; "
+      "config.rho_simclr.over_pairs is 'sum': pairs=joint has one term per clip and none to sum; "
       "leave it at 'mean'."
     )
   if c.block_size < 0:

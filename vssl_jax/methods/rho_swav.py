@@ -54,7 +54,7 @@ def defaults() -> ConfigDict:
   c.prototypes = 1000  # K
   c.normalize = True  # prototypes to unit length after each update
   c.freeze_epochs = 1.0  # prototypes stay as they are
-  c.epsilon = 0.05  # of Sinkhorn; smaller is nearer to one prototype a clip
+  c.epsilon = 0.05  # of Sinkhorn; smaller is nearer to one prototype per clip
   c.iterations = 3  # of Sinkhorn; 0 leaves the softmax of scores / ε
   c.codes_from = 2  # clips that get codes, counted from the first; 0 = all
   c.queue = 0  # embeddings of earlier batches beside each coded clip's, for Sinkhorn

@@ -84,7 +84,7 @@ def is_full(queue: Queue) -> jax.Array:
 
 
 def statistics(queue: Queue, rows: int) -> dict[str, jax.Array]:
-  """Monitors of a queue that gets `rows` rows a step.
+  """Monitors of a queue that gets `rows` rows per step.
 
   Args:
     queue: any.

@@ -90,7 +90,7 @@ def evaluate(
 
   Returns:
     For each of `baselines.BASELINES` `top1`, `top5`, how it was fitted, and `numbers`, the
-    numbers a video that it sees.
+    numbers per video that it sees.
 
   Raises:
     UserError: a split is empty or has no labels.

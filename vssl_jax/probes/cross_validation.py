@@ -43,9 +43,9 @@ def evaluate(
   """Logistic regression and nearest neighbours, each fold held out once.
 
   Args:
-    features: float `[V, F]`, one row a video.
+    features: float `[V, F]`, one row per video.
     label: int `[V]`; videos with a negative label are left out.
-    groups: one name a video; videos of one group stay in one fold, and within it in one of the
+    groups: one name per video; videos of one group stay in one fold, and within it in one of the
       folds that choose C.
     folds: fewer where a class has fewer videos or groups.
     seed: of the folds.

@@ -24,7 +24,7 @@ Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
 Apply = Callable[[Variables, jax.Array], jax.Array]
 
-_ARRAYS = ("features", "label", "video", "offset")  # the fields with one row a video
+_ARRAYS = ("features", "label", "video", "offset")  # the fields with one row per video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,7 @@ def combine(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Joins rows of videos: of all batches, of all processes, sorted by `video`, each video once.
 
   Args:
-    parts: one dict a batch; every array has one row a video, and `video` is the index.
+    parts: one dict a batch; every array has one row per video, and `video` is the index.
 
   Raises:
     UserError: this process has no video at all.

@@ -34,7 +34,7 @@ def evaluate(
     query_label: int `[Q]`.
     shots: k.
     ways: n; at most the classes with k support videos and a query.
-    per_class: queries a class and episode, fewer where there are not as many.
+    per_class: queries per class and episode, fewer where there are not as many.
     episodes: at least 2.
     seed: of the episodes.
 

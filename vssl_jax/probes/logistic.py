@@ -83,7 +83,7 @@ def evaluate(
   which changes no prediction and saves time.
 
   Args:
-    train: float [V, F], one row a video (the mean over its views).
+    train: float [V, F], one row per video (the mean over its views).
     train_label: int [V]; videos with a negative label are left out.
     test: float [U, F].
     test_label: int [U]; likewise.
@@ -277,7 +277,7 @@ def fit(
   test_label: np.ndarray,
   names: Sequence[str],
 ) -> Result:
-  """Logistic regression on features, one row a video, C chosen by folds of whole recordings.
+  """Logistic regression on features, one row per video, C chosen by folds of whole recordings.
 
   Args:
     config: `seed` is read.

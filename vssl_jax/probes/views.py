@@ -28,7 +28,7 @@ class Source(Protocol):
     """Shuffled batches without end."""
 
   def eval_batches(self, batch_size: int, **views: int) -> Iterator[features.Batch]:
-    """One ordered pass; S = clips·crops views a video, crops running fastest."""
+    """One ordered pass; S = clips·crops views per video, crops running fastest."""
 
 
 class Cached:

@@ -87,7 +87,7 @@ def make_step(
     tx: the optimizer.
     rate: learning rate by update, for the log only; `tx` applies its own.
     seed: of all random draws.
-    accumulate: micro-batches a step.
+    accumulate: micro-batches per step.
     mesh: state laid out over it, batches split by its axis.
 
   Returns:

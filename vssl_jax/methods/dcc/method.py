@@ -6,7 +6,7 @@ Lee et al.'s BaS-Net (AAAI 2020). No code of DCC is public; what no source state
   X → BaS-Net     → w, CAS of both branches, embeddings
   CAS → scores    → L_base + L_supp + 1e-4 Σ w             the labels, see `losses.bas_net`
   CAS → Â         → k-means on the embeddings → S          pseudo-labels and what they are worth
-  Â, S, embedding → M action and M background regions a class, kept in a memory of all videos
+  Â, S, embedding → M action and M background regions per class, kept in a memory of all videos
   regions         → β L_dcc                                see `losses.dcc`
 
 Pseudo-labels come from activations without dropout. In the first `warmup` of the run β is 0 and the
