@@ -82,7 +82,9 @@ def _present_name(argument: str) -> str:
 def _parse(argv: list[str]) -> list[str]:
   """Flags and config, with anything wrong in them told in one line."""
   try:
-    rest = flags.FLAGS([_present_name(x) for x in argv])
+    # ml_collections looks for its overrides in sys.argv itself.
+    sys.argv = [_present_name(x) for x in argv]
+    rest = flags.FLAGS(sys.argv)
     if _CONFIG.value is not None:
       _ = _CONFIG.value.name  # a config file that failed to load says so only when it is read
   except Exception as e:
