@@ -13,7 +13,7 @@ from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import monitor, splits
 from vssl_jax.jobs import pretrain
-from vssl_jax.training import loop, metrics_log, sources
+from vssl_jax.training import checkpoints, loop, metrics_log, sources
 
 
 class Brightness(nn.Module):
@@ -100,6 +100,18 @@ def test_the_evaluation_split_is_never_opened(tmp_path, monkeypatch):
   outcome = pretrain.pretrain(c, tmp_path)
   assert "knn_top1" in outcome["final"]
   assert set(opened) == {"train"}
+
+
+def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_path):
+  values = {"knn.every_epochs": 1.0, "knn.held_out": 0.25, "probe.run": False}
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
+  outcome = pretrain.pretrain(c, tmp_path)
+  assert outcome["train_videos"] == 18
+  kept = checkpoints.load_config(tmp_path).data.fingerprint
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **(values | {"knn.every_epochs": 0.0}))
+  with pytest.raises(UserError, match=r"data\.fingerprint"):
+    pretrain.pretrain(c, tmp_path)
+  assert kept == checkpoints.load_config(tmp_path).data.fingerprint
 
 
 def test_unlabelled_data_and_bad_fields_are_told(monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -90,7 +92,12 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
     raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
   source = sources.load_source(config, config.data.train_split)
+  source, held = _without_held_out(config, source)
   config = methods.resolve(config, source)
+  if len(held):  # a run that goes on must do so without the same videos
+    with config.unlocked():
+      told = f"{config.data.fingerprint} without {held.tolist()}"
+      config.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
@@ -106,6 +113,14 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   splits = splits_lib.splits(config) if itself else []
   watch = monitor.build(config, method, evaluator, mesh)
   return Run(config, workdir, mesh, source, method, evaluator, splits, watch)
+
+
+def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.ndarray]:
+  """The training videos, less those that the monitor asks with, where labels are learnt."""
+  if config.knn.every_epochs <= 0 or not methods.learns_from_labels(config):
+    return source, np.empty(0, int)
+  rest, held = splits_lib.hold_out(source, config.knn.held_out, config.seed)
+  return source.only(rest), held
 
 
 def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:

@@ -2,8 +2,8 @@
 
 A module here has `defaults()` (its config fields) and `build(config, mesh) -> Method`, and may have
 `resolve(config, source)` (fields that come from the data), `evaluator(config, mesh) -> Evaluator`,
-`STARTS_FROM_ENCODER` (its `build` takes `encoder_variables`) and `UNDECISIVE` (its fields that
-change no number of the training).
+`STARTS_FROM_ENCODER` (its `build` takes `encoder_variables`), `LEARNS_FROM_LABELS` (of clips), and
+`UNDECISIVE` (its fields that change no number of the training).
 """
 
 import importlib
@@ -115,6 +115,11 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
   """What scores the method of a resolved config beside the probes of its encoder."""
   module = load(config.method)
   return module.evaluator(config, mesh) if hasattr(module, "evaluator") else Evaluator()
+
+
+def learns_from_labels(config: ConfigDict) -> bool:
+  """Whether a config's method sees the labels of the clips that it trains on."""
+  return bool(getattr(load(config.method), "LEARNS_FROM_LABELS", False))
 
 
 def undecisive_fields(method: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from vssl_jax.methods.base import Batch, Evaluator, Loss, Method, Params, Variab
 from vssl_jax.models import heads
 from vssl_jax.probes import classifier as classifier_lib
 
-STARTS_FROM_ENCODER = True
+STARTS_FROM_ENCODER = LEARNS_FROM_LABELS = True
 
 
 @flax.struct.dataclass
