@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -22,7 +23,9 @@ _SEEK_FROM = 10.0  # seconds; nearer spans are reached by decoding, which is exa
 _SEEK_MARGIN = 5.0
 _LONGEST_GAP = 60.0  # seconds between two frames before the time stamps count as broken
 # PyAV before 19 cannot open a file whose title is no UTF-8, unless told so.
-_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+_LENIENT: dict[str, Any] = (
+  {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 _LEAST_SHARE = 0.8  # of the frames that a container declares, before it counts as cut off
 _Timed = tuple[float, av.VideoFrame]  # seconds from the video's beginning, frame
 _TURNS = {
