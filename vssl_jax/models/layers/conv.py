@@ -58,7 +58,8 @@ def conv3d(
     raise UserError(f"config.encoder.conv = {lowering!r} is unknown: use {choices}")
   if lowering == "auto":
     lowering = {"cpu": "cpu", "gpu": "fold"}.get(jax.default_backend(), "lax")
-  pad = pads(x.shape[1:4], kernel.shape[:3], strides, padding)
+  first, second, third = pads(x.shape[1:4], kernel.shape[:3], strides, padding)
+  pad = (first, second, third)
   if lowering == "lax":
     return lax.conv_general_dilated(
       x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")
