@@ -172,6 +172,6 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
 def _mark_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
   if not axes:
     return x
-  if not hasattr(lax, "pcast") and hasattr(lax, "pvary"):  # JAX before 0.9
+  if not hasattr(lax, "pcast") and hasattr(lax, "pvary"):  # an older JAX
     return lax.pvary(x, axes)
   return lax.pcast(x, axes, to="varying")

@@ -141,7 +141,8 @@ def _fraction(x: Gaussians, y: Gaussians, d: int, width: int) -> tuple[jax.Array
   if width == 1:
     bottom = x.variance[d][:, None] + y.variance[d][None, :]
     top = jnp.square(x.mean[d][:, None] - y.mean[d][None, :])
-    if x.spread is not None and y.spread is not None:
+    if x.spread is not None:
+      assert y.spread is not None  # both or none, as was checked
       top += x.spread[d][:, None] + y.spread[d][None, :]
     return top, bottom
   half = width // 2

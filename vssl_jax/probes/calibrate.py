@@ -100,8 +100,8 @@ def calibrate(
     key: np.maximum(x - _mean_squared(mean, key), 0.0) if key[-1] == "var" else x
     for key, x in mean.items()
   }
-  stats = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
-  return {**variables, "batch_stats": traverse_util.unflatten_dict(stats)}
+  flat = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
+  return {**variables, "batch_stats": traverse_util.unflatten_dict(flat)}
 
 
 def _mean_squared(stats: Mapping[Path, np.ndarray], key: Path) -> np.ndarray:
