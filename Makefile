@@ -51,9 +51,10 @@ test-lowest:  ## the fast tests with the lowest versions that setup.cfg allows, 
 test-no-tensorflow:  ## the fast tests without the extra data, in .venv-core
 	$(MAKE) test-fast VENV=.venv-core EXTRAS=test
 
-lint: $(VENV)/.installed  ## lint alone
+lint: $(VENV)/.installed  ## lint alone: style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.installed  ## rewrite to the house style
 	$(BIN)/ruff check --fix .

@@ -151,7 +151,7 @@ def _drawable(caption: str) -> str:
   """A caption with the characters escaped that Matplotlib's font lacks (it would warn of each)."""
   from matplotlib import font_manager
 
-  known = font_manager.get_font(font_manager.findfont(None)).get_charmap()
+  known = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
   return "".join(
     c if c == "\n" or ord(c) in known else c.encode("unicode_escape").decode() for c in caption
   )

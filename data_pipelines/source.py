@@ -8,8 +8,8 @@ run restarts at any batch without replaying, and hosts need no word with each ot
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from data_pipelines import optional
 from vssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Example = dict[str, np.ndarray | np.generic]  # one row of a batch
+Batches = Generator[Batch]  # to be closed, so that readers end with it
 
 _MODULES: Mapping[str, str] = {
   "tfrecord": "data_pipelines.sources.tfrecord",
@@ -36,24 +38,47 @@ _SUBSET = 0xFFFFFFFF  # stands where the epoch does, in the key of the `fraction
 
 
 class Source(Protocol):
-  """A split of a data set, cut into batches.
+  """A split of a data set, cut into batches."""
 
-  Attributes:
-    num_videos: videos in use, V; `fraction` is already applied.
-    label_names: class names by label index; empty where the data has none.
-    steps_per_epoch: V // batch_size; each epoch leaves out another remainder.
-    unreadable: times a video could not be read, so far; see `data_pipelines.clips.clip_source`.
-    fingerprint: hex; changes with the split's videos or their order, not with the folder they lie
-      in, `fraction` or seed. A run that goes on must find the one it began with.
-  """
+  @property
+  def num_videos(self) -> int:
+    """Videos in use, V; `fraction` is already applied."""
+    ...
 
-  num_videos: int
-  label_names: tuple[str, ...]
-  steps_per_epoch: int
-  unreadable: int
-  fingerprint: str
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """Class names by label index; () where the data has none."""
+    ...
 
-  def train_batches(self, start: int = 0) -> Iterator[Batch]:
+  @property
+  def video_names(self) -> tuple[str, ...]:
+    """Each video's own name, by its number in the batches; () where the data has none."""
+    ...
+
+  @property
+  def unreadable(self) -> int:
+    """Times a video could not be read, so far; see `data_pipelines.clips.clip_source`."""
+    ...
+
+  @property
+  def fingerprint(self) -> str:
+    """Hex; changes with the split's videos or their order.
+
+    Not with the folder they lie in, `fraction` or seed. A run that goes on must find the one it
+    began with.
+    """
+    ...
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """V // batch_size; each epoch leaves out another remainder.
+
+    Raises:
+      UserError: the split has fewer videos than one batch.
+    """
+    ...
+
+  def train_batches(self, start: int = 0) -> Batches:
     """Endless batches, the first being batch number `start` of the run.
 
     Yields this process's rows of the global batch, N of them: `clips` uint8 `[N, R, T, H, W, C]`,
@@ -76,7 +101,7 @@ class Source(Protocol):
     stride: int,
     resize: int,
     size: int,
-  ) -> Iterator[Batch]:
+  ) -> Batches:
     """One ordered pass over the split; rows that pad the last batch have `valid` False.
 
     Args:
@@ -93,6 +118,22 @@ class Source(Protocol):
       `label` int32 `[N]`, `video` int64 `[N]`, `offset` int32 `[N, S]`, `valid` bool `[N]`.
     """
     ...
+
+
+class Wrapped:
+  """Another source as it is; a subclass changes some of what passes through.
+
+  Its `only` is the other source's own, without the change.
+
+  Args:
+    source: the other.
+  """
+
+  def __init__(self, source: Source):
+    self._source = source
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
 
 
 def load(
@@ -218,6 +259,7 @@ class NumpySource:
     self.ids = subset(total, data=data, split=split, seed=seed)
     self.num_videos = len(self.ids)
     self.label_names: tuple[str, ...] = ()
+    self.video_names: tuple[str, ...] = ()
     self.unreadable = 0
     self._batch_size, self._seed, self._split = batch_size, seed, split
     self._processes = process_index, process_count
@@ -228,22 +270,23 @@ class NumpySource:
     """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
     return steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
-  def only(self, videos: Sequence[int]) -> NumpySource:
+  def only(self, videos: Sequence[int]) -> Self:
     """See `Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]
     few.num_videos = len(few.ids)
+    few.video_names = tuple(self.video_names[v] for v in videos) if self.video_names else ()
     return few
 
-  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+  def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """One training example; `video` counts the videos in use."""
     raise NotImplementedError
 
-  def eval_example(self, video: int, **views: int) -> Batch:
+  def eval_example(self, video: int, **views: int) -> Example:
     """One video's test views; `views` are the keyword arguments of `eval_batches`."""
     raise NotImplementedError
 
-  def train_batches(self, start: int = 0) -> Iterator[Batch]:
+  def train_batches(self, start: int = 0) -> Batches:
     """See `Source`."""
     steps = self.steps_per_epoch
     order_of, order = -1, np.zeros(0, np.int64)
@@ -260,7 +303,7 @@ class NumpySource:
       )
       step += 1
 
-  def eval_batches(self, batch_size: int, **views: int) -> Iterator[Batch]:
+  def eval_batches(self, batch_size: int, **views: int) -> Batches:
     """See `Source`."""
     rows = local_rows(batch_size, *self._processes)
     for first in range(0, self.num_videos, batch_size):
@@ -271,5 +314,5 @@ class NumpySource:
       yield batch
 
 
-def _stack(examples: list[Batch]) -> Batch:
+def _stack(examples: Sequence[Example]) -> Batch:
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}

@@ -31,6 +31,7 @@ class Source:
   """32 videos of fixed features; batch k depends on (seed, k) alone."""
 
   num_videos, steps_per_epoch, label_names = 32, 4, ("a", "b")
+  video_names, unreadable, fingerprint = (), 0, ""
 
   def __init__(self, batch_size=8, poison=-1):
     self.batch_size, self.poison = batch_size, poison

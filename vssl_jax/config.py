@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 
-ConfigDict = ml_collections.ConfigDict
 # Published linear probes: fields of `config.probe`, whose defaults are CVRL's.
 LINEAR_PROBES: dict[str, dict[str, Any]] = {
   "cvrl": {},  # Qian et al. 2021, section 4.1, and its code

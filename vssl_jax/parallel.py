@@ -54,7 +54,9 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   from that cache, and then devices wait for each other for ever (jaxlib 0.10).
   """
   devices = devices if devices is not None else jax.devices()
-  if len(devices) > 1 and devices[0].platform == "cpu" and jax.config.jax_enable_compilation_cache:
+  on_host = len(devices) > 1 and devices[0].platform == "cpu"
+  # JAX makes the attribute at run time.
+  if on_host and jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # whether it is used is asked once, at the first compilation
   return Mesh(np.asarray(devices), (AXIS,))
@@ -170,4 +172,6 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
 def _mark_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
   if not axes:
     return x
-  return lax.pcast(x, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, axes)
+  if not hasattr(lax, "pcast") and hasattr(lax, "pvary"):  # an older JAX
+    return lax.pvary(x, axes)
+  return lax.pcast(x, axes, to="varying")

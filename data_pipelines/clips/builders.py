@@ -152,7 +152,8 @@ class StepsBuilder:
     steps = tuple(self._steps)
 
     def run(features: Features) -> Features:
-      features, state = dict(features), {}
+      features = dict(features)
+      state: dict[str, Any] = {}
       for step in steps:
         extra = (state,) if step.stateful else ()
         if step.feature_name:

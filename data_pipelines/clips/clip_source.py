@@ -14,8 +14,8 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import tensorflow as tf
@@ -32,17 +32,22 @@ _PRIVATE = (steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "want
 
 
 class Store(Protocol):
-  """Videos by number.
+  """Videos by number."""
 
-  Attributes:
-    codec: how their frames are stored.
-    label_names: class names by label index, or ().
-    fingerprint: of the videos; see `source.Source`.
-  """
+  @property
+  def codec(self) -> steps_lib.Codec:
+    """How their frames are stored."""
+    ...
 
-  codec: steps_lib.Codec
-  label_names: tuple[str, ...]
-  fingerprint: str
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """Class names by label index, or ()."""
+    ...
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the videos; see `source.Source`."""
+    ...
 
   def __len__(self) -> int:
     """Number of videos."""
@@ -113,7 +118,7 @@ class ClipSource:
     """See `source.Source`."""
     return self._store.fingerprint
 
-  def only(self, videos: Sequence[int]) -> ClipSource:
+  def only(self, videos: Sequence[int]) -> Self:
     """See `source.Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]
@@ -122,7 +127,7 @@ class ClipSource:
     few.__dict__.pop("video_names", None)
     return few
 
-  def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
+  def train_batches(self, start: int = 0) -> source.Batches:
     """See `source.Source`."""
     dataset = self._train_dataset(start, strict=self._strict)
     batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
@@ -163,7 +168,7 @@ class ClipSource:
     dataset = self._mapped(examples, example).batch(len(rows), drop_remainder=True)
     return dataset.map(graph.postprocessor_builder.build())
 
-  def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
+  def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
     """See `source.Source`."""
     rows = source.local_rows(batch_size, *self._processes)
     graph = Graph()

@@ -212,7 +212,7 @@ def starts(
     result = _independent(xp, u, m, bound, clips)
   else:
     if interval.distribution == "constant":
-      gap = interval.gap * (fps if interval.unit == "seconds" else 1.0)
+      gap = interval.gap * (1.0 if fps is None or interval.unit == "frames" else fps)
       gap = xp.floor(xp.asarray(gap, dtype=np.float64) + 0.5)
       delta = xp.minimum(xp.minimum(gap, bound), m - 1)
     else:

@@ -71,7 +71,7 @@ def of_arrays(arrays: Sequence[Any], *parts: Any) -> str:
   for array in arrays:
     if isinstance(array, np.ndarray):
       digest.update(f"{array.dtype.str} {array.shape} ".encode())
-      digest.update(np.ascontiguousarray(array))
+      digest.update(np.ascontiguousarray(array).data)
     else:
       digest.update(b"? ")
   return of(digest.hexdigest(), *parts)

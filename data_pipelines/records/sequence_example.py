@@ -222,8 +222,8 @@ def _sequence_example():
     add(message(name), "value", 1, kind, repeated=True)  # proto3 packs numbers by itself
   feature = message("Feature")
   feature.oneof_decl.add(name="kind")
-  for number, (name, kind) in enumerate(_LISTS.items(), start=1):
-    add(feature, name, number, kind, oneof_index=0)
+  for number, (name, values) in enumerate(_LISTS.items(), start=1):
+    add(feature, name, number, values, oneof_index=0)
   add_map(message("Features"), "feature", "FeatureEntry", "Feature")
   add(message("FeatureList"), "feature", 1, "Feature", repeated=True)
   add_map(message("FeatureLists"), "feature_list", "FeatureListEntry", "FeatureList")

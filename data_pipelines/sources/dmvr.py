@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class DmvrSource:
     process_count: int = 1,
   ):
     self.num_videos, self.label_names, self.unreadable = num_videos, tuple(label_names), 0
+    self.video_names: tuple[str, ...] = ()
     told = data.name, split, num_videos, self.label_names
     self.fingerprint = fingerprint.of(*told, _shards(factory))
     self._data, self._factory, self._split = data, factory, split
@@ -52,7 +53,7 @@ class DmvrSource:
     """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
     return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
-  def train_batches(self, start: int = 0) -> Iterator[source.Batch]:
+  def train_batches(self, start: int = 0) -> source.Batches:
     """Endless batches in DMVR's own random order; `start` cannot be honoured."""
     del start
     dataset = self._factory.make_dataset(
@@ -61,7 +62,15 @@ class DmvrSource:
     for features in dataset.as_numpy_iterator():
       yield self._batch(features)
 
-  def eval_batches(self, batch_size: int, **views: int) -> Iterator[source.Batch]:
+  def only(self, videos: Sequence[int]) -> Self:
+    """Not offered: the factory's videos have no numbers."""
+    del videos
+    raise UserError(
+      "config.data.source=dmvr: a DMVR factory gives all of its videos or none; choose some of the "
+      "records themselves with config.data.source=tfrecord."
+    )
+
+  def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
     """Not offered: test views are this project's, so they come from records."""
     del batch_size, views
     raise UserError(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.records import fingerprint as fingerprint_lib
-from data_pipelines.source import Batch, NumpySource
+from data_pipelines.source import Example, NumpySource
 from vssl_jax.errors import UserError
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
@@ -65,16 +65,16 @@ class FeatureSource(NumpySource):
     if len(self._labels) != len(sequences):
       raise UserError(f"{len(self._labels)} labels for {len(sequences)} feature sequences.")
 
-  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+  def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """A sequence with one random frame from each segment."""
     return self._example(video, rng.random(self._frames))
 
-  def eval_example(self, video: int, **views: int) -> Batch:
+  def eval_example(self, video: int, **views: int) -> Example:
     """A sequence with the middle frame of each segment; views are a matter of pixels."""
     del views
     return self._example(video, np.full(self._frames, 0.5))
 
-  def _example(self, video: int, within: np.ndarray) -> Batch:
+  def _example(self, video: int, within: np.ndarray) -> Example:
     original = int(self.ids[video])
     sequence = self._sequences[original]
     sequence = sequence() if callable(sequence) else sequence

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.clips import sampler
 from data_pipelines.records import fingerprint
-from data_pipelines.source import Batch, NumpySource, generator
+from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
 
 _WAVES = 3
@@ -46,7 +46,7 @@ class SyntheticSource(NumpySource):
     self._data = data
     self._interval = sampler.from_config(data.interval, data.clips)
 
-  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+  def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """R clips of one video, each in a crop of its own."""
     data, length = self._data, self._data.synthetic.length
     starts = sampler.starts(
@@ -66,14 +66,14 @@ class SyntheticSource(NumpySource):
     )
     return self._example(video, starts, times, windows, data.size)
 
-  def eval_example(
-    self, video: int, *, clips: int, crops: int, frames: int, stride: int, resize: int, size: int
-  ) -> Batch:
+  def eval_example(self, video: int, **views: int) -> Example:
     """Evenly spaced clips; the frame is square, so `crops` squares lie along its width."""
+    clips, crops, size = views["clips"], views["crops"], views["size"]
+    frames, stride = views["frames"], views["stride"]
     length = np.asarray(self._data.synthetic.length)
     starts = sampler.eval_starts(length, frames=frames, stride=stride, clips=clips)
     times = sampler.frame_indices(starts, length, frames=frames, stride=stride)
-    side = size / resize
+    side = size / views["resize"]
     left = np.linspace(0, 1 - side, crops) if crops > 1 else np.array([(1 - side) / 2])
     rest = np.broadcast_to([(1 - side) / 2, side, side], (crops, 3))
     windows = np.concatenate([rest[:, :1], left[:, None], rest[:, 1:]], axis=1)
@@ -95,14 +95,14 @@ class SyntheticSource(NumpySource):
       return np.concatenate(
         [rng.random((count, 2)) * (1 - side[:, None]), np.stack([side, side], axis=-1)], axis=-1
       )
-    area = rng.uniform(*crop.area, count)
-    aspect = rng.uniform(*crop.aspect, count)
+    area = rng.uniform(crop.area[0], crop.area[1], count)
+    aspect = rng.uniform(crop.aspect[0], crop.aspect[1], count)
     size = np.minimum(np.sqrt(np.stack([area / aspect, area * aspect], axis=-1)), 1.0)
     return np.concatenate([rng.random((count, 2)) * (1 - size), size], axis=-1)
 
   def _example(
     self, video: int, starts: np.ndarray, times: np.ndarray, windows: np.ndarray, size: int
-  ) -> Batch:
+  ) -> Example:
     original = int(self.ids[video])
     label = original % self._data.synthetic.classes
     return {

@@ -70,7 +70,7 @@ class TfdsStore:
     is_class = isinstance(label, tfds.features.ClassLabel)
     self._rate = next((k for k in _RATES if _is_number(dict(features.items()).get(k))), None)
     self._label = LABEL if label is not None and label.shape == () else None
-    self.label_names = tuple(label.names) if is_class and label.names else ()
+    self.label_names = tuple(label.names or ()) if label is not None and is_class else ()
     self._decoders = {self._video: tfds.decode.SkipDecoding()}
     self._features = features
     self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)

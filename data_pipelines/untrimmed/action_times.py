@@ -99,7 +99,7 @@ def draw(
     rng = generator(seed, part, v, _DRAW)
     classes = [names[v % len(names)]]
     if len(names) > 1 and rng.random() < second_class:
-      classes.append(names[(v + rng.integers(1, len(names))) % len(names)])
+      classes.append(names[(v + int(rng.integers(1, len(names)))) % len(names)])
     segments, time = [], min(rng.choice(lengths.gaps), max_seconds / 2)
     for i in range(rng.choice(lengths.counts)):
       length = rng.choice(lengths.actions)

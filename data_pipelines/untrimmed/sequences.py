@@ -29,15 +29,16 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from data_pipelines.records import fingerprint
-from data_pipelines.source import Batch, NumpySource, generator
+from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
-from vssl_jax.localization import annotations, check
+from vssl_jax.localization import annotations as annotations_lib
+from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Video
 
 _NOTES, _ERRORS = 5, 20  # findings printed of a split, as notes and where it stops there
@@ -66,14 +67,14 @@ class Dataset:
 
   def __post_init__(self):
     if not self.label_names:
-      object.__setattr__(self, "label_names", annotations.label_names(self.videos))
+      object.__setattr__(self, "label_names", annotations_lib.label_names(self.videos))
 
   def write(self, folder: str | pathlib.Path) -> None:
     """Writes the folder that the module describes, annotations last."""
     folder = make_folder(folder)
     for name in self.videos:
       np.save(folder / f"{name}.npy", _get(self.features[name]))
-    annotations.write_annotations(folder / "annotations.json", self.videos)
+    annotations_lib.write_annotations(folder / "annotations.json", self.videos)
 
 
 class LocalizationSource(NumpySource):
@@ -87,7 +88,7 @@ class LocalizationSource(NumpySource):
 
   Attributes:
     videos: those in use, annotated, `videos[i]` being that of `video == i` in a batch.
-    names: their names, likewise.
+    names: their names, likewise; the same as `video_names`.
     step_seconds: time from one feature to the next.
 
   Raises:
@@ -95,7 +96,7 @@ class LocalizationSource(NumpySource):
   """
 
   def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
-    chosen = part(data, annotations.of_subset(dataset.videos, subset_of(data, split)), split)
+    chosen = part(data, annotations_lib.of_subset(dataset.videos, subset_of(data, split)), split)
     features = dataset.fingerprint or fingerprint.of_arrays([dataset.features[n] for n in chosen])
     mark = fingerprint.of(features, repr(chosen), dataset.step_seconds, dataset.label_names)
     super().__init__(data, len(chosen), fingerprint=mark, split=split, **kwargs)
@@ -108,17 +109,17 @@ class LocalizationSource(NumpySource):
       )
     self.label_names, self.step_seconds = dataset.label_names, dataset.step_seconds
     every = list(chosen)
-    self.names = tuple(every[i] for i in self.ids)
+    self.names = self.video_names = tuple(every[i] for i in self.ids)
     self.videos = tuple(chosen[name] for name in self.names)
     self._frames = data.frames
     self._features = [dataset.features[name] for name in self.names]
-    self._labels = annotations.multi_hot(self.videos, self.label_names)
+    self._labels = annotations_lib.multi_hot(self.videos, self.label_names)
     self._truth = data.localization.truth
 
-  def only(self, videos: Sequence[int]) -> LocalizationSource:
+  def only(self, videos: Sequence[int]) -> Self:
     """See `source.Source`."""
     few = super().only(videos)
-    few.names = tuple(self.names[v] for v in videos)
+    few.names = few.video_names
     few.videos = tuple(self.videos[v] for v in videos)
     few._features = [self._features[v] for v in videos]
     few._labels = self._labels[np.asarray(videos, np.int64)]
@@ -137,12 +138,12 @@ class LocalizationSource(NumpySource):
       )
     return sequence
 
-  def train_example(self, video: int, rng: np.random.Generator) -> Batch:
+  def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """A sequence of T features, at random within equal bins."""
     bins = np.arange(self._frames) + rng.random(self._frames)
     return self._example(video, lambda length: bins * (length / self._frames))
 
-  def eval_example(self, video: int, **views: int) -> Batch:
+  def eval_example(self, video: int, **views: int) -> Example:
     """A sequence of T evenly spaced features; views are a matter of pixels.
 
     Each is from the middle of its bin: BaS-Net's linspace(0, L - 1, T), rounded down, lies up to a
@@ -152,7 +153,7 @@ class LocalizationSource(NumpySource):
     middles = np.arange(self._frames) + 0.5
     return self._example(video, lambda length: middles * (length / self._frames))
 
-  def _example(self, video: int, places: Callable[[int], np.ndarray]) -> Batch:
+  def _example(self, video: int, places: Callable[[int], np.ndarray]) -> Example:
     sequence, frames = self.sequence(video), self._frames
     length, seconds = len(sequence), self.step_seconds
     if length > frames or (self._sampling == "sample" and length < frames):
@@ -160,7 +161,7 @@ class LocalizationSource(NumpySource):
       sequence, seconds = sequence[chosen], seconds * length / frames
     features = np.zeros((frames, sequence.shape[1]), np.float32)
     features[: len(sequence)] = sequence
-    example = {
+    example: Example = {
       "features": features,
       "mask": np.arange(frames) < len(sequence),
       "labels": self._labels[video],
@@ -168,7 +169,7 @@ class LocalizationSource(NumpySource):
       "video": np.int64(video),
     }
     if self._truth:
-      example["truth"] = annotations.truth(
+      example["truth"] = annotations_lib.truth(
         self.videos[video], self.label_names, frames, float(seconds)
       )
     return example
@@ -242,14 +243,14 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
   fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
   if not data.path or not folder.is_dir():
     raise UserError(f"config.data.path: {data.path!r} is no folder of feature sequences.")
-  videos = annotations.read_annotations(
+  videos = annotations_lib.read_annotations(
     fields.annotations or folder / "annotations.json", durations=fields.durations or None
   )
   streams = [folder / s for s in fields.streams] or [folder]
   if fields.check:
     _look_through(data, streams, videos, split, label_names)
   paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
-  files = [path for name in annotations.of_subset(videos, split) for path in paths[name]]
+  files = [path for name in annotations_lib.of_subset(videos, split) for path in paths[name]]
   return Dataset(
     videos,
     {name: _reader(parts) for name, parts in paths.items()},
@@ -267,12 +268,14 @@ def _look_through(
   label_names: Sequence[str],
 ) -> None:
   """Says what is wrong with a split's files and annotation, and stops where it is fatal."""
-  own = annotations.of_subset(videos, split)
+  own = annotations_lib.of_subset(videos, split)
   training = {name: v for name, v in videos.items() if v.subset == data.train_split}
   learns = not label_names  # else a trained network knows the classes, and scores what it is given
   if learns and not any(v.segments for v in own.values()):
     raise UserError(f"no video of subset {split!r} has an annotated action.")
-  names = label_names or annotations.label_names(training) or annotations.label_names(videos)
+  names = (
+    label_names or annotations_lib.label_names(training) or annotations_lib.label_names(videos)
+  )
   found = []
   for stream in streams:
     width = check.width_of(stream, training) if learns and split != data.train_split else None

@@ -136,7 +136,7 @@ def _take(pool: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> l
   """Excerpts that are `count` steps long together."""
   parts = []
   while count > 0:
-    source = pool[rng.integers(len(pool))]
+    source = pool[int(rng.integers(len(pool)))]
     start = rng.integers(max(len(source) - count, 0) + 1)
     parts.append(source[start : start + count])
     count -= len(parts[-1])
@@ -226,14 +226,13 @@ def _actions(wanted: Sequence[int | str], names: dict[int, str]) -> list[int]:
   labels = sorted(names)
   if not wanted:
     return labels[: (len(labels) + 1) // 2]
-  by_name = {name: label for label, name in names.items()}
-  actions = [by_name.get(w, w) for w in wanted]
-  unknown = [a for a in actions if a not in names]
+  by_name: dict[int | str, int] = {name: label for label, name in names.items()}
+  unknown = [w for w in wanted if w not in by_name and w not in names]
   if unknown:
     raise UserError(
       f"config.data.localization.stitched.actions: {unknown[0]!r} is none of {sorted(by_name)}."
     )
-  return actions
+  return [by_name[w] if w in by_name else int(w) for w in wanted]
 
 
 def _pools(

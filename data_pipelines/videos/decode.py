@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -22,8 +23,11 @@ _SEEK_FROM = 10.0  # seconds; nearer spans are reached by decoding, which is exa
 _SEEK_MARGIN = 5.0
 _LONGEST_GAP = 60.0  # seconds between two frames before the time stamps count as broken
 # PyAV before 19 cannot open a file whose title is no UTF-8, unless told so.
-_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+_LENIENT: dict[str, Any] = (
+  {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 _LEAST_SHARE = 0.8  # of the frames that a container declares, before it counts as cut off
+_Timed = tuple[float, av.VideoFrame]  # seconds from the video's beginning, frame
 _TURNS = {
   90: Image.Transpose.ROTATE_90,
   180: Image.Transpose.ROTATE_180,
@@ -179,17 +183,22 @@ class _Source:
   def fps(self) -> float:
     return _rate(self._count, self._last - self._first, self.declared_fps)
 
-  def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
+  def __iter__(self) -> Iterator[_Timed]:
     frames = self._frames(self._seek_to)
     first = next(frames, None)
-    if self._seek_to and (first is None or first[0] > self._seek_to + _SEEK_MARGIN):
+    # Where a seek came to must be known.
+    lost = first is None or first[0] is None or first[0] > self._seek_to + _SEEK_MARGIN
+    if self._seek_to and lost:
       frames = self._frames(0.0)  # this container cannot seek so far
       first = next(frames, None)
     if first is None:
       return
-    self._first = first[0]
-    self._last = first[0] - 1.0
-    for time, frame in itertools.chain([first], frames):
+    self._first = first[0] or 0.0  # the beginning, where the first frame has no time stamp
+    self._last = self._first - 1.0
+    timed: Iterator[tuple[float | None, av.VideoFrame]] = itertools.chain(
+      [(self._first, first[1])], frames
+    )
+    for time, frame in timed:
       if time is None or (self._count and time <= self._last):
         time = self._last + 1 / (self.declared_fps or 25.0)
       if self._count and time - self._last > _LONGEST_GAP:
@@ -209,13 +218,15 @@ class _Source:
       raise UnreadableError("empty file")
     with av.open(self._path, **_LENIENT) as container:
       stream = container.streams.best("video")
-      if stream is None:
+      if not isinstance(stream, av.VideoStream):
         kinds = sorted({s.type for s in container.streams})
         raise UnreadableError(f"no video stream (only {', '.join(kinds) or 'an empty container'})")
       stream.codec_context.thread_count = 1  # workers are processes of one core each
       self.declared_fps = float(stream.average_rate or stream.guessed_rate or 0)
       self._declared_frames = stream.frames
       base = stream.time_base
+      if base is None:
+        raise UnreadableError("no time base, so its time stamps mean nothing")
       zero = stream.start_time
       if seek_to:
         container.seek(int(seek_to / base) + (zero or 0), stream=stream, backward=True)
@@ -238,7 +249,7 @@ def _rate(count: int, seconds: float, declared: float) -> float:
   return steps / seconds if steps > 0 and seconds > 0 else declared or 25.0
 
 
-def _between(frames, start: float, end: float):
+def _between(frames: Iterable[_Timed], start: float, end: float) -> Iterator[_Timed]:
   for time, frame in frames:
     if time >= end - _CLOCK:
       return
@@ -246,9 +257,11 @@ def _between(frames, start: float, end: float):
       yield time, frame
 
 
-def _at_rate(frames, fps: float):
+def _at_rate(frames: Iterable[_Timed], fps: float) -> Iterator[_Timed]:
   """At every 1/fps second the frame then on show; a frame may repeat or be left out."""
-  origin, previous, shown, count = None, None, 0, 0
+  origin = last = 0.0
+  previous: av.VideoFrame | None = None
+  shown = count = 0
   for time, frame in frames:
     if previous is None:
       origin = time
@@ -271,7 +284,7 @@ def _cut(
   """Cuts timed frames into parts no longer than `limit`; yields each with the next one's start."""
   held: list[tuple[float, bytes]] = []
 
-  def take(seconds: float):
+  def take(seconds: float) -> tuple[list[tuple[float, bytes]], list[tuple[float, bytes]]]:
     cut = next(i for i, (time, _) in enumerate(held) if time - held[0][0] >= seconds - _CLOCK)
     part, rest = held[:cut], held[cut:]
     return part, rest

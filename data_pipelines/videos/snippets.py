@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -112,9 +113,10 @@ class _Square:
 
   def __init__(self, settings: SnippetSettings):
     self._settings, self._reformatter = settings, VideoReformatter()
-    self._last, self._pixels = None, None
+    self._last: av.VideoFrame | None = None
+    self._pixels = np.zeros(0, np.uint8)
 
-  def __call__(self, frame: Any) -> np.ndarray:
+  def __call__(self, frame: av.VideoFrame) -> np.ndarray:
     if frame is self._last:
       return self._pixels
     short, size = self._settings.resize, self._settings.size

@@ -54,11 +54,11 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
   classes = collections.defaultdict(set)
   for label, stem in lists.splits:
     classes[stem].add(label)
-  found = {}
+  found: dict[tuple[str, str], str] = {}
   for entry in videos.entries:
     stem = pathlib.PurePosixPath(entry.path).stem
-    labels = {entry.label} if entry.label else classes[stem]
-    found |= {(label, stem): entry.path for label in labels}
+    own = {entry.label} if entry.label else classes[stem]
+    found |= {(label, stem): entry.path for label in own}
   present = {label for label, _ in found} & {label for label, _ in lists.splits}
   if not present:
     raise UserError(

@@ -221,9 +221,10 @@ def _seconds(where: str, name: str, text: str | None, default: float) -> float:
   return value
 
 
-def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter]:
+def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
   """Relative paths of all videos, sorted, and the other files' extensions, counted."""
-  paths, ignored, visited = [], collections.Counter(), set()
+  ignored: collections.Counter[str] = collections.Counter()
+  paths, visited = [], set()
   for folder, folders, files in os.walk(root, followlinks=True):
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in visited:  # a link to a folder above

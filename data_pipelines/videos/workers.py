@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,7 +16,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -48,7 +49,7 @@ def run(
   on_report: Callable[[Any, Any], None],
   on_crash: Callable[[Any, Crash], Any],
   timeout: float = 0.0,
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any]]:
   """Runs `function(task, report)` for every task and yields (task, result) as they end.
 
   With one worker and no time limit everything happens in this process. Otherwise each worker is a
@@ -70,7 +71,7 @@ def run(
   """
   if workers <= 1 and not timeout:
     for task in tasks:
-      yield task, function(task, lambda message, task=task: on_report(task, message))
+      yield task, function(task, functools.partial(on_report, task))
     return
   queue = collections.deque((task, 0) for task in tasks)  # with the starts that failed
   idle = [_Worker() for _ in range(min(max(workers, 1), len(queue)))]
@@ -146,7 +147,8 @@ class _Worker:
       self._end()
       self.pool = _pool()
       self.future = self.pool.schedule(_call, args=args)
-    self.future.add_done_callback(lambda _, pipe=self._theirs: pipe.close())
+    theirs = self._theirs
+    self.future.add_done_callback(lambda _: theirs.close())
     return self._ours
 
   def is_late(self, timeout: float) -> bool:
@@ -189,7 +191,9 @@ def _settle_in() -> None:
 
 
 def _end_with_parent() -> None:
-  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+  parent = multiprocessing.parent_process()
+  assert parent is not None  # this runs in a process that was started
+  multiprocessing.connection.wait([parent.sentinel])
   os._exit(1)
 
 

@@ -96,21 +96,6 @@ def test_an_extraction_that_was_broken_off_goes_on(setup, tmp_path, monkeypatch)
   assert features.load(file).names == whole.names
 
 
-def test_a_source_that_has_no_parts_is_read_as_a_whole(setup, tmp_path, monkeypatch):
-  config, variables, videos = setup
-
-  class Whole(Counted):
-    def __getattr__(self, name):
-      if name == "only":
-        raise AttributeError(name)
-      return super().__getattr__(name)
-
-  monkeypatch.setattr(feature_cache, "_PART", 2)
-  assert not hasattr(Whole(videos), "only")
-  found = feature_cache.extract(tmp_path, config, variables, Whole(videos), "train")
-  assert found.video.tolist() == [*range(5)]
-
-
 def test_parts_without_lost_videos_are_kept(setup, tmp_path, monkeypatch):
   config, variables, videos = setup
   monkeypatch.setattr(feature_cache, "_PART", 3)

@@ -52,13 +52,15 @@ def contrast_centre(planes: Planes, mean: str) -> Planes:
   return tuple(jnp.mean(p) for p in planes)
 
 
-def affine(planes: Planes, factor: jax.Array, centre: Planes) -> Planes:
+def affine(
+  planes: Planes, factor: jax.Array | float, centre: tuple[jax.Array | float, ...]
+) -> Planes:
   """`centre + factor · (plane − centre)`, exact at factor 1, clipped to [0, 1]."""
   rest = 1.0 - factor
   return unit(tuple(factor * p + rest * c for p, c in zip(planes, centre, strict=True)))
 
 
-def hue_saturation(planes: Planes, hue: jax.Array, saturation: jax.Array) -> Planes:
+def hue_saturation(planes: Planes, hue: jax.Array | float, saturation: jax.Array | float) -> Planes:
   """Turns the hue by `hue` of a full circle and scales HSV saturation, in one pass.
 
   The two commute: one moves only H of HSV, the other only S. A channel of value p is, by the

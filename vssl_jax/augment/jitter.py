@@ -24,7 +24,7 @@ def _slots() -> dict[str, np.ndarray]:
   """For each order and each operation, how many of brightness and contrast come before it."""
   place = {op: np.argmax(k == ORDERS, axis=1) for k, op in enumerate(OPS)}
   return {
-    op: sum((place[a] < place[op]).astype(np.int32) for a in ("brightness", "contrast"))
+    op: np.add(place["brightness"] < place[op], place["contrast"] < place[op], dtype=np.int32)
     for op in OPS
   }
 
@@ -62,7 +62,7 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
 def _affine(planes, d, view, contrast: jax.Array):
   """Contrast where `contrast`, else brightness, which is contrast about 0."""
   factor = jnp.where(contrast, d.contrast, d.brightness)
-  centre = (0.0,) * len(planes)
+  centre: tuple[jax.Array | float, ...] = (0.0,) * len(planes)
   if view.contrast:
     means = color.contrast_centre(planes, view.contrast_mean)
     centre = tuple(jnp.where(contrast, m, 0.0) for m in means)

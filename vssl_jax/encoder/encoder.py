@@ -104,7 +104,7 @@ class Encoder:
       )
 
   @functools.cached_property
-  def _compiled(self) -> Callable[[Params, jax.Array], jax.Array]:
+  def _compiled(self) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
     return jax.jit(lambda params, x: self.network.apply(params, self.preprocess(x), train=False))
 
 

@@ -20,13 +20,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipelines import source as source_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.encoder import encoder, exported, features_file, program, saved_model
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
-from vssl_jax.probes import views
 from vssl_jax.training import checkpoints
 
 FORMATS = ("safetensors", "program", "savedmodel")
@@ -127,10 +127,8 @@ def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
         config.data.eval[field] = getattr(args, field)
 
 
-def _open(config: ConfigDict, split: str) -> views.Source:
-  from data_pipelines import source
-
-  return source.load(config.data, split=split, batch_size=1, seed=config.seed)
+def _open(config: ConfigDict, split: str) -> source_lib.Source:
+  return source_lib.load(config.data, split=split, batch_size=1, seed=config.seed)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import models
 from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
@@ -19,7 +20,7 @@ from vssl_jax.probes import features, views
 def export_features(
   config: ConfigDict,
   variables: Mapping[str, Any],
-  source: views.Source,
+  source: Source,
   file: str | pathlib.Path,
   *,
   split: str,
@@ -52,7 +53,7 @@ def export_features(
     views.feature_fn(models.build_encoder(config.encoder), config),
     variables,
     views.eval_batches(source, config),
-    names=getattr(source, "video_names", ()),
+    names=source.video_names,
     label_names=source.label_names,
     info=results_lib.plain(facts),
     progress=f"features, {split} split",

@@ -11,6 +11,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import augment, methods, results
 from vssl_jax import config as config_lib
 from vssl_jax.methods import classify
@@ -67,8 +68,8 @@ def linear(
   variables: Variables,
   workdir: pathlib.Path,
   mesh: Mesh,
-  train_source: Any,
-  eval_source: Any,
+  train_source: Source,
+  eval_source: Source,
 ) -> dict[str, Any]:
   """The linear probe that `config.probe` describes, trained on the loop of every method.
 
@@ -104,8 +105,8 @@ def classifier(
   variables: Variables,
   workdir: pathlib.Path,
   mesh: Mesh,
-  train_source: Any,
-  eval_source: Any,
+  train_source: Source,
+  eval_source: Source,
   *,
   name: str,
   videos: Sequence[int] | None = None,
@@ -136,7 +137,7 @@ def classifier(
     settings.batch_size = fitting(settings.batch_size, count, mesh)
     # What the classifier saw decides its numbers: another encoder or other videos is another run.
     settings.classify.encoder_sha256 = before
-    settings.data.fingerprint = getattr(train_source, "fingerprint", "")
+    settings.data.fingerprint = train_source.fingerprint
     if videos is not None:
       told = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
       settings.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
@@ -153,11 +154,12 @@ def classifier(
   if result.preempted:
     raise loop.Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
   if settings.classify.frozen:
+    assert method.encoder is not None
     results.unchanged(method.encoder(result.state.params, result.state.method), before)
   logits = classify.logits_fn(settings)
   scores = classifier_lib.evaluate_classifier(
     settings,
-    lambda trained, clips: logits(*trained, clips),
+    lambda trained, clips: logits(trained[0], trained[1], clips),
     (result.state.params, result.state.method),
     eval_source,
     mesh=mesh,

@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import models
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import protocols
@@ -20,7 +21,7 @@ from vssl_jax.methods.base import Variables
 from vssl_jax.models.inflate import inflated
 from vssl_jax.probes import baselines, calibrate
 from vssl_jax.probes.too_few_videos import TooFewVideos
-from vssl_jax.probes.views import BN_MODE, Cached, Source, protocol
+from vssl_jax.probes.views import BN_MODE, Cached, protocol
 from vssl_jax.training import sources
 
 QUICK = ("logistic", "knn", "retrieval")

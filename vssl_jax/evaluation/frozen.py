@@ -50,7 +50,7 @@ def _describe_linear(task: Task) -> Result:
 
 def _run_linear(task: Task) -> Result:
   found = classifier.linear(
-    task.config, task.variables, task.folder, task.mesh, task.train, task.test
+    task.config, task.variables, task.output, task.mesh, task.train, task.test
   )
   return describe_classifier(found) | {"headline": headline(task, found["top1"], found["top5"])}
 
@@ -146,7 +146,7 @@ def _gallery(task: Task, r1: float) -> None:
     f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
     f"{task.labelled['eval']}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
   )
-  gallery.draw(task.folder / "retrieval.png", pictured, title)
+  gallery.draw(task.output / "retrieval.png", pictured, title)
 
 
 def _describe_few_shot(task: Task) -> Result:
@@ -181,7 +181,7 @@ def _run_few_shot(task: Task) -> Result:
     )
     for k in o.shots
   ]
-  headline = {}
+  headline: dict[str, float] = {}
   for r in rows:
     name = f"{r['ways']}-way {r['shots']}-shot"
     headline |= {name: r["accuracy"], f"{name}, ± (95 %)": r["interval"]}
@@ -203,7 +203,7 @@ def _run_embedding(task: Task) -> Result:
     places = embedding_plot.project(queries.mean()[chosen], method, seed)
     name = f"{method.lower().replace('-', '')}.png"
     title = f"{method} of {len(chosen)} {task.config.data.eval_split} videos, unit features"
-    embedding_plot.draw(task.folder / name, places, queries.label[chosen], task.label_names, title)
+    embedding_plot.draw(task.output / name, places, queries.label[chosen], task.label_names, title)
     written.append(name)
   return {"pictures": written, "read": read, "headline": {}}
 

@@ -131,11 +131,12 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
       with contextlib.suppress(TooFewVideos):  # said later
         PROTOCOLS[name].describe(task)
   for _, task in tasks:
+    assert task.features_folder is not None
     shutil.rmtree(task.features_folder, ignore_errors=True)
     if untrimmed_features.FOLDER in wanted:
       shutil.rmtree(task.features_folder.parent / untrimmed_features.FOLDER, ignore_errors=True)
     for name in wanted:
-      for run in task.folder.glob(f"{name}*-*"):
+      for run in task.output.glob(f"{name}*-*"):
         if run.is_dir():
           shutil.rmtree(run)
   return [(case, dataclasses.replace(task)) for case, task in tasks]
@@ -230,8 +231,12 @@ def _plan(
     protocol = PROTOCOLS[name]
     try:
       plan.settings[name] = protocol.describe(task)
-      kept = _stored(task.folder / f"{name}.json")
-      if not args.again and _finished(kept, _key(name, facts, plan.settings[name])):
+      kept = _stored(task.output / f"{name}.json")
+      if (
+        not args.again
+        and kept is not None
+        and _finished(kept, _key(name, facts, plan.settings[name]))
+      ):
         outcome.found[name] = kept
       else:
         protocol.check(task)
@@ -247,11 +252,11 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
   """Runs what is not finished; results are in `plan.outcome` as soon as they are there."""
   task, case, outcome = plan.outcome.task, plan.case, plan.outcome
   facts = outcome.facts | {"checkpoint": checkpoint}
-  make_folder(task.folder)
+  make_folder(task.output)
   began = time.perf_counter()
   left = [name for name in wanted if name not in outcome.skipped]
   for i, name in enumerate(left, start=1):
-    file = task.folder / f"{name}.json"
+    file = task.output / f"{name}.json"
     head = f"[{i}/{len(left)}] {case.name}: {name}"
     if name in outcome.found:
       print(f"{head}: finished before ({file})", flush=True)
@@ -283,7 +288,7 @@ def _with_earlier(plan: Plan) -> dict[str, Any]:
   """
   outcome, found = plan.outcome, plan.outcome.found
   for name in set(PROTOCOLS) - set(found) - set(plan.settings):
-    earlier = _stored(outcome.task.folder / f"{name}.json")
+    earlier = _stored(outcome.task.output / f"{name}.json")
     if earlier and earlier.get("evaluated_sha256") == outcome.facts["evaluated_sha256"]:
       found[name] = earlier
   return {name: found[name] for name in PROTOCOLS if name in found}
@@ -326,9 +331,9 @@ def _stored(file: pathlib.Path) -> dict[str, Any] | None:
   return result if isinstance(result, dict) and "key" in result else None
 
 
-def _finished(result: dict[str, Any] | None, key: str) -> bool:
+def _finished(result: dict[str, Any], key: str) -> bool:
   """Whether a result is of this key and of all videos: those lost may be there the next time."""
-  return result is not None and result["key"] == key and not summary_lib.lost(result)
+  return result["key"] == key and not summary_lib.lost(result)
 
 
 def _per_class(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
@@ -345,10 +350,11 @@ def _draw_classes(case: Case, outcome: summary_lib.Outcome) -> None:
   bars = {name: [row[c] for c in task.label_names] for name, row in _per_class(found)}
   if not bars:
     return
-  count = next((r["videos_a_class"] for r in found.values() if "videos_a_class" in r), {})
+  counts = (r["videos_a_class"] for r in found.values() if "videos_a_class" in r)
+  count: dict[str, int] = next(counts, {})
   videos = [count.get(c) for c in task.label_names]
   title = f"{case.name}: top-1 within each class (videos of {task.config.data.eval_split})"
-  class_bars.draw(task.folder / "per_class.png", bars, task.label_names, videos, title)
+  class_bars.draw(task.output / "per_class.png", bars, task.label_names, videos, title)
 
 
 def _list(kind: type) -> Any:
@@ -382,7 +388,8 @@ def _parser() -> argparse.ArgumentParser:
   for field in dataclasses.fields(options_lib.Options):
     kind = _list(kinds[field.name]) if field.name in kinds else type(field.default)
     kind = int if field.name == "seed" else kind
-    shown = ",".join(map(str, field.default)) if field.name in kinds else field.default
+    default: Any = field.default
+    shown = ",".join(map(str, default)) if field.name in kinds else default
     own = f" (default: {shown})"
     if field.name in options_lib.FROM_CHECKPOINT:
       own = " (default: the checkpoint's)"

@@ -66,7 +66,7 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.nd
   Raises:
     UserError: a part would be empty.
   """
-  names = getattr(source, "video_names", ())
+  names = source.video_names
   groups = np.asarray(logistic.recordings(names) or np.arange(source.num_videos))
   order = np.random.default_rng([seed, 0x5EED]).permutation(np.unique(groups))
   held = np.zeros(source.num_videos, bool)

@@ -22,8 +22,9 @@ def averages(headlines: Sequence[Headline]) -> dict[str, dict[str, dict[str, flo
   out: dict[str, dict[str, dict[str, float]]] = {}
   for protocol, figures in headlines[0].items():
     for name in figures:
-      values = [h.get(protocol, {}).get(name) for h in headlines]
-      if any(v is None for v in values):
+      every = [h.get(protocol, {}).get(name) for h in headlines]
+      values = [v for v in every if v is not None]
+      if len(values) < len(every):
         continue
       row = {"mean": statistics.fmean(values), "splits": len(values)}
       if len(values) > 1:

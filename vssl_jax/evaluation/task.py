@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -50,6 +51,12 @@ class Task:
   features_folder: pathlib.Path | None
   mesh: Mesh
   progress: str = "features"
+
+  @property
+  def output(self) -> pathlib.Path:
+    """`folder`, of a task that has one."""
+    assert self.folder is not None
+    return self.folder
 
   @property
   def label_names(self) -> tuple[str, ...]:
@@ -107,7 +114,7 @@ class Task:
       mesh=self.mesh,
       average=True,
       split=split,
-      names=getattr(source, "video_names", ()),
+      names=source.video_names,
       progress=progress,
       total=source.num_videos,
     )
@@ -116,7 +123,7 @@ class Task:
     """What every result says: data, views, network, checkpoint's hash, feature layer, BN mode."""
     said = views_lib.protocol(self.config, self.train, self.test)
     for split, source in (("train", self.train), ("eval", self.test)):
-      said["data"][split]["fingerprint"] = getattr(source, "fingerprint", "")
+      said["data"][split]["fingerprint"] = source.fingerprint
     names = feature_cache.names_hash(self.train.label_names, self.test.label_names)
     said["data"]["label_names_sha256"] = names
     return said | {
@@ -187,7 +194,7 @@ def _bound(config: ConfigDict) -> str:
 
 def training(config: ConfigDict) -> Result:
   """What a result says of a training run; `UserError` where its optimizer is impossible."""
-  optim.build(config.optim, lambda step: 0.0)
+  optim.build(config.optim, jnp.asarray)
   return options_lib.describe_training(config) | {"settings_sha256": _bound(config)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -38,12 +39,12 @@ def _run_finetune(task: Task) -> Result:
   return found | {"headline": headline(task, found["top1"], found["top5"])}
 
 
-def _tuned(task: Task, config: ConfigDict, videos: np.ndarray | None, name: str) -> Result:
+def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: str) -> Result:
   count = task.train.num_videos if videos is None else len(videos)
   found = classifier.classifier(
     config,
     task.variables,
-    task.folder,
+    task.output,
     _devices(task.mesh, count),
     task.train,
     task.test,
@@ -72,7 +73,7 @@ class _Subset:
 def _chosen(task: Task) -> list[_Subset]:
   bank, options = task.bank, task.options
   if options.subsets:
-    names = getattr(task.train, "video_names", ())
+    names = task.train.video_names
     listed = [subsets.read(f, names, task.train.num_videos) for f in options.subsets]
     stems = [pathlib.PurePath(f).stem for f in options.subsets]
     return [_Subset(s, s, v) for s, v in zip(stems, listed, strict=True)]
@@ -108,10 +109,11 @@ def _run_semi(task: Task) -> Result:
       print(f"  {subset.tag}: {missing} of its videos could not be read", flush=True)
     if not len(own) or label.min() < 0:
       raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no known label.")
-    file = task.folder / f"subset_{subset.tag}.tsv"
+    file = task.output / f"subset_{subset.tag}.tsv"
     names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
-    subsets.write(file, bank.video[own], label, names, task.label_names)
-    found = _tuned(task, _subset_config(task), bank.video[own], f"semi_supervised_{subset.tag}")
+    numbers = bank.video[own].tolist()
+    subsets.write(file, numbers, label.tolist(), names, task.label_names)
+    found = _tuned(task, _subset_config(task), numbers, f"semi_supervised_{subset.tag}")
     counts = np.bincount(label, minlength=len(task.label_names))
     rows.append(
       found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
@@ -35,7 +35,8 @@ def _describe(task: Task) -> Result:
 
 
 def _run(task: Task) -> Result:
-  checkpoint = (task.config, task.variables, {})
+  checkpoint: tuple[Any, Any, Any] = (task.config, task.variables, {})
+  assert task.features_folder is not None
   out = task.features_folder.parent / FOLDER
   made = snippet_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))
   for lost in made["unreadable"]:

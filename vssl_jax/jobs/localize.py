@@ -37,6 +37,7 @@ from vssl_jax.files import make_folder
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines
 from vssl_jax.localization.annotations import write_predictions
+from vssl_jax.localization.source import SequenceSource, sequences_of
 from vssl_jax.methods.base import Localizer
 from vssl_jax.training import run_folder, sources
 
@@ -74,7 +75,10 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
   timelines.timelines(
     output, drawn, source, predictions, batch_size=options["batch_size"], videos=args.timelines
   )
-  outcome = {"videos": len(predictions), "segments": sum(map(len, predictions.values()))}
+  outcome: dict[str, Any] = {
+    "videos": len(predictions),
+    "segments": sum(map(len, predictions.values())),
+  }
   if any(video.segments for video in source.videos):
     scores = scores_lib.score(source, predictions, accuracy, protocol=localizer.protocol)
     outcome["scores"] = scores
@@ -110,8 +114,8 @@ def open_split(
   annotations: str = "",
   durations: str = "",
   split: str = "",
-) -> Any:
-  """The videos to localize, a `data_pipelines.untrimmed.sequences.LocalizationSource`.
+) -> SequenceSource:
+  """The videos to localize.
 
   Args:
     config: a run's.
@@ -130,7 +134,7 @@ def open_split(
   if not data:
     if annotations or durations:
       raise UserError("--annotations and --durations are of other videos: give their --data.")
-    return sources.load_source(config, split)
+    return sequences_of(sources.load_source(config, split))
   config = config.copy_and_resolve_references().unlock()
   fields = config.data.localization
   config.data.source, config.data.path = "localization", data

@@ -187,17 +187,17 @@ def _evaluate(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
 
 def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
   """Scores of a method without encoder: of its last parameters, and of those validation chose."""
-  config, evaluator = run.config, run.evaluator
+  config, evaluator, (train, test) = run.config, run.evaluator, run.splits
 
   def score(state: step_lib.TrainState) -> dict[str, Any]:
     assert evaluator.scores is not None
-    return evaluator.scores(jax.device_get(state.params), state.method, *run.splits)
+    return evaluator.scores(jax.device_get(state.params), state.method, train, test)
 
   own = score(state)
   headline = own.pop("headline")
   if evaluator.write_report is not None:
     params = jax.device_get(state.params)
-    own |= evaluator.write_report(params, state.method, *run.splits, run.workdir)
+    own |= evaluator.write_report(params, state.method, train, test, run.workdir)
   if config.save.best:
     saver = checkpoints.Checkpoints(run.workdir, config.save, read_only=True)
     if (best := saver.best(state)) is not None:

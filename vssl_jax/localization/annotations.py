@@ -171,7 +171,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]
     UserError: the file is missing or malformed; the line names the video and the entry.
   """
   results = _field(_load(path), "results", dict, str(path))
-  predictions = {}
+  predictions: dict[str, list[Prediction]] = {}
   for name, listed in results.items():
     if not isinstance(listed, list):
       raise UserError(f"{path}: video {name!r} has no list of predictions.")

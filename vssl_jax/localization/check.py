@@ -71,13 +71,13 @@ def find_problems(
         found(f"features are {shape[1]} wide, those of {others} {width}")
     if labelled and not video.segments:
       found("has no annotated action")
-    for label in sorted(
-      set(video.labels) - set(video.labels if label_names is None else label_names)
-    ):
-      found(f"label {label!r} is none of the {len(label_names)} classes of training")
-    covered = shape[0] * step_seconds if shape and step_seconds else None
+    known = video.labels if label_names is None else label_names
+    for label in sorted(set(video.labels) - set(known)):
+      found(f"label {label!r} is none of the {len(known)} classes of training")
+    step = step_seconds or 0.0
+    covered = shape[0] * step if shape and step else None
     duration = covered if video.duration is None else video.duration
-    if covered and abs(covered - duration) > slack * duration + 2 * step_seconds:
+    if covered and duration is not None and abs(covered - duration) > slack * duration + 2 * step:
       found(f"features cover {covered:.1f} s of a video of {duration:.1f} s", fatal=False)
     late = [duration is not None and s.start >= duration for s in video.segments]
     for s, past in zip(video.segments, late, strict=True):
@@ -86,7 +86,7 @@ def find_problems(
         found(f"{what} has no length or starts before 0", fatal=False)
       if past:
         found(f"{what} starts past the end, {duration:.1f} s", fatal=all(late))
-      elif duration is not None and s.end > duration + (step_seconds or 0):
+      elif duration is not None and s.end > duration + step:
         found(f"{what} ends past the end, {duration:.1f} s", fatal=False)
   return problems
 

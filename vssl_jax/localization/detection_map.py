@@ -109,7 +109,9 @@ def detection_map(
   tious = tuple(float(t) for t in tious)
   if not tious or not all(0 < t <= 1 for t in tious):
     raise UserError(f"tIoU thresholds must be in (0, 1]; got {', '.join(map(str, tious))}.")
-  truth = collections.defaultdict(lambda: collections.defaultdict(list))
+  truth: dict[str, dict[str, list[tuple[float, float]]]] = collections.defaultdict(
+    lambda: collections.defaultdict(list)
+  )
   chosen = {n: v for n, v in annotations.items() if subset is None or v.subset == subset}
   for name, video in chosen.items():
     for s in video.segments:

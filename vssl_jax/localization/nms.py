@@ -61,16 +61,16 @@ def soft_nms(
     raise UserError(f"soft_nms: sigma must be positive; got {sigma}.")
   segment = np.asarray(segment, np.float64).reshape(-1, 2)
   score = np.array(score, np.float64)
-  left, kept = np.arange(len(score)), []
+  left, order = np.arange(len(score)), []
   while len(left):
     at = left[score[left].argmax()]
     if score[at] < least:
       break
-    kept.append(at)
+    order.append(at)
     left = left[left != at]
     decay = np.exp(-np.square(tiou(segment[at], segment[left])[0]) / sigma)
     score[left] *= np.where(score[left] > 0, decay, 1)
-  kept = np.array(kept, np.int64)
+  kept = np.array(order, np.int64)
   return kept, score[kept]
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vssl_jax.localization import annotations
+from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization.scores import gather
+from vssl_jax.localization.source import SequenceSource
 
 # Batch of `features`, `mask`, `labels` and `video` -> `attention` [N, T], `cas` [N, T, C],
 # `classes` [N, L] (−1: none), `pseudo` and, where there is denoising, `trust` [N, T, L], and
@@ -45,12 +46,12 @@ class Observed(NamedTuple):
   spaces: Mapping[str, np.ndarray]
 
 
-def observe(look: Look, source: Any, *, batch_size: int) -> Iterator[Observed]:
+def observe(look: Look, source: SequenceSource, *, batch_size: int) -> Iterator[Observed]:
   """Every video of a split, in order.
 
   Args:
     look: the network.
-    source: a `LocalizationSource`.
+    source: the split.
     batch_size: videos at a time, a multiple of the processes.
   """
   for batch in source.eval_batches(batch_size):
@@ -64,7 +65,7 @@ def observe(look: Look, source: Any, *, batch_size: int) -> Iterator[Observed]:
         video,
         source.names[video],
         seconds,
-        annotations.truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
+        annotations_lib.truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
         rows["classes"][i][own],
         rows["attention"][i][inside],
         rows["cas"][i][inside],

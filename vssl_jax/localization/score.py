@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from vssl_jax import results
 from vssl_jax.errors import UserError
-from vssl_jax.localization import annotations, scores
+from vssl_jax.localization import annotations as annotations_lib
+from vssl_jax.localization import scores
 from vssl_jax.localization.detection_map import detection_map
 
 
@@ -27,13 +28,13 @@ def score(args: argparse.Namespace) -> str:
   Raises:
     UserError: a file is missing or malformed, or predictions and ground truth do not fit.
   """
-  truth = annotations.read_annotations(args.annotations)
+  truth = annotations_lib.read_annotations(args.annotations)
   subset = args.subset or None
   if subset:
-    annotations.of_subset(truth, subset)  # names the subsets there are, where this is none
+    annotations_lib.of_subset(truth, subset)  # names the subsets there are, where this is none
   found = detection_map(
     truth,
-    annotations.read_predictions(args.predictions),
+    annotations_lib.read_predictions(args.predictions),
     tious=scores.TIOUS[args.protocol],
     subset=subset,
     strict=not args.lenient,

@@ -14,6 +14,7 @@ from vssl_jax.localization import detection_map as maps
 from vssl_jax.localization.annotations import Prediction, Predictions
 from vssl_jax.localization.nms import suppress
 from vssl_jax.localization.proposals import ProposalSettings, propose
+from vssl_jax.localization.source import SequenceSource
 
 TIOUS: Mapping[str, tuple[float, ...]] = {
   "thumos14": maps.THUMOS14,
@@ -31,7 +32,7 @@ Activate = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
 
 def predict(
   activate: Activate,
-  source: Any,
+  source: SequenceSource,
   *,
   batch_size: int,
   settings: ProposalSettings | None = None,
@@ -42,7 +43,7 @@ def predict(
 
   Args:
     activate: see `Activate`.
-    source: a `LocalizationSource`, or what stands for one.
+    source: the split.
     batch_size: videos at a time, a multiple of the processes.
     settings: of the proposals.
     nms: tIoU from which the worse of two segments of a class is dropped.
@@ -74,7 +75,7 @@ def predict(
 
 
 def evaluate(
-  activate: Activate, source: Any, *, protocol: str = "thumos14", **kwargs: Any
+  activate: Activate, source: SequenceSource, *, protocol: str = "thumos14", **kwargs: Any
 ) -> dict[str, Any]:
   """Predicts a split and scores it against its annotations.
 
@@ -97,7 +98,7 @@ def evaluate(
 
 
 def score(
-  source: Any, predictions: Predictions, accuracy: float, *, protocol: str
+  source: SequenceSource, predictions: Predictions, accuracy: float, *, protocol: str
 ) -> dict[str, Any]:
   """Scores predictions of a split: what `evaluate` returns.
 
@@ -140,8 +141,8 @@ def _check(protocol: str) -> None:
     raise UserError(f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
 
 
-def gather(rows: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-  """Rows of all processes, in their order."""
+def gather(rows: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Rows of all processes, in their order: arrays by name, or trees of them."""
   if jax.process_count() == 1:
     return rows
   return multihost_utils.process_allgather(dict(rows), tiled=True)

@@ -16,6 +16,7 @@ from vssl_jax.localization.annotations import Prediction, Video
 from vssl_jax.localization.observe import Look, Observed, observe
 from vssl_jax.localization.proposals import normalize
 from vssl_jax.localization.segments import runs
+from vssl_jax.localization.source import SequenceSource
 
 PREDICTIONS, TIMELINES = "predictions.json", "timelines"  # in the output folder
 _MOST = 30  # predictions of a class that are drawn
@@ -51,9 +52,9 @@ def timeline(
   end = len(seen.attention) * seen.seconds
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
   tall = 0.3 + 0.25 * len(shown)
-  lanes_of = {}
+  lanes_of: dict[str, np.ndarray] = {}
   if video.segments or own:  # of an unknown video there is nothing to show but what is found
-    lanes_of |= {"ground truth": None, "pseudo-labels": seen.pseudo}
+    lanes_of |= {"ground truth": seen.truth, "pseudo-labels": seen.pseudo}
     if seen.trust is not None:
       lanes_of["… denoised"] = seen.pseudo * seen.trust
   heights = [tall] * len(lanes_of) + [0.8, 1.3, 1.7]
@@ -170,7 +171,7 @@ def _patch(color: Any, label: str) -> Any:
 def timelines(
   folder: pathlib.Path,
   look: Look,
-  source: Any,
+  source: SequenceSource,
   predictions: Mapping[str, Sequence[Prediction]],
   *,
   batch_size: int,
@@ -180,7 +181,7 @@ def timelines(
   count = min(videos, source.num_videos)
   if count < 1:
     return
-  few = source.only(np.linspace(0, source.num_videos - 1, count).astype(int))
+  few = source.only(np.linspace(0, source.num_videos - 1, count).astype(int).tolist())
   for seen in observe(look, few, batch_size=batch_size):
     if jax.process_index() == 0:
       path = folder / TIMELINES / (re.sub(r"[^\w.-]", "_", seen.name) + ".png")

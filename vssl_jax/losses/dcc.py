@@ -28,8 +28,7 @@ from vssl_jax.ops.sphere import l2_normalize
 SCOPES = ("video", "batch", "bank")
 
 
-@flax.struct.dataclass
-class Regions:
+class Regions(flax.struct.PyTreeNode):
   """Regions of videos: of a batch of them, or a memory of all.
 
   Attributes:

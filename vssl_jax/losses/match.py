@@ -199,7 +199,7 @@ def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
   # again from the pairs it is a column of.
   ordered = 2.0 if half else 1.0
   out = (ordered * total, {name: ordered * x for name, x in stats.items()})
-  if not gradient:
+  if sums is None:
     return out, None
   by_video, by_scalar = sums
   by_video = [2.0 * g for g in by_video]

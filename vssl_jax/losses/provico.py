@@ -195,7 +195,8 @@ def _own(mean, log_variance, samples, log_scale, settings, noise):
   if settings.own == "draws":
     return samples, gaussian.sample(noise, *gaussian.mixture(mean, log_variance)), 2 * log_scale
   middle = mean.shape[1] // 2
-  sides, scale = [], 0.0
+  sides = []
+  scale: jax.Array | float = 0.0
   for clips, draws in ((np.s_[:, :middle], noise[:, :k]), (np.s_[:, middle:], noise[:, k:])):
     center, variance = gaussian.mixture(mean[clips], log_variance[clips])
     sides.append(gaussian.sample(draws, center, variance))

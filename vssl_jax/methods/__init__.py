@@ -8,11 +8,11 @@ A module here has `defaults()` (its config fields) and `build(config, mesh) -> M
 
 import importlib
 import types
-from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Evaluator, Method, Variables
@@ -33,7 +33,7 @@ def load(name: str) -> types.ModuleType:
     raise UserError(f"config.method: there is no method {name!r} in vssl_jax/methods.") from e
 
 
-def resolve(config: ConfigDict, source: Any) -> ConfigDict:
+def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   """The config with what comes from the data filled in.
 
   That is the length of an epoch, what tells the videos from others, and what the method itself
@@ -43,12 +43,11 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
     config: any.
     source: the training split; None fills in nothing.
   """
-  steps = getattr(source, "steps_per_epoch", 0)
-  if steps:
+  if source is not None:
     config = config.copy_and_resolve_references()
     with config.unlocked():
-      config.steps_per_epoch = steps
-      config.data.fingerprint = getattr(source, "fingerprint", "")
+      config.steps_per_epoch = source.steps_per_epoch
+      config.data.fingerprint = source.fingerprint
   module = load(config.method)
   return module.resolve(config, source) if hasattr(module, "resolve") else config
 

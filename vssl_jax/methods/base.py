@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from data_pipelines.source import Source
 from vssl_jax.errors import UserError
 from vssl_jax.losses.provico import LossSettings
 from vssl_jax.ops import grad_cache
@@ -73,7 +74,7 @@ class Method:
   grads: Callable[..., tuple[Loss, Params]] | None = None
   update_mask: Callable[[State, jax.Array], Any] | None = None
   after_update: Callable[[Params, State, jax.Array], tuple[Params, State]] = _same
-  on_epoch_start: Callable[[Params, State, Any], tuple[Params, State]] | None = None
+  on_epoch_start: Callable[[Params, State, Source], tuple[Params, State]] | None = None
   state_spec: Any = _WHOLE
   frozen_steps: int = 0
 
@@ -116,7 +117,7 @@ class Gaussians:
     settings: of the loss that the pairs are mined for.
   """
 
-  apply: Callable[[Variables, jax.Array], jax.Array]
+  apply: Callable[[Mapping[str, Any], jax.Array], jax.Array]
   variables: Callable[[Params, State], Variables]
   settings: LossSettings
 
@@ -135,9 +136,11 @@ class Evaluator:
     gaussians: of a method whose embeddings are Gaussian.
   """
 
-  scores: Callable[[Params, State, Any, Any], dict[str, Any]] | None = None
-  write_report: Callable[[Params, State, Any, Any, pathlib.Path], dict[str, Any]] | None = None
-  validate: Callable[[Params, Any], dict[str, float]] | None = None
+  scores: Callable[[Params, State, Source, Source], dict[str, Any]] | None = None
+  write_report: Callable[[Params, State, Source, Source, pathlib.Path], dict[str, Any]] | None = (
+    None
+  )
+  validate: Callable[[Params, Source], dict[str, float]] | None = None
   localizer: Localizer | None = None
   gaussians: Gaussians | None = None
 
@@ -164,11 +167,14 @@ def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss,
         f"config.accumulate is {accumulate}: this method's loss is not an objective over "
         "embeddings; use config.accumulate=1."
       )
+    assert method.loss is not None
     return jax.value_and_grad(method.loss, has_aux=True)
+  embed, given = method.embed, method.objective
+  assert given is not None
 
   def whole(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
-    embeddings, state = method.embed(params, state, batch)
-    return method.objective(params, state, embeddings, batch, rng, step)
+    embeddings, state = embed(params, state, batch)
+    return given(params, state, embeddings, batch, rng, step)
 
   if accumulate == 1:
     return jax.value_and_grad(whole, has_aux=True)
@@ -177,8 +183,8 @@ def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss,
     params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array
   ) -> tuple[Loss, Params]:
     def objective(params: Params, state: State, embeddings: Any, batch: Batch) -> Loss:
-      return method.objective(params, state, embeddings, batch, rng, step)
+      return given(params, state, embeddings, batch, rng, step)
 
-    return grad_cache.value_and_grad(method.embed, objective, params, state, batch, accumulate)
+    return grad_cache.value_and_grad(embed, objective, params, state, batch, accumulate)
 
   return cached

@@ -28,8 +28,7 @@ from vssl_jax.probes import classifier as classifier_lib
 STARTS_FROM_ENCODER = LEARNS_FROM_LABELS = True
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """The frozen encoder's variables, or the trained encoder's running statistics."""
 
   encoder: Variables
@@ -47,7 +46,7 @@ def defaults() -> ConfigDict:
   return c
 
 
-def resolve(config: ConfigDict, source: Any) -> ConfigDict:
+def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   """Fills in the number of classes from the data; without any (a dry run), two.
 
   Raises:
@@ -72,7 +71,8 @@ def logits_fn(config: ConfigDict) -> Callable[[Params, State, jax.Array], jax.Ar
 
   def apply(params: Params, state: State, clips: jax.Array) -> jax.Array:
     features = encoder.apply(_encoder(config, params, state), clips, train=False)
-    return classifier.apply({"params": params["classifier"]}, features)
+    logits: Any = classifier.apply({"params": params["classifier"]}, features)
+    return logits
 
   return apply
 
@@ -108,7 +108,7 @@ def build(
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     encoder_rng, classifier_rng = jax.random.split(rng)
-    variables = encoder_variables
+    variables: Any = encoder_variables
     if variables is None:
       clips = batch["clips"][:, 0].astype(jnp.float32)
       variables = encoder.init(encoder_rng, clips, train=False)
@@ -123,6 +123,7 @@ def build(
     n, views = clips.shape[:2]
     x = clips.reshape(n * views, *clips.shape[2:])
     variables = _encoder(config, params, state)
+    features: Any
     if c.frozen:
       features = encoder.apply(variables, x, train=False)
     else:
@@ -131,7 +132,7 @@ def build(
     if c.dropout > 0:
       features = _dropout(features.reshape(n, views, -1), batch["key"], c.dropout)
       features = features.reshape(n * views, -1)
-    logits = classifier.apply({"params": params["classifier"]}, features)
+    logits: Any = classifier.apply({"params": params["classifier"]}, features)
     return logits.reshape(n, views, -1), state
 
   def objective(
@@ -169,7 +170,11 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
   def scores(params: Params, state: State, train: Source, test: Source) -> dict[str, Any]:
     del train
     found = classifier_lib.evaluate_classifier(
-      config, lambda trained, clips: logits(*trained, clips), (params, state), test, mesh=mesh
+      config,
+      lambda trained, clips: logits(trained[0], trained[1], clips),
+      (params, state),
+      test,
+      mesh=mesh,
     )
     return found | {"headline": {"classify_top1": {"trained": found["top1"]}}}
 

@@ -23,8 +23,7 @@ from vssl_jax.methods.base import Batch, Loss, Method, Params, Variables
 Embeddings = jax.Array  # [N, 2, D]
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """Batch-norm running statistics; nothing else outlives a step."""
 
   encoder: Variables

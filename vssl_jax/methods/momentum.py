@@ -31,8 +31,7 @@ QUERIES = ("mean", "sum")
 _SHUFFLE = 1_000_003  # apart from the augmentation's folds, which count views
 
 
-@flax.struct.dataclass
-class Target:
+class Target(flax.struct.PyTreeNode):
   """The slow copy: parameters and running statistics under `encoder` and `head`."""
 
   params: Params
@@ -149,7 +148,7 @@ def losses(
   keys_of: Callable[[Params, Any, Batch], tuple[jax.Array, Any]],
   query_loss: Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]],
   close: Callable[[Any, jax.Array, Metrics], tuple[Any, Metrics]],
-) -> dict[str, Callable[..., Any]]:
+) -> dict[str, Any]:
   """The loss of all clips as queries against the keys of the others, as `Method` takes it.
 
   Args:

@@ -48,8 +48,7 @@ from vssl_jax.probes.views import Source
 Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """Batch-norm running statistics; nothing else outlives a step."""
 
   stats: Variables
@@ -208,9 +207,9 @@ def clip_gaussians(config: ConfigDict) -> features.Apply:
   """`(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`: μ, then log σ², batch norm frozen."""
   net, preprocess = _network(config), augment.eval_preprocess(config.augment)
 
-  def describe(variables: Variables, raw: jax.Array) -> jax.Array:
-    x = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)
-    e = net.head.apply(variables["head"], x, train=False)
+  def describe(variables: features.Variables, raw: jax.Array) -> jax.Array:
+    x: Any = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)
+    e: Any = net.head.apply(variables["head"], x, train=False)
     return jnp.concatenate([e["mean"], e["log_variance"]], axis=1)
 
   return describe

@@ -37,8 +37,7 @@ from vssl_jax.methods.base import Batch, Method, Metrics, Params, Variables
 POSITIVES = ("mean", "sum")
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """What outlives a step: running statistics and the momentum network (None without one)."""
 
   stats: Variables
@@ -95,7 +94,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return {"z": z, "p": p}, {**stats, "predictor": last}
 
   def keys_of(params: Params, state: State, batch: Batch) -> tuple[jax.Array, State]:
-    if not c.target:
+    if state.target is None:
       still = momentum.start(lax.stop_gradient(params), state.stats)
       return momentum.keys(net, clips, still, batch, shuffle, mesh)[0], state
     k, target = momentum.keys(net, clips, state.target, batch, shuffle, mesh)
@@ -112,7 +111,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return state, metrics
 
   def after_update(params: Params, state: State, updates: jax.Array) -> tuple[Params, State]:
-    if not c.target:
+    if state.target is None:
       return params, state
     target = momentum.follow(config, c, state.target, params, state.stats, updates)
     return params, state.replace(target=target)

@@ -35,8 +35,7 @@ POSITIVES = ("separate", "sum")
 ENQUEUE = ("all", "first")
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """What outlives a step: running statistics, the momentum network, the queue of keys."""
 
   stats: Variables
@@ -114,8 +113,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return net.encoder_variables(params, state.stats)
 
   devices = 1 if mesh is None else mesh.size
-  whole = PartitionSpec()
-  split = PartitionSpec(parallel.AXIS) if c.queue % devices == 0 else whole
+  whole: Any = PartitionSpec()  # it stands where the state has an array or a tree
+  split: Any = PartitionSpec(parallel.AXIS) if c.queue % devices == 0 else whole
   return Method(
     init,
     encoder_variables,

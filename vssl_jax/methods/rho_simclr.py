@@ -36,8 +36,7 @@ PAIRS = ("all", "consecutive", "joint")
 OVER_PAIRS = {"mean": jnp.mean, "sum": jnp.sum}
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """Batch-norm running statistics; nothing else outlives a step."""
 
   stats: Variables

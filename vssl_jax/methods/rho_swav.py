@@ -39,8 +39,7 @@ from vssl_jax.ops.sinkhorn import sinkhorn
 from vssl_jax.ops.sphere import l2_normalize
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """What outlives a step: running statistics, and a queue for each coded clip (or None)."""
 
   stats: Variables
@@ -149,10 +148,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
-  whole = PartitionSpec()
+  whole: Any = PartitionSpec()  # it stands where the state has an array or a tree
   divides = mesh is None or c.queue % mesh.size == 0
-  split = PartitionSpec(None, parallel.AXIS) if divides else whole
-  extra = {"after_update": after_update} if c.normalize else {}
+  split: Any = PartitionSpec(None, parallel.AXIS) if divides else whole
+  extra: dict[str, Any] = {"after_update": after_update} if c.normalize else {}
   return Method(
     init,
     encoder_variables,

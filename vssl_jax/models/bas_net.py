@@ -15,8 +15,9 @@ DCC (CVPR 2022) adds one layer on E, the embedding of a snippet.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import flax.linen as nn
 import jax
@@ -124,7 +125,7 @@ class Taps(nn.Module):
     shape = (self.width, x.shape[-1], self.features)
     kernel = self.param("kernel", _init, shape).astype(self.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return [_flat(lambda rows, w=w: jnp.matmul(rows, w), x) for w in kernel], bias
+    return [_flat(functools.partial(jnp.matmul, b=w), x) for w in kernel], bias
 
 
 def shifted(products: list[jax.Array]) -> jax.Array:
@@ -181,6 +182,10 @@ def top_mean(cas: jax.Array, mask: jax.Array, share: int = 8) -> jax.Array:
   return jnp.sum(jnp.where(used[:, None, :], best, 0), axis=-1) / count[:, None]
 
 
+@overload
+def top_count(steps: int, share: int = 8) -> int: ...
+@overload
+def top_count(steps: jax.Array, share: int = 8) -> jax.Array: ...
 def top_count(steps: int | jax.Array, share: int = 8) -> int | jax.Array:
   """K, how many of a video's steps its score is the mean of; at least 1."""
   return max(steps // share, 1) if isinstance(steps, int) else jnp.maximum(steps // share, 1)

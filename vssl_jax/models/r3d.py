@@ -42,6 +42,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps `[N, T, H, W, C]` to `[N, T, H/stride, W/stride, C']`."""
     strides = (1, self.stride, self.stride)
+    layers: tuple[tuple[int, Triple, Triple], ...]
     if self.bottleneck:
       layers = (
         (self.channels, (self.temporal, 1, 1), (1, 1, 1)),

@@ -165,10 +165,9 @@ class S3DG(nn.Module):
     )
     for stage, window in zip(STAGES, pools, strict=True):
       x = max_pool(x, *window)
-      for name, (first, *middle, last) in stage.items():
-        pairs = (tuple(map(wide, pair)) for pair in middle)
+      for name, (first, (a, b), (c, d), last) in stage.items():
         x = block(
-          branches=(wide(first), *pairs, wide(last)),
+          branches=(wide(first), (wide(a), wide(b)), (wide(c), wide(d)), wide(last)),
           gating=self.gating,
           conv=conv,
           norm=norm,

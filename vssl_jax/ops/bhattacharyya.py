@@ -142,6 +142,7 @@ def _fraction(x: Gaussians, y: Gaussians, d: int, width: int) -> tuple[jax.Array
     bottom = x.variance[d][:, None] + y.variance[d][None, :]
     top = jnp.square(x.mean[d][:, None] - y.mean[d][None, :])
     if x.spread is not None:
+      assert y.spread is not None  # both or none, as was checked
       top += x.spread[d][:, None] + y.spread[d][None, :]
     return top, bottom
   half = width // 2

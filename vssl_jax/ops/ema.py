@@ -62,7 +62,8 @@ def update(target: Tree, online: Tree, m: jax.typing.ArrayLike) -> Tree:
   Raises:
     UserError: the trees differ in structure or shapes.
   """
-  here, there = jax.tree.structure(target), jax.tree.structure(online)
+  here: Any = jax.tree.structure(target)
+  there: Any = jax.tree.structure(online)
   if here != there:
     raise UserError(f"ema.update: the trees differ: target {here}, online {there}")
   m = jnp.asarray(m, jnp.float32)

@@ -15,7 +15,7 @@ scikit-learn's k-means runs on the CPU alone, outside of `jit` and `vmap`; it is
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,8 @@ def kmeans(
       f"kmeans: axis_name {axis_name!r} must name an axis of mesh {dict(mesh.shape)} that divides "
       f"the {len(x)} points; pad them and mask the padding"
     )
-  rows, whole = PartitionSpec(axis_name), PartitionSpec()
+  rows: Any = PartitionSpec(axis_name)
+  whole: Any = PartitionSpec()
   return jax.shard_map(
     lambda x, c, m: _lloyd(x, c, m, axis_name, *options),
     mesh=mesh,

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from vssl_jax.errors import UserError
 
 
-@flax.struct.dataclass
-class Queue:
+class Queue(flax.struct.PyTreeNode):
   """K rows; the oldest is overwritten first.
 
   Attributes:

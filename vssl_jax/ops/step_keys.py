@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def step_keys(seed: int, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+def step_keys(seed: int, step: jax.Array | int, n: int) -> tuple[jax.Array, jax.Array]:
   """One key for the step and one for each of its n examples, functions of (seed, step, row)."""
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
   rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))

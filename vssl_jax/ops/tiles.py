@@ -47,7 +47,7 @@ class Block(NamedTuple):
   """
 
   start: jax.Array
-  index: jax.Array
+  index: jax.Array  # type: ignore[assignment]  # a tuple's own `index` searches: not wanted here
   fresh: jax.Array
 
   def take(self, tree: Any) -> Any:
@@ -96,21 +96,21 @@ def fold_tiles(
     UserError: a block size or a number of items is not positive.
   """
   half = num_cols is None
-  num_cols = num_rows if half else num_cols
+  columns = num_rows if num_cols is None else num_cols
   sides = (block_size, block_size) if isinstance(block_size, int) else block_size
-  if min(sides) < 1 or min(num_rows, num_cols) < 1:
+  if min(sides) < 1 or min(num_rows, columns) < 1:
     raise UserError(
-      f"fold_tiles: sizes must be positive; got {num_rows} rows, {num_cols} columns, "
+      f"fold_tiles: sizes must be positive; got {num_rows} rows, {columns} columns, "
       f"block_size {block_size}"
     )
   if half and sides[0] != sides[1]:
     raise UserError(f"fold_tiles: pairs among one list need square tiles; got {block_size}")
-  b, c = min(sides[0], num_rows), min(sides[1], num_cols)
-  down, across = -(-num_rows // b), -(-num_cols // c)
+  b, c = min(sides[0], num_rows), min(sides[1], columns)
+  down, across = -(-num_rows // b), -(-columns // c)
   tiles = np.triu_indices(down) if half else np.divmod(np.arange(down * across), across)
 
   def visit(carry, tile):
-    rows, cols = _block(tile[0], b, num_rows), _block(tile[1], c, num_cols)
+    rows, cols = _block(tile[0], b, num_rows), _block(tile[1], c, columns)
     mask = rows.fresh[:, None] & cols.fresh[None, :]
     if half:
       mask &= rows.index[:, None] < cols.index[None, :]

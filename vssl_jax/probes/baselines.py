@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax.probes import logistic, views
 from vssl_jax.probes.features import combine
 
@@ -83,9 +84,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
   return x.reshape(len(x), -1).astype(np.float32)
 
 
-def evaluate(
-  config: ConfigDict, source_train: views.Source, source_eval: views.Source
-) -> dict[str, Any]:
+def evaluate(config: ConfigDict, source_train: Source, source_eval: Source) -> dict[str, Any]:
   """The same logistic regression on pixels and colors of each video's middle view.
 
   Returns:
@@ -99,8 +98,8 @@ def evaluate(
   middle = (e.clips // 2) * e.crops + e.crops // 2
   train = collect(views.eval_batches(source_train, config), middle)
   test = collect(views.eval_batches(source_eval, config), middle)
-  names = getattr(source_train, "video_names", ())
-  names = [names[v] for v in train["video"]] if names else ()
+  names = source_train.video_names
+  names = tuple(names[v] for v in train["video"]) if names else ()
   result = {}
   for name in BASELINES:
     given = (train[name], train["label"], test[name], test["label"])

@@ -16,12 +16,14 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import augment, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features
-from vssl_jax.probes.views import Source
 
 Variables = Mapping[str, Any]
+
+Path = tuple[str, ...]  # of a leaf, by names
 
 
 def calibrate(
@@ -65,7 +67,7 @@ def calibrate(
   mesh = mesh or parallel.make_mesh()
 
   @partial(jax.jit, out_shardings=parallel.replicated(mesh))
-  def update(params: Any, stats: Any, clips: jax.Array) -> dict[tuple[str, ...], jax.Array]:
+  def update(params: Any, stats: Any, clips: jax.Array) -> dict[Path, jax.Array]:
     inputs = preprocess(clips)
     _, new = encoder.apply(
       {"params": params, "batch_stats": stats}, inputs, train=True, mutable=["batch_stats"]
@@ -75,16 +77,20 @@ def calibrate(
   host = jax.device_get((variables["params"], variables["batch_stats"]))
   params, stats = parallel.put_replicated(mesh, host)
   zeros, ones = jax.tree.map(jnp.zeros_like, stats), jax.tree.map(jnp.ones_like, stats)
-  momentum, total, seen = None, None, 0
+  momentum: dict[Path, float] | None = None
+  total: dict[Path, np.ndarray] | None = None
+  seen = 0
   for batch in batches:
-    clips = np.asarray(batch["clips"])
-    clips = _global(clips.reshape(-1, *clips.shape[2:]), mesh)
+    views = np.asarray(batch["clips"])
+    clips = _global(views.reshape(-1, *views.shape[2:]), mesh)
     from_zero = jax.device_get(update(params, zeros, clips))
     if momentum is None:
       from_one = jax.device_get(update(params, ones, clips))
       momentum = {key: _decimal(from_one[key] - x) for key, x in from_zero.items()}
-    own = {key: np.float64(x) / (1.0 - momentum[key]) for key, x in from_zero.items()}
-    moments = {key: len(clips) * (x + _mean_squared(own, key)) for key, x in own.items()}
+    own = {key: np.asarray(x, np.float64) / (1.0 - momentum[key]) for key, x in from_zero.items()}
+    moments: dict[Path, np.ndarray] = {
+      key: len(clips) * (x + _mean_squared(own, key)) for key, x in own.items()
+    }
     total = moments if total is None else {key: x + moments[key] for key, x in total.items()}
     seen += len(clips)
   if total is None:
@@ -94,13 +100,13 @@ def calibrate(
     key: np.maximum(x - _mean_squared(mean, key), 0.0) if key[-1] == "var" else x
     for key, x in mean.items()
   }
-  pooled = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
-  return {**variables, "batch_stats": traverse_util.unflatten_dict(pooled)}
+  flat = {key: jnp.asarray(x, jnp.float32) for key, x in pooled.items()}
+  return {**variables, "batch_stats": traverse_util.unflatten_dict(flat)}
 
 
-def _mean_squared(stats: Mapping[tuple[str, ...], np.ndarray], key: tuple[str, ...]) -> np.ndarray:
+def _mean_squared(stats: Mapping[Path, np.ndarray], key: Path) -> np.ndarray:
   """What lies between a variance and the second moment about zero; 0 for a mean itself."""
-  return stats[(*key[:-1], "mean")] ** 2 if key[-1] == "var" else np.float64(0.0)
+  return stats[(*key[:-1], "mean")] ** 2 if key[-1] == "var" else np.zeros(())
 
 
 def _global(clips: np.ndarray, mesh: Mesh) -> jax.Array:
@@ -144,8 +150,8 @@ def random_variables(
       clip = jax.ShapeDtypeStruct((1, *np.shape(first["clips"])[2:]), jnp.float32)
       variables = _init(encoder, config.seed, clip)
     preprocess = augment.eval_preprocess(config.augment)
-    batches = itertools.chain([first], batches)
-    return calibrate(encoder, variables, batches, preprocess=preprocess)
+    whole = itertools.chain([first], batches)
+    return calibrate(encoder, variables, whole, preprocess=preprocess)
 
 
 def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import augment, results
 from vssl_jax.probes import confusion, features, metrics
-from vssl_jax.probes.views import BN_MODE, Source, eval_batches
+from vssl_jax.probes.views import BN_MODE, eval_batches
 
 
 def evaluate_classifier(

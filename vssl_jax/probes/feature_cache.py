@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import models, results
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, views
@@ -26,7 +27,7 @@ def names_hash(*label_names: Sequence[str]) -> str:
   return hashlib.sha256(json.dumps([list(x) for x in label_names]).encode()).hexdigest()
 
 
-def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> dict[str, Any]:
+def origin(config: ConfigDict, source: Source, split: str, encoder_sha256: str) -> dict[str, Any]:
   """All that decides the features of a split, JSON-able.
 
   Args:
@@ -41,7 +42,7 @@ def origin(config: ConfigDict, source: Any, split: str, encoder_sha256: str) -> 
       "label_names_sha256": names_hash(source.label_names),
       "encoder_sha256": encoder_sha256,
       "encoder": json.loads(config.encoder.to_json()),
-      "videos": getattr(source, "fingerprint", ""),
+      "videos": source.fingerprint,
       "split": split,
       "views": {k: config.data.eval[k] for k in views.VIEWS},
       "mean": config.augment.mean,
@@ -58,7 +59,7 @@ def extract(
   folder: pathlib.Path,
   config: ConfigDict,
   variables: features.Variables,
-  source: Any,
+  source: Source,
   split: str,
   *,
   mesh: Mesh | None = None,
@@ -88,13 +89,12 @@ def extract(
   if (found := _kept(file, facts)) is not None:
     return found
   apply = views.feature_fn(models.build_encoder(config.encoder), config)
-  names = getattr(source, "video_names", ())
+  names = source.video_names
   total = source.num_videos
-  size = _PART if hasattr(source, "only") else max(1, total)  # some are read as a whole alone
   parts, files = [], []
-  for start in range(0, max(1, total), size):
-    stop = min(start + size, total)
-    own = source if total <= size else source.only(range(start, stop))
+  for start in range(0, max(1, total), _PART):
+    stop = min(start + _PART, total)
+    own = source if total <= _PART else source.only(range(start, stop))
     files.append(file.with_name(f"{file.stem}.part{start}.npz"))
     part = _kept(files[-1], facts)
     if part is None or len(part.label) < stop - start:
@@ -108,7 +108,7 @@ def extract(
         names=names[start:stop],
         label_names=source.label_names,
         info=facts,
-        progress=progress and f"{progress}{f' from {start} on' if total > size else ''}",
+        progress=progress and f"{progress}{f' from {start} on' if total > _PART else ''}",
         total=stop - start,
       )
       results.unchanged(variables, before)
@@ -140,9 +140,11 @@ def _kept(file: pathlib.Path, facts: dict[str, Any]) -> features.Features | None
 
 
 def _joined(parts: Sequence[features.Features]) -> features.Features:
-  rows = ("features", "label", "video", "offset")
   return dataclasses.replace(
     parts[0],
-    **{k: np.concatenate([getattr(p, k) for p in parts]) for k in rows},
+    features=np.concatenate([p.features for p in parts]),
+    label=np.concatenate([p.label for p in parts]),
+    video=np.concatenate([p.video for p in parts]),
+    offset=np.concatenate([p.offset for p in parts]),
     names=tuple(name for p in parts for name in p.names),
   )

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax.errors import UserError
 from vssl_jax.ops import bhattacharyya, gaussian, tiles
 from vssl_jax.ops.mining import Rule
@@ -51,6 +52,11 @@ class Videos:
     """The part that the head says, the mean over views of Σ_d σ_nd², `[V]`."""
     return self.uncertainty - self.spread
 
+  @property
+  def numbers(self) -> np.ndarray:
+    """`video`, or each one's place where that is None, `[V]`."""
+    return np.arange(len(self.mean)) if self.video is None else self.video
+
   def labelled(self, split: str) -> Videos:
     """Those with a label; `UserError`, naming the split, where there is none."""
     known = np.asarray(self.label) >= 0
@@ -68,7 +74,7 @@ class Videos:
 def extract(
   apply: features.Apply,
   variables: features.Variables,
-  source: Any,
+  source: Source,
   config: ConfigDict,
   *,
   mesh: Mesh | None = None,
@@ -92,8 +98,9 @@ def extract(
     progress=progress,
     total=source.num_videos,
   )
-  moments = gaussian.mixture(*np.split(found.features, 2, axis=-1))
-  return Videos(*map(np.asarray, moments), found.label, found.video)
+  means, log_variances = np.split(found.features, 2, axis=-1)
+  mean, variance = gaussian.mixture(jnp.asarray(means), jnp.asarray(log_variances))
+  return Videos(np.asarray(mean), np.asarray(variance), found.label, found.video)
 
 
 def evaluate(
@@ -143,8 +150,8 @@ def hits(bank: Videos, queries: Videos) -> np.ndarray:
     bank: all with a label.
     queries: all with a label.
   """
-  means = (l2_normalize(jnp.asarray(v.mean)) for v in (queries, bank))
-  found = np.asarray(tiles.nearest(*means, 1)[1])[:, 0]
+  q, b = (l2_normalize(jnp.asarray(v.mean)) for v in (queries, bank))
+  found = np.asarray(tiles.nearest(q, b, 1)[1])[:, 0]
   return bank.label[found] == queries.label
 
 
@@ -165,8 +172,8 @@ def nearest(
   """
   scale = np.mean(np.log(bank.variance))
   q, b = (
-    bhattacharyya.gaussians(v.mean, v.variance, log_unit=scale)
-    for v in map(_on_device, (queries, bank))
+    bhattacharyya.gaussians(jnp.asarray(v.mean), jnp.asarray(v.variance), log_unit=scale)
+    for v in (queries, bank)
   )
   shape = (len(queries.mean), k)
 
@@ -184,8 +191,3 @@ def nearest(
     lambda: tiles.fold_tiles(step, start, shape[0], len(bank.mean), block_size=block_size)
   )
   return np.asarray(walk()[1])
-
-
-def _on_device(videos: Videos) -> Videos:
-  mean, variance = jnp.asarray(videos.mean), jnp.asarray(videos.variance)
-  return dataclasses.replace(videos, mean=mean, variance=variance)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax.errors import UserError
 from vssl_jax.probes import metrics
 from vssl_jax.probes.too_few_videos import TooFewVideos
-from vssl_jax.probes.views import Source
 
 NORMALIZATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
@@ -129,7 +129,7 @@ def evaluate(
 
 
 def check(
-  label: np.ndarray, groups: Sequence[str] | None, seed: int, folds: int = 5
+  label: np.ndarray, groups: Sequence[str] | np.ndarray | None, seed: int, folds: int = 5
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Checks that training videos suffice to fit them and to choose C.
 
@@ -165,8 +165,9 @@ def recordings(names: Sequence[str]) -> list[str] | None:
     One group a video, or None where names tell of none: no names, or each its own.
   """
   found = [re.search(r"(v_[^/]+_g\d+)_c\d+", name) for name in names]
-  if found and all(found):
-    return [m[1] for m in found]
+  groups = [m[1] for m in found if m]
+  if groups and len(groups) == len(found):
+    return groups
   named = [name for name in names if name]
   if len(set(named)) == len(named):
     return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Batch, Batches, Source, Wrapped
 from vssl_jax import augment, results
 from vssl_jax.probes import features
 
@@ -18,40 +18,25 @@ VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # of config.da
 BN_MODE = "inference: stored statistics, unchanged by the probe"
 
 
-class Source(Protocol):
-  """What probes need of a data source; see `data_pipelines.source`."""
-
-  num_videos: int
-  label_names: tuple[str, ...]
-
-  def train_batches(self, start: int = 0) -> Iterator[features.Batch]:
-    """Shuffled batches without end."""
-
-  def eval_batches(self, batch_size: int, **views: int) -> Iterator[features.Batch]:
-    """One ordered pass; S = clips·crops views per video, crops running fastest."""
-
-
-class Cached:
+class Cached(Wrapped):
   """A source that keeps the last evaluation pass in memory, as far as it fits.
 
   Several encoders and baselines look at the same clips; a small split is then decoded once.
   """
 
   def __init__(self, source: Source, limit_bytes: int = 1 << 29):
-    self._source = source
+    super().__init__(source)
     self._limit = limit_bytes
-    self._kept: tuple[Any, list[features.Batch]] | None = None
+    self._kept: tuple[Any, list[Batch]] | None = None
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._source, name)
-
-  def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[features.Batch]:
+  def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
     """As the source's own."""
     key = (args, tuple(sorted(kwargs.items())))
     if self._kept is not None and self._kept[0] == key:
       yield from self._kept[1]
       return
-    kept, room = [], self._limit
+    kept: list[Batch] = []
+    room = self._limit
     for batch in self._source.eval_batches(*args, **kwargs):
       room -= sum(np.asarray(x).nbytes for x in batch.values())
       if room >= 0:
@@ -63,7 +48,7 @@ class Cached:
       self._kept = (key, kept)
 
 
-def eval_batches(source: Source, config: ConfigDict) -> Iterator[features.Batch]:
+def eval_batches(source: Source, config: ConfigDict) -> Batches:
   """The views that `config.data.eval` describes, of every video of a source."""
   e = config.data.eval
   return source.eval_batches(e.batch_size, **{k: e[k] for k in VIEWS})
@@ -74,7 +59,8 @@ def feature_fn(encoder: nn.Module, config: ConfigDict) -> features.Apply:
   preprocess = augment.eval_preprocess(config.augment)
 
   def apply(variables: features.Variables, clips: jax.Array) -> jax.Array:
-    return encoder.apply(variables, preprocess(clips), train=False)
+    found: Any = encoder.apply(variables, preprocess(clips), train=False)
+    return found
 
   return apply
 

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import parallel
 from vssl_jax.config import total_steps
 from vssl_jax.errors import UserError
@@ -65,7 +66,7 @@ class NonFiniteError(FloatingPointError):
 def train(
   config: ConfigDict,
   workdir: pathlib.Path,
-  source: Any,
+  source: Source,
   method: Method,
   mesh: Mesh,
   *,
@@ -104,7 +105,7 @@ def train(
 def _train(
   config: ConfigDict,
   workdir: pathlib.Path,
-  source: Any,
+  source: Source,
   method: Method,
   mesh: Mesh,
   tensorboard: bool,
@@ -252,7 +253,7 @@ class _Loop:
   ) -> None:
     row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS} | seen
     row["epoch"] = step / self.source.steps_per_epoch
-    row["unreadable_videos"] = getattr(self.source, "unreadable", 0)
+    row["unreadable_videos"] = self.source.unreadable
     if step_lib.EMBEDDINGS in metrics:
       stats = embed_stats.summary(metrics[step_lib.EMBEDDINGS])
       row |= {k: float(v) for k, v in stats.items()}

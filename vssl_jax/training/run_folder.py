@@ -110,7 +110,7 @@ def open_run(folder: pathlib.Path) -> Iterator[Run]:
   """
   config = methods.complete(checkpoints.load_config(folder))
   method = methods.load(config.method).build(config, None)
-  tx = optim.build(config.optim, lambda step: step)
+  tx = optim.build(config.optim, jnp.asarray)
   # Shapes tell where to read to; nothing is drawn.
   whole = parallel.replicated(parallel.make_mesh(jax.local_devices()[:1]))
   like = jax.tree.map(
@@ -154,7 +154,7 @@ def save_run(
     raise UserError(f"{folder}: holds a run already; give another folder.")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f"{folder}: is there and not an empty folder; give another.")
-  tx = optim.build(config.optim, lambda step: step)
+  tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
   folder = folder.absolute()
   partial = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")

@@ -19,8 +19,7 @@ from vssl_jax.training.optim import Schedule
 EMBEDDINGS = "embeddings"
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that a run is: what a checkpoint holds, and what step k + 1 depends on.
 
   Attributes:
@@ -55,7 +54,7 @@ def init(
 
 def _layout(method: Method, mesh: Mesh) -> TrainState:
   """A copy of everything on each device, but for the method's state where it says otherwise."""
-  whole = parallel.replicated(mesh)
+  whole: Any = parallel.replicated(mesh)  # it stands where the state has an array or a tree
   return TrainState(whole, whole, whole, parallel.shardings(mesh, method.state_spec), whole)
 
 

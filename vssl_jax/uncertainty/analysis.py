@@ -25,13 +25,14 @@ import argparse
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.losses.provico import LossSettings
@@ -44,21 +45,19 @@ RESULT = "analysis.json"
 _NEIGHBOURS = 4  # positives and negatives shown of a video
 
 
-class Frames:
+class Frames(Wrapped):
   """A source that keeps the middle frame of some videos as they pass.
 
   Attributes:
     kept: uint8 `[H, W, 3]` by number of the video.
   """
 
-  def __init__(self, source: views_lib.Source, videos: Iterable[int]):
-    self._source, self._wanted = source, frozenset(map(int, videos))
+  def __init__(self, source: Source, videos: Iterable[int]):
+    super().__init__(source)
+    self._wanted = frozenset(map(int, videos))
     self.kept: dict[int, np.ndarray] = {}
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._source, name)
-
-  def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+  def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
     """As the source's own."""
     for batch in self._source.eval_batches(*args, **kwargs):
       valid = batch.get("valid", np.ones(len(batch["video"]), bool))
@@ -96,12 +95,12 @@ def _analyse(
   train = opened(config.data.train_split)
   labelled = bool(train.label_names)
   test = opened(config.data.eval_split) if labelled else None
-  if labelled:
+  if test is not None:
     correlation.check_groups(test.num_videos, args.quantiles)
   gaussians = methods.evaluator(config).gaussians
   assert gaussians is not None  # seen by `analyse`
 
-  def extract(source: Any, variables: Any, what: str) -> gaussian.Videos:
+  def extract(source: Source, variables: Any, what: str) -> gaussian.Videos:
     told = f"{folder.name}, {what}"
     return gaussian.extract(gaussians.apply, variables, source, config, progress=told)
 
@@ -113,14 +112,14 @@ def _analyse(
     state = kept.reader.read(step, kept.like)
     variables = jax.device_get(gaussians.variables(state.params, state.method))
     bank = extract(frames, variables, f"step {step}, training split")
-    if labelled:
+    if test is not None:
       queries = extract(test, variables, f"step {step}, evaluation split")
       row = correlation.scores(bank.labelled("training"), queries.labelled("evaluation"))
       out["training"].append({"step": step, "epoch": step / epoch, **row})
   out["step"] = step
   out["pairs"] = _pairs(config, gaussians.settings, bank, places, frames, args)
   out["distance_on"] = gaussians.settings.distance_on
-  if not labelled:
+  if test is None:
     return {k: out[k] for k in ("step", "pairs", "distance_on")}
 
   bank, queries = bank.labelled("training"), queries.labelled("evaluation")
@@ -159,7 +158,7 @@ def _pairs(
   frames: Frames,
   args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-  at = {int(video): place for place, video in enumerate(bank.video)}
+  at = {video: place for place, video in enumerate(bank.numbers.tolist())}
   if lost := [v for v in args.videos if v not in at]:
     raise UserError(f"--videos: training video {lost[0]} could not be read.")
   places = np.array([v for v in places if int(v) in at], int)
@@ -206,7 +205,7 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
   files = [output / f"pairs_{_safe(name)}.png" for name in runs]
   full = {name: found for name, found in runs.items() if "videos" in found}
   if full:
-    pictures = {
+    pictures: dict[str, tuple[Callable[[pathlib.Path, Any], None], Any]] = {
       "training.png": (figures.training, full),
       "quantiles.png": (
         figures.quantiles,

@@ -47,10 +47,10 @@ def spearman(x: Sequence[float], y: Sequence[float], *, independent: bool = True
   """
   from scipy import stats
 
-  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-  if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+  a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
     return {"rho": None, "p": None, "n": len(x)}
-  found = stats.spearmanr(x, y)
+  found = stats.spearmanr(a, b)
   told = independent and len(x) >= 10
   p = float(found.pvalue) if told else None
   return {"rho": float(found.statistic), "p": p, "n": len(x)}

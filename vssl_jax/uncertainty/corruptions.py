@@ -7,11 +7,12 @@ less strongly: noise of one pattern, a square that grows where it is, further fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax.errors import UserError
 
 Corruption = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -104,7 +105,7 @@ CORRUPTIONS: Mapping[str, tuple[Corruption, tuple[float, ...]]] = {
 }
 
 
-class Corrupted:
+class Corrupted(Wrapped):
   """A source whose evaluation views are corrupted, each video by its own draws.
 
   Args:
@@ -117,18 +118,15 @@ class Corrupted:
     UserError: no such corruption, or a strength out of range.
   """
 
-  def __init__(self, source: Any, name: str, strength: float, seed: int = 0):
+  def __init__(self, source: Source, name: str, strength: float, seed: int = 0):
     if name not in CORRUPTIONS:
       raise UserError(f"corruption {name!r}: choose among {', '.join(CORRUPTIONS)}")
     if not 0 <= strength <= 1:
       raise UserError(f"corruption {name!r}: its strength is {strength}; give one in [0, 1]")
-    self._source, self._function = source, CORRUPTIONS[name][0]
-    self._strength, self._seed = strength, seed
+    super().__init__(source)
+    self._function, self._strength, self._seed = CORRUPTIONS[name][0], strength, seed
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._source, name)
-
-  def eval_batches(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, np.ndarray]]:
+  def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
     """As the source's own, but for the clips."""
     for batch in self._source.eval_batches(*args, **kwargs):
       clips = [

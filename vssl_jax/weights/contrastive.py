@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -176,7 +177,7 @@ def _queue(ledger: Ledger, like: Queue) -> Queue:
   pointer = ledger.array("ptr", (1,), integer=True)[0]
   # Rows that were never written are noise: keys have unit length.
   filled = np.sum(np.abs(np.linalg.norm(items, axis=1) - 1) < 1e-3)
-  return Queue(items, np.int32(pointer), np.int32(filled))
+  return Queue(jnp.asarray(items), jnp.int32(pointer), jnp.int32(filled))
 
 
 def _swav_queues(ledger: Ledger, like: Queue | None) -> Queue | None:
@@ -184,7 +185,8 @@ def _swav_queues(ledger: Ledger, like: Queue | None) -> Queue | None:
     return None
   items = ledger.array("queue_swav", like.items.shape)
   filled = np.sum(np.any(items != 0, axis=2), axis=1).astype(np.int32)
-  return Queue(np.ascontiguousarray(items[:, ::-1]), np.zeros(len(items), np.int32), filled)
+  pointers = jnp.zeros(len(items), jnp.int32)
+  return Queue(jnp.asarray(items[:, ::-1]), pointers, jnp.asarray(filled))
 
 
 def to_theirs(

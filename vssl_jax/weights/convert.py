@@ -20,7 +20,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 
@@ -129,17 +130,24 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   """
   if pathlib.Path(file).exists():
     raise UserError(f"{file}: exists; give another --to, or remove it.")
-  folder, whole, info = pathlib.Path(path), None, {}
+  folder = pathlib.Path(path)
+  whole: tuple[Any, Any] | None = None
+  info: Mapping[str, Any] = {}
   exported = (folder / exported_lib.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
     config, method, state = run_folder.load_state(folder)
+    assert method.encoder is not None  # all of these have one
     variables = jax.device_get(method.encoder(state.params, state.method))
     whole = None if encoder_only else (state.params, state.method)
   else:
     config, variables, info = encoder_lib.load_encoder(folder)
   tensors, cfg = pyslowfast.to_theirs(config, variables, whole)
   epoch = (info.get("origin") or {}).get("epoch") or 0
-  rest = {"epoch": epoch, "optimizer_state": {"state": {}, "param_groups": []}, "cfg": cfg}
+  rest: dict[str, Any] = {
+    "epoch": epoch,
+    "optimizer_state": {"state": {}, "param_groups": []},
+    "cfg": cfg,
+  }
   files.write_torch(file, tensors, rest)
 
 

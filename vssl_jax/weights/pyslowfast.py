@@ -166,7 +166,7 @@ def describe(
       f"depths {', '.join(map(str, KNOWN))} of bottlenecks are known."
     )
   _require_known(cfg, where)
-  out = {"depth": depth, "width": stem / 64}
+  out: dict[str, Any] = {"depth": depth, "width": stem / 64}
   arch = arch or cfg.get("MODEL", {}).get("ARCH", "")
   if not arch:
     flat = shape("s4.pathway0_res0.branch2.a.weight")[2] == 1

@@ -69,6 +69,8 @@ def test_wrong_features_are_named(monkeypatch):
 def test_evaluation_is_refused(monkeypatch):
   with pytest.raises(UserError, match="tfrecord"):
     load(monkeypatch, (Factory(), 9)).eval_batches(2, clips=1)
+  with pytest.raises(UserError, match="tfrecord"):
+    load(monkeypatch, (Factory(), 9)).only([1])
 
 
 @pytest.mark.parametrize("name", ["", "user_factory", "no_such_module:make", "user_factory:other"])

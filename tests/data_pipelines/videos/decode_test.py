@@ -136,6 +136,20 @@ def test_seeking_decodes_little(tmp_path, make_video, monkeypatch):
   assert next(iter(source))[0] >= 40
 
 
+@pytest.mark.parametrize("start", [0, 15])
+def test_a_first_frame_without_a_time_stamp(tmp_path, make_video, monkeypatch, start):
+  path = make_video(tmp_path / "a.mp4", frames=28, fps=1)
+  expected = one(path, start=start)
+  frames = decode._Source._frames
+
+  def unstamped(self, seek_to):
+    for i, (time, frame) in enumerate(frames(self, seek_to)):
+      yield (time if i else None), frame
+
+  monkeypatch.setattr(decode._Source, "_frames", unstamped)
+  assert one(path, start=start) == expected
+
+
 @pytest.mark.parametrize(
   ("limit", "lengths"),
   [

@@ -182,6 +182,9 @@ class Split:
   def __init__(self, count=V):
     self.count = count
 
+  def sequence(self, video):
+    return videos()["features"][video]
+
   def eval_example(self, video):
     return {k: x[video] for k, x in videos().items()}
 
@@ -324,7 +327,7 @@ def test_sizes_come_from_the_data_and_other_data_is_refused():
   assert (assumed.classes, assumed.width) == (20, 2048)
 
   class Clips:
-    label_names, num_videos, steps_per_epoch = ("a",), 3, 1
+    label_names, num_videos, steps_per_epoch, fingerprint = ("a",), 3, 1, ""
 
   with pytest.raises(UserError, match="dcc needs features of untrimmed videos"):
     methods.resolve(c, Clips())

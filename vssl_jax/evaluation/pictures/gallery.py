@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.source import Source
 from vssl_jax import figure as figure_lib
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
@@ -48,7 +49,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarr
   return np.asarray(cosine), np.asarray(found)
 
 
-def frames(source: Any, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
+def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
   """The middle frame's central square of some videos, uint8 `[size, size, 3]` by number.
 
   Videos that cannot be read are missing.

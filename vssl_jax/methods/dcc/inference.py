@@ -15,6 +15,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.localization import scores
 from vssl_jax.localization.observe import Look
 from vssl_jax.localization.proposals import ProposalSettings
+from vssl_jax.localization.source import SequenceSource
 from vssl_jax.methods.base import Batch, Params
 from vssl_jax.methods.dcc import pseudo_labels, report
 from vssl_jax.models.bas_net import SUPPRESSED, BasNet, top_mean
@@ -35,7 +36,8 @@ def activations(config: ConfigDict) -> Activate:
 
   @jax.jit
   def run(params: Params, features: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    cas = net.apply({"params": params}, features, mask).cas[SUPPRESSED]
+    out: Any = net.apply({"params": params}, features, mask)
+    cas = out.cas[SUPPRESSED]
     probability = jax.nn.softmax(top_mean(cas, mask, config.dcc.share), axis=-1)
     return cas[..., :-1], probability[..., :-1]
 
@@ -43,7 +45,7 @@ def activations(config: ConfigDict) -> Activate:
 
 
 def localize(
-  config: ConfigDict, params: Params, source: Any, activate: Activate | None = None
+  config: ConfigDict, params: Params, source: SequenceSource, activate: Activate | None = None
 ) -> dict[str, Any]:
   """The suppression branch's scores on a split: see `localization.scores.evaluate`.
 
@@ -93,7 +95,7 @@ def look(config: ConfigDict, params: Params, state: Any) -> Look:
   @jax.jit
   def see(params: Params, state: Any, batch: Batch) -> dict[str, Any]:
     batch = {**batch, "key": pseudo_labels.keys(config.seed, batch["video"])}
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    out: Any = net.apply({"params": params}, batch["features"], batch["mask"])
     # A test video may have more labels than any training video.
     classes, pseudo = pseudo_labels.pseudo_labels(c, out, batch, c.classes)
     branch = pseudo_labels.BRANCHES[c.embedding]

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import parallel
 from vssl_jax.localization import scores
+from vssl_jax.localization.source import SequenceSource
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Params
 from vssl_jax.methods.dcc import pseudo_labels
@@ -21,7 +22,8 @@ from vssl_jax.models.bas_net import BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 
 State = Any  # of methods.dcc.method
-Refresh = Callable[[Params, State, Any], State]  # of parameters, state and training split
+# Of parameters, state and training split.
+Refresh = Callable[[Params, State, SequenceSource], State]
 
 
 def refill(config: ConfigDict, net: BasNet) -> Refresh:
@@ -33,17 +35,17 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
 
   @jax.jit
   def fill(params: Params, state: State, batch: Batch) -> parts.Regions:
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    out: Any = net.apply({"params": params}, batch["features"], batch["mask"])
     fresh, _ = pseudo_labels.regions(config.dcc, out, batch, state)
     return parts.remember(state.bank, fresh, batch["video"])
 
-  def refill(params: Params, state: State, source: Any) -> State:
+  def refill(params: Params, state: State, source: SequenceSource) -> State:
     left = np.flatnonzero(~np.asarray(state.visited))
     if int(state.epochs) and len(left):
       left = np.resize(left, -(-len(left) // config.batch_size) * config.batch_size)
       for videos in left.reshape(-1, config.batch_size):
         examples = [source.eval_example(int(v)) for v in videos]
-        batch = {k: np.stack([e[k] for e in examples]) for k in _given(config)}
+        batch: dict[str, Any] = {k: np.stack([e[k] for e in examples]) for k in _given(config)}
         batch |= {"video": videos, "key": pseudo_labels.keys(config.seed, videos)}
         state = state.replace(bank=fill(params, state, batch))
     return state.replace(visited=jnp.zeros_like(state.visited))
@@ -64,7 +66,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
 
   @jax.jit
   def describe(params: Params, batch: Batch) -> dict[str, jax.Array]:
-    out = net.apply({"params": params}, batch["features"], batch["mask"])
+    out: Any = net.apply({"params": params}, batch["features"], batch["mask"])
     classes, pseudo = pseudo_labels.pseudo_labels(c, out, batch, c.labels)
     return {
       "x": pseudo_labels.points(c, out, batch),
@@ -82,7 +84,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
   options = {"iterations": c.cluster_iterations, "mesh": mesh, "axis_name": parallel.AXIS}
   cluster = everywhere(functools.partial(kmeans, **options))
 
-  def survey(params: Params, source: Any) -> Iterator[dict[str, np.ndarray]]:
+  def survey(params: Params, source: SequenceSource) -> Iterator[dict[str, np.ndarray]]:
     for batch in source.eval_batches(config.batch_size):
       given = {k: batch[k] for k in _given(config)}
       rows = scores.gather(
@@ -90,7 +92,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
       )
       yield {k: x[rows["valid"]] for k, x in rows.items()}
 
-  def recluster(params: Params, state: State, source: Any) -> State:
+  def recluster(params: Params, state: State, source: SequenceSource) -> State:
     if int(state.epochs) % c.refresh:
       return state
     local = jax.device_get(params)

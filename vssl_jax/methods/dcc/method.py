@@ -28,11 +28,13 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
+from data_pipelines.source import Source
 from vssl_jax import config as config_lib
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.proposals import ProposalSettings
+from vssl_jax.localization.source import sequences_of
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch, Evaluator, Localizer, Loss, Method, Params
@@ -45,8 +47,7 @@ VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are hel
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """The memory of all videos' regions, and the clusters of the whole data set, where it has such.
 
   Attributes:
@@ -113,7 +114,7 @@ def defaults() -> ConfigDict:
   return c
 
 
-def resolve(config: ConfigDict, source: Any) -> ConfigDict:
+def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   """Fills in the sizes that come from the data; without any, a data set like THUMOS14's.
 
   Raises:
@@ -129,9 +130,10 @@ def resolve(config: ConfigDict, source: Any) -> ConfigDict:
       f"config.data.source is {config.data.source}: dcc needs features of untrimmed videos; "
       "choose localization, untrimmed or stitched."
     )
-  c.classes, c.videos = len(source.label_names), source.num_videos
-  c.labels = max(1, *(len(v.labels) for v in source.videos))
-  c.width, c.label_names = source.sequence(0).shape[1], tuple(source.label_names)
+  split = sequences_of(source)
+  c.classes, c.videos = len(split.label_names), split.num_videos
+  c.labels = max(1, *(len(v.labels) for v in split.videos))
+  c.width, c.label_names = split.sequence(0).shape[1], split.label_names
   if config.data.localization.validation and not config.save.best:
     config.save.best, config.save.best_mode = VALIDATION, "max"
   return config
@@ -163,7 +165,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
     del rng
     mask, labels = batch["mask"], batch["labels"]
-    out = net.apply({"params": params}, batch["features"], mask, batch["key"])
+    out: Any = net.apply({"params": params}, batch["features"], mask, batch["key"])
     scores = top_mean(out.cas, mask, c.share)
     base, suppressed = losses.classification(scores, labels)
     sparsity = losses.sparsity(out.attention)
@@ -203,18 +205,18 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     starts = beta(config, step) > 0 if contrasts else jnp.bool_(False)
     return {part: starts if part == "projection" else True for part in PARTS}
 
-  whole = PartitionSpec()
+  whole: Any = PartitionSpec()  # it stands where the state has an array
   splits = mesh is not None and c.contrast == "bank" and c.videos % mesh.size == 0
-  bank = PartitionSpec(parallel.AXIS) if splits else whole
+  bank: Any = PartitionSpec(parallel.AXIS) if splits else whole
   refreshes = []
   if c.contrast == "bank" and c.videos % config.batch_size:
     refreshes.append(memory.refill(config, net))
   if pseudo_labels.clusters_dataset(c):
     refreshes.append(memory.recluster(config, net, mesh))
 
-  def on_epoch_start(params: Params, state: State, source: Any) -> tuple[Params, State]:
+  def on_epoch_start(params: Params, state: State, source: Source) -> tuple[Params, State]:
     for each in refreshes:
-      state = each(params, state, source)
+      state = each(params, state, sequences_of(source))
     return params, state.replace(epochs=state.epochs + 1)
 
   return Method(
@@ -235,23 +237,25 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
   activate = inference.activations(config)
   options = inference.options(config)
 
-  def scores(params: Params, state: State, train: Any, test: Any) -> dict[str, Any]:
+  def scores(params: Params, state: State, train: Source, test: Source) -> dict[str, Any]:
     del state, train
-    return inference.localize(config, params, test, activate)
+    return inference.localize(config, params, sequences_of(test), activate)
 
-  def validate(params: Params, held_out: Any) -> dict[str, float]:
-    ((_, figures),) = inference.localize(config, params, held_out, activate)["headline"].items()
+  def validate(params: Params, held_out: Source) -> dict[str, float]:
+    found = inference.localize(config, params, sequences_of(held_out), activate)
+    ((_, figures),) = found["headline"].items()
     return {VALIDATION: figures["trained"]}
 
   def write_report(
-    params: Params, state: State, train: Any, test: Any, folder: pathlib.Path
+    params: Params, state: State, train: Source, test: Source, folder: pathlib.Path
   ) -> dict[str, Any]:
-    predictions, _ = scores_lib.predict(functools.partial(activate, params), test, **options)
+    split = sequences_of(test)
+    predictions, _ = scores_lib.predict(functools.partial(activate, params), split, **options)
     return report.write(
       folder,
       inference.look(config, params, state),
-      train,
-      test,
+      sequences_of(train),
+      split,
       predictions,
       batch_size=options["batch_size"],
       videos=c.timelines,

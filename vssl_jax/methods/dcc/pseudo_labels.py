@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
@@ -114,7 +115,7 @@ def confidence(
   return parts.confidence(found, pseudo, share)
 
 
-def keys(seed: int, videos: jax.Array) -> jax.Array:
+def keys(seed: int, videos: jax.Array | np.ndarray) -> jax.Array:
   """A key for each video `[N]` outside of the steps, which give keys of their own."""
   return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(videos)
 

@@ -24,7 +24,7 @@ class PseudoQuality:
   def __init__(self):
     self._sums = {side: {way: np.zeros(2) for way in _WAYS} for side in _SIDES}  # right, all
     self._true = {side: 0.0 for side in _SIDES}
-    self._ways = _WAYS
+    self._ways: tuple[str, ...] = _WAYS
 
   def add(self, seen: Observed) -> None:
     """Counts one video."""
@@ -34,7 +34,7 @@ class PseudoQuality:
       ("background", ~seen.pseudo, ~actual),
     ):
       self._true[side] += right.sum()
-      weights = [np.ones(chosen.shape)]
+      weights: list[np.ndarray] = [np.ones(chosen.shape)]
       if seen.trust is None:
         self._ways = _WAYS[:1]
       else:

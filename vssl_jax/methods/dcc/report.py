@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 
-from vssl_jax.localization import annotations
+from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import Prediction
 from vssl_jax.localization.observe import Look, observe
+from vssl_jax.localization.source import SequenceSource
 from vssl_jax.methods.dcc import snippet_spaces
 from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 
@@ -22,8 +23,8 @@ TSNE = "tsne.png"
 def write(
   folder: pathlib.Path,
   look: Look,
-  train: Any,
-  test: Any,
+  train: SequenceSource,
+  test: SequenceSource,
   predictions: Mapping[str, Sequence[Prediction]],
   *,
   batch_size: int,
@@ -53,7 +54,7 @@ def write(
   found["pseudo_labels"] = quality.result()
   writes = jax.process_index() == 0
   if writes:
-    annotations.write_predictions(folder / timelines_lib.PREDICTIONS, predictions)
+    annotations_lib.write_predictions(folder / timelines_lib.PREDICTIONS, predictions)
   timelines_lib.timelines(folder, look, test, predictions, batch_size=batch_size, videos=videos)
   if not count:
     return found

@@ -15,6 +15,7 @@ the three taps of a t×1×1 product are rounded before they are added.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,7 @@ from jax import lax
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers import conv_cpu
 from vssl_jax.models.layers.conv_cpu import fold_time
-from vssl_jax.models.layers.padding import Padding, Triple, pads
+from vssl_jax.models.layers.padding import Padding, Pads, Triple, pads
 from vssl_jax.parallel import vary_with
 
 LOWERINGS = ("auto", "lax", "fold", "cpu")
@@ -58,7 +59,7 @@ def conv3d(
     raise UserError(f"config.encoder.conv = {lowering!r} is unknown: use {choices}")
   if lowering == "auto":
     lowering = {"cpu": "cpu", "gpu": "fold"}.get(jax.default_backend(), "lax")
-  pad = pads(x.shape[1:4], kernel.shape[:3], strides, padding)
+  pad = cast(Pads, pads(x.shape[1:4], kernel.shape[:3], strides, padding))
   if lowering == "lax":
     return lax.conv_general_dilated(
       x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")

@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vssl_jax.models.layers.padding import Pair, Triple, output_size
+from vssl_jax.models.layers.padding import Pads, Pair, Triple, output_size
 from vssl_jax.parallel import vary_with
-
-Pads = tuple[Pair, Pair, Pair]
 
 # The libraries unfold patches into fresh memory. Up to about 30 MB the allocator hands the same
 # pages out again; beyond, every call pays for new ones, and costs three times as much.
@@ -77,7 +76,8 @@ def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:
 
 def unfold_time(z: jax.Array, taps: int, stride: int, pad: Pair, size: int) -> jax.Array:
   """The transpose of `fold_time`: adds `[N, T', H, W, taps·C]` up in `[N, size, H, W, C]`."""
-  total, zero, frames = 0, jnp.zeros((), z.dtype), z.shape[1]
+  total: Any = 0
+  zero, frames = jnp.zeros((), z.dtype), z.shape[1]
   for t, part in enumerate(jnp.split(z, taps, axis=-1)):
     low = t - pad[0]
     high = size - low - (frames - 1) * stride - 1

@@ -10,6 +10,7 @@ from vssl_jax.errors import UserError
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
+Pads = tuple[Pair, Pair, Pair]
 Padding = str | Sequence[Pair]
 
 

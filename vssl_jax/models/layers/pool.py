@@ -62,7 +62,7 @@ def _backward(axis, k, s, pad, saved, dy):
   # Padded input u = s·q + r is tap s·a + r of window q − a: sum over a, then over phases r.
   windows, zero = y.shape[axis], jnp.zeros((), dy.dtype)
   rows = windows + -(-k // s) - 1
-  dx = 0
+  dx: jax.Array | int = 0
   for r in range(s):
     phase = jnp.zeros((*y.shape[:axis], rows, *y.shape[axis + 1 :]), dy.dtype)
     for a, part in enumerate(parts[r::s]):

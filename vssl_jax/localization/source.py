@@ -1,0 +1,60 @@
+"""What localization needs of a data source: feature sequences of untrimmed videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import numpy as np
+
+from data_pipelines.source import Batches, Example, Source
+from vssl_jax.errors import UserError
+from vssl_jax.localization.annotations import Video
+
+
+class SequenceSource(Source, Protocol):
+  """A split of feature sequences; see `data_pipelines.untrimmed.sequences` for its batches."""
+
+  @property
+  def videos(self) -> tuple[Video, ...]:
+    """What is annotated of each video, by its number in the batches."""
+    ...
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Their names, likewise: `video_names`, of which there is one for each here."""
+    ...
+
+  def sequence(self, video: int) -> np.ndarray:
+    """All features of a video, `[L, D]`, as stored.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    ...
+
+  def only(self, videos: Sequence[int]) -> SequenceSource:
+    """See `Source`."""
+    ...
+
+  def eval_example(self, video: int, **views: int) -> Example:
+    """One video's row of the evaluation batches; there are no views, so they are ignored."""
+    ...
+
+  def eval_batches(self, batch_size: int, **views: int) -> Batches:
+    """One ordered pass over the split; views are ignored likewise."""
+    ...
+
+
+def sequences_of(source: Source) -> SequenceSource:
+  """The source as one of feature sequences.
+
+  Raises:
+    UserError: it has something else.
+  """
+  if not hasattr(source, "sequence"):
+    raise UserError(
+      "config.data.source: this needs features of untrimmed videos; choose localization, untrimmed "
+      "or stitched."
+    )
+  return cast(SequenceSource, source)
