@@ -120,7 +120,7 @@ def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.nd
   if config.knn.every_epochs <= 0 or not methods.learns_from_labels(config):
     return source, np.empty(0, int)
   rest, held = splits_lib.hold_out(source, config.knn.held_out, config.seed)
-  return source.only(rest), held
+  return source.only(rest.tolist()), held
 
 
 def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
