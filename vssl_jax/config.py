@@ -21,7 +21,7 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
     "crop_short": (0.7, 0.875),
   },
 }
-# Fields by their names before version 0.2, which files and flags may still use.
+# Fields by their former names, which configs and flags may use for one more version.
 RENAMED = {
   "data.interval.law": "data.interval.distribution",
   "augment.solarise_p": "augment.solarize_p",

@@ -60,7 +60,7 @@ FROM_CHECKPOINT = (
   "k",
   "temperature",
 )
-FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # before version 0.2
+FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # former names
 HELP = {
   "clips": "test clips per video",
   "crops": "test crops per clip",
