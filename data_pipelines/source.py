@@ -87,7 +87,7 @@ class Source(Protocol):
     """
     ...
 
-  def only(self, videos: Sequence[int]) -> Source:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Source:
     """The same source with some of its videos alone, numbered anew from 0 in the order given."""
     ...
 
@@ -270,7 +270,7 @@ class NumpySource:
     """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
     return steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]

@@ -62,7 +62,7 @@ class DmvrSource:
     for features in dataset.as_numpy_iterator():
       yield self._batch(features)
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """Not offered: the factory's videos have no numbers."""
     del videos
     raise UserError(
