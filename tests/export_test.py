@@ -250,6 +250,7 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
 
   monkeypatch.setattr(program, "save_program", save_program)
   monkeypatch.setattr(program, "save_tensorflow", save_tensorflow)
+  monkeypatch.setattr(program, "require_tensorflow", lambda: None)
   assert export.main([*command, "--formats=program,savedmodel"]) == 0
   listed = export.load_card(output)["programs"]
   assert sorted(listed) == [program.PROGRAM, program.SAVED_MODEL]
