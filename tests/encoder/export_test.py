@@ -254,6 +254,7 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
 
   monkeypatch.setattr(program, "save_program", save_program)
   monkeypatch.setattr(saved_model, "save_model", save_tensorflow)
+  monkeypatch.setattr(saved_model, "exporters", lambda: None)
   assert export.main([*command, "--formats=program,savedmodel"]) == 0
   listed = exported.load_card(output)["programs"]
   assert sorted(listed) == [program.PROGRAM, saved_model.SAVED_MODEL]

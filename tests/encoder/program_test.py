@@ -50,7 +50,7 @@ def _run(code, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, tf):
   """An exported encoder with programs, and what it gives for some clips."""
   path = tmp_path_factory.mktemp("run")
   make(path / "from", **{"encoder.depth": 18})
