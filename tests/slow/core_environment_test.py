@@ -14,10 +14,16 @@ pytestmark = pytest.mark.slow
 # What works without the extra: NumPy sources, `prepare`, training, probes, exports, converters,
 # localization. Files that only compute in JAX need no environment of their own to show it.
 PART = (
-  "tests/data_pipelines", "tests/encoder_test.py", "tests/errors_test.py", "tests/export_test.py",
-  "tests/io", "tests/localization", "tests/localize_test.py", "tests/main_test.py",
-  "tests/probes/knn_test.py", "tests/probes/logistic_test.py", "tests/weights",
-)  # fmt: skip
+  "tests/data_pipelines",
+  "tests/encoder",
+  "tests/errors_test.py",
+  "tests/jobs/localize_test.py",
+  "tests/localization",
+  "tests/main_test.py",
+  "tests/probes/knn_test.py",
+  "tests/probes/logistic_test.py",
+  "tests/weights",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +34,13 @@ def python(tmp_path_factory):
 def run(python, *arguments):
   environment = {**os.environ, "PYTHONPATH": str(core_environment.ROOT), "JAX_PLATFORMS": "cpu"}
   return subprocess.run(
-    [python, *arguments], cwd=core_environment.ROOT, env=environment, capture_output=True,
-    text=True, timeout=900,
-  )  # fmt: skip
+    [python, *arguments],
+    cwd=core_environment.ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
 
 
 def test_the_extra_is_not_there(python):
@@ -54,9 +64,14 @@ def test_the_tests_that_need_none_of_it_pass(python):
 @pytest.mark.parametrize("source", ["digits", "tfds", "tfrecord", "dmvr"])
 def test_sources_that_need_it_say_so_in_one_line(python, source, tmp_path):
   done = run(
-    python, "-m", "vssl_jax.main", "--config=configs/cvrl.py:demo", f"--workdir={tmp_path}/run",
-    f"--config.data.source={source}", f"--config.data.path={tmp_path}",
-  )  # fmt: skip
+    python,
+    "-m",
+    "vssl_jax.main",
+    "--config=configs/cvrl.py:demo",
+    f"--workdir={tmp_path}/run",
+    f"--config.data.source={source}",
+    f"--config.data.path={tmp_path}",
+  )
   assert done.returncode == 2
   assert done.stderr.count("\n") == 1, done.stderr
   assert f"config.data.source={source} needs tensorflow" in done.stderr
