@@ -49,7 +49,7 @@ def world(tmp_path, monkeypatch):
 
 def run(folder, out, *flags):
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", *ALONE]
-  return snippet_features.main([*given, *FLAGS, *flags])
+  return small.vssl("extract", *given, *FLAGS, *flags)
 
 
 def stamps(out):
@@ -85,7 +85,7 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
 def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
   folder, out, calls, _ = world
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", *ALONE]
-  assert snippet_features.main([*given, "--frames=2", "--stride=3", "--fps=10"]) == 3
+  assert small.vssl("extract", *given, "--frames=2", "--stride=3", "--fps=10") == 3
   settings = snippets.SnippetSettings(frames=2, stride=3, fps=10, resize=20, size=18)
   clips = np.stack([x for x, _ in snippets.read(folder / "b.mp4", settings)])
   assert {shape[2:] for shape in calls} == {(18, 18, 3)}

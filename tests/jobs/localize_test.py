@@ -51,7 +51,9 @@ def run(tmp_path_factory):
 
 
 def call(folder, out, *flags):
-  return localize.main([f"--checkpoint={folder}", f"--output={out}", "--timelines=2", *flags])
+  return small.vssl(
+    "localize", f"--checkpoint={folder}", f"--output={out}", "--timelines=2", *flags
+  )
 
 
 def features(folder, lengths, width=WIDTH):
@@ -152,7 +154,7 @@ def test_what_does_not_fit_is_one_line(run, tmp_path, capsys, case, message, mon
     annotations.write_annotations(data / "annotations.json", videos)
   if case == "method":
     other = small.load("cvrl.py", "demo").lock()
-    monkeypatch.setattr(run_folder, "load_state", lambda _: (other, None, None))
+    monkeypatch.setattr(run_folder, "load_state", lambda *_: (other, None, None))
   if case == "run":
     folder = tmp_path
   assert call(folder, tmp_path / "out", f"--data={data}") == 2
@@ -177,7 +179,7 @@ def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monk
   loaded = run_folder.load_state(folder)
   with loaded[0].unlocked():
     loaded[0].dcc.label_names = ()
-  monkeypatch.setattr(run_folder, "load_state", lambda _: loaded)
+  monkeypatch.setattr(run_folder, "load_state", lambda *_: loaded)
   assert call(folder, tmp_path / "a", f"--data={features(tmp_path / 'new', [9])}") == 2
   assert "before class names were kept" in capsys.readouterr().err
   assert call(folder, tmp_path / "b") == 0
@@ -211,5 +213,5 @@ def test_annotations_need_their_videos(run, tmp_path, capsys):
 
 def test_whole_command_says_what_it_takes(capsys):
   with pytest.raises(SystemExit):
-    localize.main(["--help"])
+    small.vssl("localize", "--help")
   assert "predictions.json" in capsys.readouterr().out
