@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # what `_PLACES` says, for editors and type checkers
   from vssl_jax.jobs.run import pretrain
 
 # Modules, and what is to be taken of them; "" is the module itself. `evaluate`, `export`,
-# `extract_features` and `localize` are names of modules as well, for `python -m` alone: an import of
-# such a one would put it in the function's place.
+# `extract_features` and `localize` are names of modules as well, for `python -m` alone: nothing
+# imports those, as an import would put the module in the function's place.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),

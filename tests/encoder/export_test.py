@@ -148,7 +148,7 @@ def run_folder(tmp_path, monkeypatch):
   trained = {"top1": 0.25, "encoder_sha256": results_lib.tree_hash(variables)}
   results_lib.write_json({"trained": trained}, folder / "result.json")
 
-  def load_encoder(path):
+  def load_encoder(path, which="last"):
     if str(path) != str(folder):
       raise UserError(f"{path}: no config.json there")
     return config, variables, {"checkpoint": str(path), "step": 3}
@@ -203,7 +203,7 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
   exported.save_encoder(first, config, variables, **old)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(encoder_lib, "load_encoder", lambda path: (config, variables, {}))
+    patch.setattr(encoder_lib, "load_encoder", lambda path, which: (config, variables, {}))
     assert small.vssl("export", f"--checkpoint={first}", f"--output={second}") == 0
   again = exported.load_card(second)
   assert (again["results"], again["data"]) == (old["results"], old["data"])
@@ -230,7 +230,7 @@ def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monke
   encoder = models.build_encoder(config.encoder)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
-  monkeypatch.setattr(encoder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
+  monkeypatch.setattr(encoder_lib, "load_encoder", lambda path, which: (config, flat, {"step": 3}))
   seen = inflate.inflated(config, flat)[1]
   trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
   assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
@@ -321,10 +321,8 @@ def test_command_line_tells_what_is_wrong(run_folder, tmp_path, capsys):
   assert small.vssl("export", f"--checkpoint={tmp_path}/none", f"--output={tmp_path}/out") == 2
   assert "no config.json there" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
-  assert (
-    small.vssl("export", f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2")
-    == 2
-  )
+  flags = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2"]
+  assert small.vssl("export", *flags) == 2
   assert "--clips is of the features" in capsys.readouterr().err
   for flag in ("--clips=-1", "--crops=-2", "--batch_size=-3"):
     command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--features", flag]

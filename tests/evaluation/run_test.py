@@ -299,8 +299,8 @@ def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, m
   assert own["notes"] == []
   whole = encoder_lib.load_encoder
 
-  def trained(path):
-    config, variables, info = whole(path)
+  def trained(path, which):
+    config, variables, info = whole(path, which)
     config.data.fingerprint = own["data"]["eval"]["fingerprint"]
     return config, variables, {**info, "step": 7}
 

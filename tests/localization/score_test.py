@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from tests import small
+
 ORACLE = pathlib.Path(__file__).parent.parent / "oracles" / "activitynet.json"
 
 

@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 import vssl_jax
+from tests import small
 from tests.weights import stages
 from tests.weights.pyslowfast_test import depth_14  # noqa: F401  a fixture
 from vssl_jax.encoder import encoder as encoder_lib
@@ -48,10 +49,8 @@ def test_an_encoder(tmp_path, capsys):
 
   # And back, by way of the folder.
   back = tmp_path / "back.safetensors"
-  assert (
-    small.vssl("convert", f"--from={tmp_path / 'out'}", "--to_format=pyslowfast", f"--to={back}")
-    == 0
-  )
+  flags = [f"--from={tmp_path / 'out'}", "--to_format=pyslowfast", f"--to={back}"]
+  assert small.vssl("convert", *flags) == 0
   tensors, _ = files.read_torch(back)
   _same(tensors, {k: state[k] for k in tensors})
   assert small.vssl("convert", *command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}") == 2
@@ -85,10 +84,8 @@ def test_a_contrastive_model_is_a_run(tmp_path):
     state["backbone.s5.pathway0_res0.branch2.a.weight"],
   )
   back = tmp_path / "back.pyth"
-  assert (
-    small.vssl("convert", f"--from={tmp_path / 'run'}", "--to_format=pyslowfast", f"--to={back}")
-    == 0
-  )
+  flags = [f"--from={tmp_path / 'run'}", "--to_format=pyslowfast", f"--to={back}"]
+  assert small.vssl("convert", *flags) == 0
   again, rest = files.read_torch(back)
   _same(
     {k: v for k, v in again.items() if k != "iter"}, {k: state[k] for k in again if k != "iter"}
@@ -159,7 +156,8 @@ def test_nothing_is_written_over(tmp_path, capsys):
   for to in (there, there / "below"):
     assert small.vssl("convert", *command, f"--to={to}") == 2
     assert f"{there}: " in capsys.readouterr().err
-  assert small.vssl("convert", f"--from={tmp_path}", "--to_format=pyslowfast", f"--to={there}") == 2
+  flags = [f"--from={tmp_path}", "--to_format=pyslowfast", f"--to={there}"]
+  assert small.vssl("convert", *flags) == 2
   assert "there: exists" in capsys.readouterr().err
   with pytest.raises(UserError, match="no folder can be made"):
     files.write_torch(there / "x.safetensors", {}, {})

@@ -14,8 +14,8 @@ Every evaluation protocol from one checkpoint, as a table, numbers and pictures.
 
 Protocols: logistic, cross_validation (within the training split), knn, retrieval, few_shot,
 embedding (pictures), linear, semi_supervised, finetune, and with --untrimmed=DIR
-localization_features; all by default. Data, views and clips are the checkpoint's own unless flags say otherwise. Several
-folders, or several pairs of splits, are evaluated one by one and averaged.
+localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
+say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged.
 
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
