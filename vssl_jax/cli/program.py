@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Sequence
 
 from vssl_jax._version import __version__
+from vssl_jax.cli import quiet
 from vssl_jax.errors import NonFiniteError, Preempted, UserError, brief
 
 COMMANDS = {
@@ -81,7 +82,7 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
   with _reader_may_go() as gone:
     try:
       if not verbose:
-        _silence()
+        quiet.silence()
       command = importlib.import_module(module)
       resumes = getattr(command, "RESUMES", False)
       status = command.run(command.parser().parse_args(argv))
@@ -106,17 +107,6 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
       return _unforeseen(verbose)
   assert gone
   return BROKEN_PIPE
-
-
-def _silence() -> None:
-  """Keeps libraries' notes from between the user and the one line that matters.
-
-  The environment is read when a library is loaded, by worker processes too; what a user has set
-  stays. Warnings of the training itself come by absl's log, above this level.
-  """
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def _fail(message: str) -> int:
