@@ -114,7 +114,7 @@ def test_unknown_videos_get_predictions_by_the_runs_classes(run, tmp_path, capsy
   end = 7 * config.data.localization.step_seconds
   assert 0 < max(p.end for p in found["v1"]) <= end
   # The same as by hand, video by video.
-  source = localize.open_split(config, str(data))
+  source = localize.open_split(config, methods.evaluator(config).localizer, str(data))
   activate = functools.partial(inference.activations(config), params)
   want, _ = scores_lib.predict(activate, source, **inference.options(config))
   assert [p.score for p in found["v0"]] == pytest.approx([p.score for p in want["v0"]], rel=1e-5)
@@ -128,7 +128,7 @@ def test_annotated_videos_may_lack_classes(run, tmp_path):
   assert call(folder, tmp_path / "out", f"--data={data}", "--split=mine") == 0
   scores = json.loads((tmp_path / "out" / "scores.json").read_text())
   assert list(scores["per_class"]) == [second]
-  source = localize.open_split(config, str(data), split="mine")
+  source = localize.open_split(config, methods.evaluator(config).localizer, str(data), split="mine")
   np.testing.assert_array_equal(source.eval_example(0)["labels"], [0, 1])
 
 
@@ -139,7 +139,7 @@ def test_annotated_videos_may_lack_classes(run, tmp_path):
     ("label", "label 'unheard of' is none of the 2 classes"),
     ("split", "no annotated video is of subset 'test'"),
     ("empty", "holds no feature sequences"),
-    ("method", "is a run of cvrl; give one of configs/dcc.py"),
+    ("method", "is a run of cvrl, which does not localize; give one of"),
     ("run", "config.json"),
   ],
 )
