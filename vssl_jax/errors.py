@@ -1,4 +1,4 @@
-"""The one exception that speaks to the user, and one line out of any other."""
+"""The exceptions that speak to the user, and one line out of any other."""
 
 import re
 
@@ -8,6 +8,14 @@ class UserError(ValueError):
 
   Command-line programs print its message without a traceback and exit with status 2.
   """
+
+
+class NonFiniteError(FloatingPointError):
+  """The loss or the gradient is not finite; the message names step and metric."""
+
+
+class Preempted(Exception):
+  """SIGTERM came and everything is saved; the message says what."""
 
 
 def brief(error: BaseException) -> str:

@@ -39,13 +39,14 @@ def load_state(
     UserError: no run, no such checkpoint, none that can be read, or NaN or infinity in it.
   """
   with open_run(folder) as run:
-    step, state = _choose(run, folder, which)
+    step, state = choose(run, folder, which)
   whose = {"params": state.params, "state": state.method}
   require_finite(whose, folder / checkpoints.FOLDER / str(step))
   return run.config, run.method, state
 
 
-def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+def choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+  """One of an open run's checkpoints, with its step; see `load_state`."""
   kept = f"there are steps {', '.join(map(str, run.reader.steps))}"
   if which == LAST:
     found = run.reader.restore(run.like)
