@@ -7,9 +7,10 @@ recipe `cvrl`: a file of `configs/` in a checkout, of `vssl_jax/configs` in an i
 from __future__ import annotations
 
 import difflib
-import importlib.util
+import importlib.machinery
 import os
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,16 +37,17 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     name: a file or a recipe, with a variant after a colon.
 
   Returns:
-    An unlocked config, fields under their present names.
+    An unlocked config, as the file gives it: some fields may have former names.
 
   Raises:
     UserError: no such file or recipe, no such variant, or the file is not a config file.
   """
   path, variant = _find(os.fspath(name))
   try:
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = importlib.machinery.SourceFileLoader(f"{path.stem}_config", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
+    loader.exec_module(module)
     config = module.get_config(*variant)
   except UserError:
     raise
@@ -53,9 +55,7 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     raise UserError(f"--config: {path}: {type(e).__name__}: {brief(e)}") from e
   if not isinstance(config, ConfigDict):
     raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
-  config = config.unlock()
-  config_lib.rename_fields(config)
-  return config
+  return config.unlock()
 
 
 def _find(name: str) -> tuple[pathlib.Path, list[str]]:
@@ -90,9 +90,9 @@ def resolve(
   """
   if isinstance(config, ConfigDict):
     config = config.copy_and_resolve_references().unlock()
-    config_lib.rename_fields(config)
   else:
     config = load(config)
+  config_lib.rename_fields(config)
   for name, value in (overrides or {}).items():
     _set(config, config_lib.RENAMED.get(name, name), value)
   return config.lock()

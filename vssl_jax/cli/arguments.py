@@ -100,6 +100,8 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
       raise UserError(f"{lonely}: give --config as well, whose field it changes.")
     return None, rest
   config, values = config_file.load(name), flags.FlagValues()
+  for old in config_lib.rename_fields(config):
+    print(f"note: config.{old} is now config.{config_lib.RENAMED[old]}.", file=sys.stderr)
   try:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["vssl", *rest])
     _, *rest = values(["vssl", *rest], known_only=True)

@@ -24,7 +24,7 @@ from types import ModuleType
 _OWN = tuple(str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("vssl_jax", "data_"))
 _LOUD = "tensorflow"
 _NOISE = re.compile(
-  rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE]"
+  rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE] "
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import Any
 
 from vssl_jax.cli import arguments
 from vssl_jax.evaluation import options as options_lib
@@ -59,7 +60,8 @@ def parser() -> arguments.Parser:
   for field in dataclasses.fields(options_lib.Options):
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
     kind = int if field.name == "seed" else kind
-    shown = ",".join(map(str, field.default)) if field.name in _LISTS else field.default
+    default: Any = field.default
+    shown = ",".join(map(str, default)) if field.name in _LISTS else default
     own = f" (default: {shown})"
     if field.name in options_lib.FROM_CHECKPOINT:
       own = " (default: the checkpoint's)"

@@ -33,7 +33,7 @@ from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
-from vssl_jax.files import make_folder
+from vssl_jax.files import StrPath, listed, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.training import run_folder
@@ -64,15 +64,12 @@ class Plan:
   settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-Path = str | os.PathLike[str]
-
-
 def evaluate(
-  checkpoint: Path,
+  checkpoint: StrPath,
   *,
-  data: Path | Sequence[Path] = (),
+  data: StrPath | Sequence[StrPath] = (),
   protocols: str | Sequence[str] = ALL,
-  output: Path | None = None,
+  output: StrPath | None = None,
   which: str | int = run_folder.LAST,
   source: str = "",
   data_dir: str = "",
@@ -121,7 +118,7 @@ def evaluate(
   output = make_folder(output or pathlib.Path(checkpoint) / f"evaluation{suffix}")
   mesh = parallel.make_mesh()
   told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
-  cases = _cases(trained, _listed(data), source, data_dir, _listed(splits))
+  cases = _cases(trained, listed(data), source, data_dir, listed(splits))
   tasks = [(case, _task(case, trained, variables, chosen, output, mesh)) for case in cases]
   if again:
     tasks = _forget(tasks, wanted)
@@ -145,12 +142,6 @@ def _plain(value: Any) -> Any:
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   return tuple(value) if isinstance(value, list) else value
-
-
-def _listed(given: Path | Sequence[Path]) -> list[str]:
-  """One or several, as text, without what is empty."""
-  one = isinstance(given, str | os.PathLike)
-  return [os.fspath(x) for x in ([given] if one else given) if os.fspath(x)]
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:

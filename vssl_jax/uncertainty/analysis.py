@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import StrPath, listed
 from vssl_jax.losses.provico import LossSettings
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
@@ -54,15 +55,12 @@ class Frames(Wrapped):
       yield batch
 
 
-Path = str | os.PathLike[str]
-
-
 def analyse_runs(
-  checkpoint: Path | Sequence[Path],
-  output: Path,
+  checkpoint: StrPath | Sequence[StrPath],
+  output: StrPath,
   *,
   which: str | int = run_folder.LAST,
-  data: Path = "",
+  data: StrPath = "",
   videos: Sequence[int] = (),
   quantiles: int = 5,
 ) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
@@ -82,21 +80,22 @@ def analyse_runs(
   Raises:
     UserError: see `analyse`; or two folders of one name.
   """
-  one = isinstance(checkpoint, str | os.PathLike)
-  folders = [pathlib.Path(f) for f in ([checkpoint] if one else checkpoint)]
+  folders = [pathlib.Path(f) for f in listed(checkpoint)]
   names = [f.absolute().name for f in folders]
   if len(set(names)) < len(names):
     raise UserError("--checkpoint: two folders of one name; pictures tell runs by it.")
-  wishes = {"which": which, "data": data, "videos": videos, "quantiles": quantiles}
-  runs = {n: analyse(f, **wishes) for n, f in zip(names, folders, strict=True)}
+  runs = {
+    name: analyse(folder, which=which, data=data, videos=videos, quantiles=quantiles)
+    for name, folder in zip(names, folders, strict=True)
+  }
   return runs, write(runs, pathlib.Path(output))
 
 
 def analyse(
-  folder: Path,
+  folder: StrPath,
   *,
   which: str | int = run_folder.LAST,
-  data: Path = "",
+  data: StrPath = "",
   videos: Sequence[int] = (),
   quantiles: int = 5,
 ) -> dict[str, Any]:

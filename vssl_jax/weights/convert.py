@@ -177,7 +177,7 @@ def convert(
     UserError: bad input.
   """
   source, to = os.fspath(source), os.fspath(to)
-  given = {
+  given: dict[str, Any] = {
     "arch": arch,
     "alpha": alpha,
     "encoder": encoder,
