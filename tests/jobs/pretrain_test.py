@@ -197,7 +197,7 @@ def test_every_variant_traces_at_its_own_size(variant):
   config = small.load("cvrl.py", variant)
 
   class Labelled:
-    label_names = ("a", "b")
+    label_names, steps_per_epoch, fingerprint = ("a", "b"), 0, ""
 
   config = methods.resolve(config.lock(), Labelled())
   method = methods.load(config.method).build(config, None)
