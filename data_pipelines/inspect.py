@@ -1,9 +1,9 @@
-"""What the model will see: `vssl inspect DIR --config=NAME[:variant]`.
+"""Shows what the model will see: `vssl inspect DIR --config=NAME[:variant]`.
 
-Writes a contact sheet of training clips as they enter the encoder (frames from left to right, one
-row a clip, after crops and device augmentation) and prints the statistics of the splits. They are
-the first videos of a batch of the very run that the config describes. DIR stands for
-`config.data.path`; sources without a folder need none.
+Writes a contact sheet of training clips as they enter the encoder, after cropping and augmentation
+on the device: one row per clip, frames from left to right. Prints the statistics of the splits.
+The clips are those of the first videos of a batch, exactly as the run of this config would get
+them. DIR sets `config.data.path`; leave it out for sources that need no folder.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from data_pipelines.text import printable
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
 
-_COLUMNS = 8  # most frames shown of a clip
-_SAMPLE = 200  # records read for statistics where there is no manifest
+_COLUMNS = 8  # maximum number of frames shown per clip
+_SAMPLE = 200  # records read for the statistics if there is no manifest
 
 EXAMPLES = """\
 vssl inspect RECORDS --config=cvrl:ucf6
@@ -37,13 +37,13 @@ def training_rows(
   """The first videos of batch `step` of a run.
 
   Args:
-    config: the run's.
+    config: config of the run.
     step: number of the batch, from 0.
-    videos: how many of it at most.
+    videos: maximum number of videos to return.
 
   Returns:
     The source, rows 0 to n − 1 of the batch, and the size of the whole batch: `config.batch_size`,
-    or all videos there are where they are fewer (such a run would be refused).
+    or the number of videos in the split if that is smaller (training would refuse such a run).
 
   Raises:
     UserError: the data cannot be read, or has no pixels.
@@ -51,7 +51,8 @@ def training_rows(
   data, size = config.data, config.batch_size
 
   def load(size: int) -> source.Source:
-    # As the first of as many processes as leave it just enough rows: the others are not decoded.
+    # Pretend to be the first of several processes: then only its share of the batch is decoded.
+    # The share is the smallest divisor of the batch size with enough rows.
     share = next(n for n in range(min(videos, size), size + 1) if size % n == 0)
     return source.load(
       data,
@@ -68,39 +69,43 @@ def training_rows(
     found = load(size)
   batch = next(found.train_batches(step))
   if "clips" not in batch:
-    raise UserError(f"config.data.source={data.source}: no pixels to show.")
+    raise UserError(
+      f"config.data.source={data.source}: it has features and no pixels to show; use a source of "
+      "videos."
+    )
   return found, {k: v[:videos] for k, v in batch.items()}, size
 
 
 def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
-  """What the encoder gets of the first clips of batch `step` of a run.
+  """Augments the first clips of batch `step` exactly as training does.
 
   Args:
-    config: the run's.
+    config: config of the run.
     clips: uint8 `[n, R, T, H, W, 3]`, rows 0 to n − 1 of the batch.
-    step: its number.
+    step: number of the batch.
 
   Returns:
-    float32 of the same shape, normalized by `config.augment.mean` and `std`.
+    The encoder's input, float32 of the same shape, normalized by `config.augment.mean` and `std`.
   """
   import jax
 
   from vssl_jax import augment
   from vssl_jax.ops.step_keys import step_keys
 
-  _, keys = step_keys(config.seed, step, len(clips))  # a row's key is that of any larger batch
+  # A row's key does not depend on the batch size, so these are the keys of the whole batch's rows.
+  _, keys = step_keys(config.seed, step, len(clips))
   return np.asarray(jax.jit(augment.build(config.augment, config.data.size))(keys, clips))
 
 
 def contact_sheet(
   clips: np.ndarray, captions: Sequence[Sequence[str]], path: str | pathlib.Path
 ) -> None:
-  """Writes clips as a PNG, one row each, grouped by video.
+  """Writes clips as a PNG, one row per clip, grouped by video.
 
   Args:
     clips: `[N, R, T, H, W, 3]`, uint8 or float in [0, 1]; at most 8 of the T frames are shown.
     captions: text beside each clip, `[N][R]`.
-    path: the file.
+    path: the file to write.
 
   Raises:
     UserError: the file cannot be written.
@@ -136,7 +141,7 @@ def contact_sheet(
         ha="right",
         va="center",
         fontsize=7,
-        parse_math=False,  # a label may hold dollar signs
+        parse_math=False,  # a label may contain dollar signs
       )
   try:
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -147,7 +152,7 @@ def contact_sheet(
 
 
 def _drawable(caption: str) -> str:
-  """A caption with the characters escaped that Matplotlib's font lacks (it would warn of each)."""
+  """Escapes the characters that Matplotlib's font lacks; it would print a warning for each."""
   from matplotlib import font_manager
 
   known = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
@@ -157,7 +162,7 @@ def _drawable(caption: str) -> str:
 
 
 def captions(batch: source.Batch, label_names: Sequence[str]) -> list[list[str]]:
-  """Video number, class and first frame of every clip, `[N][R]`."""
+  """Captions `[N][R]`: video number, class and first frame of each clip."""
   result = []
   for video, label, offsets in zip(batch["video"], batch["label"], batch["offset"], strict=True):
     name = label_names[label] if 0 <= label < len(label_names) else f"label {label}"
@@ -166,10 +171,10 @@ def captions(batch: source.Batch, label_names: Sequence[str]) -> list[list[str]]
 
 
 def statistics(folder: str | pathlib.Path) -> str:
-  """What a folder of records holds: from its manifest, else from a sample of its records.
+  """Describes a folder of records, from its manifest or else from a sample of its records.
 
   Raises:
-    UserError: the folder holds no records.
+    UserError: the folder has no records.
   """
   from data_pipelines.records import manifest
 
@@ -178,7 +183,10 @@ def statistics(folder: str | pathlib.Path) -> str:
   shards = pathlib.Path(folder).glob("*-of-*")
   names = sorted({p.name.rpartition("-of-")[0][:-6] for p in shards} - {""})
   if not names:
-    raise UserError(f"{folder}: neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008.")
+    raise UserError(
+      f"{folder}: has neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008; make them "
+      "with `python -m data_pipelines.prepare`."
+    )
   return "\n".join(_scanned_text(folder, name) for name in names)
 
 
@@ -210,7 +218,7 @@ def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
   labels = collections.Counter(v.label_text or str(v.label) for v in videos)
   return "\n".join(
     [
-      f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; of {len(chosen)} read:",
+      f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; {len(chosen)} sampled:",
       f"  frames: {min(lengths)} to {max(lengths)}, median {int(np.median(lengths))}",
       f"  frames per second: {_histogram(rates)}",
       f"  classes: {_histogram(labels)}",

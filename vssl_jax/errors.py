@@ -4,9 +4,9 @@ import re
 
 
 class UserError(ValueError):
-  """Bad input, told in one line: which file or field, what was wrong, what to do.
+  """Bad input; the message is one line: which file or field, what was wrong, what to do.
 
-  Command-line programs print its message without a traceback and exit with status 2.
+  Command-line programs print the message without a traceback and exit with status 2.
   """
 
 
@@ -19,7 +19,7 @@ class Preempted(Exception):
 
 
 def brief(error: BaseException) -> str:
-  """One line out of an exception, whose text may hold another one's traceback."""
+  """Shortens an exception to one line; its text may contain the traceback of another exception."""
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   whole = str(text).replace("\\n", "\n").replace("\\'", "'")
   lines = [line.strip() for line in whole.splitlines() if line.strip()]
