@@ -1,4 +1,4 @@
-"""Losses: plain functions of embeddings; those with metrics return `(loss, metrics)`."""
+"""Losses: plain functions of embeddings. Losses with metrics return `(loss, metrics)`."""
 
 from vssl_jax.losses.byol import negative_cosine
 from vssl_jax.losses.info_nce import info_nce
