@@ -1,4 +1,4 @@
-"""Losses: plain functions of embeddings; those with metrics return `(loss, metrics)`.
+"""Losses: plain functions of embeddings. Losses with metrics return `(loss, metrics)`."""
 
 What BaS-Net, DCC and the match probability are made of are several functions each: `bas_net`, `dcc`
 and `match` are their modules.
