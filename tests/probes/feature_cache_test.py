@@ -191,7 +191,7 @@ def test_a_damaged_file_is_made_anew(setup, tmp_path, capsys):
   (file,) = tmp_path.iterdir()
   file.write_bytes(file.read_bytes()[:100])
   found = feature_cache.extract(tmp_path, config, variables, videos, "train")
-  assert "extracting anew" in capsys.readouterr().out
+  assert "extracting again" in capsys.readouterr().out
   np.testing.assert_array_equal(found.features, first.features)
   assert features.load(file).info == found.info
 

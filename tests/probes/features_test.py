@@ -171,10 +171,10 @@ def test_load_tells_what_is_wrong(tmp_path):
   whole = (tmp_path / "f.npz").read_bytes()
   for damaged in (b"", b"not a zip", whole[: len(whole) // 2]):
     (tmp_path / "f.npz").write_bytes(damaged)
-    with pytest.raises(UserError, match="not a whole feature file"):
+    with pytest.raises(UserError, match="not a complete feature file"):
       features.load(tmp_path / "f.npz")
   np.savez(tmp_path / "g.npz", features=np.zeros(3))
-  with pytest.raises(UserError, match="not a whole feature file"):
+  with pytest.raises(UserError, match="not a complete feature file"):
     features.load(tmp_path / "g.npz")
 
 

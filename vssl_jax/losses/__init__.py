@@ -1,7 +1,7 @@
-"""Losses: plain functions of embeddings. Losses with metrics return `(loss, metrics)`."""
+"""Losses: plain functions of embeddings. Losses with metrics return `(loss, metrics)`.
 
-What BaS-Net, DCC and the match probability are made of are several functions each: `bas_net`, `dcc`
-and `match` are their modules.
+BaS-Net, DCC and the match probability consist of several functions each, in the modules `bas_net`,
+`dcc` and `match`.
 """
 
 from vssl_jax.losses import bas_net, dcc, match

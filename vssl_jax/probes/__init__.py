@@ -1,1 +1,1 @@
-"""What a frozen encoder is worth: features, simple classifiers on them, and the report."""
+"""Probes measure a frozen encoder: feature extraction, simple classifiers, and their scores."""

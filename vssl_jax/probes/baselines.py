@@ -1,4 +1,4 @@
-"""What a class can be told by without any representation: pixels and colors."""
+"""Baselines without a learned representation: classify videos from pixels and colors alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Batch = Mapping[str, np.ndarray]
 
 
 def middle_frame(clips: np.ndarray, side: int = 16) -> np.ndarray:
-  """The middle frame of uint8 clips [N, T, H, W, C], averaged down: float32 [N, side²·C]."""
+  """The middle frame of uint8 clips [N, T, H, W, C], area-averaged: float32 [N, side²·C]."""
   return _flat(shrink(clips[:, clips.shape[1] // 2], min(side, clips.shape[2])))
 
 
 def small_clip(clips: np.ndarray, frames: int = 4, side: int = 8) -> np.ndarray:
-  """`frames` frames, evenly spaced and averaged down: float32 [N, frames·side²·C]."""
+  """`frames` evenly spaced frames, area-averaged: float32 [N, frames·side²·C]."""
   length = clips.shape[1]
   pick = np.linspace(0, length - 1, min(frames, length)).round().astype(int)
   return _flat(shrink(clips[:, pick], min(side, clips.shape[2])))
@@ -40,17 +40,17 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def collect(batches: Iterable[Batch], view: int = 0) -> dict[str, np.ndarray]:
-  """Every baseline's input for one view of each video.
+  """Collects the input of every baseline, from one view of each video.
 
   Args:
-    batches: evaluation batches, clips uint8 [N, S, T, H, W, C].
-    view: which of the S views.
+    batches: evaluation batches with clips, uint8 [N, S, T, H, W, C].
+    view: index of the view, of S.
 
   Returns:
-    float32 [V, F] under each name of `BASELINES`, and `label` and `video` [V], sorted by video.
+    float32 [V, F] for each name in `BASELINES`, and `label` and `video` [V], sorted by video.
 
   Raises:
-    UserError: there is no video.
+    UserError: the batches hold no video.
   """
   parts = []
   for batch in batches:
@@ -62,9 +62,9 @@ def collect(batches: Iterable[Batch], view: int = 0) -> dict[str, np.ndarray]:
 
 
 def shrink(frames: np.ndarray, side: int) -> np.ndarray:
-  """Averages areas: [..., H, W, C] to float32 [..., side, side, C] in [0, 1] for uint8 input.
+  """Area averaging of uint8 [..., H, W, C] to float32 [..., side, side, C] in [0, 1].
 
-  Every source pixel weighs in by its overlap with the target pixel, so the mean is kept.
+  Each source pixel is weighted by its overlap with the target pixel, so the mean stays the same.
   """
   rows, columns = (_overlap(n, side) for n in frames.shape[-3:-1])
   small = np.einsum("...hwc,ih->...iwc", frames.astype(np.float32) / 255.0, rows)
@@ -72,7 +72,7 @@ def shrink(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def _overlap(length: int, side: int) -> np.ndarray:
-  """Share of each target cell that each source pixel covers, float32 [side, length]."""
+  """The fraction of each target cell that each source pixel covers, float32 [side, length]."""
   edges = np.arange(side + 1) * length / side
   pixel = np.arange(length)
   low = np.maximum(edges[:-1, None], pixel)
@@ -85,11 +85,11 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def evaluate(config: ConfigDict, source_train: Source, source_eval: Source) -> dict[str, Any]:
-  """The same logistic regression on pixels and colors of each video's middle view.
+  """Fits the probes' logistic regression on pixels and colors of each video's middle view.
 
   Returns:
-    For each of `baselines.BASELINES` `top1`, `top5`, how it was fitted, and `numbers`, the
-    numbers per video that it sees.
+    For each name in `BASELINES`: `top1`, `top5`, how the regression was fitted, and `numbers`,
+    the number of inputs per video.
 
   Raises:
     UserError: a split is empty or has no labels.

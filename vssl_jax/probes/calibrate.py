@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a network that was never trained, measured on training clips."""
+"""Measures the batch-norm statistics of an untrained network on training clips."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vssl_jax.probes import features
 
 Variables = Mapping[str, Any]
 
-Path = tuple[str, ...]  # of a leaf, by names
+Path = tuple[str, ...]  # the keys that lead to a leaf
 
 
 def calibrate(
@@ -34,30 +34,30 @@ def calibrate(
   preprocess: Callable[[jax.Array], jax.Array],
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-  """Replaces running batch-norm statistics by those of the clips, parameters untouched.
+  """Replaces the running batch-norm statistics by those of the clips; parameters do not change.
 
-  A fresh network's running mean 0 and variance 1 are false for any layer but the first, and a
-  probe of it in inference mode would understate it. Here each layer's statistics are pooled over
-  all clips with equal weight (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, §3,
-  population statistics): mean = E[mean_b], var = E[var_b + mean_b²] − mean², which for the first
-  layer equals the moments of all clips at once. Activations of a batch are still normalized by
-  that batch's own statistics on the way.
+  In a new network the running mean 0 and variance 1 are wrong for all layers but the first, so a
+  probe in inference mode would underestimate the network. Here each layer's statistics are pooled
+  over all clips with equal weight (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, §3,
+  population statistics): mean = E[mean_b], var = E[var_b + mean_b²] − mean². For the first layer
+  this equals the moments of all clips together. During the forward pass, a batch's activations are
+  still normalized by the statistics of that batch.
 
-  The module's momentum m is found by itself: its update of statistics 0 and of statistics 1
-  differs by exactly m, whatever the layer. So the batch's own statistics follow without knowing
-  how the network is built.
+  The momentum m of each layer is measured: the updates of running statistics 0 and 1 differ by
+  exactly m, for any layer. This gives the batch's own statistics without any knowledge of how the
+  network is built.
 
   Args:
     encoder: module called as `encoder.apply(variables, clips [N, T, H, W, C], train=True)`,
       whose `batch_stats` hold leaves `mean` and `var` side by side.
     variables: `params` and `batch_stats`.
-    batches: dicts with clips uint8 [N, R, T, H, W, C]; every clip counts the same. On several
-      processes each passes its own rows, and the statistics are those of all rows.
-    preprocess: from uint8 clips to the network's input, e.g. `augment.eval_preprocess`.
-    mesh: where to run; None is every device of every process.
+    batches: dicts with clips uint8 [N, R, T, H, W, C]; all clips have equal weight. With several
+      processes, each passes its own rows, and the statistics are over the rows of all.
+    preprocess: maps uint8 clips to the network's input, e.g. `augment.eval_preprocess`.
+    mesh: the devices to run on; None takes all devices of all processes.
 
   Returns:
-    The variables with float32 `batch_stats` replaced; `variables` itself where there are none.
+    The variables with new float32 `batch_stats`; a copy of `variables` if it has none.
 
   Raises:
     UserError: there is no batch.
@@ -105,19 +105,19 @@ def calibrate(
 
 
 def _mean_squared(stats: Mapping[Path, np.ndarray], key: Path) -> np.ndarray:
-  """What lies between a variance and the second moment about zero; 0 for a mean itself."""
+  """mean², to convert between a variance and the second moment; 0 if `key` is a mean."""
   return stats[(*key[:-1], "mean")] ** 2 if key[-1] == "var" else np.zeros(())
 
 
 def _global(clips: np.ndarray, mesh: Mesh) -> jax.Array:
-  """The rows of all processes as one array, split over the devices where they divide it."""
+  """The rows of all processes as one array, split over the devices if their number divides it."""
   if jax.process_count() == 1 and len(clips) % mesh.size:
     return jax.device_put(clips, parallel.replicated(mesh))
   return parallel.put_batch(mesh, {"clips": clips})["clips"]
 
 
 def _decimal(momentum: np.ndarray) -> float:
-  # A momentum is a short decimal; the difference has float32 rounding.
+  # A momentum has few decimals; rounding removes the float32 error of the difference.
   return round(float(np.median(momentum)), 6)
 
 
@@ -127,13 +127,13 @@ def random_variables(
   source: Source,
   variables: features.Variables | None = None,
 ) -> dict[str, Any]:
-  """The encoder at initialization, its batch-norm statistics measured on training clips.
+  """A randomly initialized encoder with batch-norm statistics measured on training clips.
 
   Args:
-    config: `seed`, `augment` and `probe.calibrate` (batches) are read.
+    config: the fields `seed`, `augment` and `probe.calibrate` (number of batches) are read.
     encoder: the module.
-    source: gives the training clips (its crops, shuffled, no color augmentation).
-    variables: an initialization; None draws one from `config.seed`.
+    source: gives the training clips (training crops, shuffled, no color augmentation).
+    variables: the initial variables; None draws them with `config.seed`.
 
   Raises:
     UserError: `config.probe.calibrate` is below 1.
@@ -155,7 +155,7 @@ def random_variables(
 
 
 def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:
-  # A program that runs once: on a CPU, optimizing it takes five times as long as compiling it.
+  # This program runs once: on CPU, optimizing it takes five times as long as compiling it.
   cpu = jax.default_backend() == "cpu"
   options = {"xla_backend_optimization_level": 0} if cpu else None
   draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=options)

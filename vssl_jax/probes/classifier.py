@@ -1,4 +1,4 @@
-"""A trained classifier on an evaluation split, its softmax averaged over views."""
+"""Evaluates a trained classifier on an evaluation split, with softmax averaged over views."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def evaluate_classifier(
   """Multi-view test of a classifier: softmax averaged over clips × crops (CVRL §4.1).
 
   Args:
-    config: `data.eval` and `augment` are read.
+    config: the fields `data.eval` and `augment` are read.
     logits: `(variables, clips float32 [B, T, H, W, C]) -> [B, K]`, in inference mode.
-    variables: any tree of arrays that `logits` reads; proven unchanged.
+    variables: any tree of arrays that `logits` reads; checked by hash not to change.
     source_eval: the evaluation split.
     mesh: see `features.forward`.
-    picture: PNG of the confusion matrix; the table of classes stands beside it as `.md`.
-      None writes neither.
+    picture: path of a PNG for the confusion matrix; the table of classes is written next to it as
+      `.md`. None writes neither.
     progress: text of the progress bar; "" for none.
 
   Returns:
-    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `videos` read and those of them `labelled`
-    and so scored, `per_class` (top-1 by name), `views`,
-    `bn_mode`, `variables_sha256`, `seconds`, `clips_per_second`. Accuracies are fractions.
+    A JSON-able dict: `top1`, `top5`, `mean_class_top1`, `videos` (number read), `labelled` (number
+    with a label; only these are scored), `per_class` (top-1 by class name), `views`, `bn_mode`,
+    `variables_sha256`, `seconds`, `clips_per_second`. Accuracies are fractions.
 
   Raises:
     UserError: the split is empty or has no labels.

@@ -1,4 +1,4 @@
-"""Where a classifier errs: a confusion matrix as a picture, a table of the classes in Markdown."""
+"""Shows the errors of a classifier: confusion matrix as PNG, table of classes as Markdown."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vssl_jax import figure as figure_lib
 from vssl_jax import files
 from vssl_jax.probes.metrics import Accuracy
 
-_ANNOTATED = 20  # up to so many classes, cells carry numbers
-_NAMED = 60  # up to so many, every class has its name on the axes
-_PAIRS = 40  # most frequent confusions listed beside a larger matrix
-_WEAKEST = 20  # classes likewise
+_ANNOTATED = 20  # with at most this many classes, the cells show counts
+_NAMED = 60  # with at most this many classes, the axes show every class name
+_PAIRS = 40  # number of most frequent confusions listed next to a larger matrix
+_WEAKEST = 20  # number of classes with the lowest accuracy listed there
 
 
 def write_classes(
   picture: str | os.PathLike[str], name: str, scored: Accuracy, label_names: Sequence[str]
 ) -> None:
-  """Writes a confusion matrix, and the table of classes beside it as `.md` (process 0 alone)."""
+  """Writes a confusion matrix and, next to it, the table of classes as `.md` (process 0 only)."""
   if jax.process_index() > 0:
     return
   title = f"{name}: top-1 {100 * scored.top1:.1f} %"
@@ -33,12 +33,12 @@ def write_classes(
 
 
 def class_names(label_names: Sequence[str], classes: int) -> list[str]:
-  """The names, or the classes' numbers where there are not as many names."""
+  """The class names, or the class indices if the number of names is not `classes`."""
   return list(label_names) if len(label_names) == classes else [str(i) for i in range(classes)]
 
 
 def class_table(accuracy: Accuracy, label_names: Sequence[str] = ()) -> str:
-  """Markdown: each class, its videos, top-1 within it, and what it is most often taken for."""
+  """A Markdown table: per class its videos, top-1, and the class it is most often confused with."""
   names = class_names(label_names, len(accuracy.confusion))
   lines = ["| class | videos | top-1 | taken for |", "|---|---:|---:|---|"]
   for i, row in enumerate(accuracy.confusion):
@@ -58,16 +58,16 @@ def confusion_png(
   label_names: Sequence[str] = (),
   title: str = "",
 ) -> None:
-  """Draws a confusion matrix, true classes in rows, each row's shares as shades.
+  """Draws a confusion matrix: true classes in rows, each row's fractions as shades.
 
-  Few classes: every cell has its count. Many: the axes are numbered, and the most frequent
-  confusions and the weakest classes stand beside the matrix in words.
+  With few classes, every cell shows its count. With many, the axes show class indices, and a list
+  next to the matrix names the most frequent confusions and the weakest classes.
 
   Args:
-    path: of the PNG; appears whole or not at all.
-    confusion: int [K, K], videos by true and predicted class.
+    path: path of the PNG; written completely or not at all.
+    confusion: int [K, K], number of videos by true and predicted class.
     label_names: K names.
-    title: above the picture.
+    title: title above the picture.
   """
   classes = len(confusion)
   names = class_names(label_names, classes)
@@ -79,7 +79,7 @@ def confusion_png(
     _write_words(words, confusion, names)
   else:
     axes = figure.subplots()
-  # The square root lets a share of one hundredth be seen.
+  # The square root makes a fraction of 1 % visible.
   image = axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
   bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02)
   ticks = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0])
@@ -115,7 +115,7 @@ def _write_words(axes: Any, confusion: np.ndarray, names: Sequence[str]) -> None
     i, j = divmod(int(cell), len(confusion))
     if wrong[i, j]:
       lines.append(f"{wrong[i, j]:>4} of {videos[i]:<5} {i} {names[i]} → {j} {names[j]}")
-  lines += ["", "weakest classes: videos told right", ""]
+  lines += ["", "weakest classes: correct videos", ""]
   share = np.where(videos > 0, np.diag(confusion) / np.maximum(videos, 1), np.inf)
   for i in np.argsort(share, kind="stable")[:_WEAKEST]:
     if videos[i]:

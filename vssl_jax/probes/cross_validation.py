@@ -1,4 +1,4 @@
-"""Features scored within the training split: what a recipe is chosen by, so that test is not."""
+"""Cross-validation of features in the training split, to choose recipes without the test split."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FOLDS = 5
 def check(
   label: np.ndarray, *, groups: Sequence[str] | None = None, folds: int = FOLDS, seed: int = 0
 ) -> None:
-  """Checks that every fold's training part can itself be parted, to choose C.
+  """Checks that the training part of every fold can itself be split into folds, to choose C.
 
   Args:
-    label: as of `evaluate`, and so are the others.
-    groups: see there.
-    folds: see there.
-    seed: see there.
+    label: see `evaluate`.
+    groups: see `evaluate`.
+    folds: see `evaluate`.
+    seed: see `evaluate`.
 
   Raises:
-    TooFewVideos: too few videos of a class.
+    TooFewVideos: a class has too few videos.
   """
   known = np.flatnonzero(label >= 0)
   y, names = label[known], None if groups is None else np.asarray(groups)[known]
@@ -40,21 +40,22 @@ def evaluate(
   folds: int = FOLDS,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Logistic regression and nearest neighbours, each fold held out once.
+  """Scores logistic regression and nearest neighbours; each fold is held out once.
 
   Args:
     features: float `[V, F]`, one row per video.
     label: int `[V]`; videos with a negative label are left out.
-    groups: one name per video; videos of one group stay in one fold, and within it in one of the
+    groups: one group name per video. All videos of a group stay in the same fold, also in the inner
       folds that choose C.
-    folds: fewer where a class has fewer videos or groups.
-    seed: of the folds.
+    folds: number of folds; fewer if every class has fewer videos or groups.
+    seed: seed of the folds.
 
   Returns:
-    `top1` and `R@1`, shares of all videos; `by_fold`, the same of each; `folds`; `grouped`.
+    `top1` and `R@1` as fractions of all videos; `by_fold`, the same for each fold; `folds`;
+    `grouped`.
 
   Raises:
-    TooFewVideos: too few videos of a class.
+    TooFewVideos: a class has too few videos.
   """
   known = np.flatnonzero(label >= 0)
   x, y = np.asarray(features)[known], np.asarray(label)[known]

@@ -1,4 +1,4 @@
-"""Features extracted once: kept in a folder by the hash of all that decides them."""
+"""A cache of features on disk; the file name is a hash of everything that determines them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from vssl_jax import models, results
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, views
 
-_PART = 4096  # videos kept at a time: a kill loses no more, nor does an unreadable video
-_FORMAT = 2  # raised where features become others, or say more of themselves
+_PART = 4096  # videos per part file; a kill or an unreadable video loses at most one part
+_FORMAT = 2  # increase it when the features change or their `info` gets new facts
 
 
 def names_hash(*label_names: Sequence[str]) -> str:
-  """One hash over names of classes in their order, of a split each."""
+  """One hash over the class names of several splits, each in its order."""
   return hashlib.sha256(json.dumps([list(x) for x in label_names]).encode()).hexdigest()
 
 
 def origin(config: ConfigDict, source: Source, split: str, encoder_sha256: str) -> dict[str, Any]:
-  """All that decides the features of a split, JSON-able.
+  """Everything that determines the features of a split, as a JSON-able dict.
 
   Args:
-    config: `data.eval`, `augment` and `encoder` are read.
-    source: the split's videos; its fingerprint stands for them.
-    split: its name.
-    encoder_sha256: `report.tree_hash` of the encoder's variables.
+    config: the fields `data.eval`, `augment` and `encoder` are read.
+    source: the videos of the split, identified by the source's fingerprint.
+    split: the split's name.
+    encoder_sha256: `results.tree_hash` of the encoder's variables.
   """
   return results.plain(
     {
@@ -65,15 +65,16 @@ def extract(
   mesh: Mesh | None = None,
   progress: str = "",
 ) -> features.Features:
-  """The features of a split, each video's mean over its views, read where they are there already.
+  """The features of a split, averaged over the views of each video; read from the cache if present.
 
   Args:
-    folder: gets `<split>-<hash>.npz` (see `features.save`), made if missing; of a large split parts
-      beside it until it is whole, from which an extraction that was broken off goes on.
+    folder: the cache folder, created if missing. The features are written to `<split>-<hash>.npz`
+      (see `features.save`). For a large split, part files hold the finished videos until all are
+      done; an interrupted extraction continues from them.
     config: see `origin`.
-    variables: of the encoder; proven unchanged.
+    variables: the encoder's variables; checked by hash not to change.
     source: the split's videos.
-    split: its name.
+    split: the split's name.
     mesh: see `features.forward`.
     progress: text of the progress bar; "" for none.
 
@@ -103,7 +104,7 @@ def extract(
         variables,
         views.eval_batches(own, config),
         mesh=mesh,
-        average=True,  # no protocol asks for single views, which are thirty times as much
+        average=True,  # no protocol needs single views, which take up to 30 times the space
         split=split,
         names=names[start:stop],
         label_names=source.label_names,
@@ -118,8 +119,8 @@ def extract(
     parts.append(part)
   found = _joined(parts)
   lost = total - len(found.label)
-  if lost:  # perhaps of a disk's bad moment: not kept, so that the next run tries again
-    print(f"{lost} videos of {split} could not be read; its features are not kept", flush=True)
+  if lost:  # the read error may be temporary: without a cached file, the next run tries again
+    print(f"{lost} videos of {split} could not be read; its features are not cached", flush=True)
     return found
   features.save(file, found)
   for part_file in files:
@@ -128,13 +129,13 @@ def extract(
 
 
 def _kept(file: pathlib.Path, facts: dict[str, Any]) -> features.Features | None:
-  """Features of just this origin, if they are there and whole."""
+  """The cached features with exactly these facts, or None if there are none or they are damaged."""
   if not file.is_file():
     return None
   try:
     found = features.load(file)
   except UserError as e:
-    print(f"{e}: extracting anew", flush=True)
+    print(f"{e}: extracting again", flush=True)
     return None
   return found if found.info == facts else None
 

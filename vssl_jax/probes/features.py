@@ -1,4 +1,4 @@
-"""Features of every view of every video: one ordered pass of a frozen network over a source."""
+"""Feature extraction: runs a frozen network once over every view of every video of a source."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
 Apply = Callable[[Variables, jax.Array], jax.Array]
 
-_ARRAYS = ("features", "label", "video", "offset")  # the fields with one row per video
+_ARRAYS = ("features", "label", "video", "offset")  # fields with one row per video
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """What a network says about each video, in the order of the video index.
+  """The outputs of a network for each video, sorted by video index.
 
   Attributes:
     features: float32 [V, S, F], F numbers for each of S views of V videos.
-    label: int32 [V], class index; −1 where unknown.
+    label: int32 [V], class index; −1 if unknown.
     video: int64 [V], index of the video in its split, ascending.
-    offset: int32 [V, S'], first frame of each view (S' > S where views were averaged).
-    names: V names of the videos, or empty where the source knows none.
+    offset: int32 [V, S'], first frame of each view (S' > S if views were averaged).
+    names: V names of the videos, or empty if the source knows none.
     label_names: name of each class.
     info: JSON-able facts about the origin (hashes of config and checkpoint, protocol).
   """
@@ -62,28 +62,28 @@ def forward(
   mesh: Mesh | None = None,
   chunk: int = 0,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-  """Runs a network over evaluation batches; padding rows are gone from what it yields.
+  """Runs a network over evaluation batches; the outputs contain no padding rows.
 
-  Every call of the network has one shape, `[chunk, T, H, W, C]`: views are flattened over
-  videos, cut into chunks and padded with zeros at the end (so `apply` must treat the rows of
-  its batch independently, as batch norm does in inference mode). A chunk is split over the
-  devices of this process; processes never wait for one another here.
+  All calls of the network have the same shape, `[chunk, T, H, W, C]`: the views of all videos are
+  flattened, cut into chunks and padded with zeros at the end. So `apply` must treat the rows of
+  its batch independently, as batch norm does in inference mode. A chunk is split over the devices
+  of this process; processes never wait for each other here.
 
   Args:
     apply: `(variables, clips uint8 [chunk, T, H, W, C]) -> [chunk, F]`; jitted here.
     variables: collections that `apply` reads; never written.
     batches: dicts with clips uint8 [N, S, T, H, W, C], label [N], video [N], offset [N, S] and
       optionally valid bool [N].
-    mesh: where to run; None is every device. Of its devices, those of this process are used.
-    chunk: views a call; 0 takes the first batch's N. Rounded up to a multiple of the devices.
+    mesh: the devices to run on, of which only those of this process are used; None takes all.
+    chunk: views per call, rounded up to a multiple of the devices; 0 takes the first batch's N.
 
   Yields:
-    `(outputs float32 [n, S, F], rows)`, n the number of valid rows, `rows` holding their
-    label, video and offset.
+    `(outputs float32 [n, S, F], rows)`, where n is the number of valid rows and `rows` holds
+    their label, video and offset.
   """
   mesh = parallel.make_mesh(mesh.local_devices if mesh else jax.local_devices())
   split = parallel.split(mesh)
-  # By way of the host: on several processes the arrays may live on devices of others too.
+  # Copy through the host: with several processes, arrays may also live on devices of the others.
   variables = jax.device_put(jax.device_get(variables), parallel.replicated(mesh))
   run = jax.jit(apply, out_shardings=split)
 
@@ -106,7 +106,7 @@ def forward(
     flat = np.concatenate([np.asarray(x, np.float32) for x in outputs])[: shape[0] * shape[1]]
     return flat.reshape(*shape, -1), rows
 
-  waiting = None  # the device works on one batch while the host reads the next
+  waiting = None  # the device computes one batch while the host reads the next
   for batch in batches:
     started = start(batch)
     if waiting and waiting[0]:
@@ -131,21 +131,21 @@ def extract(
   progress: str = "",
   total: int = 0,
 ) -> Features:
-  """Collects `forward` over a whole split, of all processes together.
+  """Collects the outputs of `forward` for a whole split, from all processes.
 
   Args:
     apply: see `forward`.
     variables: see `forward`.
-    batches: see `forward`; on several processes each passes its own share.
+    batches: see `forward`; with several processes, each passes its own share.
     mesh: see `forward`.
     chunk: see `forward`.
     average: keep only the mean over the views, features [V, 1, F].
-    split: its name, for messages.
-    names: name of each video, indexed by `video`; empty where unknown.
+    split: the split's name, for messages.
+    names: name of each video, indexed by `video`; empty if unknown.
     label_names: name of each class.
-    info: facts to keep with the features.
+    info: facts to store with the features.
     progress: text before a progress bar with rate and remaining time; "" for none.
-    total: videos to expect on this process, for the bar.
+    total: expected number of videos on this process, for the bar.
 
   Returns:
     Features sorted by video index, each video once.
@@ -179,38 +179,38 @@ def extract(
 
 
 def _require_finite(outputs: np.ndarray, split: str) -> None:
-  # Ranks and votes of NaN look like scores.
+  # Without this check, rankings and votes computed from NaN would look like valid scores.
   bad = np.sum([not np.isfinite(x).all() for x in outputs])
   if bad:
     raise UserError(
-      f"{f'split {split!r}' if split else 'the split'}: what the network gives is NaN or infinite "
-      f"for {bad} of {len(outputs)} videos, so no score would mean anything: check the weights and "
-      "batch-norm statistics, or take an earlier checkpoint."
+      f"{f'split {split!r}' if split else 'the split'}: the network's output is NaN or infinite "
+      f"for {bad} of {len(outputs)} videos, so scores would be meaningless: check the weights and "
+      "batch-norm statistics, or use an earlier checkpoint."
     )
 
 
 def combine(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Joins rows of videos: of all batches, of all processes, sorted by `video`, each video once.
+  """Joins the rows of all batches and all processes, sorted by `video`, each video once.
 
   Args:
-    parts: one dict a batch; every array has one row per video, and `video` is the index.
+    parts: one dict per batch; every array has one row per video, and `video` is the index.
 
   Raises:
-    UserError: this process has no video at all.
+    UserError: this process has no video.
   """
   if not any(len(part["video"]) for part in parts):
     raise UserError(
       "the split to evaluate holds no video for this process: check data.path and the split's name"
     )
   rows = _gather({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
-  _, first = np.unique(rows["video"], return_index=True)  # two processes may have read one video
+  _, first = np.unique(rows["video"], return_index=True)  # two processes may read the same video
   return {key: x[first] for key, x in rows.items()}
 
 
 def _gather(rows: dict[str, np.ndarray], block_bytes: int = 1 << 26) -> dict[str, np.ndarray]:
-  """All processes' rows on every process.
+  """Gathers the rows of all processes on every process.
 
-  Rows travel as bytes, so that 64-bit integers stay whole, and in blocks, so that no device has
+  Rows are sent as bytes, which keeps 64-bit integers exact, and in blocks, so that no device has
   to hold all features.
   """
   if jax.process_count() == 1:
@@ -255,7 +255,7 @@ def load(path: str | os.PathLike[str]) -> Features:
   """Reads what `save` wrote.
 
   Raises:
-    UserError: no such file, or not a whole file of features.
+    UserError: the file is missing, damaged, or not a feature file.
   """
   try:
     with np.load(path, allow_pickle=False) as f:
@@ -268,4 +268,4 @@ def load(path: str | os.PathLike[str]) -> Features:
   except FileNotFoundError:
     raise UserError(f"{path}: no such feature file; write one with vssl_jax.export") from None
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-    raise UserError(f"{path}: not a whole feature file ({e}); export it again") from None
+    raise UserError(f"{path}: not a complete feature file ({e}); export it again") from None

@@ -1,4 +1,4 @@
-"""k-shot n-way episodes on frozen features: nearest class mean by cosine, no training."""
+"""Few-shot probe: k-shot n-way episodes on frozen features; nearest class mean by cosine."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ def evaluate(
   episodes: int = 600,
   seed: int = 0,
 ) -> dict[str, float]:
-  """Accuracy over seeded episodes.
+  """Mean accuracy over seeded episodes.
 
-  An episode draws n classes; of each, k support videos from one split and up to `per_class` queries
-  from the other, so that no recording of a query is among the support. A query belongs to the class
-  whose mean of unit features has the highest cosine with it (Snell et al. 2017, with cosines as in
-  Chen et al. 2019).
+  An episode draws n classes. For each class it draws k support videos from one split and up to
+  `per_class` queries from the other, so that no query comes from the same recording as a support
+  video. A query is assigned to the class whose mean of unit features has the highest cosine with it
+  (Snell et al. 2017, with cosines as in Chen et al. 2019).
 
   Args:
-    bank: float `[V, F]`, features of the support's split.
-    bank_label: int `[V]`; negative ones are left out, here and below.
+    bank: float `[V, F]`, features of the split that gives the support videos.
+    bank_label: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
-    query_label: int `[Q]`.
+    query_label: int `[Q]`; videos with a negative label are left out.
     shots: k.
-    ways: n; at most the classes with k support videos and a query.
-    per_class: queries per class and episode, fewer where there are not as many.
-    episodes: at least 2.
-    seed: of the episodes.
+    ways: n; limited to the number of classes with k support videos and a query.
+    per_class: queries per class and episode; fewer if the class has fewer.
+    episodes: number of episodes, at least 2.
+    seed: seed of the episodes.
 
   Returns:
-    `accuracy`, the mean over episodes; `interval`, half of its 95 % confidence interval
-    (1.96 standard errors over episodes); `shots`, `ways` (those used), `episodes`, `queries`.
+    `accuracy`, the mean over episodes; `interval`, half the width of its 95 % confidence interval
+    (1.96 standard errors over episodes); `shots`, `ways` (as used), `episodes`, `queries`.
 
   Raises:
-    UserError: an impossible number.
-    TooFewVideos: fewer than two classes have k support videos.
+    UserError: a number is too small.
+    TooFewVideos: fewer than two classes have k support videos and a query.
   """
   for name, value, least in (
     ("shots", shots, 1),
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def classes(bank_label: np.ndarray, query_label: np.ndarray, shots: int) -> np.ndarray:
-  """Classes that episodes can be made of.
+  """The classes that episodes can be drawn from.
 
   Args:
     bank_label: int `[V]`.
@@ -90,14 +90,14 @@ def classes(bank_label: np.ndarray, query_label: np.ndarray, shots: int) -> np.n
     int `[n]`, ascending: classes with k support videos and a query.
 
   Raises:
-    TooFewVideos: fewer than two.
+    TooFewVideos: there are fewer than two such classes.
   """
   support, count = np.unique(bank_label[bank_label >= 0], return_counts=True)
   found = np.intersect1d(support[count >= shots], query_label)
   if len(found) < 2:
     raise TooFewVideos(
-      f"--shots={shots}: fewer than two classes have {shots} training videos and a video to ask "
-      "for; give fewer shots."
+      f"--shots={shots}: fewer than two classes have {shots} training videos and a query video; "
+      "give fewer shots."
     )
   return found
 

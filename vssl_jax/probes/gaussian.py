@@ -1,4 +1,4 @@
-"""Retrieval where videos are Gaussians: by their means, or by the distance of distributions."""
+"""Retrieval for videos represented as Gaussians: by their means, or by a distance of Gaussians."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from vssl_jax.probes import features, retrieval, views
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-  """V videos, each the Gaussian with the moments of the mixture of its views.
+  """V videos; each is a Gaussian with the mean and variance of the mixture of its views.
 
   Attributes:
     mean: float32 `[V, D]`, μ(V).
     variance: float32 `[V, D]`, σ²(V) > 0.
-    label: int32 `[V]`, −1 unknown.
-    video: int `[V]`, each one's number in its split, ascending; None where that does not matter.
-      Videos that could not be read are missing.
+    label: int32 `[V]`, −1 if unknown.
+    video: int `[V]`, index of each video in its split, ascending; None if not needed. Videos that
+      could not be read are missing.
   """
 
   mean: np.ndarray
@@ -44,28 +44,28 @@ class Videos:
 
   @property
   def spread(self) -> np.ndarray:
-    """The part of it that lies between the views' means, 1 − ‖μ(V)‖², `[V]`."""
+    """The part of `uncertainty` between the means of the views, 1 − ‖μ(V)‖², `[V]`."""
     return 1.0 - np.square(self.mean).sum(axis=1)
 
   @property
   def predicted(self) -> np.ndarray:
-    """The part that the head says, the mean over views of Σ_d σ_nd², `[V]`."""
+    """The part of `uncertainty` that the head predicts, the mean over views of Σ_d σ_nd², `[V]`."""
     return self.uncertainty - self.spread
 
   @property
   def numbers(self) -> np.ndarray:
-    """`video`, or each one's place where that is None, `[V]`."""
+    """`video`, or 0 … V − 1 if it is None, `[V]`."""
     return np.arange(len(self.mean)) if self.video is None else self.video
 
   def labelled(self, split: str) -> Videos:
-    """Those with a label; `UserError`, naming the split, where there is none."""
+    """The videos with a label; raises `UserError`, naming the split, if there is none."""
     known = np.asarray(self.label) >= 0
     if not known.any():
       raise UserError(f"no video of the {split} split has a label: retrieval needs labels")
     return self.take(np.flatnonzero(known))
 
   def take(self, places: np.ndarray) -> Videos:
-    """Those at some places, in that order."""
+    """The videos at the given positions, in that order."""
     label = np.asarray(self.label)[places]
     video = None if self.video is None else self.video[places]
     return Videos(self.mean[places], self.variance[places], label, video)
@@ -80,14 +80,14 @@ def extract(
   mesh: Mesh | None = None,
   progress: str = "",
 ) -> Videos:
-  """The Gaussians of a split's videos, from the views that `config.data.eval` describes.
+  """The Gaussians of all videos of a split, from the views that `config.data.eval` describes.
 
   Args:
     apply: `(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`, μ and then log σ² of each clip.
-    variables: what `apply` reads.
+    variables: the variables that `apply` reads.
     source: the split.
-    config: `data.eval` is read.
-    mesh: where to run; by default every device.
+    config: the field `data.eval` is read.
+    mesh: the devices to run on; by default all.
     progress: text of the progress bar; "" for none.
   """
   found = features.extract(
@@ -109,18 +109,18 @@ def evaluate(
   *,
   recalls: Sequence[int] = retrieval.RECALLS,
 ) -> dict[str, Any]:
-  """R@k of the queries among the bank, by two rankings, and how uncertain hits and misses are.
+  """R@k of the queries in the bank by two rankings, and the uncertainty of hits and misses.
 
   Args:
-    bank: the training videos; those without a label are left out, here and below.
-    queries: the evaluation videos.
+    bank: the training videos; those without a label are left out.
+    queries: the evaluation videos; those without a label are left out.
     recalls: values of k.
 
   Returns:
-    `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the distance of N(μ(V),
-    σ²(V)), λ = ¼ and in D dimensions whatever training mined by. `uncertainty`: the mean Σ_d σ_d²
-    of all queries and of those that `mean` finds at 1 (`hit`) or does not (`miss`); None where
-    there are none.
+    `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the Bhattacharyya distance of
+    N(μ(V), σ²(V)), always with λ = ¼ and in D dimensions, even if training mined pairs by another
+    rule. `uncertainty`: the mean Σ_d σ_d² over all queries (`all`), over those whose first
+    neighbour in `mean` has their class (`hit`), and over the others (`miss`); None without queries.
 
   Raises:
     UserError: the bank or the queries have no labelled video.
@@ -144,11 +144,11 @@ def evaluate(
 
 
 def hits(bank: Videos, queries: Videos) -> np.ndarray:
-  """Whether each query's nearest bank video by the cosine of μ(V) is of its class, bool `[Q]`.
+  """Whether each query's nearest bank video, by the cosine of μ(V), has its class, bool `[Q]`.
 
   Args:
-    bank: all with a label.
-    queries: all with a label.
+    bank: videos, all with a label.
+    queries: videos, all with a label.
   """
   q, b = (l2_normalize(jnp.asarray(v.mean)) for v in (queries, bank))
   found = np.asarray(tiles.nearest(q, b, 1)[1])[:, 0]
@@ -158,17 +158,17 @@ def hits(bank: Videos, queries: Videos) -> np.ndarray:
 def nearest(
   queries: Videos, bank: Videos, k: int, rule: Rule, *, block_size: int = 128
 ) -> np.ndarray:
-  """Indices of the k bank videos at the smallest distance of each query, nearest first.
+  """Indices of the k bank videos with the smallest distance to each query, nearest first.
 
   Args:
     queries: Q videos.
     bank: V videos.
     k: 1 ≤ k ≤ V.
-    rule: whose distance it is.
-    block_size: side of the tiles that exist at a time.
+    rule: the rule that defines the distance.
+    block_size: side of the tiles of the distance matrix; one tile is in memory at a time.
 
   Returns:
-    int32 `[Q, k]`; among equal distances the lowest index comes first.
+    int32 `[Q, k]`; for equal distances the lowest index comes first.
   """
   scale = np.mean(np.log(bank.variance))
   q, b = (
@@ -181,7 +181,7 @@ def nearest(
     apart = jnp.where(mask, rule.distance(rows.take(q), cols.take(b)), jnp.inf)
     found = jnp.broadcast_to(cols.index, apart.shape)
     old_apart, old_found = rows.take(carry)
-    # Older candidates first: top_k prefers the first of equals.
+    # Put older candidates first, because top_k prefers the first of equal values.
     top, at = jax.lax.top_k(-jnp.concatenate([old_apart, apart], axis=1), k)
     found = jnp.take_along_axis(jnp.concatenate([old_found, found], axis=1), at, axis=1)
     return rows.put(carry, (-top, found))

@@ -1,7 +1,7 @@
 """Weighted nearest-neighbour classification: a probe of features without any training.
 
-scikit-learn's classifier with the same weights runs on the CPU alone; this runs where the features
-are, a tile at a time.
+scikit-learn's classifier with the same weights runs only on the CPU. This one runs on the device of
+the features, one tile of the similarity matrix at a time.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def weighted_knn(
   temperature: float = 0.07,
   chunk: int = 1024,
 ) -> np.ndarray:
-  """Each of a query's k nearest videos votes for its own class with weight exp(cosine / T).
+  """Votes of the k nearest videos of each query, each for its class with weight exp(cosine / T).
 
-  Wu et al. 2018, section 3.4; the online monitor of PySlowFast's contrastive project. Votes are
-  divided by their sum, which leaves their order and cannot overflow.
+  Wu et al. 2018, section 3.4; also the online monitor of PySlowFast's contrastive project. Votes
+  are normalized by a softmax, which keeps their order and cannot overflow.
 
   Args:
     train: float `[V, F]`, features of the training videos; L2-normalized inside.
     labels: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
     classes: C.
-    k: neighbours; more than the labelled videos means all of them.
+    k: number of neighbours; at most all labelled videos are used.
     temperature: T > 0.
-    chunk: rows and columns of the similarity matrix that exist at a time.
+    chunk: rows and columns of the tile of the similarity matrix that is in memory at a time.
 
   Returns:
-    float32 `[Q, C]`, shares of the vote; rows sum to 1.
+    float32 `[Q, C]`, the fraction of the votes for each class; rows sum to 1.
 
   Raises:
     UserError: no video has a label, a label is not below C, or k or T isn't positive.
@@ -89,17 +89,18 @@ def evaluate(
   temperature: float = 0.07,
   chunk: int = 1024,
 ) -> float:
-  """Top-1 accuracy of `weighted_knn`, the share of labelled queries that get their class.
+  """Top-1 accuracy of `weighted_knn`: the fraction of labelled queries with the right class.
 
-  A query whose class the bank lacks counts as wrong; of equal votes the lower class wins.
+  A query whose class is missing from the bank counts as wrong. For equal votes the lower class
+  index wins.
 
   Args:
     bank: float `[V, F]`, features of the training videos.
-    bank_label: int `[V]`; videos with a negative label are left out, here and below.
+    bank_label: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
-    query_label: int `[Q]`.
-    k: neighbours, clamped to the bank.
-    temperature: of the votes.
+    query_label: int `[Q]`; videos with a negative label are left out.
+    k: number of neighbours, limited to the size of the bank.
+    temperature: temperature of the votes.
     chunk: side of the tiles.
 
   Returns:

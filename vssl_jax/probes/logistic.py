@@ -1,4 +1,4 @@
-"""Logistic regression on exported features: the linear probe's quick form."""
+"""Logistic regression on extracted features: a fast version of the linear probe."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from vssl_jax.probes import metrics
 from vssl_jax.probes.too_few_videos import TooFewVideos
 
 NORMALIZATIONS = ("standard", "l2", "none")
-STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C tried, weakest fit first
+STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C to try, strongest penalty first
 _MAX_ITERATIONS = 2000
-_SMALL = 10**8  # products a gradient below which threads wait for one another more than they help
+_SMALL = 10**8  # multiplications per gradient; below this, several threads are slower than one
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A fitted classifier's scores on the evaluation split.
+  """The scores of a fitted classifier on the evaluation split.
 
   Attributes:
     accuracy: see `metrics.Accuracy`.
     probabilities: float64 [V, K].
-    strength: the C used.
-    normalization: of the features, one of `NORMALIZATIONS`.
-    folds: folds of the cross-validation that chose C; 0 where C was given.
-    grouped: whether folds kept groups of videos whole.
+    strength: the value of C that was used.
+    normalization: normalization of the features, one of `NORMALIZATIONS`.
+    folds: number of folds of the cross-validation that chose C; 0 if C was given.
+    grouped: whether each group of videos stayed within one fold.
     converged: whether the last fit reached the solver's tolerance.
   """
 
@@ -45,7 +45,7 @@ class Result:
   converged: bool
 
   def summary(self) -> dict:
-    """JSON-able: the numbers and how they came about."""
+    """A JSON-able dict: the numbers, and how they were obtained."""
     chosen = "given"
     if self.folds:
       kind = "grouped" if self.grouped else "stratified"
@@ -76,29 +76,29 @@ def evaluate(
 ) -> Result:
   """Fits multinomial logistic regression on one split and scores another.
 
-  Minimises Σ_i log-loss_i + ‖W‖²/(2C) (scikit-learn's C; the bias is free). C is given, or
-  chosen on the training split alone: the value with the lowest mean log-loss over the held-out
-  folds, walking up `STRENGTHS` until the loss has risen twice. The evaluation split plays no part
-  in it. Where there are more features than videos, they are first rotated into the videos' span,
-  which changes no prediction and saves time.
+  Minimizes Σ_i log-loss_i + ‖W‖²/(2C) (scikit-learn's C; the bias has no penalty). C is given, or
+  chosen on the training split alone: values of `STRENGTHS` are tried in order until the loss rises
+  twice, and the one with the lowest log-loss on the held-out folds is taken. The evaluation split
+  plays no part in this choice. If there are more features than videos, the features are first
+  projected onto the span of the training videos, which changes no prediction and saves time.
 
   Args:
     train: float [V, F], one row per video (the mean over its views).
     train_label: int [V]; videos with a negative label are left out.
     test: float [U, F].
-    test_label: int [U]; likewise.
-    num_classes: K; 0 takes the highest label of the two splits.
-    normalization: "standard" (zero mean, unit variance by the training split), "l2" (each row
+    test_label: int [U]; videos with a negative label are left out.
+    num_classes: K; 0 takes the highest label of both splits plus one.
+    normalization: "standard" (zero mean and unit variance on the training split), "l2" (each row
       to unit length) or "none".
     strength: a fixed C, or None to choose it.
-    folds: of the cross-validation; fewer where a class has fewer videos or groups.
-    groups: one name a training video; videos of one group (cut from one recording) stay
-      in one fold, or the choice of C would be made on near copies.
-    seed: of the folds.
+    folds: folds of the cross-validation; fewer if every class has fewer videos or groups.
+    groups: one group name per training video. Videos of one group (cut from one recording) stay in
+      the same fold; otherwise C would be chosen on near-duplicates.
+    seed: seed of the folds.
 
   Raises:
-    UserError: an unknown normalization.
-    TooFewVideos: fewer than two classes to learn, or no folds to choose C by.
+    UserError: the normalization is unknown.
+    TooFewVideos: there are fewer than two classes, or no folds can be made to choose C.
   """
   import threadpoolctl
 
@@ -131,19 +131,19 @@ def evaluate(
 def check(
   label: np.ndarray, groups: Sequence[str] | np.ndarray | None, seed: int, folds: int = 5
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Checks that training videos suffice to fit them and to choose C.
+  """Checks that there are enough training videos to fit a classifier and to choose C.
 
   Args:
-    label: int `[V]`; negative ones are left out.
-    groups: a name a video, or None.
-    seed: of the folds.
+    label: int `[V]`; videos with a negative label are left out.
+    groups: one group name per video, or None.
+    seed: seed of the folds.
     folds: see `evaluate`.
 
   Returns:
     The folds, see `split`.
 
   Raises:
-    TooFewVideos: they don't.
+    TooFewVideos: there are not enough.
   """
   known = np.asarray(label) >= 0
   _require_classes(label[known])
@@ -156,13 +156,14 @@ def _require_classes(label: np.ndarray) -> None:
 
 
 def recordings(names: Sequence[str]) -> list[str] | None:
-  """The recording each video was cut from.
+  """The recording that each video was cut from, derived from its name.
 
-  By UCF101's names `v_Class_g01_c02` it is their group. Else videos of one name are parts of one
-  recording, as `data_pipelines.prepare` cuts long ones into several.
+  If all names look like UCF101's `v_Class_g01_c02`, the recording is their group (`g01`). Otherwise
+  videos with the same name are parts of one recording, because `data_pipelines.prepare` cuts long
+  videos into several.
 
   Returns:
-    One group a video, or None where names tell of none: no names, or each its own.
+    One group name per video, or None if there are no names or all names differ.
   """
   found = [re.search(r"(v_[^/]+_g\d+)_c\d+", name) for name in names]
   groups = [m[1] for m in found if m]
@@ -177,7 +178,7 @@ def recordings(names: Sequence[str]) -> list[str] | None:
 def _choose(
   x: np.ndarray, label: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], classes: int
 ) -> float:
-  """The strength of the lowest held-out log-loss; each fit starts from the weaker one before."""
+  """The C with the lowest held-out log-loss; each fit starts from the one with the smaller C."""
   models, losses = [None] * len(parts), []
   for strength in STRENGTHS:
     loss = 0.0
@@ -198,7 +199,7 @@ def _fit(x: np.ndarray, label: np.ndarray, strength: float, start: Any = None) -
   if start is not None:
     model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that it did not converge is in the result
+    warnings.simplefilter("ignore")  # `Result.converged` says if it did not converge
     return model.fit(x, label)
 
 
@@ -224,7 +225,7 @@ def _normalize(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarra
 
 
 def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Coordinates in the span of the training rows, where the optimal weights lie."""
+  """Projects onto the span of the training rows, which contains the optimal weights."""
   if train.shape[1] <= train.shape[0]:
     return train, test
   basis = np.linalg.qr(train.T)[0]  # [F, V]
@@ -234,16 +235,16 @@ def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def split(
   label: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Folds that give every training part at least two classes; each class in most of the folds.
+  """Stratified folds whose training parts have at least two classes each.
 
   Args:
     label: int `[V]`.
-    groups: a name a video `[V]`, kept whole, or None.
-    folds: fewer where a class has fewer videos or groups.
-    seed: of the shuffle.
+    groups: one group name per video `[V]`, or None; a group is never split over folds.
+    folds: number of folds; fewer if every class has fewer videos or groups.
+    seed: seed of the shuffle.
 
   Returns:
-    Rows to fit on and rows held out, of each fold.
+    For each fold, the rows to fit on and the held-out rows.
 
   Raises:
     TooFewVideos: two folds cannot be made.
@@ -254,8 +255,8 @@ def split(
   most = int(np.bincount(np.unique(units, return_inverse=True)[1]).max())
   folds = min(folds, most)
   few = TooFewVideos(
-    f"too few training {'videos' if groups is None else 'recordings'} per class for "
-    "cross-validation, within which C is chosen; it needs two"
+    f"too few training {'videos' if groups is None else 'recordings'} per class for the "
+    "cross-validation that chooses C; it needs two"
   )
   if folds < 2:
     raise few
@@ -278,16 +279,16 @@ def fit(
   test_label: np.ndarray,
   names: Sequence[str],
 ) -> Result:
-  """Logistic regression on features, one row per video, C chosen by folds of whole recordings.
+  """Fits logistic regression on features, one row per video; C is chosen with folds by recording.
 
   Args:
-    config: `seed` is read.
+    config: the field `seed` is read.
     source_train: gives the classes.
     train: float `[V, F]`.
     train_label: int `[V]`.
     test: float `[U, F]`.
     test_label: int `[U]`.
-    names: of the V videos, or ().
+    names: names of the V training videos, or ().
   """
   return evaluate(
     train,

@@ -1,7 +1,7 @@
 """Accuracy of predictions, as fractions in [0, 1].
 
-scikit-learn's `top_k_accuracy_score` lets the higher index win among equal scores, where `argmax`
-and the confusion matrix take the lower.
+Among equal scores the lower class index wins, as in `argmax` and in the confusion matrix;
+scikit-learn's `top_k_accuracy_score` takes the higher one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from vssl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-  """How well scores tell the classes.
+  """The accuracy of class scores.
 
   Attributes:
-    top1: share of videos whose class has the highest score.
-    top5: share of videos whose class is among the five highest (of fewer classes, 1).
+    top1: fraction of videos whose class has the highest score.
+    top5: fraction of videos whose class is among the five highest (1 with at most five classes).
     per_class: float64 [K], top-1 within each class; NaN for a class without videos.
-    confusion: int64 [K, K], videos by true class (row) and predicted class (column).
+    confusion: int64 [K, K], number of videos by true class (row) and predicted class (column).
   """
 
   top1: float
@@ -36,10 +36,10 @@ class Accuracy:
 
 
 def accuracy(scores: np.ndarray, label: np.ndarray) -> Accuracy:
-  """Scores a set of predictions.
+  """The accuracy of a set of predictions.
 
   Args:
-    scores: float [V, K], higher is likelier; of equal scores the lower class index wins.
+    scores: float [V, K], higher is more likely; for equal scores the lower class index wins.
     label: int [V]; videos with a negative label are left out.
 
   Raises:
@@ -53,10 +53,10 @@ def accuracy(scores: np.ndarray, label: np.ndarray) -> Accuracy:
   if label.max() >= classes:
     raise UserError(
       f"a video has label {label.max()} but there are scores for {classes} classes only: "
-      "the training and the evaluation split need one label map"
+      "the training and the evaluation split must have the same label map"
     )
   if np.isnan(scores).any():
-    raise UserError("the network's outputs are not numbers (NaN): the checkpoint is of no use")
+    raise UserError("the network's outputs are NaN: use an earlier checkpoint")
   own = scores[np.arange(len(label)), label][:, None]
   earlier = np.arange(classes) < label[:, None]
   rank = np.sum((scores > own) | ((scores == own) & earlier), axis=1)

@@ -1,7 +1,7 @@
-"""Nearest-neighbour retrieval: videos of one split look for their class among another's.
+"""Nearest-neighbour retrieval: videos of one split query for their class in another split.
 
-scikit-learn's `average_precision_score` takes one query a call and merges equal scores; here whole
-blocks of queries are ranked at once.
+scikit-learn's `average_precision_score` takes one query per call and merges equal scores; here
+whole blocks of queries are ranked at once.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def evaluate(
   mean_average_precision: bool = True,
   block_size: int = 1024,
 ) -> dict[str, float]:
-  """R@k and mAP of cosine neighbours, the usual protocol: test videos query training videos.
+  """R@k and mAP of cosine neighbours, by the usual protocol: test videos query training videos.
 
-  R@k is the share of queries with at least one video of their class among the k nearest. mAP is
-  the mean over queries of the average precision of the whole ranked bank. A query whose class the
-  bank lacks counts as 0 in both; `k` beyond the bank means the whole bank.
+  R@k is the fraction of queries with at least one video of their class among the k nearest. mAP is
+  the mean over queries of the average precision of the whole ranked bank. A query whose class is
+  missing from the bank counts as 0 in both. If k exceeds the bank, the whole bank is used.
 
   Args:
     bank: float [N, F], features of the training videos (mean over views).
     bank_label: int [N]; videos with a negative label are left out.
     queries: float [Q, F].
-    query_label: int [Q]; likewise.
+    query_label: int [Q]; videos with a negative label are left out.
     recalls: values of k.
-    mean_average_precision: whether to rank the whole bank for each query.
-    block_size: rows of the similarity matrix that exist at a time.
+    mean_average_precision: whether to compute mAP, which ranks the whole bank for each query.
+    block_size: rows of the similarity matrix that are in memory at a time.
 
   Returns:
     `{"R@1": ..., "mAP": ...}`, fractions in [0, 1].
@@ -62,7 +62,7 @@ def evaluate(
 def _average_precision(
   bank: np.ndarray, bank_label: np.ndarray, queries: np.ndarray, query_label: np.ndarray
 ) -> np.ndarray:
-  """Average precision of each query [Q]: mean over its relevant videos of the precision there."""
+  """Average precision of each query [Q]: the mean precision at the ranks of its relevant videos."""
   out = []
   block = max(1, (1 << 24) // len(bank))
   for i in range(0, len(queries), block):

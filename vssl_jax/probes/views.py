@@ -1,4 +1,4 @@
-"""The views of a split's videos, and the encoder as probes run it: frozen, in inference mode."""
+"""Shared by all probes: the views of a split's videos, and the frozen encoder as a function."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from data_pipelines.source import Batch, Batches, Source, Wrapped
 from vssl_jax import augment, results
 from vssl_jax.probes import features
 
-VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # of config.data.eval
+VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # fields of config.data.eval
 BN_MODE = "inference: stored statistics, unchanged by the probe"
 
 
 class Cached(Wrapped):
-  """A source that keeps the last evaluation pass in memory, as far as it fits.
+  """A source that keeps its last evaluation pass in memory if the pass fits.
 
-  Several encoders and baselines look at the same clips; a small split is then decoded once.
+  Several encoders and baselines read the same clips; a small split is then decoded only once.
   """
 
   def __init__(self, source: Source, limit_bytes: int = 1 << 29):
@@ -30,7 +30,7 @@ class Cached(Wrapped):
     self._kept: tuple[Any, list[Batch]] | None = None
 
   def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
-    """As the source's own."""
+    """The batches of the wrapped source, from memory if the last pass had the same arguments."""
     key = (args, tuple(sorted(kwargs.items())))
     if self._kept is not None and self._kept[0] == key:
       yield from self._kept[1]
@@ -66,7 +66,7 @@ def feature_fn(encoder: nn.Module, config: ConfigDict) -> features.Apply:
 
 
 def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> dict[str, Any]:
-  """What every result line says of its data, views, network and config."""
+  """The facts about data, views, network and config that every result line contains."""
   d = config.data
 
   manifest = pathlib.Path(d.path) / "manifest.json"
