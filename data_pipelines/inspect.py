@@ -1,4 +1,4 @@
-"""Shows what the model will see: `python -m data_pipelines.inspect DIR --config=FILE[:variant]`.
+"""Shows what the model will see: `vssl inspect DIR --config=NAME[:variant]`.
 
 Writes a contact sheet of training clips as they enter the encoder, after cropping and augmentation
 on the device: one row per clip, frames from left to right. Prints the statistics of the splits.
@@ -8,6 +8,7 @@ them. DIR sets `config.data.path`; leave it out for sources that need no folder.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import pathlib
 import sys
@@ -15,23 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 from data_pipelines import source
 from data_pipelines.text import printable
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
 
 _COLUMNS = 8  # maximum number of frames shown per clip
 _SAMPLE = 200  # records read for the statistics if there is no manifest
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, optionally with :variant behind it."
-)
-_OUTPUT = flags.DEFINE_string("output", "clips.png", "PNG file to write the contact sheet to.")
-_VIDEOS = flags.DEFINE_integer("videos", 6, "Maximum number of videos to show.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 0, "Number of the batch to show, from 0.", lower_bound=0)
-_AUGMENT = flags.DEFINE_bool("augment", True, "Show clips after augmentation on the device.")
+EXAMPLES = """\
+vssl inspect RECORDS --config=cvrl:ucf6
+vssl inspect --config=cvrl:demo --batch=3 --noaugment --output=batch3.png
+"""
 
 
 def training_rows(
@@ -235,50 +232,50 @@ def _histogram(counts: dict[str, int], most: int = 12) -> str:
   return text + (f", and {len(items) - most} more" if len(items) > most else "")
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command, see the module's docstring; returns 0, or 2 if the input is bad."""
-  try:
-    if _CONFIG.value is None or len(argv) > 2:
-      raise UserError("usage: python -m data_pipelines.inspect DIR --config=configs/cvrl.py")
-    folder = pathlib.Path(_OUTPUT.value).absolute().parent
-    if not folder.is_dir():
-      raise UserError(f"--output={_OUTPUT.value}: there is no folder {folder}; make it first.")
-    config = _CONFIG.value.copy_and_resolve_references().unlock()
-    if len(argv) == 2:
-      config.data.path = argv[1]
-    if config.data.source == "tfrecord" and config.data.path:
-      print(statistics(config.data.path))
-    step = _BATCH.value
-    videos, batch, size = training_rows(config, step=step, videos=_VIDEOS.value)
-    if size < config.batch_size:
-      print(
-        f"note: config.batch_size is {config.batch_size:,}, but there are only {size:,} videos, so "
-        "training would stop; here the batch holds all videos"
-      )
-    clips = batch["clips"] / np.float32(255)
-    if _AUGMENT.value:
-      std, mean = (np.array(config.augment[k], np.float32) for k in ("std", "mean"))
-      clips = np.clip(augmented(config, batch["clips"], step) * std + mean, 0, 1)
-    contact_sheet(clips, captions(batch, videos.label_names), _OUTPUT.value)
-    print(f"wrote {_OUTPUT.value}: {len(clips):,} of the {size:,} videos of batch {step}")
-  except UserError as e:
-    print(f"error: {printable(str(e))}", file=sys.stderr)
-    return 2
+def parser() -> arguments.Parser:
+  """The flags."""
+  assert __doc__
+  p = arguments.Parser("vssl inspect", __doc__, EXAMPLES, config=True)
+  add = p.add_argument
+  add("folder", metavar="DIR", nargs="?", default="", help="folder of records")
+  add("--output", default="clips.png", metavar="FILE", help="the contact sheet (clips.png)")
+  add("--videos", type=int, default=6, help="most videos on the sheet (6)")
+  add("--batch", type=int, default=0, help="number of the batch to show (0)")
+  arguments.switch(p, "augment", "show clips after device augmentation", default=True)
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Writes the sheet, and prints the statistics."""
+  if args.config is None:
+    raise UserError("--config is missing: e.g. vssl inspect RECORDS --config=cvrl:ucf6")
+  for name, low in {"videos": 1, "batch": 0}.items():
+    if getattr(args, name) < low:
+      raise UserError(f"--{name}={getattr(args, name)}: give {low} or more.")
+  folder = pathlib.Path(args.output).absolute().parent
+  if not folder.is_dir():
+    raise UserError(f"--output={args.output}: there is no folder {folder}; make it first.")
+  config = args.config.copy_and_resolve_references().unlock()
+  if args.folder:
+    config.data.path = args.folder
+  if config.data.source == "tfrecord" and config.data.path:
+    print(statistics(config.data.path))
+  videos, batch, size = training_rows(config, step=args.batch, videos=args.videos)
+  if size < config.batch_size:
+    print(
+      f"note: training refuses batches of {config.batch_size:,} (config.batch_size), there are "
+      f"{size:,} videos; shown is a batch of all"
+    )
+  clips = batch["clips"] / np.float32(255)
+  if args.augment:
+    std, mean = (np.array(config.augment[k], np.float32) for k in ("std", "mean"))
+    clips = np.clip(augmented(config, batch["clips"], args.batch) * std + mean, 0, 1)
+  contact_sheet(clips, captions(batch, videos.label_names), args.output)
+  print(f"wrote {args.output}: {len(clips):,} of the {size:,} videos of batch {args.batch}")
   return 0
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Parses flags and config; an error in them is printed as one line."""
-  try:
-    rest = flags.FLAGS(argv)
-    if _CONFIG.value is not None:
-      _ = _CONFIG.value.name  # an error in the config file appears only when the config is read
-  except Exception as e:
-    print(f"error: {printable(brief(e))}", file=sys.stderr)
-    raise SystemExit(2) from e
-  return rest
-
-
 if __name__ == "__main__":
-  logging.set_verbosity(logging.WARNING)
-  app.run(main, flags_parser=_parse)
+  from vssl_jax import cli
+
+  sys.exit(cli.run("data_pipelines.inspect"))

@@ -89,7 +89,7 @@ class Source(Protocol):
     """
     ...
 
-  def only(self, videos: Sequence[int]) -> Source:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Source:
     """The same source restricted to some videos, renumbered from 0 in the given order."""
     ...
 
@@ -275,7 +275,7 @@ class NumpySource:
     """Number of whole batches in an epoch; `UserError` if the split is smaller than one batch."""
     return steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]

@@ -22,7 +22,7 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
     "crop_short": (0.7, 0.875),
   },
 }
-# Names of fields before version 0.2, and their new names; files and flags may still use the old.
+# Fields by their former names, which configs and flags may use for one more version.
 RENAMED = {
   "data.interval.law": "data.interval.distribution",
   "augment.solarise_p": "augment.solarize_p",

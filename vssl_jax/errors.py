@@ -1,4 +1,4 @@
-"""The exception for bad user input, and a function that shortens any exception to one line."""
+"""The exceptions that speak to the user, and one line out of any other."""
 
 import re
 
@@ -8,6 +8,14 @@ class UserError(ValueError):
 
   Command-line programs print the message without a traceback and exit with status 2.
   """
+
+
+class NonFiniteError(FloatingPointError):
+  """The loss or the gradient is not finite; the message names step and metric."""
+
+
+class Preempted(Exception):
+  """SIGTERM came and everything is saved; the message says what."""
 
 
 def brief(error: BaseException) -> str:

@@ -8,10 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from vssl_jax.errors import UserError
+
+StrPath = str | os.PathLike[str]
+
+
+def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
+  """One path or several, as text, without what is empty."""
+  several = [paths] if isinstance(paths, str | os.PathLike) else paths
+  return [os.fspath(path) for path in several if os.fspath(path)]
 
 
 def make_folder(path: str | os.PathLike[str]) -> pathlib.Path:

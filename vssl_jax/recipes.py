@@ -17,7 +17,7 @@ from vssl_jax.augment import presets
 from vssl_jax.errors import UserError
 
 Change = Callable[[ConfigDict], None]
-_RENAMED = {"no_colour": "no_color"}  # names of changes before version 0.2, to the present names
+_RENAMED = {"no_colour": "no_color"}  # changes by their former names
 
 
 def small(c: ConfigDict) -> None:

@@ -119,7 +119,7 @@ class ClipSource:
     """See `source.Source`."""
     return self._store.fingerprint
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `source.Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]

@@ -1,4 +1,4 @@
-"""Converts videos to sharded TFRecords: `python -m data_pipelines.prepare INPUT OUTPUT`.
+"""Converts videos to sharded TFRecords: `vssl prepare INPUT OUTPUT`.
 
 INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
 line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
@@ -6,9 +6,6 @@ OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index pe
 `labels.txt` and `manifest.json`. If a run is interrupted, run the same command again: it continues
 with the unfinished shards. Several runs may write different splits into one OUTPUT; the splits
 share its labels.
-
-Exit status: 0 success, 2 bad usage, 3 some videos could not be read and are not in OUTPUT (its
-manifest lists them).
 """
 
 from __future__ import annotations
@@ -31,10 +28,17 @@ from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
 TIMEOUT = 600.0  # seconds
-_LISTED = 10  # maximum number of unreadable videos printed; the manifest lists all
+RESUMES = True
+EXAMPLES = """\
+vssl prepare VIDEOS RECORDS
+vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_side=128
+vssl prepare videos.csv RECORDS --split_column=split --workers=8
+"""
+_LISTED = 10  # unreadable videos printed; the manifest has all
 
 
 def prepare(
@@ -234,13 +238,11 @@ def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
   return built
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.prepare",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
+def parser() -> arguments.Parser:
+  """The flags."""
+  assert __doc__
+  p = arguments.Parser("vssl prepare", __doc__, EXAMPLES)
+  add = p.add_argument
   add("input", metavar="INPUT", help="folder of videos or CSV")
   add("output", metavar="OUTPUT", help="folder for the records")
   add("--split", default="train", help="name of the split if nothing else gives one (train)")
@@ -275,24 +277,17 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--strict", action="store_true", help="stop at the first unreadable video")
   add("--overwrite", action="store_true", help="remove what an earlier run wrote")
-  return parser
+  return p
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  arguments = _parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
+  """Prepares, and prints what was written; 3 where videos could not be read."""
   try:
-    result = prepare(**vars(arguments), progress=True)
+    result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
     print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
     return 3
-  except UserError as error:
-    print(f"error: {text.printable(str(error))}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("interrupted: run the same command again; it continues where it stopped", file=sys.stderr)
-    return 130
-  output = text.printable(arguments.output)
+  output = text.printable(args.output)
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]

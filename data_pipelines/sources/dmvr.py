@@ -63,7 +63,7 @@ class DmvrSource:
     for features in dataset.as_numpy_iterator():
       yield self._batch(features)
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """Not supported, because the factory's videos have no numbers; raises `UserError`."""
     del videos
     raise UserError(

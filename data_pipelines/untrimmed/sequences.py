@@ -119,7 +119,7 @@ class LocalizationSource(NumpySource):
     self._labels = annotations_lib.multi_hot(self.videos, self.label_names)
     self._truth = data.localization.truth
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `source.Source`."""
     few = super().only(videos)
     few.names = few.video_names

@@ -12,9 +12,8 @@ The times of the actions are made up as well, or taken from real videos: if
 every annotated video gets features, and the splits are the file's subsets. Everything else is made
 up.
 
-  python -m data_pipelines.untrimmed --output=DIR [--annotations=gt.json --durations=videos.csv]
-
-writes them as files, which `config.data.source = "localization"` reads.
+`python -m data_pipelines.untrimmed` writes them in the ordinary format, for
+`config.data.source = "localization"`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -35,10 +33,15 @@ from data_pipelines.source import generator
 from data_pipelines.untrimmed import action_times
 from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource, step_of, subset_of
 from vssl_jax import config as config_lib
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
 from vssl_jax.localization.annotations import Annotations, Video
 
+EXAMPLES = """\
+python -m data_pipelines.untrimmed --output=DIR
+python -m data_pipelines.untrimmed --output=DIR --annotations=gt.json --durations=videos.csv
+"""
 _BACKGROUNDS = 6
 _PROTOTYPES, _VIDEO = 3, 4  # `purpose` of the random numbers, see `source.generator`
 
@@ -226,33 +229,32 @@ def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """Writes a simulated data set as a folder."""
-  from vssl_jax.config import data as data_fields
+def parser() -> arguments.Parser:
+  """The flags."""
+  assert __doc__
+  p = arguments.Parser("python -m data_pipelines.untrimmed", __doc__, EXAMPLES)
+  add = p.add_argument
+  arguments.output(p, "the folder")
+  add("--annotations", default="", help="real segments: ActivityNet's JSON")
+  add("--durations", default="", help="CSV of video_id, duration_s")
+  add("--width", type=int, default=SimulationSettings.width)
+  add("--classes", type=int, default=SimulationSettings.classes)
+  add("--videos", type=int, default=200)
+  add("--eval_videos", type=int, default=100)
+  add("--seed", type=int, default=0)
+  return p
 
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--output", required=True, help="folder to write")
-  parser.add_argument(
-    "--annotations", default="", help="JSON in ActivityNet's format with real action times"
-  )
-  parser.add_argument(
-    "--durations", default="", help="CSV with columns video_id, duration_s, if the JSON has none"
-  )
-  parser.add_argument("--width", type=int, default=SimulationSettings.width)
-  parser.add_argument("--classes", type=int, default=SimulationSettings.classes)
-  parser.add_argument("--videos", type=int, default=200)
-  parser.add_argument("--eval_videos", type=int, default=100)
-  parser.add_argument("--seed", type=int, default=0)
-  args = vars(parser.parse_args(argv))
-  output, data = args.pop("output"), data_fields()
+
+def run(args: argparse.Namespace) -> int:
+  """Writes a simulated data set as a folder."""
+  given, data = arguments.given(args), config_lib.data()
+  del given["output"]
   with data.unlocked():
     data.localization = config_lib.localization()
   fields = data.localization
-  fields.untrimmed.update({k: args.pop(k) for k in ("width", "classes")})
-  fields.update(args)
-  try:
-    dataset = make(data)
-    dataset.write(output)
-  except UserError as e:
-    sys.exit(f"error: {e}")
-  print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {output}")
+  fields.untrimmed.update({k: given.pop(k) for k in ("width", "classes")})
+  fields.update(given)
+  dataset = make(data)
+  dataset.write(args.output)
+  print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {args.output}")
+  return 0

@@ -85,7 +85,8 @@ def test_a_damaged_best_is_told(tmp_path):
   _write(tmp_path, [(1, 1.0), (2, 2.0)], best="loss")
   shutil.rmtree(tmp_path / checkpoints.FOLDER / "1" / "state")
   reader = checkpoints.Checkpoints(tmp_path, _settings(best="loss"), read_only=True)
-  with pytest.raises(UserError, match=r"checkpoints/1: a damaged checkpoint .*remove the folder"):
+  damaged = r"checkpoints/1: the checkpoint is damaged .*remove this folder"
+  with pytest.raises(UserError, match=damaged):
     reader.best(_state(0))
   reader.close()
 
@@ -162,7 +163,7 @@ def test_one_step_is_read_and_a_damaged_one_named(tmp_path):
   for step in (1, 2):
     _equal(reader.read(step, _state(0)), _state(step))
   _truncate(tmp_path / "checkpoints" / "1")
-  with pytest.raises(UserError, match=r"checkpoints/1: a damaged checkpoint"):
+  with pytest.raises(UserError, match=r"checkpoints/1: the checkpoint is damaged"):
     reader.read(1, _state(0))
   _equal(reader.read(2, _state(0)), _state(2))
   reader.close()
@@ -234,7 +235,8 @@ def test_another_network_is_named_and_not_called_damaged(tmp_path, caplog):
   _write(tmp_path, [(1, 0.0)])
   like = _state(0)
   like.params["w"] = np.zeros((2, 2), np.float32)
-  with pytest.raises(UserError, match=r"params/w is float32\[.*\] there and float32\[2, 2\] here"):
+  shapes = r"params/w is float32\[.*\] in the checkpoint and float32\[2, 2\] in this config"
+  with pytest.raises(UserError, match=shapes):
     _restore(tmp_path, like)
   assert "damaged" not in caplog.text
   assert _restore(tmp_path, _state(0))[0][0] == 1
@@ -242,7 +244,7 @@ def test_another_network_is_named_and_not_called_damaged(tmp_path, caplog):
 
 def test_one_process_writes_to_a_run(tmp_path):
   second = checkpoints.sole_writer(tmp_path)
-  busy = pytest.raises(UserError, match="another process trains there")
+  busy = pytest.raises(UserError, match="another process is training in this folder")
   with checkpoints.sole_writer(tmp_path), busy, second:
     pass
   with checkpoints.sole_writer(tmp_path):

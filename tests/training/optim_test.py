@@ -160,7 +160,7 @@ def test_description_says_the_effective_values():
     assert part in text
   assert "as long as the run" not in text
   assert "as long as the run" in optim.describe(c, 256, 350, 350)
-  with pytest.raises(UserError, match=r"warm-up of 50 updates leaves none of the run's 50"):
+  with pytest.raises(UserError, match=r"warm-up takes 50 updates and the run has only 50"):
     optim.learning_rate(_settings(warmup_lr=0.0), 256, 50, 50)
   plain = optim.describe(_settings(warmup_epochs=0.0, clip_norm=1.5), 1024, 10, 0)
   assert "warm-up" not in plain

@@ -33,7 +33,7 @@ class SequenceSource(Source, Protocol):
     """
     ...
 
-  def only(self, videos: Sequence[int]) -> SequenceSource:
+  def only(self, videos: Sequence[int] | np.ndarray) -> SequenceSource:
     """See `Source`."""
     ...
 

@@ -254,7 +254,7 @@ def split(
   most = int(np.bincount(np.unique(units, return_inverse=True)[1]).max())
   folds = min(folds, most)
   few = TooFewVideos(
-    f"too few training {'videos' if groups is None else 'recordings'} a class for "
+    f"too few training {'videos' if groups is None else 'recordings'} per class for "
     "cross-validation, within which C is chosen; it needs two"
   )
   if folds < 2:

@@ -1,1 +1,1 @@
-"""What every method is trained with: step, loop, checkpoints, logs, optimizers."""
+"""Training, shared by all methods: train step, loop, checkpoints, logs, optimizers."""

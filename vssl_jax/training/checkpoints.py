@@ -1,8 +1,9 @@
-"""Checkpoints: atomic, asynchronous, checked when read; a damaged one falls back to the one before.
+"""Checkpoints: written atomically and asynchronously, and verified when they are read.
 
-A run folder holds `config.json`, `metrics.jsonl` and `checkpoints/<step>/`. A checkpoint is the
-whole train state; its data position is the step alone. Beside the arrays it keeps a digest of
-each, computed on the device, so that damage of any kind is seen when it is read.
+If a checkpoint is damaged, the run falls back to the one before it. A run folder holds
+`config.json`, `metrics.jsonl` and `checkpoints/<step>/`. A checkpoint is the whole train state;
+the step alone gives the position in the data. A checkpoint also stores a digest of each array,
+computed on the device, so that reading detects any damage.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from vssl_jax.errors import UserError, brief
 Tree = Any
 FOLDER = "checkpoints"
 CONFIG = "config.json"
-# What may differ between a run and its continuation: nothing here changes a number.
-# Paths are free since the videos' fingerprint is bound, and epochs since the number of steps is.
+# Fields that may differ between a run and its continuation, because they change no number.
+# Paths may differ because the fingerprint of the videos is compared instead; epochs may differ
+# because the total number of steps is compared instead.
 _FREE = (
   "name",
   "log_every",
@@ -53,10 +55,10 @@ _FREE = (
 
 @jax.jit
 def digest(tree: Tree) -> list[jax.Array]:
-  """A 32-bit digest of each array: its words times odd position weights, summed modulo 2^32.
+  """A 32-bit digest of each array: the sum of its words times odd position weights, modulo 2^32.
 
-  Any single changed word changes it, as does any swap of two different words in all but one of
-  2^31 cases. It is computed where the array lives, whatever the sharding.
+  A change of any single word changes the digest. A swap of two different words changes it in all
+  but one of 2^31 cases. The digest is computed on the array's own devices, with any sharding.
   """
 
   def one(x: jax.Array) -> jax.Array:
@@ -76,7 +78,7 @@ def digest(tree: Tree) -> list[jax.Array]:
 
 
 def layout(tree: Tree) -> dict[str, str]:
-  """Type and shape of every array by its path."""
+  """The dtype and shape of every array, keyed by its path in the tree."""
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
@@ -86,10 +88,10 @@ def layout(tree: Tree) -> dict[str, str]:
 
 @contextlib.contextmanager
 def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the run's folder against a second training process, until the end or a kill.
+  """Locks the run's folder, so that only one process trains in it; released at the end or a kill.
 
   Raises:
-    UserError: another process trains there.
+    UserError: another process is training in this folder.
   """
   if jax.process_index() > 0:
     yield
@@ -99,9 +101,10 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(
-        f"{workdir}: another process trains there; wait for it, or give another --workdir."
+        f"{workdir}: another process is training in this folder; wait for it to end, or give "
+        "another --workdir."
       ) from None
-    except OSError:  # a file system without locks
+    except OSError:  # this file system has no locks
       pass
     yield
 
@@ -112,7 +115,7 @@ class Checkpoints:
   Args:
     workdir: the run's folder.
     config: `config.save`.
-    read_only: change nothing there: a run may be writing to it at this moment.
+    read_only: change nothing in the folder, because a run may be writing to it at this moment.
   """
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
@@ -134,11 +137,11 @@ class Checkpoints:
       self._root,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
-        best_fn=rank,  # writes the metrics beside the arrays: a run that goes on knows its best
+        best_fn=rank,  # stores the metrics with the arrays, so that a resumed run knows its best
         cleanup_tmp_directories=jax.process_index() == 0 and not read_only,
         create=not read_only,
         enable_async_checkpointing=True,
-        # Made at once, so that a full or read-only disk fails the save and not a later wait.
+        # Create folders at once, so that a full or read-only disk fails in `save` and not later.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
       item_names=("state", "digest"),
@@ -146,14 +149,14 @@ class Checkpoints:
 
   @property
   def steps(self) -> list[int]:
-    """Steps of the complete checkpoints, oldest first."""
+    """The steps of all complete checkpoints, oldest first."""
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: Tree, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing `state`; the folder appears under its final name only when complete.
 
-    An error of an earlier asynchronous write is raised here: a run never goes on without its
-    checkpoints.
+    If an earlier asynchronous write failed, its error is raised here: a run never continues
+    without its checkpoints.
     """
     self._manager.check_for_errors()
     if step in self._manager.all_steps():
@@ -169,16 +172,16 @@ class Checkpoints:
     )
 
   def restore(self, like: Tree) -> tuple[int, Tree] | None:
-    """The newest undamaged checkpoint, laid out like `like` (shapes, dtypes, shardings).
+    """Reads the newest undamaged checkpoint, with the shapes, dtypes and shardings of `like`.
 
-    Damaged ones are reported and passed over; where this is the writer they are also renamed
-    to `damaged-<step>`, so that the resumed run can write those steps again.
+    Damaged checkpoints are reported and skipped. Unless `read_only`, they are also renamed to
+    `damaged-<step>`, so that the resumed run can write those steps again.
 
     Returns:
-      (step, state), or None where there is no checkpoint.
+      (step, state), or None if there is no checkpoint.
 
     Raises:
-      UserError: there are checkpoints, and none can be read; or they hold another network.
+      UserError: checkpoints exist but none can be read, or they hold another network.
     """
     steps = self.steps
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -202,16 +205,16 @@ class Checkpoints:
       return step, state
     if steps:
       raise UserError(
-        f"{self._root}: none of the checkpoints {steps} can be read; they are left as they are. "
-        "Give another --workdir to start anew."
+        f"{self._root}: none of the checkpoints {steps} can be read; they were left unchanged. "
+        "Give another --workdir to start a new run."
       )
     return None
 
   def read(self, step: int, like: Tree) -> Tree:
-    """The checkpoint of one step, laid out like `like`.
+    """Reads the checkpoint of one step, with the shapes, dtypes and shardings of `like`.
 
     Raises:
-      UserError: it is damaged, or holds another network.
+      UserError: the checkpoint is damaged, or holds another network.
     """
     try:
       return self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
@@ -219,18 +222,18 @@ class Checkpoints:
       raise
     except Exception as e:
       raise UserError(
-        f"{self._root / str(step)}: a damaged checkpoint ({brief(e)[:200]}); remove the "
-        "folder to go on without it."
+        f"{self._root / str(step)}: the checkpoint is damaged ({brief(e)[:200]}); remove this "
+        "folder to continue without it."
       ) from e
 
   def best(self, like: Tree) -> tuple[int, Tree] | None:
-    """The checkpoint of the best `config.best`, the earliest of equals, laid out like `like`.
+    """Reads the checkpoint with the best value of `config.best`; ties go to the earliest.
 
     Returns:
-      (step, state), or None where no checkpoint has that metric.
+      (step, state) in the layout of `like`, or None if no checkpoint has that metric.
 
     Raises:
-      UserError: it cannot be read, or holds another network.
+      UserError: the checkpoint cannot be read, or holds another network.
     """
     sign = 1.0 if self._config.best_mode == "max" else -1.0
     scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
@@ -248,9 +251,9 @@ class Checkpoints:
     for path in sorted({*here, *there} if there else ()):
       if here.get(path) != there.get(path):
         raise UserError(
-          f"{self._root}: its state is not that of this config: {path} is "
-          f"{there.get(path, 'missing')} there and {here.get(path, 'missing')} here. Give the "
-          "config it was trained with, or another --workdir."
+          f"{self._root}: the checkpoint does not fit this config: {path} is "
+          f"{there.get(path, 'missing')} in the checkpoint and {here.get(path, 'missing')} in this "
+          "config. Give the config it was trained with, or another --workdir."
         )
     restored = self._manager.restore(
       step,
@@ -258,7 +261,7 @@ class Checkpoints:
     )
     found = [int(x) for x in jax.device_get(digest(restored["state"]))]
     if found != kept["arrays"]:
-      raise ValueError("its arrays differ from what was written")
+      raise ValueError("its arrays differ from those that were written")
     return restored["state"]
 
   def _set_aside(self, steps: list[int]) -> None:
@@ -275,7 +278,7 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits for the last write; raises if it failed."""
+    """Waits until the last write is complete; raises its error if it failed."""
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
@@ -291,7 +294,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def bound(config: ConfigDict) -> dict[str, Any]:
-  """The fields that decide a run's numbers, by dotted names, and its number of steps."""
+  """The config fields that decide a run's numbers, by dotted name, and the total steps."""
   flat = _flat(json.loads(config.to_json()))
   free = (*_FREE, *methods.undecisive_fields(config.method))
   kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
@@ -302,12 +305,12 @@ def bound(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Checks that a run to be continued began with this config.
+  """Checks that the run in `workdir` was started with this config, before it is continued.
 
   Fields that change no number (logging, saving, probing, paths, processes) may differ.
 
   Raises:
-    UserError: other fields differ; names each with both values.
+    UserError: other fields differ; the message names each with both values.
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
@@ -321,7 +324,7 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   if changed:
     raise UserError(
       f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
-      "--workdir, or --allow_config_change to go on with the new values."
+      "--workdir, or --allow_config_change to continue with the new values."
     )
 
 
@@ -334,7 +337,7 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def load_config(path: pathlib.Path) -> ConfigDict:
-  """The config of a run folder.
+  """Reads the config of a run folder.
 
   Raises:
     UserError: the folder holds no run.

@@ -1,9 +1,9 @@
-"""Layer-wise learning rates for fine-tuning: the nearer the input, the smaller.
+"""Layer-wise learning rates for fine-tuning: layers nearer the input get smaller rates.
 
-Layer i of L moves at the rate times decay^(L − i), and what sits on the encoder at the rate itself
-(Howard & Ruder 2018, discriminative fine-tuning; Bao et al. 2022, BEiT, for one factor a layer). A
-transformer's last norm is no layer: as in BEiT's and MAE's code it moves at the head's rate, and
-the last block at decay times that.
+Layer i of L has the learning rate times decay^(L − i); the head on the encoder has the learning
+rate itself (Howard & Ruder 2018, discriminative fine-tuning; Bao et al. 2022, BEiT, with one factor
+per layer). The last norm of a transformer does not count as a layer: as in BEiT's and MAE's code it
+has the head's rate, and the last block has decay times that rate.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import optax
 Params = Any
 _NUMBER = re.compile(r"(\d+)(?:_(\d+)|([a-z])(?![a-z]))?")
 _LAST = 1 << 20
-_ON_TOP = (_LAST, 0)  # of what comes after the last layer
+_ON_TOP = (_LAST, 0)  # the sort key of modules after the last layer
 
 
 def place(name: str) -> tuple[int, int]:
-  """Where a module of an encoder lies by its name, as a key to sort by.
+  """The position of an encoder's module, derived from its name, as a sort key.
 
-  Stem and embedding come first, then numbered modules (`res3_1` and `slow_res3_1` alike, `block_7`,
-  `mixed_4f`; a stage's lateral connection after its blocks), then what has no number (a last norm).
+  Stem and embedding come first. Then come the numbered modules (`block_7`; `mixed_4f`; `res3_1` and
+  `slow_res3_1` at the same position; a stage's lateral connection after the stage's blocks).
+  Modules without a number (a last norm) come last.
   """
   if "stem" in name or name == "embed":
     return -1, 0
@@ -37,12 +38,12 @@ def place(name: str) -> tuple[int, int]:
 
 
 def scales(params: Params, decay: float) -> Params:
-  """Factor of each parameter's rate, in (0, 1].
+  """The factor on each parameter's learning rate, in (0, 1].
 
   Args:
-    params: a method's; what lies under `encoder` is layered, all else has factor 1, as has what
-      has no number there (a last norm).
-    decay: factor from one layer to the one before it.
+    params: parameters of a method. Those under `encoder` get a factor per layer. All others have
+      factor 1, and so do the encoder's modules without a number (a last norm).
+    decay: factor from one layer to the layer before it.
   """
 
   def module(path: tuple[Any, ...]) -> str | None:
@@ -57,7 +58,7 @@ def scales(params: Params, decay: float) -> Params:
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
-  """Multiplies updates by `scales`; after momentum and weight decay it is a rate a layer."""
+  """Multiplies updates by `scales`; after momentum and weight decay, this scales the rate."""
 
   def update(updates: Params, state: optax.EmptyState, params: Params) -> tuple[Params, Any]:
     return jax.tree.map(lambda u, s: u * s, updates, scales(params, decay)), state

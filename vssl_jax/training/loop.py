@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from vssl_jax import parallel
 from vssl_jax.config import total_steps
-from vssl_jax.errors import UserError
+from vssl_jax.errors import NonFiniteError, UserError
+from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
@@ -40,10 +41,10 @@ class Result:
     state: the last state.
     method: the method that was trained.
     steps: the last step.
-    preempted: whether SIGTERM ended it early, after saving.
-    seconds: wall time of this process's part, compilation included.
-    clips_per_second: over the steps after the first, input included.
-    metrics: the last row logged.
+    preempted: whether SIGTERM ended the run early; its state was saved first.
+    seconds: wall time since this process started or resumed the run, compilation included.
+    clips_per_second: over all steps but the first, waiting for input included.
+    metrics: the last logged row.
   """
 
   state: step_lib.TrainState
@@ -53,14 +54,6 @@ class Result:
   seconds: float
   clips_per_second: float
   metrics: dict[str, float]
-
-
-class Preempted(Exception):
-  """SIGTERM came and everything is saved; the message says what."""
-
-
-class NonFiniteError(FloatingPointError):
-  """The loss or the gradient is not finite; the message names step and metric."""
 
 
 def train(
@@ -74,26 +67,26 @@ def train(
   tensorboard: bool = True,
   monitor: Callable[[Variables | Params], dict[str, float]] | None = None,
 ) -> Result:
-  """Trains until the last step, or until SIGTERM; continues what `workdir` holds.
+  """Trains until the last step or SIGTERM; continues the run in `workdir` if there is one.
 
   Args:
     config: the resolved config.
-    workdir: the run's folder, made if missing.
-    source: gives `train_batches(start)`, this process's rows, and `steps_per_epoch`.
-    method: what is learnt.
+    workdir: the run's folder, created if missing.
+    source: gives `train_batches(start)` (the rows of this process) and `steps_per_epoch`.
+    method: the method to train.
     mesh: all devices of all processes.
-    allow_config_change: continue a run under another config.
-    tensorboard: write TensorBoard files beside the JSONL where TensorFlow is installed.
-    monitor: what the encoder is worth, as numbers to log: every `config.knn.every_epochs` epochs
-      and at the end; of a method without encoder, what its parameters are, at each checkpoint. Its
-      time stays out of the rates.
+    allow_config_change: continue a run even if its config differs from `config`.
+    tensorboard: also write TensorBoard files, if TensorFlow is installed.
+    monitor: evaluates the encoder and returns numbers to log. It runs every
+      `config.knn.every_epochs` epochs and at the end. For a method without an encoder it gets the
+      parameters and runs at each checkpoint. Its time is left out of the measured rates.
 
   Returns:
     The result; its state is also the last checkpoint.
 
   Raises:
-    UserError: the config is impossible, or is not the run's.
-    NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
+    UserError: the config is impossible, or differs from that of the run in `workdir`.
+    NonFiniteError: the loss or gradient is not finite; the last good checkpoint is kept.
   """
   make_folder(workdir)
   with checkpoints.sole_writer(workdir):
@@ -118,8 +111,9 @@ def _train(
   total = total_steps(config, source.steps_per_epoch)
   if method.frozen_steps >= total:
     raise UserError(
-      f"the run has {total} steps and {config.method} updates nothing in its first "
-      f"{method.frozen_steps}: make config.epochs larger, or what is filled first smaller."
+      f"the run has {total} steps, and {config.method} updates nothing in its first "
+      f"{method.frozen_steps}: make config.epochs larger, or make the queue that is filled first "
+      "smaller."
     )
   schedule = (
     config.optim,
@@ -164,7 +158,7 @@ def _train(
 
 
 class _Loop:
-  """The loop's fixed parts, so that each phase below is one short method."""
+  """Holds what stays fixed during the loop, so that each phase below is one short method."""
 
   def __init__(self, config, source, method, mesh, advance, saver, writer, total, monitor):
     self.config, self.source, self.method, self.mesh = config, source, method, mesh
@@ -195,12 +189,12 @@ class _Loop:
       pause = time.perf_counter() - asked
       state, metrics = self.advance(state, batch)
 
-      # The step before is read while this one runs, so that the device never waits for the host.
+      # Read the previous step's metrics while this step runs: the device never waits for the host.
       if previous is not None:
         self._check(*previous)
       previous = (step, metrics)
       if step == start + 1:
-        jax.block_until_ready(metrics)  # compilation stays out of the rates
+        jax.block_until_ready(metrics)  # leave compilation out of the measured rates
         clock = window = time.perf_counter()
         window_start = step
       else:
@@ -244,8 +238,8 @@ class _Loop:
         good = self.saver.steps
         kept = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved"
         raise NonFiniteError(
-          f"{name} is {value} at step {step}; {kept}. A lower config.optim.lr, a longer "
-          "config.optim.warmup_epochs or config.optim.clip_norm are the usual cures."
+          f"{name} is {value} at step {step}; {kept}. Try a lower config.optim.lr, a longer "
+          "config.optim.warmup_epochs, or config.optim.clip_norm."
         )
 
   def _log(
@@ -271,7 +265,8 @@ class _Loop:
     best = self.config.save.best if self.monitor is None else ""
     if best and best not in row and not self.row:
       raise UserError(
-        f"config.save.best is {best!r}, which is not logged; there are {', '.join(sorted(row))}."
+        f"config.save.best is {best!r}, which is not logged; choose one of "
+        f"{', '.join(sorted(row))}."
       )
     self.row = row
     self.writer.write(step, row)
@@ -292,7 +287,7 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _termination() -> Iterator[Any]:
-  """A function of the step that tells whether SIGTERM came, to every process alike."""
+  """Yields a function of the step that says whether SIGTERM came; all processes get one answer."""
   if jax.process_count() > 1:
     yield multihost_utils.reached_preemption_sync_point
     return

@@ -1,4 +1,4 @@
-"""Metrics to a JSONL file, and to TensorBoard through CLU where both are installed."""
+"""Logs metrics to a JSONL file, and to TensorBoard if CLU and TensorFlow are installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "metrics.jsonl"
 
 
 class Writer:
-  """Writes scalars by step; only process 0 writes."""
+  """Writes the scalars of each step; only process 0 writes."""
 
   def __init__(self, workdir: pathlib.Path, *, enabled: bool = True, tensorboard: bool = True):
     self._path = workdir / FILE
@@ -26,12 +26,12 @@ class Writer:
       try:
         clu = optional.require("clu.metric_writers", "a log for TensorBoard")
       except UserError as e:
-        print(f"Metrics go to {FILE} alone: {e}", flush=True)
+        print(f"Metrics are written to {FILE} only: {e}", flush=True)
       else:
         self._clu = clu.SummaryWriter(str(workdir))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends one row; a value that is not finite becomes its name, so that JSON stays valid."""
+    """Appends one row; NaN and infinity are written as strings, so that the JSON stays valid."""
     if not self._enabled:
       return
     row = {"step": step, **{k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}}
@@ -48,7 +48,7 @@ class Writer:
 
 @contextlib.contextmanager
 def open_writer(workdir: pathlib.Path, **kwargs: bool) -> Iterator[Writer]:
-  """A `Writer` that is closed however the block ends."""
+  """A `Writer` that is always closed at the end of the block, also after an error."""
   writer = Writer(workdir, **kwargs)
   try:
     yield writer
@@ -57,7 +57,7 @@ def open_writer(workdir: pathlib.Path, **kwargs: bool) -> Iterator[Writer]:
 
 
 def cut_back(workdir: pathlib.Path, step: int) -> None:
-  """Drops the rows after `step` (and a torn last line), so that a resumed run has one history."""
+  """Removes rows after `step` and an incomplete last line; a resumed run then has one history."""
   path = workdir / FILE
   if not path.exists():
     return

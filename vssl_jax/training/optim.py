@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedule as the papers' code computes them."""
+"""Optimizers and the learning-rate schedule, computed as in the papers' released code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 
 
 def is_kernel(path: tuple[Any, ...], _: Any = None) -> bool:
-  """Whether a parameter's own name is `kernel`: what weight decay applies to."""
+  """Whether a parameter's own name is `kernel`; weight decay applies to these."""
   return _name(path) == "kernel"
 
 
@@ -30,10 +30,10 @@ def kernels(params: Params) -> Params:
 
 
 def decayed(config: ConfigDict, params: Params) -> Params:
-  """A tree of booleans, true at what `config.optim` applies weight decay to.
+  """A tree of booleans, true for the parameters that `config.optim` applies weight decay to.
 
-  LARS: tensors of two or more axes. SGD and AdamW: kernels, and with `decay_bias` the biases of
-  layers, which PySlowFast's SGD decays. Batch norm's parameters never.
+  LARS: tensors with two or more axes. Other optimizers: kernels, and with `decay_bias` also the
+  biases of layers, which PySlowFast's SGD decays. Never the parameters of batch norm.
   """
   if config.name == "lars":
     return jax.tree.map(lambda w: len(w.shape) >= 2, params)
@@ -67,20 +67,21 @@ def peak_lr(config: ConfigDict, batch_size: int) -> float:
 def schedule(
   peak: float, total: int, warmup: float, final: float = 0.0, start: float = 0.0
 ) -> Schedule:
-  """Half-cosine over all updates with a linear warm-up that meets it.
+  """Half-cosine over all updates, with a linear warm-up that ends on the cosine.
 
-  The cosine is not restarted after the warm-up: both codes (TF Garden's CVRL, PySlowFast)
-  warm up linearly to the cosine's value at the end of the warm-up, the first from 0.
+  The cosine does not start after the warm-up, but at update 0. Both reference codes (TF Garden's
+  CVRL, PySlowFast) warm up linearly to the cosine's value at the end of the warm-up; TF Garden
+  starts from 0.
 
   Args:
     peak: the cosine's value at update 0.
-    total: updates over the whole run.
-    warmup: updates of the warm-up.
-    final: share of `peak` left at the end.
-    start: the rate of update 0, where there is a warm-up.
+    total: number of updates of the whole run.
+    warmup: number of updates of the warm-up.
+    final: final learning rate as a fraction of `peak`.
+    start: the learning rate of update 0, if there is a warm-up.
 
   Returns:
-    A function from the update's number to the learning rate, float32.
+    A function from the number of the update to the learning rate, float32.
   """
 
   def cosine(step: jax.Array | float) -> jax.Array:
@@ -100,18 +101,18 @@ def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float
 
   Args:
     config: `config.optim`.
-    batch_size: videos an update, which scale the peak and the warm-up's start alike.
-    total: updates over the whole run.
-    warmup: updates of the warm-up.
+    batch_size: videos per update; both the peak and the start of the warm-up scale with it.
+    total: number of updates of the whole run.
+    warmup: number of updates of the warm-up.
 
   Raises:
-    UserError: the warm-up takes the whole run.
+    UserError: the warm-up takes the whole run and starts from 0.
   """
   start = config.warmup_lr * batch_size / config.lr_batch
   if warmup >= total and not start:
     raise UserError(
-      f"config.optim.warmup_epochs: a warm-up of {warmup:,.0f} updates leaves none of the run's "
-      f"{total:,} (the rate would stay at 0): make it shorter, e.g. --config.optim.warmup_epochs=0."
+      f"config.optim.warmup_epochs: the warm-up takes {warmup:,.0f} updates and the run has only "
+      f"{total:,}; make it shorter, e.g. --config.optim.warmup_epochs=0."
     )
   return schedule(peak_lr(config, batch_size), total, warmup, config.final_lr, start)
 
@@ -119,12 +120,11 @@ def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float
 def scale_by_trust(
   weight_decay: float, coefficient: float = 1e-3, epsilon: float = 1e-8
 ) -> optax.GradientTransformation:
-  """LARS's layer-wise rate with the weight decay inside, for tensors of two or more axes.
+  """LARS's layer-wise rate, with weight decay included, for tensors with two or more axes.
 
-  g ← (g + wd·w) · c·‖w‖ / (‖g‖ + wd·‖w‖ + ε), as PySlowFast computes it; batch-norm
-  parameters, biases and other one-dimensional ones pass unchanged, without decay, and so
-  does a tensor without gradient or without weight. The learning rate comes after the
-  momentum, unlike `optax.lars`.
+  g ← (g + wd·w) · c·‖w‖ / (‖g‖ + wd·‖w‖ + ε), as PySlowFast computes it. One-dimensional tensors
+  (batch-norm parameters, biases) pass unchanged and without decay. So do tensors whose gradient or
+  weight has norm zero. Unlike in `optax.lars`, the learning rate is applied after the momentum.
   """
 
   def update(updates: Params, state: optax.EmptyState, params: Params) -> tuple[Params, Any]:
@@ -141,10 +141,10 @@ def scale_by_trust(
 
 
 def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
-  """The optimizer named by `config.optim`, driven by `rate` of its own update count.
+  """The optimizer that `config.optim` names; its learning rate is `rate(number of updates)`.
 
   Raises:
-    UserError: an unknown name or a value out of range.
+    UserError: the name is unknown or a value is out of range.
   """
   for field in ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "clip_norm"):
     if config[field] < 0:
@@ -168,7 +168,7 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
     raise UserError(f"config.optim.name is {config.name!r}: choose one of {', '.join(chains)}.")
   if not 0 < config.layer_decay <= 1:
     raise UserError(f"config.optim.layer_decay is {config.layer_decay}: it must lie in (0, 1].")
-  # Nothing is added to the state, so that runs of before go on.
+  # Layer decay adds nothing to the optimizer's state, so that older runs can still be resumed.
   by_layer = [layer_decay.scale_by_layer(config.layer_decay)] if config.layer_decay < 1 else []
   return optax.chain(*clip, *chains[config.name], *by_layer, optax.scale_by_learning_rate(rate))
 
@@ -176,14 +176,14 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
 def describe(
   config: ConfigDict, batch_size: int, total: int, warmup: float, params: Params | None = None
 ) -> str:
-  """The effective values of a run, for its first lines of output.
+  """Describes the optimizer with its effective values, printed when a run starts.
 
   Args:
     config: `config.optim`.
-    batch_size: videos an update.
-    total: updates over the whole run.
-    warmup: updates of the warm-up.
-    params: arrays or their shapes; None leaves out what is counted.
+    batch_size: videos per update.
+    total: number of updates of the whole run.
+    warmup: number of updates of the warm-up.
+    params: arrays or their shapes; with None the text counts no parameters.
 
   Returns:
     Lines without a newline at the end.
@@ -222,7 +222,7 @@ def _shares(config: ConfigDict, params: Params | None) -> str:
     for kept in (True, False)
   ]
   if config.name == "lars":
-    rest = "batch norm and all else of one dimension, without LARS's layer-wise rate too"
+    rest = "batch norm and other one-dimensional tensors, which also get no layer-wise rate"
   else:
-    rest = "batch norm and all else that is no kernel" + " or bias" * config.decay_bias
+    rest = "batch norm and everything that is not a kernel" + " or bias" * config.decay_bias
   return f" on {counts[0]}, none on {counts[1]}: {rest}"

@@ -1,4 +1,4 @@
-"""A run folder opened for reading, or written with weights from elsewhere."""
+"""Run folders: opens one for reading, or writes a new one from given weights."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from vssl_jax.methods.base import Method
 from vssl_jax.training import checkpoints, optim
 from vssl_jax.training import step as step_lib
 
-LAST, BEST = "last", "best"  # which checkpoint, where it is not a step
+LAST, BEST = "last", "best"  # names for a checkpoint, besides its step
 
 
 def load_state(
   folder: pathlib.Path, which: str | int = LAST
 ) -> tuple[ConfigDict, Method, step_lib.TrainState]:
-  """The whole train state of one of a run's checkpoints, on one device.
+  """Reads the whole train state from one checkpoint of a run, onto one device.
 
   Args:
-    folder: of the run.
+    folder: the run's folder.
     which: "last" (the newest undamaged one), "best" (by the run's `config.save.best`), or a step.
 
   Returns:
     The run's config, its method, and the state.
 
   Raises:
-    UserError: no run, no such checkpoint, none that can be read, or NaN or infinity in it.
+    UserError: there is no run or no such checkpoint, none can be read, or it holds NaN or infinity.
   """
   with open_run(folder) as run:
-    step, state = _choose(run, folder, which)
-  whose = {"params": state.params, "state": state.method}
-  require_finite(whose, folder / checkpoints.FOLDER / str(step))
+    step, state = choose(run, folder, which)
+  weights = {"params": state.params, "state": state.method}
+  require_finite(weights, folder / checkpoints.FOLDER / str(step))
   return run.config, run.method, state
 
 
-def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+def choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+  """One of an open run's checkpoints, with its step; see `load_state`."""
   kept = f"there are steps {', '.join(map(str, run.reader.steps))}"
   if which == LAST:
     found = run.reader.restore(run.like)
@@ -53,8 +54,8 @@ def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step
     metric = run.config.save.best
     if not metric:
       raise UserError(
-        f"--which=best: {folder} was trained without config.save.best; {kept}: give --which=last "
-        "or a step."
+        f"--which=best: {folder} was trained without config.save.best; give --which=last or a step "
+        f"({kept})."
       )
     found = run.reader.best(run.like)
     if found is None:
@@ -64,35 +65,35 @@ def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step
       raise UserError(f"--which={which}: give last, best or a step; {kept}.")
     step = int(which)
     if step not in run.reader.steps:
-      raise UserError(f"--which={which}: {folder} has no checkpoint of that step; {kept}.")
+      raise UserError(f"--which={which}: {folder} has no checkpoint of this step; {kept}.")
     found = step, run.reader.read(step, run.like)
-  assert found is not None  # `open_run` has seen a checkpoint
+  assert found is not None  # `open_run` has checked that there is a checkpoint
   return found
 
 
 def require_finite(tree: Any, where: pathlib.Path) -> None:
-  """Checks that no array of a tree, read from `where`, holds NaN or infinity.
+  """Checks that no array of a tree that was read from `where` holds NaN or infinity.
 
   Raises:
-    UserError: one does; names it.
+    UserError: an array does; the message names it.
   """
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
     if jnp.issubdtype(x.dtype, jnp.floating) and not jnp.isfinite(x).all():
       name = jax.tree_util.keystr(path, simple=True, separator="/")
       raise UserError(
-        f"{where}: {name} holds NaN or infinity, which everything computed with it would be; take "
-        "an earlier checkpoint, or train again with a smaller config.optim.lr."
+        f"{where}: {name} holds NaN or infinity, so every result would be NaN; use an earlier "
+        "checkpoint, or train again with a smaller config.optim.lr."
       )
 
 
 class Run(NamedTuple):
-  """A run folder open for reading.
+  """A run folder that is open for reading.
 
   Attributes:
-    config: the run's, with fields that later versions added at their defaults.
-    method: of the config, on one device.
-    reader: its checkpoints, one at least.
-    like: shapes of a checkpoint, to read it by.
+    config: the run's config; fields that were added in later versions have their defaults.
+    method: the method of the config, on one device.
+    reader: the run's checkpoints, at least one.
+    like: shapes and dtypes of the state in a checkpoint, needed to read it.
   """
 
   config: ConfigDict
@@ -103,15 +104,15 @@ class Run(NamedTuple):
 
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path) -> Iterator[Run]:
-  """Opens a run's checkpoints, which a training may be writing to at this moment.
+  """Opens the checkpoints of a run; the run may still be training.
 
   Raises:
-    UserError: no run, or no checkpoint.
+    UserError: the folder has no run, or no checkpoint.
   """
   config = methods.complete(checkpoints.load_config(folder))
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, jnp.asarray)
-  # Shapes tell where to read to; nothing is drawn.
+  # Only the shapes are needed to read a checkpoint; no weights are initialized.
   whole = parallel.replicated(parallel.make_mesh(jax.local_devices()[:1]))
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
@@ -137,23 +138,23 @@ def save_run(
   *,
   beside: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-  """Writes weights from elsewhere as a run that has made no step: training may go on from them.
+  """Writes given weights as a run at step 0, so that training can continue from them.
 
   Args:
-    folder: of the run, missing or empty; appears whole or not at all.
-    config: the run's; its optimizer starts anew.
-    params: of `config.method`.
-    state: of `config.method`.
-    beside: other JSON files of the folder, by name.
+    folder: the run's folder, missing or empty; written completely or not at all.
+    config: the run's config; its optimizer starts from its initial state.
+    params: parameters of `config.method`.
+    state: state of `config.method`.
+    beside: other JSON files to write into the folder, by name.
 
   Raises:
-    UserError: a run or something else is there already.
+    UserError: the folder already holds a run or something else.
   """
   folder = pathlib.Path(folder)
   if (folder / checkpoints.FOLDER).exists():
     raise UserError(f"{folder}: holds a run already; give another folder.")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise UserError(f"{folder}: is there and not an empty folder; give another.")
+    raise UserError(f"{folder}: exists and is not an empty folder; give another folder.")
   tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
   folder = folder.absolute()

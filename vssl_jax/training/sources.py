@@ -1,4 +1,4 @@
-"""The data that a config names, as this process reads it."""
+"""Loads the data source that a config names, for this process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from data_pipelines.source import Source
 
 
 def load_source(config: ConfigDict, split: str, *, batch_size: int | None = None) -> Source:
-  """A split's source, of which this process reads its share of each batch.
+  """The source of one split; each process reads its own share of every batch.
 
   Args:
-    config: `data`, `batch_size` and `seed` are read.
+    config: the fields `data`, `batch_size` and `seed` are read.
     split: the split's name.
-    batch_size: videos a global batch, by default the config's.
+    batch_size: videos per global batch; None takes `config.batch_size`.
   """
   return source.load(
     config.data,

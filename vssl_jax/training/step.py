@@ -20,11 +20,11 @@ EMBEDDINGS = "embeddings"
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """All that a run is: what a checkpoint holds, and what step k + 1 depends on.
+  """The complete state of a run: what a checkpoint stores and what step k + 1 depends on.
 
   Attributes:
-    step: batches consumed, int32; the data position and the random draws follow from it.
-    updates: optimizer updates applied, int32; the schedules follow from it.
+    step: number of batches consumed, int32; it determines the data position and random draws.
+    updates: number of optimizer updates applied, int32; it determines the schedules.
     params: the method's parameters.
     method: the method's state.
     optim: the optimizer's state.
@@ -40,33 +40,33 @@ class TrainState(flax.struct.PyTreeNode):
 def init(
   method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
 ) -> TrainState:
-  """The state before the first step, laid out over the mesh, the same for any mesh."""
+  """The state before the first step, placed on the mesh; its values are the same for any mesh."""
 
   def create() -> TrainState:
     params, state = method.init(jax.random.key(seed), method.example(min(2, batch_size)))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, params, state, tx.init(params))
 
-  # Run once: on CPU optimizing its code takes longer than it saves.
+  # This program runs once: on CPU, optimizing its code takes longer than that saves.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   return jax.jit(create, out_shardings=_layout(method, mesh), compiler_options=options)()
 
 
 def _layout(method: Method, mesh: Mesh) -> TrainState:
-  """A copy of everything on each device, but for the method's state where it says otherwise."""
-  whole: Any = parallel.replicated(mesh)  # it stands where the state has an array or a tree
+  """Shardings: everything replicated, except where the method's `state_spec` says otherwise."""
+  whole: Any = parallel.replicated(mesh)  # as a tree prefix, it applies to a whole subtree
   return TrainState(whole, whole, whole, parallel.shardings(mesh, method.state_spec), whole)
 
 
 def _select(mask: Any, new: Any, old: Any) -> Any:
-  """New where the mask (a boolean, or a tree of booleans like both) is true, old elsewhere."""
+  """`new` where the mask is true, else `old`; the mask is a boolean or a tree of booleans."""
   if isinstance(mask, (bool, jax.Array)):
     return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
   return jax.tree.map(lambda g, a, b: jnp.where(g, a, b), mask, new, old)
 
 
 def _whole_tree(mask: Any, params: Any) -> Any:
-  """A prefix of the parameters' tree as a whole one."""
+  """Expands a mask given for subtrees of the parameters to one value per parameter."""
   return jax.tree.map(lambda g, part: jax.tree.map(lambda _: g, part), mask, params)
 
 
@@ -82,12 +82,12 @@ def make_step(
   """The jitted train step.
 
   Args:
-    method: what is learnt.
+    method: the method to train.
     tx: the optimizer.
-    rate: learning rate by update, for the log only; `tx` applies its own.
-    seed: of all random draws.
+    rate: learning rate as a function of the update, only for the log; `tx` applies its own.
+    seed: seed of all random draws.
     accumulate: micro-batches per step.
-    mesh: state laid out over it, batches split by its axis.
+    mesh: devices that hold the state; batches are split along its axis.
 
   Returns:
     (state, batch) -> (state, metrics); metrics are float32 scalars (and `embeddings`), among
@@ -109,8 +109,9 @@ def make_step(
     updates, optim = tx.update(grads, train.optim, train.params)
     if not whole:
       updates = _select(mask, updates, jax.tree.map(jnp.zeros_like, updates))
-      # Momentum of a frozen subset stays as it was. Adam's count goes on, so that after a long
-      # freeze its first updates are up to six times as large as a new one's (b1 0.9, b2 0.999).
+      # The momentum of frozen parameters does not change. Adam's count still increases: after a
+      # long freeze the first updates are up to six times as large as those of a new Adam (b1 0.9,
+      # b2 0.999).
       slots = optax.tree_utils.tree_map_params(
         tx, lambda _, g: g, optim, mask, transform_non_params=lambda _: True
       )
@@ -141,6 +142,6 @@ def make_step(
     advance,
     in_shardings=(layout, parallel.split(mesh)),
     out_shardings=(layout, parallel.replicated(mesh)),
-    # Host arrays may alias device buffers on CPU while a checkpoint is being written.
+    # No donation on CPU: while a checkpoint is written, host arrays may alias device buffers.
     donate_argnums=() if jax.default_backend() == "cpu" else (0,),
   )

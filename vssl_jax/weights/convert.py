@@ -1,26 +1,19 @@
 """Converts weights of other frameworks into ours, and ours into PySlowFast's.
 
-  python -m vssl_jax.weights.convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
-  python -m vssl_jax.weights.convert --from=ckpt-71488 --format=tf_garden --to=cvrl
-  python -m vssl_jax.weights.convert --from=r3d_18.pth --format=torchvision --to=r3d_18
-  python -m vssl_jax.weights.convert --from=resnet50.pth --format=resnet2d --to=inflated
-  python -m vssl_jax.weights.convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
-
 An encoder becomes what `vssl_jax.export` writes, a contrastive model (PySlowFast's MoCo, BYOL,
 SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a
 checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
 
 PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
-left-over or misshapen tensor is an error that names it; classifiers are left out, and named. What
-tensors cannot tell and a file without PySlowFast's cfg lacks, `--arch` and `--alpha` say.
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -151,40 +144,72 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   files.write_torch(file, tensors, rest)
 
 
-def run(args: argparse.Namespace) -> list[str]:
-  """Does what the command line says; lines to print.
+def convert(
+  source: str | os.PathLike[str],
+  to: str | os.PathLike[str],
+  *,
+  format: str = "",
+  to_format: str = "",
+  arch: str = "",
+  alpha: int = 0,
+  encoder_only: bool = False,
+  encoder: str = "",
+  inflate: str = "",
+) -> dict[str, Any]:
+  """Converts a file of weights into a folder that `vssl_jax.load` reads, or a run into a file.
+
+  Args:
+    source: the file, a TensorFlow checkpoint's prefix, or, with `to_format`, a run or an export.
+    to: folder to write; a file with `to_format`.
+    format: of `source`, one of `FORMATS`.
+    to_format: "pyslowfast" to write ours in that format.
+    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
+    encoder_only: leave heads and momentum encoder out.
+    encoder: what a 2-D ResNet becomes: "slow" (by default), "c2d" or "r3d".
+    inflate: how: "mean" (by default) or "centre".
+
+  Returns:
+    `path`; of a folder also `encoder`, `width`, `method`, `mean`, `std` and `left_out`, the names
+    of the tensors that were not taken.
 
   Raises:
     UserError: bad input.
   """
-  _refuse_idle(args)
-  if args.to_format:
-    to_pyslowfast(args.source, args.to, encoder_only=args.encoder_only)
-    return [args.to]
-  if not args.format:
+  source, to = os.fspath(source), os.fspath(to)
+  given: dict[str, Any] = {
+    "arch": arch,
+    "alpha": alpha,
+    "encoder": encoder,
+    "inflate": inflate,
+    "encoder_only": encoder_only,
+  }
+  _refuse_idle(format, to_format, given)
+  if to_format not in ("", "pyslowfast"):
+    raise UserError(f"--to_format={to_format}: ours are written as pyslowfast alone.")
+  if to_format:
+    to_pyslowfast(source, to, encoder_only=encoder_only)
+    return {"path": to}
+  if not format:
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
-  found = read(
-    args.source,
-    args.format,
-    arch=args.arch,
-    alpha=args.alpha,
-    encoder_only=args.encoder_only,
-    encoder=args.encoder or "slow",
-    inflate=args.inflate or "mean",
-  )
-  save(found, args.to, args.source)
+  given |= {"encoder": encoder or "slow", "inflate": inflate or "mean"}
+  found = read(source, format, **given)
+  save(found, to, source)
   e, a = found.config.encoder, found.config.augment
-  lines = [
-    f"{args.to}: {e.name} of width {e.width:g}, method {found.config.method}, input RGB / 255, "
-    f"mean {list(a.mean)}, std {list(a.std)}"
-  ]
-  counted = [k for k in found.left_out if not k.endswith("num_batches_tracked")]
-  return lines + [f"left out: {', '.join(counted)}"] * bool(counted)
+  return {
+    "path": to,
+    "encoder": e.name,
+    "width": e.width,
+    "method": found.config.method,
+    "mean": list(a.mean),
+    "std": list(a.std),
+    "left_out": [k for k in found.left_out if not k.endswith("num_batches_tracked")],
+  }
 
 
-def _refuse_idle(args: argparse.Namespace) -> None:
+def _refuse_idle(format: str, to_format: str, given: dict[str, Any]) -> None:
   """Flags that this conversion would not look at."""
-  one = args.to_format or args.format or ""
+  one = to_format or format
   for flag, formats in {
     "arch": ("pyslowfast",),
     "alpha": ("pyslowfast",),
@@ -192,43 +217,14 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     "inflate": ("resnet2d",),
     "encoder_only": ("pyslowfast", "tf_garden"),
   }.items():
-    given = getattr(args, flag)
-    reads = one in formats and (flag == "encoder_only" or not args.to_format)
-    if given and not reads:
+    reads = one in formats and (flag == "encoder_only" or not to_format)
+    if given[flag] and not reads:
       raise UserError(f"--{flag} is of --format={' or '.join(formats)} alone; leave it out.")
-  if args.format and args.to_format:
+  if format and to_format:
     raise UserError("--format is of what is read, --to_format of what is written; give one.")
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.weights.convert",
-    description="Converts weights of other frameworks into ours, and ours into PySlowFast's.",
-  )
-  parser.add_argument("--from", dest="source", required=True, help="file, checkpoint or run folder")
-  parser.add_argument("--to", required=True, help="folder to write; a file with --to_format")
-  parser.add_argument("--format", choices=FORMATS, help="of --from")
-  parser.add_argument("--to_format", choices=("pyslowfast",), help="write ours in this format")
-  parser.add_argument("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
-  parser.add_argument(
-    "--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg"
-  )
-  parser.add_argument("--encoder_only", action="store_true", help="no heads, no momentum encoder")
-  parser.add_argument("--encoder", default="", help="resnet2d: slow (default), c2d or r3d")
-  parser.add_argument("--inflate", default="", help="resnet2d: mean (default) or centre")
-  return parser
-
-
-def main(argv: Iterable[str] | None = None) -> int:
-  """The command line; 0, or 2 with one line on stderr for bad input."""
-  args = _parser().parse_args(None if argv is None else list(argv))
-  try:
-    print(*run(args), sep="\n")
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  return 0
-
-
 if __name__ == "__main__":
-  sys.exit(main())
+  from vssl_jax import cli
+
+  sys.exit(cli.run("vssl_jax.commands.convert"))

@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines.prepare import prepare, resume, shards
 from data_pipelines.records import index, manifest
 from data_pipelines.records import sequence_example as example
+from tests import small
 from vssl_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -38,7 +39,7 @@ def stamps(folder):
 
 
 def run(*arguments):
-  return prepare.main(["--timeout=0", *map(str, arguments)])
+  return small.vssl("prepare", "--timeout=0", *arguments)
 
 
 @pytest.fixture(autouse=True)
