@@ -31,7 +31,7 @@ def test_class_folders(tmp_path):
   )
   assert found.labels == ("a", "b")
   assert any("1 .txt" in note for note in found.notes)
-  assert any("first level" in note for note in found.notes)
+  assert any("class folders have sub-folders" in note for note in found.notes)
 
 
 def test_flat_folder_has_no_labels(tmp_path):
