@@ -1,10 +1,10 @@
-"""Scores a file of predictions, whoever made it, as ActivityNet's evaluator does.
+"""Scores a file of predictions from any program, as ActivityNet's evaluator does.
 
   python -m vssl_jax.localization.score --annotations=gt.json --predictions=predictions.json
 
 Prints a Markdown table of average precisions by class and tIoU threshold, and the averages. A
-prediction in a video that is not of the subset, or of a class that is nowhere annotated, is refused
-by name; --lenient counts it as the evaluator does.
+prediction in a video outside of the subset, or of a class that is not annotated, is an error;
+--lenient treats it as the evaluator does.
 
 Exit status: 0 all is well, 2 bad usage.
 """
@@ -23,15 +23,15 @@ from vssl_jax.localization.detection_map import detection_map
 
 
 def score(args: argparse.Namespace) -> str:
-  """Does what the command line says; the text to print.
+  """Scores the predictions as given on the command line; returns the text to print.
 
   Raises:
-    UserError: a file is missing or malformed, or predictions and ground truth do not fit.
+    UserError: a file is missing or malformed, or predictions do not match the ground truth.
   """
   truth = annotations_lib.read_annotations(args.annotations)
   subset = args.subset or None
   if subset:
-    annotations_lib.of_subset(truth, subset)  # names the subsets there are, where this is none
+    annotations_lib.of_subset(truth, subset)  # raises an error that lists the subsets
   found = detection_map(
     truth,
     annotations_lib.read_predictions(args.predictions),
@@ -42,7 +42,7 @@ def score(args: argparse.Namespace) -> str:
   figures = scores.summary(found, args.protocol)
   lines = [found.table()]
   if found.ignored:
-    lines.append(f"{found.ignored} predictions of classes that do not occur here are left out")
+    lines.append(f"{found.ignored} predictions of classes that do not occur here are ignored")
   lines += [f"average of {span}: {100 * value:.2f} %" for span, value in figures["average"].items()]
   if args.json:
     figures |= {"subset": args.subset, "protocol": args.protocol}
@@ -57,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
-  add("--predictions", required=True, help="predictions, ActivityNet's JSON")
-  add("--subset", default="", help="of the ground truth (all of it)")
+  add("--annotations", required=True, help="ground truth, in ActivityNet's JSON format")
+  add("--predictions", required=True, help="predictions, in ActivityNet's JSON format")
+  add("--subset", default="", help="score only this subset of the ground truth (default: all)")
   add("--protocol", default="thumos14", choices=[*scores.TIOUS], help="tIoU 0.1:0.7 or 0.5:0.95")
   add(
-    "--lenient", action="store_true", help="take predictions in other videos and of other classes"
+    "--lenient", action="store_true", help="accept predictions in other videos or of other classes"
   )
   add("--json", default="", help="also write the figures to this file")
   return parser
