@@ -381,7 +381,7 @@ def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monke
     return type(result)(**{**vars(result), "preempted": True})
 
   monkeypatch.setattr(loop, "train", broken)
-  assert _main(checkpoint, tmp_path, names="knn,finetune") == run.PREEMPTED
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == 143
   assert set(_results(tmp_path)) == {"knn"}
   monkeypatch.setattr(loop, "train", whole)
   capsys.readouterr()
