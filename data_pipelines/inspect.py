@@ -233,20 +233,20 @@ def _histogram(counts: dict[str, int], most: int = 12) -> str:
 
 
 def parser() -> arguments.Parser:
-  """The flags."""
+  """The command's flags."""
   assert __doc__
   p = arguments.Parser("vssl inspect", __doc__, EXAMPLES, config=True)
   add = p.add_argument
   add("folder", metavar="DIR", nargs="?", default="", help="folder of records")
-  add("--output", default="clips.png", metavar="FILE", help="the contact sheet (clips.png)")
-  add("--videos", type=int, default=6, help="most videos on the sheet (6)")
-  add("--batch", type=int, default=0, help="number of the batch to show (0)")
-  arguments.switch(p, "augment", "show clips after device augmentation", default=True)
+  add("--output", default="clips.png", metavar="FILE", help="PNG file to write (clips.png)")
+  add("--videos", type=int, default=6, help="maximum number of videos to show (6)")
+  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (0)")
+  arguments.switch(p, "augment", "show clips after augmentation on the device", default=True)
   return p
 
 
 def run(args: argparse.Namespace) -> int:
-  """Writes the sheet, and prints the statistics."""
+  """Writes the contact sheet and prints the statistics."""
   if args.config is None:
     raise UserError("--config is missing: e.g. vssl inspect RECORDS --config=cvrl:ucf6")
   for name, low in {"videos": 1, "batch": 0}.items():
@@ -263,8 +263,8 @@ def run(args: argparse.Namespace) -> int:
   videos, batch, size = training_rows(config, step=args.batch, videos=args.videos)
   if size < config.batch_size:
     print(
-      f"note: training refuses batches of {config.batch_size:,} (config.batch_size), there are "
-      f"{size:,} videos; shown is a batch of all"
+      f"note: config.batch_size is {config.batch_size:,}, but there are only {size:,} videos, so "
+      "training would stop; here the batch holds all videos"
     )
   clips = batch["clips"] / np.float32(255)
   if args.augment:

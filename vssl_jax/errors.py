@@ -1,4 +1,4 @@
-"""The exceptions that speak to the user, and one line out of any other."""
+"""The exceptions with messages for the user, and a function that shortens any other to one line."""
 
 import re
 
@@ -15,7 +15,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class Preempted(Exception):
-  """SIGTERM came and everything is saved; the message says what."""
+  """The process received SIGTERM, and everything is saved; the message says what."""
 
 
 def brief(error: BaseException) -> str:

@@ -17,7 +17,7 @@ StrPath = str | os.PathLike[str]
 
 
 def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
-  """One path or several, as text, without what is empty."""
+  """Turns one path or several into a list of strings; empty paths are left out."""
   several = [paths] if isinstance(paths, str | os.PathLike) else paths
   return [os.fspath(path) for path in several if os.fspath(path)]
 

@@ -230,13 +230,13 @@ def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def parser() -> arguments.Parser:
-  """The flags."""
+  """The command's flags."""
   assert __doc__
   p = arguments.Parser("python -m data_pipelines.untrimmed", __doc__, EXAMPLES)
   add = p.add_argument
-  arguments.output(p, "the folder")
-  add("--annotations", default="", help="real segments: ActivityNet's JSON")
-  add("--durations", default="", help="CSV of video_id, duration_s")
+  arguments.output(p, "folder to write")
+  add("--annotations", default="", help="JSON in ActivityNet's format with real action times")
+  add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
   add("--width", type=int, default=SimulationSettings.width)
   add("--classes", type=int, default=SimulationSettings.classes)
   add("--videos", type=int, default=200)
