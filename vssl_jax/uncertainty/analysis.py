@@ -1,22 +1,23 @@
-"""What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
+"""Analyses ProViCo's uncertainty as in the paper, for one run or several runs side by side.
 
   python -m vssl_jax.uncertainty --output=analysis \
     --checkpoint runs/provico_demo runs/provico_demo_no_kl runs/provico_demo_soft
 
-writes for the evaluation videos, whose bank is the training split:
+writes the following files. The evaluation videos are the queries, the training split is the bank.
 
-  training.png    uncertainty and R@1 by epoch, of all checkpoints kept (config.save.keep)
-  quantiles.png   R@1 of groups of videos by uncertainty
-  corruption.png  both against blur, noise, occlusion and dropped frames
-  pairs_RUN.png   for some training videos the mined positives and the hardest negatives
-  analysis.json   every number
+  training.png    uncertainty and R@1 by epoch, for all kept checkpoints (config.save.keep)
+  quantiles.png   R@1 of the videos, grouped by uncertainty
+  corruption.png  uncertainty and R@1 under blur, noise, occlusion and dropped frames
+  pairs_RUN.png   mined positives and hardest negatives of some training videos
+  analysis.json   all numbers
 
-and prints whether uncertainty and R@1 correlate, ending in a RESULT line. A run without labels
-gets the pairs alone.
+It also prints whether uncertainty and R@1 correlate, and a RESULT line at the end. For a run
+without labels it draws only the pairs.
 
-Uncertainty is pushed without regard to any video, which such a correlation over training cannot
-tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
-runs of `demo`, `demo,soft` (without the one) and `demo,no_kl` (without the other) side by side.
+Two terms of the loss push the uncertainty of all videos, whatever they show: ½ log s pushes it
+down, the divergence from N(0, I) pushes it up. A correlation over training cannot separate this
+from learning. So compare the runs `demo`, `demo,soft` (without ½ log s) and `demo,no_kl` (without
+the divergence) side by side.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
 RESULT = "analysis.json"
-_NEIGHBOURS = 4  # positives and negatives shown of a video
+_NEIGHBOURS = 4  # number of positives and of negatives shown per video
 
 
 class Frames(Wrapped):
-  """A source that keeps the middle frame of some videos as they pass.
+  """A source that stores the middle frame of some videos while it is read.
 
   Attributes:
-    kept: uint8 `[H, W, 3]` by number of the video.
+    kept: uint8 `[H, W, 3]`, keyed by the index of the video.
   """
 
   def __init__(self, source: Source, videos: Iterable[int]):
@@ -58,7 +59,7 @@ class Frames(Wrapped):
     self.kept: dict[int, np.ndarray] = {}
 
   def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
-    """As the source's own."""
+    """The batches of the wrapped source."""
     for batch in self._source.eval_batches(*args, **kwargs):
       valid = batch.get("valid", np.ones(len(batch["video"]), bool))
       for video, views, real in zip(batch["video"], batch["clips"], valid, strict=True):
@@ -69,15 +70,15 @@ class Frames(Wrapped):
 
 
 def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
-  """One run's numbers, of all checkpoints that it kept, and the rows of its picture of pairs.
+  """The numbers of one run, over all its kept checkpoints, and the rows of its picture of pairs.
 
   Raises:
-    UserError: no such run, no checkpoint, or what `args` ask for is not there.
+    UserError: there is no such run or no checkpoint, or `args` ask for something that is missing.
   """
   config = methods.complete(checkpoints.load_config(folder))
   if methods.evaluator(config).gaussians is None:
     raise UserError(
-      f"{folder}: a run of {config.method}, which learns no uncertainties; give one of "
+      f"{folder}: this is a run of {config.method}, which learns no uncertainties; give a run of "
       "configs/provico.py."
     )
   with run_folder.open_run(folder) as kept:
@@ -98,11 +99,11 @@ def _analyse(
   if test is not None:
     correlation.check_groups(test.num_videos, args.quantiles)
   gaussians = methods.evaluator(config).gaussians
-  assert gaussians is not None  # seen by `analyse`
+  assert gaussians is not None  # checked by `analyse`
 
   def extract(source: Source, variables: Any, what: str) -> gaussian.Videos:
-    told = f"{folder.name}, {what}"
-    return gaussian.extract(gaussians.apply, variables, source, config, progress=told)
+    progress = f"{folder.name}, {what}"
+    return gaussian.extract(gaussians.apply, variables, source, config, progress=progress)
 
   places = _batch(train.num_videos, config, args.videos)
   frames = Frames(train, places)
@@ -140,7 +141,7 @@ def _analyse(
 
 
 def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray:
-  """As many videos as training mines among, those chosen first."""
+  """The indices of a batch of videos as in training; the chosen ones come first."""
   chosen = list(dict.fromkeys(chosen))
   if bad := [v for v in chosen if not 0 <= v < videos]:
     raise UserError(f"--videos: no training video {bad[0]}; there are {videos}, counted from 0.")
@@ -194,7 +195,7 @@ def _logged(folder: pathlib.Path) -> list[list[float]]:
 
 
 def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
-  """Pictures and `analysis.json`; the files written."""
+  """Writes the pictures and `analysis.json`; returns the paths of all files."""
   for name, found in runs.items():
     title = (
       f"{name}, step {found['step']}: pairs mined among a batch of training videos\n"
@@ -224,7 +225,7 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
 
 
 def _numbers(value: Any) -> Any:
-  """Without thumbnails."""
+  """The value without its thumbnails, so that only numbers and text are left."""
   if isinstance(value, dict):
     return {k: _numbers(v) for k, v in value.items() if k != "frame"}
   return [_numbers(v) for v in value] if isinstance(value, list) else value
@@ -235,20 +236,20 @@ def _safe(name: str) -> str:
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-  """One run's correlations in words, a line each."""
-  said = {
+  """The correlations of one run as text, one line each."""
+  titles = {
     "videos": "uncertainty and hit, by video",
     "training": "uncertainty and R@1, by checkpoint",
     "corruption": "uncertainty and R@1, by corruption",
   }
   parts = {
     "": "",
-    ", predicted": "  the head's part of it alone",
-    ", spread": "  the spread of the clips' means alone",
+    ", predicted": "  only the part that the head predicts",
+    ", spread": "  only the spread of the clips' means",
   }
   lines = [f"{name}, step {found['step']}"]
   correlations = found.get("correlations", {})
-  for key, words in said.items():
+  for key, words in titles.items():
     for suffix, of_part in parts.items():
       if key + suffix in correlations:
         lines.append(f"  {of_part or words:40} {correlation.verdict(correlations[key + suffix])}")
@@ -266,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m vssl_jax.uncertainty", description=__doc__.splitlines()[0]
   )
   parser.add_argument("--checkpoint", required=True, nargs="+", help="run folders of provico")
-  parser.add_argument("--output", required=True, help="folder to write, made if missing")
+  parser.add_argument("--output", required=True, help="output folder, created if missing")
   parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
   parser.add_argument(
     "--videos",
@@ -274,9 +275,12 @@ def _parser() -> argparse.ArgumentParser:
     nargs="+",
     default=[],
     metavar="N",
-    help="numbers of training videos to show pairs of; default: six, by uncertainty",
+    help="numbers of the training videos whose pairs are shown; default: six, evenly spaced by "
+    "uncertainty",
   )
-  parser.add_argument("--quantiles", type=int, default=5, help="groups of videos by uncertainty")
+  parser.add_argument(
+    "--quantiles", type=int, default=5, help="number of groups of videos by uncertainty"
+  )
   return parser
 
 
@@ -287,7 +291,9 @@ def main(argv: Iterable[str] | None = None) -> int:
     folders = [pathlib.Path(f) for f in args.checkpoint]
     names = [f.absolute().name for f in folders]
     if len(set(names)) < len(names):
-      raise UserError("--checkpoint: two folders of one name; pictures tell runs by it.")
+      raise UserError(
+        "--checkpoint: two folders have the same name, but pictures are named by it; rename one."
+      )
     runs = {n: analyse(f, args) for n, f in zip(names, folders, strict=True)}
     files = write(runs, pathlib.Path(args.output))
   except UserError as e:
@@ -296,7 +302,7 @@ def main(argv: Iterable[str] | None = None) -> int:
   for name, found in runs.items():
     print(describe(name, found))
     if "videos" not in found:
-      print("  no labels: nothing but mined pairs")
+      print("  no labels: only mined pairs are shown")
   for file in files:
     print(file)
   kept = ("step", "correlations", "quantiles")
