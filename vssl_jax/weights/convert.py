@@ -1,4 +1,4 @@
-"""Converts weights of other frameworks into ours, and ours into PySlowFast's.
+"""Converts weights of other frameworks to ours, and ours to PySlowFast's.
 
   python -m vssl_jax.weights.convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
   python -m vssl_jax.weights.convert --from=ckpt-71488 --format=tf_garden --to=cvrl
@@ -6,13 +6,13 @@
   python -m vssl_jax.weights.convert --from=resnet50.pth --format=resnet2d --to=inflated
   python -m vssl_jax.weights.convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
 
-An encoder becomes what `vssl_jax.export` writes, a contrastive model (PySlowFast's MoCo, BYOL,
-SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a
-checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
+An encoder is written in the format of `vssl_jax.export`. A contrastive model (PySlowFast's MoCo,
+BYOL, SimCLR and SwAV; TF Garden's CVRL with its head) is written as a run folder of its method at
+step 0. Probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load` accept both as a checkpoint.
 
 PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
-left-over or misshapen tensor is an error that names it; classifiers are left out, and named. What
-tensors cannot tell and a file without PySlowFast's cfg lacks, `--arch` and `--alpha` say.
+extra or misshapen tensor is an error that names it. Classifiers are left out, and the output names
+them. If a PySlowFast file has no cfg, give `--arch` and `--alpha`, which tensors do not determine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vssl_jax.weights import (
 from vssl_jax.weights.converted import Converted
 
 FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
-ORIGIN = "origin.json"  # of a converted run: the file it came from
+ORIGIN = "origin.json"  # in a converted run: facts about the original file
 
 
 def read(
@@ -61,15 +61,15 @@ def read(
   Args:
     path: the file, or a TensorFlow checkpoint's prefix.
     format: one of `FORMATS`.
-    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
-    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
-    encoder_only: leave heads and momentum encoder out.
-    encoder: what a 2-D ResNet becomes.
-    inflate: how, `mean` or `centre`.
+    arch: PySlowFast's `MODEL.ARCH`, if the file does not contain it.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, if the file does not contain it.
+    encoder_only: leave out heads and momentum encoder.
+    encoder: for a 2-D ResNet, the video encoder to build.
+    inflate: for a 2-D ResNet, how to inflate its kernels: `mean` or `centre`.
 
   Raises:
-    UserError: no such file or format, or another network; missing, left-over and misshapen tensors
-      are named, as are those that hold no finite floats.
+    UserError: there is no such file or format, or the file holds another network; the message names
+      tensors that are missing, extra, misshapen, or not finite floats.
   """
   if format == "tf_garden":
     return tf_garden.read(
@@ -86,19 +86,19 @@ def read(
 
 
 def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
-  """Writes what `read` gave as a folder that `vssl_jax.load` reads.
+  """Writes the result of `read` as a folder that `vssl_jax.load` reads.
 
   Args:
     found: the weights.
-    folder: made if missing; a write that is broken off leaves nothing that stops the next.
-    origin: the file they came from.
+    folder: created if missing; after an interrupted write, the same call can be repeated.
+    origin: path of the original file.
 
   Raises:
-    UserError: the folder holds a run or an encoder already, or is none.
+    UserError: the folder already holds a run or an encoder, or is a file.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder}: is a file; give a folder, --to.")
+    raise UserError(f"{folder}: is a file; give a folder as --to.")
   make_folder(folder.parent)
   if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
@@ -117,13 +117,13 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
 def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
   """Writes a run or an exported encoder as PySlowFast's checkpoint.
 
-  A run of ρ-MoCo, -BYOL, -SimCLR or -SwAV becomes a ContrastiveModel, anything else a network
+  A run of ρ-MoCo, ρ-BYOL, ρ-SimCLR or ρ-SwAV becomes a ContrastiveModel, anything else a network
   without head.
 
   Args:
     path: run folder or exported folder.
-    file: `.pyth`, or `.safetensors` for the tensors alone.
-    encoder_only: leave heads and momentum encoder out.
+    file: `.pyth`, or `.safetensors` for only the tensors.
+    encoder_only: leave out heads and momentum encoder.
 
   Raises:
     UserError: the file exists, or PySlowFast has no such encoder.
@@ -136,7 +136,7 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   exported = (folder / exported_lib.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
     config, method, state = run_folder.load_state(folder)
-    assert method.encoder is not None  # all of these have one
+    assert method.encoder is not None  # all contrastive methods have an encoder
     variables = jax.device_get(method.encoder(state.params, state.method))
     whole = None if encoder_only else (state.params, state.method)
   else:
@@ -152,10 +152,10 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
 
 
 def run(args: argparse.Namespace) -> list[str]:
-  """Does what the command line says; lines to print.
+  """Runs the conversion that the command line asks for; returns the lines to print.
 
   Raises:
-    UserError: bad input.
+    UserError: the input is wrong.
   """
   _refuse_idle(args)
   if args.to_format:
@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:
-  """Flags that this conversion would not look at."""
+  """Raises `UserError` for flags that this conversion would ignore."""
   one = args.to_format or args.format or ""
   for flag, formats in {
     "arch": ("pyslowfast",),
@@ -195,27 +195,37 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     given = getattr(args, flag)
     reads = one in formats and (flag == "encoder_only" or not args.to_format)
     if given and not reads:
-      raise UserError(f"--{flag} is of --format={' or '.join(formats)} alone; leave it out.")
+      raise UserError(f"--{flag} is only for --format={' or '.join(formats)}; leave it out.")
   if args.format and args.to_format:
-    raise UserError("--format is of what is read, --to_format of what is written; give one.")
+    raise UserError(
+      "--format is the format of the input, --to_format that of the output; give only one."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m vssl_jax.weights.convert",
-    description="Converts weights of other frameworks into ours, and ours into PySlowFast's.",
+    description="Converts weights of other frameworks to ours, and ours to PySlowFast's.",
   )
   parser.add_argument("--from", dest="source", required=True, help="file, checkpoint or run folder")
-  parser.add_argument("--to", required=True, help="folder to write; a file with --to_format")
-  parser.add_argument("--format", choices=FORMATS, help="of --from")
-  parser.add_argument("--to_format", choices=("pyslowfast",), help="write ours in this format")
+  parser.add_argument("--to", required=True, help="folder to write; with --to_format, a file")
+  parser.add_argument("--format", choices=FORMATS, help="format of --from")
+  parser.add_argument(
+    "--to_format", choices=("pyslowfast",), help="write our weights in this format"
+  )
   parser.add_argument("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
   parser.add_argument(
     "--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg"
   )
-  parser.add_argument("--encoder_only", action="store_true", help="no heads, no momentum encoder")
-  parser.add_argument("--encoder", default="", help="resnet2d: slow (default), c2d or r3d")
-  parser.add_argument("--inflate", default="", help="resnet2d: mean (default) or centre")
+  parser.add_argument(
+    "--encoder_only", action="store_true", help="leave out heads and momentum encoder"
+  )
+  parser.add_argument(
+    "--encoder", default="", help="resnet2d: encoder to build, slow (default), c2d or r3d"
+  )
+  parser.add_argument(
+    "--inflate", default="", help="resnet2d: how to inflate kernels, mean (default) or centre"
+  )
   return parser
 
 
