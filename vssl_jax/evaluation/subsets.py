@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f"{path}: cannot read this subset file ({e}).") from None
+    raise UserError(f"{path}: this subset file cannot be read ({e}).") from None
   places: dict[str, list[int]] = {}
   for i, name in enumerate(names):
     places.setdefault(name, []).append(i)
