@@ -1,12 +1,12 @@
-"""Device augmentation against the same operations in TensorFlow on the host, in one run.
+"""Compares device augmentation with the same operations in TensorFlow on the host, in one run.
 
-The rival is CVRL's published pipeline as `tf.image` has it, one clip at a time under tf.data's
+The rival is CVRL's published pipeline, written with `tf.image`, one clip at a time in tf.data's
 parallel map: flip, color jitter in random order, grayscale, blur, solarize, one draw per clip.
 
   python benchmarks/augment.py --cores=1
   python benchmarks/augment.py --size=224 --frames=16 --batch=8 --json=result.json
 
-On a machine with an accelerator ours runs there and the rival still on the host's cores.
+On a machine with an accelerator, ours runs on it and the rival still on the host's cores.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import time
 
 def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--batch", type=int, default=64, help="videos, two clips each")
+  parser.add_argument("--batch", type=int, default=64, help="videos per batch, two clips each")
   parser.add_argument("--frames", type=int, default=8)
   parser.add_argument("--size", type=int, default=56, help="side of the frames, pixels")
   parser.add_argument("--preset", choices=("code", "plain"), default="code")
-  parser.add_argument("--rounds", type=int, default=5, help="timings of each, taken in turn")
-  parser.add_argument("--cores", type=int, default=0, help="host cores both may use; 0: all")
+  parser.add_argument("--rounds", type=int, default=5, help="timings of each side, alternating")
+  parser.add_argument("--cores", type=int, default=0, help="host cores for both sides; 0: all")
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args()
 
 
 def _ours(args, clips):
-  """A call that augments the whole batch and waits for it."""
+  """Returns a function that augments the whole batch and waits for the result."""
   import jax
 
   from vssl_jax import augment, config
@@ -50,7 +50,7 @@ def _ours(args, clips):
 
 
 def _rival(args, clips):
-  """The same with TensorFlow on the host, or None where it is not installed."""
+  """The same with TensorFlow on the host, or None if TensorFlow is not installed."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   try:
     import tensorflow as tf
@@ -114,10 +114,10 @@ def _rival(args, clips):
 
 
 def main() -> None:
-  """Times both in turn and prints one table and one line of JSON."""
+  """Times both sides alternately and prints one table and one line of JSON."""
   args = _arguments()
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-  if args.cores:  # before either library counts the cores
+  if args.cores:  # must happen before either library counts the cores
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
   import jax
   import numpy as np
@@ -132,7 +132,7 @@ def main() -> None:
     del runs["tensorflow"]
   seconds = {name: [] for name in runs}
   for run in runs.values():
-    run()  # caches, tracing
+    run()  # warm-up: caches, tracing
   for _ in range(args.rounds):
     for name, run in runs.items():
       start = time.perf_counter()
@@ -160,7 +160,7 @@ def main() -> None:
     where = result["device"] if name == "ours" else "host"
     print(
       f"{name:>12} on {where}: {clips_a_second[name]:10.1f} clips/s, "
-      f"{middle / args.batch * 1e3:8.3f} ms a pair (median of {args.rounds})"
+      f"{middle / args.batch * 1e3:8.3f} ms per pair (median of {args.rounds})"
     )
   if len(clips_a_second) == 2:
     result["ratio"] = round(clips_a_second["ours"] / clips_a_second["tensorflow"], 2)

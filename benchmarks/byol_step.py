@@ -1,14 +1,15 @@
-"""One ρ-BYOL update, ours against PySlowFast's ContrastiveModel: clips/s in one run.
+"""Compares one ρ-BYOL update with PySlowFast's ContrastiveModel: clips/s in one run.
 
 An update is: ρ = 2 clips of each video, already on the device, through Slow-R50 with projector and
-predictor, the momentum network's keys, the gradient, LARS, the momentum update. Theirs is their own
-code, `contrastive_forward` and `construct_optimizer` on their BYOL recipe's file, in its sequential
-mode (the recipe's) and in the parallel one; ours in both modes too. Neither side augments. Timings
-are taken in turn and ratios are medians over rounds, so that a busy machine harms all alike.
+predictor, the keys of the momentum network, the gradient, LARS, the momentum update. PySlowFast
+runs its own code, `contrastive_forward` and `construct_optimizer`, with the file of its BYOL
+recipe, in sequential mode (the recipe's) and in parallel mode; ours runs in both modes too. Neither
+side augments. The sides are timed alternately and ratios are medians over rounds, so that other
+work on the machine affects all of them equally.
 
 `--rival` is a checkout of github.com/facebookresearch/SlowFast; PyTorch, fvcore, iopath, yacs and
 simplejson must be installed. Its imports of detectron2 and pytorchvideo, which these runs never
-call, are filled with empty modules. On a GPU both run bfloat16, theirs under autocast.
+call, get empty modules. On a GPU both sides run bfloat16, PySlowFast's under autocast.
 
   python benchmarks/byol_step.py --rival=path/to/SlowFast
   python benchmarks/byol_step.py --rival=path/to/SlowFast --size=224 --batch=32   # on a GPU
@@ -43,10 +44,12 @@ def _arguments() -> argparse.Namespace:
   parser.set_defaults(encoder="slow", depth=50, width=1.0, size=64, batch=4)
   parser.add_argument("--rival", required=True, help="a checkout of PySlowFast")
   parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--steps", type=int, default=0, help="a round; default 1 on CPU, else 10")
+  parser.add_argument(
+    "--steps", type=int, default=0, help="steps per round; default 1 on CPU, else 10"
+  )
   args = parser.parse_args()
   if (args.encoder, args.depth, args.width) != ("slow", 50, 1.0):
-    parser.error("the rival's recipe is Slow-R50: leave --encoder, --depth and --width alone")
+    parser.error("the rival's recipe is Slow-R50: do not set --encoder, --depth or --width")
   return args
 
 
@@ -71,7 +74,7 @@ class Ours:
     self.advance = step_lib.make_step(method, tx, rate, seed=0, accumulate=1, mesh=mesh)
 
   def run(self, steps: int) -> None:
-    """Takes `steps` steps and waits for the last."""
+    """Runs `steps` steps and waits for the last."""
     for _ in range(steps):
       self.state, _ = self.advance(self.state, self.batch)
     jax.block_until_ready(self.state)
@@ -85,10 +88,10 @@ def _module(name: str, path: pathlib.Path | None = None, **contents) -> None:
 
 
 def _import(root: pathlib.Path):
-  """PySlowFast's config, contrastive code and optimizer, around what it imports in vain.
+  """Imports only PySlowFast's config, contrastive code and optimizer, without unused dependencies.
 
-  Their package's own `__init__` imports every model it has, and with them torchvision and more: a
-  bare package in its place lets the three modules be imported alone.
+  The `__init__` of its package imports all models, and with them torchvision and more. An empty
+  package in its place makes it possible to import only these three modules.
   """
   import torch
 
@@ -114,7 +117,7 @@ def _import(root: pathlib.Path):
     "pytorchvideo.losses.soft_target_cross_entropy": {"SoftTargetCrossEntropyLoss": dict},
   }.items():
     _module(name, **contents)
-  if not torch.cuda.is_available():  # their code moves tensors without asking
+  if not torch.cuda.is_available():  # PySlowFast always calls `.cuda()`
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
   from slowfast.config.defaults import get_cfg
   from slowfast.models import contrastive, optimizer
@@ -123,7 +126,7 @@ def _import(root: pathlib.Path):
 
 
 class Theirs:
-  """Their model, optimizer and the inside of their training loop."""
+  """PySlowFast's model, optimizer and the body of its training loop."""
 
   def __init__(self, args: argparse.Namespace, clips: np.ndarray, sequential: bool):
     root = pathlib.Path(args.rival)
@@ -146,7 +149,7 @@ class Theirs:
     self.scaler = types.SimpleNamespace(scale=lambda loss: loss)
 
   def run(self, steps: int) -> None:
-    """Takes `steps` steps and waits for the last."""
+    """Runs `steps` steps and waits for the last."""
     for _ in range(steps):
       self.optimizer.zero_grad()
       with self.autocast:

@@ -1,7 +1,7 @@
-"""Block-wise InfoNCE against the dense form and optax.ntxent: time, memory, agreement, in one run.
+"""Compares block-wise InfoNCE with the dense form and optax.ntxent: time, memory, agreement.
 
-Each row is the value and the gradient by both views, float32, at the highest matmul precision.
-Memory is XLA's own count of temporary bytes, inputs and outputs apart.
+Each row computes the value and the gradients with respect to both views, in float32, at the highest
+matmul precision. Memory is XLA's count of temporary bytes, without inputs and outputs.
 
   python benchmarks/info_nce.py
   python benchmarks/info_nce.py --sizes 1024 8192 --block 1024 --rounds 5 --json result.json
@@ -33,9 +33,14 @@ def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048, 8192])
   parser.add_argument("--dim", type=int, default=128)
-  parser.add_argument("--block", type=int, default=512, help="videos a side of a tile")
-  parser.add_argument("--rounds", type=int, default=5, help="timings of each, taken in turn")
-  parser.add_argument("--memory_size", type=int, default=65536, help="compiled, not run; 0: none")
+  parser.add_argument("--block", type=int, default=512, help="videos per side of a tile")
+  parser.add_argument("--rounds", type=int, default=5, help="timings of each form, alternating")
+  parser.add_argument(
+    "--memory_size",
+    type=int,
+    default=65536,
+    help="N whose memory is analysed by compiling without running; 0: none",
+  )
   parser.add_argument(
     "--optax_up_to",
     type=int,
@@ -71,7 +76,7 @@ def _megabytes(compiled) -> float:
 
 
 def _disagreement(result, reference) -> float:
-  """Largest difference of value and gradients, relative to the reference's largest entry."""
+  """The largest difference of value and gradients, relative to the reference's largest entry."""
   (loss, _), grads = result
   (want, _), want_grads = reference
   pairs = zip((loss, *grads), (want, *want_grads), strict=True)
@@ -80,7 +85,7 @@ def _disagreement(result, reference) -> float:
 
 def _measure(n: int, args: argparse.Namespace) -> dict:
   a, b = jax.random.normal(jax.random.key(n), (2, n, args.dim))
-  b = a + b  # views of one video are alike
+  b = a + b  # views of one video are similar
   compiled = {name: _compile(form, n, args.dim) for name, form in _forms(n, args).items()}
   results = {name: jax.block_until_ready(f(a, b)) for name, f in compiled.items()}
   seconds = {name: [] for name in compiled}

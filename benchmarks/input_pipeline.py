@@ -1,14 +1,15 @@
-"""The training input pipeline against CVRL's official one, on the same records in one run.
+"""Compares the training input pipeline with CVRL's official one, on the same records in one run.
 
 Both cut two clips of 16 frames, stride 2, at 224² from each video. The official pipeline
 (tf-models-official, `official/projects/video_ssl`) also changes colors and blurs on the host and
-sends float32; ours sends uint8 and does that on the accelerator, whose own time stands beside.
+sends float32. Ours sends uint8 and does color and blur on the accelerator; that time is printed
+separately.
 
   python benchmarks/input_pipeline.py --records=DIR --rival_python=rival/bin/python
   python benchmarks/input_pipeline.py --memory_clips=10000
 
-The two take turns, the waiting one stopped, on the same pinned cores. Clips per core-second count
-the processor time that each process used, so other work on the machine hardly matters; compare
+The two run alternately on the same pinned cores; the one that waits is stopped. Clips per
+core-second use the CPU time of each process, so other work on the machine hardly matters; compare
 the ratio. Without --records, synthetic textures of 340 x 256 are encoded; real videos have more
 detail and take longer to decode.
 """
@@ -47,13 +48,18 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--stride", type=int, default=2)
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--batch", type=int, default=8, help="videos per batch, two clips each")
-  parser.add_argument("--batches", type=int, default=8, help="batches a round")
-  parser.add_argument("--rounds", type=int, default=3, help="rounds of each, in turn")
-  parser.add_argument("--cores", type=int, default=1, help="host cores both are pinned to")
+  parser.add_argument("--batches", type=int, default=8, help="batches per round")
+  parser.add_argument("--rounds", type=int, default=3, help="rounds of each side, alternating")
+  parser.add_argument("--cores", type=int, default=1, help="host cores that both are pinned to")
   parser.add_argument(
-    "--accelerator_clips_per_second", type=float, default=1000.0, help="that are to be fed"
+    "--accelerator_clips_per_second",
+    type=float,
+    default=1000.0,
+    help="clips/s that an accelerator consumes; the output says how many cores feed it",
   )
-  parser.add_argument("--memory_clips", type=int, default=0, help="only watch memory over so many")
+  parser.add_argument(
+    "--memory_clips", type=int, default=0, help="only measure memory, over this many clips"
+  )
   parser.add_argument("--no_device", action="store_true", help="skip the device augmentation")
   parser.add_argument("--json", default="", help="also write the result to this file")
   parser.add_argument("--worker", choices=("ours", "rival"), help=argparse.SUPPRESS)
@@ -105,7 +111,7 @@ def _rival(args: argparse.Namespace) -> Iterator[Any]:
 
 
 def _work(args: argparse.Namespace) -> None:
-  """A worker: for every line read, times so many batches and prints the figures."""
+  """A worker process: reads a number of batches per line, times them and prints the figures."""
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
   batches = (_ours if args.worker == "ours" else _rival)(args)
   first = next(batches)
@@ -129,7 +135,7 @@ def _answer(values: dict) -> None:
 
 
 class _Worker:
-  """A pipeline in a process of its own that runs only while it is asked."""
+  """A pipeline in its own process, which is stopped except during `run`."""
 
   def __init__(self, args: argparse.Namespace, kind: str, python: str):
     passed = ("records", "split", "frames", "stride", "size", "batch", "cores")
@@ -152,7 +158,7 @@ class _Worker:
     self._process.send_signal(signal.SIGSTOP)
 
   def run(self, batches: int) -> dict:
-    """Times so many batches."""
+    """Times this many batches."""
     self._process.send_signal(signal.SIGCONT)
     self._process.stdin.write(f"{batches}\n")
     self._process.stdin.flush()
@@ -174,7 +180,7 @@ class _Worker:
 
 
 def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
-  """Writes a few videos of textures that drift, and returns the folder."""
+  """Writes a few videos of moving textures and returns the folder."""
   import io
 
   import numpy as np
@@ -198,7 +204,7 @@ def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
 
 
 def _device(args: argparse.Namespace) -> dict | None:
-  """Milliseconds a clip of our color and blur on the accelerator, or None without one to use."""
+  """Milliseconds per clip of our color and blur on the accelerator, or None without one."""
   import jax
   import numpy as np
 
@@ -278,7 +284,7 @@ def _compare(args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-  """Prints the comparison and, on demand, writes it as JSON."""
+  """Prints the comparison and writes it as JSON if asked."""
   args = _arguments()
   if args.worker:
     _work(args)

@@ -1,11 +1,12 @@
-"""K-means: our Lloyd against another from the same centres, time and agreement in one run.
+"""Compares our k-means (Lloyd) with another one from the same centres: time and agreement.
 
-The rival is scikit-learn's or, on any device, the textbook's in JAX (`--rival=direct`): one N × K
-matrix of distances an iteration, and a segment sum. All assign every point, move the centres, so
-many times, and assign once more. On CPU one device a core shares our points, as
-`kmeans(…, mesh=…)` does it: the rows of one device are added up while another multiplies. Timings
-are taken in turn and the ratio is the median over rounds. On a GPU the bounds by its data sheet
-stand beside: bytes of one reading of the points a pass, and the FLOP of the two matrix products.
+The rival is scikit-learn's or, on any device, the textbook form in JAX (`--rival=direct`): one
+N × K matrix of distances per iteration, and a segment sum. All run the same number of iterations
+(assign every point, move the centres) and assign once more at the end. On CPU, our points are split
+over one device per core, with `kmeans(…, mesh=…)`: one device sums its rows while another
+multiplies. The sides are timed alternately and the ratio is the median over rounds. On a GPU, the
+output also has lower bounds from the data sheet: the bytes to read the points once per pass, and
+the FLOP of the two matrix products.
 
   python benchmarks/kmeans.py
   python benchmarks/kmeans.py --dim=2048 --block=16384 --rival=direct  # on a GPU
@@ -52,18 +53,20 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--dim", type=int, default=512)
   parser.add_argument("--clusters", type=int, default=100)
   parser.add_argument("--iterations", type=int, default=10)
-  parser.add_argument("--block", type=int, default=1024, help="points a block")
+  parser.add_argument("--block", type=int, default=1024, help="points per block")
   parser.add_argument("--precision", choices=["highest", "high", "default"], default="highest")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--rival", choices=["sklearn", "direct", "none"], default="sklearn")
-  parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
+  parser.add_argument(
+    "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine"
+  )
   parser.add_argument("--device", default="", help="for the bounds: one of " + ", ".join(DEVICES))
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args()
 
 
 def _points(args: argparse.Namespace) -> np.ndarray:
-  """Twice as many Gaussian blobs as clusters, so that ten iterations don't converge."""
+  """Draws twice as many Gaussian blobs as clusters, so that ten iterations do not converge."""
   rng = np.random.default_rng(0)
   x = rng.standard_normal((args.points, args.dim), np.float32)
   blobs = rng.standard_normal((2 * args.clusters, args.dim), np.float32)
@@ -87,14 +90,14 @@ def _ours(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
 
 
 class _Found(NamedTuple):
-  """A rival's result, as scikit-learn names it."""
+  """The result of a rival, with the names of scikit-learn."""
 
   labels_: np.ndarray
   inertia_: float
 
 
 def _direct(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
-  """The textbook's, which holds all N × K distances."""
+  """The textbook form, which holds all N × K distances."""
   k, precision = len(centers), args.precision
 
   def assign(x: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -127,7 +130,7 @@ def _sklearn(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
 
   def run():
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # has not converged
+      warnings.simplefilter("ignore")  # the warning that it has not converged
       return KMeans(
         args.clusters, init=centers, n_init=1, max_iter=args.iterations, tol=0, algorithm="lloyd"
       ).fit(x)
@@ -136,7 +139,7 @@ def _sklearn(x: np.ndarray, centers: np.ndarray, args: argparse.Namespace):
 
 
 def _bounds(args: argparse.Namespace, name: str) -> dict:
-  """Least milliseconds an iteration, by data sheet: the larger of memory's and arithmetic's."""
+  """Lower bounds in ms per iteration from the data sheet: the larger of memory and arithmetic."""
   memory, full, tf32 = DEVICES[name]
   flop = 4 * args.points * args.dim * args.clusters
   size = 4 * args.points * args.dim

@@ -1,10 +1,10 @@
-"""Training steps of our BaS-Net and DCC, and of BaSNet-pytorch, in one run on one machine.
+"""Compares training steps of our BaS-Net and DCC with those of BaSNet-pytorch, in one run.
 
 Sizes are THUMOS14's: 16 videos of T = 750 steps, D = 2048, 20 classes. The rival is a checkout of
-github.com/Pilhyeon/BaSNet-pytorch, whose network, loss and train step run as they are (where there
-is no CUDA, `.cuda()` leaves tensors where they lie). Its batch is in memory, as ours; reading and
-its evaluation after every step are left out. Steps are taken in turn, so that a busy machine slows
-all alike; the ratio is the median over rounds, and the load stands beside.
+github.com/Pilhyeon/BaSNet-pytorch; its network, loss and train step run unchanged (without CUDA,
+`.cuda()` does nothing). Both batches are in memory; reading, and the rival's evaluation after every
+step, are left out. The sides are timed alternately, so that other work on the machine slows all of
+them equally. The ratio is the median over rounds; the machine's load is printed too.
 
   python benchmarks/localization_step.py --rival=BaSNet-pytorch
   python benchmarks/localization_step.py --steps=96 --width=256 --batch=4 --clock=cpu    # small
@@ -45,20 +45,28 @@ _MODULES = ("model", "train")
 def _arguments(argv: list[str] | None = None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--rival", default="", help="folder of a BaSNet-pytorch checkout; or none")
-  parser.add_argument("--batch", type=int, default=16, help="videos")
-  parser.add_argument("--steps", type=int, default=750, help="T")
-  parser.add_argument("--width", type=int, default=2048, help="D")
-  parser.add_argument("--hidden", type=int, default=2048, help="of our trunk; the rival's is 2048")
-  parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of ours")
+  parser.add_argument("--batch", type=int, default=16, help="videos per batch")
+  parser.add_argument("--steps", type=int, default=750, help="time steps per video, T")
+  parser.add_argument("--width", type=int, default=2048, help="feature width, D")
+  parser.add_argument(
+    "--hidden", type=int, default=2048, help="width of our trunk; the rival's is 2048"
+  )
+  parser.add_argument(
+    "--dtype", default="float32", choices=["float32", "bfloat16"], help="dtype of our network"
+  )
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--threads", type=int, default=0, help="of the rival; 0: one per core")
-  parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
+  parser.add_argument(
+    "--threads", type=int, default=0, help="threads of the rival; 0: one per core"
+  )
+  parser.add_argument(
+    "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine"
+  )
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args(argv)
 
 
 def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
-  """Random features, one or two classes a video."""
+  """Random features; one or two classes per video."""
   rng = np.random.default_rng(0)
   labels = np.zeros((args.batch, CLASSES), np.float32)
   labels[np.arange(args.batch), rng.integers(0, CLASSES, args.batch)] = 1
@@ -72,7 +80,7 @@ def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def ours(args: argparse.Namespace, changes: dict[str, Any]) -> Callable[[], float]:
-  """A function that trains one step and gives its loss."""
+  """Returns a function that trains one step and returns its loss."""
   config = recipes.get_config("thumos14")
   config.update_from_flattened_dict(
     {
@@ -106,15 +114,15 @@ def ours(args: argparse.Namespace, changes: dict[str, Any]) -> Callable[[], floa
 
 
 def rival(args: argparse.Namespace) -> Callable[[], float]:
-  """Likewise, BaSNet-pytorch's own `train` of one step.
+  """Returns the same function for BaSNet-pytorch: one step of its own `train`.
 
   Raises:
-    SystemExit: the folder is no checkout, or there is no PyTorch.
+    SystemExit: the folder is not a checkout, or PyTorch is not installed.
   """
   try:
     import torch
   except ImportError:
-    sys.exit("no PyTorch here: the rival cannot run; leave out --rival")
+    sys.exit("PyTorch is not installed, so the rival cannot run: install it or leave out --rival")
   if not all((pathlib.Path(args.rival) / f"{name}.py").is_file() for name in _MODULES):
     sys.exit(f"{args.rival} is no checkout of {RIVAL}: model.py and train.py are not there")
   model, train = (_load(pathlib.Path(args.rival) / f"{name}.py") for name in _MODULES)
@@ -140,13 +148,13 @@ def rival(args: argparse.Namespace) -> Callable[[], float]:
 
 
 class _Logger:
-  """Takes what the rival logs."""
+  """Stores the values that the rival logs."""
 
   def __init__(self):
     self.values: dict[str, float] = {}
 
   def log_value(self, key: str, value: float, step: int) -> None:
-    """Keeps it."""
+    """Stores a value."""
     del step
     self.values[key] = value
 

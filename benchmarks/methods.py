@@ -1,10 +1,10 @@
-"""Clips/s of a training step, each method beside CVRL, in one run.
+"""Compares the training step of each method with CVRL's: clips/s in one run.
 
-A step is the whole of it: augmentation (mild color, as the small recipes have it), encoder, loss,
-gradient, SGD, momentum network or queue. Input is synthetic and already on the device. All methods
-see the same encoder, videos and clips; timings are taken in turn and the ratios are medians over
-rounds, so that a busy machine harms all alike. By arithmetic a momentum network costs one more
-forward pass in three: 0.75 of CVRL's clips/s.
+A step is complete: augmentation (mild color, as in the small recipes), encoder, loss, gradient,
+SGD, momentum network or queue. Input is synthetic and already on the device. All methods have the
+same encoder, videos and clips. They are timed alternately and ratios are medians over rounds, so
+that other work on the machine affects all of them equally. Forward and backward pass cost about
+three forward passes; a momentum network adds a fourth, which gives 0.75 of CVRL's clips/s.
 
   python benchmarks/methods.py
   python benchmarks/methods.py --encoder=slow --depth=50 --width=1 --size=224 --batch=32  # on a GPU
@@ -43,13 +43,17 @@ def _arguments() -> argparse.Namespace:
   rho_setup.add_arguments(parser)
   parser.add_argument("--rows", nargs="+", default=list(ROWS), help="; ".join(ROWS))
   parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--steps", type=int, default=0, help="a round; default 2 on CPU, else 20")
-  parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
+  parser.add_argument(
+    "--steps", type=int, default=0, help="steps per round; default 2 on CPU, else 20"
+  )
+  parser.add_argument(
+    "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine"
+  )
   return parser.parse_args()
 
 
 class Step:
-  """A method's compiled step with its state and one batch."""
+  """The compiled step of a method, with its state and one batch."""
 
   def __init__(self, name: str, fields: dict, args: argparse.Namespace):
     config = rho_setup.config(name, 2, args, **fields)
@@ -69,7 +73,7 @@ class Step:
     self.run(1)
 
   def run(self, steps: int) -> None:
-    """Takes `steps` steps and waits for the last."""
+    """Runs `steps` steps and waits for the last."""
     for _ in range(steps):
       self.state, _ = self.advance(self.state, self.batch)
     jax.block_until_ready(self.state)

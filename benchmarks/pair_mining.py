@@ -1,10 +1,10 @@
-"""Distances between all pairs of a batch of videos: ours against the double sum over samples.
+"""Compares our distances between all pairs of videos of a batch with the double sum over samples.
 
-Both give the mean over K × K sample pairs of the diagonal Bhattacharyya distance, in float32 and
-highest precision, folded to what mining needs (each video's nearest distance), so that neither
-keeps N × N. The direct form is the double sum with its logarithm taken once a pair of videos, not
-once a pair of samples; `as_written` takes it inside, as the formula stands. Timings are taken in
-turn, ratios are medians over rounds.
+Both compute the mean over K × K sample pairs of the diagonal Bhattacharyya distance, in float32 and
+highest precision. Both reduce it to what mining needs (each video's nearest distance), so neither
+stores N × N. The direct form is the double sum with one logarithm per pair of videos;
+`as_written` takes the logarithm for each pair of samples, as in the formula. The forms are timed
+alternately; ratios are medians over rounds.
 
   python benchmarks/pair_mining.py
   python benchmarks/pair_mining.py --sizes 65536 --block=1024 --direct_up_to=0      # on a GPU
@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--sizes", type=int, nargs="+", default=[512, 2048, 8192])
   parser.add_argument("--dim", type=int, default=256)
   parser.add_argument("--samples", type=int, default=8)
-  parser.add_argument("--block", type=int, default=128, help="videos a side of a tile")
+  parser.add_argument("--block", type=int, default=128, help="videos per side of a tile")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--direct_up_to", type=int, default=2048, help="largest N of the double sum")
   parser.add_argument("--written_up_to", type=int, default=512, help="of the formula as written")
@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def ours(mean: jax.Array, variance: jax.Array, z: jax.Array, block: int) -> jax.Array:
-  """Each video's nearest distance `[N]`, in tiles, each unordered pair once."""
+  """The nearest distance of each video `[N]`, in tiles, each unordered pair once."""
   g = bhattacharyya.gaussians(mean, variance, z)
 
   def step(nearest, rows, cols, mask):

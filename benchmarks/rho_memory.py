@@ -1,9 +1,9 @@
-"""Memory of a step against ρ, by XLA's own analysis: which modes grow with the clips of a video.
+"""Shows how the memory of a step grows with ρ, the clips per video, by XLA's memory analysis.
 
-Rows are the temporary bytes of one step's loss and gradients (arguments, results and the optimizer
-apart), compiled and not run. MoCo and BYOL are shown in parallel and in sequential mode, SimCLR and
-SwAV with and without recomputing the encoder's blocks (remat). The uint8 clips themselves, an
-argument, grow with ρ everywhere.
+Rows are the temporary bytes of one step's loss and gradients, without arguments, results and
+optimizer. The step is compiled and not run. MoCo and BYOL are shown in parallel and in sequential
+mode, SimCLR and SwAV with and without recomputing the encoder's blocks (remat). The uint8 clips,
+which are an argument and not counted, always grow with ρ.
 
   python benchmarks/rho_memory.py
   python benchmarks/rho_memory.py --encoder=slow --depth=50 --width=1 --size=224 --batch=16
@@ -39,9 +39,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def temporary_bytes(name: str, clips: int, args: argparse.Namespace, **fields: object) -> int:
-  """XLA's count for one step's loss and gradients."""
+  """XLA's count of temporary bytes for the loss and gradients of one step."""
   step, shapes = rho_setup.gradient(rho_setup.build(name, clips, args, **fields), args.batch)
-  # On CPU the effort that is left out here goes into instructions, not into buffers.
+  # The optimization that is switched off here changes CPU instructions, not buffers.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   compiled = jax.jit(step, compiler_options=options).lower(*shapes).compile()
   return compiled.memory_analysis().temp_size_in_bytes

@@ -1,4 +1,4 @@
-"""The methods at one encoder and clip size, for the benchmarks that set them side by side."""
+"""Builds the methods with the same encoder and clip size, for benchmarks that compare them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ QUEUE, PROTOTYPES = 4096, 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Flags of the encoder, the clips and the batch."""
+  """Adds the flags for the encoder, the clips and the batch."""
   parser.add_argument("--encoder", default="r3d")
   parser.add_argument("--depth", type=int, default=18)
   parser.add_argument("--width", type=float, default=0.25)
   parser.add_argument("--frames", type=int, default=8)
   parser.add_argument("--size", type=int, default=56)
-  parser.add_argument("--batch", type=int, default=8, help="videos")
-  parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: by device")
+  parser.add_argument("--batch", type=int, default=8, help="videos per batch")
+  parser.add_argument(
+    "--dtype", choices=["float32", "bfloat16"], help="default: float32 on CPU, else bfloat16"
+  )
   parser.add_argument("--json", default="", help="also write the result to this file")
 
 
 def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> ConfigDict:
-  """A method's config with `clips` clips per video; `fields` are the method's own, or `remat`."""
+  """The config of a method with `clips` clips per video; `fields` are the method's, or `remat`."""
   c = methods.base_config(name)
   recipes.small(c)
   e, d = c.encoder, c.data
@@ -50,7 +52,7 @@ def config(name: str, clips: int, args: argparse.Namespace, **fields: Any) -> Co
 
 
 def gradient(method: Method, batch_size: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-  """A step's loss and gradients, and the shapes of its arguments: nothing is allocated."""
+  """The function for a step's loss and gradients, and its argument shapes; allocates nothing."""
   fn = value_and_grad(method, 1)
 
   def step(params: Any, state: Any, batch: Any) -> Any:

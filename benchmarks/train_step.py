@@ -1,11 +1,12 @@
-"""One CVRL training step, ours against the same network in PyTorch: clips/s in one run.
+"""Compares one CVRL training step with the same network in PyTorch: clips/s in one run.
 
-A step is: two views' clips, already on the device, through R3D with batch norm and the projection
-head, InfoNCE, the gradient, SGD with momentum and weight decay. Both sides start from the same
-parameters, and the first loss and gradients are compared before anything is timed. The timings are
-taken in turn, and the ratio is the median over rounds, so that a busy machine harms both alike.
+A step is: the clips of two views, already on the device, through R3D with batch norm and the
+projection head, InfoNCE, the gradient, SGD with momentum and weight decay. Both sides start from
+the same parameters, and the first loss and gradients are compared before timing. The sides are
+timed alternately, and the ratio is the median over rounds, so that other work on the machine
+affects both equally.
 
-On CPU PyTorch runs float32 in channels_last_3d, its faster layout (`--rival_layout=contiguous` for
+On CPU, PyTorch runs float32 in channels_last_3d, its faster layout (`--rival_layout=contiguous` for
 the other). On a GPU both run bfloat16, PyTorch under autocast, channels_last_3d and torch.compile.
 
   python benchmarks/train_step.py                                  # R3D-18 at a quarter width
@@ -24,7 +25,7 @@ import statistics
 import sys
 import time
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for PyTorch
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave GPU memory for PyTorch
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ from vssl_jax.models.r3d import DEPTHS, R3D, TEMPORAL
 
 TEMPERATURE = 0.1
 LR, MOMENTUM, DECAY = 0.1, 0.9, 1e-4
-# Dense bfloat16 peaks by the vendors' data sheets, FLOP/s (SXM variants where there are several).
+# Dense bfloat16 peaks from the vendors' data sheets, FLOP/s (the SXM variant if there are several).
 PEAKS = {
   "H200": 989e12,
   "H100": 989e12,
@@ -55,29 +56,39 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument("--width", type=float, default=0.25)
   parser.add_argument("--frames", type=int, default=8)
   parser.add_argument("--size", type=int, default=56)
-  parser.add_argument("--batch", type=int, default=64, help="videos, two clips each")
-  parser.add_argument("--hidden", type=int, nargs="*", default=[256], help="widths of the head")
+  parser.add_argument("--batch", type=int, default=64, help="videos per batch, two clips each")
+  parser.add_argument(
+    "--hidden", type=int, nargs="*", default=[256], help="hidden widths of the head"
+  )
   parser.add_argument("--out", type=int, default=64)
-  parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: by device")
+  parser.add_argument(
+    "--dtype", choices=["float32", "bfloat16"], help="default: float32 on CPU, else bfloat16"
+  )
   parser.add_argument("--conv", default="auto", help="lowering of our convolutions")
   parser.add_argument("--remat", action="store_true")
   parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--steps", type=int, default=0, help="a round; default 1 on CPU, else 20")
+  parser.add_argument(
+    "--steps", type=int, default=0, help="steps per round; default 1 on CPU, else 20"
+  )
   parser.add_argument("--rival", choices=["torch", "none"], default="torch")
   parser.add_argument("--rival_layout", choices=["last", "contiguous"], default="last")
   parser.add_argument("--rival_compile", choices=["auto", "yes", "no"], default="auto")
-  parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: busy machine")
-  parser.add_argument("--peak_tflops", type=float, default=0, help="for the MFU, if unknown")
+  parser.add_argument(
+    "--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine"
+  )
+  parser.add_argument(
+    "--peak_tflops", type=float, default=0, help="peak of this device, if unknown, to print the MFU"
+  )
   parser.add_argument("--json", default="", help="also write the result to this file")
   return parser.parse_args()
 
 
 class Ours:
-  """The step in JAX; holds parameters, batch statistics and the optimizer's state."""
+  """Our step in JAX; holds parameters, batch statistics and the optimizer's state."""
 
   def __init__(self, args: argparse.Namespace, clips: np.ndarray):
     dtype = jnp.dtype(args.dtype)
-    # Symmetric padding is what PyTorch can do without a copy, and costs us the same as SAME.
+    # PyTorch supports symmetric padding without a copy; for us it costs the same as SAME.
     self.encoder = R3D(
       args.depth, args.width, dtype, padding="symmetric", conv=args.conv, remat=args.remat
     )
@@ -119,7 +130,7 @@ class Ours:
     return float(loss), {k: np.asarray(v, np.float32) for k, v in _kernels(grads).items()}
 
   def run(self, steps: int) -> None:
-    """Takes `steps` training steps and waits for the last."""
+    """Runs `steps` training steps and waits for the last."""
     for _ in range(steps):
       self.variables, self.opt_state, loss, _ = self.compiled(
         self.variables, self.opt_state, self.clips
@@ -128,7 +139,7 @@ class Ours:
 
 
 def _kernels(tree) -> dict[str, np.ndarray]:
-  """Convolution kernels by their path, `stem_conv` or `res2_0.conv_a`, in PyTorch's axes."""
+  """Convolution kernels by path (`stem_conv`, `res2_0.conv_a`), in PyTorch's axis order."""
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
     ".".join(k.key for k in path[:-1]): np.asarray(v).transpose(4, 3, 0, 1, 2)
@@ -138,7 +149,7 @@ def _kernels(tree) -> dict[str, np.ndarray]:
 
 
 def _torch_encoder(torch, depth: int, width: float):
-  """The same R3D in PyTorch, modules named as ours."""
+  """The same R3D in PyTorch, with our module names."""
   nn, functional = torch.nn, torch.nn.functional
 
   def conv(inputs, outputs, kernel, strides=(1, 1, 1)):
@@ -200,7 +211,7 @@ def _torch_encoder(torch, depth: int, width: float):
 
 
 class Rival:
-  """The step in PyTorch, from our parameters."""
+  """The step in PyTorch, starting from our parameters."""
 
   def __init__(self, torch, args: argparse.Namespace, clips: np.ndarray, params):
     self.torch, self.device = torch, "cuda" if jax.default_backend() == "gpu" else "cpu"
@@ -255,7 +266,7 @@ class Rival:
     return loss.item(), {k: v.float().cpu().numpy() for k, v in grads.items()}
 
   def run(self, steps: int) -> None:
-    """Takes `steps` training steps and waits for the last."""
+    """Runs `steps` training steps and waits for the last."""
     for _ in range(steps):
       self._gradient()
       self.optimizer.step()
@@ -268,13 +279,13 @@ def _cores() -> int:
 
 
 def _rival(args: argparse.Namespace, clips: np.ndarray, params) -> Rival | None:
-  """PyTorch's side, or None after one line that says why it is missing."""
+  """The PyTorch side; if it cannot run, prints the reason in one line and returns None."""
   if args.rival == "none":
     return None
   try:
     import torch
   except ImportError:
-    print("PyTorch is not installed, so ours runs alone: pip install torch to compare.")
+    print("PyTorch is not installed, so only ours runs: pip install torch to compare.")
     return None
   if jax.default_backend() == "gpu" and not torch.cuda.is_available():
     print("This PyTorch has no CUDA, so ours runs alone: install a CUDA build to compare.")
@@ -291,7 +302,7 @@ def _agreement(ours, theirs) -> dict[str, float]:
 
 
 def _time(sides: dict, rounds: int, steps: int, clock) -> dict[str, list[float]]:
-  """Seconds a step of each side, round by round, taken in turn."""
+  """Seconds per step of each side and round; the sides alternate."""
   seconds = {name: [] for name in sides}
   for side in sides.values():
     side.run(1)

@@ -40,7 +40,7 @@ def test_results_of_other_weights_are_left_out_and_noted(tmp_path, capsys, which
   note = capsys.readouterr().err
   assert note.count("\n") == 1
   assert str(tmp_path / (card.RESULT if which == "probed" else card.SUMMARY)) in note
-  assert ("other weights (sha256 bbbbbbbbbbbb…)" if told else "does not say") in note
+  assert ("other weights (sha256 bbbbbbbbbbbb…)" if told else "has no encoder_sha256") in note
 
 
 def test_a_run_without_probe_has_no_scores_of_others(tmp_path):
@@ -48,7 +48,7 @@ def test_a_run_without_probe_has_no_scores_of_others(tmp_path):
   assert card.results(tmp_path, {OURS}) == {"job": "pretrain", "steps": 4}
 
 
-@pytest.mark.parametrize(("text", "told"), [("{", "not JSON"), ("[]", "no results in it")])
+@pytest.mark.parametrize(("text", "told"), [("{", "not JSON"), ("[]", "holds no results")])
 def test_results_that_cannot_be_read_are_named(tmp_path, text, told):
   (tmp_path / card.RESULT).write_text(text)
   with pytest.raises(UserError, match=rf"result\.json: {told}"):

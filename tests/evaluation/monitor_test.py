@@ -82,7 +82,7 @@ def test_held_out_recordings_are_whole_apart_and_chosen_by_seed():
   assert set(held) != set(other)
   source.video_names = ()
   assert len(splits.hold_out(source, 0.2, seed=3)[1]) == 12
-  with pytest.raises(UserError, match="leaves none on one side"):
+  with pytest.raises(UserError, match="one part would be empty"):
     splits.hold_out(Source(3, 0), 0.2, seed=0)  # one recording
 
 

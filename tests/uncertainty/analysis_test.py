@@ -201,7 +201,7 @@ def test_other_folders_are_refused_in_one_line(tmp_path, capsys):
     return error
 
   assert "no config.json" in refused(tmp_path / "none")
-  assert "two folders of one name" in refused(tmp_path / "a" / "x", tmp_path / "b" / "x")
+  assert "two folders have the same name" in refused(tmp_path / "a" / "x", tmp_path / "b" / "x")
   config = small.load("provico.py", "demo")
   (tmp_path / "new").mkdir()
   checkpoints.write_config(tmp_path / "new", config)

@@ -105,7 +105,7 @@ def test_correlations_of_an_analysis():
     (-0.4, 0.01, "negative correlation appears"),
     (0.4, 0.01, "POSITIVE"),
     (-0.4, 0.2, "no correlation"),
-    (None, None, "cannot be told from 9 points"),
+    (None, None, "cannot be computed from 9 points"),
     (-0.4, None, "Spearman -0.40 (9 points"),
   ],
 )

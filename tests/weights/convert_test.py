@@ -104,7 +104,7 @@ def test_pickles_of_anything_else_are_refused(tmp_path, capsys):
   (tmp_path / "x.pth").write_bytes(pickle.dumps({"state_dict": Trap()}))
   assert small.vssl("convert", f"--from={tmp_path / 'x.pth'}", "--format=resnet2d", "--to=y") == 2
   error = capsys.readouterr().err
-  assert "x.pth: is no file of PyTorch, or holds other objects than tensors" in error
+  assert "x.pth: is not a PyTorch file, or holds other objects than tensors" in error
   assert error.count("\n") == 1
   assert not (tmp_path / "trapped").exists()
 
@@ -134,12 +134,15 @@ def test_safetensors_are_known_by_any_name(tmp_path):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--format=resnet2d", "--arch=slow"], "--arch is of --format=pyslowfast alone"),
-    (["--format=torchvision", "--alpha=4"], "--alpha is of --format=pyslowfast alone"),
-    (["--format=resnet2d", "--encoder_only"], "--encoder_only is of --format=pyslowfast or tf_gar"),
-    (["--format=pyslowfast", "--inflate=mean"], "--inflate is of --format=resnet2d alone"),
-    (["--to_format=pyslowfast", "--arch=slow"], "--arch is of --format=pyslowfast alone"),
-    (["--to_format=pyslowfast", "--format=pyslowfast"], "give one"),
+    (["--format=resnet2d", "--arch=slow"], "--arch is only for --format=pyslowfast;"),
+    (["--format=torchvision", "--alpha=4"], "--alpha is only for --format=pyslowfast;"),
+    (
+      ["--format=resnet2d", "--encoder_only"],
+      "--encoder_only is only for --format=pyslowfast or tf",
+    ),
+    (["--format=pyslowfast", "--inflate=mean"], "--inflate is only for --format=resnet2d;"),
+    (["--to_format=pyslowfast", "--arch=slow"], "--arch is only for --format=pyslowfast;"),
+    (["--to_format=pyslowfast", "--format=pyslowfast"], "give only one"),
   ],
 )
 def test_flags_that_nothing_would_read_are_refused(tmp_path, capsys, flags, message):

@@ -140,7 +140,7 @@ def test_without_a_config():
   assert (slowfast.alpha, slowfast.lateral) == (4, 7)
   # Kernels of length 5 go with an alpha of 8 in one model of the zoo and of 4 in another.
   short = {k: x[:, :, 1:6] if "conv_f2s" in k else x for k, x in state["slowfast"].items()}
-  with pytest.raises(UserError, match=r"laterals of length 5 go with several: give --alpha"):
+  with pytest.raises(UserError, match=r"kernels of length 5 are used with several: give --alpha"):
     pyslowfast.read(short, {}, "x.pyth")
   found = pyslowfast.read(short, {}, "x.pyth", alpha=4).config.encoder
   assert (found.alpha, found.lateral) == (4, 5)
@@ -152,11 +152,11 @@ def test_without_a_config():
 
 def test_an_alpha_that_contradicts_the_file_is_refused():
   assert _read("slowfast", alpha=4).config.encoder.alpha == 4
-  with pytest.raises(UserError, match=r"--alpha=8, and the cfg of slowfast says 4"):
+  with pytest.raises(UserError, match=r"--alpha=8, but the cfg of slowfast says 4"):
     _read("slowfast", alpha=8)
   with pytest.raises(UserError, match=r"--alpha=-1: give 1 or more"):
     _read("slowfast", alpha=-1)
-  with pytest.raises(UserError, match=r"--alpha=8 is of slowfast, and slow is slow"):
+  with pytest.raises(UserError, match=r"--alpha=8 is only for slowfast, but slow is slow"):
     _read("slow", alpha=8)
 
 
@@ -239,7 +239,7 @@ def test_other_networks_are_refused():
     pyslowfast.read({"conv1.weight": np.zeros(3)}, {}, "x.pyth")
   state = stages.state_of(CASES["slow_c2d"])
   del state["s4.pathway0_res0.branch2.a.weight"]
-  with pytest.raises(UserError, match=r"\[1, 1, 0, 1\] bottleneck blocks by stage"):
+  with pytest.raises(UserError, match=r"\[1, 1, 0, 1\] bottleneck blocks per stage"):
     _read("slow_c2d", state)
   with pytest.raises(UserError, match="architecture 'mvit'"):
     _read("slow_c2d", arch="mvit")
@@ -247,7 +247,7 @@ def test_other_networks_are_refused():
     pyslowfast.read(state, {"cfg": "a: [1"}, "x.pyth")
   found = _read("slow")
   found.config.encoder.name = "r3d"
-  with pytest.raises(UserError, match="PySlowFast has slow, c2d and slowfast"):
+  with pytest.raises(UserError, match="PySlowFast has only slow, c2d and slowfast"):
     pyslowfast.to_theirs(found.config, found.variables, None)
   found.config.encoder.update({"name": "slow", "depth": 18})
   with pytest.raises(UserError, match="50 and 101"):

@@ -54,7 +54,7 @@ def test_a_checkpoint_of_tensorflow(tmp_path, tf):
     d, p = found.config.data, found.config.probe
   assert found.whole is not None
   assert (d.frames, p.frames, p.stride, p.size) == (16, 32, 2, 224)  # as CVRL probes
-  with pytest.raises(UserError, match="no TensorFlow checkpoint"):
+  with pytest.raises(UserError, match="not a TensorFlow checkpoint"):
     convert.read(str(tmp_path / "other"), "tf_garden")
 
 

@@ -1,8 +1,8 @@
-"""What an exported encoder's card says beside its weights: results, data, programs.
+"""Collects the facts in an exported encoder's card: results, training data, programs.
 
-A card is believed long after the folders that it was written from are gone, so it says only what
-was found to be of these weights: scores whose `encoder_sha256` is the encoder's, a manifest of the
-videos trained on, programs written together with it. What is left out is noted in one line.
+Readers cannot check a card after the original folders are gone. So it contains only what provably
+belongs to these weights: scores whose `encoder_sha256` equals the encoder's, the manifest of the
+training videos, and programs written with the card. One line on stderr says what was left out.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from ml_collections import ConfigDict
 from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 
-RESULT = "result.json"  # of a run that was probed
-# Where vssl_jax.evaluate writes by default.
+RESULT = "result.json"  # written by a run with probes
+# The default output of vssl_jax.evaluate.
 SUMMARY = pathlib.PurePath("evaluation", "summary.json")
-MANIFEST = "manifest.json"  # of prepared records
+MANIFEST = "manifest.json"  # in a folder of prepared records
 
 
 def results(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
-  """What the run's probes found, and `evaluation` where `vssl_jax.evaluate` was run on it.
+  """The scores of the run's probes, and under `evaluation` those of `vssl_jax.evaluate`, if any.
 
   Args:
-    folder: of the run, or of an exported encoder.
-    hashes: `report.tree_hash` of the encoder, as trained and as probes see it.
+    folder: folder of the run, or of an exported encoder.
+    hashes: `results.tree_hash` of the encoder, both as trained and as the probes use it.
 
   Returns:
-    Scores of this very encoder; those of another are left out, which a line on stderr says.
+    Only scores of exactly this encoder. Scores of other weights are left out, with a line on
+    stderr.
 
   Raises:
     UserError: a file is not JSON.
   """
   probed = _read(folder / RESULT)
   evaluated = _read(folder / SUMMARY)
-  # A run that was not probed has no scores that could be another's.
+  # A run without probes has no scores to check.
   scored = probed.get("trained", {})
   if scored and not _same(scored.get("encoder_sha256"), hashes, folder / RESULT):
     probed = {}
@@ -55,27 +56,27 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
   except ValueError:
     raise UserError(f"{file}: not JSON; remove it or probe again") from None
   if not isinstance(found, dict):
-    raise UserError(f"{file}: no results in it; remove it or probe again")
+    raise UserError(f"{file}: holds no results; remove it or probe again")
   return found
 
 
-def _same(told: str | None, hashes: Collection[str], file: pathlib.Path) -> bool:
-  if told in hashes:
+def _same(stored: str | None, hashes: Collection[str], file: pathlib.Path) -> bool:
+  if stored in hashes:
     return True
-  whose = f"is of other weights (sha256 {told[:12]}…)" if told else "does not say of which weights"
-  _note(f"{file} {whose}: left out of the card; probe or evaluate again, then export")
+  reason = f"is of other weights (sha256 {stored[:12]}…)" if stored else "has no encoder_sha256"
+  _note(f"{file} {reason}: left out of the card; probe or evaluate again, then export")
   return False
 
 
 def data(d: ConfigDict) -> dict[str, Any]:
-  """Which videos it was trained on: their fingerprint, and the hash of the records' manifest.
+  """Identifies the training videos: their fingerprint, and the hash of the records' manifest.
 
   Args:
-    d: `config.data` of the run; `fingerprint` is of the videos it was trained on.
+    d: `config.data` of the run; its `fingerprint` is that of the training videos.
 
   Returns:
-    The fields; `manifest_sha256` is None unless the records that lie at `d.path` now are those
-    trained on. That others lie there, a line on stderr says.
+    The card's fields. `manifest_sha256` is None unless the records now at `d.path` are those that
+    the encoder was trained on; if they are not, a line on stderr says so.
   """
   manifest = pathlib.Path(d.path) / MANIFEST
   found = {k: d.get(k, "") for k in ("source", "name", "train_split", "fingerprint")}
@@ -94,12 +95,12 @@ def _fingerprint(d: ConfigDict) -> str | None:
 
   try:
     return fingerprint.of_records(d.path, d.train_split, index.load(d.path, d.train_split))
-  except (UserError, OSError):  # no such split there, or no whole one
+  except (UserError, OSError):  # the split is missing or incomplete
     return None
 
 
 def programs(folder: pathlib.Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
-  """SHA-256 of each program in the folder: of the file, or of a folder's names and hashes."""
+  """The SHA-256 of each program: of its file, or of the names and hashes of its folder's files."""
   return {name: {"sha256": _hash(folder / name)} for name in names}
 
 

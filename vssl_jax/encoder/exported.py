@@ -1,4 +1,4 @@
-"""An encoder as two files: `encoder.safetensors` and its card, `encoder.json`."""
+"""Writes and reads an exported encoder: `encoder.safetensors` and its card, `encoder.json`."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def save_encoder(
   data: Mapping[str, Any] | None = None,
   programs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Writes an encoder's weights and card.
+  """Writes the weights and the card of an encoder.
 
   Args:
-    folder: made if missing; gets `encoder.safetensors` and, last, `encoder.json`.
-    config: of the run, at least `encoder`, `augment` and `data`.
-    variables: `params` and `batch_stats`, any dtypes that safetensors has.
-    info: of the checkpoint: `step`, `sha256`.
-    results: what a probe found, kept in the card.
-    data: what an earlier card said of the videos trained on; by default told by `config.data`.
-    programs: what lies beside the weights, by name, see `card.programs`.
+    folder: created if missing; gets `encoder.safetensors` and, last, `encoder.json`.
+    config: config of the run, at least `encoder`, `augment` and `data`.
+    variables: `params` and `batch_stats`, in any dtypes that safetensors supports.
+    info: facts about the checkpoint: `step`, `sha256`.
+    results: results of probes, stored in the card.
+    data: the training videos according to an earlier card; by default derived from `config.data`.
+    programs: the programs in the folder, by name, see `card.programs`.
 
   Returns:
     The card.
@@ -67,7 +67,7 @@ def save_encoder(
 
   folder = pathlib.Path(folder)
   host = jax.device_get({name: variables.get(name) or {} for name in COLLECTIONS})
-  # safetensors writes the memory as it lies, so views and transposes must be laid out anew.
+  # safetensors writes raw memory, so views and transposed arrays must be copied to C order.
   flat = {
     name: np.array(x, order="C") for name, x in traverse_util.flatten_dict(host, sep="/").items()
   }
@@ -111,7 +111,7 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
     bit for bit as saved.
 
   Raises:
-    UserError: a file is missing, or the weights are not those that the card was written for.
+    UserError: a file is missing, or the hash of the weights differs from the card.
   """
   folder = pathlib.Path(path)
   card = load_card(folder)
@@ -130,7 +130,7 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
 
 
 def arrays(data: bytes) -> dict[str, np.ndarray]:
-  """The arrays of a safetensors file, bfloat16 too (safetensors' own NumPy reader lacks it)."""
+  """The arrays of a safetensors file, also bfloat16, which safetensors' own NumPy reader lacks."""
   import safetensors
 
   return {
@@ -140,16 +140,18 @@ def arrays(data: bytes) -> dict[str, np.ndarray]:
 
 
 def load_card(path: str | pathlib.Path) -> dict[str, Any]:
-  """The card of an exported encoder.
+  """Reads the card of an exported encoder.
 
   Raises:
-    UserError: the folder has none, or it is not one.
+    UserError: the folder has no card, or the card is not valid.
   """
   file = pathlib.Path(path) / CARD
   try:
     card = json.loads(file.read_text(encoding="utf-8"))
     if card["format"] != 1:
-      raise UserError(f"{file}: format {card['format']} is newer than this version of vssl_jax")
+      raise UserError(
+        f"{file}: format {card['format']} is newer than this version of vssl_jax; update vssl_jax"
+      )
     if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]:
       raise KeyError("weights or config")
   except FileNotFoundError:
@@ -160,12 +162,12 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
-  """Of a checkpoint's facts, all but where it lay on this machine."""
+  """The facts about a checkpoint, without its path on this machine."""
   return {k: v for k, v in (info or {}).items() if k != "checkpoint"}
 
 
 def _tuples(value: Any) -> Any:
-  """JSON has lists where a config has tuples."""
+  """Converts lists to tuples, because JSON stores a config's tuples as lists."""
   if isinstance(value, dict):
     return {k: _tuples(v) for k, v in value.items()}
   return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

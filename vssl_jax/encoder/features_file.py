@@ -1,4 +1,4 @@
-"""Features of a whole split, of every view, in one `.npz` file."""
+"""Writes the features of a whole split, for every view, to one `.npz` file."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def export_features(
   """Writes the features of every view of a split to an `.npz` file (see `features.save`).
 
   Args:
-    config: `encoder`, `augment` and `data.eval` are read.
-    variables: of the encoder.
+    config: the fields `encoder`, `augment` and `data.eval` are read.
+    variables: the encoder's variables.
     source: the split's videos.
-    file: where to.
-    split: its name, for the record.
-    info: of the checkpoint.
+    file: path of the `.npz` file.
+    split: the split's name, stored in the file.
+    info: facts about the checkpoint.
 
   Returns:
-    What was written.
+    The features that were written.
   """
   facts = {
     "split": split,

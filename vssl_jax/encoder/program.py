@@ -1,7 +1,7 @@
-"""An encoder as a program that runs without this library, by `jax.export`.
+"""Exports an encoder with `jax.export` as a program that runs without this library.
 
-It takes uint8 RGB clips `[N, T, H, W, 3]`, any N and the T, H and W they were made for, and gives
-float32 features `[N, F]`; preprocessing and weights are inside. On CPU, CUDA GPU or TPU:
+It takes uint8 RGB clips `[N, T, H, W, 3]`, with any N and the T, H and W of the export, and returns
+float32 features `[N, F]`. Preprocessing and weights are inside. On CPU, CUDA GPU or TPU:
 
   program = jax.export.deserialize(open("encoder.jax_export", "rb").read())
   features = program.call(clips)
@@ -26,12 +26,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def save_program(file: str | os.PathLike[str], encoder: Encoder) -> None:
   """Writes the encoder as a serialized `jax.export` program: StableHLO with the weights inside.
 
-  JAX keeps the promise that a program runs on versions up to half a year older or three years
-  newer than the one that wrote it.
+  JAX guarantees that a program runs on JAX versions up to half a year older or three years newer
+  than the version that wrote it.
 
   Args:
-    file: to write.
-    encoder: what `vssl_jax.load` gives; clips are of its `clip_shape`.
+    file: path of the file to write.
+    encoder: an encoder from `vssl_jax.load`; clips have its `clip_shape`.
   """
   apply, params = portable(encoder)
   (rows,) = jax.export.symbolic_shape("n")
@@ -41,7 +41,7 @@ def save_program(file: str | os.PathLike[str], encoder: Encoder) -> None:
 
 
 def portable(encoder: Encoder) -> tuple[Any, Params]:
-  """The encoder with convolutions for any device and any N, and its variables."""
+  """The encoder's function, with convolutions for any device and any N, and its variables."""
   config = encoder.config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder.conv = "fold"

@@ -1,6 +1,6 @@
-"""An encoder as a TensorFlow SavedModel, which runs without this library.
+"""Exports an encoder as a TensorFlow SavedModel, which runs without this library.
 
-It takes and gives what `encoder.program` describes. The loaded model must outlive the call:
+Its input and output are those of `encoder.program`. Keep a reference to the loaded model:
 
   model = tf.saved_model.load("saved_model")
   features = model.features(clips)
@@ -24,10 +24,10 @@ SAVED_MODEL = "saved_model"
 
 
 def exporters() -> tuple[Any, Any]:
-  """The modules that a SavedModel is written with: `tensorflow` and `jax2tf`.
+  """The modules that are needed to write a SavedModel: `tensorflow` and `jax2tf`.
 
   Raises:
-    UserError: TensorFlow is not installed, or this JAX has no way to it.
+    UserError: TensorFlow is not installed, or this version of JAX has no jax2tf.
   """
   leave_out = "leave savedmodel out of --formats"
   tf = optional.require("tensorflow", "a SavedModel", instead=leave_out)
@@ -39,14 +39,14 @@ def exporters() -> tuple[Any, Any]:
 
 
 def save_model(folder: str | os.PathLike[str], encoder: Encoder) -> None:
-  """Writes the encoder as a SavedModel with a function `features` of uint8 clips, any N.
+  """Writes the encoder as a SavedModel with a function `features` of uint8 clips, for any N.
 
   Args:
-    folder: to write; appears whole or not at all. The weights are the model's variables.
-    encoder: what `vssl_jax.load` gives; clips are of its `clip_shape`.
+    folder: output folder, written completely or not at all. The weights are the model's variables.
+    encoder: an encoder from `vssl_jax.load`; clips have its `clip_shape`.
 
   Raises:
-    UserError: TensorFlow is not installed, or this JAX has no way to it.
+    UserError: TensorFlow is not installed, or this version of JAX has no jax2tf.
   """
   tf, jax2tf = exporters()
   apply, params = portable(encoder)

@@ -1,1 +1,1 @@
-"""Every evaluation protocol from one checkpoint; `python -m vssl_jax.evaluate` runs them."""
+"""The evaluation protocols for one checkpoint; `python -m vssl_jax.evaluate` runs them."""

@@ -1,4 +1,4 @@
-"""Classifiers trained from an encoder: frozen (the linear probe), or fine-tuned."""
+"""Trains classifiers on an encoder, which is frozen (the linear probe) or fine-tuned."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vssl_jax.training import checkpoints, loop, metrics_log, optim, sources
 
 
 def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
-  """The config under which the linear probe's classifier is trained (CVRL §4.1).
+  """The training config of the linear probe's classifier (CVRL §4.1).
 
   Args:
-    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
-    classes: labels of the data.
+    config: the fields `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    classes: number of classes in the data.
 
   Returns:
-    A locked config of method `classify` with a frozen encoder, crops and flips only.
+    A locked config of method `classify` with a frozen encoder; it augments by crops and flips only.
   """
   c = methods.base_config("classify")
   p = config.probe
@@ -48,7 +48,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   augment.presets.none(c.augment)
   c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
-  c.encoder.bn_groups = 1  # those of pre-training are made for its batch
+  c.encoder.bn_groups = 1  # the groups of pre-training fit only its batch size
   c.classify.classes, c.classify.frozen, c.classify.normalize = classes, True, p.normalize
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
   c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
@@ -58,7 +58,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
 
 
 def fitting(wanted: int, videos: int, mesh: Mesh) -> int:
-  """The batch wanted, or as many videos as a small split and the devices allow."""
+  """The batch size `wanted`, reduced if the split is small, and a multiple of the devices."""
   wanted = min(wanted, videos)
   return wanted - wanted % mesh.size
 
@@ -71,21 +71,21 @@ def linear(
   train_source: Source,
   eval_source: Source,
 ) -> dict[str, Any]:
-  """The linear probe that `config.probe` describes, trained on the loop of every method.
+  """Runs the linear probe that `config.probe` describes, with the train loop of all methods.
 
   Args:
-    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
-    variables: of the encoder, which stays as it is.
-    workdir: gets the run's folder and the pictures.
+    config: the fields `probe`, `data`, `encoder`, `augment` and `seed` are read.
+    variables: the encoder's variables, which do not change.
+    workdir: the folder for the probe's run folder and pictures.
     mesh: all devices.
     train_source: the training split.
     eval_source: the evaluation split.
 
   Returns:
-    Scores as `run.evaluate_classifier` gives them, and `protocol` in words.
+    Scores as from `probes.classifier.evaluate_classifier`, and `protocol`, a description.
 
   Raises:
-    Preempted: SIGTERM came; the same call goes on.
+    Preempted: SIGTERM was received; calling this function again continues the probe.
   """
   settings = linear_config(config, len(eval_source.label_names))
   scores = classifier(settings, variables, workdir, mesh, train_source, eval_source, name="linear")
@@ -111,23 +111,23 @@ def classifier(
   name: str,
   videos: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-  """Trains a classifier from an encoder (frozen or not) and scores it; goes on where it broke off.
+  """Trains a classifier on an encoder (frozen or not) and scores it; continues an interrupted run.
 
   Args:
-    settings: a config of method `classify`; a batch larger than the videos is cut to them.
-    variables: where the encoder starts.
-    workdir: gets `<name>-<hash of what decides the run>/`, `<name>.png` and `<name>.md`.
+    settings: a config of method `classify`; the batch size is reduced to the number of videos.
+    variables: the encoder's initial variables.
+    workdir: gets `<name>-<hash of the deciding config fields>/`, `<name>.png` and `<name>.md`.
     mesh: all devices.
     train_source: the training split.
     eval_source: the evaluation split.
-    name: of the protocol.
-    videos: of the training split, those to learn from; None is all.
+    name: name of the protocol.
+    videos: indices of the training videos to learn from; None takes all.
 
   Returns:
-    Scores as `run.evaluate_classifier` gives them.
+    Scores as from `probes.classifier.evaluate_classifier`, and `trained_with`.
 
   Raises:
-    Preempted: SIGTERM came; the same call goes on.
+    Preempted: SIGTERM was received; calling this function again continues the run.
     RuntimeError: an encoder that should be frozen changed, which would be a bug.
   """
   count = train_source.num_videos if videos is None else len(videos)
@@ -135,17 +135,17 @@ def classifier(
   settings = settings.copy_and_resolve_references()
   with settings.unlocked():
     settings.batch_size = fitting(settings.batch_size, count, mesh)
-    # What the classifier saw decides its numbers: another encoder or other videos is another run.
+    # The result depends on the encoder and the videos, so other ones need another run folder.
     settings.classify.encoder_sha256 = before
     settings.data.fingerprint = train_source.fingerprint
     if videos is not None:
-      told = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
-      settings.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+      subset = f"{settings.data.fingerprint} {[int(v) for v in videos]}"
+      settings.data.fingerprint = hashlib.sha256(subset.encode()).hexdigest()
   source = sources.load_source(settings, settings.data.train_split)
   if videos is not None:
     source = source.only(videos)
   with settings.unlocked():
-    settings.steps_per_epoch = source.steps_per_epoch  # and a longer run is another one
+    settings.steps_per_epoch = source.steps_per_epoch  # so that the hash includes the total steps
   decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
   folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
@@ -166,7 +166,7 @@ def classifier(
     picture=workdir / f"{name}.png",
     progress=name.replace("_", " "),
   )
-  # A batch larger than the videos was cut, and the rate with it.
+  # The batch size may have been reduced to the number of videos, and the learning rate with it.
   used = {
     "batch_size": settings.batch_size,
     "steps": result.steps,
@@ -177,5 +177,5 @@ def classifier(
 
 
 def _unreadable(folder: pathlib.Path) -> int:
-  """How often training found a video unreadable, another one in its place; also when resumed."""
+  """How often training replaced an unreadable video by another, before and after resuming."""
   return int(max((row.get("unreadable_videos", 0) for row in metrics_log.read(folder)), default=0))

@@ -1,4 +1,4 @@
-"""The probes at the end of a run: those entries of `protocols` that `config.probe` asks for."""
+"""Runs the probes at the end of training: the protocols that `config.probe` switches on."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from vssl_jax.probes.views import BN_MODE, Cached, protocol
 from vssl_jax.training import sources
 
 QUICK = ("logistic", "knn", "retrieval")
-_HEADLINES = {"retrieval": ("R@1", "R@1")}  # by protocol: the figure's name, and its key
+_HEADLINES = {"retrieval": ("R@1", "R@1")}  # protocol -> (name of the figure, key of its score)
 
 
 def asked(config: ConfigDict) -> list[str]:
-  """Names of the protocols that `config.probe` switches on.
+  """The names of the protocols that `config.probe` switches on.
 
   Raises:
-    UserError: one of them is unknown.
+    UserError: a protocol is unknown.
   """
   p = config.probe
   names = [*(QUICK if p.quick else ()), *(("linear",) if p.linear else ()), *p.protocols]
@@ -47,21 +47,22 @@ def asked(config: ConfigDict) -> list[str]:
 def probe(
   config: ConfigDict, variables: Variables, workdir: pathlib.Path, mesh: Mesh
 ) -> dict[str, Any]:
-  """Every protocol that `config.probe` switches on, as one dictionary for the RESULT line.
+  """Runs all protocols that `config.probe` switches on, as one dictionary for the RESULT line.
 
   Args:
-    config: `probe`, `knn`, `data`, `encoder`, `augment` and `seed` are read.
-    variables: of the encoder that `config.encoder` describes.
-    workdir: the protocols' pictures and training runs go to `probe_trained` and
-      `probe_random_init` in it.
+    config: the fields `probe`, `knn`, `data`, `encoder`, `augment` and `seed` are read.
+    variables: variables of the encoder that `config.encoder` describes.
+    workdir: the run's folder; pictures and training runs of the protocols go to its subfolders
+      `probe_trained` and `probe_random_init`.
     mesh: all devices.
 
   Returns:
-    The protocol, and `trained`, `random_init` and `baselines` with their scores.
+    The facts of `views.protocol`; the scores under `trained`, `random_init` and `baselines`; and
+    `headline`.
 
   Raises:
-    UserError: an unknown protocol.
-    Preempted: SIGTERM came; the same call goes on.
+    UserError: a protocol is unknown.
+    Preempted: SIGTERM was received; calling this function again continues.
   """
   names = asked(config)
   if lack := missing(config, mesh):
@@ -91,7 +92,7 @@ def _random(config: ConfigDict, train: Source, mesh: Mesh) -> Variables:
 
 
 def _scores(names: list[str], task: Task) -> dict[str, Any]:
-  """One encoder's scores by protocol, and what holds for all of them."""
+  """The scores of one encoder by protocol, and the facts that all protocols share."""
   found: dict[str, Any] = {"encoder_sha256": task.encoder_sha256, "bn_mode": BN_MODE}
   if any(protocols.PROTOCOLS[name].frozen and name != "linear" for name in names):
     began = time.perf_counter()
@@ -127,32 +128,32 @@ def quick(
   folder: pathlib.Path | None = None,
   progress: str = "",
 ) -> dict[str, Any]:
-  """The protocols `QUICK` of one frozen encoder, on splits that are open already.
+  """Runs the protocols `QUICK` for one frozen encoder, on splits that are already open.
 
   Args:
-    config: `data.eval`, `encoder`, `augment`, `knn` and `seed` are read.
-    variables: of the encoder that `config.encoder` describes.
+    config: the fields `data.eval`, `encoder`, `augment`, `knn` and `seed` are read.
+    variables: variables of the encoder that `config.encoder` describes.
     train: the training split.
     test: the evaluation split.
     mesh: all devices.
-    folder: of pictures; None draws none.
+    folder: folder for pictures; None draws none.
     progress: text of the progress bars.
 
   Returns:
-    Scores by protocol, and what holds for all of them.
+    Scores by protocol, and the facts that all protocols share.
   """
   task = Task(config, Options(gallery=0), variables, train, test, folder, None, mesh, progress)
   return _scores(list(QUICK), task)
 
 
 def _headline(outcome: dict[str, Any], names: list[str]) -> dict[str, Any]:
-  """The figures to compare, side by side: of each encoder and of the baselines."""
+  """The main figures of each encoder and of the baselines, side by side."""
   rows = {name: outcome[name] for name in ("trained", "random_init") if name in outcome}
   figures: dict[str, Any] = {}
   for name in names:
     figure, key = _HEADLINES.get(name, (f"{name}_top1", "top1"))
-    of = {row: scores[name][key] for row, scores in rows.items() if key in scores[name]}
-    figures |= {figure: of} if of else {}
+    values = {row: scores[name][key] for row, scores in rows.items() if key in scores[name]}
+    figures |= {figure: values} if values else {}
   for name, scores in outcome.get("baselines", {}).items():
     figures.setdefault("logistic_top1", {})[name] = scores["top1"]
   return figures

@@ -1,4 +1,4 @@
-"""Protocols that leave the encoder as it is."""
+"""The protocols for a frozen encoder: they do not change it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vssl_jax.evaluation.task import (
 from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
 
-_NEIGHBOURS = 5  # shown of a query
-_TITLES = {"logistic": "logistic regression"}  # of pictures
+_NEIGHBOURS = 5  # neighbours shown per query
+_TITLES = {"logistic": "logistic regression"}  # titles of pictures
 
 
 def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
-  """Scores of a classifier on frozen features, its picture and table written."""
+  """Scores of a classifier on frozen features; also writes its confusion matrix and table."""
   if task.folder is not None:
     title = _TITLES.get(name, name)
     confusion.write_classes(task.folder / f"{name}.png", title, found, task.label_names)
@@ -130,10 +130,10 @@ def _gallery(task: Task, r1: float) -> None:
   asked = gallery.frames(task.test, queries.video[rows])
   shown = gallery.frames(task.train, bank.video[found.ravel()])
 
-  def item(of: features.Features, place: int, frames: dict, **more: Any) -> Result:
-    name = of.names[place] if of.names else ""
-    frame = frames.get(int(of.video[place]))
-    return {"frame": frame, "label": task.label_names[of.label[place]], "name": name, **more}
+  def item(split: features.Features, place: int, frames: dict, **more: Any) -> Result:
+    name = split.names[place] if split.names else ""
+    frame = frames.get(int(split.video[place]))
+    return {"frame": frame, "label": task.label_names[split.label[place]], "name": name, **more}
 
   pictured = []
   for q, near, cosines in zip(rows, found, cosine, strict=True):
@@ -209,15 +209,15 @@ def _run_embedding(task: Task) -> Result:
 
 
 LOGISTIC = Protocol(
-  "logistic regression on frozen features averaged over views, C by cross-validation on the "
-  "training split",
+  "logistic regression on frozen features averaged over views; C is chosen by cross-validation on "
+  "the training split",
   _describe_logistic,
   _run_logistic,
   check=_check_logistic,
 )
 CROSS_VALIDATION = Protocol(
-  "logistic regression and R@1 between folds of the training split, recordings whole: to choose "
-  "recipes by",
+  "logistic regression and R@1 by cross-validation within the training split, folds by recording; "
+  "use it to choose recipes",
   _describe_cross_validation,
   _run_cross_validation,
   check=_check_cross_validation,
@@ -229,18 +229,19 @@ KNN = Protocol(
   check=check_labels,
 )
 RETRIEVAL = Protocol(
-  "evaluation videos query the training videos, cosine; R@k: any of the k nearest has the class",
+  "evaluation videos query the training videos by cosine; R@k: fraction of queries with a video of "
+  "their class among the k nearest",
   _describe_retrieval,
   _run_retrieval,
   check=check_labels,
 )
 FEW_SHOT = Protocol(
-  "episodes: class means of k training videos per class, cosine",
+  "few-shot episodes: the nearest class mean of k training videos per class, by cosine",
   _describe_few_shot,
   _run_few_shot,
   check=_check_few_shot,
 )
-EMBEDDING = Protocol("pictures of the features alone", _describe_embedding, _run_embedding)
+EMBEDDING = Protocol("only pictures of the features", _describe_embedding, _run_embedding)
 LINEAR = Protocol(
   "one dense layer trained on the frozen encoder, softmax averaged over views",
   _describe_linear,

@@ -1,6 +1,6 @@
-"""How good a network is while it learns, told by training videos that are held out.
+"""Monitors a network during training, with held-out videos of the training split.
 
-The evaluation split is never looked at: what a checkpoint is chosen by must not be what it is
+It never reads the evaluation split: a checkpoint must not be chosen on the videos that it is
 scored on.
 """
 
@@ -28,10 +28,10 @@ Monitor = Callable[[Any], dict[str, float]]
 
 
 def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) -> Monitor | None:
-  """What a run's config asks to be watched, or None.
+  """The monitor that a run's config asks for, or None.
 
-  That is nearest neighbours, or what a method without encoder makes of the videos held out by
-  `config.data.localization.validation`.
+  It is a nearest-neighbour probe. For a method without an encoder it is the method's own
+  validation on the videos held out by `config.data.localization.validation`.
   """
   count = jax.process_count()
   if method.encoder is None:
@@ -47,22 +47,22 @@ def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) 
 
 
 def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
-  """The protocol `knn` within the training split, as `knn_top1`.
+  """A monitor that runs the protocol `knn` within the training split, as `knn_top1`.
 
-  Whole recordings are held out by seed, `config.knn.held_out` of the videos: they ask, the others
-  answer. Each video is seen as `config.data.eval` says but from `config.knn.clips` evenly spaced
-  clips and their central squares.
+  A fraction `config.knn.held_out` of the videos is held out, chosen by seed and by whole
+  recordings. The held-out videos are the queries, the others the bank. Views are as in
+  `config.data.eval`, but with `config.knn.clips` evenly spaced clips and only the center crop.
 
   Args:
-    config: `knn`, `encoder`, `augment`, `data.eval` and `seed` are read.
+    config: the fields `knn`, `encoder`, `augment`, `data.eval` and `seed` are read.
     train: the training split.
     mesh: all devices.
 
   Returns:
-    A function of the encoder's variables that gives `{"knn_top1": share in [0, 1]}`.
+    A function of the encoder's variables that returns `{"knn_top1": fraction in [0, 1]}`.
 
   Raises:
-    UserError: the data has no labels, or a field of `config.knn` is impossible.
+    UserError: the data has no labels, or a field of `config.knn` is out of range.
   """
   c = config.knn
   if not train.label_names:
@@ -73,7 +73,7 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
   if c.clips < 1 or c.k < 1 or not c.temperature > 0 or not 0 < c.held_out < 1:
     raise UserError(
       f"config.knn: clips ({c.clips}), k ({c.k}) and temperature ({c.temperature}) must be "
-      f"positive, and held_out ({c.held_out}) lie between 0 and 1."
+      f"positive, and held_out ({c.held_out}) must lie between 0 and 1."
     )
   rest, held = splits.hold_out(train, c.held_out, config.seed)
   bank, queries = Cached(train.only(rest)), Cached(train.only(held))

@@ -1,4 +1,4 @@
-"""What an encoder was trained on before it is evaluated, as far as its checkpoint tells."""
+"""Describes how an encoder was pre-trained, as far as its checkpoint says, and warns of overlap."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vssl_jax.evaluation.task import Result
 
 
 def describe(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
-  """Data and kind of the training that made the encoder.
+  """The data and the kind of training that produced the encoder.
 
   Args:
     trained: the checkpoint's config.
-    info: facts of the checkpoint, see `encoder.load_encoder`.
+    info: facts about the checkpoint, see `encoder.load_encoder`.
 
   Returns:
-    `method`; `supervised`: whether it learnt from labels, None where the checkpoint does not tell
-    (weights from elsewhere, or a classifier on a frozen encoder); `data`: source, path, name,
-    split, share and fingerprint of its videos, None likewise; `started_from`: the checkpoint that
-    it began with, "" for random weights.
+    `method`; `supervised`, whether the encoder was trained with labels; `data`, the source, path,
+    name, split, fraction and fingerprint of its training videos; `started_from`, the checkpoint
+    that its training started from, "" for random weights. `supervised` and `data` are None if the
+    checkpoint does not say (converted weights, or a classifier on a frozen encoder).
   """
   from_here = info.get("step") != 0 and not (trained.method == "classify" and _frozen(trained))
   d = trained.data
@@ -46,21 +46,21 @@ def _frozen(trained: ConfigDict) -> bool:
 
 
 def notes(pretraining: Result, data: Result) -> list[str]:
-  """What makes the scores look better than they are.
+  """Warnings about overlapping data, which makes the scores look better than they are.
 
   Args:
-    pretraining: what `told` says.
-    data: of the evaluation; `train` and `eval` have the fingerprints of their splits.
+    pretraining: the result of `describe`.
+    data: the data of the evaluation; `train` and `eval` hold the fingerprints of their splits.
 
   Returns:
-    Sentences, none where nothing is amiss.
+    One sentence per problem; empty if there is none.
   """
   seen, own = (pretraining["data"] or {}).get("fingerprint", ""), data["eval"]["fingerprint"]
   found = []
   if own and own == data["train"]["fingerprint"]:
     found.append(
       f"training and evaluation split hold the same videos: {data['eval']['name']!r} is scored by "
-      "what was learnt from its own labels, and every query finds itself"
+      "classifiers that learnt its labels, and every query finds itself"
     )
   if not seen or seen != own:
     return found

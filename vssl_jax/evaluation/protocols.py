@@ -1,8 +1,8 @@
-"""The protocols by name, what is quick first.
+"""The table of protocols by name, fast ones first.
 
-A protocol is three functions of a `Task`: `describe` gives its settings, checks them, and trains
-nothing; `check` says whether the data suffices for it; `run` gives its scores, among them
-`headline`, the figures of the table, and `read`, how many videos of each split it read.
+A protocol is three functions of a `Task`. `describe` returns its settings and checks them, without
+any training. `check` checks that the data is sufficient. `run` returns its scores; among them are
+`headline`, the figures of the table, and `read`, the number of videos read from each split.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PROTOCOLS = {
 
 
 def scores(name: str, task: Task) -> Result:
-  """Runs one protocol; its settings and its scores together.
+  """Runs one protocol and returns its settings and scores together.
 
   Raises:
-    UserError: a setting is impossible, or the data does not suffice.
+    UserError: a setting is impossible, or the data is not sufficient.
     RuntimeError: a protocol of the frozen encoder changed it, which would be a bug.
   """
   protocol, before = PROTOCOLS[name], task.encoder_sha256

@@ -1,4 +1,4 @@
-"""The two splits that probes read, and what they lack."""
+"""Opens the two splits that probes read, and says if the probes cannot run on them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vssl_jax.training import sources
 
 
 def splits(config: ConfigDict) -> list[Cached]:
-  """The training and the evaluation split, whole, for reading in order."""
+  """The complete training and evaluation splits, read in order."""
   config = whole(config)
   names = (config.data.train_split, config.data.eval_split)
   return [Cached(sources.load_source(config, x, batch_size=jax.process_count())) for x in names]
 
 
 def whole(config: ConfigDict) -> ConfigDict:
-  """Labels serve the probes alone: a fraction of the videos to learn from takes none of them."""
+  """The config with `data.fraction` 1: probes use all videos, even if pre-training used fewer."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.data.fraction = 1.0
@@ -30,10 +30,10 @@ def whole(config: ConfigDict) -> ConfigDict:
 
 
 def missing(config: ConfigDict, mesh: Mesh) -> str:
-  """What the probes lack, before any training: one line, or "" where they can run.
+  """The reason why the probes cannot run, in one line, or "" if they can; checked before training.
 
   Raises:
-    UserError: a field of the probes is impossible.
+    UserError: a field of `config.probe` is impossible.
   """
   try:
     found = splits(config)
@@ -41,7 +41,7 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
     return str(e)
   names = found[0].label_names
   if len(names) < 2:
-    return f"the data has {'labels of one class alone' if names else 'no labels'}"
+    return f"the data has {'labels of only one class' if names else 'no labels'}"
   if found[0].num_videos < mesh.size:
     return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
   if config.probe.linear and config.probe.batch_size < mesh.size:
@@ -53,15 +53,15 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
 
 
 def hold_out(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Parts a split's videos in two, whole recordings on one side, by seed.
+  """Splits the videos into two parts at random; each recording is in one part only.
 
   Args:
-    source: the split; its names tell of recordings, see `logistic.recordings`.
-    share: of the videos, at least, in the second part.
-    seed: of the choice.
+    source: the split; recordings are derived from its names, see `logistic.recordings`.
+    share: the smallest fraction of the videos in the second part.
+    seed: seed of the choice.
 
   Returns:
-    Numbers of the videos of both parts, ascending.
+    The indices of the videos of both parts, ascending.
 
   Raises:
     UserError: a part would be empty.
@@ -76,7 +76,7 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.nd
     held |= groups == group
   if held.all() or not held.any():
     raise UserError(
-      f"config.knn.held_out is {share}: of {source.num_videos} training videos of {len(order)} "
-      "recordings it leaves none on one side; choose a share nearer to 0.2, or give more videos."
+      f"config.knn.held_out is {share}: with {source.num_videos} training videos of {len(order)} "
+      "recordings one part would be empty; choose a value nearer to 0.2, or give more videos."
     )
   return np.flatnonzero(~held), np.flatnonzero(held)

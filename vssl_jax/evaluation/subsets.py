@@ -1,4 +1,4 @@
-"""Few labels: class-balanced subsets of a training split, kept as files that others can use."""
+"""Class-balanced subsets of a training split, for few labels; stored as files to share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _HEADER = "video\tclass\tname"
 
 
 def balanced(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-  """Picks as many videos of each class, at least one, a fraction of the labelled ones in all.
+  """Picks a fraction of the labelled videos, the same number of each class and at least one.
 
-  Of a class that has fewer, all. Of one seed, a smaller subset lies within every larger one.
+  A class with fewer videos gives all of them. With the same seed, a smaller subset lies within
+  every larger one.
 
   Args:
-    label: int `[V]`; negative ones are unknown and never picked.
+    label: int `[V]`; negative means unknown, and such videos are never picked.
     fraction: in (0, 1).
-    seed: of the choice.
+    seed: seed of the choice.
 
   Returns:
     int64 `[n]`, ascending positions in `label`.
 
   Raises:
-    UserError: no fraction.
-    TooFewVideos: fewer than two classes, or too few videos for a subset to be one.
+    UserError: `fraction` is not between 0 and 1.
+    TooFewVideos: there are fewer than two classes, or the subset would be the whole split.
   """
   percent = f"{100 * fraction:g} %"
   if not 0 < fraction < 1:
@@ -40,13 +41,14 @@ def balanced(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   classes, videos = np.unique(label[label >= 0], return_counts=True)
   if len(classes) < 2:
     raise TooFewVideos(
-      f"--fractions: {len(classes)} class(es) of labelled training videos: a subset needs two."
+      f"--fractions: the training videos have labels of {len(classes)} class(es); a subset needs "
+      "two."
     )
   each = max(1, math.floor(fraction * videos.sum() / len(classes) + 0.5))
   if each >= videos.max():
     raise TooFewVideos(
-      f"--fractions: {percent} is {each} video(s) a class, all that the training split has: too "
-      "few videos for a subset; give a smaller fraction, or leave out semi_supervised."
+      f"--fractions: {percent} is {each} video(s) per class, which is the whole training split: "
+      "too few videos for a subset; give a smaller fraction, or leave out semi_supervised."
     )
   picked = []
   for c in classes:
@@ -62,14 +64,14 @@ def write(
   names: Sequence[str],
   label_names: Sequence[str],
 ) -> None:
-  """Writes a subset as tab-separated text: number in the split, class, name; one video per line.
+  """Writes a subset as tab-separated text: index in the split, class, name; one video per line.
 
   Args:
-    path: the file; its folder is made.
-    videos: numbers of the videos in their split.
-    labels: their classes.
-    names: their names, "" where they have none.
-    label_names: of the classes.
+    path: the file; its folder is created if missing.
+    videos: indices of the videos in their split.
+    labels: their class indices.
+    names: their names, "" for a video without a name.
+    label_names: names of the classes.
   """
   rows = zip(videos, labels, names, strict=True)
   lines = [_HEADER, *(f"{int(v)}\t{label_names[y]}\t{name}" for v, y, name in rows)]
@@ -77,33 +79,34 @@ def write(
 
 
 def _tails(name: str) -> list[tuple[str, ...]]:
-  """The last two parts of a path, and the last."""
+  """The last two parts of a path, and its last part."""
   parts = pathlib.PurePosixPath(name).parts
   return [parts[-n:] for n in (2, 1) if len(parts) >= n]
 
 
 def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.ndarray:
-  """Reads what `write` wrote, or a plain list of names, for a split at hand.
+  """Reads a file from `write`, or a plain list of names, and finds its videos in the given split.
 
-  A video is found by its name where the split has names and the name is one video's alone, else by
-  its number. Names that are paths may begin in another way: of a name that the split lacks the
-  class folder and the file count, or the file alone, where just one video has them.
+  A video is found by its name if the split has names and only one video has this name, else by its
+  index. A name that is a path may start with other folders than in the split: if the split does not
+  have the full name, the class folder and file name are compared, then the file name alone. Such a
+  match counts only if it is unique.
 
   Args:
     path: the file.
-    names: of the split's videos by number, or () where there are none.
-    count: videos of the split.
+    names: names of the split's videos by index, or () if there are none.
+    count: number of videos in the split.
 
   Returns:
-    int64 `[n]`, ascending numbers of videos.
+    int64 `[n]`, ascending indices of videos.
 
   Raises:
-    UserError: no such file, a video that the split lacks, or no video at all.
+    UserError: the file cannot be read, names a video that is not in the split, or names no video.
   """
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f"{path}: a subset cannot be read there ({e}).") from None
+    raise UserError(f"{path}: this subset file cannot be read ({e}).") from None
   places: dict[str, list[int]] = {}
   for i, name in enumerate(names):
     places.setdefault(name, []).append(i)
@@ -126,7 +129,9 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
         raise UserError(f"{path}: line {n}: no video {name!r} in the training split.")
       found.append(int(number))
     else:
-      raise UserError(f"{path}: line {n}: no single video of the training split is {line!r}.")
+      raise UserError(
+        f"{path}: line {n}: {line!r} does not match exactly one video of the training split."
+      )
   if not found:
     raise UserError(f"{path}: names no video.")
   return np.unique(np.array(found, np.int64))

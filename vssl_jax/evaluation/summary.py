@@ -1,4 +1,4 @@
-"""What an evaluation found, of all pairs of splits together: `summary.json` and `table.md`."""
+"""Writes the results of an evaluation for all pairs of splits: `summary.json` and `table.md`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vssl_jax.evaluation.task import Result, Task
 
 @dataclasses.dataclass
 class Outcome:
-  """One pair of splits.
+  """The results on one pair of splits.
 
   Attributes:
     task: see `Task`.
-    facts: what holds for all of its protocols.
+    facts: facts that all of its protocols share.
     found: results by protocol.
-    skipped: why a protocol is impossible on this data, by its name.
+    skipped: for each protocol that cannot run on this data, the reason.
   """
 
   task: Task
@@ -31,13 +31,13 @@ class Outcome:
 
 
 def with_read(data: Result, read: dict[str, int]) -> Result:
-  """`data` with the number of videos that were read beside that of the split's videos."""
-  told = {k: data[k] | {"read": n} for k, n in read.items()}
-  return data | told
+  """`data`, where each split also has `read`, the number of videos that could be read."""
+  splits = {k: data[k] | {"read": n} for k, n in read.items()}
+  return data | splits
 
 
 def lost(result: Result) -> int:
-  """Videos that a result is without because they could not be read."""
+  """The number of videos that are missing from a result because they could not be read."""
   splits = [result["data"][k] for k in ("train", "eval")]
   untrimmed = result.get("counts", {}).get("unreadable", 0)
   return untrimmed + sum(d["videos"] - d.get("read", d["videos"]) for d in splits)
@@ -47,12 +47,12 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
   """Writes both files.
 
   Args:
-    outcomes: by the pair of splits' name, at least one.
-    checkpoint: facts of the checkpoint.
-    output: the folder.
+    outcomes: at least one outcome, keyed by the name of the pair of splits.
+    checkpoint: facts about the checkpoint.
+    output: the folder to write to.
 
   Returns:
-    What `summary.json` holds.
+    The content of `summary.json`.
   """
   headlines = {
     case: {name: r["headline"] for name, r in o.found.items() if r["headline"]}
@@ -87,7 +87,7 @@ def write(outcomes: dict[str, Outcome], checkpoint: Result, output: pathlib.Path
 
 
 def _notes(outcomes: dict[str, Outcome]) -> list[str]:
-  """What a reader of the figures must know."""
+  """Notes that a reader of the figures must know."""
   notes = []
   for case, o in outcomes.items():
     notes += [f"{case}: {note}" for note in o.facts["notes"]]
@@ -113,7 +113,7 @@ def _title(checkpoint: Result) -> str:
 
 
 def _training(before: Result) -> str:
-  """In words what `pretraining.describe` says."""
+  """The result of `pretraining.describe` as text."""
   if before["data"] is None:
     return "unknown"
   d = before["data"]

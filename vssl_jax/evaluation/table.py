@@ -1,4 +1,4 @@
-"""All protocols in one Markdown table: a row a figure, a column a split, their mean at the end."""
+"""One Markdown table of all protocols: a row per figure, a column per split, then the mean."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Headline = Mapping[str, Mapping[str, float]]
 
 
 def averages(headlines: Sequence[Headline]) -> dict[str, dict[str, dict[str, float]]]:
-  """Mean and standard deviation over splits of each figure that every split has.
+  """Mean and standard deviation over splits, for each figure that all splits have.
 
   Args:
-    headlines: a split each: protocol, figure, value.
+    headlines: one mapping per split: protocol -> figure -> value.
 
   Returns:
-    By protocol and figure `mean`, `splits` and, from two splits on, `std` (n − 1).
+    protocol -> figure -> `mean`, `splits` and, with two or more splits, `std` (n − 1).
   """
   out: dict[str, dict[str, dict[str, float]]] = {}
   for protocol, figures in headlines[0].items():
@@ -34,7 +34,7 @@ def averages(headlines: Sequence[Headline]) -> dict[str, dict[str, dict[str, flo
 
 
 def _order(figure: str) -> list[tuple[int, str]]:
-  """Numbers in a name by their value: R@5 before R@10, both before mAP."""
+  """A sort key that orders numbers in a name by value: R@5 before R@10, both before mAP."""
   parts = re.split(r"(\d+)", figure)
   return [(int(x), "") if x.isdigit() else (0, x) for x in parts]
 
@@ -46,14 +46,14 @@ def markdown(
   protocols: Mapping[str, str],
   notes: Sequence[str] = (),
 ) -> str:
-  """The table, with what holds for all of it above and each protocol in a line below.
+  """The table, with the shared facts above it and one line per protocol below it.
 
   Args:
-    title: heading.
-    facts: what was evaluated and how, by name.
-    headlines: by split's name: protocol, figure, fraction in [0, 1].
-    protocols: how each protocol was done, in words.
-    notes: what a reader of the figures must know, a line each, above them.
+    title: the heading.
+    facts: facts about the encoder and the evaluation, by name.
+    headlines: split name -> protocol -> figure -> fraction in [0, 1].
+    protocols: a description of each protocol.
+    notes: notes that a reader must know, one line each, above the table.
   """
   many = len(headlines) > 1
   lines = [f"# {title}", ""]

@@ -1,4 +1,4 @@
-"""One encoder on one pair of splits, and what every protocol says of it."""
+"""The input of every protocol (an encoder and a pair of splits), and the `Protocol` type."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Task:
   """One encoder on one pair of splits.
 
   Attributes:
-    config: the checkpoint's, with the options applied.
-    options: see `settings.Options`.
-    variables: of the encoder that `config.encoder` describes.
+    config: the checkpoint's config with the options applied.
+    options: see `options.Options`.
+    variables: variables of the encoder that `config.encoder` describes.
     train: the training split.
     test: the evaluation split.
-    folder: where results, pictures and training runs of this pair go; None for no pictures.
-    features_folder: where features of every view are kept; None keeps their means in memory alone.
+    folder: folder for results, pictures and training runs of this pair; None for no pictures.
+    features_folder: folder of the feature cache; with None, features are only kept in memory.
     mesh: all devices.
     progress: text of the progress bars; "" for none.
   """
@@ -54,7 +54,7 @@ class Task:
 
   @property
   def output(self) -> pathlib.Path:
-    """`folder`, of a task that has one."""
+    """`folder`, for a task that has one."""
     assert self.folder is not None
     return self.folder
 
@@ -65,7 +65,7 @@ class Task:
 
   @functools.cached_property
   def encoder_sha256(self) -> str:
-    """Of the encoder as it was loaded."""
+    """The hash of the encoder's variables as they were loaded."""
     return results.tree_hash(self.variables)
 
   @functools.cached_property
@@ -80,12 +80,12 @@ class Task:
 
   @property
   def read(self) -> dict[str, int]:
-    """Videos of each split that could be read."""
+    """The number of videos of each split that could be read."""
     return {"train": len(self.bank.label), "eval": len(self.queries.label)}
 
   @property
   def labelled(self) -> dict[str, int]:
-    """Those of them whose class is known."""
+    """The number of videos read from each split that have a label."""
     labels = {"train": self.bank.label, "eval": self.queries.label}
     return {split: int(np.sum(label >= 0)) for split, label in labels.items()}
 
@@ -120,13 +120,13 @@ class Task:
     )
 
   def facts(self) -> dict[str, Any]:
-    """What every result says: data, views, network, checkpoint's hash, feature layer, BN mode."""
-    said = views_lib.protocol(self.config, self.train, self.test)
+    """Facts in every result: data, views, network, encoder's hash, feature layer, BN mode."""
+    facts = views_lib.protocol(self.config, self.train, self.test)
     for split, source in (("train", self.train), ("eval", self.test)):
-      said["data"][split]["fingerprint"] = source.fingerprint
+      facts["data"][split]["fingerprint"] = source.fingerprint
     names = feature_cache.names_hash(self.train.label_names, self.test.label_names)
-    said["data"]["label_names_sha256"] = names
-    return said | {
+    facts["data"]["label_names_sha256"] = names
+    return facts | {
       "encoder_sha256": self.encoder_sha256,
       "encoder": json.loads(self.config.encoder.to_json()),
       "normalization": {"mean": self.config.augment.mean, "std": self.config.augment.std},
@@ -136,10 +136,13 @@ class Task:
 
 
 def check_labels(task: Task) -> None:
-  """Finds a labelled video in each split, of features where they are there, else of a few videos.
+  """Checks that each split has a labelled video.
+
+  The labels come from extracted features if there are any; otherwise single batches are read until
+  a label is found.
 
   Raises:
-    scarce.TooFewVideos: a split has none.
+    too_few_videos.TooFewVideos: a split has no labelled video.
   """
   e = task.config.data.eval
   for name, source, known in (
@@ -158,20 +161,20 @@ def check_labels(task: Task) -> None:
 
 
 def _any_data(task: Task) -> None:
-  """Nothing to check: what the protocol needs, every task has."""
+  """Checks nothing, for protocols that can run on any data."""
   del task
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """A protocol: `describe` gives its settings and trains nothing, `run` gives its scores.
+  """A protocol: `describe` returns its settings without training, `run` returns its scores.
 
   Attributes:
-    words: go under the table.
+    words: a description, printed below the table.
     describe: see `protocols`.
     run: see `protocols`.
-    frozen: the encoder stays as it is.
-    check: raises `scarce.TooFewVideos` where the data does not suffice; trains nothing.
+    frozen: whether the encoder stays unchanged.
+    check: raises `too_few_videos.TooFewVideos` if the data is not sufficient; trains nothing.
   """
 
   words: str
@@ -182,24 +185,27 @@ class Protocol:
 
 
 def headline(task: Task, top1: float, top5: float) -> dict[str, float]:
-  """The figures of the table; top-5 says nothing of few classes."""
+  """The figures of the table; top-5 is left out with 10 classes or fewer, where it says little."""
   return {"top-1": top1} | ({"top-5": top5} if len(task.label_names) > 10 else {})
 
 
 def _bound(config: ConfigDict) -> str:
-  """One hash over all fields that decide a training run."""
+  """One hash over all config fields that decide the numbers of a training run."""
   text = json.dumps(checkpoints.bound(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def training(config: ConfigDict) -> Result:
-  """What a result says of a training run; `UserError` where its optimizer is impossible."""
+  """Facts about a training run for a result; raises `UserError` if the optimizer is impossible."""
   optim.build(config.optim, jnp.asarray)
   return options_lib.describe_training(config) | {"settings_sha256": _bound(config)}
 
 
 def describe_classifier(found: Result) -> Result:
-  """A classifier's scores; `views` are numbers in every result."""
-  told = {("averaging" if k == "views" else k): v for k, v in found.items()}
-  told["read"] = {"eval": found["videos"]}
-  return told | {"feature_layer": "global average pooling, a classifier on each view"}
+  """A classifier's scores as a result; its text `views` becomes `averaging`.
+
+  In every result, `views` is a dict of numbers.
+  """
+  scores = {("averaging" if k == "views" else k): v for k, v in found.items()}
+  scores["read"] = {"eval": found["videos"]}
+  return scores | {"feature_layer": "global average pooling, a classifier on each view"}

@@ -1,4 +1,4 @@
-"""Protocols that train the whole network on from the checkpoint."""
+"""The protocols that fine-tune the whole network, starting from the checkpoint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
 
 
 def _devices(mesh: Mesh, videos: int) -> Mesh:
-  """All devices, or the first ones where there are fewer videos to learn from."""
+  """All devices; if there are fewer training videos than devices, only the first ones."""
   if videos >= mesh.size:
     return mesh
   return parallel.make_mesh(list(mesh.devices.flat)[:videos])
@@ -65,9 +65,9 @@ def _devices(mesh: Mesh, videos: int) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class _Subset:
-  group: str  # what is averaged: "1 %"
-  tag: str  # of files: "1pct_seed0"
-  videos: np.ndarray  # numbers in the training split
+  group: str  # scores are averaged over subsets of one group, e.g. "1 %"
+  tag: str  # part of file names, e.g. "1pct_seed0"
+  videos: np.ndarray  # indices in the training split
 
 
 def _chosen(task: Task) -> list[_Subset]:
@@ -108,7 +108,7 @@ def _run_semi(task: Task) -> Result:
     if missing := len(subset.videos) - len(own):
       print(f"  {subset.tag}: {missing} of its videos could not be read", flush=True)
     if not len(own) or label.min() < 0:
-      raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no known label.")
+      raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no label.")
     file = task.output / f"subset_{subset.tag}.tsv"
     names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
     numbers = bank.video[own].tolist()
@@ -133,7 +133,7 @@ def _run_semi(task: Task) -> Result:
 
 
 SEMI_SUPERVISED = Protocol(
-  "the whole network fine-tuned on few labels, class-balanced",
+  "the whole network fine-tuned on a small class-balanced subset of the labels",
   _describe_semi,
   _run_semi,
   False,

@@ -1,4 +1,4 @@
-"""Snippet features of untrimmed videos, for `configs/dcc.py` to learn localization from."""
+"""Extracts snippet features of untrimmed videos; `configs/dcc.py` learns localization on them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vssl_jax.evaluation.task import Protocol, Result, Task
 if TYPE_CHECKING:
   from data_pipelines.videos.snippets import SnippetSettings
 
-FOLDER = "localization_features"  # of the evaluation's output
+FOLDER = "localization_features"  # a subfolder of the evaluation's output
 
 
 def _settings(task: Task) -> SnippetSettings:
-  """Sixteen frames at 25 a second, as `extract_features` has them, at the size of the views."""
+  """16 frames at 25 frames per second, as in `extract_features`, at the size of the eval views."""
   from data_pipelines.videos.snippets import SnippetSettings
 
   e = task.config.data.eval
@@ -46,5 +46,5 @@ def _run(task: Task) -> Result:
 
 
 LOCALIZATION_FEATURES = Protocol(
-  "snippet features of untrimmed videos, a file each, for configs/dcc.py", _describe, _run
+  "snippet features of untrimmed videos, one file per video, for configs/dcc.py", _describe, _run
 )

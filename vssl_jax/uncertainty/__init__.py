@@ -1,1 +1,1 @@
-"""What the uncertainty of Gaussian embeddings is worth: numbers, pictures, the command."""
+"""Analyses the uncertainty of Gaussian embeddings: numbers, pictures and the command."""

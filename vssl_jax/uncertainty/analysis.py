@@ -1,8 +1,9 @@
-"""What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
+"""Analyses ProViCo's uncertainty as in the paper, for one run or several runs side by side.
 
-Uncertainty is pushed without regard to any video, which a correlation over training cannot tell
-from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Runs of `demo`,
-`demo,soft` (without the one) and `demo,no_kl` (without the other) side by side tell it.
+Two terms of the loss push the uncertainty of all videos, whatever they show: ½ log s pushes it
+down, the divergence from N(0, I) pushes it up. A correlation over training cannot separate this
+from learning. So compare the runs `demo`, `demo,soft` (without ½ log s) and `demo,no_kl` (without
+the divergence) side by side.
 """
 
 from __future__ import annotations

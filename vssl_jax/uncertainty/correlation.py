@@ -1,8 +1,8 @@
-"""Does uncertainty tell which videos a representation gets right? ProViCo's analysis in numbers.
+"""Measures whether uncertainty predicts retrieval: the numbers of ProViCo's analysis.
 
-Park et al., CVPR 2022, show that while training goes on the uncertainty of videos falls and their
-retrieval rises, that certain videos are retrieved better, and that corrupted ones are less certain.
-Correlations are Spearman's: how the two are scaled does not count.
+Park et al., CVPR 2022, show three effects: during training, uncertainty falls while retrieval
+improves; videos with low uncertainty are retrieved better; corrupted videos have higher
+uncertainty. Correlations are Spearman's, so the scales of the two quantities do not matter.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from vssl_jax.errors import UserError
 from vssl_jax.probes import gaussian
 
-LEVEL = 0.05  # p of a correlation that is called one
-_PARTS = ("predicted", "spread")  # of an uncertainty
+LEVEL = 0.05  # a correlation counts as significant below this p
+_PARTS = ("predicted", "spread")  # the two parts of an uncertainty
 
 
 def scores(bank: gaussian.Videos, queries: gaussian.Videos) -> dict[str, float]:
-  """How uncertain the queries are and how many find their class, all labelled.
+  """The mean uncertainty of the queries and their R@1; all videos have labels.
 
   Returns:
     `uncertainty`, the mean Σ_d σ_d² of the queries, and its parts `predicted` and `spread` (see
@@ -32,18 +32,18 @@ def scores(bank: gaussian.Videos, queries: gaussian.Videos) -> dict[str, float]:
 
 
 def spearman(x: Sequence[float], y: Sequence[float], *, independent: bool = True) -> dict[str, Any]:
-  """Rank correlation of two series, ties sharing their mean rank.
+  """Spearman's rank correlation of two series; ties get their mean rank.
 
   Args:
-    x: the one.
-    y: the other, as long.
-    independent: whether the points are: checkpoints of one run and corruptions of the same videos
-      are not, and what chance would give says nothing of them.
+    x: the first series.
+    y: the second series, of the same length.
+    independent: whether the points are independent. Checkpoints of one run are not, nor are
+      corruptions of the same videos; a p-value means nothing for them.
 
   Returns:
-    `rho` in [−1, 1], None where a series is constant or has fewer than 3 points; `p`, two-sided, of
-    none (Student's t), None of fewer than 10 points too, and of dependent ones; `n`, the number of
-    points.
+    `rho` in [−1, 1], None if a series is constant or has fewer than 3 points; `p`, two-sided, for
+    the hypothesis of no correlation (Student's t), None also with fewer than 10 points or dependent
+    points; `n`, the number of points.
   """
   from scipy import stats
 
@@ -51,27 +51,27 @@ def spearman(x: Sequence[float], y: Sequence[float], *, independent: bool = True
   if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
     return {"rho": None, "p": None, "n": len(x)}
   found = stats.spearmanr(a, b)
-  told = independent and len(x) >= 10
-  p = float(found.pvalue) if told else None
+  has_p = independent and len(x) >= 10
+  p = float(found.pvalue) if has_p else None
   return {"rho": float(found.statistic), "p": p, "n": len(x)}
 
 
 def by_quantile(
   uncertainty: np.ndarray, hit: np.ndarray, groups: int = 5
 ) -> list[dict[str, float]]:
-  """R@1 of videos sorted by uncertainty into groups of equal size, the most certain first.
+  """R@1 of groups of videos of equal size, sorted by uncertainty, lowest uncertainty first.
 
   Args:
     uncertainty: float `[Q]`.
-    hit: bool `[Q]`, found at 1.
-    groups: how many, from 2 to Q.
+    hit: bool `[Q]`, whether the first neighbour has the query's class.
+    groups: number of groups, from 2 to Q.
 
   Returns:
-    A row a group: `videos`; `uncertainty`, its mean, and `from` and `to`, its range; `R@1` and its
-    standard error `error`, √(r (1 − r) / videos).
+    One row per group: `videos`; `uncertainty`, the mean, and `from` and `to`, the range; `R@1` and
+    its standard error `error`, √(r (1 − r) / videos).
 
   Raises:
-    UserError: there are not as many videos.
+    UserError: there are fewer videos than groups.
   """
   check_groups(len(hit), groups)
   rows = []
@@ -91,7 +91,7 @@ def by_quantile(
 
 
 def check_groups(videos: int, groups: int) -> None:
-  """Raises `UserError` where so many videos don't make so many groups."""
+  """Raises `UserError` unless `groups` is between 2 and `videos`."""
   if not 2 <= groups <= videos:
     raise UserError(f"quantiles: {groups} groups of {videos} videos; give 2 to {videos}")
 
@@ -105,10 +105,11 @@ def correlations(analysis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       and no name.
 
   Returns:
-    `videos`: of uncertainty and hit over single videos. `training`: of the means over checkpoints,
-    as far as there are any, and `corruption` over all corruptions and strengths. For each
-    corruption alone `strength, NAME`: of strength and uncertainty. Each also of the uncertainty's
-    two parts, as `…, predicted`, which the head has learnt, and `…, spread`, which is of the means.
+    `videos`: correlation of uncertainty and hit over single videos. `training` and `corruption`:
+    correlation of mean uncertainty and R@1, over checkpoints, or over all corruptions and
+    strengths, if there are any. `strength, NAME`: correlation of strength and uncertainty for one
+    corruption. Each is also given for the two parts of the uncertainty: `…, predicted` by the head,
+    and `…, spread` of the views' means.
   """
   v = analysis["videos"]
   out = {}
@@ -127,13 +128,13 @@ def correlations(analysis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-  """One correlation in words: "appears" where it is negative at p < 0.05, if p means anything."""
+  """One correlation as text; it "appears" if it is negative with p < 0.05."""
   rho, p, n = found["rho"], found["p"], found["n"]
   if rho is None:
-    return f"cannot be told from {n} points"
+    return f"cannot be computed from {n} points"
   if p is None:
     return f"Spearman {rho:+.2f} ({n} points that are not independent, or few: no p)"
-  said = f"Spearman {rho:+.2f}, p {p:.2g}, {n} points"
+  value = f"Spearman {rho:+.2f}, p {p:.2g}, {n} points"
   if p >= LEVEL:
-    return f"no correlation ({said})"
-  return f"negative correlation appears ({said})" if rho < 0 else f"POSITIVE correlation ({said})"
+    return f"no correlation ({value})"
+  return f"negative correlation appears ({value})" if rho < 0 else f"POSITIVE correlation ({value})"

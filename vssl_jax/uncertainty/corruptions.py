@@ -1,8 +1,8 @@
-"""Videos made worse by a known amount: what is a representation, or its uncertainty, worth then?
+"""Corrupts videos by a known strength, to test a representation and its uncertainty on them.
 
-Each corruption is a pure function of uint8 clips, a strength in [0, 1] and random numbers, and
-strength 0 changes nothing. The same numbers at two strengths give the same corruption more or
-less strongly: noise of one pattern, a square that grows where it is, further frames that are lost.
+Each corruption is a pure function of uint8 clips, a strength in [0, 1] and random numbers.
+Strength 0 changes nothing. With the same random numbers, a higher strength gives the same
+corruption but stronger: the same noise pattern, a larger rectangle, more lost frames.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def blur(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
   Args:
     clips: uint8 `[..., T, H, W, C]`.
     strength: in [0, 1].
-    rng: nothing is drawn.
+    rng: not used.
 
   Returns:
-    uint8 of the same shape. Beyond the border its pixels go on, so that borders don't darken.
+    uint8 of the same shape. Border pixels are repeated outwards, so that borders do not darken.
   """
   from scipy import ndimage
 
@@ -42,30 +42,30 @@ def blur(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
 
 
 def noise(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-  """Gaussian noise with standard deviation `strength` · 255, of each value for itself.
+  """Gaussian noise with standard deviation `strength` · 255, independent for each value.
 
-  Drawn anew for every frame, as a camera's sensor does: it is the one that isn't consistent in
-  time.
+  Every frame has its own noise, as from a camera's sensor: this is the only corruption that is not
+  consistent in time.
 
   Args:
     clips: uint8 `[..., T, H, W, C]`.
     strength: in [0, 1].
-    rng: of the noise.
+    rng: draws the noise.
   """
   draw = rng.standard_normal(clips.shape, np.float32)
   return _rounded(clips + 255 * strength * draw) if strength else clips
 
 
 def occlude(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-  """A grey rectangle of the frame's shape over the share `strength` of its area.
+  """A grey rectangle with the frame's aspect ratio that covers a fraction `strength` of its area.
 
-  It stays at one place in all frames and clips given together, drawn evenly among those where it
-  lies inside the frame.
+  All frames and clips of one call have it at the same place, drawn uniformly among the places where
+  it lies inside the frame.
 
   Args:
     clips: uint8 `[..., T, H, W, C]`.
     strength: in [0, 1].
-    rng: of the place.
+    rng: draws the place.
   """
   height, width = clips.shape[-3:-1]
   place = rng.random(2)
@@ -77,45 +77,45 @@ def occlude(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.
 
 
 def drop_frames(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-  """Frames lost on the way: the share `strength` of all but the first repeat the one before.
+  """Dropped frames: a fraction `strength` of all frames but the first repeat the frame before.
 
-  Each clip loses others. At strength 1 its first frame stands still.
+  Each clip drops different frames. At strength 1, all frames equal the first.
 
   Args:
     clips: uint8 `[..., T, H, W, C]`.
     strength: in [0, 1].
-    rng: of which frames.
+    rng: draws which frames are dropped.
   """
   frames = clips.shape[-4]
   flat = clips.reshape(-1, frames, *clips.shape[-3:])
   lost = round(strength * (frames - 1))
-  order = np.argsort(rng.random((len(flat), frames - 1)), axis=1)  # those lost come first
+  order = np.argsort(rng.random((len(flat), frames - 1)), axis=1)  # dropped frames come first
   kept = np.tile(np.arange(frames), (len(flat), 1))
   np.put_along_axis(kept, 1 + order[:, :lost], 0, axis=1)
   source = np.maximum.accumulate(kept, axis=1)
   return np.take_along_axis(flat, source[:, :, None, None, None], axis=1).reshape(clips.shape)
 
 
-# Strengths that go from barely seen to hardly anything left.
+# The strengths range from barely visible to almost nothing left of the video.
 CORRUPTIONS: Mapping[str, tuple[Corruption, tuple[float, ...]]] = {
   "blur": (blur, (0.02, 0.04, 0.08, 0.16)),
   "noise": (noise, (0.05, 0.1, 0.2, 0.4)),
   "occlusion": (occlude, (0.1, 0.2, 0.4, 0.6)),
-  "dropped frames": (drop_frames, (1 / 3, 2 / 3, 1.0)),  # each another number of four frames
+  "dropped frames": (drop_frames, (1 / 3, 2 / 3, 1.0)),  # 1, 2 and 3 of a clip's four frames
 }
 
 
 class Corrupted(Wrapped):
-  """A source whose evaluation views are corrupted, each video by its own draws.
+  """A source whose evaluation views are corrupted, with own random numbers for each video.
 
   Args:
     source: see `data_pipelines.source`.
-    name: of `CORRUPTIONS`.
+    name: a key of `CORRUPTIONS`.
     strength: in [0, 1].
-    seed: with the video's number it decides the draws; neither batches nor strength do.
+    seed: the seed and the video's index determine the random numbers; batches and strength do not.
 
   Raises:
-    UserError: no such corruption, or a strength out of range.
+    UserError: there is no such corruption, or the strength is out of range.
   """
 
   def __init__(self, source: Source, name: str, strength: float, seed: int = 0):
@@ -127,7 +127,7 @@ class Corrupted(Wrapped):
     self._function, self._strength, self._seed = CORRUPTIONS[name][0], strength, seed
 
   def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
-    """As the source's own, but for the clips."""
+    """The batches of the wrapped source, with corrupted clips."""
     for batch in self._source.eval_batches(*args, **kwargs):
       clips = [
         self._function(x, self._strength, np.random.default_rng([_SALT, self._seed, int(v)]))

@@ -1,4 +1,4 @@
-"""Pictures of the uncertainty analysis: over training, by quantile, by corruption, mined pairs."""
+"""Draws the pictures of the uncertainty analysis: training, quantiles, corruptions, mined pairs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _UNCERTAINTY = "uncertainty  Σ σ² of a video"
 
 
 def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]) -> None:
-  """Uncertainty and R@1 of the evaluation videos over training, one panel a run.
+  """Draws uncertainty and R@1 of the evaluation videos over training, one panel per run.
 
   Args:
-    path: the PNG.
-    runs: by name: `training`, rows of `epoch`, `uncertainty`, `predicted` and `R@1`; optionally
+    path: path of the PNG.
+    runs: by run name: `training`, rows of `epoch`, `uncertainty`, `predicted` and `R@1`; optionally
       `logged`, `[n, 2]`, epoch and uncertainty of the training batches.
   """
   figure = figure_lib.new(0.8 + 4.6 * len(runs), 4.0)
@@ -38,7 +38,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
     both = [r["uncertainty"] for r in rows]
     head = [r["predicted"] for r in rows]
     lines += axis.plot(epochs, both, "o-", color=_BLUE, label="evaluation videos: Σ σ²")
-    lines += axis.plot(epochs, head, "o:", color=_BLUE, mfc="white", label="of it, the head's part")
+    lines += axis.plot(epochs, head, "o:", color=_BLUE, mfc="white", label="the head's part of it")
     rate = [100 * r["R@1"] for r in rows]
     lines += twin.plot(epochs, rate, "s-", color=_ORANGE, label="evaluation videos: R@1")
     axis.set(title=name, xlabel="epoch", xlim=(0, None))
@@ -49,7 +49,7 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
       axis.set_ylabel(_UNCERTAINTY, color=_BLUE)
     if i == len(runs) - 1:
       twin.set_ylabel("R@1, %", color=_ORANGE)
-  axes[0].set_ylim(0, None)  # of all, once all is drawn
+  axes[0].set_ylim(0, None)  # the axis is shared, so set its range after all panels are drawn
   columns = 2 if len(runs) == 1 else 4
   figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
   figure_lib.save(figure, path)
@@ -58,11 +58,11 @@ def training(path: str | os.PathLike[str], runs: Mapping[str, Mapping[str, Any]]
 def quantiles(
   path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> None:
-  """R@1 of groups of videos from the most certain to the least, with standard errors.
+  """Draws R@1 of groups of videos, from lowest to highest uncertainty, with standard errors.
 
   Args:
-    path: the PNG.
-    runs: by name: rows of `uncertainty.by_quantile`.
+    path: path of the PNG.
+    runs: by run name: rows of `correlation.by_quantile`.
   """
   figure = figure_lib.new(5.6, 3.9)
   axis = figure.subplots()
@@ -86,12 +86,12 @@ def quantiles(
 def corruption(
   path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> None:
-  """Uncertainty above, R@1 below, against the strength of each corruption.
+  """Draws uncertainty (top) and R@1 (bottom) over the strength of each corruption.
 
   Args:
-    path: the PNG.
-    runs: by name: rows of `name` ("" for the clean videos), `strength`, `uncertainty`, `predicted`
-      (dotted) and `R@1`.
+    path: path of the PNG.
+    runs: by run name: rows of `name` ("" for the clean videos), `strength`, `uncertainty`,
+      `predicted` (dotted) and `R@1`.
   """
   kinds = list(dict.fromkeys(r["name"] for rows in runs.values() for r in rows if r["name"]))
   figure = figure_lib.new(2.7 * len(kinds) + 0.6, 5.4)
@@ -119,25 +119,25 @@ def corruption(
 
 
 _STRENGTH = {
-  "blur": "deviation, share of height",
-  "noise": "deviation, share of white",
-  "occlusion": "share of area",
-  "dropped frames": "share of frames",
+  "blur": "std, fraction of height",
+  "noise": "std, fraction of white",
+  "occlusion": "fraction of area",
+  "dropped frames": "fraction of frames",
 }
 
 
 def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
-  """Anchors with their mined positives and hardest negatives as thumbnails.
+  """Draws anchors with their mined positives and hardest negatives as thumbnails.
 
-  A thumbnail's border is green where its label is the anchor's, red where it is another, grey where
-  either is unknown.
+  The border of a thumbnail is green if its label equals the anchor's, red if it differs, and grey
+  if either is unknown.
 
   Args:
-    path: the PNG.
-    rows: an anchor each: `anchor`, a thumbnail; `positives` and `negatives`, lists of them, the
-      nearest first. A thumbnail: `frame` uint8 `[H, W, 3]`, `video` (number), `uncertainty`,
-      `label` (its name, "" unknown) and, but for anchors, `distance`.
-    title: above the picture.
+    path: path of the PNG.
+    rows: one row per anchor: `anchor`, a thumbnail; `positives` and `negatives`, lists of
+      thumbnails, nearest first. A thumbnail has `frame` uint8 `[H, W, 3]`, `video` (index),
+      `uncertainty`, `label` (class name, "" if unknown) and, except for anchors, `distance`.
+    title: title above the picture.
   """
   near = max(1, *(len(r["positives"]) for r in rows))
   far = max(1, *(len(r["negatives"]) for r in rows))
@@ -150,7 +150,7 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
   grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
   for axis in grid.ravel():
     axis.axis("off")
-    axis.set_box_aspect(height / width)  # titles then stand at one height, picture or not
+    axis.set_box_aspect(height / width)  # titles then have the same height, with or without picture
   for axes in grid:
     for column in (1, 2 + near):
       axes[column].set_box_aspect(None)

@@ -1,4 +1,4 @@
-"""Which pairs of some videos ProViCo's mining takes for positives, and which it just does not."""
+"""Shows which pairs of videos ProViCo mines as positives, and which are the hardest negatives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from vssl_jax.probes.gaussian import Videos
 
 
 class Pair(NamedTuple):
-  """One anchor's neighbour.
+  """A neighbour of an anchor.
 
   Attributes:
-    video: its place among the videos.
-    distance: as the loss mines it: over samples where it does, which adds λ D on average.
-    positive: whether it was mined.
+    video: its position among the videos.
+    distance: the distance that mining uses. If the loss takes distances of samples, this one does
+      too, which adds λ D on average.
+    positive: whether it was mined as a positive.
   """
 
   video: int
@@ -29,12 +30,12 @@ class Pair(NamedTuple):
 
 
 def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Distances and positives of all pairs of some videos, as of one batch of them.
+  """Distances and positives of all pairs of the videos, mined as if they were one batch.
 
   Args:
-    videos: N of them; all N² distances are kept.
-    settings: the run's.
-    seed: of the samples, where distances are between samples.
+    videos: N videos; all N² distances are in memory.
+    settings: the loss settings of the run.
+    seed: seed of the samples, if distances are between samples.
 
   Returns:
     Distances float32 `[N, N]`, and bool `[N, N]`, False on the diagonal.
@@ -61,16 +62,16 @@ def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndar
 def neighbours(
   apart: np.ndarray, positive: np.ndarray, anchor: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
-  """The nearest positives of a video and its hardest, that is nearest, negatives.
+  """The nearest positives of a video and its hardest (nearest) negatives.
 
   Args:
     apart: distances `[N, N]`.
     positive: bool `[N, N]`.
-    anchor: the video's place.
-    count: most of each.
+    anchor: position of the video.
+    count: at most this many positives, and as many negatives.
 
   Returns:
-    Both nearest first; fewer where there are no more.
+    Positives and negatives, each with the nearest first; fewer if there are not enough.
 
   Raises:
     UserError: there is no such video.
@@ -84,7 +85,7 @@ def neighbours(
 
 
 def evenly_spaced(uncertainty: np.ndarray, count: int) -> list[int]:
-  """Places of `count` videos from the most certain to the least, evenly by rank."""
+  """Positions of `count` videos, evenly spaced by rank from lowest to highest uncertainty."""
   order = np.argsort(uncertainty, kind="stable")
   ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
   return [int(order[r]) for r in ranks]

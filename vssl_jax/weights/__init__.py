@@ -1,1 +1,1 @@
-"""Weights of other frameworks into ours, and ours into theirs; see `vssl_jax.weights.convert`."""
+"""Converts weights from and to other frameworks; see `vssl_jax.weights.convert`."""

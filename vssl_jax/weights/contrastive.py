@@ -1,8 +1,8 @@
-"""PySlowFast's contrastive models beside their encoder: heads, momentum encoder, queue, prototypes.
+"""Converts PySlowFast's contrastive models: heads, momentum encoder, queue, prototypes.
 
-Two things differ in form and not in what is computed. A hidden layer before batch norm has no bias
-there: ours is zero, or moves into the running mean. SwAV's queue has its newest row first: ours is
-a ring, read with its oldest row first.
+Two things are stored differently but compute the same. In PySlowFast a hidden layer before batch
+norm has no bias: when reading, our bias is zero; when writing, it is subtracted from the running
+mean. PySlowFast's SwAV queue has its newest row first; ours is a ring, read from the oldest row.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ BESIDE_ENCODER = (
 # BYOL registers a queue that it never reads, and its momentum network a predictor.
 UNUSED = {"byol": ("queue_x", "ptr", "backbone_hist.head.predictors.*")}
 PROJECTION, PREDICTOR = "head.projection", "head.predictors.0"
-Network = Callable[[str], Variables]  # the encoder under a prefix
+Network = Callable[[str], Variables]  # reads the encoder whose names start with a prefix
 
 
 def mlp_names(prefix: str, layers: int, bn: bool) -> dict[str, str]:
-  """Modules of a `ProjectionHead` with so many hidden layers, and those of PySlowFast's MLPHead."""
+  """Our names in a `ProjectionHead` with `layers` hidden layers -> names in their MLPHead."""
   if not layers:
     return {"out": prefix}
   step = 3 if bn else 2  # linear, batch norm if any, ReLU
@@ -53,7 +53,7 @@ def mlp_names(prefix: str, layers: int, bn: bool) -> dict[str, str]:
 def config(
   tensors: Tensors, cfg: Mapping[str, Any], name: str, encoder: dict[str, Any], where: str
 ) -> ConfigDict:
-  """The config of our method, its heads as wide as theirs.
+  """The config of our method for a PySlowFast model, with heads of the same widths.
 
   Raises:
     UserError: we have no such method.
@@ -62,8 +62,8 @@ def config(
   kind = theirs.get("TYPE") or _kind(tensors)
   if kind not in METHODS:
     raise UserError(
-      f"{where}: a contrastive model of type {kind!r}; there are {', '.join(METHODS)}. Give "
-      "--encoder_only to convert its backbone alone."
+      f"{where}: a contrastive model of type {kind!r}; only {', '.join(METHODS)} can be converted. "
+      "Give --encoder_only to convert only its backbone."
     )
   method = METHODS[kind]
   c = converted.config(method, name, encoder)
@@ -102,12 +102,14 @@ def _kind(tensors: Tensors) -> str:
 
 
 def _mlp(tensors: Tensors, prefix: str, where: str) -> tuple[tuple[int, ...], int, bool]:
-  """Hidden widths, output width and whether there is batch norm."""
+  """Returns the hidden widths, the output width, and whether there is batch norm."""
   pattern = re.compile(re.escape(prefix) + r"\.(?:projection\.(\d+)\.)?weight")
   found = sorted((int(m[1] or 0), k) for k in tensors if (m := pattern.fullmatch(k)))
   dense = [tensors[k].shape[0] for _, k in found if tensors[k].ndim == 2]
   if not dense:
-    raise UserError(f"{where}: no {prefix}.*: give --encoder_only to convert its backbone alone.")
+    raise UserError(
+      f"{where}: has no {prefix}.*: give --encoder_only to convert only its backbone."
+    )
   return tuple(dense[:-1]), dense[-1], len(dense) < len(found)
 
 
@@ -128,13 +130,13 @@ def _optimizer(c: ConfigDict, solver: Mapping[str, Any], kind: str) -> None:
 
 
 def read(c: ConfigDict, ledger: Ledger, encoder: Variables, network: Network) -> tuple[Any, Any]:
-  """(params, state) of `config.method`.
+  """Reads (params, state) of `config.method`.
 
   Args:
-    c: what `config` gave.
-    ledger: the file.
-    encoder: the online encoder, read already.
-    network: reads the encoder under a prefix.
+    c: the result of `config`.
+    ledger: the arrays of the file.
+    encoder: the online encoder, already read.
+    network: reads the encoder whose names start with a prefix.
   """
   kind = next(k for k, v in METHODS.items() if v == c.method)
   ledger.leave((*UNUSED.get(kind, ()), "iter"))
@@ -175,7 +177,7 @@ def _split(parts: Mapping[str, Variables]) -> tuple[dict[str, Any], dict[str, An
 def _queue(ledger: Ledger, like: Queue) -> Queue:
   items = ledger.array("queue_x", like.items.shape)
   pointer = ledger.array("ptr", (1,), integer=True)[0]
-  # Rows that were never written are noise: keys have unit length.
+  # Keys have unit length; rows with another length are initial noise and were never written.
   filled = np.sum(np.abs(np.linalg.norm(items, axis=1) - 1) < 1e-3)
   return Queue(jnp.asarray(items), jnp.int32(pointer), jnp.int32(filled))
 
@@ -192,12 +194,12 @@ def _swav_queues(ledger: Ledger, like: Queue | None) -> Queue | None:
 def to_theirs(
   c: ConfigDict, whole: tuple[Any, Any], network: Callable[[Variables, str], Tensors]
 ) -> Tensors:
-  """(params, state) of one of our ρ-methods as the tensors of a ContrastiveModel.
+  """Converts (params, state) of one of our ρ-methods to the tensors of a ContrastiveModel.
 
   Args:
     c: the run's config.
-    whole: what `read` gives.
-    network: writes an encoder under a prefix.
+    whole: (params, state), as `read` returns them.
+    network: writes an encoder with names that start with a prefix.
   """
   if c.head.get("out_bn", False):
     raise UserError("config.head.out_bn is True: PySlowFast's projections have no such batch norm.")
@@ -218,13 +220,13 @@ def to_theirs(
   tensors = parts(params, state.stats, "backbone.")
   target = getattr(state, "target", None)
   if target is not None:
-    # Their momentum network has a predictor as well, which nothing reads.
+    # PySlowFast's momentum network also has a predictor, which nothing reads.
     beside = {k: v for k, v in params.items() if k == "predictor"}
     beside_stats = {k: v for k, v in state.stats.items() if k == "predictor"}
     tensors |= parts(
       {**target.params, **beside}, {**target.stats, **beside_stats}, "backbone_hist."
     )
-    # At 0 their first step would copy the online network over the momentum network.
+    # With 0, PySlowFast's first step would overwrite the momentum network by the online network.
     tensors["iter"] = np.ones(1, np.int64)
   if c.method == "rho_moco":
     tensors["queue_x"] = np.asarray(state.queue.items, np.float32)
@@ -263,10 +265,10 @@ def _newest_first(queue: Queue) -> np.ndarray:
 
 
 def cfg(c: ConfigDict) -> dict[str, Any]:
-  """What PySlowFast's config says of the method and its heads.
+  """The fields of PySlowFast's config for the method and its heads.
 
   Raises:
-    UserError: heads whose hidden layers differ in width, which PySlowFast has not.
+    UserError: the hidden layers of the heads differ in width, which PySlowFast does not support.
   """
   kind = next(k for k, v in METHODS.items() if v == c.method)
   own = c[c.method]
@@ -274,8 +276,8 @@ def cfg(c: ConfigDict) -> dict[str, Any]:
   widths = {*c.head.hidden, *predictor}
   if len(widths) > 1:
     raise UserError(
-      f"config.head.hidden = {tuple(c.head.hidden)} and predictor {predictor}: PySlowFast's heads "
-      "have hidden layers of one width."
+      f"config.head.hidden = {tuple(c.head.hidden)} and predictor {predictor}: in PySlowFast all "
+      "hidden layers of the heads have one width."
     )
   out = {
     "TYPE": kind,

@@ -1,4 +1,4 @@
-"""What a converter gives: a config, the variables of its networks, and what was left out."""
+"""The result of a converter: a config, the variables of its networks, and what was left out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vssl_jax.weights.table import Variables
 
 @dataclasses.dataclass
 class Converted:
-  """Weights of another framework in this one.
+  """Weights of another framework, converted to ours.
 
   Attributes:
-    config: of the encoder, its preprocessing and, for a whole method, the method.
-    variables: of the encoder, `params` and `batch_stats`, NumPy.
-    whole: (params, state) of `config.method`, where the file holds all of it; else None.
-    left_out: names of the arrays that have no place here.
-    facts: what else is known of the file, for the card.
+    config: config of the encoder, its preprocessing and, for a whole method, the method.
+    variables: variables of the encoder, `params` and `batch_stats`, as NumPy arrays.
+    whole: (params, state) of `config.method` if the file holds the whole method, else None.
+    left_out: names of the arrays that were not converted.
+    facts: other facts about the file, for the card.
   """
 
   config: ConfigDict
@@ -33,7 +33,7 @@ class Converted:
 
 
 def config(method: str, name: str, encoder: dict[str, Any]) -> ConfigDict:
-  """A config with the given encoder, computed in float32, and no augmentation that is known of."""
+  """A config with the given encoder, in float32, and no augmentation, since it is not known."""
   c = methods.base_config(method)
   c.name = name
   c.encoder.update({"dtype": "float32", **encoder})
@@ -51,7 +51,7 @@ def views(
   eval_size: int = 0,
   probe_frames: int = 0,
 ) -> None:
-  """Sets the clips that the network was trained with, is probed with and evaluated with."""
+  """Sets the clip sizes for training, probing and evaluation."""
   c.data.frames, c.data.stride, c.data.size = frames, stride, size
   c.probe.frames, c.probe.stride, c.probe.size = probe_frames or frames, stride, size
   e = c.data.eval
@@ -59,7 +59,7 @@ def views(
 
 
 def shapes(c: ConfigDict) -> Variables:
-  """Shapes of the variables of the encoder that `config.encoder` describes."""
+  """The shapes of the variables of the encoder that `config.encoder` describes."""
   encoder = models.build_encoder(c.encoder)
   frames = 2 * (c.encoder.alpha if c.encoder.name == "slowfast" else 1)
   clip = jax.ShapeDtypeStruct((1, frames, 32, 32, 3), jnp.float32)

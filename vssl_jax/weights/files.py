@@ -1,4 +1,4 @@
-"""Files of weights as NumPy arrays by name: PyTorch's and safetensors."""
+"""Reads and writes weight files (PyTorch and safetensors) as NumPy arrays by name."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from vssl_jax import files
 from vssl_jax.errors import UserError, brief
 from vssl_jax.weights.table import Tensors
 
-# Where PyTorch programs put the tensors among what else they save.
+# Keys under which PyTorch programs save the state dict.
 STATES = ("model_state", "state_dict", "model")
 
 
 def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
-  """The tensors of a PyTorch file (`.pyth`, `.pth`, `.pt`) or of a `.safetensors` file.
+  """Reads the tensors of a PyTorch file (`.pyth`, `.pth`, `.pt`) or of a `.safetensors` file.
 
-  A PyTorch file is a pickle, which may run any program: it is opened with `weights_only=True`
-  alone, which lets nothing but tensors and plain values through.
+  A PyTorch file is a pickle, which can run any program. So it is only opened with
+  `weights_only=True`, which accepts nothing but tensors and plain values.
 
   Args:
-    path: of the file: a state dict, or a dict with one under `model_state`, `state_dict` or
+    path: the file; it holds a state dict, or a dict with one under `model_state`, `state_dict` or
       `model`.
 
   Returns:
-    Arrays by name, without a common `module.` in front (half precision becomes float32), and what
-    else the file holds (PySlowFast: `epoch` and `cfg`, text).
+    Arrays by name, without a common prefix `module.` (half precision becomes float32), and the
+    other values in the file (PySlowFast: `epoch` and the text `cfg`).
 
   Raises:
-    UserError: no such file, not such a file, or PyTorch is needed and not installed.
+    UserError: the file is missing or has another format, or PyTorch is needed but not installed.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -47,12 +47,12 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
       whole = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
       raise UserError(
-        f"{path}: is no file of PyTorch, or holds other objects than tensors and plain values, "
-        "which may run any program and are not loaded; save its state dict anew."
+        f"{path}: is not a PyTorch file, or holds other objects than tensors and plain values, "
+        "which could run any program and are not loaded; save only its state dict."
       ) from None
     except Exception as e:
-      told = re.sub(r"\x1b\[[0-9;]*m", "", brief(e))[:200]
-      raise UserError(f"{path}: PyTorch cannot read it ({told}).") from None
+      reason = re.sub(r"\x1b\[[0-9;]*m", "", brief(e))[:200]
+      raise UserError(f"{path}: PyTorch cannot read it ({reason}).") from None
     if not isinstance(whole, Mapping):
       raise UserError(f"{path}: holds a {type(whole).__name__}; a state dict is needed.")
     key = next((k for k in STATES if isinstance(whole.get(k), Mapping)), None)
@@ -63,7 +63,7 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
       if isinstance(x, torch.Tensor):
         tensors[name] = _array(torch, x, f"{path}: {name}")
   if not tensors:
-    raise UserError(f"{path}: no tensors in it.")
+    raise UserError(f"{path}: holds no tensors.")
   if all(k.startswith("module.") for k in tensors):
     tensors = {k.removeprefix("module."): x for k, x in tensors.items()}
   return tensors, rest
@@ -74,7 +74,7 @@ def _torch(path: pathlib.Path) -> Any:
     import torch
   except ImportError:
     raise UserError(
-      f"{path}: a PyTorch file, and PyTorch is not installed: pip install torch, or give a "
+      f"{path}: this is a PyTorch file, but PyTorch is not installed: pip install torch, or give a "
       ".safetensors file."
     ) from None
   return torch
@@ -85,12 +85,13 @@ def _array(torch: Any, x: Any, where: str) -> np.ndarray:
     return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).detach().numpy()
   except (TypeError, RuntimeError):
     raise UserError(
-      f"{where} is a tensor of {x.dtype}, {x.layout}, which NumPy has not; save it as float32."
+      f"{where} is a tensor of {x.dtype}, {x.layout}, which NumPy does not support; save it as "
+      "float32."
     ) from None
 
 
 def _is_safetensors(path: pathlib.Path) -> bool:
-  """By its beginning: the length of a header, which is JSON."""
+  """Whether the file starts like safetensors: the length of a header, then JSON."""
   with open(path, "rb") as file:
     head = file.read(9)
   return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
@@ -107,10 +108,10 @@ def _safetensors(path: pathlib.Path) -> Tensors:
 
 
 def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[str, Any]) -> None:
-  """Writes tensors under `model_state` with `rest` beside them, or as `.safetensors` alone.
+  """Writes the tensors under `model_state` and `rest` next to it; `.safetensors` only has tensors.
 
   Raises:
-    UserError: PyTorch is needed and not installed, or there can be no such folder.
+    UserError: PyTorch is needed but not installed, or the folder cannot be created.
   """
   path = pathlib.Path(path)
   files.make_folder(path.parent)

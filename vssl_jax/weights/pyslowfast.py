@@ -1,11 +1,11 @@
-"""PySlowFast's checkpoints (`.pyth`): Slow, C2D and SlowFast networks, alone or contrastive.
+"""Converts PySlowFast's checkpoints (`.pyth`): Slow, C2D and SlowFast, supervised or contrastive.
 
 Names are those of `slowfast/models/video_model_builder.py`, `head_helper.py` and `contrastive.py`
-(github.com/facebookresearch/SlowFast). A contrastive model is a `backbone`, with its projection in
+(github.com/facebookresearch/SlowFast). A contrastive model has a `backbone`, with its projection in
 `head.projection` and BYOL's predictor in `head.predictors`; `backbone_hist`, the momentum encoder;
-MoCo's `queue_x` and `ptr`; SwAV's `swav_prototypes` and `queue_swav`. Depth, width and heads follow
-from the tensors' shapes; temperature, momentum, preprocessing and sampling from the text `cfg` that
-PySlowFast saves beside them, or its defaults.
+MoCo's `queue_x` and `ptr`; SwAV's `swav_prototypes` and `queue_swav`. Depth, width and heads are
+derived from the shapes of the tensors. Temperature, momentum, preprocessing and sampling come from
+the text `cfg` that PySlowFast saves with the tensors, or from its defaults.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from vssl_jax.weights import contrastive, converted
 from vssl_jax.weights.converted import Converted
 from vssl_jax.weights.table import TORCH, Ledger, Tensors, Variables, write
 
-KNOWN = (50, 101)  # depths; their basic blocks of depth 18 are four times as wide as any other's
-MEAN, STD = (0.45,) * 3, (0.225,) * 3  # their defaults
+KNOWN = (50, 101)  # depths; not 18: PySlowFast's basic blocks are four times as wide as usual
+MEAN, STD = (0.45,) * 3, (0.225,) * 3  # PySlowFast's defaults
 ARCHS = {"slow": "slow", "slow_c2d": "c2d", "c2d": "c2d", "slowfast": "slowfast"}
-# A lateral kernel's length and the α of all models of the zoo that have it. Length 5 tells nothing:
-# SLOWFAST_4x16_R50 has it with α 8, SLOWFAST_8x8_R101_101_101 with α 4.
+# Length of the lateral kernels -> α, if all models of the zoo with this length have the same α.
+# Length 5 is ambiguous: SLOWFAST_4x16_R50 has α 8, SLOWFAST_8x8_R101_101_101 has α 4.
 ALPHA_BY_LATERAL = {7: 4}
-# Of a cfg, what is read here.
+# The sections of a cfg that are read here.
 SECTIONS = ("BN", "CONTRASTIVE", "DATA", "MODEL", "RESNET", "SLOWFAST", "SOLVER", "TEST")
-# The supervised classifier, and what PySlowFast's nearest neighbours keep.
+# The supervised classifier, and the memory of PySlowFast's nearest-neighbour monitor.
 LEFT_OUT = (
   "*head.projection.weight",
   "*head.projection.bias",
@@ -42,7 +42,7 @@ LEFT_OUT = (
 
 
 def encoder_names(name: str, depth: int) -> dict[str, str]:
-  """Modules of `slow`, `c2d` or `slowfast` and what PySlowFast calls them."""
+  """Our module names of `slow`, `c2d` or `slowfast` -> PySlowFast's names."""
   names = {}
   pathways = ("slow_", "fast_") if name == "slowfast" else ("",)
   for p, ours in enumerate(pathways):
@@ -72,19 +72,19 @@ def read(
   alpha: int = 0,
   encoder_only: bool = False,
 ) -> Converted:
-  """A checkpoint of PySlowFast.
+  """Converts a checkpoint of PySlowFast.
 
   Args:
-    tensors: its `model_state`.
-    rest: what else it holds; `cfg` is read.
-    where: its name, for messages.
-    arch: `slow`, `slow_c2d`, `c2d` or `slowfast`; by default what `cfg` or the tensors say.
-    alpha: frames of SlowFast's fast pathway to one of its slow; by default what `cfg` says, or the
-      laterals where only one alpha goes with them.
-    encoder_only: leave the heads and the momentum encoder of a contrastive model out.
+    tensors: the checkpoint's `model_state`.
+    rest: the other values of the checkpoint; `cfg` is read.
+    where: the checkpoint's name, for messages.
+    arch: `slow`, `slow_c2d`, `c2d` or `slowfast`; by default taken from `cfg` or the tensors.
+    alpha: frames of SlowFast's fast pathway per frame of the slow one; by default taken from `cfg`,
+      or from the length of the lateral kernels if that determines it.
+    encoder_only: leave out the heads and the momentum encoder of a contrastive model.
 
   Raises:
-    UserError: it is of another network, or of one that cannot be told from its tensors.
+    UserError: the checkpoint holds another network, or its tensors do not determine the network.
   """
   cfg = parse(rest.get("cfg"), where)
   prefix = "backbone." if any(k.startswith("backbone.") for k in tensors) else ""
@@ -118,10 +118,10 @@ def read(
 
 
 def parse(text: Any, where: str) -> dict[str, Any]:
-  """Their config as nested dicts, without fields that are null; empty where there is none.
+  """PySlowFast's config as nested dicts, without null fields; empty if there is no config.
 
   Raises:
-    UserError: it is not YAML, or a section that is read here holds no fields.
+    UserError: it is not YAML, or a section that is read here is not a mapping of fields.
   """
   if not isinstance(text, str):
     return {}
@@ -133,8 +133,8 @@ def parse(text: Any, where: str) -> dict[str, Any]:
   for section in SECTIONS:
     if not isinstance(cfg.get(section, {}), dict):
       raise UserError(
-        f"{where}: its cfg has {section}: {cfg[section]!r}; that section must hold fields, or be "
-        "left out for PySlowFast's defaults."
+        f"{where}: its cfg has {section}: {cfg[section]!r}; this section must hold fields; leave "
+        "it out to use PySlowFast's defaults."
       )
   given = {k: cfg[k] for k in SECTIONS if k in cfg}
   return {k: {f: x for f, x in fields.items() if x is not None} for k, fields in given.items()}
@@ -143,11 +143,13 @@ def parse(text: Any, where: str) -> dict[str, Any]:
 def describe(
   tensors: Tensors, prefix: str, cfg: Mapping[str, Any], where: str, arch: str = "", alpha: int = 0
 ) -> dict[str, Any]:
-  """The fields of `config.encoder` that tensors and config tell; `arch`, `alpha` as for `read`."""
+  """The fields of `config.encoder` from tensors and cfg; for `arch` and `alpha` see `read`."""
 
   def shape(name: str) -> tuple[int, ...]:
     if prefix + name not in tensors:
-      raise UserError(f"{where}: no {prefix}{name}: not a Slow, C2D or SlowFast of PySlowFast.")
+      raise UserError(
+        f"{where}: has no {prefix}{name}: it is not a Slow, C2D or SlowFast of PySlowFast."
+      )
     return tensors[prefix + name].shape
 
   def has(name: str) -> bool:
@@ -162,8 +164,8 @@ def describe(
   depth = next((k for k in KNOWN if DEPTHS[k] == kind), 0)
   if not depth:
     raise UserError(
-      f"{where}: {list(blocks)} {'bottleneck' if kind[1] else 'basic'} blocks by stage: only "
-      f"depths {', '.join(map(str, KNOWN))} of bottlenecks are known."
+      f"{where}: has {list(blocks)} {'bottleneck' if kind[1] else 'basic'} blocks per stage: only "
+      f"bottleneck networks of depths {', '.join(map(str, KNOWN))} can be converted."
     )
   _require_known(cfg, where)
   out: dict[str, Any] = {"depth": depth, "width": stem / 64}
@@ -172,12 +174,12 @@ def describe(
     flat = shape("s4.pathway0_res0.branch2.a.weight")[2] == 1
     arch = "slowfast" if has("s1.pathway1_stem.conv.weight") else "" if flat else "slow"
   if arch not in ARCHS:
-    told = (
-      f"is of architecture {arch!r}" if arch else "is c2d or slow_c2d, which have the same tensors"
+    reason = (
+      f"has architecture {arch!r}" if arch else "is c2d or slow_c2d, which have the same tensors"
     )
     raise UserError(
-      f"{where} {told}: give --arch, one of {', '.join(ARCHS)} (c2d, the model zoo's, pools "
-      "pairs of frames after res2)."
+      f"{where} {reason}: give --arch, one of {', '.join(ARCHS)} (the model zoo has c2d, which "
+      "pools pairs of frames after res2)."
     )
   out["name"] = ARCHS[arch]
   if arch == "c2d":
@@ -188,30 +190,30 @@ def describe(
     fast = shape("s1.pathway1_stem.conv.weight")[0]
     out |= {"lateral": lateral, "alpha": alpha, "beta": stem // fast, "slow_to_last": True}
   elif alpha:
-    raise UserError(f"--alpha={alpha} is of slowfast, and {where} is {arch}; leave it out.")
+    raise UserError(f"--alpha={alpha} is only for slowfast, but {where} is {arch}; leave it out.")
   return out
 
 
-def _alpha(told: int | None, lateral: int, given: int, where: str) -> int:
-  """SlowFast's α: of its config, of the command line, or of the laterals' length."""
+def _alpha(stored: int | None, lateral: int, given: int, where: str) -> int:
+  """SlowFast's α from its config, the command line, or the length of the lateral kernels."""
   if given < 0:
     raise UserError(f"--alpha={given}: give 1 or more.")
-  if told and given and told != given:
-    raise UserError(f"--alpha={given}, and the cfg of {where} says {told}; leave --alpha out.")
-  alpha = told or given or ALPHA_BY_LATERAL.get(lateral)
+  if stored and given and stored != given:
+    raise UserError(f"--alpha={given}, but the cfg of {where} says {stored}; leave --alpha out.")
+  alpha = stored or given or ALPHA_BY_LATERAL.get(lateral)
   if not alpha:
     raise UserError(
-      f"{where}: no cfg with SLOWFAST.ALPHA, and laterals of length {lateral} go with several: "
-      "give --alpha (8 for SLOWFAST_4x16_R50, 4 for SLOWFAST_8x8_R101_101_101)."
+      f"{where}: has no cfg with SLOWFAST.ALPHA, and lateral kernels of length {lateral} are used "
+      "with several: give --alpha (8 for SLOWFAST_4x16_R50, 4 for SLOWFAST_8x8_R101_101_101)."
     )
   return alpha
 
 
 def _require_known(cfg: Mapping[str, Any], where: str) -> None:
-  """Refuses what changes the network and leaves its tensors as they are."""
+  """Raises `UserError` for cfg fields that change the network but not its tensors."""
   resnet = cfg.get("RESNET", {})
   flat = lambda name: [x for row in resnet.get(name, []) for x in row]  # noqa: E731
-  each = len(flat("SPATIAL_STRIDES")) // 4 or 1  # pathways
+  each = len(flat("SPATIAL_STRIDES")) // 4 or 1  # number of pathways
   usual = {
     "RESNET.SPATIAL_STRIDES": (flat("SPATIAL_STRIDES"), [1] * each + [2] * 3 * each),
     "RESNET.SPATIAL_DILATIONS": (flat("SPATIAL_DILATIONS"), [1] * len(flat("SPATIAL_DILATIONS"))),
@@ -221,13 +223,13 @@ def _require_known(cfg: Mapping[str, Any], where: str) -> None:
   for field, (value, known) in usual.items():
     if value and value != known:
       raise UserError(
-        f"{where}: its cfg has {field} {value}, which no network here is built with; only {known} "
-        "converts."
+        f"{where}: its cfg has {field} {value}, which our networks do not support; only {known} "
+        "can be converted."
       )
 
 
 def preprocessing(c: ConfigDict, cfg: Mapping[str, Any]) -> None:
-  """Normalization and clips as their config has them: RGB in [0, 1], less mean, by std."""
+  """Sets normalization and clips from PySlowFast's config: (RGB in [0, 1] − mean) / std."""
   d, test = cfg.get("DATA", {}), cfg.get("TEST", {})
   c.augment.mean, c.augment.std = tuple(d.get("MEAN", MEAN)), tuple(d.get("STD", STD))
   eval_size = d.get("TEST_CROP_SIZE", 256)
@@ -244,7 +246,7 @@ def preprocessing(c: ConfigDict, cfg: Mapping[str, Any]) -> None:
 
 
 def _reversed(tensors: Tensors) -> Tensors:
-  """Stems that were given BGR, for RGB."""
+  """The tensors with the stems' input channels reversed: from BGR to RGB."""
   stems = [k for k in tensors if k.endswith("_stem.conv.weight")]
   return {**tensors, **{k: tensors[k][:, ::-1].copy() for k in stems}}
 
@@ -252,15 +254,15 @@ def _reversed(tensors: Tensors) -> Tensors:
 def to_theirs(
   c: ConfigDict, variables: Variables, whole: tuple[Any, Any] | None
 ) -> tuple[Tensors, str]:
-  """Ours as PySlowFast's `model_state` and `cfg`.
+  """Converts our weights to PySlowFast's `model_state` and `cfg`.
 
   Args:
     c: the run's config.
-    variables: of the encoder.
-    whole: (params, state) of the method, for a contrastive model; None for the encoder alone.
+    variables: variables of the encoder.
+    whole: (params, state) of the method, for a contrastive model; None for only the encoder.
 
   Returns:
-    Tensors, and a config (YAML) with the fields that these tensors call for.
+    The tensors, and a config (YAML) with the fields that these tensors need.
 
   Raises:
     UserError: PySlowFast has no such encoder or method.
@@ -268,17 +270,19 @@ def to_theirs(
   e = c.encoder
   if e.name not in ("slow", "c2d", "slowfast"):
     raise UserError(
-      f"config.encoder.name is {e.name}: PySlowFast has slow, c2d and slowfast (r3d has another "
-      "stem and other borders)."
+      f"config.encoder.name is {e.name}: PySlowFast has only slow, c2d and slowfast (r3d has "
+      "another stem and other padding)."
     )
   if (e.depth or 50) not in KNOWN:
-    raise UserError(f"config.encoder.depth is {e.depth}: PySlowFast's like ours are 50 and 101.")
+    raise UserError(
+      f"config.encoder.depth is {e.depth}: only depths 50 and 101 are the same in PySlowFast."
+    )
   if e.name == "slow" and not e.temporal:
     raise UserError("config.encoder.temporal is False: inflate the network, or train c2d.")
   if e.name == "slowfast" and not e.slow_to_last:
     print(
-      "Note: PySlowFast spreads the slow frames from first to last; this network was trained "
-      "with every alpha-th."
+      "Note: PySlowFast spreads the slow frames evenly from the first to the last frame; this "
+      "network was trained with every alpha-th frame."
     )
   names = encoder_names(e.name, e.depth or 50)
 

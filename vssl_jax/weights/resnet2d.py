@@ -1,8 +1,9 @@
-"""2-D ImageNet ResNets (18, 50, 101, 152) with torchvision's names, inflated.
+"""Inflates 2-D ImageNet ResNets (18, 50, 101, 152) with torchvision's names to video encoders.
 
-Their stride sits on the 3×3 convolution of a bottleneck and their borders are symmetric, as in
-`slow` and `c2d`: those see in a still clip what the 2-D network sees in its frame, `slow` away from
-the clip's ends. `r3d` has TensorFlow's borders and halves time in its stem: only near to it.
+In torchvision's ResNets the stride of a bottleneck is on its 3×3 convolution, and padding is
+symmetric, as in `slow` and `c2d`. So on a clip of identical frames these give the features of the
+2-D network on one frame (`slow` only away from the clip's ends). `r3d` has TensorFlow's padding and
+halves time in its stem, so its features are only similar.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ENCODERS = ("slow", "c2d", "r3d")
 
 
 def names(depth: int) -> dict[str, str]:
-  """Modules of `slow`, `c2d` or `r3d` and torchvision's of `resnet<depth>`."""
+  """Our module names of `slow`, `c2d` or `r3d` -> torchvision's names of `resnet<depth>`."""
   blocks, bottleneck = DEPTHS[depth]
   out = {"stem_conv": "conv1", "stem_norm": "bn1"}
   for stage, count in enumerate(blocks, 1):
@@ -40,21 +41,21 @@ def names(depth: int) -> dict[str, str]:
 
 
 def read(tensors: Tensors, where: str, *, encoder: str = "slow", how: str = "mean") -> Converted:
-  """A state dict of a 2-D ResNet, as a video network.
+  """Converts the state dict of a 2-D ResNet to a video network.
 
   Args:
     tensors: the state dict.
     where: its name, for messages.
     encoder: `slow`, `c2d` or `r3d`.
-    how: kernels longer than one frame: `mean` or `centre`, see `models.inflate`.
+    how: how to fill kernels longer than one frame: `mean` or `centre`, see `models.inflate`.
 
   Raises:
-    UserError: it is of another network.
+    UserError: the file holds another network.
   """
   if encoder not in ENCODERS:
     raise UserError(f"--encoder={encoder}: a 2-D ResNet becomes one of {', '.join(ENCODERS)}.")
   if "conv1.weight" not in tensors or tensors["conv1.weight"].ndim != 4:
-    raise UserError(f"{where}: no conv1.weight of a 2-D ResNet with torchvision's names.")
+    raise UserError(f"{where}: has no conv1.weight of a 2-D ResNet with torchvision's names.")
 
   def count(stage: int) -> int:
     return next(i for i in range(99) if f"layer{stage}.{i}.conv1.weight" not in tensors)
@@ -62,7 +63,8 @@ def read(tensors: Tensors, where: str, *, encoder: str = "slow", how: str = "mea
   kind = (tuple(count(stage) for stage in range(1, 5)), "layer1.0.conv3.weight" in tensors)
   if kind not in DEPTHS.values():
     raise UserError(
-      f"{where}: {kind[0]} blocks a stage; only depths {', '.join(map(str, DEPTHS))}."
+      f"{where}: has {kind[0]} blocks per stage; only depths {', '.join(map(str, DEPTHS))} can be "
+      "converted."
     )
   fields = {
     "name": encoder,

@@ -1,8 +1,8 @@
-"""A table of names, ours and theirs, and what turns one side's arrays into the other's.
+"""Converts arrays between our networks and another framework, by a table of module names.
 
-A converter gives `names`: each module of our network (`res2_0/conv_a`) and what the other framework
-calls it (`s2.pathway0_res0.branch2.a`). How a layer's arrays are called and laid out is the same
-for all layers of a framework: that is its `Layout`.
+In this file, "theirs" means the other framework. A converter gives `names`, which maps each module
+of our network (`res2_0/conv_a`) to their name (`s2.pathway0_res0.branch2.a`). Names and axis order
+of a layer's arrays are the same for all layers of a framework: they are its `Layout`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Layout:
   """How a framework stores layers.
 
   Attributes:
-    layer: their names of a convolution's or dense layer's arrays, by ours.
-    norm: of a batch norm's.
-    joint: between a module's name and an array's.
-    suffix: after an array's name.
-    axes: their order of our axes, by rank; ours is `[t, h, w, in, out]` and `[in, out]`.
+    layer: our names of the arrays of a convolution or dense layer -> their names.
+    norm: our names of the arrays of a batch norm -> their names.
+    joint: separator between the name of a module and the name of an array.
+    suffix: suffix after the name of an array.
+    axes: by rank, the order in which they store our axes; ours are `[t, h, w, in, out]` and
+      `[in, out]`.
   """
 
   layer: Mapping[str, str]
@@ -71,7 +72,7 @@ KERAS = Layout(  # in a checkpoint of tf.train.Checkpoint
 
 
 class Ledger:
-  """The arrays of one file, each to be read once or knowingly left out."""
+  """The arrays of one file; checks that each is either read or explicitly left out."""
 
   def __init__(self, tensors: Mapping[str, np.ndarray], where: str):
     self._tensors = tensors
@@ -84,12 +85,13 @@ class Ledger:
     self._not_floats: list[str] = []
 
   def array(self, name: str, shape: tuple[int, ...], *, integer: bool = False) -> np.ndarray:
-    """The array `name`, float32 and finite, or of integers; zeros where it is not as expected.
+    """Reads the array `name`; if it is not as expected, returns zeros and `settle` will raise.
 
     Args:
-      name: theirs.
-      shape: that it must have.
-      integer: it holds integers (a queue's pointer), which weights must not.
+      name: their name of the array.
+      shape: the shape that it must have.
+      integer: whether to accept integers (a queue's pointer); weights must be finite floats, which
+        become float32.
     """
     if name not in self._tensors:
       self._missing.append(f"{name} {list(shape)}")
@@ -104,7 +106,7 @@ class Ledger:
     if not jnp.issubdtype(x.dtype, jnp.floating):
       self._not_floats.append(f"{name} {x.dtype}")
       return np.zeros(shape, np.float32)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite: an error below
       x = x.astype(np.float32)
     if not np.isfinite(x).all():
       self._not_finite.append(name)
@@ -113,13 +115,13 @@ class Ledger:
   def network(
     self, like: Variables, names: Names, layout: Layout, zero: Collection[str] = ()
   ) -> Variables:
-    """The variables of one network.
+    """Reads the variables of one network.
 
     Args:
-      like: its arrays' shapes, `params` and `batch_stats`.
-      names: their name of each of its modules.
+      like: shapes of the arrays, `params` and `batch_stats`.
+      names: our module names -> their names.
       layout: how they store layers.
-      zero: arrays that they do not have and that are zero, by path (`params/dense_0/bias`).
+      zero: paths of arrays that they do not have and that are set to zero (`params/dense_0/bias`).
 
     Returns:
       A tree like `like`.
@@ -138,19 +140,19 @@ class Ledger:
     return _nested(found)
 
   def leave(self, patterns: Iterable[str]) -> None:
-    """Leaves out what matches (`*` stands for anything): no place for it here, and no error."""
+    """Leaves out arrays whose names match a pattern (`*` matches anything), without an error."""
     for pattern in patterns:
       self._left |= set(fnmatch.filter(self._tensors, pattern))
 
   def settle(self, fits: str) -> list[str]:
-    """The names left out, once everything is accounted for.
+    """Checks that all arrays were read or left out; returns the names of those left out.
 
     Args:
-      fits: what the file was taken for, for the message.
+      fits: the network that the file was read as, for the message.
 
     Raises:
-      UserError: arrays are missing, left over, of another shape, of integers, or hold NaN or
-        infinity; each is named.
+      UserError: arrays are missing, extra, misshapen, not floats, or hold NaN or infinity; the
+        message names each.
     """
     extra = sorted(set(self._tensors) - self._read - self._left)
     problems = {
@@ -160,22 +162,22 @@ class Ledger:
       "not floats": self._not_floats,
       "not finite": self._not_finite,
     }
-    told = [f"{what}: {', '.join(which)}" for what, which in problems.items() if which]
-    if told:
-      raise UserError(f"{self._where} does not fit {fits}: {'; '.join(told)}.")
+    lines = [f"{what}: {', '.join(which)}" for what, which in problems.items() if which]
+    if lines:
+      raise UserError(f"{self._where} does not fit {fits}: {'; '.join(lines)}.")
     return sorted(self._left - self._read)
 
 
 def write(
   variables: Variables, names: Names, layout: Layout, skip: Collection[str] = ()
 ) -> Tensors:
-  """Our variables under their names, with their axes, float32.
+  """Converts our variables to their names and axis order, in float32.
 
   Args:
     variables: `params` and `batch_stats`.
-    names: their name of each module.
+    names: our module names -> their names.
     layout: how they store layers.
-    skip: arrays that they do not have, by path (`params/dense_0/bias`).
+    skip: paths of arrays that they do not have (`params/dense_0/bias`).
   """
   flat = _flat(variables)
   out = {}
@@ -196,6 +198,6 @@ def _nested(flat: Mapping[str, np.ndarray]) -> Variables:
 
 
 def _parts(path: str, flat: Mapping[str, Any]) -> tuple[str, str, bool]:
-  """Module, array, and whether the module is a batch norm."""
+  """The module, the array's name, and whether the module is a batch norm."""
   module, leaf = path.split("/", 1)[1].rsplit("/", 1)
   return module, leaf, f"params/{module}/scale" in flat

@@ -1,4 +1,4 @@
-"""The variables of a TensorFlow checkpoint."""
+"""Reads the variables of a TensorFlow checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       file.
 
   Raises:
-    UserError: no checkpoint there, or TensorFlow is not installed.
+    UserError: there is no checkpoint at this path, or TensorFlow is not installed.
   """
   tf = optional.require("tensorflow", f"{path}: a TensorFlow checkpoint")
   prefix = os.fspath(path).removesuffix(".index")
@@ -27,6 +27,6 @@ def read_variables(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     reader = tf.train.load_checkpoint(prefix)
   except Exception as e:
-    raise UserError(f"{path}: no TensorFlow checkpoint ({brief(e)[:200]}).") from None
+    raise UserError(f"{path}: not a TensorFlow checkpoint ({brief(e)[:200]}).") from None
   names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
   return {name: np.asarray(reader.get_tensor(name)) for name in names}

@@ -1,10 +1,10 @@
-"""TF Garden's CVRL checkpoints: ResNet3D-50, -101, -152, and the projection head.
+"""Converts TF Garden's CVRL checkpoints: ResNet3D-50, -101, -152, and the projection head.
 
 Names are those of the object graph that `tf.train.Checkpoint(model=..., backbone=...)` saves for
-`official/projects/video_ssl` (github.com/tensorflow/models): layers with weights are numbered as
-they were built, the convolution of the stem 0, its batch norm 1, then the blocks; in the model the
-backbone is 0, then dense layers and batch norms take turns. Clips are RGB in [0, 1], no mean
-subtracted.
+`official/projects/video_ssl` (github.com/tensorflow/models). Layers with weights are numbered in
+the order in which they were built. In the backbone, 0 is the convolution of the stem, 1 its batch
+norm, and the blocks follow. In the model, 0 is the backbone, and dense layers and batch norms
+alternate after it. Clips are RGB in [0, 1]; no mean is subtracted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vssl_jax.weights.converted import Converted
 from vssl_jax.weights.table import KERAS, Ledger, Tensors
 
 LAYER = "layer_with_weights-"
-BLOCK = {  # ours: theirs (official/vision/modeling/layers/nn_blocks_3d.py)
+BLOCK = {  # our name -> their name (official/vision/modeling/layers/nn_blocks_3d.py)
   "conv_a": "_temporal_conv",
   "norm_a": "_norm1",
   "conv_b": "_spatial_conv",
@@ -39,7 +39,7 @@ DEPTH = {sum(blocks): depth for depth, (blocks, bottleneck) in DEPTHS.items() if
 
 
 def encoder_names(depth: int) -> dict[str, str]:
-  """Modules of `r3d` and what the checkpoint calls them within the backbone."""
+  """Our module names of `r3d` -> their names in the checkpoint, below the backbone."""
   names, layer = {"stem_conv": f"{LAYER}0", "stem_norm": f"{LAYER}1"}, 2
   for stage, count in enumerate(DEPTHS[depth][0], 2):
     for i in range(count):
@@ -49,27 +49,30 @@ def encoder_names(depth: int) -> dict[str, str]:
 
 
 def head_names(hidden: int) -> dict[str, str]:
-  """Modules of the projection head and what the checkpoint calls them within the model."""
+  """Our module names of the projection head -> their names in the checkpoint, below the model."""
   names = {f"dense_{i}": f"{LAYER}{2 * i + 1}" for i in range(hidden)}
   names |= {f"norm_{i}": f"{LAYER}{2 * i + 2}" for i in range(hidden)}
   return names | {"out": f"{LAYER}{2 * hidden + 1}"}
 
 
 def read(tensors: Tensors, where: str, *, encoder_only: bool = False) -> Converted:
-  """A checkpoint of CVRL's pre-training or of its linear evaluation.
+  """Converts a checkpoint of CVRL's pre-training or of its linear evaluation.
 
   Args:
-    tensors: its variables by name.
-    where: its name, for messages.
-    encoder_only: leave the projection head out.
+    tensors: the variables of the checkpoint, by name.
+    where: the checkpoint's name, for messages.
+    encoder_only: leave out the projection head.
 
   Raises:
-    UserError: it is of another network.
+    UserError: the checkpoint holds another network.
   """
   backbone, model = _prefixes(tensors, where)
   blocks = {m[1] for k in tensors if (m := re.match(rf"{re.escape(backbone)}{LAYER}(\d+)/_", k))}
   if len(blocks) not in DEPTH:
-    raise UserError(f"{where}: {len(blocks)} bottleneck blocks; {sorted(DEPTH)} are known.")
+    raise UserError(
+      f"{where}: has {len(blocks)} bottleneck blocks; only networks with {sorted(DEPTH)} can be "
+      "converted."
+    )
   stem = tensors[f"{backbone}{LAYER}0/kernel{KERAS.suffix}"]
   encoder = {"name": "r3d", "depth": DEPTH[len(blocks)], "width": stem.shape[-1] / 64}
   dense = _dense(tensors, model)
@@ -95,11 +98,13 @@ def read(tensors: Tensors, where: str, *, encoder_only: bool = False) -> Convert
 
 
 def _prefixes(tensors: Tensors, where: str) -> tuple[str, str]:
-  """What stands before the backbone's layers, and before the model's."""
+  """The name prefixes of the backbone's layers and of the model's layers."""
   first = f"{LAYER}0/kernel{KERAS.suffix}"
   found = sorted((k.removesuffix(first) for k in tensors if k.endswith(first)), key=len)
   if not found:
-    raise UserError(f"{where}: no backbone/{first}: not a checkpoint of TF Garden's CVRL.")
+    raise UserError(
+      f"{where}: has no backbone/{first}: it is not a checkpoint of TF Garden's CVRL."
+    )
   nested = f"{LAYER}0/"  # the backbone as the model's first layer
   model = found[0].removesuffix(nested) if found[0].endswith(nested) else "model/"
   return found[0], model

@@ -1,7 +1,7 @@
-"""torchvision's video networks `r3d_18`, `r2plus1d_18` and `s3d`.
+"""Converts torchvision's video networks `r3d_18`, `r2plus1d_18` and `s3d`.
 
 Names are those of `torchvision/models/video/{resnet,s3d}.py`. Its s3d has no gates, a separable
-7×7×7 stem and batch norm with epsilon 1e-3 and momentum 0.001 (ours: 0.999).
+7×7×7 stem, and batch norm with epsilon 1e-3 and momentum 0.001 (0.999 in our convention).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from vssl_jax.weights import converted
 from vssl_jax.weights.converted import Converted
 from vssl_jax.weights.table import TORCH, Ledger, Tensors
 
-# torchvision's presets for video: RGB in [0, 1], less mean, by std.
+# torchvision's presets for video: (RGB in [0, 1] − mean) / std.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 LEFT_OUT = ("fc.*", "classifier.*", "*.num_batches_tracked")
 MIXED = {"3b": 5, "3c": 6, "4b": 8, "4c": 9, "4d": 10, "4e": 11, "4f": 12, "5b": 14, "5c": 15}
 
 
 def resnet_names(factored: bool) -> dict[str, str]:
-  """Modules of `r2plus1d` (factored) or `r3d_torchvision`."""
+  """Our module names of `r2plus1d` (factored) or `r3d_torchvision` -> torchvision's names."""
   if factored:
     names = {
       "stem_conv_space": "stem.0",
@@ -48,7 +48,7 @@ def resnet_names(factored: bool) -> dict[str, str]:
 
 
 def s3d_names() -> dict[str, str]:
-  """Modules of `s3dg` without gates."""
+  """Our module names of `s3dg` without gates -> torchvision's names."""
   units = {
     "conv_1a/space": "0.0",
     "conv_1a/time": "0.1",
@@ -72,14 +72,14 @@ def s3d_names() -> dict[str, str]:
 
 
 def read(tensors: Tensors, where: str) -> Converted:
-  """A state dict of `r3d_18`, `r2plus1d_18` or `s3d`, told apart by its names.
+  """Converts a state dict of `r3d_18`, `r2plus1d_18` or `s3d`, recognized by its tensor names.
 
   Args:
     tensors: the state dict.
     where: its name, for messages.
 
   Raises:
-    UserError: it is of another network.
+    UserError: the file holds another network.
   """
   if "features.0.0.0.weight" in tensors:
     kind, names = "s3d", s3d_names()
@@ -92,8 +92,8 @@ def read(tensors: Tensors, where: str) -> Converted:
     clips = {"frames": 16, "stride": 2, "size": 112, "resize": 128}
   else:
     raise UserError(
-      f"{where}: neither stem.0.weight nor features.0.0.0.weight: not torchvision's r3d_18, "
-      "r2plus1d_18 or s3d."
+      f"{where}: has neither stem.0.weight nor features.0.0.0.weight: it is not torchvision's "
+      "r3d_18, r2plus1d_18 or s3d."
     )
   c = converted.config("classify", pathlib.Path(where).stem, encoder)
   c.augment.mean, c.augment.std = MEAN, STD
