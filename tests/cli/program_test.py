@@ -216,7 +216,9 @@ def test_another_broken_pipe_is_an_error(command, capsys):
 def test_ctrl_c_in_the_midst_of_an_import(tmp_path):
   """The signal comes while the command's module is loaded."""
   (tmp_path / "slow.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(60)\n")
-  code = "import sys; from vssl_jax import cli; sys.exit(cli.run('slow', []))"
+  # A shell's background jobs start with SIGINT ignored, which a child would inherit.
+  listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+  code = f"{listen}; import sys; from vssl_jax import cli; sys.exit(cli.run('slow', []))"
   environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{small.ROOT}"}
   process = subprocess.Popen(
     [sys.executable, "-c", code],
