@@ -116,7 +116,7 @@ def test_idle_steps_are_those_that_the_gate_is_shut():
 def test_run_too_short_to_fill_the_queue_is_refused(tmp_path):
   c = rho.config("rho_moco", steps=2)
   mesh = parallel.make_mesh(jax.devices()[:1])
-  with pytest.raises(UserError, match="2 steps and rho_moco updates nothing in its first 2"):
+  with pytest.raises(UserError, match="2 steps, and rho_moco updates nothing in its first 2"):
     loop.train(c, tmp_path, rho.Source, methods.load("rho_moco").build(c, mesh), mesh)
 
 
