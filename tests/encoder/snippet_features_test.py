@@ -232,7 +232,7 @@ def test_localization_reads_them(world):
   ("flags", "message"),
   [
     (["--frames=0"], "must be positive"),
-    (["--size=20"], "a square of 20 pixels"),
+    (["--size=20"], "cannot crop 20 pixels"),
     (["--batch_size=0"], "--batch_size must be positive"),
     (["--timeout=-1"], "--timeout not negative"),
     (["--videos=/none"], "is no folder"),
