@@ -25,7 +25,7 @@ help:  ## what can be made
 
 install: $(VENV)/.installed  ## virtual environment in .venv (or VENV), package in editable mode
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+$(VENV)/.installed: setup.cfg setup.py pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
@@ -33,7 +33,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## generate videos, pre-train CVRL, probe it: one RESULT line
-	$(BIN)/python -m vssl_jax.main --config=configs/cvrl.py:demo
+	$(BIN)/vssl train --config=cvrl:demo
 
 test: lint test-fast  ## lint and the fast tests; make test PYTHON=python3.13 for another Python
 

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # How many clips, how far apart, how slow a target
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/clips_and_momentum.ipynb)
-#
 # **Question.** To learn from videos without labels, a network sees ρ clips of each video and learns
 # to give them similar features. How many clips should it see, from how long a part of the video,
 # and how long and dense should each clip be? And if the target features come from a second, slowly
@@ -44,20 +42,27 @@
 # the table.**
 
 # %%
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
-if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
-  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+REPOSITORY = ""  # what `git clone` takes, where the library is neither installed nor here
+here = [p for p in (".", "..", "vssl_jax") if pathlib.Path(p, "vssl_jax", "losses").is_dir()]
+if not here and REPOSITORY:
+  subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vssl_jax"], check=True)
+  here = ["vssl_jax"]
+if here:  # a checkout
+  os.chdir(here[0])
+  sys.path.insert(0, os.getcwd())
+elif importlib.util.find_spec("vssl_jax") is None:
+  raise RuntimeError(
+    "The library is not here: upload a checkout of it (or mount a drive that has one) as the "
+    "folder vssl_jax beside this notebook, install it with pip, or set REPOSITORY above."
   )
-  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
-  os.chdir("vssl_jax")
-elif not pathlib.Path("configs").is_dir():
-  os.chdir("..")
+if importlib.util.find_spec("ml_collections") is None:  # a fresh machine, such as Colab's
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[data]"], check=True)
 FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
 
 # %%
@@ -74,10 +79,9 @@ import numpy as np
 import optax
 from absl import logging
 
-from configs import rho_byol, rho_moco, rho_simclr
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
-from vssl_jax import figure, methods, models, parallel
+from vssl_jax import config_file, figure, methods, models, parallel
 from vssl_jax.evaluation import end_of_run
 from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.methods.base import value_and_grad
@@ -194,9 +198,9 @@ def rows(table: dict) -> dict:
   return dict(list(table.items())[: 2 if FAST else None])
 
 
-def small(module, name: str, **fields):
+def small(method, name: str, **fields):
   """A shipped recipe made tiny; `fields` by their dotted names."""
-  c = module.get_config("demo")
+  c = config_file.load(f"{method}:demo")
   c.name, c.data.path, c.steps, c.log_every = name, str(RUN / "data"), STEPS, 10
   c.encoder.width, c.data.eval.clips, c.probe.calibrate = 0.125, 2, 4
   c.optim.warmup_epochs, c.save.every = 0.5, 0
@@ -204,14 +208,14 @@ def small(module, name: str, **fields):
     c.data.source, c.optim.warmup_epochs = "synthetic", 0.0
     c.data.synthetic.videos, c.data.synthetic.eval_videos, c.data.synthetic.classes = 24, 8, 2
 
-    fields = {**fields, "rho_moco.queue": 32} if module is rho_moco else fields
+    fields = {**fields, "rho_moco.queue": 32} if method == "rho_moco" else fields
   c.update_from_flattened_dict(fields)
   c.batch_size = CLIPS // c.data.clips
   return c
 
 
 # %%
-splits = splits_lib.splits(small(rho_simclr, "data"))  # both are decoded once
+splits = splits_lib.splits(small("rho_simclr", "data"))  # both are decoded once
 mesh = parallel.make_mesh()
 
 
@@ -237,7 +241,7 @@ def run(config) -> dict:
 
 
 # %%
-config = small(rho_simclr, "random initialization")
+config = small("rho_simclr", "random initialization")
 source = sources.load_source(config, "train")
 untrained = calibrate.random_variables(config, models.build_encoder(config.encoder), source)
 random = probe(config, untrained)
@@ -289,7 +293,7 @@ CASES = {
   "ρ = 2": {},
   "ρ = 4": {"data.clips": 4},
 }
-clips = {name: run(small(rho_simclr, name, **fields)) for name, fields in rows(CASES).items()}
+clips = {name: run(small("rho_simclr", name, **fields)) for name, fields in rows(CASES).items()}
 
 # %%
 draw(clips)
@@ -348,7 +352,7 @@ fig
 # has a bound of one second.
 
 # %%
-near = run(small(rho_simclr, "within 1 s", **{"data.interval.max_seconds": 1.0}))
+near = run(small("rho_simclr", "within 1 s", **{"data.interval.max_seconds": 1.0}))
 spans = {"one instant": clips["ρ = 1"], "within 1 s": near, "anywhere": clips["ρ = 2"]}
 fig = figure.new(4.6, 2.6)
 axis = fig.subplots()
@@ -383,7 +387,7 @@ draw(spans)
 SHAPES = ((4, 16), (8, 8), (16, 4))
 fig = figure.new(9, 2.2)
 left, right = fig.subplots(1, 2, width_ratios=(2, 1))
-config = rho_byol.get_config("k400")
+config = config_file.load("rho_byol:k400")
 encoder = models.build_encoder(config.encoder)
 for row, (frames, stride) in enumerate(SHAPES):
   times = np.arange(frames) * stride / FPS
@@ -404,7 +408,7 @@ fig
 
 # %%
 wide = {"data.stride": 6, "data.eval.stride": 6}
-lengths = {"4 × 2": clips["ρ = 2"], "4 × 6": run(small(rho_simclr, "4 × 6", **wide))}
+lengths = {"4 × 2": clips["ρ = 2"], "4 × 6": run(small("rho_simclr", "4 × 6", **wide))}
 draw(lengths)
 
 # %% [markdown]
@@ -505,7 +509,7 @@ MOMENTA = {
 targets = {}
 for name, (base, anneal) in rows(MOMENTA).items():
   fields = {"rho_moco.momentum": base, "rho_moco.anneal": anneal}
-  targets[name] = run(small(rho_moco, name, **fields))
+  targets[name] = run(small("rho_moco", name, **fields))
 
 
 def lag(state) -> float:
@@ -558,7 +562,7 @@ draw(targets)
 # %%
 def temporary_bytes(rho: int, sequential: bool) -> int:
   """Working memory of one step's loss and gradients, by XLA's own analysis."""
-  c = small(rho_byol, "memory", **{"data.clips": rho, "rho_byol.sequential": sequential})
+  c = small("rho_byol", "memory", **{"data.clips": rho, "rho_byol.sequential": sequential})
   c.batch_size = 8 if FAST else 32  # videos: as many for every ρ
   method = methods.load("rho_byol").build(c)
   step = value_and_grad(method, accumulate=1)
@@ -604,4 +608,4 @@ fig
 # mechanisms do (where clips lie, what a target consists of, how memory grows), because the full
 # recipes use the same functions. The recipes are `configs/rho_moco.py`, `rho_byol.py`,
 # `rho_simclr.py` and `rho_swav.py`; each question of this page is a suffix there, such as
-# `rho_byol.py:k400,rho4,span4,16x4,fixed,sequential`.
+# `rho_byol:k400,rho4,span4,16x4,fixed,sequential`.

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # Localizing actions in time from video-level labels alone
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/localization.ipynb)
-#
 # **Question.** The labels say *which* actions occur in each video, but not *when*. Can a network
 # find out when?
 #
@@ -33,22 +31,27 @@
 # result on THUMOS14 or ActivityNet.
 
 # %%
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
-from vssl_jax.ops.sphere import l2_normalize
-
-if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
-  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+REPOSITORY = ""  # what `git clone` takes, where the library is neither installed nor here
+here = [p for p in (".", "..", "vssl_jax") if pathlib.Path(p, "vssl_jax", "losses").is_dir()]
+if not here and REPOSITORY:
+  subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vssl_jax"], check=True)
+  here = ["vssl_jax"]
+if here:  # a checkout
+  os.chdir(here[0])
+  sys.path.insert(0, os.getcwd())
+elif importlib.util.find_spec("vssl_jax") is None:
+  raise RuntimeError(
+    "The library is not here: upload a checkout of it (or mount a drive that has one) as the "
+    "folder vssl_jax beside this notebook, install it with pip, or set REPOSITORY above."
   )
-  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
-  os.chdir("vssl_jax")
-elif not pathlib.Path("configs").is_dir():
-  os.chdir("..")
+if importlib.util.find_spec("ml_collections") is None:  # a fresh machine, such as Colab's
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[data]"], check=True)
 FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
 
 # %%
@@ -66,8 +69,7 @@ import numpy as np
 import PIL.Image
 from absl import logging
 
-from configs import dcc as recipe
-from vssl_jax import methods, parallel
+from vssl_jax import config_file, methods, parallel
 from vssl_jax.localization import annotations, observe, timelines
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.losses import dcc
@@ -75,6 +77,7 @@ from vssl_jax.methods.dcc import inference, snippet_spaces
 from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
+from vssl_jax.ops.sphere import l2_normalize
 from vssl_jax.training import loop, metrics_log, sources
 
 logging.set_verbosity(logging.ERROR)
@@ -104,7 +107,7 @@ STEPS, SEEDS, BATCH = (6, (0,), 16) if FAST else (400, (0, 1), 20)
 
 def configure(variant, seed=0):
   """The demo of configs/dcc.py: 8 classes, 200 and 100 videos of 256 snippets."""
-  config = recipe.get_config(variant)
+  config = config_file.load(f"dcc:{variant}")
   config.seed, config.steps, config.log_every, config.save.every = seed, STEPS, 20, 0
   config.data.localization.validation = 0.0  # the last step is scored, nothing is chosen
   if FAST:

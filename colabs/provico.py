@@ -14,8 +14,6 @@
 # %% [markdown]
 # # Videos as distributions: ProViCo step by step
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/provico.ipynb)
-#
 # **Question.** A video is usually embedded as one point. But its clips differ, and some videos are
 # clearer than others. What is gained by embedding a video as a distribution, and what does each
 # part of the method do?
@@ -35,20 +33,27 @@
 # minute: they show what the terms do, not how good the method is.**
 
 # %%
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
-if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
-  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+REPOSITORY = ""  # what `git clone` takes, where the library is neither installed nor here
+here = [p for p in (".", "..", "vssl_jax") if pathlib.Path(p, "vssl_jax", "losses").is_dir()]
+if not here and REPOSITORY:
+  subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vssl_jax"], check=True)
+  here = ["vssl_jax"]
+if here:  # a checkout
+  os.chdir(here[0])
+  sys.path.insert(0, os.getcwd())
+elif importlib.util.find_spec("vssl_jax") is None:
+  raise RuntimeError(
+    "The library is not here: upload a checkout of it (or mount a drive that has one) as the "
+    "folder vssl_jax beside this notebook, install it with pip, or set REPOSITORY above."
   )
-  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
-  os.chdir("vssl_jax")
-elif not pathlib.Path("configs").is_dir():
-  os.chdir("..")
+if importlib.util.find_spec("ml_collections") is None:  # a fresh machine, such as Colab's
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[data]"], check=True)
 FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
 
 # %%
@@ -66,8 +71,7 @@ import numpy as np
 from absl import logging
 from IPython.display import Image
 
-from configs import provico as recipe
-from vssl_jax import figure, methods, models, parallel
+from vssl_jax import config_file, figure, methods, models, parallel
 from vssl_jax.evaluation import end_of_run
 from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.losses import match
@@ -483,7 +487,7 @@ BETAS = {"β = 0": 0.0, "β = 1e-4": 1e-4, "β = 0.1": 0.1}
 
 def small(name: str, beta: float):
   """The shipped recipe, made tiny."""
-  c = recipe.get_config("demo")
+  c = config_file.load("provico:demo")
   c.name, c.data.path, c.steps, c.log_every, c.save.every = name, str(RUN / "data"), STEPS, 12, 0
   c.encoder.width, c.data.eval.clips, c.probe.calibrate = 0.125, 4, 4
   c.optim.warmup_epochs, c.provico.beta = 0.5, beta

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # Quick start: from a folder of videos to features
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/quick_start.ipynb)
-#
 # **Question.** You have a folder of videos. What does a network learn from them without labels, and
 # how do you know that it learnt something?
 #
@@ -29,20 +27,27 @@
 # takes a few minutes on two CPU cores, so the network and the videos are small.
 
 # %%
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
-if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
-  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+REPOSITORY = ""  # what `git clone` takes, where the library is neither installed nor here
+here = [p for p in (".", "..", "vssl_jax") if pathlib.Path(p, "vssl_jax", "losses").is_dir()]
+if not here and REPOSITORY:
+  subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vssl_jax"], check=True)
+  here = ["vssl_jax"]
+if here:  # a checkout
+  os.chdir(here[0])
+  sys.path.insert(0, os.getcwd())
+elif importlib.util.find_spec("vssl_jax") is None:
+  raise RuntimeError(
+    "The library is not here: upload a checkout of it (or mount a drive that has one) as the "
+    "folder vssl_jax beside this notebook, install it with pip, or set REPOSITORY above."
   )
-  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
-  os.chdir("vssl_jax")
-elif not pathlib.Path("configs").is_dir():
-  os.chdir("..")
+if importlib.util.find_spec("ml_collections") is None:  # a fresh machine, such as Colab's
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[data]"], check=True)
 FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
 
 # %%
@@ -51,7 +56,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import contextlib
 import io
-import json
 import shutil
 
 import av
@@ -62,15 +66,12 @@ from absl import logging
 from IPython.display import Image, Markdown
 
 import vssl_jax
-from configs import cvrl, linear_probe
 from data_pipelines import inspect
 from data_pipelines.digits import render
 from data_pipelines.prepare import prepare
 from data_pipelines.records import manifest
-from vssl_jax import figure
-from vssl_jax.evaluation import run
-from vssl_jax.jobs import linear_probe as linear_probe_lib
-from vssl_jax.jobs import pretrain
+from vssl_jax import config_file, figure
+from vssl_jax.results import result_line
 from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
@@ -151,7 +152,7 @@ print(manifest.summary(made))
 # pixels. For real videos start from `ucf6` (56 × 56) or from the published recipe, `k400`.
 
 # %%
-config = cvrl.get_config("demo")
+config = config_file.load("cvrl:demo")
 config.name = "quick_start"
 config.data.source, config.data.path = "tfrecord", str(RECORDS)
 config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
@@ -191,15 +192,16 @@ show(RUN / "clips.png", 560)
 #
 # $$\ell_i = -\log \frac{\exp(z_i \cdot z_i' / \tau)}{\sum_{k \ne i} \exp(z_i \cdot z_k / \tau)},$$
 #
-# where the sum is over all other $2N - 1$ clips of the batch. On the command line: `python -m
-# vssl_jax.main --config=configs/cvrl.py:demo --config.data.path=RECORDS …`. The same command
+# where the sum is over all other $2N - 1$ clips of the batch. On the command line: `vssl train
+# --config=cvrl:demo --config.data.path=RECORDS …`. The same command
 # resumes an interrupted run.
 
 # %%
 log = io.StringIO()  # a line a logged step; they are drawn below from the run's own file
 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  pretrain.pretrain(config, RUN / "cvrl", allow_config_change=False)
-print(*log.getvalue().splitlines()[:4], "…", *log.getvalue().splitlines()[-2:], sep="\n")
+  result = vssl_jax.pretrain(config, workdir=RUN / "cvrl")
+lines = log.getvalue().splitlines()
+print(*lines[:4], "…", lines[-1], result_line(result), sep="\n")
 
 # %%
 rows = metrics_log.read(RUN / "cvrl")
@@ -250,12 +252,10 @@ fig
 # regression on pixels. Without these two baselines a number says little.
 
 # %%
-probe = linear_probe.get_config("demo")
+probe = config_file.load("linear_probe:demo")
 probe.checkpoint, probe.data, probe.probe = str(RUN / "cvrl"), config.data, config.probe
-log = io.StringIO()  # progress bars and a long RESULT line, which is read from its file below
-with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  linear_probe_lib.linear_probe(probe, RUN / "probe", allow_config_change=False)
-result = json.loads((RUN / "probe" / "result.json").read_text())
+with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):  # progress bars
+  result = vssl_jax.pretrain(probe, workdir=RUN / "probe")
 scores = result["headline"]
 for name, values in scores.items():
   print(f"{name:14}", "   ".join(f"{k} {100 * v:.1f}" for k, v in values.items()))
@@ -287,16 +287,13 @@ fig
 #
 # ## 6. Retrieval in pictures
 #
-# One number does not show which classes are confused. `python -m vssl_jax.evaluate` runs nine
+# One number does not show which classes are confused. `vssl evaluate` runs nine
 # protocols on one checkpoint and writes a table and pictures. Here are three of them.
 
 # %%
-arguments = [f"--checkpoint={RUN / 'cvrl'}", f"--output={RUN / 'evaluation'}"]
-arguments += ["--protocols=retrieval,knn,logistic", "--gallery=5"]
-log = io.StringIO()
+protocols = ("retrieval", "knn", "logistic")
 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-  status = run.main(arguments)
-assert status == 0, log.getvalue()
+  vssl_jax.evaluate(RUN / "cvrl", protocols=protocols, output=RUN / "evaluation", gallery=5)
 Markdown((RUN / "evaluation" / "table.md").read_text().replace("# Eval", "#### Eval"))
 
 # %%
@@ -373,7 +370,7 @@ fig
 #
 # ## Summary
 #
-# - The same steps work for any folder: `prepare`, `inspect`, `main`, the probe, `evaluate`, `load`.
+# - The same steps work for any folder: `prepare`, `inspect`, `train`, the probe, `evaluate`, `load`.
 #   The README has them as command lines.
 # - Look at the clips before training, and compare every number with random initialization and
 #   pixels.

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # Which two clips, and how to augment them
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/vssl-jax/vssl_jax/blob/main/colabs/sampling_and_augmentation.ipynb)
-#
 # **Question.** Contrastive learning on videos has two choices that images do not have. How far
 # apart in time are the two clips that should get similar features? And is a clip augmented as a
 # whole, or each frame separately?
@@ -31,20 +29,27 @@
 # results may differ from it, and this page shows why.
 
 # %%
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
 
-if not pathlib.Path("configs").is_dir() and not pathlib.Path("../configs").is_dir():
-  subprocess.run(["git", "clone", "--depth=1", "https://github.com/vssl-jax/vssl_jax"], check=True)
-  subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "-e", "vssl_jax[data]"], check=True
+REPOSITORY = ""  # what `git clone` takes, where the library is neither installed nor here
+here = [p for p in (".", "..", "vssl_jax") if pathlib.Path(p, "vssl_jax", "losses").is_dir()]
+if not here and REPOSITORY:
+  subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "vssl_jax"], check=True)
+  here = ["vssl_jax"]
+if here:  # a checkout
+  os.chdir(here[0])
+  sys.path.insert(0, os.getcwd())
+elif importlib.util.find_spec("vssl_jax") is None:
+  raise RuntimeError(
+    "The library is not here: upload a checkout of it (or mount a drive that has one) as the "
+    "folder vssl_jax beside this notebook, install it with pip, or set REPOSITORY above."
   )
-  sys.path.insert(0, str(pathlib.Path("vssl_jax").absolute()))
-  os.chdir("vssl_jax")
-elif not pathlib.Path("configs").is_dir():
-  os.chdir("..")
+if importlib.util.find_spec("ml_collections") is None:  # a fresh machine, such as Colab's
+  subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", ".[data]"], check=True)
 FAST = os.environ.get("VSSL_FAST") == "1"  # a rehearsal: everything runs, figures mean nothing
 
 # %%
@@ -53,7 +58,6 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import contextlib
 import io
-import json
 import shutil
 
 import jax
@@ -62,12 +66,11 @@ import PIL.Image
 from absl import logging
 from IPython.display import Image
 
-from configs import cvrl
+import vssl_jax
 from data_pipelines import inspect, source
 from data_pipelines.clips import sampler
 from data_pipelines.digits import render
-from vssl_jax import figure
-from vssl_jax.jobs import pretrain
+from vssl_jax import config_file, figure
 from vssl_jax.training import metrics_log
 
 logging.set_verbosity(logging.ERROR)
@@ -172,7 +175,7 @@ fig
 # clip.
 
 # %%
-config = cvrl.get_config("demo")
+config = config_file.load("cvrl:demo")
 config.data.path = str(RUN / "data")
 mean = {name: probability(name) @ np.arange(m) for name in sampler.DENSITIES}
 for name in sampler.DENSITIES:
@@ -236,7 +239,7 @@ STEPS = 4 if FAST else 110
 
 def small(variant: str, seed: int):
   """The config of a small run; `variant` as on the command line, e.g. "uniform"."""
-  c = cvrl.get_config(f"demo,{variant}" if variant else "demo")
+  c = config_file.load(f"cvrl:demo,{variant}" if variant else "cvrl:demo")
   c.data.path, c.seed, c.steps, c.log_every = str(RUN / "data"), seed, STEPS, 10
   c.encoder.width = 0.125
   c.data.eval.clips, c.probe.calibrate = 3, 4
@@ -252,8 +255,7 @@ def run(variant: str, seed: int) -> dict:
   """Pre-trains and probes; scores and the training curve."""
   folder, log = RUN / f"{variant or 'decreasing'}_{seed}", io.StringIO()
   with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-    pretrain.pretrain(small(variant, seed), folder, allow_config_change=False)
-  result = json.loads((folder / "result.json").read_text())
+    result = vssl_jax.pretrain(small(variant, seed), workdir=folder)
   print(f"{folder.name:15} {result['seconds']:.0f} s", flush=True)
   return result | {"rows": metrics_log.read(folder)}
 
@@ -408,4 +410,4 @@ fig
 # The runs have two seeds, a network of width 8, 110 updates, and videos in which one thing stays
 # the same from the first frame to the last. The densities and the pictures are exact and hold in
 # general; the differences between probes do not. For the same questions at full size, one recipe
-# has suffixes: `configs/cvrl.py:k400,uniform`, `…,increasing`, `…,same_time`, `…,per_frame`.
+# has suffixes: `cvrl:k400,uniform`, `…,increasing`, `…,same_time`, `…,per_frame`.

@@ -4,27 +4,29 @@
 
 Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 1,024. K400 linear top-1 63.8 (66.1 at 800
-                 epochs, --config.epochs=800): *published*. About 17 H100-hours at 40 % of the
-                 bf16 peak by arithmetic: 240k videos x 200 epochs x 2 clips x 273 GFLOP. *not run*
+                 epochs, --config.epochs=800): *published*. Estimated cost, at 40 % of the bf16
+                 peak: 17 H100-hours (240k videos x 200 epochs x 2 clips x 273 GFLOP). *not run*
   k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*
-  r3d152x2       R3D-152 of twice the width on K600: 72.9 on K600: *published*. *not run*
-  demo           embedded digit videos, then probed: 3 to 4 minutes on 2 CPU cores. Linear top-1
-                 52.7 (random 20.1), logistic 64.6 (22.2), mean of three seeds: *measured by us*
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed: 17 minutes on 2 shared CPU
-                 cores. Logistic 80.2 (random 67.8), R@1 76.7 (61.4), three seeds: *measured by us*
-  demo_supervised  the demo's network trained with labels from scratch on as many clips
-  ucf6_supervised  the same network trained with labels from scratch: its own classifier 80.5,
+  r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*
+  demo           digit videos (no download), then probes: 3 to 4 minutes on 2 CPU cores. Linear
+                 top-1 52.7 (random weights 20.1), logistic 64.6 (22.2), mean of three seeds:
+                 *measured by us*
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probes: 17 minutes on 2 shared CPU
+                 cores. Logistic 80.2 (random weights 67.8), R@1 76.7 (61.4), three seeds:
+                 *measured by us*
+  demo_supervised  the network of demo trained with labels from scratch on the same number of clips
+  ucf6_supervised  the network of ucf6 trained with labels from scratch: its own classifier 80.5,
                  logistic 81.4, R@1 80.2, three seeds: *measured by us*
 
-The paper's ablations are added after a comma, e.g. configs/cvrl.py:k400,uniform
+Add the paper's ablations after a comma, e.g. configs/cvrl.py:k400,uniform
   uniform, increasing, constant   distribution of the interval between the clips (constant: 2 s)
-  same_time      both clips at one time (no temporal augmentation)
+  same_time      both clips start at the same time (no temporal augmentation)
   no_spatial     no spatial augmentation: central crops, no color, blur or flips
-  per_frame      spatial augmentation drawn anew for each frame (inconsistent)
-  rotation       random multiples of 90 degrees added
+  per_frame      spatial augmentation is drawn separately for each frame (inconsistent)
+  rotation       also rotates by random multiples of 90 degrees
   plain          blur with probability 0.5 on both views and no solarization
   half, tenth    a fraction of the training videos (any: --config.data.fraction=0.25)
-  inflated       a 2-D network trained on single frames, inflated for the probe
+  inflated       a 2-D network trained on single frames, inflated to 3-D for the probe
 """
 
 from vssl_jax import augment, recipes
@@ -48,7 +50,7 @@ def r3d152x2(c):
 
 
 def demo(c):
-  """The embedded digits, embeddings normalized by batch."""
+  """The digit videos, with batch norm on the embeddings."""
   recipes.demo(c)
   recipes.batch_normalized(c)
 
@@ -100,18 +102,18 @@ def _interval(name):
 
 
 def no_spatial(c):
-  """Neither crops nor color nor blur nor flips."""
+  """No random crops, color, blur or flips."""
   augment.presets.none(c.augment)
   c.augment.flip, c.data.crop.random = 0.0, False
 
 
 def per_frame(c):
-  """One draw a frame: what temporal consistency is worth."""
+  """Draws spatial augmentation per frame, to measure the effect of temporal consistency."""
   c.augment.consistent = c.data.crop.consistent = False
 
 
 def inflated(c):
-  """SimCLR on single frames with a 2-D network, whose kernels the probe repeats in time."""
+  """SimCLR on single frames with a 2-D network; for the probe its kernels are repeated in time."""
   c.encoder.temporal = False
   c.data.frames = 1
 

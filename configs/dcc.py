@@ -1,10 +1,11 @@
-"""DCC (CVPR 2022) on BaS-Net (AAAI 2020): actions in untrimmed videos, from video labels alone.
+"""DCC (CVPR 2022) on BaS-Net (AAAI 2020): locate actions in time from video-level labels alone.
 
   python -m vssl_jax.main --config=configs/dcc.py --config.data.path=FEATURES
 
-FEATURES holds one `[L, 2048]` array a video and annotations.json: see data_pipelines/localization.
-BaS-Net's fields are those of its released code; of DCC, M, d and the losses are published, while
-K, τ, β, warm-up and the scope of the clusters are *ours* (no source states them).
+FEATURES holds one `[L, 2048]` array per video and annotations.json: see
+data_pipelines/localization. BaS-Net's values are those of its released code. For DCC, M, d and the
+losses are published; K, τ, β, the warm-up and the scope of the clusters are *ours* (no source
+states them).
 
 Variants, after a colon:
   (none), thumos14   two-stream I3D, T = 750, 1,500 iterations of 16 videos, Adam. *published*, not
@@ -12,40 +13,42 @@ Variants, after a colon:
                  (second-hand); BaS-Net 58.2 52.3 44.6 36.0 27.0 18.6 10.4, average 35.3.
   activitynet    ActivityNet 1.3, T = 50, smoothed activations, tIoU 0.5 … 0.95. *published*, not
                  run: average 24.3 (second-hand); BaS-Net 22.2. Thresholds and schedule are ours.
-  demo           embedded simulated features, then scored: 75 s on 2 CPU cores. *measured by us*:
-                 average 23.2, seed 0.
+  demo           simulated features (no download), then scored: 75 s on 2 CPU cores.
+                 *measured by us*: average 23.2, seed 0.
   thumos14_simulated   simulated features on THUMOS14's real segments:
                  --config.data.localization.annotations=gt.json and ….durations=videos.csv
                  1 to 2.5 minutes on 2 CPU cores. *measured by us*: average 17.4 ± 2.4, BaS-Net
-                 14.2 ± 0.3; with thresholds that held-out videos choose 22.8 ± 1.6 and 29.8 ± 0.8.
-  stitched       sequences stitched from real frame features of trimmed videos, a .npz file:
+                 14.2 ± 0.3; with thresholds chosen on held-out videos 22.8 ± 1.6 and 29.8 ± 0.8.
+  stitched       sequences stitched together from real frame features of trimmed videos (.npz):
                  --config.data.path=features.npz and lengths of segments as above
                  30 to 70 s on 2 CPU cores. *measured by us*: average 48.0 ± 0.3, BaS-Net
                  45.9 ± 1.8.
-Simulated and stitched features measure the method's parts against each other, not against papers.
-These three hold out a fifth of the training videos: the RESULT line has the score of the last
-iteration and that of the checkpoint with the best average mAP on them. The published recipes train
-on all; --config.data.localization.validation=0.1 asks for the same there.
+Use simulated and stitched features to compare parts of the method with each other, not with papers.
+The last three variants hold out a fifth of the training videos. Their RESULT line has two scores:
+that of the last iteration, and that of the checkpoint with the best average mAP on the held-out
+videos. The published recipes train on all videos; there --config.data.localization.validation=0.1
+holds some out.
 
-A run leaves predictions.json (ActivityNet's format), timelines/ and tsne.png in its folder, and the
-precision and recall of its pseudo-labels, before and after denoising, in result.json.
+A run writes predictions.json (ActivityNet's format), timelines/ and tsne.png to its folder, and the
+precision and recall of its pseudo-labels, before and after denoising, to result.json.
 
-Questions are added after a comma, e.g. configs/dcc.py:demo,no_denoising
-  bas_net        without contrast: the two branches alone
+Add ablations after a comma, e.g. configs/dcc.py:demo,no_denoising
+  bas_net        no contrast: only the two branches of BaS-Net
   no_denoising   contrast with S = 1
   intra_video, mini_batch, memory_bank    contrast within a video, a batch, all videos (default)
-  dataset_clusters   clusters of all training snippets, anew each epoch, not of each video
-  input_clusters, embedding_clusters    clusters of the input features, or of what is contrasted
+  dataset_clusters   cluster all training snippets together once per epoch, not each video
+  input_clusters, embedding_clusters    cluster the input features, or the contrasted embeddings
   as_reviewed    β from 0.1 to 10,000, as a review of the paper has it
   query_only     no gradient to positives and negatives
-  true_pseudo_labels   the annotation in their place: what better ones could bring, and no result
+  true_pseudo_labels   use the annotation as pseudo-labels, to measure the effect of perfect ones;
+                 not a result of the method
 """
 
 from vssl_jax import recipes
 
 
 def _common(c):
-  """Adam at a constant rate, L2 in the gradient, on all weights, as BaS-Net's code."""
+  """Adam at a constant learning rate, with L2 in the gradient of all weights, as BaS-Net's code."""
   c.data.source, c.data.clips = "localization", 1
   c.probe.run = False
   c.batch_size, c.steps = 16, 1500
@@ -56,14 +59,14 @@ def _common(c):
 
 
 def thumos14(c):
-  """Two-stream I3D features of 16 frames at 25 a second."""
+  """Two-stream I3D features, each of 16 frames at 25 frames per second."""
   _common(c)
   c.data.frames = 750
   c.dcc.classes, c.dcc.videos, c.dcc.width = 20, 200, 2048
 
 
 def activitynet(c):
-  """200 classes, long actions: few steps, smoothed."""
+  """200 classes and long actions: few steps per video, smoothed activations."""
   _common(c)
   c.data.frames, c.batch_size, c.steps = 50, 64, 10_000
   c.data.train_split, c.data.eval_split = "training", "validation"
@@ -74,9 +77,9 @@ def activitynet(c):
 
 
 def _small(c):
-  """A narrow trunk on narrow features; the rest was chosen on `stitched`'s held-out videos.
+  """A narrow trunk for narrow features; other values were chosen on held-out videos of `stitched`.
 
-  With the defaults the contrast is solved, and silent, before it has taught anything.
+  With the defaults the contrastive loss reaches zero before the network has learnt from it.
   """
   _common(c)
   c.data.frames, c.steps = 256, 400
@@ -95,9 +98,9 @@ def demo(c):
 
 
 def thumos14_simulated(c):
-  """THUMOS14's 200 + 210 videos and segments; the features alone are made up.
+  """The 200 + 210 videos and the segments of THUMOS14; only the features are simulated.
 
-  Twice the iterations: after 400 BaS-Net's score on held-out videos still rises.
+  Twice the iterations, because after 400 BaS-Net's score on held-out videos still rises.
   """
   _small(c)
   c.data.source, c.steps = "untrimmed", 800
@@ -106,14 +109,14 @@ def thumos14_simulated(c):
 
 
 def stitched(c):
-  """Half the classes of a .npz file as actions, the others between them."""
+  """Half the classes of a .npz file are actions, the others are background between them."""
   _small(c)
   c.data.source = "stitched"
   c.data.train_split, c.data.eval_split = "1", "2"
 
 
 def true_pseudo_labels(c):
-  """Training is shown the annotated moments."""
+  """Training uses the annotated segments as pseudo-labels."""
   c.dcc.pseudo, c.data.localization.truth = "annotated", True
 
 

@@ -1,61 +1,66 @@
-"""ProViCo (Park et al., CVPR 2022): videos as Gaussians, mined pairs, stochastic contrast.
+"""ProViCo (Park et al., CVPR 2022): contrast videos as Gaussians, with mined positive pairs.
 
   python -m vssl_jax.main --config=configs/provico.py --config.data.path=RECORDS
 
-The paper publishes the loss, β = 1e-4, and that batch and input are smaller than its rivals'.
-Clips, samples, width, λ, τ, network, optimizer, schedule and augmentation are *ours*.
+The paper publishes the loss and β = 1e-4, and says that batch and input are smaller than those of
+other methods. Clips, samples, width, λ, τ, network, optimizer, schedule and augmentation are
+*ours*.
 
 Variants, after a colon:
   (none), k400   Kinetics-400, Slow-R50 on 8 x 112 x 112, N = 4 clips, K = 8, D = 256, 200 epochs,
-                 batch 256, SGD. About 8 H100-hours at 40 % of the bf16 peak by arithmetic: 240k
-                 videos x 200 epochs x 4 clips x 63 GFLOP. *not run*
-  demo           embedded digit videos, then probed; 2 minutes on 2 CPU cores. docs/results.md:
+                 batch 256, SGD. Estimated cost, at 40 % of the bf16 peak: 8 H100-hours (240k videos
+                 x 200 epochs x 4 clips x 63 GFLOP). *not run*
+  demo           digit videos (no download), then probes; 2 minutes on 2 CPU cores.
+                 docs/results.md: *measured by us*
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probes; the same number of clips as
+                 CVRL in half the epochs, 8 minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed; as many clips as CVRL's, in
-                 half the epochs, 8 minutes on 2 CPU cores. docs/results.md: *measured by us*
 
-The paper's analysis of uncertainty (the runs keep a checkpoint every other epoch for it) beside two
-ablations that it lacks: without the divergence, which pushes uncertainty up, and without ½ log s,
-which pushes it down, and the weights that keep it from nothing:
+The command below repeats the paper's analysis of uncertainty. The runs keep a checkpoint every
+other epoch for it. It adds two ablations that are not in the paper: `no_kl` removes the KL
+divergence (which pushes the uncertainty up); `soft` removes ½ log s (which pushes it down) and the
+weights (which keep it above zero).
   python -m vssl_jax.uncertainty --output=DIR --checkpoint runs/provico_demo \
     runs/provico_demo_no_kl runs/provico_demo_soft
-docs/uncertainty.md has what came of it.
+docs/uncertainty.md has the results.
 
-Where p = ½ starts matters most. a = 30 and b = 45 put it at the distance 1.5, just beyond a video's
-own draws (√2 at first; unrelated videos 2). Cross-validation of features over the digits' training
-videos, 6 epochs, seed 0: b = 45 logistic 48.1, R@1 24.0; b = 37.5 30.7 and 12.5: *measured by us*.
+The most important value is the distance at which p = ½ at the start. With a = 30 and b = 45 it is
+1.5, a little more than the distance of two draws of one video (√2 at first; unrelated videos are 2
+apart). Cross-validation of the features over the digits' training videos, 6 epochs, seed 0: b = 45
+logistic 48.1, R@1 24.0; b = 37.5 logistic 30.7, R@1 12.5: *measured by us*.
 
-Questions are added after a comma, e.g. configs/provico.py:k400,n8,no_kl
-  n2, n4, n8     N clips of a video
-  k1, k4, k16    K samples of a video
+Add ablations after a comma, e.g. configs/provico.py:k400,n8,no_kl
+  n2, n4, n8     N, number of clips per video
+  k1, k4, k16    K, number of samples per video
   d64, d512      width of the embedding
-  lambda0, lambda1   weight of the distance's quadratic term, ¼ by default
-  tau1, tau10    positives: the nearest 1 or 10 % of the batch's pairs, 5 % by default
-  absolute       all pairs with D_B < 4, between distributions
-  top_k, mutual  each video's 5 nearest; of them those that chose each other
-  own            a video's own pair alone: nothing is mined
-  moments        distances between distributions, not samples
-  reviewed       the one-dimensional formula as a review prints it
-  halves         own pair: two halves of the clips, not two draws of all
-  no_kl, kl_video    without the divergence, or of videos
-  geometric, mean    σ² as one number; the trace by default
+  lambda0, lambda1   weight of the quadratic term of the distance (default ¼)
+  tau1, tau10    positives are the nearest 1 or 10 % of the batch's pairs (default 5 %)
+  absolute       positives are all pairs of distributions with D_B < 4
+  top_k          positives are the 5 nearest videos of each video
+  mutual         as top_k, but both videos must choose each other
+  own            the only positive of a video is the video itself: no mining
+  moments        distances between distributions, not between samples
+  reviewed       the one-dimensional formula that a review of the paper prints
+  halves         a video's pair with itself: two halves of its clips, not two draws
+  no_kl, kl_video    no KL divergence; or that of videos instead of clips
+  geometric, mean    how σ² becomes one number (default: the trace)
   soft           L_soft without uncertainties: neither weights nor ½ log s
-  classes        positives and negatives half of the loss each, not by their numbers
+  classes        positives and negatives make up half of the loss each, whatever their numbers
   span0 … span30, no_temporal, no_spatial, no_color, joint    as in configs/rho_simclr.py
-Epochs, τ, a and b are flags: --config.epochs, --config.provico.threshold, ….slope, ….offset
+Set epochs, τ, a and b with flags: --config.epochs, --config.provico.threshold, ….slope, ….offset
 """
 
 from vssl_jax import recipes
 
 
 def _common(c):
-  """One layer a head, as published, and four clips."""
+  """Heads of one layer, as published, and four clips per video."""
   c.head.hidden = ()
   c.data.clips = 4
 
 
 def k400(c):
-  """Kinetics-400 at a smaller batch and input than the ρ-study's, otherwise alike."""
+  """Kinetics-400 as in the ρ-study, but with a smaller batch and input."""
   recipes.rho_k400(c)
   _common(c)
   c.head.out = 256
@@ -67,7 +72,7 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits."""
+  """The digit videos."""
   recipes.rho_demo(c)
   _common(c)
   c.save.every, c.save.keep = 44, 9
@@ -82,12 +87,12 @@ def ucf6(c):
 
 
 def fields(**values):
-  """A change of the method's own fields."""
+  """A change that sets fields of `config.provico`."""
   return lambda c: c.provico.update(values)
 
 
 def width(dim):
-  """D."""
+  """A change that sets D, the width of the embedding."""
   return lambda c: c.head.update({"out": dim})
 
 

@@ -4,36 +4,39 @@
 
 Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 68.3 for ρ = 3,
-                 68.9 for ρ = 4 and 70.0 with aug+: *published*. About 22 H100-hours at 40 % of the
-                 bf16 peak by arithmetic, 45 for ρ = 4: 240k videos x 200 epochs x ρ clips x
-                 (250 GFLOP of the query + 83 of the key). *not run*
-  demo           embedded digit videos, then probed; minutes on 2 CPU cores. docs/results.md:
+                 68.9 for ρ = 4 and 70.0 with aug+: *published*. Estimated cost, at 40 % of the
+                 bf16 peak: 22 H100-hours, 45 for ρ = 4 (240k videos x 200 epochs x ρ clips x
+                 (250 GFLOP for the query + 83 for the key)). *not run*
+  demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed; about a quarter of an hour
-                 on 2 CPU cores. docs/results.md: *measured by us*
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probes; about 15 minutes on 2 CPU
+                 cores. docs/results.md: *measured by us*
 
-The study's questions are added after a comma, e.g. configs/rho_byol.py:k400,rho4,aug_plus
-  rho1 … rho4    clips of a video; rho1 is two crops of one clip
-                 (the released code doubles the rate for ρ = 4: --config.optim.lr=9.6)
+Add the study's ablations after a comma, e.g. configs/rho_byol.py:k400,rho4,aug_plus
+  rho1 … rho4    number of clips per video; rho1 is two crops of one clip
+                 (the released code doubles the learning rate for ρ = 4: --config.optim.lr=9.6)
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, color of strength 0.75
-  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
+  aug_plus       stronger crops, color of strength 0.75
+  no_spatial     no random crops or flips
+  no_temporal    all clips of a video at the same time
+  no_color       no color augmentation
   no_target      keys from the online network itself: BYOL without a momentum network
-  fixed, momentum0   momentum not annealed, or none
-  sum            cosines summed over the other clips, not averaged (eq. 2)
-  query_sum      gradients of the ρ queries summed, not averaged
-  sequential     one clip's activations in memory at a time
+  fixed          the momentum is constant, not annealed
+  momentum0      the momentum is 0: the target equals the online network
+  sum            cosines are summed over the other clips, not averaged (eq. 2)
+  query_sum      gradients of the ρ queries are summed, not averaged
+  sequential     activations of only one clip in memory at a time
   joint          batch norm over all ρ clips together
-Epochs and predictor are flags: --config.epochs, --config.rho_byol.predictor
+Set epochs and predictor with flags: --config.epochs, --config.rho_byol.predictor
 """
 
 from vssl_jax import recipes
 
 
 def k400(c):
-  """The paper's Kinetics-400 recipe: two layers of 4,096 and 256, and the predictor alike."""
+  """The paper's Kinetics-400 recipe: projection of two layers, 4,096 and 256; same predictor."""
   recipes.rho_k400(c)
   recipes.lars(c)
   c.head.hidden, c.head.out = (4096,), 256
@@ -41,13 +44,13 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits: a quicker target."""
+  """The digit videos, with a target that follows faster."""
   recipes.rho_demo(c)
   c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.9
 
 
 def ucf6(c):
-  """Six classes of UCF101: a quicker target."""
+  """Six classes of UCF101, with a target that follows faster."""
   recipes.ucf6(c)
   c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.97
 

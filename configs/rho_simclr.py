@@ -4,28 +4,30 @@
 
 Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 36.1 for ρ = 1, 60.5
-                 for ρ = 2, 62.0 for ρ = 3: *published*. About 17 H100-hours at 40 % of the bf16
-                 peak by arithmetic, 34 for ρ = 4: 240k videos x 200 epochs x ρ clips x 250 GFLOP.
+                 for ρ = 2, 62.0 for ρ = 3: *published*. Estimated cost, at 40 % of the bf16 peak:
+                 17 H100-hours, 34 for ρ = 4 (240k videos x 200 epochs x ρ clips x 250 GFLOP).
                  *not run*
-  demo           embedded digit videos, then probed; minutes on 2 CPU cores. docs/results.md:
+  demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed; about a quarter of an hour
-                 on 2 CPU cores. docs/results.md: *measured by us*
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probes; about 15 minutes on 2 CPU
+                 cores. docs/results.md: *measured by us*
 
-The study's questions are added after a comma, e.g. configs/rho_simclr.py:k400,rho4,aug_plus
-  rho1 … rho4    clips of a video; rho1 is two crops of one clip
-                 (the released code doubles the rate for ρ = 4: --config.optim.lr=9.6)
+Add the study's ablations after a comma, e.g. configs/rho_simclr.py:k400,rho4,aug_plus
+  rho1 … rho4    number of clips per video; rho1 is two crops of one clip
+                 (the released code doubles the learning rate for ρ = 4: --config.optim.lr=9.6)
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, color of strength 0.75
-  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
-  consecutive    pairs (1, 2), (2, 3), … only, as the released code has it
-  sum            losses summed over pairs, not averaged (released code)
-  eq1            positives summed inside the log (eq. 1)
+  aug_plus       stronger crops, color of strength 0.75
+  no_spatial     no random crops or flips
+  no_temporal    all clips of a video at the same time
+  no_color       no color augmentation
+  consecutive    only the pairs (1, 2), (2, 3), …, as in the released code
+  sum            losses are summed over pairs, not averaged (released code)
+  eq1            positives are summed inside the log (eq. 1)
   joint          batch norm over all ρ clips together
-  remat          recompute the blocks in the backward pass: less memory, which grows with ρ
-Epochs and temperature are flags: --config.epochs, --config.rho_simclr.temperature
+  remat          recompute the blocks in the backward pass to save memory, which grows with ρ
+Set epochs and temperature with flags: --config.epochs, --config.rho_simclr.temperature
 """
 
 from vssl_jax import recipes
@@ -39,7 +41,7 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits, embeddings normalized by batch."""
+  """The digit videos, with batch norm on the embeddings."""
   recipes.rho_demo(c)
   recipes.batch_normalized(c)
 

@@ -4,26 +4,28 @@
 
 Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 38.6 for ρ = 1, 61.6
-                 for ρ = 2: *published*. About 17 H100-hours at 40 % of the bf16 peak by
-                 arithmetic, 34 for ρ = 4: 240k videos x 200 epochs x ρ clips x 250 GFLOP. *not run*
-  demo           embedded digit videos, then probed; minutes on 2 CPU cores. docs/results.md:
+                 for ρ = 2: *published*. Estimated cost, at 40 % of the bf16 peak: 17 H100-hours,
+                 34 for ρ = 4 (240k videos x 200 epochs x ρ clips x 250 GFLOP). *not run*
+  demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
-  ucf6           six classes of UCF101, R3D-18 of width 16, then probed; 7 to 10 minutes on 2 CPU
+  ucf6           six classes of UCF101, R3D-18 of width 16, then probes; 7 to 10 minutes on 2 CPU
                  cores. docs/results.md: *measured by us*
 
-The study's questions are added after a comma, e.g. configs/rho_swav.py:k400,rho4,aug_plus
-  rho1 … rho4    clips of a video; rho1 is two crops of one clip
-                 (the released code doubles the rate for ρ = 4: --config.optim.lr=9.6)
+Add the study's ablations after a comma, e.g. configs/rho_swav.py:k400,rho4,aug_plus
+  rho1 … rho4    number of clips per video; rho1 is two crops of one clip
+                 (the released code doubles the learning rate for ρ = 4: --config.optim.lr=9.6)
   span0 … span30 all clips of a video start within 0, 1, 2, 4, 10 or 30 seconds
                  (any span: --config.data.interval.max_seconds, and min_seconds)
   4x16, 16x4     frames x stride of a clip
-  aug_plus       harder crops, color of strength 0.75
-  no_spatial, no_temporal, no_color    without crops and flips, clips apart, or color
-  all_codes      codes of all clips (eq. 3), not of the first two
-  queue          3,840 embeddings of earlier batches join the codes' batch after 15 epochs (SwAV)
+  aug_plus       stronger crops, color of strength 0.75
+  no_spatial     no random crops or flips
+  no_temporal    all clips of a video at the same time
+  no_color       no color augmentation
+  all_codes      codes for all clips (eq. 3), not only for the first two
+  queue          after 15 epochs, codes also use 3,840 embeddings of earlier batches (SwAV)
   joint          batch norm over all ρ clips together
-  remat          recompute the blocks in the backward pass: less memory, which grows with ρ
-Epochs, prototypes and ε are flags: --config.epochs, --config.rho_swav.prototypes, ….epsilon
+  remat          recompute the blocks in the backward pass to save memory, which grows with ρ
+Set epochs, prototypes and ε with flags: --config.epochs, --config.rho_swav.prototypes, ….epsilon
 """
 
 from vssl_jax import recipes
@@ -37,17 +39,18 @@ def k400(c):
 
 
 def demo(c):
-  """The embedded digits, with more prototypes than the embedding's 64 dimensions.
+  """The digit videos, with more prototypes than the embedding has dimensions (64).
 
-  With fewer there is a direction at right angles to all of them, where equal scores make the loss
-  log K for good; the paper has 1,000 in 128. Batches are small, so the codes are sharper.
+  With fewer prototypes some direction is orthogonal to all of them. There all scores are equal and
+  the loss stays at log K. The paper has 1,000 prototypes in 128 dimensions. Batches are small here,
+  so ε is smaller, which makes the codes sharper.
   """
   recipes.rho_demo(c)
   c.rho_swav.prototypes, c.rho_swav.epsilon = 100, 0.03
 
 
 def ucf6(c):
-  """Six classes of UCF101, as `demo`. No queue: at this rate its embeddings are soon stale."""
+  """Six classes of UCF101, as `demo`. No queue: at this rate old embeddings are soon outdated."""
   recipes.ucf6(c)
   c.rho_swav.prototypes, c.rho_swav.epsilon = 100, 0.03
 

@@ -1,1 +1,1 @@
-"""Records to clips on the host; the only package that imports TensorFlow, and only where used."""
+"""Loads data on the host; only this package imports TensorFlow, and only when a source needs it."""

@@ -1,13 +1,14 @@
-"""What the model will see: `python -m data_pipelines.inspect DIR --config=FILE[:variant]`.
+"""Shows what the model will see: `vssl inspect DIR --config=NAME[:variant]`.
 
-Writes a contact sheet of training clips as they enter the encoder (frames from left to right, one
-row a clip, after crops and device augmentation) and prints the statistics of the splits. They are
-the first videos of a batch of the very run that the config describes. DIR stands for
-`config.data.path`; sources without a folder need none.
+Writes a contact sheet of training clips as they enter the encoder, after cropping and augmentation
+on the device: one row per clip, frames from left to right. Prints the statistics of the splits.
+The clips are those of the first videos of a batch, exactly as the run of this config would get
+them. DIR sets `config.data.path`; leave it out for sources that need no folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import pathlib
 import sys
@@ -15,21 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 from data_pipelines import source
 from data_pipelines.text import printable
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
 
-_COLUMNS = 8  # most frames shown of a clip
-_SAMPLE = 200  # records read for statistics where there is no manifest
+_COLUMNS = 8  # maximum number of frames shown per clip
+_SAMPLE = 200  # records read for the statistics if there is no manifest
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, variant after a colon.")
-_OUTPUT = flags.DEFINE_string("output", "clips.png", "The contact sheet.")
-_VIDEOS = flags.DEFINE_integer("videos", 6, "Most videos on the sheet.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 0, "Number of the batch to show.", lower_bound=0)
-_AUGMENT = flags.DEFINE_bool("augment", True, "Show clips after device augmentation.")
+EXAMPLES = """\
+vssl inspect RECORDS --config=cvrl:ucf6
+vssl inspect --config=cvrl:demo --batch=3 --noaugment --output=batch3.png
+"""
 
 
 def training_rows(
@@ -38,13 +37,13 @@ def training_rows(
   """The first videos of batch `step` of a run.
 
   Args:
-    config: the run's.
+    config: config of the run.
     step: number of the batch, from 0.
-    videos: how many of it at most.
+    videos: maximum number of videos to return.
 
   Returns:
     The source, rows 0 to n − 1 of the batch, and the size of the whole batch: `config.batch_size`,
-    or all videos there are where they are fewer (such a run would be refused).
+    or the number of videos in the split if that is smaller (training would refuse such a run).
 
   Raises:
     UserError: the data cannot be read, or has no pixels.
@@ -52,7 +51,8 @@ def training_rows(
   data, size = config.data, config.batch_size
 
   def load(size: int) -> source.Source:
-    # As the first of as many processes as leave it just enough rows: the others are not decoded.
+    # Pretend to be the first of several processes: then only its share of the batch is decoded.
+    # The share is the smallest divisor of the batch size with enough rows.
     share = next(n for n in range(min(videos, size), size + 1) if size % n == 0)
     return source.load(
       data,
@@ -69,39 +69,43 @@ def training_rows(
     found = load(size)
   batch = next(found.train_batches(step))
   if "clips" not in batch:
-    raise UserError(f"config.data.source={data.source}: no pixels to show.")
+    raise UserError(
+      f"config.data.source={data.source}: it has features and no pixels to show; use a source of "
+      "videos."
+    )
   return found, {k: v[:videos] for k, v in batch.items()}, size
 
 
 def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
-  """What the encoder gets of the first clips of batch `step` of a run.
+  """Augments the first clips of batch `step` exactly as training does.
 
   Args:
-    config: the run's.
+    config: config of the run.
     clips: uint8 `[n, R, T, H, W, 3]`, rows 0 to n − 1 of the batch.
-    step: its number.
+    step: number of the batch.
 
   Returns:
-    float32 of the same shape, normalized by `config.augment.mean` and `std`.
+    The encoder's input, float32 of the same shape, normalized by `config.augment.mean` and `std`.
   """
   import jax
 
   from vssl_jax import augment
   from vssl_jax.ops.step_keys import step_keys
 
-  _, keys = step_keys(config.seed, step, len(clips))  # a row's key is that of any larger batch
+  # A row's key does not depend on the batch size, so these are the keys of the whole batch's rows.
+  _, keys = step_keys(config.seed, step, len(clips))
   return np.asarray(jax.jit(augment.build(config.augment, config.data.size))(keys, clips))
 
 
 def contact_sheet(
   clips: np.ndarray, captions: Sequence[Sequence[str]], path: str | pathlib.Path
 ) -> None:
-  """Writes clips as a PNG, one row each, grouped by video.
+  """Writes clips as a PNG, one row per clip, grouped by video.
 
   Args:
     clips: `[N, R, T, H, W, 3]`, uint8 or float in [0, 1]; at most 8 of the T frames are shown.
     captions: text beside each clip, `[N][R]`.
-    path: the file.
+    path: the file to write.
 
   Raises:
     UserError: the file cannot be written.
@@ -137,7 +141,7 @@ def contact_sheet(
         ha="right",
         va="center",
         fontsize=7,
-        parse_math=False,  # a label may hold dollar signs
+        parse_math=False,  # a label may contain dollar signs
       )
   try:
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -148,7 +152,7 @@ def contact_sheet(
 
 
 def _drawable(caption: str) -> str:
-  """A caption with the characters escaped that Matplotlib's font lacks (it would warn of each)."""
+  """Escapes the characters that Matplotlib's font lacks; it would print a warning for each."""
   from matplotlib import font_manager
 
   known = font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
@@ -158,7 +162,7 @@ def _drawable(caption: str) -> str:
 
 
 def captions(batch: source.Batch, label_names: Sequence[str]) -> list[list[str]]:
-  """Video number, class and first frame of every clip, `[N][R]`."""
+  """Captions `[N][R]`: video number, class and first frame of each clip."""
   result = []
   for video, label, offsets in zip(batch["video"], batch["label"], batch["offset"], strict=True):
     name = label_names[label] if 0 <= label < len(label_names) else f"label {label}"
@@ -167,10 +171,10 @@ def captions(batch: source.Batch, label_names: Sequence[str]) -> list[list[str]]
 
 
 def statistics(folder: str | pathlib.Path) -> str:
-  """What a folder of records holds: from its manifest, else from a sample of its records.
+  """Describes a folder of records, from its manifest or else from a sample of its records.
 
   Raises:
-    UserError: the folder holds no records.
+    UserError: the folder has no records.
   """
   from data_pipelines.records import manifest
 
@@ -179,7 +183,10 @@ def statistics(folder: str | pathlib.Path) -> str:
   shards = pathlib.Path(folder).glob("*-of-*")
   names = sorted({p.name.rpartition("-of-")[0][:-6] for p in shards} - {""})
   if not names:
-    raise UserError(f"{folder}: neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008.")
+    raise UserError(
+      f"{folder}: has neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008; make them "
+      "with `python -m data_pipelines.prepare`."
+    )
   return "\n".join(_scanned_text(folder, name) for name in names)
 
 
@@ -211,7 +218,7 @@ def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
   labels = collections.Counter(v.label_text or str(v.label) for v in videos)
   return "\n".join(
     [
-      f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; of {len(chosen)} read:",
+      f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; {len(chosen)} sampled:",
       f"  frames: {min(lengths)} to {max(lengths)}, median {int(np.median(lengths))}",
       f"  frames per second: {_histogram(rates)}",
       f"  classes: {_histogram(labels)}",
@@ -225,50 +232,50 @@ def _histogram(counts: dict[str, int], most: int = 12) -> str:
   return text + (f", and {len(items) - most} more" if len(items) > most else "")
 
 
-def main(argv: Sequence[str]) -> int:
-  """See the module's docstring; exit status 0, or 2 where the input is bad."""
-  try:
-    if _CONFIG.value is None or len(argv) > 2:
-      raise UserError("usage: python -m data_pipelines.inspect DIR --config=configs/cvrl.py")
-    folder = pathlib.Path(_OUTPUT.value).absolute().parent
-    if not folder.is_dir():
-      raise UserError(f"--output={_OUTPUT.value}: there is no folder {folder}; make it first.")
-    config = _CONFIG.value.copy_and_resolve_references().unlock()
-    if len(argv) == 2:
-      config.data.path = argv[1]
-    if config.data.source == "tfrecord" and config.data.path:
-      print(statistics(config.data.path))
-    step = _BATCH.value
-    videos, batch, size = training_rows(config, step=step, videos=_VIDEOS.value)
-    if size < config.batch_size:
-      print(
-        f"note: training refuses batches of {config.batch_size:,} (config.batch_size), there are "
-        f"{size:,} videos; shown is a batch of all"
-      )
-    clips = batch["clips"] / np.float32(255)
-    if _AUGMENT.value:
-      std, mean = (np.array(config.augment[k], np.float32) for k in ("std", "mean"))
-      clips = np.clip(augmented(config, batch["clips"], step) * std + mean, 0, 1)
-    contact_sheet(clips, captions(batch, videos.label_names), _OUTPUT.value)
-    print(f"wrote {_OUTPUT.value}: {len(clips):,} of the {size:,} videos of batch {step}")
-  except UserError as e:
-    print(f"error: {printable(str(e))}", file=sys.stderr)
-    return 2
+def parser() -> arguments.Parser:
+  """The command's flags."""
+  assert __doc__
+  p = arguments.Parser("vssl inspect", __doc__, EXAMPLES, config=True)
+  add = p.add_argument
+  add("folder", metavar="DIR", nargs="?", default="", help="folder of records")
+  add("--output", default="clips.png", metavar="FILE", help="PNG file to write (clips.png)")
+  add("--videos", type=int, default=6, help="maximum number of videos to show (6)")
+  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (0)")
+  arguments.switch(p, "augment", "show clips after augmentation on the device", default=True)
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Writes the contact sheet and prints the statistics."""
+  if args.config is None:
+    raise UserError("--config is missing: e.g. vssl inspect RECORDS --config=cvrl:ucf6")
+  for name, low in {"videos": 1, "batch": 0}.items():
+    if getattr(args, name) < low:
+      raise UserError(f"--{name}={getattr(args, name)}: give {low} or more.")
+  folder = pathlib.Path(args.output).absolute().parent
+  if not folder.is_dir():
+    raise UserError(f"--output={args.output}: there is no folder {folder}; make it first.")
+  config = args.config.copy_and_resolve_references().unlock()
+  if args.folder:
+    config.data.path = args.folder
+  if config.data.source == "tfrecord" and config.data.path:
+    print(statistics(config.data.path))
+  videos, batch, size = training_rows(config, step=args.batch, videos=args.videos)
+  if size < config.batch_size:
+    print(
+      f"note: config.batch_size is {config.batch_size:,}, but there are only {size:,} videos, so "
+      "training would stop; here the batch holds all videos"
+    )
+  clips = batch["clips"] / np.float32(255)
+  if args.augment:
+    std, mean = (np.array(config.augment[k], np.float32) for k in ("std", "mean"))
+    clips = np.clip(augmented(config, batch["clips"], args.batch) * std + mean, 0, 1)
+  contact_sheet(clips, captions(batch, videos.label_names), args.output)
+  print(f"wrote {args.output}: {len(clips):,} of the {size:,} videos of batch {args.batch}")
   return 0
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Flags and config, with anything wrong in them told in one line."""
-  try:
-    rest = flags.FLAGS(argv)
-    if _CONFIG.value is not None:
-      _ = _CONFIG.value.name  # a config file that failed to load says so only when it is read
-  except Exception as e:
-    print(f"error: {printable(brief(e))}", file=sys.stderr)
-    raise SystemExit(2) from e
-  return rest
-
-
 if __name__ == "__main__":
-  logging.set_verbosity(logging.WARNING)
-  app.run(main, flags_parser=_parse)
+  from vssl_jax import cli
+
+  sys.exit(cli.run("data_pipelines.inspect"))

@@ -1,4 +1,4 @@
-"""Packages of the extra `data`: imported where they are needed, else named in one line."""
+"""Imports packages of the extra `data` when needed; a missing one is reported in one line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ INSTALL = "pip install 'vssl_jax[data]'"
 
 
 def require(module: str, what: str, *, instead: str = "") -> ModuleType:
-  """Imports a module of the extra's packages, or one of ours that imports them.
+  """Imports a module of the extra's packages, or one of our modules that imports them.
 
   Args:
-    module: its full name.
-    what: that needs it, as an error message names it.
-    instead: another way out, if there is one.
+    module: full name of the module.
+    what: what needs it, as the subject of the error message.
+    instead: what the user can do instead of installing the package; "" if nothing.
 
   Raises:
-    UserError: one of the extra's packages is not installed.
+    UserError: a package of the extra is not installed.
   """
   try:
     return importlib.import_module(module)

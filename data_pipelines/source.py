@@ -1,8 +1,9 @@
-"""What every data source offers, and which module each `config.data.source` names.
+"""The interface of all data sources, and the table from `config.data.source` to their modules.
 
-Batch k is a function of (seed, k) alone: epoch and place follow from k, the epoch's order is a
-permutation keyed by (seed, epoch), and an example's draws are keyed by (seed, epoch, video). So a
-run restarts at any batch without replaying, and hosts need no word with each other.
+Batch k depends on (seed, k) alone: k gives the epoch and the position in it, the epoch's order is
+a permutation keyed by (seed, epoch), and the random numbers of an example are keyed by (seed,
+epoch, video). So a run can restart at any batch without replaying the ones before it, and the
+hosts need not communicate.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]  # one row of a batch
-Batches = Generator[Batch]  # to be closed, so that readers end with it
+Batches = Generator[Batch]  # close it to stop its readers
 
 _MODULES: Mapping[str, str] = {
   "tfrecord": "data_pipelines.sources.tfrecord",
@@ -31,10 +32,10 @@ _MODULES: Mapping[str, str] = {
   "untrimmed": "data_pipelines.untrimmed.simulated",
   "stitched": "data_pipelines.untrimmed.stitched",
 }
-# Need no TensorFlow.
+# Sources that need no TensorFlow.
 NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
 
-_SUBSET = 0xFFFFFFFF  # stands where the epoch does, in the key of the `fraction` draw
+_SUBSET = 0xFFFFFFFF  # replaces the epoch in the random key that chooses the `fraction` subset
 
 
 class Source(Protocol):
@@ -42,36 +43,36 @@ class Source(Protocol):
 
   @property
   def num_videos(self) -> int:
-    """Videos in use, V; `fraction` is already applied."""
+    """Number of videos in use, V, after `fraction` is applied."""
     ...
 
   @property
   def label_names(self) -> tuple[str, ...]:
-    """Class names by label index; () where the data has none."""
+    """Class names by label index; () if the data has none."""
     ...
 
   @property
   def video_names(self) -> tuple[str, ...]:
-    """Each video's own name, by its number in the batches; () where the data has none."""
+    """Name of each video, by its number in the batches; () if the data has no names."""
     ...
 
   @property
   def unreadable(self) -> int:
-    """Times a video could not be read, so far; see `data_pipelines.clips.clip_source`."""
+    """Number of failed reads of videos so far; see `data_pipelines.clips.clip_source`."""
     ...
 
   @property
   def fingerprint(self) -> str:
-    """Hex; changes with the split's videos or their order.
+    """Hex digest of the split's videos and their order.
 
-    Not with the folder they lie in, `fraction` or seed. A run that goes on must find the one it
-    began with.
+    It does not depend on the folder of the data, on `fraction` or on the seed. A resumed run must
+    find the same fingerprint as when it started.
     """
     ...
 
   @property
   def steps_per_epoch(self) -> int:
-    """V // batch_size; each epoch leaves out another remainder.
+    """V // batch_size; each epoch leaves out a different remainder.
 
     Raises:
       UserError: the split has fewer videos than one batch.
@@ -79,16 +80,17 @@ class Source(Protocol):
     ...
 
   def train_batches(self, start: int = 0) -> Batches:
-    """Endless batches, the first being batch number `start` of the run.
+    """Endless batches, starting with batch number `start` of the run.
 
-    Yields this process's rows of the global batch, N of them: `clips` uint8 `[N, R, T, H, W, C]`,
+    Yields this process's N rows of the global batch: `clips` uint8 `[N, R, T, H, W, C]`,
     `label` int32 `[N]` (−1: unknown), `video` int64 `[N]` in [0, V), `offset` int32 `[N, R]`
-    (frame number of each clip's start). Feature sources: see `data_pipelines.sources.features`.
+    (frame number of each clip's start). Sources of features yield other arrays, see
+    `data_pipelines.sources.features`.
     """
     ...
 
-  def only(self, videos: Sequence[int]) -> Source:
-    """The same source with some of its videos alone, numbered anew from 0 in the order given."""
+  def only(self, videos: Sequence[int] | np.ndarray) -> Source:
+    """The same source restricted to some videos, renumbered from 0 in the given order."""
     ...
 
   def eval_batches(
@@ -105,28 +107,29 @@ class Source(Protocol):
     """One ordered pass over the split; rows that pad the last batch have `valid` False.
 
     Args:
-      batch_size: videos a global batch.
+      batch_size: videos per global batch.
       clips: evenly spaced clips per video (`sampler.eval_starts`).
-      crops: squares along the longer side: 3 are left, centre, right or top, centre, bottom.
+      crops: square crops along the longer side; 3 are left, centre, right (or top, centre, bottom).
       frames: frames per clip.
-      stride: source frames from one to the next.
-      resize: short side before cropping, pixels.
-      size: side of the squares, pixels, at most `resize`.
+      stride: source frames from one frame of a clip to the next.
+      resize: short side of the frames before cropping, pixels.
+      size: side of the square crops, pixels, at most `resize`.
 
     Yields:
-      `clips` uint8 `[N, S, T, H, W, C]` with S = clips · crops views, crops running fastest,
-      `label` int32 `[N]`, `video` int64 `[N]`, `offset` int32 `[N, S]`, `valid` bool `[N]`.
+      `clips` uint8 `[N, S, T, H, W, C]` with S = clips · crops views (all crops of the first clip,
+      then of the second, …), `label` int32 `[N]`, `video` int64 `[N]`, `offset` int32 `[N, S]`,
+      `valid` bool `[N]`.
     """
     ...
 
 
 class Wrapped:
-  """Another source as it is; a subclass changes some of what passes through.
+  """Passes everything on to another source; a subclass overrides what it changes.
 
-  Its `only` is the other source's own, without the change.
+  `only` is passed on as well: it returns a part of the other source, without the change.
 
   Args:
-    source: the other.
+    source: the other source.
   """
 
   def __init__(self, source: Source):
@@ -149,15 +152,15 @@ def load(
 
   Args:
     data: `config.data`.
-    split: name of the split; `data.fraction` applies where it is `data.train_split`.
-    batch_size: videos a global training batch.
-    seed: decides order, clips and crops.
-    process_index: this process.
-    process_count: processes that share each batch.
+    split: name of the split; `data.fraction` applies only to `data.train_split`.
+    batch_size: videos per global training batch.
+    seed: decides the order, clips and crops.
+    process_index: index of this process.
+    process_count: number of processes that share each batch.
 
   Raises:
-    UserError: an unknown source, a missing file, a batch that the split or the processes do not
-      divide into, or no TensorFlow where the source needs it.
+    UserError: the source is unknown, a file is missing, the batch is larger than the split or not
+      a multiple of the number of processes, or the source needs TensorFlow and it is not installed.
   """
   if data.source not in _MODULES:
     names = ", ".join(_MODULES)
@@ -178,10 +181,10 @@ def load(
 
 
 def subset(total: int, *, data: Any, split: str, seed: int) -> np.ndarray:
-  """Videos in use: all, or `data.fraction` of the training split, chosen by seed.
+  """The videos in use: all, or a share `data.fraction` of the training split, chosen by the seed.
 
   Returns:
-    int64 `[V]`, ascending positions in the split.
+    Positions in the split, int64 `[V]`, ascending.
   """
   if not 0 < data.fraction <= 1:
     raise UserError(f"config.data.fraction: {data.fraction} is not in (0, 1].")
@@ -192,13 +195,13 @@ def subset(total: int, *, data: Any, split: str, seed: int) -> np.ndarray:
 
 
 def steps_per_epoch(videos: int, batch_size: int, *, split: str) -> int:
-  """Whole batches in an epoch.
+  """Number of whole batches in an epoch.
 
   Raises:
     UserError: the batch is larger than the split.
   """
   if batch_size < 1:
-    raise UserError(f"config.batch_size: {batch_size} is not a number of videos.")
+    raise UserError(f"config.batch_size: {batch_size} videos per batch; set it to 1 or more.")
   if batch_size > videos:
     raise UserError(
       f"config.batch_size: {batch_size} videos per batch, but split {split!r} has {videos}; "
@@ -208,39 +211,41 @@ def steps_per_epoch(videos: int, batch_size: int, *, split: str) -> int:
 
 
 def local_rows(batch_size: int, process_index: int, process_count: int) -> range:
-  """Rows of the global batch that belong to this process, a contiguous share.
+  """This process's rows of the global batch, a contiguous range.
 
   Raises:
-    UserError: the processes do not divide the batch.
+    UserError: the batch size is not a multiple of the number of processes.
   """
   if batch_size % process_count:
     raise UserError(
-      f"config.batch_size: {batch_size} videos do not divide among {process_count} processes."
+      f"config.batch_size: {batch_size} videos do not divide among {process_count} processes; "
+      "set it to a multiple of the number of processes."
     )
   share = batch_size // process_count
   return range(process_index * share, (process_index + 1) * share)
 
 
 def generator(seed: int, epoch: int, video: int = 0, purpose: int = 0) -> np.random.Generator:
-  """NumPy random numbers of their own for each (seed, epoch, video, purpose)."""
+  """A NumPy random generator, independent for each (seed, epoch, video, purpose)."""
   key = [(seed & 0x7FFFFFFF) << 32 | (epoch & 0xFFFFFFFF), video << 16 | purpose]
   return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
 class NumpySource:
-  """The batching of a source whose examples are made by NumPy, one at a time.
+  """Base class of sources that make their examples with NumPy, one at a time; it makes batches.
 
-  A subclass gives `train_example` and `eval_example`, dicts of arrays without batch axis.
+  A subclass defines `train_example` and `eval_example`, which return dicts of arrays without a
+  batch axis.
 
   Args:
     data: `config.data`.
-    total: videos of the split.
+    total: number of videos in the split.
     fingerprint: see `Source`.
-    split: as the rest, see `load`.
-    batch_size: likewise.
-    seed: likewise.
-    process_index: likewise.
-    process_count: likewise.
+    split: see `load`.
+    batch_size: see `load`.
+    seed: see `load`.
+    process_index: see `load`.
+    process_count: see `load`.
   """
 
   def __init__(
@@ -267,10 +272,10 @@ class NumpySource:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
+    """Number of whole batches in an epoch; `UserError` if the split is smaller than one batch."""
     return steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]
@@ -279,7 +284,7 @@ class NumpySource:
     return few
 
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
-    """One training example; `video` counts the videos in use."""
+    """One training example; `video` is a number in [0, `num_videos`)."""
     raise NotImplementedError
 
   def eval_example(self, video: int, **views: int) -> Example:
@@ -289,15 +294,15 @@ class NumpySource:
   def train_batches(self, start: int = 0) -> Batches:
     """See `Source`."""
     steps = self.steps_per_epoch
-    order_of, order = -1, np.zeros(0, np.int64)
+    order_epoch, order = -1, np.zeros(0, np.int64)
     step = start
     while True:
       epoch, place = divmod(step, steps)
-      if epoch != order_of:
-        order_of, order = epoch, generator(self._seed, epoch).permutation(self.num_videos)
+      if epoch != order_epoch:
+        order_epoch, order = epoch, generator(self._seed, epoch).permutation(self.num_videos)
       first = place * self._batch_size
       videos = order[first + self._rows.start : first + self._rows.stop]
-      # Purpose 1: purpose 0 of video 0 is the epoch's permutation.
+      # Purpose 1, because purpose 0 of video 0 is already used for the epoch's permutation.
       yield _stack(
         [self.train_example(int(v), generator(self._seed, epoch, int(v), 1)) for v in videos]
       )

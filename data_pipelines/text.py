@@ -1,7 +1,8 @@
-"""Text that carries file names: bytes that are no UTF-8 go in and come out again.
+"""Reads and writes text with file names, which may contain bytes that are not valid UTF-8.
 
-A file name is any bytes but `/` and NUL. Python reads a byte that is no UTF-8 as a lone surrogate
-(PEP 383); so does everything here, and writes it back as that byte.
+A file name may contain any byte except `/` and NUL. Python represents a byte that is not valid
+UTF-8 as a lone surrogate (PEP 383). The functions here do the same when they read, and write the
+surrogate back as the original byte.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ _ERRORS = "surrogateescape"
 
 
 def encode(text: str) -> bytes:
-  """UTF-8 of a text, its lone surrogates as the bytes they stand for."""
+  """Encodes a text as UTF-8; lone surrogates become the bytes they stand for."""
   return text.encode("utf-8", _ERRORS)
 
 
 def decode(data: bytes) -> str:
-  """The inverse of `encode`, for any bytes."""
+  """Decodes any bytes; the inverse of `encode`."""
   return data.decode("utf-8", _ERRORS)
 
 
 def read(path: str | os.PathLike[str]) -> str:
-  """A text file, every line end as a newline, without a byte order mark."""
+  """Reads a text file; line ends become newlines, a byte order mark is dropped."""
   return pathlib.Path(path).read_text(encoding="utf-8-sig", errors=_ERRORS)
 
 
@@ -36,7 +37,7 @@ def write(path: str | os.PathLike[str], text: str) -> None:
 
 
 def printable(text: str) -> str:
-  """A name for a terminal or a picture, in one line: bytes and control characters escaped."""
+  """Makes a text safe to print or draw: one line, with raw bytes and control characters escaped."""
   return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 

@@ -218,7 +218,7 @@ def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) ->
   """A result's scores by column, in per cent; baselines have logistic regression alone."""
   if part.startswith("baselines."):
     found, name = result.get("baselines", {}), part.partition(".")[2]
-    value = found.get(name, found.get(name.replace("color", "colour")))  # as before version 0.2
+    value = found.get(name, found.get(name.replace("color", "colour")))  # as older files have it
     return {} if value is None else {"logistic": 100 * value["top1"]}
   found = {}
   for column, path in columns.items():

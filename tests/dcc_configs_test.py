@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.untrimmed import simulated
 from tests import small
-from vssl_jax import methods
+from vssl_jax import cli, methods
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import splits
@@ -74,9 +74,8 @@ def test_changes_change_what_they_name():
 
 def test_what_is_wrong_with_test_videos_is_said_before_training(tmp_path, capsys):
   folder, run = tmp_path / "features", tmp_path / "run"
-  simulated.main(
-    [f"--output={folder}", "--videos=16", "--eval_videos=4", "--classes=2", "--width=5"]
-  )
+  flags = [f"--output={folder}", "--videos=16", "--eval_videos=4", "--classes=2", "--width=5"]
+  assert cli.run(simulated.__name__, flags) == 0
   written = annotations.read_annotations(folder / "annotations.json")
   name = next(n for n, v in written.items() if v.subset == "test")
   broken = np.load(folder / f"{name}.npy")
@@ -136,12 +135,10 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
 
 
 @pytest.mark.slow
-def test_main_ends_in_one_result_with_the_table_and_leaves_pictures(tmp_path, capsys):
+def test_a_run_ends_in_a_result_with_the_table_and_leaves_pictures(tmp_path):
   shared = {"data.localization.validation": 0.25, "dcc.timelines": 1, "dcc.snippets": 40}
   config = _config("demo", batch_size=8, **shared)
-  pretrain.pretrain(config, tmp_path, allow_config_change=False)
-  (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("RESULT ")]
-  result = json.loads(line.removeprefix("RESULT "))
+  result = pretrain.pretrain(config, tmp_path, allow_config_change=False)
   assert set(result["dcc"]["mAP"]) == {f"0.{i}" for i in range(1, 8)}
   assert result["headline"]["mAP@0.1:0.7"].keys() == {"trained", "validation_chosen"}
   assert result["train_videos"] == 9  # of 12

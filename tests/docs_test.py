@@ -18,10 +18,8 @@ from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
 from tests.pages import (
   FENCE,
-  HAS_CLI,
   MODULES,
   PAGES,
-  RENAMED,
   ROOT,
   TRAINED,
   blocks,
@@ -67,7 +65,7 @@ def flags(tmp_path_factory):
   for name, done in zip(MODULES, helps, strict=True):
     assert done.stdout.strip(), name
     names = set(re.findall(r"--(?:\[no\])?([a-z]\w*)", done.stdout))
-    found[name] = names | ({"which"} if not HAS_CLI else set())
+    found[name] = names
   return found
 
 
@@ -141,7 +139,7 @@ def _extras(requirement):
 
 def _known_extras():
   text = (ROOT / "setup.cfg").read_text().split("[options.extras_require]")[1]
-  return {*re.findall(r"^(\w+) =", text, re.MULTILINE)} | ({"data"} if not HAS_CLI else set())
+  return {*re.findall(r"^(\w+) =", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -155,7 +153,7 @@ def test_flags_and_fields_in_the_text_exist(page, flags, fields):
     for field in re.findall(r"(?<![\w.-])config\.([a-z]\w*(?:\.\w+)*)", code):
       if field in ("json", "py"):  # files
         continue
-      known = known_field(fields, field) or field in _EXAMPLES or field in RENAMED.values()
+      known = known_field(fields, field) or field in _EXAMPLES or field in config_lib.RENAMED
       assert known, f"{page}: config.{field}"
     for value in re.findall(r"--config=([\w./]+(?::[\w,]+)?)", code):
       assert config_of(value).name

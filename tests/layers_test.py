@@ -14,10 +14,13 @@ MOST_FILES = 16  # in one folder
 LAYERS = (
   ("vssl_jax.errors", "vssl_jax._version"),
   ("vssl_jax.files", "vssl_jax.parallel"),
+  ("data_pipelines.text",),
   ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.config"),
+  ("vssl_jax.config_file",),
+  ("vssl_jax.cli",),  # knows commands by name, and imports one when it is called
   ("vssl_jax.ops",),
   ("vssl_jax.models", "vssl_jax.losses", "vssl_jax.augment"),
-  ("data_pipelines.text", "data_pipelines.optional"),
+  ("data_pipelines.optional",),
   ("data_pipelines.source",),
   ("vssl_jax.localization",),
   ("data_pipelines.videos", "data_pipelines.records"),
@@ -30,9 +33,15 @@ LAYERS = (
   ("vssl_jax.encoder",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
   ("vssl_jax.jobs",),
-  ("vssl_jax.main",),
+  ("vssl_jax.commands",),
   # What `python -m` finds, and the package's own names, which are imported when they are asked for.
-  ("vssl_jax.evaluate", "vssl_jax.export", "vssl_jax.extract_features", "vssl_jax.localize"),
+  (
+    "vssl_jax.main",
+    "vssl_jax.evaluate",
+    "vssl_jax.export",
+    "vssl_jax.extract_features",
+    "vssl_jax.localize",
+  ),
   ("vssl_jax", "data_pipelines"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

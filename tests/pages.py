@@ -1,7 +1,6 @@
 """Blocks of README and the site, read, and run in a reader's folder."""
 
 import contextlib
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -39,7 +38,6 @@ MODULES = {
   "uncertainty": "vssl_jax.uncertainty",
 }
 TRAINED = ("train", "inspect")  # commands that take a config
-HAS_CLI = importlib.util.find_spec("vssl_jax.cli") is not None
 FENCE = re.compile(
   r'^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n'
   r"(?P<code>.*?)^```$",
@@ -92,34 +90,10 @@ def commands(block):
         yield rest[0], [w.removesuffix(";") for w in rest[1:]]
 
 
-# Before there is `vssl_jax.cli`, commands go by their modules, and a few names are the old ones.
-
-RENAMED = {
-  "data.interval.distribution": "data.interval.distribution",
-  "probe.normalize": "probe.normalize",
-  "augment.solarize_p": "augment.solarize_p",
-  "augment.solarize_threshold": "augment.solarize_threshold",
-}
-
-
-def _before_cli(args):
-  found = []
-  for arg in args:
-    if arg.startswith("--which="):
-      continue
-    for new, old in RENAMED.items():
-      arg = arg.replace(f"--config.{new}", f"--config.{old}")
-    if m := re.fullmatch(r"--config=(\w+)(:.*)?", arg):
-      arg = f"--config={ROOT / 'configs' / m[1]}.py{m[2] or ''}"
-    found.append(arg)
-  return found
-
-
 def program(name):
+  """The installed command, or what it is made of."""
   entry = pathlib.Path(sys.executable).with_name("vssl")
-  if HAS_CLI and entry.exists():
-    return [str(entry), name]
-  return [sys.executable, "-m", MODULES[name]]
+  return [str(entry), name] if entry.exists() else [sys.executable, "-m", MODULES[name]]
 
 
 def environment():
@@ -128,7 +102,6 @@ def environment():
 
 
 def call(name, args, folder):
-  args = args if HAS_CLI else _before_cli(args)
   return subprocess.run(
     [*program(name), *args],
     cwd=folder,
@@ -142,7 +115,6 @@ def call(name, args, folder):
 
 
 def known_field(fields, name):
-  name = name if HAS_CLI else RENAMED.get(name, name)
   return name in fields or any(f.startswith(f"{name}.") for f in fields)
 
 
@@ -243,11 +215,8 @@ def execute(block, names, folder):
   """Runs a block of Python among the names of its page."""
   import vssl_jax
 
-  used = re.findall(r"vssl_jax\.(pretrain|evaluate|export|extract_features|localize)\(", block.code)
-  if used and not HAS_CLI:
-    return
   with one_device(folder) as patch:
-    if "pretrain" in used:
+    if "vssl_jax.pretrain(" in block.code:
       pretrain = vssl_jax.pretrain
 
       def tiny(config, **kwargs):

@@ -23,7 +23,7 @@ def _changes(name):
 
 
 class Source:
-  steps_per_epoch, label_names = 100, ("a", "b")
+  steps_per_epoch, label_names, fingerprint = 100, ("a", "b"), ""
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from vssl_jax import methods, parallel
+from vssl_jax import cli, methods, parallel
 from vssl_jax.training import loop, metrics_log, sources
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -88,6 +88,11 @@ def xla_flags(devices=1):
   count = "--xla_force_host_platform_device_count"
   own = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(count)]
   return " ".join(own + [f"{count}={devices}"] * (devices > 1))
+
+
+def vssl(*argv):
+  """The exit code of a `vssl` command line, run in this process."""
+  return cli.main([str(x) for x in argv])
 
 
 def init(method):

@@ -1,25 +1,79 @@
 """Self-supervised video representation learning in JAX.
 
-encoder = vssl_jax.load("runs/mine")                 # a run, an export or converted weights
-features = encoder.apply(encoder.params, clips)      # uint8 [N, T, H, W, 3] to float32 [N, F]
+result = vssl_jax.pretrain("cvrl:demo", workdir="runs/mine")      # or your own config
+summary = vssl_jax.evaluate("runs/mine", protocols="linear,knn")  # every protocol by default
+encoder = vssl_jax.load("runs/mine")              # a run, an export or converted weights
+features = encoder.apply(encoder.params, clips)   # uint8 [N, T, H, W, 3] to float32 [N, F]
+
+Functions return plain data, and raise `UserError` with one line where their input is bad. All that
+is named here is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from vssl_jax._version import __version__
 
-if TYPE_CHECKING:
-  from vssl_jax.encoder.encoder import Encoder
+if TYPE_CHECKING:  # what `_PLACES` says, for editors and type checkers
+  from vssl_jax import augment, losses, methods, models, ops, probes
+  from vssl_jax.encoder.encoder import Encoder, load
+  from vssl_jax.encoder.export import export
+  from vssl_jax.encoder.snippet_features import extract_features
+  from vssl_jax.errors import UserError
+  from vssl_jax.evaluation.run import evaluate
+  from vssl_jax.jobs.localize import localize
+  from vssl_jax.jobs.run import pretrain
+
+# Modules, and what is to be taken of them; "" is the module itself. `evaluate`, `export`,
+# `extract_features` and `localize` are names of modules as well, for `python -m` alone: nothing
+# imports those, as an import would put the module in the function's place.
+_PLACES = {
+  "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
+  "UserError": ("vssl_jax.errors", "UserError"),
+  "augment": ("vssl_jax.augment", ""),
+  "evaluate": ("vssl_jax.evaluation.run", "evaluate"),
+  "export": ("vssl_jax.encoder.export", "export"),
+  "extract_features": ("vssl_jax.encoder.snippet_features", "extract_features"),
+  "load": ("vssl_jax.encoder.encoder", "load"),
+  "localize": ("vssl_jax.jobs.localize", "localize"),
+  "losses": ("vssl_jax.losses", ""),
+  "methods": ("vssl_jax.methods", ""),
+  "models": ("vssl_jax.models", ""),
+  "ops": ("vssl_jax.ops", ""),
+  "pretrain": ("vssl_jax.jobs.run", "pretrain"),
+  "probes": ("vssl_jax.probes", ""),
+}
+
+__all__ = [
+  "Encoder",
+  "UserError",
+  "__version__",
+  "augment",
+  "evaluate",
+  "export",
+  "extract_features",
+  "load",
+  "localize",
+  "losses",
+  "methods",
+  "models",
+  "ops",
+  "pretrain",
+  "probes",
+]
 
 
-__all__ = ["__version__", "load"]
+def __getattr__(name: str) -> Any:
+  """Imports what is asked for the first time (PEP 562)."""
+  if name not in _PLACES:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  module, attribute = _PLACES[name]
+  found = importlib.import_module(module)
+  globals()[name] = getattr(found, attribute) if attribute else found
+  return globals()[name]
 
 
-def load(path: str | os.PathLike[str]) -> Encoder:
-  """The encoder in a folder, with `apply(params, clips)`; see `vssl_jax.encoder.encoder.load`."""
-  from vssl_jax.encoder import encoder  # what it needs is loaded when it is needed
-
-  return encoder.load(path)
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

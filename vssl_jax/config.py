@@ -1,4 +1,4 @@
-"""Every configuration field, its default and its meaning; a config file only changes values."""
+"""All configuration fields, with defaults and meanings; a config file only changes the values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 
-# Published linear probes: fields of `config.probe`, whose defaults are CVRL's.
+# Published linear probes, as changes to the fields of `config.probe`; its defaults are CVRL's.
 LINEAR_PROBES: dict[str, dict[str, Any]] = {
   "cvrl": {},  # Qian et al. 2021, section 4.1, and its code
-  "rho": {  # Feichtenhofer et al. 2021, appendix B: 4.0 at 512 videos, on features as they are
+  # Feichtenhofer et al. 2021, appendix B: lr 4.0 at 512 videos, features not normalized.
+  "rho": {
     "normalize": False,
     "lr": 8.0,
     "batch_size": 512,
@@ -21,7 +22,7 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
     "crop_short": (0.7, 0.875),
   },
 }
-# Fields by their names before version 0.2, which files and flags may still use.
+# Fields by their former names, which configs and flags may use for one more version.
 RENAMED = {
   "data.interval.law": "data.interval.distribution",
   "augment.solarise_p": "augment.solarize_p",
@@ -33,53 +34,53 @@ RENAMED = {
 
 
 def data() -> ConfigDict:
-  """Fields of `config.data`: where clips come from and how they are cut."""
+  """Fields of `config.data`: which data is read, and how clips are cut from it."""
   c = ConfigDict()
   # tfrecord | tfds | digits | synthetic | features | dmvr | localization | untrimmed | stitched
   c.source = "tfrecord"
-  c.path = ""  # folder of shards (tfrecord, features) or TFDS data_dir
+  c.path = ""  # the data; tfrecord: folder of shards; tfds, digits: TFDS's data_dir
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
-  c.fingerprint = ""  # of the training videos, filled in from the source
+  c.fingerprint = ""  # fingerprint of the training videos, filled in from the source
   c.train_split = "train"
   c.eval_split = "test"
   c.clips = 2  # R: clips drawn from each video
   c.frames = 16  # T: frames per clip
-  c.stride = 2  # source frames between two frames of a clip
+  c.stride = 2  # source frames from one frame of a clip to the next
   c.size = 224  # side of the square clip, pixels
-  c.fraction = 1.0  # share of the training videos used, chosen by seed
-  c.threads = 0  # parse and decode threads; 0 lets tf.data choose
-  c.prefetch = 2  # batches kept ready
-  c.strict = False  # True: a video that cannot be read ends the run instead of being replaced
+  c.fraction = 1.0  # share of the training videos to use, chosen by the seed
+  c.threads = 0  # threads that parse and decode; 0 lets tf.data choose
+  c.prefetch = 2  # number of batches prepared ahead
+  c.strict = False  # True: stop at a video that cannot be read; False: replace it by the next one
 
-  c.interval = ConfigDict()  # between the starts of a video's clips
+  c.interval = ConfigDict()  # time between the starts of a video's clips
   c.interval.distribution = "decreasing"  # decreasing|uniform|increasing|constant|same|independent
-  c.interval.power = 1.0  # p of the distribution, f(k) ∝ 1 − (k/m)^p
+  c.interval.power = 1.0  # exponent p of the density, f(k) ∝ 1 − (k/m)^p for `decreasing`
   c.interval.gap = 0.0  # the interval of `constant`, in `unit`
-  c.interval.unit = "frames"  # frames | seconds (each video's own frame rate)
-  c.interval.max_seconds = 0.0  # bound on the span of a video's clips; 0 = whole video
-  c.interval.min_seconds = 0.0  # their starts span at least this, or what the video allows
+  c.interval.unit = "frames"  # frames | seconds (converted by each video's own frame rate)
+  c.interval.max_seconds = 0.0  # largest distance between any two starts; 0: no bound
+  c.interval.min_seconds = 0.0  # smallest distance from first to last start, if possible
 
   c.crop = ConfigDict()  # random resized crop, taken while the JPEG is decoded
-  c.crop.random = True  # False: the central square only
-  c.crop.area = (0.3, 1.0)  # share of the frame's area
-  c.crop.aspect = (0.5, 2.0)  # width / height
-  # Squares instead, their side so large a share of the short side: what scaling that side to
-  # [256, 320] and cutting out 224 is as (0.7, 0.875), whatever the frame's shape; 0 for none.
+  c.crop.random = True  # False: always the central square
+  c.crop.area = (0.3, 1.0)  # range of the crop's area, as a share of the frame's area
+  c.crop.aspect = (0.5, 2.0)  # range of the crop's width / height
+  # If not 0: square crops instead; range of the side as a share of the frame's short side.
+  # (0.7, 0.875) is the same as scaling the short side to [256, 320] and cropping 224 x 224.
   c.crop.short = (0.0, 0.0)
-  c.crop.consistent = True  # one crop per clip; False: one per frame
+  c.crop.consistent = True  # True: one crop per clip; False: one per frame
 
-  c.eval = ConfigDict()  # test-time views
+  c.eval = ConfigDict()  # test views
   c.eval.clips = 10  # clips per video, evenly spaced
-  c.eval.crops = 3  # squares along the longer side
-  c.eval.frames = 32
-  c.eval.stride = 2
-  c.eval.resize = 256  # short side before cropping, pixels
-  c.eval.size = 256
+  c.eval.crops = 3  # square crops per clip, along the longer side of the frame
+  c.eval.frames = 32  # frames per clip
+  c.eval.stride = 2  # source frames from one frame of a clip to the next
+  c.eval.resize = 256  # short side of the frames before cropping, pixels
+  c.eval.size = 256  # side of the square crops, pixels
   c.eval.batch_size = 8  # videos per batch
 
-  c.synthetic = ConfigDict()  # the NumPy-only sources
-  c.synthetic.videos = 256
-  c.synthetic.eval_videos = 64
+  c.synthetic = ConfigDict()  # source = synthetic
+  c.synthetic.videos = 256  # training videos
+  c.synthetic.eval_videos = 64  # evaluation videos
   c.synthetic.length = 48  # frames per video
   c.synthetic.classes = 8
 
@@ -88,24 +89,27 @@ def data() -> ConfigDict:
 
 
 def localization() -> ConfigDict:
-  """Fields of `config.data.localization`; `data_pipelines/untrimmed` says who reads which."""
+  """Fields of `config.data.localization`; the modules in `data_pipelines/untrimmed` read them."""
   c = ConfigDict()
-  c.annotations = ""  # ground truth, ActivityNet's JSON; for the made-up sources: its lengths
-  c.durations = ""  # CSV of video_id, duration_s where the JSON has no durations
-  c.step_seconds = 0.64  # from one feature to the next: 16 frames at 25 a second
-  c.sampling = "sample"  # sample: always T features, repeated or left out | pad: up to T, masked
-  c.streams = ()  # folders under config.data.path joined along D, such as ("rgb", "flow")
-  c.check = True  # look through all files first
-  c.validation = 0.0  # share of the training videos held out, to choose a checkpoint by
-  c.truth = False  # training sees annotated moments too, for config.dcc.pseudo = annotated alone
-  c.seed = 0  # of the made-up data, whatever the run's
+  # Ground truth, a JSON file in ActivityNet's format. The sources of made-up videos (untrimmed,
+  # stitched) take the times or lengths of their actions from it.
+  c.annotations = ""
+  c.durations = ""  # CSV of video_id, duration_s, if the JSON has no durations
+  c.step_seconds = 0.64  # time from one feature to the next; 0.64: 16 frames at 25 per second
+  # sample: always T features, by repeating or leaving out | pad: zeros up to T, masked
+  c.sampling = "sample"
+  c.streams = ()  # folders under config.data.path, concatenated along D, such as ("rgb", "flow")
+  c.check = True  # check all files before training
+  c.validation = 0.0  # share of the training videos held out, to choose a checkpoint
+  c.truth = False  # True: batches have the annotated times; only for config.dcc.pseudo = annotated
+  c.seed = 0  # seed of made-up data and of the held-out videos, independent of the run's seed
 
-  c.videos = 200  # made-up videos to train on
-  c.eval_videos = 100
-  c.max_seconds = 240.0  # longest made-up video
-  c.second_class = 0.15  # chance that a made-up video has actions of two classes
+  c.videos = 200  # number of made-up training videos
+  c.eval_videos = 100  # number of made-up evaluation videos
+  c.max_seconds = 240.0  # length of the longest made-up video, seconds
+  c.second_class = 0.15  # probability that a made-up video has actions of two classes
 
-  c.untrimmed = ConfigDict()  # see untrimmed.simulated.SimulationSettings
+  c.untrimmed = ConfigDict()  # see data_pipelines.untrimmed.simulated.SimulationSettings
   c.untrimmed.classes = 8
   c.untrimmed.scenes = 0
   c.untrimmed.width = 64
@@ -121,31 +125,31 @@ def localization() -> ConfigDict:
   c.untrimmed.bursts = 0.1
 
   c.stitched = ConfigDict()  # see data_pipelines.untrimmed.stitched
-  c.stitched.actions = ()  # labels that are actions, the others are background; (): the first half
-  c.stitched.names = ""  # text file of label and name a line
+  c.stitched.actions = ()  # labels that are actions, the rest is background; (): the first half
+  c.stitched.names = ""  # text file with a label and its name on each line
   return c
 
 
 def augment() -> ConfigDict:
-  """Fields of `config.augment`: what happens to clips on the device (preset `code`)."""
+  """Fields of `config.augment`: augmentation of clips on the device (defaults: preset `code`)."""
   c = ConfigDict()
-  c.flip = 0.5
-  c.jitter_p = 0.8
+  c.flip = 0.5  # probability of a mirrored clip
+  c.jitter_p = 0.8  # probability of color jitter; its strengths follow
   c.brightness = 0.8
   c.contrast = 0.8
   c.saturation = 0.8
   c.hue = 0.2
-  c.contrast_mean = "clip"  # clip (TF: per-channel mean) | grey (torchvision: mean of luma)
-  c.gray_p = 0.2
-  c.blur_p = (1.0, 0.1)  # by view
-  c.blur_sigma = (0.1, 2.0)
-  c.blur_kernel = 0  # taps; 0 = size // 10, made odd
-  c.solarize_p = (0.0, 0.2)  # by view
-  c.solarize_threshold = 0.5
-  c.rotation_p = 0.0  # by a random multiple of 90 degrees
-  c.consistent = True  # one draw per clip; False: one per frame
-  c.mean = (0.0, 0.0, 0.0)  # subtracted after augmentation
-  c.std = (1.0, 1.0, 1.0)
+  c.contrast_mean = "clip"  # clip (as TF: mean per channel) | grey (as torchvision: mean luma)
+  c.gray_p = 0.2  # probability of grayscale
+  c.blur_p = (1.0, 0.1)  # probability of Gaussian blur, per view
+  c.blur_sigma = (0.1, 2.0)  # range of the blur's sigma, pixels
+  c.blur_kernel = 0  # size of the blur's kernel, taps; 0: size // 10, made odd
+  c.solarize_p = (0.0, 0.2)  # probability of solarizing, per view
+  c.solarize_threshold = 0.5  # values at or above it are inverted, in [0, 1]
+  c.rotation_p = 0.0  # probability of rotation by a random multiple of 90 degrees
+  c.consistent = True  # True: one draw per clip; False: one per frame
+  c.mean = (0.0, 0.0, 0.0)  # subtracted after augmentation, from values in [0, 1]
+  c.std = (1.0, 1.0, 1.0)  # then divided by this
   return c
 
 
@@ -153,73 +157,75 @@ def encoder() -> ConfigDict:
   """Fields of `config.encoder`."""
   c = ConfigDict()
   c.name = "r3d"  # r3d | slow | c2d | slowfast | r2plus1d | r3d_torchvision | s3dg | vit
-  # 0 is the first of: r3d, slow, c2d, slowfast 50 | 18 | 101 | 152; r2plus1d 18; vit 12.
+  # Layers; r3d, slow, c2d, slowfast: 50 | 18 | 101 | 152; r2plus1d: 18; vit: 12. 0: the first.
   c.depth = 0
-  c.width = 1.0  # channel multiplier; 0.25 starts at 16 channels
-  c.dtype = "bfloat16"  # compute; parameters, statistics and losses stay float32
-  c.bn_momentum = 0.9  # new = momentum · old + (1 − momentum) · batch
+  c.width = 1.0  # multiplies the channels; with 0.25 the network starts with 16 channels
+  c.dtype = "bfloat16"  # type of computations; parameters, statistics and losses stay float32
+  c.bn_momentum = 0.9  # running statistics: new = momentum · old + (1 − momentum) · batch
   c.bn_epsilon = 1e-5
-  c.bn_groups = 1  # 1: statistics over the global batch; G: over each of G equal groups
-  c.remat = False  # recompute blocks in the backward pass
-  c.temporal = True  # r3d, slow; False: every temporal kernel is 1 (frames, inflated later)
-  c.conv = "auto"  # lowering of the 3-D convolutions, see models/conv.py
-  c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) a frame of the slow one
-  c.beta = 8  # slowfast: channels of the slow pathway a channel of the fast one
-  c.lateral = 7  # slowfast: temporal kernel of the lateral connections; 5 in the paper
-  c.slow_to_last = False  # slowfast: the slow pathway's frames from the clip's first to its last
-  c.time_pool = 1  # slow, c2d: frames max-pooled into one after res2; PySlowFast's C2D has 2
-  c.gating = True  # s3dg: False is S3D
+  c.bn_groups = 1  # batch statistics; 1: over the global batch; G: over each of G equal groups
+  c.remat = False  # True: recompute blocks in the backward pass, to save memory
+  c.temporal = True  # r3d, slow: False sets all temporal kernels to 1 (for frames, inflated later)
+  c.conv = "auto"  # how 3-D convolutions are computed, see vssl_jax/models/layers/conv.py
+  c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) per frame of the slow one
+  c.beta = 8  # slowfast: channels of the slow pathway per channel of the fast one
+  c.lateral = 7  # slowfast: temporal kernel size of the lateral connections; 5 in the paper
+  # slowfast: True spreads the slow pathway's frames evenly from the clip's first to its last frame
+  # (as PySlowFast does); False takes every alpha-th frame.
+  c.slow_to_last = False
+  c.time_pool = 1  # slow, c2d: frames max-pooled into one after res2; 2 in PySlowFast's C2D
+  c.gating = True  # s3dg: False makes it an S3D
   c.size = "B"  # vit: S | B
-  c.tubelet = (2, 16, 16)  # vit: frames, rows and columns of a token
+  c.tubelet = (2, 16, 16)  # vit: frames, rows and columns per token
   return c
 
 
 def head() -> ConfigDict:
-  """Fields of `config.head`, the projection."""
+  """Fields of `config.head`, the projection head."""
   c = ConfigDict()
-  c.hidden = (2048, 2048, 2048)
-  c.out = 128
+  c.hidden = (2048, 2048, 2048)  # widths of the hidden layers
+  c.out = 128  # dimension of the embedding
   c.bn = True  # batch norm after each hidden layer
-  c.out_bn = False  # and of the embedding, without scale or bias
-  c.bn_momentum = 0.997
-  c.bn_groups = 1
+  c.out_bn = False  # batch norm of the embedding, without scale or bias
+  c.bn_momentum = 0.997  # see config.encoder.bn_momentum
+  c.bn_groups = 1  # see config.encoder.bn_groups
   return c
 
 
 def optim() -> ConfigDict:
-  """Fields of `config.optim`."""
+  """Fields of `config.optim`: optimizer and learning rate."""
   c = ConfigDict()
-  c.name = "sgd"  # sgd | lars | adamw | adam (weight decay in the gradient)
-  c.lr = 0.32  # at `lr_batch` videos
-  c.lr_batch = 1024  # the rate is scaled by batch_size / lr_batch
+  c.name = "sgd"  # sgd | lars | adamw | adam (adds weight decay to the gradient)
+  c.lr = 0.32  # peak learning rate for a batch of `lr_batch` videos
+  c.lr_batch = 1024  # the learning rate is multiplied by batch_size / lr_batch
   c.momentum = 0.9
   c.nesterov = False
   c.weight_decay = 1e-6  # on kernels; with lars on all tensors of two or more axes
-  c.decay_bias = False  # sgd, adamw: on the biases of layers too, as PySlowFast's SGD
-  c.warmup_epochs = 5.0
-  c.warmup_lr = 0.0  # rate of the warm-up's first update, at `lr_batch` videos
-  c.final_lr = 0.0  # share of the peak left at the end of the cosine
-  c.clip_norm = 0.0  # global gradient norm bound; 0 = none
-  c.layer_decay = 1.0  # factor of the rate from one layer of the encoder to the one before it
+  c.decay_bias = False  # sgd, adamw: weight decay on the biases of layers too, as PySlowFast's SGD
+  c.warmup_epochs = 5.0  # linear warm-up
+  c.warmup_lr = 0.0  # learning rate of the first update, for a batch of `lr_batch` videos
+  c.final_lr = 0.0  # learning rate at the end of the cosine, as a share of the peak
+  c.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+  c.layer_decay = 1.0  # each layer of the encoder has this times the learning rate of the next one
   return c
 
 
 def shared() -> ConfigDict:
-  """The fields that every method shares, with their defaults (CVRL's published recipe).
+  """The fields that all methods share, with their defaults (CVRL's published recipe).
 
-  `vssl_jax.methods.base_config` adds those of one method.
+  `vssl_jax.methods.base_config` adds the fields of one method.
 
   Returns:
     An unlocked config.
   """
   c = ConfigDict()
-  c.name = ""  # names the default workdir
+  c.name = ""  # name of the config, used for the default workdir
   c.job = "pretrain"  # pretrain | linear_probe
-  c.method = ""  # a module of vssl_jax/methods; its own fields are config.<method>
+  c.method = ""  # name of a module in vssl_jax/methods; its own fields are config.<method>
   c.seed = 0
   c.batch_size = 1024  # videos per step, over all devices
   c.epochs = 200.0
-  c.steps = 0  # overrides epochs when positive
+  c.steps = 0  # number of steps; if positive, used instead of `epochs`
   c.steps_per_epoch = 0  # filled in from the data
   c.accumulate = 1  # micro-batches per step
   c.data = data()
@@ -228,38 +234,40 @@ def shared() -> ConfigDict:
   c.head = head()
   c.optim = optim()
 
-  c.checkpoint = ""  # run folder or exported folder whose encoder is probed or fine-tuned
-  c.log_every = 50  # steps
+  c.checkpoint = ""  # folder of a run or of an exported encoder, to probe or fine-tune
+  c.log_every = 50  # steps between two lines of the log
   c.save = ConfigDict()
-  c.save.every = 1000  # steps between checkpoints; 0 = only at the end
-  c.save.keep = 2  # newest checkpoints kept
-  c.save.best = ""  # logged metric whose best checkpoint is kept as well; "" = none
-  c.save.best_mode = "min"  # min | max
+  c.save.every = 1000  # steps between checkpoints; 0: only at the end
+  c.save.keep = 2  # number of newest checkpoints to keep
+  c.save.best = ""  # logged metric; the checkpoint with its best value is kept too; "": none
+  c.save.best_mode = "min"  # whether the best value is the smallest (min) or the largest (max)
 
-  c.knn = ConfigDict()  # nearest neighbours, also while training: evaluation/monitor.py
-  c.knn.every_epochs = 0.0  # 0 = never
-  c.knn.k = 200  # neighbours that vote, at most all of the training split
-  c.knn.temperature = 0.07  # of the votes, exp(cosine / T)
-  c.knn.clips = 1  # while training: views of each video, evenly spaced
-  c.knn.held_out = 0.2  # while training: share of the training videos that ask the others
+  # Nearest neighbors: in evaluation, and during training, see vssl_jax/evaluation/monitor.py.
+  c.knn = ConfigDict()
+  c.knn.every_epochs = 0.0  # epochs between evaluations during training; 0: never
+  c.knn.k = 200  # number of neighbors that vote, at most the size of the training split
+  c.knn.temperature = 0.07  # T in the weights of the votes, exp(cosine / T)
+  c.knn.clips = 1  # during training: clips per video, evenly spaced
+  c.knn.held_out = 0.2  # during training: share of the training videos used as queries
 
-  c.probe = ConfigDict()  # after pre-training, and job = linear_probe
-  c.probe.run = False  # probe at the end of pre-training
-  c.probe.random_init = True  # beside the same encoder at random initialization
-  c.probe.calibrate = 16  # training batches that set a random encoder's batch statistics
+  c.probe = ConfigDict()  # probes at the end of pre-training, and job = linear_probe
+  c.probe.run = False  # run the probes at the end of pre-training
+  c.probe.random_init = True  # also probe the same encoder with random weights, to compare
+  c.probe.calibrate = 16  # training batches used to set batch statistics of the random encoder
   c.probe.linear = True  # CVRL's linear probe
-  c.probe.quick = True  # logistic regression, nearest neighbours and retrieval
-  c.probe.protocols = ()  # further ones, names of evaluation/protocols.py
-  c.probe.baselines = False  # logistic regression on raw pixels and color means
+  c.probe.quick = True  # logistic regression, nearest neighbors and retrieval
+  c.probe.protocols = ()  # further protocols, by their names in vssl_jax/evaluation/protocols.py
+  c.probe.baselines = False  # logistic regression on raw pixels and mean colors, to compare
+  # The linear probe:
   c.probe.epochs = 100.0
-  c.probe.batch_size = 1024
-  c.probe.lr = 32.0  # at 1024 videos
-  c.probe.normalize = True  # L2-normalized features
+  c.probe.batch_size = 1024  # videos per step
+  c.probe.lr = 32.0  # learning rate for a batch of 1024 videos
+  c.probe.normalize = True  # L2-normalize the features
   c.probe.momentum = 0.9
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
-  c.probe.clips = 1  # clips of each video per step: more of them cost less reading
-  c.probe.flip = 0.5
+  c.probe.clips = 1  # clips per video in each step; more clips need fewer reads of videos
+  c.probe.flip = 0.5  # probability of a mirrored clip
   c.probe.crop_area = (0.3, 1.0)
   c.probe.crop_aspect = (0.5, 2.0)
   c.probe.crop_short = (0.0, 0.0)
@@ -268,17 +276,17 @@ def shared() -> ConfigDict:
   c.probe.size = 224
 
   c.distributed = ConfigDict()  # several processes
-  c.distributed.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM
-  c.distributed.processes = 1
-  c.distributed.index = 0
+  c.distributed.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM; "": alone
+  c.distributed.processes = 1  # number of processes
+  c.distributed.index = 0  # index of this process, from 0
   return c
 
 
 def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
-  """Steps of the whole run: `config.steps`, or `config.epochs` of whole batches.
+  """Number of steps of the run: `config.steps`, or else those of `config.epochs` epochs.
 
   Raises:
-    UserError: neither is positive.
+    UserError: both are 0 or less.
   """
   steps = config.steps or round(config.epochs * steps_per_epoch)
   if steps <= 0:
@@ -287,7 +295,11 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
 
 
 def linear_probe(name: str) -> dict[str, Any]:
-  """How a published linear probe is trained: a key of `LINEAR_PROBES`; fields of `config.probe`."""
+  """The settings of a published linear probe, as fields of `config.probe`.
+
+  Args:
+    name: a key of `LINEAR_PROBES`.
+  """
   probe = shared().probe
   fields = (
     "normalize",
@@ -306,13 +318,13 @@ def linear_probe(name: str) -> dict[str, Any]:
 
 
 def rename_fields(config: ConfigDict) -> list[str]:
-  """Moves values under a field's former name to its present one, in place.
+  """Renames fields with old names (see `RENAMED`) to their present names, in place.
 
   Args:
-    config: any, of this version or an older one; unlocked for the moment.
+    config: a config of this or an older version; it may be locked.
 
   Returns:
-    The former names that were found.
+    The old names that were found.
   """
   found = []
   for old, new in RENAMED.items():
@@ -330,5 +342,5 @@ def rename_fields(config: ConfigDict) -> list[str]:
 
 
 def to_json(config: ConfigDict) -> str:
-  """The config as stable, readable JSON."""
+  """The config as readable JSON; equal configs give equal text."""
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)

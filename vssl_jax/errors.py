@@ -1,17 +1,25 @@
-"""The one exception that speaks to the user, and one line out of any other."""
+"""The exceptions with messages for the user, and a function that shortens any other to one line."""
 
 import re
 
 
 class UserError(ValueError):
-  """Bad input, told in one line: which file or field, what was wrong, what to do.
+  """Bad input; the message is one line: which file or field, what was wrong, what to do.
 
-  Command-line programs print its message without a traceback and exit with status 2.
+  Command-line programs print the message without a traceback and exit with status 2.
   """
 
 
+class NonFiniteError(FloatingPointError):
+  """The loss or the gradient is not finite; the message names step and metric."""
+
+
+class Preempted(Exception):
+  """The process received SIGTERM, and everything is saved; the message says what."""
+
+
 def brief(error: BaseException) -> str:
-  """One line out of an exception, whose text may hold another one's traceback."""
+  """Shortens an exception to one line; its text may contain the traceback of another exception."""
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   whole = str(text).replace("\\n", "\n").replace("\\'", "'")
   lines = [line.strip() for line in whole.splitlines() if line.strip()]

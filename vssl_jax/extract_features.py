@@ -1,8 +1,8 @@
-"""`python -m vssl_jax.extract_features`: see `vssl_jax.encoder.snippet_features`."""
+"""`python -m vssl_jax.extract_features`, as `vssl extract`; see `vssl_jax.commands.extract`."""
 
 import sys
 
-from vssl_jax.encoder.snippet_features import main
+from vssl_jax import cli
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.run("vssl_jax.commands.extract"))

@@ -1,4 +1,4 @@
-"""What every picture shares: a figure without a window, its colors, its file."""
+"""Helpers for all figures: making a figure without a window, its colors, writing it as PNG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RIGHT, WRONG, GREY = "#2a8a3e", "#c0392b", "0.45"
 
 
 def new(width: float, height: float) -> Any:
-  """A figure of so many inches."""
+  """A figure of the given width and height, inches."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -23,9 +23,9 @@ def new(width: float, height: float) -> Any:
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
-  """Writes the PNG, its folder too; it appears whole or not at all."""
+  """Writes the figure as PNG and makes the folder; the file appears complete or not at all."""
   buffer = io.BytesIO()
-  # Without the library's version in it, equal pictures are equal files.
+  # Leave out Matplotlib's version, so that equal pictures give equal files.
   figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as file:
@@ -33,7 +33,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def colors(count: int) -> list[Any]:
-  """A color a class, told apart as well as so many can be."""
+  """One color per class, as distinct as possible for this number of classes."""
   import matplotlib
 
   name, size = ("tab10", 10) if count <= 10 else ("tab20", 20) if count <= 20 else ("hsv", count)
@@ -42,5 +42,5 @@ def colors(count: int) -> list[Any]:
 
 
 def short(name: str, length: int = 22) -> str:
-  """A name cut to fit."""
+  """A name cut to at most `length` characters."""
   return name if len(name) <= length else name[: length - 1] + "…"

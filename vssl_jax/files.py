@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, and the folders they go to.
+"""Writes files atomically (a file appears complete or not at all), and makes folders.
 
-Written here because atomicwrites, the library for it, is no longer maintained.
+This is implemented here because atomicwrites, a library for it, is no longer maintained.
 """
 
 from __future__ import annotations
@@ -8,37 +8,48 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from vssl_jax.errors import UserError
 
+StrPath = str | os.PathLike[str]
+
+
+def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
+  """Turns one path or several into a list of strings; empty paths are left out."""
+  several = [paths] if isinstance(paths, str | os.PathLike) else paths
+  return [os.fspath(path) for path in several if os.fspath(path)]
+
 
 def make_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Makes a folder, and those above it, where they are missing.
+  """Makes a folder and its missing parent folders; an existing folder is fine.
 
   Raises:
-    UserError: something else has the name, or it cannot be made.
+    UserError: the folder cannot be made, for example because there is a file of this name.
   """
   path = pathlib.Path(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as e:
-    raise UserError(f"{path}: no folder can be made here ({e.strerror}).") from None
+    raise UserError(
+      f"{path}: no folder can be made here ({e.strerror}); choose another path."
+    ) from None
   return path
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-  """Opens a new file for writing that takes its name only once it is complete and on disk.
+  """Opens a new file for writing; it gets its name only when it is complete and on disk.
 
-  An exception leaves what was there before; a killed process leaves a `.tmp-*` file beside it.
+  After an exception, an existing file is unchanged. A killed process leaves a `.tmp-*` file beside
+  it.
 
   Args:
-    path: the file to make or to replace; its folder must exist.
+    path: the file to create or replace; its folder must exist.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the file cannot be written.
   """
   path = pathlib.Path(path)
   temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -53,7 +64,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file beside its final name, then renames it; makes the folder."""
+  """Writes a file under a temporary name, then renames it; makes its folder if missing."""
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as file:
     file.write(data)

@@ -1,8 +1,8 @@
-"""`python -m vssl_jax.localize`: see `vssl_jax.jobs.localize`."""
+"""`python -m vssl_jax.localize`, the same as `vssl localize`; see `vssl_jax.commands.localize`."""
 
 import sys
 
-from vssl_jax.jobs.localize import main
+from vssl_jax import cli
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.run("vssl_jax.commands.localize"))

@@ -1,4 +1,4 @@
-"""Devices and processes: one mesh axis, `data`; parameters replicated, batches split by video."""
+"""Devices and processes: a mesh with one axis, `data`; parameters are replicated, batches split."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Tree = Any
 
 
 def initialize(config: ConfigDict) -> None:
-  """Joins the other processes, before anything touches a device.
+  """Connects this process to the others; call it before anything uses a device.
 
   Args:
-    config: `config.distributed`: `coordinator` is "" (one process), "auto" (a TPU pod or
-      SLURM tells the rest) or host:port with `processes` and this process's `index`.
+    config: `config.distributed`. `coordinator` is "" (one process), "auto" (a TPU pod or SLURM
+      gives the other values) or host:port together with `processes` and this process's `index`.
 
   Raises:
-    UserError: the fields do not fit together.
+    UserError: the fields contradict each other.
   """
   if not config.coordinator:
     if config.processes != 1:
@@ -40,43 +40,43 @@ def initialize(config: ConfigDict) -> None:
     return
   if not 0 <= config.index < config.processes:
     raise UserError(
-      f"config.distributed.index is {config.index}: it counts from 0 to processes - 1 = "
+      f"config.distributed.index is {config.index}: it must be from 0 to processes - 1 = "
       f"{config.processes - 1}."
     )
   jax.distributed.initialize(config.coordinator, config.processes, config.index)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-  """A one-axis mesh over the given devices, by default all of every process.
+  """A one-axis mesh over the given devices, by default all devices of all processes.
 
-  More than one CPU device switches JAX's persistent compilation cache off for the process: XLA
-  runs a CPU program's collectives in one order on every device, but not when the program was read
-  from that cache, and then devices wait for each other for ever (jaxlib 0.10).
+  With more than one CPU device, this switches JAX's persistent compilation cache off for the
+  process. XLA runs a CPU program's collectives in the same order on every device, except when the
+  program comes from that cache; then the devices wait for each other forever (jaxlib 0.10).
   """
   devices = devices if devices is not None else jax.devices()
   on_host = len(devices) > 1 and devices[0].platform == "cpu"
-  # JAX makes the attribute at run time.
+  # The type checker does not know the attribute, because JAX creates it at run time.
   if on_host and jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # whether it is used is asked once, at the first compilation
+    compilation_cache.reset_cache()  # JAX reads the setting only once, at the first compilation
   return Mesh(np.asarray(devices), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of parameters and optimizer state: a whole copy on each device."""
+  """The sharding of parameters and optimizer state: a full copy on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-  """The sharding of batches: the first axis over the devices."""
+  """The sharding of batches: the first axis is split over the devices."""
   return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-  """Fails early where a batch does not divide over devices and micro-batches.
+  """Checks that a batch divides evenly among devices and micro-batches.
 
   Raises:
-    UserError: naming the field and the nearest size that fits.
+    UserError: it does not; the message names the field and the nearest size that fits.
   """
   unit = mesh.size * accumulate
   if batch_size % unit:
@@ -88,31 +88,31 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """This process's rows `[N / processes, ...]` become global arrays `[N, ...]` on the mesh."""
+  """Turns this process's rows `[N / processes, ...]` into global arrays `[N, ...]` on the mesh."""
   sharding = split(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
 def shardings(mesh: Mesh, specs: Tree) -> Tree:
-  """The shardings that a tree of PartitionSpecs names."""
+  """Converts a tree of PartitionSpecs to shardings on the mesh."""
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
 
 
 def put(mesh: Mesh, tree: Tree, specs: Tree) -> Tree:
-  """Equal host or device arrays of every process become global arrays, laid out by `specs`.
+  """Turns arrays that are equal in every process into global arrays, sharded by `specs`.
 
   Args:
-    mesh: all devices.
-    tree: whole arrays, or global ones that are laid out so already.
-    specs: PartitionSpecs in the shape of `tree` or of its upper part (a prefix).
+    mesh: mesh of all devices.
+    tree: full arrays on host or device, or global arrays that are already sharded this way.
+    specs: PartitionSpecs, as a tree like `tree` or a prefix of it.
   """
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings(mesh, specs))
 
   def one(sharding: NamedSharding, x: Any) -> jax.Array:
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
-      return x  # no process sees all of it
+      return x  # already global; its full value is in no single process
     return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
 
   return jax.tree.map(
@@ -123,7 +123,7 @@ def put(mesh: Mesh, tree: Tree, specs: Tree) -> Tree:
 
 
 def put_replicated(mesh: Mesh, tree: Tree) -> Tree:
-  """Equal host or device arrays of every process become replicated global arrays."""
+  """Turns arrays that are equal in every process into replicated global arrays."""
   return put(mesh, tree, PartitionSpec())
 
 
@@ -131,12 +131,12 @@ def over_pairs(
   loss: Callable[[jax.Array, jax.Array, str | None], tuple[jax.Array, dict[str, jax.Array]]],
   mesh: Mesh | None,
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
-  """Runs a pair loss on each device's own rows, with the mesh axis's name to gather over.
+  """Runs a loss over pairs on each device's rows, and gives it the mesh axis to gather over.
 
   Args:
-    loss: (a [n, D], b [n, D], axis_name or None) -> (scalar, scalar metrics), the same on all
-      devices and differentiable as the global loss.
-    mesh: None or one device: `loss` is called on the whole arrays with axis_name None.
+    loss: (a [n, D], b [n, D], axis_name or None) -> (scalar, scalar metrics). Its values must be
+      the same on all devices, and its gradients those of the global loss.
+    mesh: if None or a single device, `loss` is called on the full arrays with axis_name None.
 
   Returns:
     (a [N, D], b [N, D]) -> (scalar, scalar metrics) for use under `jit`.
@@ -155,8 +155,9 @@ def over_pairs(
 def vary_with(x: jax.Array, *parameters: jax.Array) -> tuple[jax.Array, ...]:
   """Marks `parameters` as varying over the `shard_map` axes that `x` varies over.
 
-  A custom gradient returns each device's share of a parameter's gradient; the mark's transpose
-  sums the shares, as the built-in operations do unasked. Outside `shard_map` nothing happens.
+  A custom gradient returns each device's part of a parameter's gradient. The backward pass of the
+  mark sums these parts, as built-in operations do automatically. Outside `shard_map` this does
+  nothing.
   """
   axes = _varying_axes(x)
   return tuple(_mark_varying(p, tuple(axes - _varying_axes(p))) for p in parameters)

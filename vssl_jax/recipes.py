@@ -1,7 +1,7 @@
-"""Pieces that the files under configs/ share: small networks, mild color, the small data sets.
+"""Building blocks shared by the files in configs/: small networks, mild color, small data sets.
 
-Each function changes the config it is given. A recipe of a method takes these and sets what is
-its own: the optimizer, the schedule, the method's fields.
+Each function changes the given config. A method's recipe calls some of them and then sets its own
+optimizer, schedule and method fields.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vssl_jax.augment import presets
 from vssl_jax.errors import UserError
 
 Change = Callable[[ConfigDict], None]
-_RENAMED = {"no_colour": "no_color"}  # changes by their names before version 0.2
+_RENAMED = {"no_colour": "no_color"}  # changes by their former names
 
 
 def small(c: ConfigDict) -> None:
-  """R3D-18 of width 16 in float32, for CPUs, probed at the end."""
+  """R3D-18 with a quarter of the channels (from 16), float32, for CPUs; probed at the end."""
   c.encoder.depth, c.encoder.width, c.encoder.dtype = 18, 0.25, "float32"
   c.head.hidden, c.head.out, c.head.bn_momentum = (256,), 64, 0.9
   c.probe.run = c.probe.baselines = True
@@ -30,7 +30,7 @@ def small(c: ConfigDict) -> None:
 
 
 def mild_color(c: ConfigDict) -> None:
-  """Color jitter of strength 0.4 and no blur: what small, small-featured clips bear."""
+  """Color jitter of strength 0.4 and no blur, for small clips with small details."""
   presets.plain(c.augment)
   a = c.augment
   a.brightness = a.contrast = a.saturation = 0.4
@@ -38,7 +38,7 @@ def mild_color(c: ConfigDict) -> None:
 
 
 def demo(c: ConfigDict) -> None:
-  """The embedded digit videos, 18 epochs with AdamW, then every probe."""
+  """The built-in digit videos: 18 epochs with AdamW, then all probes."""
   small(c)
   mild_color(c)
   c.augment.flip = 0.0  # handwriting is not symmetric
@@ -58,19 +58,19 @@ def demo(c: ConfigDict) -> None:
 
 
 def batch_normalized(c: ConfigDict) -> None:
-  """Embeddings normalized by batch, where negatives come from the batch.
+  """Batch norm on the embeddings, for methods whose negatives come from the batch.
 
-  Without, those of the digits crowd into a cone within a few updates, and the loss stands still
-  near that of guessing for as many epochs as the demo has.
+  Without it, the embeddings of the digits collapse into a narrow cone within a few updates, and
+  the loss stays near that of guessing for all epochs of the demo.
   """
   c.head.out_bn = True
 
 
 def ucf6(c: ConfigDict) -> None:
-  """Six classes of UCF101 at 56 pixels, AdamW at batch 16; records by data_pipelines.prepare.
+  """Six classes of UCF101 at 56 pixels, AdamW at batch 16; reads records of data_pipelines.prepare.
 
-  Chosen by cross-validation over the training split's recordings: color jitter of strength 0.4
-  instead of 1, and AdamW instead of SGD, each worth several points.
+  Two choices were made by cross-validation over the recordings of the training split: color jitter
+  of strength 0.4 instead of 1, and AdamW instead of SGD. Each gains several points.
   """
   small(c)
   mild_color(c)
@@ -93,13 +93,13 @@ def ucf6(c: ConfigDict) -> None:
 
 
 def rho_k400(c: ConfigDict) -> None:
-  """What the ρ-study's methods share on Kinetics-400: Slow-R50 8x8, 200 epochs, batch 512."""
+  """Common to all methods of the ρ-study on Kinetics-400: Slow-R50 8x8, 200 epochs, batch 512."""
   c.batch_size, c.epochs = 512, 200.0
   c.encoder.name, c.encoder.bn_momentum, c.head.bn_momentum = "slow", 0.9, 0.9
   d = c.data
   d.frames, d.stride, d.size = 8, 8, 224
   d.interval.distribution = "independent"
-  d.crop.short = (0.7, 0.875)  # the short side scaled to U[256, 320], 224 x 224 cut out
+  d.crop.short = (0.7, 0.875)  # like scaling the short side to U[256, 320] and cropping 224 x 224
   d.eval.frames, d.eval.stride = 8, 8
   _rho_color(c, 0.5)
   c.augment.mean, c.augment.std = (0.45,), (0.225,)
@@ -112,24 +112,25 @@ def rho_k400(c: ConfigDict) -> None:
 
 
 def lars(c: ConfigDict) -> None:
-  """LARS as SimCLR, BYOL and SwAV have it in the ρ-study: 4.8 at 512 videos, decay 1e-6.
+  """LARS as in the ρ-study's SimCLR, BYOL and SwAV: rate 4.8 at 512 videos, weight decay 1e-6.
 
-  Batch norm's statistics are of 64 videos, as those of one machine's 8 GPUs there.
+  Batch norm uses statistics of 64 videos, as in the study, where it covers the 8 GPUs of a machine.
   """
   c.encoder.bn_groups = c.head.bn_groups = 8
   c.optim.name, c.optim.lr, c.optim.weight_decay = "lars", 4.8, 1e-6
 
 
 def rho_demo(c: ConfigDict) -> None:
-  """The embedded digits for a method of the ρ-study: clips from anywhere in the video."""
+  """The built-in digits for a method of the ρ-study: clips are drawn independently in time."""
   demo(c)
   c.data.interval.distribution = "independent"
 
 
 def _rho_color(c: ConfigDict, strength: float) -> None:
-  """The study's color at strength s: jitter 0.8s, hue 0.2s, grey 0.2, blur 0.5, all views alike.
+  """The study's color augmentation, the same for all views; the study's default is s = 0.5.
 
-  Its default is s = 0.5. Contrast is about the mean of the clip's luma, as torchvision has it.
+  With strength s: jitter 0.8s, hue 0.2s; grey with probability 0.2, blur with 0.5. Contrast is
+  relative to the mean luma of the clip, as in torchvision.
   """
   presets.plain(c.augment)
   a = c.augment
@@ -138,20 +139,20 @@ def _rho_color(c: ConfigDict, strength: float) -> None:
 
 
 def aug_plus(c: ConfigDict) -> None:
-  """The study's aug+: crops of 0.2 to 0.766 of the frame in any shape, color of strength 0.75."""
+  """The study's aug+: crops of 0.2 to 0.766 of the area, aspect 3/4 to 4/3, color strength 0.75."""
   _rho_color(c, 0.75)
   c.data.crop.area, c.data.crop.aspect = (0.2, 0.766), (0.75, 1.3333)
   c.data.crop.short = (0.0, 0.0)
 
 
 def no_spatial(c: ConfigDict) -> None:
-  """The central square, never mirrored."""
+  """No spatial augmentation: the central square, never mirrored."""
   presets.no_geometry(c.augment)
   c.data.crop.random = False
 
 
 def rho(clips: int) -> Change:
-  """ρ clips of each video; ρ = 1 is two crops of one clip."""
+  """ρ clips per video; ρ = 1 means two crops of one clip."""
 
   def change(c: ConfigDict) -> None:
     c.data.clips = max(clips, 2)
@@ -162,7 +163,7 @@ def rho(clips: int) -> Change:
 
 
 def span(seconds: float) -> Change:
-  """All clips of a video start within so many seconds; 0 is one time for all."""
+  """All clips of a video start within `seconds`; with 0, at the same time."""
 
   def change(c: ConfigDict) -> None:
     c.data.interval.distribution = "independent" if seconds else "same"
@@ -172,7 +173,7 @@ def span(seconds: float) -> Change:
 
 
 def clip_length(frames: int, stride: int) -> Change:
-  """T frames, stride apart, in pre-training, probes and evaluation."""
+  """Sets the frames per clip and their stride, for pre-training, probes and evaluation."""
 
   def change(c: ConfigDict) -> None:
     for part in (c.data, c.data.eval, c.probe):
@@ -182,7 +183,7 @@ def clip_length(frames: int, stride: int) -> Change:
 
 
 def field(name: str, value: Any) -> Change:
-  """One of the method's own fields."""
+  """Sets one of the method's own fields."""
 
   def change(c: ConfigDict) -> None:
     c[c.method][name] = value
@@ -191,7 +192,7 @@ def field(name: str, value: Any) -> Change:
 
 
 def momentum(base: float | None) -> Change:
-  """A momentum that is not annealed: `base` all along, or the recipe's own where it is None."""
+  """A constant momentum instead of an annealed one: `base`, or the recipe's value if None."""
 
   def change(c: ConfigDict) -> None:
     fields = c[c.method]
@@ -230,24 +231,25 @@ def compose(
   method: str,
   methods: Mapping[str, str] | None = None,
 ) -> ConfigDict:
-  """The config of `variant[,change...]`: defaults, then the variant, then each change in turn.
+  """Makes the config of `variant[,change...]`: the defaults, the variant, then each change in turn.
 
-  Changes that undo one another are refused: the run's name would claim both.
+  Two changes that set the same field differently are refused, because the name of the run would
+  contain both.
 
   Args:
-    variant: what follows the colon of --config, e.g. "demo,uniform".
-    variants: the recipes by name.
-    changes: ablations by name.
-    prefix: the config's name before the variant's.
-    method: the method of every variant that `methods` does not name.
-    methods: methods of the other variants.
+    variant: the text after the colon of --config, e.g. "demo,uniform".
+    variants: the recipes, by name.
+    changes: the ablations, by name.
+    prefix: first part of the config's name, before the variant.
+    method: method of all variants that are not in `methods`.
+    methods: method by variant name, for the other variants.
 
   Returns:
     An unlocked config whose `name` is e.g. "cvrl_demo_uniform".
 
   Raises:
-    UserError: an unknown variant or change, with the ones there are; or a change that sets a field
-      otherwise than one before it.
+    UserError: a variant or change is unknown (the message lists those that exist), or a change
+      sets a field differently than an earlier change.
   """
   first, *rest = variant.split(",")
   changes = {**changes, **{old: changes[new] for old, new in _RENAMED.items() if new in changes}}
@@ -274,7 +276,7 @@ def compose(
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-  """Values by dotted names."""
+  """All values of a config, by dotted field names."""
   found: dict[str, Any] = {}
   for key, value in config.items():
     if isinstance(value, ConfigDict):

@@ -1,4 +1,4 @@
-"""Results as JSON and as one RESULT line, and hashes of what they were computed from."""
+"""Writes results as JSON and as one RESULT line; hashes weights, configs and files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ml_collections import ConfigDict
 
 from vssl_jax import files
 
-EXACT = 17  # digits that tell any two floats apart
+EXACT = 17  # `digits` for `plain` that write every float exactly
 
 
 def plain(value: Any, digits: int = 4) -> Any:
-  """Turns a tree of results into JSON's own types.
+  """Converts a tree of results to plain JSON types.
 
-  Floats are rounded to `digits` decimals (below 0.1: to as many significant digits), NaN and
-  infinities become None, arrays lists, and mappings dicts with sorted string keys.
+  Floats are rounded to `digits` decimals (below 0.1: to `digits` significant digits), NaN and
+  infinities become None, arrays become lists, and mappings become dicts with sorted string keys.
   """
   if isinstance(value, ConfigDict):
     value = value.to_dict()
@@ -49,9 +49,9 @@ def plain(value: Any, digits: int = 4) -> Any:
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-  """`RESULT {json}` on one line, keys sorted, floats rounded: equal results, equal lines.
+  """The line `RESULT {json}`, with sorted keys and rounded floats; equal results give equal lines.
 
-  `per_class` is left out, wherever it stands: it may have hundreds of entries.
+  `per_class` is left out at every level, because it may have hundreds of entries.
   """
 
   def short(value: Any) -> Any:
@@ -63,13 +63,13 @@ def result_line(result: Mapping[str, Any]) -> str:
 
 
 def write_json(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-  """Writes the whole result as indented JSON; the file appears whole or not at all."""
+  """Writes the whole result as indented JSON; the file appears complete or not at all."""
   text = json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)
   files.write_atomic(path, (text + "\n").encode())
 
 
 def tree_hash(tree: Any) -> str:
-  """SHA-256 over names, types, shapes and bytes of every array: equal only if bit-identical."""
+  """SHA-256 of names, types, shapes and bytes of all arrays: equal only for bit-identical trees."""
   digest = hashlib.sha256()
   for path, x in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
     x = np.asarray(x)
@@ -79,22 +79,22 @@ def tree_hash(tree: Any) -> str:
 
 
 def config_hash(config: ConfigDict) -> str:
-  """SHA-256 of the config's JSON, whatever the order of its fields."""
+  """SHA-256 of the config's JSON; it does not depend on the order of the fields."""
   text = json.dumps(json.loads(config.to_json()), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-  """SHA-256 of a file."""
+  """SHA-256 of the bytes of a file."""
   with open(path, "rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def unchanged(variables: Any, before: str) -> str:
-  """The hash of the variables, proven to be the one before.
+  """Checks that the hash of the variables is still `before`, and returns it.
 
   Raises:
-    RuntimeError: it is another one, which would be a bug.
+    RuntimeError: the hash is different, which would be a bug.
   """
   after = tree_hash(variables)
   if after != before:

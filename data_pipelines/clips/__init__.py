@@ -1,1 +1,1 @@
-"""Clips out of records: where they start, how they are cut and batched, the same for any host."""
+"""Makes clips from records: chooses their starts, cuts and batches them, the same on any host."""

@@ -1,9 +1,9 @@
-"""The processing graph of one video, in the phases and with the builders of DMVR.
+"""Builds the processing graph of one video, with the phases and builders of DMVR.
 
-Records are parsed, frames sampled, then decoded and preprocessed; batches are postprocessed. Each
-phase is a list of named steps that a user can insert into, replace or remove by name. The builders
-have the interface of DMVR's (github.com/google-deepmind/dmvr, `dmvr.builders`), so a step made for
-one attaches to the other.
+A record is parsed, its frames are sampled, decoded and preprocessed; batches are postprocessed.
+Each phase is a list of named steps: users can insert, replace or remove steps by name. The
+builders have the interface of DMVR's builders (github.com/google-deepmind/dmvr, `dmvr.builders`),
+so a step written for one works with the other.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 import tensorflow as tf
 
-# TensorFlow only feeds; it must not take the accelerator's memory from JAX. A program that has
-# used TensorFlow's GPU before is left as it is.
+# TensorFlow only loads data; it must not take the accelerator's memory from JAX. If the program
+# has already used a GPU with TensorFlow, this raises an error, and nothing changes.
 with contextlib.suppress(RuntimeError):
   tf.config.set_visible_devices([], "GPU")
 
 Features = dict[str, Any]  # feature name → tensor
 
-# Feature names shared with DMVR; steps refer to these and never to the keys in the records.
+# Feature names, the same as in DMVR; steps use these names, not the keys of the records.
 IMAGE = "image"
 LABEL = "label"
 
@@ -32,11 +32,11 @@ class Step:
   """One function of a phase.
 
   Attributes:
-    fn_name: unique in its phase.
-    fn: takes the feature, or all features where `feature_name` is None; a stateful one also takes
-      the dict that the phase's steps share for one video. Returns what it took, transformed.
-    feature_name: the feature it reads and replaces.
-    stateful: whether `fn` takes the shared state.
+    fn_name: name, unique in its phase.
+    fn: takes one feature, or the dict of all features if `feature_name` is None, and returns it
+      transformed. A stateful step also takes a dict that the phase's steps share for one video.
+    feature_name: the feature that the step reads and replaces.
+    stateful: whether `fn` takes the shared dict.
   """
 
   fn_name: str
@@ -46,7 +46,7 @@ class Step:
 
 
 class ParserBuilder:
-  """Chooses what to take from a serialized `SequenceExample` and how to name it."""
+  """Chooses which features to parse from a serialized `SequenceExample`, and their names."""
 
   def __init__(self):
     self._outputs: dict[str, tuple[str, Any, bool]] = {}
@@ -63,31 +63,31 @@ class ParserBuilder:
     Args:
       feature_name: its key in the record.
       feature_type: `tf.io.FixedLenFeature`, `VarLenFeature` or `FixedLenSequenceFeature`.
-      output_name: its name in the features dict; the key where None.
-      is_context: True for the record's context, False for its feature lists.
+      output_name: its name in the features dict; by default its key.
+      is_context: True if it is in the record's context, False if in its feature lists.
 
     Raises:
-      ValueError: the output name is taken, or the key is parsed as another type already.
+      ValueError: the output name is taken, or the key is already parsed as another type.
     """
     output_name = output_name or feature_name
     if output_name in self._outputs:
-      raise ValueError(f"output name {output_name!r} is taken")
+      raise ValueError(f"output name {output_name!r} is already taken")
     for name, kind, context in self._outputs.values():
       if (name, context) == (feature_name, is_context) and kind != feature_type:
-        raise ValueError(f"feature {feature_name!r} is parsed as another type already")
+        raise ValueError(f"feature {feature_name!r} is already parsed as another type")
     self._outputs[output_name] = (feature_name, feature_type, is_context)
     return self
 
   def build(self) -> Callable[[tf.Tensor], Features]:
-    """The parse function, serialized record `[]` → features."""
+    """Returns the parse function, from a serialized record (string `[]`) to features."""
     outputs = dict(self._outputs)
     context = {n: k for n, k, is_context in outputs.values() if is_context}
     lists = {n: k for n, k, is_context in outputs.values() if not is_context}
 
     def parse(record: tf.Tensor) -> Features:
-      of_context, of_lists = tf.io.parse_single_sequence_example(record, context, lists)
+      context_values, list_values = tf.io.parse_single_sequence_example(record, context, lists)
       return {
-        out: (of_context if is_context else of_lists)[name]
+        out: (context_values if is_context else list_values)[name]
         for out, (name, _, is_context) in outputs.items()
       }
 
@@ -129,7 +129,7 @@ class StepsBuilder:
     return self
 
   def replace_fn(self, fn_name: str, fn: Callable[..., Any]) -> StepsBuilder:
-    """Exchanges the function of a step, keeping its place, feature and statefulness.
+    """Replaces the function of a step; its place, feature and statefulness stay.
 
     Raises:
       ValueError: there is no such step.
@@ -148,7 +148,7 @@ class StepsBuilder:
     return list(self._steps)
 
   def build(self) -> Callable[[Features], Features]:
-    """The phase as one function; later edits of the builder do not reach it."""
+    """The phase as one function; later edits of the builder do not change it."""
     steps = tuple(self._steps)
 
     def run(features: Features) -> Features:
@@ -174,7 +174,7 @@ class StepsBuilder:
 
 
 class SamplerBuilder(StepsBuilder):
-  """Steps that choose frames, still encoded."""
+  """Steps that choose frames while they are still encoded."""
 
 
 class DecoderBuilder(StepsBuilder):
@@ -191,7 +191,7 @@ class PostprocessorBuilder(StepsBuilder):
 
 @dataclasses.dataclass
 class Graph:
-  """The builders of all phases, under the names they have in DMVR's factories."""
+  """The builders of all phases, with the attribute names of DMVR's factories."""
 
   parser_builder: ParserBuilder = dataclasses.field(default_factory=ParserBuilder)
   sampler_builder: SamplerBuilder = dataclasses.field(default_factory=SamplerBuilder)
@@ -202,7 +202,7 @@ class Graph:
   )
 
   def build(self) -> Callable[[Features], Features]:
-    """Sample, decode and preprocess as one function of one video's parsed features."""
+    """One function that samples, decodes and preprocesses the parsed features of a video."""
     phases = [
       builder.build()
       for builder in (self.sampler_builder, self.decoder_builder, self.preprocessor_builder)

@@ -1,12 +1,13 @@
-"""Batches of clips through `tf.data`, for any store of videos that reads one by its number.
+"""Batches of clips through `tf.data`, for any store that can read a video by its number.
 
-Ids are shuffled, not frames: example j of the run finds its epoch, its place in it and, by a
-keyed permutation, its video; then that one video is read and two clips of it decoded. Nothing
-but j decides, so threads, hosts and restarts change no byte.
+Video numbers are shuffled, not frames. From the example number j follow the epoch, the position in
+the epoch and, by a keyed permutation, the video; only that video is read and its clips decoded.
+The data depends on nothing but j and the seed, so it is byte-identical for any number of threads
+or hosts and after a restart.
 
 A training video that cannot be read or decoded is replaced by the next one in the split, the same
 in every run; a test video becomes a row with `valid` False. Both are logged and counted in
-`unreadable`. `config.data.strict` stops at the first instead.
+`unreadable`. With `config.data.strict` the run stops at the first such video instead.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from data_pipelines.clips import steps as steps_lib
 from data_pipelines.clips.builders import IMAGE, Features, Graph
 from vssl_jax.errors import UserError
 
-_ROUNDS = 24  # of the cipher that orders an epoch
-_TRIES = 8  # videos tried in place of one unreadable
+_ROUNDS = 24  # rounds of the cipher that shuffles an epoch
+_TRIES = 8  # number of videos tried for an example, the first included
 _PRIVATE = (steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "wanted", "failed")
 
 
 class Store(Protocol):
-  """Videos by number."""
+  """A collection of videos that are read by number."""
 
   @property
   def codec(self) -> steps_lib.Codec:
-    """How their frames are stored."""
+    """How the frames are stored."""
     ...
 
   @property
   def label_names(self) -> tuple[str, ...]:
-    """Class names by label index, or ()."""
+    """Class names by label index; () if the data has none."""
     ...
 
   @property
   def fingerprint(self) -> str:
-    """Of the videos; see `source.Source`."""
+    """Digest of the videos; see `source.Source`."""
     ...
 
   def __len__(self) -> int:
@@ -54,19 +55,19 @@ class Store(Protocol):
     ...
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
-    """Adds what `read` needs to the graph's parser."""
+    """Adds the features that `read` needs to the graph's parser."""
     ...
 
   def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
-    """Video number `i` (int64 `[]`), parsed: `image`, `label` and, where known, `frame_rate`."""
+    """Reads and parses video `i` (int64 `[]`): `image`, `label` and, if known, `frame_rate`."""
     ...
 
   def name_of(self, i: int) -> str:
-    """The video's own name, "" where it has none."""
+    """The name of video `i`, "" if it has none."""
     ...
 
   def describe(self, i: int) -> str:
-    """Names video `i` for a message."""
+    """How a message refers to video `i`."""
     ...
 
 
@@ -76,13 +77,13 @@ class ClipSource:
   Args:
     data: `config.data`.
     store: the videos.
-    split: its name.
-    batch_size: videos a global training batch.
-    seed: decides order, clips and crops.
-    process_index: this process.
-    process_count: processes that share each batch.
-    edit: changes the graph, with all its steps in place, before it is built; called with the
-      graph and whether it is for training.
+    split: name of the split.
+    batch_size: videos per global training batch.
+    seed: decides the order, clips and crops.
+    process_index: index of this process.
+    process_count: number of processes that share each batch.
+    edit: function that may change the graph before it is built, when all its steps are added;
+      called with the graph and True for training, False for evaluation.
   """
 
   def __init__(
@@ -110,7 +111,7 @@ class ClipSource:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
+    """Number of whole batches in an epoch; `UserError` if the split is smaller than one batch."""
     return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
   @property
@@ -118,7 +119,7 @@ class ClipSource:
     """See `source.Source`."""
     return self._store.fingerprint
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `source.Source`."""
     few = copy.copy(self)
     few.ids = self.ids[np.asarray(videos, np.int64)]
@@ -187,7 +188,7 @@ class ClipSource:
       empty = {k: tf.zeros(s.shape, s.dtype) for k, s in tries.element_spec.items()}
       empty["failed"] = tf.constant(1, tf.int64)
       empty["label"] = tf.constant(-1, tf.int32)
-      # Padding decodes nothing.
+      # Rows that pad the last batch decode nothing.
       tries = tries.take(tf.cast(inside, tf.int64))
       tries = tries if self._strict else tries.ignore_errors()
       tries = tries.concatenate(tf.data.Dataset.from_tensors(empty))
@@ -198,7 +199,7 @@ class ClipSource:
 
     batches = -(-self.num_videos // batch_size)
     examples = tf.data.Dataset.range(batches * len(rows))
-    # Views are large (30 of 32 frames at 256² take 190 MB a video): few videos at a time.
+    # Few videos at a time, because views are large: 30 views of 32 frames at 256² take 190 MB.
     dataset = self._mapped(examples, example, limit=2).batch(len(rows), drop_remainder=True)
     dataset = dataset.map(graph.postprocessor_builder.build()).prefetch(1)
     try:
@@ -211,12 +212,12 @@ class ClipSource:
 
   @functools.cached_property
   def video_names(self) -> tuple[str, ...]:
-    """Each video's own name, by its number in the batches; () where the data has no names."""
+    """Name of each video, by its number in the batches; () if the data has no names."""
     names = tuple(self._store.name_of(int(i)) for i in self.ids)
     return names if any(names) else ()
 
   def describe(self, video: int) -> str:
-    """Names a video (numbered as in the batches) for a message."""
+    """How a message refers to a video, given its number in the batches."""
     return self._store.describe(int(self.ids[video]))
 
   def _build(self, graph: Graph, *, training: bool) -> Callable[[tf.Tensor, Features], Features]:
@@ -234,7 +235,7 @@ class ClipSource:
     threads = self._data.threads
     options = tf.data.Options()
     options.deterministic = True
-    options.threading.max_intra_op_parallelism = 1  # many videos at once, not many threads in one
+    options.threading.max_intra_op_parallelism = 1  # parallel over videos, not within a video
     if threads:
       options.threading.private_threadpool_size = threads
     calls = min(threads, limit) if threads and limit else threads or limit
@@ -247,12 +248,12 @@ class ClipSource:
       video = int(batch["video"][np.argmax(batch[steps_lib.NO_FRAME_RATE])])
       raise UserError(
         f"{self.describe(video)}: no frame rate in its record, but config.data.interval is in "
-        "seconds: give spans in frames (config.data.interval.unit=frames, with a gap in frames), "
-        "without config.data.interval.max_seconds and min_seconds, or prepare records that have it."
+        "seconds: set config.data.interval.unit=frames, give the gap in frames and leave out "
+        "config.data.interval.max_seconds and min_seconds, or prepare records with frame rates."
       )
     for wanted, failed in zip(batch["wanted"], batch["failed"], strict=True):
       for i in range(int(failed)):
-        self._warn((int(wanted) + i) % self.num_videos, "the next video stands in for it")
+        self._warn((int(wanted) + i) % self.num_videos, "the next video replaces it")
 
   def _warn(self, video: int, consequence: str) -> None:
     self.unreadable += 1
@@ -261,7 +262,7 @@ class ClipSource:
       logging.warning("%s cannot be decoded: %s.", self.describe(video), consequence)
 
   def _explained(self, error: tf.errors.OpError, step: int) -> UserError:
-    if not self._strict:  # no video of a whole neighbourhood could be read: find out why
+    if not self._strict:  # all tries of an example failed: find the error of the first video
       try:
         next(self._train_dataset(step, strict=True).as_numpy_iterator())
       except tf.errors.OpError as first:
@@ -271,9 +272,9 @@ class ClipSource:
   def _user_error(self, error: tf.errors.OpError) -> UserError:
     reason = (error.message or type(error).__name__).split("\n")[0][:300]
     others = (
-      "config.data.strict=False goes on without it"
+      "to continue without it, set config.data.strict=False"
       if self._strict
-      else (f"nor can the {_TRIES - 1} videos behind it")
+      else f"nor can the next {_TRIES - 1} videos; check the files"
     )
     return UserError(
       f"config.data.path={self._data.path}: a video of split {self._split!r} cannot be decoded "
@@ -286,11 +287,12 @@ def _public(batch: source.Batch) -> source.Batch:
 
 
 def _shuffled(place: tf.Tensor, seed: int, epoch: tf.Tensor, videos: int) -> tf.Tensor:
-  """Video at a place of the epoch's order, int64: a keyed permutation, one value at a time."""
+  """The video at a position of the epoch's order, int64: one value of a keyed permutation."""
   key = tf.stack([tf.constant(seed & 0x7FFFFFFF, tf.int64), epoch, tf.zeros_like(epoch)])
-  # `tf.random.experimental.index_shuffle` without its fixed 4 rounds of the cipher, after which
-  # neighbours stay neighbours: serial correlation twice that of a random order of 529, and an
-  # epoch's first video far from uniform. Neither shows from 8 rounds on.
+  # The op behind `tf.random.experimental.index_shuffle`, which always uses 4 rounds of the cipher.
+  # After 4 rounds neighbours tend to stay neighbours (for 529 videos the serial correlation is
+  # twice that of a random order), and the first video of an epoch is far from uniform. From 8
+  # rounds on, neither is visible.
   shuffled = tf.raw_ops.RandomIndexShuffle(
     index=place,
     seed=tf.cast(key, tf.int32),

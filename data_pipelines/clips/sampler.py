@@ -1,11 +1,12 @@
-"""When the clips of a video start: CVRL's temporal interval sampler and its alternatives.
+"""Chooses the starts of a video's clips: CVRL's temporal interval sampler and its alternatives.
 
-A video of `L` frames offers `m = L − (n − 1) s` valid starts to a clip of `n` frames, `s` apart.
-The sampler draws an interval δ from a density on [0, m), then the earlier clip's start among the
-`m − δ` that leave room for the later one, then which clip is the earlier (CVRL §3.2).
+In a video of `L` frames, a clip of `n` frames, `s` apart, has `m = L − (n − 1) s` valid starts.
+The sampler draws an interval δ from a density on [0, m), then the start of the earlier clip among
+the `m − δ` starts that leave room for the later clip, then which of the two clips is the earlier
+one (CVRL §3.2).
 
-Every function is plain arithmetic on its arguments: the random numbers come from the caller, and
-NumPy arrays and TensorFlow tensors (inside `tf.data`, too) go through the same lines.
+Every function is plain arithmetic on its arguments: the caller passes the random numbers, and the
+same code works on NumPy arrays and on TensorFlow tensors, also inside `tf.data`.
 """
 
 from __future__ import annotations
@@ -22,24 +23,26 @@ Array = Any  # np.ndarray or tf.Tensor
 DENSITIES = ("decreasing", "uniform", "increasing")
 DISTRIBUTIONS = (*DENSITIES, "constant", "same", "independent")
 
-_SECTIONS, _ROUNDS = 32, 7  # 32^-7: quantiles to 3e-11 of the support, far below one frame
+# 32^-7: quantiles are exact to 3e-11 of the support, far below one frame.
+_SECTIONS, _ROUNDS = 32, 7
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """How the starts of one video's clips relate (`config.data.interval`).
+  """How the starts of a video's clips relate to each other (`config.data.interval`).
 
   Attributes:
-    distribution: density of the interval between two clips' starts; `decreasing` is CVRL's
-      f(k) ∝ 1 − (k/m)^power, `increasing` f(k) ∝ (k/m)^power, `uniform` flat, `constant` always
-      `gap`, `same` no interval. `independent` draws each of any number of starts by itself.
-    power: p above; p → ∞ turns `decreasing` into `uniform`.
-    gap: the interval of `constant`, in `unit`; cut to what the video's length allows.
-    unit: "frames" or "seconds" (each video's own frame rate).
-    max_seconds: no two starts are further apart than this; 0 leaves them free. The density is
-      that of the distribution given that the bound holds.
-    min_seconds: the earliest and the latest start are at least this far apart, again given the
-      distribution; a video too short for it has them as far apart as it can.
+    distribution: density of the interval between two clips' starts: `decreasing` is CVRL's
+      f(k) ∝ 1 − (k/m)^power, `increasing` is f(k) ∝ (k/m)^power, `uniform` is flat, `constant` is
+      always `gap`, `same` is always 0. `independent` draws each start by itself, for any number
+      of clips.
+    power: exponent p of these densities; p → ∞ turns `decreasing` into `uniform`.
+    gap: the interval of `constant`, in `unit`; shortened if the video is too short for it.
+    unit: "frames" or "seconds" (converted by each video's own frame rate).
+    max_seconds: largest distance between any two starts; 0 sets no bound. The density is the
+      distribution's, conditioned on this bound.
+    min_seconds: smallest distance between the earliest and the latest start, again by
+      conditioning; in a video too short for it, they are as far apart as possible.
   """
 
   distribution: str = "decreasing"
@@ -51,7 +54,7 @@ class Interval:
 
   @property
   def needs_fps(self) -> bool:
-    """Whether starts depend on the video's frame rate."""
+    """Whether the starts depend on the video's frame rate."""
     bounded = self.max_seconds > 0 or self.min_seconds > 0
     return bounded or (self.distribution == "constant" and self.unit == "seconds")
 
@@ -60,8 +63,8 @@ def from_config(interval: Any, clips: int) -> Interval:
   """Checks `config.data.interval` for `clips` clips per video.
 
   Raises:
-    UserError: an unknown distribution or unit, a value out of range, or a distribution of pairs
-      where `clips` is above two.
+    UserError: the distribution or unit is unknown, a value is out of range, or the distribution
+      is defined for two clips only and `clips` is larger.
   """
   result = Interval(**{f.name: interval[f.name] for f in dataclasses.fields(Interval)})
   where = "config.data.interval"
@@ -84,7 +87,8 @@ def from_config(interval: Any, clips: int) -> Interval:
     raise UserError(f"{where}: gap, max_seconds and min_seconds cannot be negative.")
   if result.min_seconds and result.distribution in ("same", "constant"):
     raise UserError(
-      f"{where}.min_seconds: the distribution {result.distribution!r} leaves no interval to draw."
+      f"{where}.min_seconds: the distribution {result.distribution!r} draws no interval; set "
+      "min_seconds to 0 or choose another distribution."
     )
   if result.min_seconds and clips < 2:
     raise UserError(f"{where}.min_seconds: one clip per video has no span; set it to 0.")
@@ -98,7 +102,7 @@ def from_config(interval: Any, clips: int) -> Interval:
 def num_starts(length: Array, frames: int, stride: int) -> Array:
   """Number of valid starts `m` of a clip of `frames` frames, `stride` apart.
 
-  A video shorter than the clip offers all its frames: the clip wraps around.
+  In a video shorter than the clip, all frames are valid starts: the clip wraps around.
   """
   xp = _namespace(length)
   span = (frames - 1) * stride
@@ -126,9 +130,10 @@ def cdf(x: Array, power: float, distribution: str = "decreasing") -> Array:
 
 
 def quantile(u: Array, power: float, distribution: str = "decreasing") -> Array:
-  """Inverse of `cdf`: the share of the support below which the interval falls with chance `u`.
+  """Inverse of `cdf`: the interval is below the returned share of the support with probability `u`.
 
-  Closed form where there is one; `decreasing` with p ≠ 1 narrows a bracket, 32 sections at a time.
+  Uses the closed form if there is one. `decreasing` with p ≠ 1 is inverted by a search that
+  divides the bracket into 32 sections per round.
 
   Args:
     u: float64 in [0, 1], any shape.
@@ -143,7 +148,7 @@ def quantile(u: Array, power: float, distribution: str = "decreasing") -> Array:
   if distribution == "increasing":
     return u ** (1 / (power + 1))
   if power == 1:
-    return u / (1 + (1 - u) ** 0.5)  # 1 − sqrt(1 − u) without its cancellation at small u
+    return u / (1 + (1 - u) ** 0.5)  # equals 1 − sqrt(1 − u), but is exact for small u
   xp = _namespace(u)
   low, width = xp.zeros_like(u), 1.0
   for _ in range(_ROUNDS):
@@ -155,7 +160,7 @@ def quantile(u: Array, power: float, distribution: str = "decreasing") -> Array:
 
 
 def num_uniforms(clips: int) -> int:
-  """How many uniform numbers `starts` consumes."""
+  """How many uniform random numbers `starts` needs."""
   return clips + 2
 
 
@@ -171,8 +176,9 @@ def starts(
 ) -> Array:
   """First frame of each clip of a video.
 
-  Videos no longer than a clip's span, (frames − 1) · stride, take each clip's start from all their
-  frames, independently (the three densities as the official code does) and wrap around.
+  In a video no longer than a clip's span, (frames − 1) · stride, each clip wraps around and may
+  start at any frame. There the three densities draw the starts independently, as the official code
+  does.
 
   Args:
     u: float64 `[..., num_uniforms(clips)]`, independent and uniform on [0, 1).
@@ -181,7 +187,7 @@ def starts(
     stride: source frames from one frame of the clip to the next.
     clips: clips per video, R.
     interval: relation between the starts; CVRL's distribution by default.
-    fps: frames per second `[...]`, read only where `interval.needs_fps`.
+    fps: frames per second `[...]`; used only if `interval.needs_fps`.
 
   Returns:
     int64 `[..., R]`, each in [0, m).
@@ -232,9 +238,9 @@ def starts(
 
 
 def eval_starts(length: Array, *, frames: int, stride: int, clips: int) -> Array:
-  """Evenly spaced clip starts for testing, `linspace(0, max(0, L − n s), clips)` floored.
+  """Evenly spaced clip starts for testing: `linspace(0, max(0, L − n s), clips)`, rounded down.
 
-  One clip is the middle one.
+  A single clip is taken from the middle.
 
   Returns:
     int64 `[clips]` for a scalar `length`.
@@ -247,13 +253,13 @@ def eval_starts(length: Array, *, frames: int, stride: int, clips: int) -> Array
 
 
 def frame_indices(start: Array, length: Array, *, frames: int, stride: int) -> Array:
-  """Frames of the clips that begin at `start`, wrapping around the end of the video.
+  """Frame numbers of the clips that begin at `start`; they wrap around at the end of the video.
 
   Args:
     start: int64 `[..., R]`.
     length: int64 `[...]`, frames in the video.
     frames: frames in a clip, T.
-    stride: source frames from one to the next.
+    stride: source frames from one frame of the clip to the next.
 
   Returns:
     int64 `[..., R, T]`, each in [0, length).
@@ -264,12 +270,12 @@ def frame_indices(start: Array, length: Array, *, frames: int, stride: int) -> A
 
 
 def _independent(xp: Any, u: Array, m: Array, bound: Array, clips: int) -> Array:
-  """Uniform starts on [0, m), given that none is further than `bound` from another.
+  """Uniform starts on [0, m), conditioned on no two being further apart than `bound` = b.
 
-  The smallest of R such numbers has density ∝ R b^(R−1) up to m − b and R (m − x)^(R−1) beyond;
-  the others are uniform on the b above it. Exact, without rejection.
+  The smallest of the R starts has density ∝ R b^(R−1) up to m − b, and ∝ R (m − x)^(R−1) beyond;
+  the others are uniform between it and b above it (at most m). Exact, without rejection sampling.
   """
-  left, right = clips * (m - bound), bound  # the two parts' masses, over b^(R−1)
+  left, right = clips * (m - bound), bound  # masses of the two parts, divided by b^(R−1)
   mass = u[..., 0] * (left + right)
   tail = xp.maximum(1 - (mass - left) / xp.maximum(right, 1e-9), 0.0)
   least = xp.where(mass < left, mass / clips, m - bound * tail ** (1 / clips))
@@ -279,15 +285,17 @@ def _independent(xp: Any, u: Array, m: Array, bound: Array, clips: int) -> Array
 
 
 def _spanning_starts(xp: Any, u: Array, m: Array, least: Array, bound: Array, clips: int) -> Array:
-  """Starts on 0 … m − 1, uniform given that the first and the last are `least` to `bound` apart.
+  """Uniform starts in 0 … m − 1, conditioned on a span of `least` to `bound`.
 
-  (m − s) (s + 1)^R − (m − s − 1) s^R of all m^R choices span s at most: those within each of the
-  m − s windows of s + 1, less what neighbouring windows share. The span is drawn by that count,
-  the lower end evenly among the m − s places left, the others evenly between the two ends.
+  The span s is the distance from the first to the last start. Of all m^R choices of R starts,
+  (m − s) (s + 1)^R − (m − s − 1) s^R have a span of at most s: the choices within each of the m − s
+  windows of s + 1 starts, minus those counted twice because neighbouring windows overlap. The span
+  is drawn from this count, the first start uniformly from the m − s possible ones, the other
+  starts uniformly between the first and the last.
   """
   top = xp.minimum(bound, m - 1)
 
-  def within(span: Array, m: Array) -> Array:  # share of the choices, as a polynomial of the span
+  def within(span: Array, m: Array) -> Array:  # share of choices with at most this span
     a, b = (span + 1) / m, span / m
     return (m - span) * a**clips - (m - span - 1) * b**clips
 
@@ -308,9 +316,9 @@ def _spanning_starts(xp: Any, u: Array, m: Array, least: Array, bound: Array, cl
 
 
 def _arranged(xp: Any, x: Array, u: Array, clips: int) -> Array:
-  """`x` with its first two entries at any two places, all pairs of places alike."""
+  """Moves the first two entries of `x` to two random places; all pairs are equally likely."""
   pairs = np.array([(i, j) for i in range(clips) for j in range(clips) if i != j])
-  orders = np.empty((len(pairs), clips), np.int64)  # the entry that each place takes
+  orders = np.empty((len(pairs), clips), np.int64)  # for each pair, the entry at each place
   for row, (i, j) in zip(orders, pairs, strict=True):
     row[[k for k in range(clips) if k not in (i, j)]] = np.arange(2, clips)
     row[i], row[j] = 0, 1
@@ -321,12 +329,12 @@ def _arranged(xp: Any, x: Array, u: Array, clips: int) -> Array:
 
 
 def _floor_below(xp: Any, x: Array, top: Array) -> Array:
-  """⌊x⌋, kept below `top` against rounding."""
+  """⌊x⌋, at most `top` − 1 even if rounding errors push `x` up to `top`."""
   return xp.minimum(xp.floor(x), xp.maximum(top - 1, 0.0))
 
 
 def _namespace(*arrays: Array) -> Any:
-  """`numpy`, or its TensorFlow counterpart where any argument is a tensor."""
+  """`numpy`, or TensorFlow's version of it if any argument is a tensor."""
   if any(type(a).__module__.partition(".")[0] == "tensorflow" for a in arrays):
     import tensorflow.experimental.numpy as tnp
 

@@ -1,8 +1,9 @@
-"""The steps that cut clips from a video: which frames, which crop, and decoding no more than that.
+"""The steps that cut clips from a video: choose the frames and crops, and decode only those.
 
-`add_train_steps` and `add_eval_steps` attach to the builders of `clips.builders` and to DMVR's
-alike. Frames may be JPEG (cropped while they are decoded), PNG or plain arrays. All draws
-are stateless, keyed by the feature `draw`; without it (in a DMVR factory) each call draws afresh.
+`add_train_steps` and `add_eval_steps` work with the builders of `clips.builders` and with those of
+DMVR. Frames may be JPEGs (cropped while they are decoded), PNGs or plain arrays. All random numbers
+are stateless, keyed by the feature `draw`; without it (in a DMVR factory) each call draws a new
+key.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from data_pipelines.clips.builders import IMAGE, LABEL, Features
 from data_pipelines.records import sequence_example as example
 from vssl_jax.errors import UserError
 
-DRAW = "draw"  # int64 [2], key of the video's random numbers
+DRAW = "draw"  # int64 [2], the key of the video's random numbers
 OFFSET = "offset"  # int32 [R] or [S], first frame of each clip
 FRAME_RATE = "frame_rate"
-NO_FRAME_RATE = "no_frame_rate"  # bool, True where a frame rate was needed and missing
-_PLACES = "places"  # int32 [clips, T], position of each eval frame among those decoded
+NO_FRAME_RATE = "no_frame_rate"  # bool, True if a frame rate was needed but is missing
+_PLACES = "places"  # int32 [clips, T], position of each eval frame among the decoded frames
 
-_ATTEMPTS = 100  # at a crop within the bounds, before the whole frame is taken
+_ATTEMPTS = 100  # tries to find a crop within the bounds; after them the whole frame is used
 
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-  """How single frames are stored.
+  """How to read a single frame in its stored format.
 
   Attributes:
-    shape: frame → int32 (height, width).
-    crop: frame, int32 (top, left, height, width) → uint8 `[height, width, 3]`.
+    shape: function from a frame to int32 (height, width).
+    crop: function from a frame and an int32 window (top, left, height, width) to pixels, uint8
+      `[height, width, 3]`.
   """
 
   shape: Callable[[tf.Tensor], tf.Tensor]
@@ -64,7 +66,7 @@ ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
 
 
 def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False) -> None:
-  """Parses frames and label of a record with DMVR's keys, and on demand its frame rate."""
+  """Parses the frames and the label of a record with DMVR's keys, and optionally the frame rate."""
   string = tf.io.FixedLenSequenceFeature((), tf.string)
   parser_builder.parse_feature(example.FRAMES, string, IMAGE)
   integer = tf.io.VarLenFeature(tf.int64)
@@ -85,11 +87,11 @@ def add_train_steps(graph: Any, data: Any, *, codec: Codec = JPEG) -> None:
   """Adds the steps that make the R training clips of a video.
 
   Steps by phase: sample `clip_frames`; decode `crop_window`, `decode_crop`; preprocess `label`.
-  In: `image` `[L]` or `[L, H, W, C]`, `label`, optionally `draw` and `frame_rate`. Out: `image`
-  uint8 `[R, T, size, size, 3]`, `offset` int32 `[R]`, `label` int32 `[]`.
+  Input features: `image` `[L]` or `[L, H, W, C]`, `label`, optionally `draw` and `frame_rate`.
+  Output features: `image` uint8 `[R, T, size, size, 3]`, `offset` int32 `[R]`, `label` int32 `[]`.
 
   Args:
-    graph: a `builders.Graph`, a DMVR factory, or whatever has their builders as attributes.
+    graph: a `builders.Graph`, a DMVR factory, or any object with the same builders as attributes.
     data: `config.data`.
     codec: how the frames are stored.
 
@@ -126,10 +128,11 @@ def add_eval_steps(
   size: int,
   codec: Codec = JPEG,
 ) -> None:
-  """Adds the steps that make a video's test views, S = clips · crops, crops running fastest.
+  """Adds the steps that make the S = clips · crops test views of a video, clip by clip.
 
   Steps by phase: sample `eval_frames`; decode `decode_resize`, `eval_crops`; preprocess `label`.
-  Each frame that any view shows is decoded once. Arguments as `source.Source.eval_batches`.
+  A frame that several views share is decoded once. For the arguments see
+  `source.Source.eval_batches`; `codec` is how the frames are stored.
 
   Raises:
     UserError: `size` is above `resize`, or a count is below 1.
@@ -162,10 +165,13 @@ def _check(data: Any) -> None:
   (low, high), aspect = data.crop.area, data.crop.aspect
   if not 0 < low <= high <= 1 or not 0 < aspect[0] <= aspect[1]:
     raise UserError(
-      f"config.data.crop: area {data.crop.area} must rise within (0, 1], aspect {aspect} above 0."
+      f"config.data.crop: area {data.crop.area} and aspect {aspect} must be (low, high) with low "
+      "<= high; area must be in (0, 1], aspect above 0."
     )
   if any(data.crop.short) and not 0 < data.crop.short[0] <= data.crop.short[1] <= 1:
-    raise UserError(f"config.data.crop.short: {data.crop.short} must rise within (0, 1].")
+    raise UserError(
+      f"config.data.crop.short: {data.crop.short} must be (low, high) with 0 < low <= high <= 1."
+    )
 
 
 def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) -> Features:
@@ -191,7 +197,7 @@ def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) 
 
 
 def _frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
-  """Frames a second, float64; 0 or below where the record has none (`sequence_example.fps_of`)."""
+  """Frames per second, float64; 0 or less if unknown. Same rule as `sequence_example.fps_of`."""
   first = functools.partial(_first_value, default=0)
   rate = tf.cast(first(features.pop(FRAME_RATE, None)), tf.float64)
   begin, end = (first(features.pop(key, None)) for key in (example.START, example.END))
@@ -201,7 +207,7 @@ def _frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
 
 
 def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) -> Features:
-  """Puts a window (top, left, height, width) for each frame into the state, int32 `[R, T, 4]`."""
+  """Stores a window (top, left, height, width) for each frame in the state, int32 `[R, T, 4]`."""
   frames, draw = features[IMAGE], features[DRAW]
   windows = []
   for r in range(data.clips):
@@ -234,7 +240,10 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
 
 
 def _square(shape: tf.Tensor, seed: tf.Tensor, short: tuple[float, float]) -> tf.Tensor:
-  """A square anywhere in a frame, int32 `[4]`; one over its side's share is drawn evenly."""
+  """A random square in a frame, int32 `[4]`.
+
+  The inverse of its side, as a share of the frame's short side, is uniform.
+  """
   u = tf.random.stateless_uniform([3], seed)
   share = 1.0 / (1 / short[1] + u[0] * (1 / short[0] - 1 / short[1]))
   least = tf.cast(tf.reduce_min(shape), tf.float32)
@@ -270,7 +279,7 @@ def _sample_eval(
 
 
 def _decode_resize(frames: tf.Tensor, *, resize: int, codec: Codec) -> tf.Tensor:
-  """Whole frames, short side `resize`: uint8 `[frames, H, W, 3]`."""
+  """Decodes whole frames, resized to a short side of `resize`: uint8 `[frames, H, W, 3]`."""
   shape = codec.shape(frames[0])
   size = tf.cast(tf.round(shape * resize / tf.reduce_min(shape)), tf.int32)
   whole = tf.concat([[0, 0], shape], axis=0)
@@ -298,7 +307,7 @@ def _eval_crops(features: Features, *, crops: int, size: int) -> Features:
 
 
 def _resize(image: tf.Tensor, size: Any) -> tf.Tensor:
-  """Bilinear as `tf.image.resize`, rounded: uint8 `[h, w, 3]` → `[size[0], size[1], 3]`."""
+  """Bilinear as `tf.image.resize`, but rounded: uint8 `[h, w, 3]` to `[size[0], size[1], 3]`."""
   image = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
   return tf.cast(image + 0.5, tf.uint8)
 
@@ -308,7 +317,7 @@ def _first_label(label: Any) -> tf.Tensor:
 
 
 def _first_value(value: Any, *, default: int) -> tf.Tensor:
-  """First element of a scalar, vector or sparse vector; `default` where there is none."""
+  """First element of a scalar, vector or sparse vector; `default` if there is none."""
   if value is None:
     return tf.constant(default)
   value = value.values if isinstance(value, tf.SparseTensor) else tf.reshape(value, [-1])
@@ -316,7 +325,7 @@ def _first_value(value: Any, *, default: int) -> tf.Tensor:
 
 
 def _key(draw: tf.Tensor, purpose: int) -> tf.Tensor:
-  """A key of its own for each purpose below 2^16: `draw` keeps those bits free."""
+  """A separate key for each purpose below 2^16; these bits of `draw` are 0."""
   return draw + np.array([0, purpose], dtype=np.int64)
 
 

@@ -1,1 +1,1 @@
-"""The embedded data set: videos of handwritten digits, made in seconds without a download."""
+"""The built-in data set: videos of handwritten digits, made in seconds without a download."""

@@ -1,14 +1,14 @@
-"""Videos made from the handwritten digits that scikit-learn ships: NumPy alone, no download.
+"""Makes videos from the handwritten digits in scikit-learn, with NumPy alone and no download.
 
-One image of a digit stays for the whole video; nothing else does. A video is a row of short shots.
-At each cut, place, size, slant, motion, colors and background are drawn anew, and within a shot
-they drift. So two clips of one video share the handwriting and, where they fall into one shot,
-that shot's look. The look says nothing of the class, and ink is as often light on dark as dark on
-light, which leaves a linear classifier of pixels or colors near chance.
+A video shows the same image of a digit in a sequence of short shots; only the image stays the same.
+At each cut, the digit's place, size, slant, motion and colors and the background are drawn anew;
+within a shot they drift. So two clips of a video share the handwriting and, if they fall into the
+same shot, its look. The look says nothing about the class. The ink is lighter than the paper as
+often as darker, so a linear classifier of pixels or colors is near chance.
 
 The 1,797 images come from fourteen copies of one form, filled in by hand, with the same digits in
-the same order. The split follows the forms: eleven train, the last three test. So no image, and no
-form, is on both sides.
+the same order. The split is by forms: the first eleven are for training, the last three for
+testing. So no image and no form is in both splits.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ import numpy as np
 from vssl_jax.errors import UserError
 
 CLASSES = tuple("0123456789")
-FPS = 8.0  # frames per second, where spans are in seconds: a shot lasts half a second to one
-FIRST_TEST_IMAGE = 1415  # where the twelfth form begins
-_CELLS = 8  # side of scikit-learn's images
+FPS = 8.0  # frames per second, for spans in seconds; a shot lasts between half a second and one
+FIRST_TEST_IMAGE = 1415  # first image of the twelfth form
+_CELLS = 8  # side of scikit-learn's images, cells
 _MARGIN = 2  # blank cells added around a digit
-_FINE = 8  # template pixels a cell
-_SIDE = (_CELLS + 2 * _MARGIN) * _FINE  # side of a template
+_FINE = 8  # template pixels per cell
+_SIDE = (_CELLS + 2 * _MARGIN) * _FINE  # side of a template, pixels
 _SALT = {"train": 0, "test": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig:
-  """What a video looks like; every pair is the range of a uniform draw.
+  """How the videos look; each pair is the range of a uniform draw.
 
   Attributes:
     length: frames per video.
     size: side of the square frame, pixels.
     videos_per_image: videos made from each image.
     shot: frames from one cut to the next (integers, both ends included).
-    scale: side of the digit's 8 × 8 cells as a share of the frame's.
-    rotation: in radians.
-    shear: slant added to the hand's own, horizontal over vertical.
-    centre: of the digit, down and across, as a share of the frame.
-    travel: the most that the centre moves each way during a shot, as a share of the frame.
-    contrast: difference in lightness between ink and paper, of 1.
+    scale: side of the digit's 8 × 8 cells, as a share of the frame's side.
+    rotation: rotation, radians.
+    shear: slant added to that of the handwriting, horizontal over vertical.
+    centre: position of the digit's centre, vertical and horizontal, as a share of the frame.
+    travel: largest movement of the centre in each direction during a shot, as a share of the frame.
+    contrast: difference in lightness between ink and paper; lightness is in [0, 1].
 
   Raises:
     UserError: a count below 1, or a range that is empty or out of bounds.
@@ -68,12 +68,14 @@ class DigitsConfig:
     for name, low, high in (("shot", 1, np.inf), ("scale", 0.01, np.inf), ("contrast", 0, 1)):
       a, b = getattr(self, name)
       if not low <= a <= b <= high:
-        raise UserError(f"digits: {name} is ({a}, {b}); it must rise within [{low}, {high}]")
+        raise UserError(
+          f"digits: {name} is ({a}, {b}); its two values must be ascending and in [{low}, {high}]"
+        )
 
 
 @functools.cache
 def _load() -> tuple[np.ndarray, np.ndarray]:
-  """Ink `[1797, 8, 8]` float32 in [0, 1] and class `[1797]`, in the file's order."""
+  """Loads ink `[1797, 8, 8]` float32 in [0, 1] and class `[1797]`, in the file's order."""
   from sklearn.datasets import load_digits  # takes a second to import
 
   data = load_digits()
@@ -81,7 +83,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def images(split: str) -> np.ndarray:
-  """Indices into scikit-learn's digits of one split's images, in the file's order.
+  """The images of a split, as indices into scikit-learn's digits, in the file's order.
 
   Raises:
     UserError: if `split` is neither "train" nor "test".
@@ -93,13 +95,13 @@ def images(split: str) -> np.ndarray:
 
 
 def num_videos(split: str, config: DigitsConfig = DigitsConfig()) -> int:
-  """Number of videos in a split: 1,415 train and 382 test for one video an image."""
+  """Number of videos in a split; with one video per image, 1,415 train and 382 test."""
   return len(images(split)) * config.videos_per_image
 
 
 @functools.cache
 def _upscale() -> np.ndarray:
-  """`[_SIDE, _CELLS]`: Catmull-Rom interpolation from cells to template pixels, zero outside."""
+  """Matrix `[_SIDE, _CELLS]`: Catmull-Rom from cells (0 outside) to template pixels."""
   position = (np.arange(_SIDE) + 0.5) / _FINE - 0.5 - _MARGIN
   d = np.abs(position[:, None] - np.arange(_CELLS)[None, :])
   near = 1.5 * d**3 - 2.5 * d**2 + 1
@@ -114,7 +116,7 @@ def _template(ink: np.ndarray) -> np.ndarray:
 
 
 def _shots(rng: np.random.Generator, config: DigitsConfig) -> tuple[np.ndarray, np.ndarray]:
-  """Shot of each frame `[L]`, and how far the frame is through its shot `[L]`, in [0, 1)."""
+  """The shot of each frame `[L]`, and the frame's relative position in it `[L]`, in [0, 1)."""
   low, high = config.shot
   lengths = rng.integers(low, high + 1, size=config.length // low + 2)
   ends = np.cumsum(lengths) - rng.integers(0, low)  # the first shot has begun before frame 0
@@ -124,30 +126,33 @@ def _shots(rng: np.random.Generator, config: DigitsConfig) -> tuple[np.ndarray, 
 
 
 def _drift(draw: np.ndarray, shot: np.ndarray, phase: np.ndarray) -> np.ndarray:
-  """Values at frames `[L, ...]` from values at both ends of each shot, `[2, S, ...]`."""
+  """Interpolates values at frames `[L, ...]` from the two ends of each shot, `[2, S, ...]`."""
   w = phase.reshape(-1, *[1] * (draw.ndim - 2))
   return (draw[0, shot] * (1 - w) + draw[1, shot] * w).astype(np.float32)
 
 
 def _pose(rng: np.random.Generator, config: DigitsConfig, shots: int) -> np.ndarray:
-  """Ends of each shot, `[2, shots, 5]`: centre down and across, scale, rotation, shear."""
+  """Poses at the two ends of each shot, `[2, shots, 5]`.
+
+  They are the vertical and horizontal centre, scale, rotation and shear.
+  """
   start = rng.uniform(*config.centre, size=(shots, 2))
   step = rng.uniform(-config.travel, config.travel, size=(shots, 2))
   place = np.stack([start, np.clip(start + step, *config.centre)])
   ranges = (config.scale, config.rotation, config.shear)
   shape = np.stack([rng.uniform(*r, size=(2, shots)) for r in ranges], axis=-1)
-  shape[1] = (shape[0] + shape[1]) / 2  # gently, beside the leap of a cut
+  shape[1] = (shape[0] + shape[1]) / 2  # changes within a shot are half as large as at a cut
   return np.concatenate([place, shape], axis=-1)
 
 
 def _draw(template: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
-  """Ink `[L, size, size]` of a template `[_SIDE, _SIDE]` in the poses `[L, 5]` of `_pose`."""
+  """Draws the template `[_SIDE, _SIDE]` in the poses `[L, 5]` of `_pose`: ink `[L, size, size]`."""
   down, across, scale, angle, shear = pose.T[..., None, None]
   grid = (np.arange(size, dtype=np.float32) + 0.5) / size
   dy = (grid[None, :, None] - down) * (_CELLS * _FINE / scale)
   dx = (grid[None, None, :] - across) * (_CELLS * _FINE / scale)
   cos, sin = np.cos(angle), np.sin(angle)
-  # The nearest will do: a template has two or three pixels for one of the frame.
+  # Nearest-neighbour sampling is enough: two or three template pixels lie in each frame pixel.
   y = (cos * dy - sin * dx + _SIDE / 2).astype(np.int32)
   x = (sin * dy + cos * dx + shear * dy + _SIDE / 2).astype(np.int32)
   return template[np.clip(y, 0, _SIDE - 1), np.clip(x, 0, _SIDE - 1)]  # the margin is blank
@@ -156,9 +161,10 @@ def _draw(template: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
 def _colors(
   rng: np.random.Generator, config: DigitsConfig, shots: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Ends of each shot: paper `[2, shots, 3, 3, 3]`, RGB on a 3 × 3 grid, and ink `[2, shots, 3]`.
+  """Colors at the two ends of each shot.
 
-  Ink is lighter or darker than paper with equal odds; tints are small beside their contrast.
+  Paper is RGB on a 3 × 3 grid, `[2, shots, 3, 3, 3]`; ink is `[2, shots, 3]`. The ink is lighter or
+  darker than the paper with equal probability; the tints are small compared with the contrast.
   """
   contrast = rng.uniform(*config.contrast, size=shots)
   middle = rng.uniform(contrast / 2, 1 - contrast / 2)
@@ -171,7 +177,7 @@ def _colors(
 
 @functools.cache
 def _bilinear(size: int) -> np.ndarray:
-  """`[size², 9]`: linear interpolation of a 3 × 3 grid over a square of pixels, row by row."""
+  """Matrix `[size², 9]` of linear interpolation from a 3 × 3 grid to the pixels of a square."""
   position = np.linspace(0, 2, size, dtype=np.float32)
   line = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(3, dtype=np.float32)))
   return np.kron(line, line)
@@ -183,9 +189,9 @@ def video(
   """Makes one video.
 
   Args:
-    index: in `[0, num_videos(split, config))`.
+    index: number of the video, in `[0, num_videos(split, config))`.
     split: "train" or "test".
-    seed: another one films the same handwriting anew; the split stays.
+    seed: another seed shows the same handwriting with other looks; the split stays the same.
     config: see `DigitsConfig`.
 
   Returns:

@@ -8,8 +8,9 @@ builder = tfds.builder("digits_video", data_dir=folder)
 builder.download_and_prepare()
 ```
 
-Frames are stored one JPEG each, as `tfds.features.Video` does for UCF101, so that a reader with
-`decoders={"video": tfds.decode.SkipDecoding()}` gets the bytes and decodes what it samples.
+Each frame is stored as one JPEG, as `tfds.features.Video` does for UCF101. So a reader with
+`decoders={"video": tfds.decode.SkipDecoding()}` gets the bytes and can decode only the frames it
+samples.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from data_pipelines.digits import render
 
 
 def encode(frame: np.ndarray, quality: int = 90) -> bytes:
-  """One uint8 frame `[H, W, 3]` as JPEG, its colors at full resolution."""
+  """Encodes a uint8 frame `[H, W, 3]` as JPEG, without chroma subsampling."""
   buffer = io.BytesIO()
   PIL.Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling=0)
   return buffer.getvalue()
@@ -38,7 +39,7 @@ class DigitsBuilderConfig(tfds.core.BuilderConfig):
 
   Attributes:
     videos: see `render.DigitsConfig`.
-    seed: of every draw; the split does not depend on it.
+    seed: seed of all random draws; the split does not depend on it.
   """
 
   videos: render.DigitsConfig = dataclasses.field(default_factory=render.DigitsConfig)

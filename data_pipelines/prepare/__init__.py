@@ -1,1 +1,1 @@
-"""Videos to records: the command `python -m data_pipelines.prepare`."""
+"""Converts videos to records: the command `python -m data_pipelines.prepare`."""

@@ -1,8 +1,8 @@
-"""`python -m data_pipelines.prepare INPUT OUTPUT`: see `data_pipelines.prepare.prepare`."""
+"""`python -m data_pipelines.prepare INPUT OUTPUT`, the same as `vssl prepare`."""
 
 import sys
 
-from data_pipelines.prepare.prepare import main
+from vssl_jax import cli
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.run("data_pipelines.prepare.prepare"))

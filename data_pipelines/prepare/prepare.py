@@ -1,13 +1,11 @@
-"""Videos to sharded TFRecords: `python -m data_pipelines.prepare INPUT OUTPUT`.
+"""Converts videos to sharded TFRecords: `vssl prepare INPUT OUTPUT`.
 
 INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
 line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
-OUTPUT gets shards of SequenceExamples with DMVR's keys, an offset index a split, `labels.txt` and
-`manifest.json`. Run again after a kill, the same command goes on with the unfinished shards.
-Several runs may fill one OUTPUT with different splits; they share its labels.
-
-Exit status: 0 all is well, 2 bad usage, 3 OUTPUT lacks videos that could not be read (its manifest
-names them).
+OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
+`labels.txt` and `manifest.json`. If a run is interrupted, run the same command again: it continues
+with the unfinished shards. Several runs may write different splits into one OUTPUT; the splits
+share its labels.
 """
 
 from __future__ import annotations
@@ -30,9 +28,16 @@ from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
 TIMEOUT = 600.0  # seconds
+RESUMES = True
+EXAMPLES = """\
+vssl prepare VIDEOS RECORDS
+vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_side=128
+vssl prepare videos.csv RECORDS --split_column=split --workers=8
+"""
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
 
@@ -61,23 +66,24 @@ def prepare(
 
   Args:
     input: folder or CSV, see the module's docstring.
-    output: folder for the records, made if missing.
-    split: name of the split where neither column, list nor folder gives one.
-    split_column: CSV column with each video's split; empty values leave a video out.
+    output: folder for the records, created if missing.
+    split: name of the split if no column, list or folder gives one.
+    split_column: CSV column with each video's split; videos with an empty value are left out.
     split_list: official UCF101 or HMDB51 lists of one split, for a folder.
-    root: folder that a CSV's relative paths start from; its own by default.
+    root: folder that the CSV's relative paths start from; by default the folder of the CSV.
     flat: take all videos of a folder, at any depth, as unlabelled.
-    labels: text file with one class name a line, in the order of their indices; by default the
-      names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
-    fps: frames per second to store, by time stamps; 0 keeps each video's own frames.
-    short_side: pixels of the shorter side, aspect kept, never enlarged; 0 keeps the size.
+    labels: text file with one class name per line, in the order of the class indices; by default
+      the names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
+    fps: frames per second to store, sampled by time stamps; 0 keeps each video's own frames.
+    short_side: shorter side of the frames, pixels; keeps the aspect ratio and never enlarges; 0
+      keeps the size.
     quality: JPEG quality, 1 to 100.
-    max_seconds: longest record; longer videos become several; 0 never splits.
+    max_seconds: longest record; a longer video becomes several records; 0 never splits.
     shards: shards per split; 0 chooses by the size of the video files.
-    workers: processes; 0 takes one per core.
-    timeout: seconds that a video may take before it counts as unreadable; a longer one than
-      `max_seconds` has as long for each of its records. 0 sets no limit; with one worker everything
-      happens in this process then.
+    workers: number of processes; 0 starts one per core.
+    timeout: seconds that a video may take before it counts as unreadable; a video longer than
+      `max_seconds` may take this time for each of its records. 0 sets no limit; with 0 and one
+      worker, everything runs in this process.
     strict: stop at the first unreadable video.
     overwrite: first remove what an earlier run wrote for these splits.
     progress: show a progress bar and notes on standard error.
@@ -86,8 +92,8 @@ def prepare(
     The manifest, as written to `manifest.json`.
 
   Raises:
-    UserError: bad arguments or lists, or `output` holds records of other settings or videos.
-    UnreadableVideoError: an unreadable video, where `strict`.
+    UserError: bad arguments or lists, or `output` has records of other settings or videos.
+    UnreadableVideoError: a video is unreadable and `strict` is True.
   """
   settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
   _check(settings, shards, workers, timeout)
@@ -101,7 +107,7 @@ def prepare(
       planned = resume.plan(videos, settings, shards)
       if overwrite:
         resume.remove(output, [job.split for job in planned])
-      manifest.read(output)  # a foreign one stops the run now, not at its end
+      manifest.read(output)  # a manifest that is not ours stops the run now, not at its end
       planned = [resume.settle(output, job) for job in planned]
       names = resume.settle_labels(output, videos, labels)
       for job in planned:
@@ -112,8 +118,8 @@ def prepare(
       return _finish(output, planned, tasks, names, videos.notes)
   except OSError as error:
     raise UserError(
-      f"{error.filename or output}: {error.strerror or error}: mend this and run the same command "
-      "again, it goes on where it stopped"
+      f"{error.filename or output}: {error.strerror or error}: fix this and run the same command "
+      "again; it continues where it stopped"
     ) from error
 
 
@@ -144,11 +150,13 @@ def _list(
   if path.is_file():
     if split_list or flat:
       flag = "split_list" if split_list else "flat"
-      raise UserError(f"{path} is a file: {flag} is for a folder; a CSV has splits in a column")
+      raise UserError(
+        f"{path} is a file: {flag} needs a folder; in a CSV, give the splits in a column"
+      )
     return video_list.from_csv(path, root=root, split=split, split_column=split_column)
   if split_column or root:
     flag = "split_column" if split_column else "root"
-    raise UserError(f"{path} is no CSV file: {flag} is for a CSV")
+    raise UserError(f"{path} is not a CSV file: {flag} needs a CSV")
   videos = video_list.from_folder(path, split=split, flat=flat)
   return split_lists.apply(videos, split_list) if split_list else videos
 
@@ -160,13 +168,14 @@ def _cores() -> int:
 
 
 def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progress: bool) -> None:
-  """Writes every shard that is not complete yet."""
+  """Writes all shards that are not complete yet."""
   total = sum(len(task.entries) for task in tasks)
   tasks = [t for t in tasks if (r := t.result()) is None or (t.strict and _unreadable(r))]
   done = total - sum(len(task.entries) for task in tasks)
-  at: dict[str, int | None] = {}  # position of the video that each shard is at
-  ended: dict[str, int] = collections.defaultdict(int)  # videos done of each shard
-  lost: set[tuple[str, int | None]] = set()  # where a worker was lost before, by no video's fault
+  at: dict[str, int | None] = {}  # position of each shard's current video
+  ended: dict[str, int] = collections.defaultdict(int)  # number of finished videos per shard
+  # (shard, position) where a worker was lost before, for a reason other than the video.
+  lost: set[tuple[str, int | None]] = set()
   every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
   with tqdm.tqdm(
     total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
@@ -188,7 +197,7 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
         return task
       if position is None:
         raise UserError(
-          f"{task.path}: {crash.reason}: run the same command again, it goes on from here"
+          f"{task.path}: {crash.reason}: run the same command again; it continues where it stopped"
         )
       if task.strict:
         raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {crash.reason}")
@@ -212,7 +221,7 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
-  """Writes the offset indices and the manifest, keeping other splits that it already has."""
+  """Writes the offset indices and the manifest; other splits in the manifest are kept."""
   splits = (manifest.read(output) or {"splits": {}})["splits"]
   for job in planned:
     results = [task.result() for task in tasks[job.split]]
@@ -229,59 +238,61 @@ def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
   return built
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m data_pipelines.prepare",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
+def parser() -> arguments.Parser:
+  """The flags."""
+  assert __doc__
+  p = arguments.Parser("vssl prepare", __doc__, EXAMPLES)
+  add = p.add_argument
   add("input", metavar="INPUT", help="folder of videos or CSV")
   add("output", metavar="OUTPUT", help="folder for the records")
-  add("--split", default="train", help="name of the split where nothing else gives one (train)")
-  add("--split_column", metavar="NAME", help="CSV column of splits (`split` where there is one)")
+  add("--split", default="train", help="name of the split if nothing else gives one (train)")
+  add("--split_column", metavar="NAME", help="CSV column with the splits (`split` if it exists)")
   add("--split_list", metavar="FILE", nargs="+", default=(), help="official UCF101 or HMDB51 lists")
-  add("--root", metavar="DIR", help="where a CSV's relative paths start (the CSV's folder)")
+  add("--root", metavar="DIR", help="folder that the CSV's relative paths start from (the CSV's)")
   add("--flat", action="store_true", help="take all videos of a folder as unlabelled")
-  add("--labels", metavar="FILE", help="class names in the order of their indices (sorted)")
-  add("--fps", type=float, default=0.0, help="frames per second (0: each video's own)")
-  add("--short_side", type=int, default=256, help="pixels, never enlarged (256; 0: as it is)")
-  add("--quality", type=int, default=85, help="JPEG quality (85)")
-  add("--max_seconds", type=float, default=120.0, help="longest record (120; 0: never split)")
-  add("--shards", type=int, default=0, help="shards per split (0: by the size of the files)")
-  add("--workers", type=int, default=0, help="processes (0: one per core)")
+  add("--labels", metavar="FILE", help="class names in the order of the class indices (sorted)")
+  add("--fps", type=float, default=0.0, help="frames per second to store (0: each video's own)")
+  add(
+    "--short_side",
+    type=int,
+    default=256,
+    help="shorter side of the frames, pixels; never enlarged (256; 0: keep the size)",
+  )
+  add("--quality", type=int, default=85, help="JPEG quality, 1 to 100 (85)")
+  add(
+    "--max_seconds",
+    type=float,
+    default=120.0,
+    help="longest record, seconds; longer videos are split (120; 0: never split)",
+  )
+  add("--shards", type=int, default=0, help="shards per split (0: by the size of the video files)")
+  add("--workers", type=int, default=0, help="number of processes (0: one per core)")
   add(
     "--timeout",
     type=float,
     default=TIMEOUT,
     metavar="SECONDS",
-    help=f"longest time for a video, or for each record of a longer one ({TIMEOUT:g}; 0: no limit)",
+    help="maximum time per video, or per record of a video that is split "
+    f"({TIMEOUT:g}; 0: no limit)",
   )
   add("--strict", action="store_true", help="stop at the first unreadable video")
   add("--overwrite", action="store_true", help="remove what an earlier run wrote")
-  return parser
+  return p
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  arguments = _parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
+  """Prepares, and prints what was written; 3 where videos could not be read."""
   try:
-    result = prepare(**vars(arguments), progress=True)
+    result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
     print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
     return 3
-  except UserError as error:
-    print(f"error: {text.printable(str(error))}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("interrupted: run the same command again, it goes on where it stopped", file=sys.stderr)
-    return 130
-  output = text.printable(arguments.output)
+  output = text.printable(args.output)
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]
   for file in unreadable[:_LISTED]:
     print(text.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
-    print(f"  and {len(unreadable) - _LISTED} more unreadable, see {manifest.MANIFEST}")
+    print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
   return 3 if unreadable else 0

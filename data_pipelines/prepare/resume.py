@@ -1,8 +1,10 @@
-"""What OUTPUT already holds: settings, videos and labels of each split's job, so that it resumes.
+"""Resuming `prepare`: records what OUTPUT already has, and refuses a job that does not match it.
 
-One job a split. `.prepare/{split}.job.json` says what the job is; a job that differs is refused.
+There is one job per split. `.prepare/{split}.job.json` stores its settings, videos and number of
+shards; a job that differs from it is refused.
 
-The lock is one `flock`: a library such as filelock adds waiting and other systems, not needed here.
+The lock is a single `flock`. A library such as filelock would add waiting and support for other
+systems, which is not needed here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry, VideoList
 from vssl_jax.errors import UserError
 
-_AGAIN = "give another OUTPUT, the same arguments as then, or --overwrite"
+_AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Job:
   """One split to prepare.
 
   Attributes:
-    split: its name.
+    split: name of the split.
     entries: its videos.
-    sizes: path to bytes of the file; −1 where it is missing.
+    sizes: size of each file in bytes, by path; −1 if the file is missing.
     settings: how frames are stored.
-    shards: how many; 0 while undecided.
+    shards: number of shards; 0 while undecided.
   """
 
   split: str
@@ -47,7 +49,7 @@ class Job:
   shards: int
 
   def identity(self) -> dict[str, Any]:
-    """What must not change between two runs; plain data for JSON."""
+    """What must stay the same between two runs, as plain data for JSON."""
     entries = sorted(dataclasses.astuple(entry) for entry in self.entries)
     return {
       **dataclasses.asdict(self.settings),
@@ -58,10 +60,10 @@ class Job:
 
 @contextlib.contextmanager
 def claim(output: pathlib.Path) -> Iterator[None]:
-  """Makes OUTPUT, keeps a second run out of it, and clears what a killed run left half-written.
+  """Creates OUTPUT, locks it against a second run, and removes half-written files of a killed run.
 
   Raises:
-    UserError: another run is at work there.
+    UserError: another run is writing to OUTPUT.
   """
   state = output / STATE
   state.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def claim(output: pathlib.Path) -> Iterator[None]:
     except BlockingIOError:
       raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
     except OSError:
-      pass  # a file system without locks
+      pass  # the file system has no locks
     _clear(output)
     try:
       yield
@@ -86,7 +88,7 @@ def _clear(output: pathlib.Path) -> None:
 
 
 def plan(videos: VideoList, settings: decode.FrameSettings, shards: int) -> list[Job]:
-  """One job a split, sorted by name."""
+  """Makes one job per split, sorted by name."""
   groups: dict[str, list[Entry]] = {}
   for entry in videos.entries:
     groups.setdefault(entry.split, []).append(entry)
@@ -100,26 +102,26 @@ def plan(videos: VideoList, settings: decode.FrameSettings, shards: int) -> list
 def settle_labels(
   output: pathlib.Path, videos: VideoList, file: str | os.PathLike | None
 ) -> tuple[str, ...]:
-  """Decides the label map, shared by all splits of OUTPUT, and writes `labels.txt`.
+  """Decides the class names and their indices, shared by all splits; writes `labels.txt`.
 
   Raises:
-    UserError: a label is not in the map, or the map would differ from an earlier run's.
+    UserError: a video's label is not among the names, or an earlier run used other names.
   """
   before = manifest.read_labels(output) if any((output / STATE).glob("*.job.json")) else ()
   names = before or videos.labels
-  source = f"{output / manifest.LABELS}, which an earlier run wrote"
+  source = f"{output / manifest.LABELS}, written by an earlier run"
   if file is not None:
     source = str(file)
     names = manifest.label_lines(file)
     if "" in names:
       raise UserError(
-        f"{file}, line {names.index('') + 1}: blank, and a class's index is its line: remove it"
+        f"{file}, line {names.index('') + 1}: blank; remove it, each line must name a class"
       )
     if len(set(names)) < len(names):
-      raise UserError(f"{file}: names a class twice")
+      raise UserError(f"{file}: names a class twice; remove one of the two lines")
     if before and names != before:
       raise UserError(
-        f"{file}: differs from {manifest.LABELS} in {output}, of an earlier run: {_AGAIN}"
+        f"{file}: differs from {manifest.LABELS} in {output}, written by an earlier run: {_AGAIN}"
       )
   unknown = sorted(set(videos.labels) - set(names))
   if unknown:
@@ -132,10 +134,11 @@ def settle_labels(
 
 
 def settle(output: pathlib.Path, job: Job) -> Job:
-  """Fixes the number of shards and checks the job against what OUTPUT holds.
+  """Fixes the number of shards and checks the job against what is in OUTPUT.
 
   Raises:
-    UserError: OUTPUT holds this split with other settings or videos, or shards not written by us.
+    UserError: OUTPUT has this split with other settings or videos, or shards that `prepare` did
+      not write.
   """
   path = _path(output, job.split)
   try:
@@ -151,27 +154,27 @@ def settle(output: pathlib.Path, job: Job) -> Job:
   if before is None:
     if foreign := _shard_names(output, job.split):
       raise UserError(
-        f"{output / foreign[0]}: not written by prepare: give another OUTPUT or split name"
+        f"{output / foreign[0]}: not written by prepare: give another OUTPUT or another split name"
       )
   elif before != now:
     if before.get("videos") != now["videos"]:
-      what = "of another list of videos"
+      what = "made from another list of videos"
     else:
       pairs = [f"{k}={before.get(k)} (now {v})" for k, v in now.items() if before.get(k) != v]
       what = f"with {', '.join(pairs)}"
-    raise UserError(f"{output} holds split {job.split!r} {what}: {_AGAIN}")
+    raise UserError(f"{output}: already has split {job.split!r} {what}: {_AGAIN}")
   return job
 
 
 def record(output: pathlib.Path, job: Job) -> None:
-  """Notes the job, for `settle` in a later run."""
+  """Writes the job's file, which `settle` reads in a later run."""
   manifest.write_json(_path(output, job.split), job.identity())
 
 
 def tasks(
   output: pathlib.Path, root: pathlib.Path, job: Job, labels: tuple[str, ...], strict: bool
 ) -> list[Shard]:
-  """The shards of a job, whether written or not."""
+  """All shards of a job, written or not."""
   return [
     Shard(
       path=str(output / f"{job.split}-{number:05d}-of-{job.shards:05d}.tfrecord"),
@@ -187,7 +190,7 @@ def tasks(
 
 
 def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
-  """Deletes what earlier jobs of these splits wrote; other files stay."""
+  """Deletes the files that earlier jobs wrote for these splits; other files stay."""
   for split in splits:
     job = _path(output, split)
     if not job.exists():

@@ -1,4 +1,4 @@
-"""Shards as units of work: which videos go where, writing one, and what a finished one left."""
+"""Shards, the units of work of `prepare`: assigning videos to them, writing and resuming them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry
 from vssl_jax.errors import UserError
 
-STATE = ".prepare"  # folder of the finished shards' results
-_SOURCE_BYTES = 64 << 20  # video files' bytes per shard: about half a gigabyte of JPEGs
-_FEWEST = 16  # shards, where there are that many videos: work for that many processes
-_RECORD_BYTES = (2 << 30) - (1 << 20)  # protobuf's limit
+STATE = ".prepare"  # folder with the results of the finished shards
+_SOURCE_BYTES = 64 << 20  # bytes of video files per shard; they give about 0.5 GB of JPEGs
+_FEWEST = 16  # minimum number of shards (if there are enough videos), to keep 16 processes busy
+_RECORD_BYTES = (2 << 30) - (1 << 20)  # largest record, bytes; protobuf's limit is 2 GiB
 
 
 class UnreadableVideoError(UserError):
-  """A video could not be read and the job is strict."""
+  """A video could not be read, and the job is strict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Shard:
     path: the TFRecord file.
     root: folder that the entries' paths start from.
     entries: its videos, in order.
-    sizes: bytes of each video file; −1 where it is missing.
-    labels: class names; a label's index is its position.
+    sizes: size of each video file, bytes; −1 if it is missing.
+    labels: class names; the position of a name is its class index.
     settings: how frames are stored.
     strict: stop at the first unreadable video.
-    crashed: position of an entry to the reason why it is not tried again.
+    crashed: entries that are not tried again: their position, and the reason.
   """
 
   path: str
@@ -59,21 +59,21 @@ class Shard:
 
   @property
   def state(self) -> pathlib.Path:
-    """Where the result lies once the shard is complete."""
+    """Path of the result file, which exists once the shard is complete."""
     return pathlib.Path(self.path).parent / STATE / f"{self.name}.json"
 
   def fingerprint(self) -> str:
-    """Changes with videos and label indices, not with settings (compared job by job)."""
+    """Digest of the videos and label indices, not of the settings (the job compares those)."""
     entries = [dataclasses.astuple(entry) for entry in self.entries]
     indices = [self.index_of(entry.label) for entry in self.entries]
     return hashlib.sha256(json.dumps([entries, self.sizes, indices]).encode()).hexdigest()
 
   def index_of(self, label: str) -> int:
-    """Index of a class name, −1 for none."""
+    """Index of a class name; −1 if the name is empty."""
     return self.labels.index(label) if label else -1
 
   def result(self) -> dict[str, Any] | None:
-    """The result of an earlier run, None where the shard is still to be written."""
+    """The result of an earlier run; None if the shard must still be written."""
     try:
       result = json.loads(text.read(self.state))
       complete = os.path.getsize(self.path) == result["bytes"]
@@ -83,13 +83,15 @@ class Shard:
 
 
 def default_count(sizes: Sequence[int]) -> int:
-  """Number of shards for videos of these file sizes (bytes; −1 for a missing file)."""
+  """Default number of shards for files of these sizes (bytes; −1 for a missing file)."""
   by_size = sum(max(size, 0) for size in sizes) // _SOURCE_BYTES + 1
   return max(1, min(len(sizes), max(by_size, _FEWEST)))
 
 
 def assign(entries: Sequence[Entry], count: int) -> list[list[Entry]]:
-  """Deals entries to shards, shuffled by a hash of each so that neither order nor machine matters.
+  """Shuffles entries by their hashes and divides them among shards.
+
+  The result does not depend on the order of the entries or on the machine.
 
   Returns:
     `count` lists whose lengths differ by at most one.
@@ -105,16 +107,16 @@ def assign(entries: Sequence[Entry], count: int) -> list[list[Entry]]:
 
 
 def write(shard: Shard, report) -> dict[str, Any]:
-  """Decodes a shard's videos and writes them; file and result appear only when complete.
+  """Decodes and writes the videos of a shard; the shard and its result appear only when complete.
 
   Args:
     shard: what to write.
-    report: gets ("start", position) before and ("end", position) after every entry, and
-      ("part", position) after each record of an entry.
+    report: called with ("start", position) before each entry, ("end", position) after it, and
+      ("part", position) after each of its records.
 
   Returns:
-    Plain data for JSON: `fingerprint`, `name`, `records`, `bytes`, `sha256`, and `counts` as
-    `manifest.Tally` has them.
+    Plain data for JSON: `fingerprint`, `name`, `records`, `bytes`, `sha256`, and the `counts` of
+    `manifest.Tally`.
 
   Raises:
     UnreadableVideoError: the first unreadable video of a strict job.
@@ -154,7 +156,7 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, writ
   for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
     if sum(map(len, part.frames)) > _RECORD_BYTES:
       raise decode.UnreadableError(
-        "a record of it would pass 2 GB: lower --max_seconds, --short_side or --quality"
+        "one of its records would exceed 2 GB: lower --max_seconds, --short_side or --quality"
       )
     video = sequence_example.Video(
       frames=part.frames,

@@ -1,7 +1,7 @@
-"""Which videos a split holds, as one short text: a run must not go on with others.
+"""Fingerprints of the videos of a split, so that a resumed run can refuse to use other videos.
 
-Equal videos in the same order give equal fingerprints, wherever their files lie; what each is made
-of is cheap to find out, so no video is read for it.
+Equal videos in the same order give equal fingerprints, in any folder. A fingerprint is computed
+from facts that are cheap to find, such as names, sizes and stored checksums; no video is read.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from vssl_jax.errors import UserError
 
 
 def of(*parts: Any) -> str:
-  """SHA-256, in hex, of anything that JSON can hold."""
+  """SHA-256, in hex, of any values that JSON can represent."""
   written = json.dumps(parts, sort_keys=True)
   return hashlib.sha256(written.encode()).hexdigest()
 
 
 def of_records(folder: str | os.PathLike[str], split: str, where: Index) -> str:
-  """That of a folder of records.
+  """Fingerprint of a split in a folder of records.
 
-  Of the shards' hashes, where the folder's manifest has these very shards; of other shards, of the
-  places and lengths of all records.
+  If the folder's manifest describes exactly these shards, it is computed from their hashes;
+  otherwise from the positions and lengths of all records.
 
   Args:
-    folder: with or without a manifest.
-    split: its name.
-    where: the split's index.
+    folder: folder of the records, with or without a manifest.
+    split: name of the split.
+    where: index of the split.
   """
   names = [os.path.basename(f) for f in where.files]
   try:
     stored = manifest.read(folder) or {"splits": {}}
-  except UserError:  # somebody else's file
+  except UserError:  # a manifest.json of another program
     stored = {"splits": {}}
   shards = stored["splits"].get(split, {}).get("shards", [])
   if [(s["name"], s["bytes"]) for s in shards] == [*zip(names, where.sizes.tolist(), strict=True)]:
@@ -49,7 +49,7 @@ def of_records(folder: str | os.PathLike[str], split: str, where: Index) -> str:
 
 
 def of_npz(path: str | os.PathLike[str], *parts: Any) -> str:
-  """That of an `.npz` file, by the checksums that it carries, and of what else matters."""
+  """Fingerprint of an `.npz` file, from the checksums stored in it, and of further `parts`."""
   with zipfile.ZipFile(path) as file:
     arrays = sorted((i.filename, i.file_size, i.CRC) for i in file.infolist())
   return of(arrays, *parts)
@@ -58,7 +58,7 @@ def of_npz(path: str | os.PathLike[str], *parts: Any) -> str:
 def of_files(
   paths: Iterable[str | os.PathLike[str]], root: str | os.PathLike[str], *parts: Any
 ) -> str:
-  """That of single files, by names from `root` on and sizes, and of what else matters."""
+  """Fingerprint of files, from their paths relative to `root` and sizes, and of further `parts`."""
   files = [
     (os.path.relpath(p, root), os.path.getsize(p) if os.path.exists(p) else -1) for p in paths
   ]
@@ -66,7 +66,10 @@ def of_files(
 
 
 def of_arrays(arrays: Sequence[Any], *parts: Any) -> str:
-  """That of arrays in memory (what is no array counts only as there), and of what else matters."""
+  """Fingerprint of arrays in memory and of further `parts`.
+
+  An entry that is a function to read an array counts, but its content does not.
+  """
   digest = hashlib.sha256()
   for array in arrays:
     if isinstance(array, np.ndarray):

@@ -1,7 +1,7 @@
-"""Where every record of a split lies: the offset index that lets the pipeline shuffle ids.
+"""The offset index: the position of every record of a split, for access to any record by number.
 
-`prepare` writes `{split}.index.npz` beside the shards. For shards from elsewhere one scan of the
-record headers makes it; it is kept beside them where the folder can be written to.
+`prepare` writes `{split}.index.npz` beside the shards. For other shards, one scan of the record
+headers makes the index; it is saved beside the shards if the folder is writable.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Index:
   Attributes:
     files: paths of the shards.
     shard: position in `files` of each record's shard, int32 [n].
-    offset: position in its shard of each record's first payload byte, int64 [n].
-    length: bytes of each payload, int64 [n].
-    sizes: bytes of each shard when it was scanned, int64 [number of files].
+    offset: position of each record's first payload byte in its shard, int64 [n].
+    length: size of each payload in bytes, int64 [n].
+    sizes: size of each shard in bytes when it was scanned, int64 [number of files].
   """
 
   files: tuple[str, ...]
@@ -46,13 +46,13 @@ class Index:
 
 
 def build(files: Sequence[str | os.PathLike]) -> Index:
-  """Scans TFRecord files once, headers only.
+  """Makes an index by one scan of the headers in TFRecord files.
 
   Args:
-    files: paths of the shards, in the order that numbers the records.
+    files: paths of the shards; the records are numbered in this order.
 
   Raises:
-    UserError: a file is missing, truncated or no TFRecord file; names file and byte.
+    UserError: a file is missing, truncated or not a TFRecord file; names the file and the byte.
   """
   shards, offsets, lengths, sizes = [], [], [], []
   for number, path in enumerate(files):
@@ -75,12 +75,12 @@ def build(files: Sequence[str | os.PathLike]) -> Index:
 
 
 def path_of(folder: str | os.PathLike, split: str) -> pathlib.Path:
-  """Where the index of a split is kept."""
+  """Path of the index file of a split."""
   return pathlib.Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', split)}.index.npz"
 
 
 def write(index: Index, path: str | os.PathLike) -> None:
-  """Writes an index as `.npz`, atomically; files are kept by name, relative to the index."""
+  """Writes an index as `.npz`, atomically; it stores the shards' paths relative to the index."""
   path = pathlib.Path(path)
   names = [os.path.relpath(f, path.parent) for f in index.files]
   with replacing(path) as file:
@@ -95,21 +95,21 @@ def write(index: Index, path: str | os.PathLike) -> None:
 
 
 def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index | None:
-  """Reads an index where it is there, sound, and of exactly these files at their present sizes.
+  """Reads an index, if it is undamaged and describes exactly these files with their current sizes.
 
   Args:
-    path: the `.npz`.
-    files: the shards it should describe, in order.
+    path: the `.npz` file.
+    files: the shards that it should describe, in order.
 
   Returns:
-    The index, or None where a new scan is needed.
+    The index, or None if a new scan is needed.
   """
   path = pathlib.Path(path)
   try:
     with np.load(path, allow_pickle=False) as stored:
       fields = {name: stored[name] for name in ("files", "sizes", "shard", "offset", "length")}
     sizes = [os.path.getsize(f) for f in files]
-  except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
+  except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions
     return None
   names = [os.path.relpath(f, path.parent) for f in files]
   if fields.pop("files").tolist() != names or fields["sizes"].tolist() != sizes:
@@ -118,15 +118,15 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
 
 
 def load(folder: str | os.PathLike, split: str) -> Index:
-  """The index of a split: read where it is up to date, else made by one scan and kept.
+  """The index of a split: read if it is up to date, otherwise made by one scan and saved.
 
   Args:
-    folder: folder of shards, from `prepare` or elsewhere.
-    split: `train` finds `train-00000-of-00008[.tfrecord]`, else `train*.tfrecord`; a name with
-      `*`, `?` or `[` is a file pattern of its own.
+    folder: folder of shards, from `prepare` or another program.
+    split: `train` finds `train-00000-of-00008[.tfrecord]`, or else `train*.tfrecord`; a name with
+      `*`, `?` or `[` is used as a file pattern.
 
   Raises:
-    UserError: no records of that split, a shard of the set is missing, or one is damaged.
+    UserError: the split has no records, or one of its shards is missing or damaged.
   """
   files = find(folder, split)
   path = path_of(folder, split)
@@ -136,7 +136,7 @@ def load(folder: str | os.PathLike, split: str) -> Index:
     with contextlib.suppress(OSError):  # a read-only folder: scan again next time
       write(index, path)
   if not len(index):
-    raise UserError(f"{folder}: the shards of split {split!r} hold no records: prepare them again")
+    raise UserError(f"{folder}: the shards of split {split!r} have no records: prepare them again")
   return index
 
 
@@ -159,16 +159,16 @@ def find(folder: str | os.PathLike, split: str) -> list[str]:
 
 
 def read_record(index: Index, i: int, *, verify: bool = False) -> bytes:
-  """Payload of record `i`; safe to call from several threads.
+  """Reads the payload of record `i`; safe to call from several threads.
 
   Args:
-    index: where the records lie.
+    index: the offset index.
     i: record number, 0 to n − 1.
     verify: also check the stored CRCs of length and payload.
 
   Raises:
-    IndexError: no such record.
-    UserError: the shard is truncated or, where verified, damaged.
+    IndexError: there is no such record.
+    UserError: the shard is truncated or (only found if `verify`) damaged.
   """
   if not 0 <= i < len(index):
     raise IndexError(f"record {i} of {len(index)}")
@@ -177,11 +177,13 @@ def read_record(index: Index, i: int, *, verify: bool = False) -> bytes:
 
 
 def _no_such_split(folder: pathlib.Path, split: str, names: Sequence[str], others: set[str]) -> str:
-  if others:  # the same videos again under another name would put training videos into the test
+  # The message asks for other videos: preparing the same videos under this name would test on
+  # training videos.
+  if others:
     return (
       f"{folder}: no records of split {split!r}, it has {', '.join(map(repr, sorted(others)))}: "
-      "prepare other videos for it, by a CSV with a column `split`, by --split_list and the "
-      f"official lists, or from a folder of their own with --split={split}; to pre-train without a "
+      "prepare other videos for it, with a CSV that has a column `split`, with --split_list and "
+      f"the official lists, or from a separate folder with --split={split}; to pre-train without a "
       "test split pass --config.probe.run=False"
     )
   there = "no shards at all" if names else "no such folder, or empty"
@@ -198,12 +200,12 @@ def _check_complete(folder: pathlib.Path, shards: Sequence[re.Match]) -> None:
   counts = sorted({int(m["count"]) for m in shards})
   if len(counts) > 1 or len(shards) > counts[0]:
     raise UserError(
-      f"{folder}: shards of {split!r} from different sets (of {' and of '.join(map(str, counts))}):"
-      " remove the old ones"
+      f"{folder}: shards of {split!r} from different sets (of {' and of '.join(map(str, counts))}"
+      " shards): remove the old ones"
     )
   missing = sorted(set(range(counts[0])) - {int(m["shard"]) for m in shards})
   if missing:
     raise UserError(
       f"{folder}: {len(missing)} of {counts[0]} shards of {split!r} are missing, the first is "
-      f"{missing[0]:05d}: run prepare again (it goes on where it stopped)"
+      f"{missing[0]:05d}: run prepare again (it continues where it stopped)"
     )

@@ -1,4 +1,4 @@
-"""`manifest.json` and `labels.txt`: what a folder of prepared records holds."""
+"""`manifest.json` and `labels.txt`, which describe a folder of prepared records."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TOTALS = ("videos", "records", "frames", "seconds", "bytes")
 
 
 class Tally:
-  """Counts over videos that can be added up shard by shard.
+  """Statistics of videos that can be merged over shards.
 
   Attributes:
-    counts: plain data, ready for JSON: totals (`videos`, `records`, `frames`, `seconds`,
-      `bytes`), `shortest` and `longest` in seconds, histograms of videos (`classes`,
-      `durations`, `fps`, `size` as in the files, `stored_size`), and `unreadable`.
+    counts: plain data for JSON: totals (`videos`, `records`, `frames`, `seconds`, `bytes`), the
+      `shortest` and `longest` video in seconds, histograms of videos (`classes`, `durations`,
+      `fps`, `size` of the files' frames, `stored_size`), and the `unreadable` files.
   """
 
   def __init__(self, counts: dict[str, Any] | None = None):
@@ -52,7 +52,7 @@ class Tally:
     size: tuple[int, int],
     stored_size: tuple[int, int],
   ) -> None:
-    """Counts one video; `fps` and `size` are the file's own, an empty label means none."""
+    """Adds one video; `fps` and `size` are those of the file, an empty label means unlabelled."""
     counts = self.counts
     for name, value in zip(_TOTALS[:4], (1, records, frames, seconds), strict=True):
       counts[name] += value
@@ -63,7 +63,7 @@ class Tally:
       counts[name][key] = counts[name].get(key, 0) + 1
 
   def add_unreadable(self, path: str, reason: str) -> None:
-    """Notes a video that gave no record."""
+    """Adds a video that could not be read and so has no record."""
     self.counts["unreadable"].append({"path": path, "reason": reason})
 
   @staticmethod
@@ -88,12 +88,12 @@ class Tally:
 
 
 def build(labels: Sequence[str], splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
-  """The whole manifest; equal records give equal manifests.
+  """Builds the manifest; equal records give equal manifests.
 
   Args:
     labels: class names by index.
-    splits: split name to its merged counts, `settings`, `notes` and `shards` (name, records,
-      bytes, sha256).
+    splits: for each split name, its merged counts, `settings`, `notes` and `shards` (name,
+      records, bytes, sha256).
   """
   splits = dict(sorted(splits.items()))
   digest = hashlib.sha256()
@@ -109,18 +109,18 @@ def build(labels: Sequence[str], splits: dict[str, dict[str, Any]]) -> dict[str,
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON atomically, valid UTF-8 whatever names it holds."""
+  """Writes JSON atomically, as valid UTF-8 even if a file name is not."""
   written = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
   with files.replacing(path) as file:
-    # Of a lone surrogate, a byte of a name that is no UTF-8, this makes JSON's own escape.
+    # A lone surrogate stands for a byte of a name that is not UTF-8; this writes a JSON escape.
     file.write(written.encode("utf-8", "backslashreplace"))
 
 
 def read(folder: str | os.PathLike) -> dict[str, Any] | None:
-  """A folder's manifest, None where it has none.
+  """Reads a folder's manifest; None if it has none.
 
   Raises:
-    UserError: the file is no manifest of this format.
+    UserError: the file is not a manifest of this format.
   """
   path = pathlib.Path(folder) / MANIFEST
   try:
@@ -128,14 +128,14 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   except ValueError as error:
-    raise UserError(f"{path}: no JSON ({error}): run prepare again to write it anew") from None
+    raise UserError(f"{path}: not valid JSON ({error}): delete it and run prepare again") from None
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     raise UserError(f"{path}: not a manifest of format {FORMAT}: prepare the data again")
   return manifest
 
 
 def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
-  """Class names by index from `labels.txt`; empty where there is none."""
+  """Class names by index, from `labels.txt`; () if there is no such file."""
   try:
     return label_lines(pathlib.Path(folder) / LABELS)
   except FileNotFoundError:
@@ -143,7 +143,7 @@ def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
 
 
 def label_lines(path: str | os.PathLike) -> tuple[str, ...]:
-  """Class names by index from a text file, one per line: a blank line within keeps its index.
+  """Class names by index, from a text file with one name per line; a blank line is an empty name.
 
   Raises:
     OSError: the file cannot be read.
@@ -152,7 +152,7 @@ def label_lines(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def summary(manifest: dict[str, Any]) -> str:
-  """The manifest in a few lines for people."""
+  """A summary of the manifest in a few lines of text."""
   lines = [f"  {'split':<10}{'videos':>9}{'records':>9}{'frames':>11}{'hours':>8}{'MB':>9}  shards"]
   for name, split in manifest["splits"].items():
     lines.append(
@@ -178,7 +178,7 @@ def summary(manifest: dict[str, Any]) -> str:
 
 
 def _most(histogram: dict[str, int]) -> str:
-  """The most frequent keys of a histogram, with their counts where there are several."""
+  """The most frequent keys of a histogram, with their counts if there is more than one key."""
   ranked = sorted(histogram.items(), key=lambda item: -item[1])
   if len(ranked) == 1:
     return ranked[0][0]

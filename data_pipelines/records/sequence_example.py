@@ -1,9 +1,9 @@
-"""One video as a SequenceExample with DMVR's keys.
+"""Encodes and decodes a video as a SequenceExample with DMVR's keys.
 
 The keys are those of DMVR (github.com/google-deepmind/dmvr) and of TF Garden's video decoders,
-plus MediaSequence's `image/frame_rate`. Neither writing nor reading needs TensorFlow: the
-messages are declared below to the protobuf runtime, in a descriptor pool of their own, so that a
-TensorFlow in the same process is not disturbed.
+plus MediaSequence's `image/frame_rate`. Neither writing nor reading needs TensorFlow: the message
+types are declared below, in a separate descriptor pool of protobuf, so that they do not conflict
+with those of TensorFlow in the same process.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _LISTS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "I
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """One video, or one part of a long video, as it stands in a record.
+  """The content of a record: one video, or one part of a long video.
 
   Attributes:
-    frames: JPEG of every frame, in time.
+    frames: all frames as JPEGs, in order of time.
     fps: frames per second; 0 if unknown.
     label: class index; −1 if unknown.
     label_text: class name; empty if unknown.
     filename: path of the video, relative to the data set's root.
-    start: microseconds from the video's beginning to the first frame.
-    end: microseconds from the video's beginning to the end of the last frame.
+    start: microseconds from the beginning of the video to the first frame.
+    end: microseconds from the beginning of the video to the end of the last frame.
     caption: free text; empty if none.
   """
 
@@ -57,10 +57,10 @@ class Video:
 
 
 def encode(video: Video) -> bytes:
-  """Serialises a video; equal videos give equal bytes.
+  """Serializes a video; equal videos give equal bytes.
 
-  An unlabelled video carries index −1 and an empty name instead of no key at all: DMVR and TF
-  Garden batch both as a vector of one element, and their one-hot of −1 is all zeros.
+  An unlabelled video gets the index −1 and an empty name, and the keys are not left out: DMVR and
+  TF Garden expect vectors of one element in both, and their one-hot vector of −1 is all zeros.
   """
   message = _sequence_example()()
   context = message.context.feature
@@ -80,23 +80,25 @@ def encode(video: Video) -> bytes:
 
 
 def decode(serialized: bytes) -> Video:
-  """Reads a record of ours, of DMVR or of TF Garden; absent keys give `Video`'s defaults.
+  """Decodes a record of ours, of DMVR or of TF Garden; missing keys get `Video`'s defaults.
 
   Raises:
-    UserError: these bytes are no SequenceExample, or hold no frames under `image/encoded`.
+    UserError: the bytes are not a SequenceExample, or have no frames under `image/encoded`.
   """
   message = _sequence_example()()
   try:
     message.ParseFromString(serialized)
   except Exception as error:
-    raise UserError(f"a record is no SequenceExample ({error}): prepare the data again") from None
+    raise UserError(
+      f"a record is not a SequenceExample ({error}): prepare the data again"
+    ) from None
   context = {key: _values(feature) for key, feature in message.context.feature.items()}
   lists = message.feature_lists.feature_list
   frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
   if not frames:
     raise UserError(
-      f"a record holds no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "
-      "records are SequenceExamples with one JPEG a frame"
+      f"a record has no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "
+      "records must be SequenceExamples with one JPEG per frame"
     )
   try:
     fps = fps_of(context, len(frames))
@@ -115,16 +117,16 @@ def decode(serialized: bytes) -> Video:
 
 
 def filename_of(head: bytes) -> str | None:
-  """The video's name from a record's first bytes, without its frames.
+  """Reads the video's name from the first bytes of a record, without its frames.
 
-  Writers put the context before the frames, so that a few kilobytes hold it.
+  Writers put the context before the frames, so the first few kilobytes usually contain it.
 
   Args:
-    head: the payload's first bytes.
+    head: the first bytes of the payload.
 
   Returns:
-    `video/filename` ("" where the record has none), or None where `head` does not hold the whole
-    context, undamaged: read more, or decode the record.
+    `video/filename` ("" if the record has none). None if `head` does not contain the whole
+    context, or it is damaged; then read more bytes, or decode the record.
   """
   length, start = 0, 1
   if head[:1] != _CONTEXT_TAG:
@@ -142,20 +144,20 @@ def filename_of(head: bytes) -> str | None:
   message = _sequence_example()()
   try:
     message.ParseFromString(head[:end])
-  except Exception:  # damaged; the runtimes of protobuf have no common class for it
+  except Exception:  # damaged; protobuf's runtimes raise exceptions of different classes
     return None
   return _text({k: _values(v) for k, v in message.context.feature.items()}, FILENAME)
 
 
 def fps_of(context: Mapping[str, Any], num_frames: int) -> float:
-  """Frames a second of a record.
+  """Frames per second of a record.
 
   Args:
-    context: the record's context, key to a scalar, list or array (possibly empty).
+    context: the record's context; each value is a scalar, list or array (possibly empty).
     num_frames: number of frames in the record.
 
   Returns:
-    `image/frame_rate` where present, else `num_frames` over the time between DMVR's timestamps.
+    `image/frame_rate` if present, else `num_frames` divided by the time between DMVR's timestamps.
 
   Raises:
     UserError: the record has neither.

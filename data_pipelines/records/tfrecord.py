@@ -1,10 +1,11 @@
-"""TFRecord framing: shards that appear atomically, a scan of their headers, single reads.
+"""Reads and writes TFRecord files: writes shards atomically, scans headers, reads single records.
 
 A record is its length (8 bytes, little endian), the masked CRC-32C of these 8 bytes, the payload
 and the payload's masked CRC-32C (TensorFlow, lib/io/record_writer.h).
 
-TensorFlow's writer can neither take records back nor tell offsets and hash, its reader finds no
-single record, and workers would have to import TensorFlow; so the framing is written here.
+The format is implemented here because TensorFlow's writer can neither undo records nor return
+offsets and a hash, its reader cannot read a single record, and workers would have to import
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from vssl_jax.errors import UserError
 
 HEADER = 12  # bytes before a payload
-FOOTER = 4  # bytes behind it
+FOOTER = 4  # bytes after a payload
 _MASK_DELTA = 0xA282EAD8
 
 
@@ -31,14 +32,14 @@ def masked_crc32c(data: bytes) -> int:
 
 
 class ShardWriter:
-  """Writes a TFRecord file that appears under its name only when complete.
+  """Writes a TFRecord file that gets its name only when it is complete.
 
-  Used as a context manager: leaving it normally syncs the file to disk and renames it; leaving it
-  by an exception removes what was written. A killed process leaves only a `.tmp-*` file.
+  Use it as a context manager: a normal exit syncs the file to disk and renames it; an exception
+  removes what was written. A killed process leaves only a `.tmp-*` file.
 
   Attributes:
     size: bytes written so far.
-    sha256: hex digest of the file, after the block.
+    sha256: hex digest of the file, set at the end of the `with` block.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -67,7 +68,7 @@ class ShardWriter:
     return self.size, self._hash.copy()
 
   def rewind(self, mark: tuple) -> None:
-    """Takes back every record written since `mark()`."""
+    """Removes all records written since `mark()`."""
     self.size, self._hash = mark[0], mark[1].copy()
     self._file.seek(self.size)
     self._file.truncate()
@@ -85,16 +86,16 @@ class ShardWriter:
 
 
 def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-  """Finds every record of a shard by reading headers only.
+  """Finds all records of a shard by reading only their headers.
 
   Args:
     path: an uncompressed TFRecord file.
 
   Returns:
-    Position of each payload's first byte and payload length, both int64 [n].
+    Position of each payload's first byte, and each payload's length in bytes, both int64 [n].
 
   Raises:
-    UserError: the file ends inside a record, or a header's CRC is wrong; names file and byte.
+    UserError: the file ends inside a record, or a header's CRC is wrong; names the file and byte.
   """
   size = os.path.getsize(path)
   offsets, lengths = [], []
@@ -109,8 +110,8 @@ def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       end = position + HEADER + length + FOOTER
       if end > size:
         raise UserError(
-          f"{path}: truncated: the record at byte {position} should end at byte {end}, the file "
-          f"at {size}: copy or prepare this shard again"
+          f"{path}: truncated: the record at byte {position} should end at byte {end}, but the "
+          f"file ends at byte {size}: copy or prepare this shard again"
         )
       offsets.append(position + HEADER)
       lengths.append(length)
@@ -119,16 +120,16 @@ def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = False) -> bytes:
-  """One payload.
+  """Reads one payload.
 
   Args:
     path: TFRecord file.
     offset: position of the payload's first byte.
-    length: payload's length, bytes.
+    length: length of the payload, bytes.
     verify: also check length and payload against their CRCs (about 0.05 ms/MB).
 
   Raises:
-    UserError: the file is shorter than that, or a CRC is wrong; names file and byte.
+    UserError: the file ends before the payload does, or a CRC is wrong; names the file and byte.
   """
   start = offset - HEADER
   with open(path, "rb", buffering=0) as file:
@@ -148,7 +149,7 @@ def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = Fa
 
 
 def _read_exactly(file, count: int) -> bytes:
-  """Reads `count` bytes, fewer only at the end (one raw read may stop at 2 GiB)."""
+  """Reads `count` bytes, or fewer at the end of the file (a single raw read may stop at 2 GiB)."""
   data = file.read(count)
   while len(data) < count:
     more = file.read(count - len(data))
@@ -164,6 +165,6 @@ def _header_is_sound(header: bytes) -> bool:
 
 def _damage(path, position: int) -> str:
   return (
-    f"{path}: no sound TFRecord at byte {position} (wrong checksum): the file is damaged, "
-    "compressed or no TFRecord file: prepare or copy this shard again"
+    f"{path}: no valid TFRecord at byte {position} (wrong checksum): the file is damaged, "
+    "compressed or not a TFRecord file: prepare or copy this shard again"
   )

@@ -1,1 +1,1 @@
-"""One module per kind of data set, each with a `load`; see `data_pipelines.source`."""
+"""One module per kind of data set, each with a `load` function; see `data_pipelines.source`."""

@@ -1,13 +1,14 @@
 """Clips from a user's own DMVR factory, `config.data.name = "module:function"`.
 
-The function gets `config.data` and the split and returns `(factory, num_videos)` or
-`(factory, num_videos, label_names)`, the factory configured: its `image` is uint8, or float in
-[0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`; its `label`
-an integer or a one-hot vector, or absent. `clips.steps.add_train_steps(factory, data)` gives it
-our sampler and crops.
+The function takes `config.data` and the split, and returns `(factory, num_videos)` or
+`(factory, num_videos, label_names)` with a configured factory. The factory's `image` is uint8, or
+float in [0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`.
+Its `label` is an integer or a one-hot vector, or absent. `clips.steps.add_train_steps(factory,
+data)` adds our sampler and crops to it.
 
-DMVR draws by its own random state and shuffles a buffer: order, clips and a restart are its own,
-videos have no number (`video` is −1), and hosts do not share out the data.
+DMVR uses its own random state and a shuffle buffer. So order and clips do not follow the run's
+seed, a restart does not continue the same sequence of batches, videos have no numbers (`video` is
+−1), and the data is not divided among hosts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vssl_jax.errors import UserError
 
 
 class DmvrSource:
-  """Training batches of a DMVR factory; `source.Source` without evaluation and determinism."""
+  """Training batches from a DMVR factory; a `source.Source` without evaluation or determinism."""
 
   def __init__(
     self,
@@ -42,19 +43,19 @@ class DmvrSource:
   ):
     self.num_videos, self.label_names, self.unreadable = num_videos, tuple(label_names), 0
     self.video_names: tuple[str, ...] = ()
-    told = data.name, split, num_videos, self.label_names
-    self.fingerprint = fingerprint.of(*told, _shards(factory))
+    facts = data.name, split, num_videos, self.label_names
+    self.fingerprint = fingerprint.of(*facts, _shards(factory))
     self._data, self._factory, self._split = data, factory, split
     self._batch_size = batch_size
     self._rows = source.local_rows(batch_size, process_index, process_count)
 
   @property
   def steps_per_epoch(self) -> int:
-    """Whole batches in an epoch; `UserError` where the split has fewer videos than one."""
+    """Number of whole batches in an epoch; `UserError` if the split is smaller than one batch."""
     return source.steps_per_epoch(self.num_videos, self._batch_size, split=self._split)
 
   def train_batches(self, start: int = 0) -> source.Batches:
-    """Endless batches in DMVR's own random order; `start` cannot be honoured."""
+    """Endless batches in DMVR's own random order; `start` has no effect."""
     del start
     dataset = self._factory.make_dataset(
       shuffle=True, num_epochs=None, batch_size=len(self._rows), drop_remainder=True
@@ -62,28 +63,28 @@ class DmvrSource:
     for features in dataset.as_numpy_iterator():
       yield self._batch(features)
 
-  def only(self, videos: Sequence[int]) -> Self:
-    """Not offered: the factory's videos have no numbers."""
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
+    """Not supported, because the factory's videos have no numbers; raises `UserError`."""
     del videos
     raise UserError(
-      "config.data.source=dmvr: a DMVR factory gives all of its videos or none; choose some of the "
-      "records themselves with config.data.source=tfrecord."
+      "config.data.source=dmvr: cannot select some of the videos of a DMVR factory; read its "
+      "records with config.data.source=tfrecord."
     )
 
   def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
-    """Not offered: test views are this project's, so they come from records."""
+    """Not supported, because DMVR cannot make this project's test views; raises `UserError`."""
     del batch_size, views
     raise UserError(
-      "config.data.source=dmvr: a DMVR factory feeds training only; evaluate on the records "
-      "themselves with config.data.source=tfrecord."
+      "config.data.source=dmvr: a DMVR factory gives training batches only; evaluate on its "
+      "records with config.data.source=tfrecord."
     )
 
   def _batch(self, features: dict[str, np.ndarray]) -> source.Batch:
     data, count = self._data, len(self._rows)
     if IMAGE not in features:
       raise UserError(
-        f"config.data.name={data.name}: the factory's features are {sorted(features)}, "
-        f"not {IMAGE!r} among them."
+        f"config.data.name={data.name}: the factory has no feature {IMAGE!r}, only "
+        f"{sorted(features)}."
       )
     image = features[IMAGE]
     clips_shape = (count, data.clips, data.frames)
@@ -109,8 +110,8 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
   module, _, function = data.name.partition(":")
   if not module or not function:
     raise UserError(
-      f"config.data.name: {data.name!r} is not 'module:function', the function that makes the "
-      "DMVR factory."
+      f"config.data.name: {data.name!r} must be 'module:function', naming the function that makes "
+      "the DMVR factory."
     )
   try:
     make = getattr(importlib.import_module(module), function)
@@ -120,7 +121,10 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
 
 
 def _shards(factory: Any) -> list[tuple[str, int]]:
-  """Names and sizes of DMVR's shards, where the factory is one of DMVR's and they lie here."""
+  """Names and sizes of the factory's shards; () for factories without DMVR's list of shards.
+
+  The size is −1 for a shard that is not on this machine.
+  """
   paths = [os.fspath(p) for p in getattr(factory, "_shards", ())]
   return [(os.path.basename(p), os.path.getsize(p) if os.path.exists(p) else -1) for p in paths]
 

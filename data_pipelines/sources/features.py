@@ -1,16 +1,18 @@
-"""Sequences of features instead of pixels, read by NumPy alone.
+"""Reads sequences of features (instead of pixels) with NumPy alone.
 
 `config.data.path` is one of
 
-* a `.npz` file with `features` `[V, L, D]` and, if wanted, `label` `[V]`, `length` `[V]` (frames
-  that count, from the front), `subset` `[V]` (compared with the split's name as text) and
+* a `.npz` file with `features` `[V, L, D]` and optionally `label` `[V]`, `length` `[V]` (number of
+  valid frames, from the start), `subset` `[V]` (compared as text with the name of the split) and
   `label_names`;
-* a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array under
-  `features`. `labels.csv` (`path,label[,split]`) names the files in use; without it all files
-  under the folder `split`, or all there are, count, labelled by the class folder they lie in.
+* a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array named
+  `features`. `labels.csv` (`path,label[,split]`) lists the files to use. Without it, all files in
+  the sub-folder named like the split are used, or all files if there is no such sub-folder; their
+  labels are the names of the class folders.
 
-Every sequence comes out `data.frames` = T long: a shorter one padded, `mask` False there; of a
-longer one, one frame from each of T equal segments (a random one in training, else the middle).
+Every sequence becomes `data.frames` = T frames long. A shorter one is padded, and `mask` is False
+there. A longer one is divided into T equal segments, and one frame is taken from each: a random
+frame in training, else the middle one.
 """
 
 from __future__ import annotations
@@ -26,22 +28,22 @@ from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource
 from vssl_jax.errors import UserError
 
-Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
+Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
 
 class FeatureSource(NumpySource):
-  """Feature sequences in memory or read one by one; implements `source.Source`.
+  """Feature sequences, in memory or read one by one; implements `source.Source`.
 
-  Batches hold `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `label` int32 `[N]` (−1:
-  unknown; `[N, C]` where `labels` has rows of C values), `video` int64 `[N]`.
+  Batches have `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `label` int32 `[N]` (−1:
+  unknown; `[N, C]` if `labels` has rows of C values), `video` int64 `[N]`.
 
   Args:
     data: `config.data`.
-    sequences: one `[L, D]` a video, L ≥ 1 and free, D the same for all.
-    labels: one integer (or row of integers) a video; None where unknown.
+    sequences: one array `[L, D]` per video; L ≥ 1 may vary, D is the same for all.
+    labels: one integer (or row of integers) per video; None if unknown.
     label_names: class names by label index.
-    fingerprint: see `source.Source`; by default of the arrays.
-    **kwargs: as `source.load`.
+    fingerprint: see `source.Source`; by default it is computed from the arrays.
+    **kwargs: as for `source.load`.
   """
 
   def __init__(
@@ -63,14 +65,17 @@ class FeatureSource(NumpySource):
     self._frames, self._sequences = data.frames, sequences
     self._labels = np.full(len(sequences), -1) if labels is None else np.asarray(labels)
     if len(self._labels) != len(sequences):
-      raise UserError(f"{len(self._labels)} labels for {len(sequences)} feature sequences.")
+      raise UserError(
+        f"labels: {len(self._labels)} labels for {len(sequences)} feature sequences; give one per "
+        "sequence."
+      )
 
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
-    """A sequence with one random frame from each segment."""
+    """One sequence, with a random frame from each segment."""
     return self._example(video, rng.random(self._frames))
 
   def eval_example(self, video: int, **views: int) -> Example:
-    """A sequence with the middle frame of each segment; views are a matter of pixels."""
+    """One sequence, with the middle frame of each segment; `views` has no effect on features."""
     del views
     return self._example(video, np.full(self._frames, 0.5))
 
@@ -95,15 +100,15 @@ class FeatureSource(NumpySource):
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
-  """See `source.load`; see the module for what `data.path` may be.
+  """See `source.load`; the module's docstring says what `data.path` may be.
 
   Raises:
-    UserError: the path is missing or holds nothing of that split.
+    UserError: the path does not exist, or has no sequences of that split.
   """
   path = pathlib.Path(data.path)
   if not data.path or not path.exists():
     raise UserError(
-      f"config.data.path: {data.path!r} is no .npz file or folder of feature sequences."
+      f"config.data.path: no .npz file or folder of feature sequences at {data.path!r}."
     )
   read = _read_folder if path.is_dir() else _read_file
   sequences, labels, names, mark = read(path, split)
@@ -150,7 +155,7 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     root = path / split if (path / split).is_dir() else path
     files = sorted(f for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
     texts = [f.parent.name if f.parent != root else "" for f in files]
-    # Over all splits, so that a class keeps its index where one split lacks another class.
+    # Classes of all splits, so that a class has the same index even if a split lacks some classes.
     roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
     classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
   names = tuple(sorted({c for c in classes if c}))
@@ -170,6 +175,6 @@ def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:
       with np.load(path) as stored:
         return stored["features"]
     except (OSError, ValueError, KeyError) as e:
-      raise UserError(f"{path}: no feature sequence can be read ({e}).") from None
+      raise UserError(f"{path}: the feature sequence cannot be read ({e}).") from None
 
   return read

@@ -1,9 +1,9 @@
-"""Endless supply of small labelled videos made by NumPy alone: for tests and bare machines.
+"""Small labelled videos made with NumPy alone, for tests and for machines without data.
 
-A video is a colored texture (three plane waves) drifting over another that stands still. The
-class is the direction of the drift; colors, wavelengths and phases are each video's own, so one
-frame tells nothing of the class. The texture is a function of place and time, so a crop is a
-change of coordinates, never a resize.
+A video is a colored texture (three plane waves) that drifts over a second texture that stands
+still. The class is the direction of the drift. Colors, wavelengths and phases differ per video, so
+a single frame says nothing about the class. The texture is a function of place and time, so a crop
+only changes the coordinates; nothing is resized.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
 
 _WAVES = 3
-_SPEED = 0.03  # frame widths a frame
+_SPEED = 0.03  # frame widths per frame
 _CONTENT_SEED = {"train": 0x5EED, "eval": 0x7E57}  # the data set is the same for every run's seed
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> SyntheticSource:
-  """See `source.load`; `data.eval_split` has videos of its own, any other split is training."""
+  """See `source.load`; `data.eval_split` has its own videos, any other split is for training."""
   return SyntheticSource(data, split=split, **kwargs)
 
 
 class SyntheticSource(NumpySource):
-  """Drifting textures, `config.data.synthetic` of them; implements `source.Source`."""
+  """Drifting textures, made as `config.data.synthetic` says; implements `source.Source`."""
 
   def __init__(self, data: Any, *, split: str, **kwargs: Any):
     self._part = "eval" if split == data.eval_split and split != data.train_split else "train"
@@ -47,7 +47,7 @@ class SyntheticSource(NumpySource):
     self._interval = sampler.from_config(data.interval, data.clips)
 
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
-    """R clips of one video, each in a crop of its own."""
+    """R clips of one video, each with its own crop."""
     data, length = self._data, self._data.synthetic.length
     starts = sampler.starts(
       rng.random(sampler.num_uniforms(data.clips)),
@@ -67,7 +67,7 @@ class SyntheticSource(NumpySource):
     return self._example(video, starts, times, windows, data.size)
 
   def eval_example(self, video: int, **views: int) -> Example:
-    """Evenly spaced clips; the frame is square, so `crops` squares lie along its width."""
+    """Evenly spaced clips; the frame is square, so the crops are placed along its width."""
     clips, crops, size = views["clips"], views["crops"], views["size"]
     frames, stride = views["frames"], views["stride"]
     length = np.asarray(self._data.synthetic.length)
@@ -86,7 +86,7 @@ class SyntheticSource(NumpySource):
     )
 
   def _windows(self, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Crops `[count, 4]` as (top, left, height, width), shares of the frame."""
+    """Random crops `[count, 4]` as (top, left, height, width), in shares of the frame's side."""
     crop = self._data.crop
     if not crop.random:
       return np.tile([0.0, 0.0, 1.0, 1.0], (count, 1))
@@ -125,7 +125,7 @@ def _render(
   """Pixels of a video's texture, uint8 `[R, T, H, W, 3]`.
 
   Args:
-    rng: the video's own.
+    rng: random numbers of this video.
     angle: direction of the drift, radians.
     times: frame numbers `[R, T]`.
     windows: (top, left, height, width) `[R, 1 or T, 4]`.
@@ -146,7 +146,7 @@ def _render(
   for i in range(waves):
     speed = _SPEED if i < _WAVES else 0.0
     drift = speed * (kx[i] * np.cos(angle) + ky[i] * np.sin(angle)) * times[..., None]
-    # sin(a + b) from the two axes' sines and cosines: H + W of them instead of H · W.
+    # sin(a + b) from sines and cosines per axis: H + W of them are computed instead of H · W.
     a, b = ky[i] * y + phase[i] - drift, kx[i] * x
     wave = np.sin(a)[..., :, None] * np.cos(b)[..., None, :]
     wave = wave + np.cos(a)[..., :, None] * np.sin(b)[..., None, :]

@@ -1,8 +1,8 @@
-"""Clips from TensorFlow Datasets: any builder with a `Video` feature, prepared beforehand.
+"""Clips from TensorFlow Datasets: any builder with a `Video` feature whose data is prepared.
 
-TFRecord files are read at random by an offset index that one scan makes, ArrayRecord files by
-TFDS's own random access; both keep the promise that batch k is a function of (seed, k) alone.
-Only the sampled frames are decoded. Nothing is ever downloaded from here.
+Random access to TFRecord files uses an offset index, made by one scan; ArrayRecord files use
+TFDS's own random access. With both, batch k depends on (seed, k) alone. Only the sampled frames
+are decoded. This module never downloads anything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vssl_jax.errors import UserError
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without the deprecation warnings that TFDS draws upon itself, and its progress bars."""
+  """Silences TFDS's deprecation warnings about its own code, and its progress bars."""
   loggers = (logging.get_absl_logger(), tf.get_logger())
   levels = [logger.level for logger in loggers]
   for logger in loggers:
@@ -43,21 +43,22 @@ def _quiet() -> Iterator[None]:
       logger.setLevel(level)
 
 
-_RATES = ("fps", "frame_rate")  # features that hold a video's frame rate, the first there is
+_RATES = ("fps", "frame_rate")  # names of a frame-rate feature; the first that exists is used
 
 
 class TfdsStore:
   """Random access to a split of a TFDS builder; implements `clip_source.Store`.
 
-  A scalar feature `fps` or `frame_rate` is each video's frame rate.
+  A scalar feature `fps` or `frame_rate` is taken as each video's frame rate.
 
   Args:
     builder: a prepared builder.
-    split: TFDS split, slices such as `train[:80%]` included.
-    where: names the data set in messages.
+    split: TFDS split; slices such as `train[:80%]` work too.
+    where: the data set's name in messages.
 
   Raises:
-    UserError: the builder is not prepared, lacks the split, or has no one video feature.
+    UserError: the builder is not prepared, lacks the split, or does not have exactly one video
+      feature.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, where: str):
@@ -76,8 +77,8 @@ class TfdsStore:
     self._records = (_tfrecords if _is_tfrecord(builder) else _RawRows)(builder, split, where)
     lengths = getattr(self._records, "lengths", np.zeros(0, np.int64)).tolist()
     ends = [self._hash(i) for i in (0, len(self._records) - 1)]
-    told = builder.info.full_name, split, len(self._records)
-    self.fingerprint = fingerprint.of(*told, lengths, ends, self.label_names)
+    facts = builder.info.full_name, split, len(self._records)
+    self.fingerprint = fingerprint.of(*facts, lengths, ends, self.label_names)
     first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
     self.codec = steps.JPEG if first[:2] == b"\xff\xd8" else steps.PNG
 
@@ -85,7 +86,7 @@ class TfdsStore:
     return len(self._records)
 
   def _hash(self, i: int) -> str:
-    """SHA-256 of a record, "" of one that cannot be read."""
+    """SHA-256 of a record; "" if it cannot be read."""
     try:
       record = self._records.read(tf.constant(i, tf.int64)).numpy()
     except tf.errors.OpError:
@@ -93,11 +94,11 @@ class TfdsStore:
     return hashlib.sha256(record).hexdigest()
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
-    """Nothing to parse: the builder knows its own features."""
+    """Adds nothing: the builder parses its own features."""
     if with_frame_rate and self._rate is None:
       raise UserError(
         f"{self._where}: no scalar feature 'fps' or 'frame_rate', so its frame rate is unknown: "
-        "give spans in frames (config.data.interval.unit=frames, with a gap in frames), without "
+        "set config.data.interval.unit=frames, give the gap in frames and leave out "
         "config.data.interval.max_seconds and min_seconds."
       )
 
@@ -111,7 +112,7 @@ class TfdsStore:
     return parsed | ({steps.FRAME_RATE: example[self._rate]} if self._rate else {})
 
   def name_of(self, i: int) -> str:
-    """TFDS keeps no names of videos."""
+    """Always "", because TFDS stores no names of videos."""
     del i
     return ""
 
@@ -121,7 +122,7 @@ class TfdsStore:
 
 
 class _RawRows:
-  """Serialised examples through TFDS's own random access (ArrayRecord files)."""
+  """Reads serialized examples with TFDS's own random access (ArrayRecord files)."""
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str, where: str):
     try:
@@ -138,22 +139,24 @@ class _RawRows:
     return len(self._rows)
 
   def read(self, i: tf.Tensor) -> tf.Tensor:
-    """Example `i`, string `[]`."""
+    """Reads the serialized example `i`, string `[]`."""
     record = tf.numpy_function(lambda i: self._rows[int(i)], [i], tf.string, stateful=False)
     return tf.ensure_shape(record, [])
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
-  """See `source.load`; `data.name` is the builder, `data.path` TFDS's `data_dir`.
+  """See `source.load`; `data.name` is the builder and `data.path` is TFDS's `data_dir`.
 
-  The source `digits` generates its own small data set there first, if it is not there yet.
+  The source `digits` first generates its small data set in `data.path` if it is missing.
   """
   if data.source == "digits":
     builder, where = _digits(data), "the digits data set"
   else:
     where = f"TFDS data set {data.name!r}"
     if not data.name:
-      raise UserError("config.data.name: no TFDS builder named, such as 'ucf101/ucf101_1'.")
+      raise UserError(
+        "config.data.name: no TFDS builder named; give one, such as 'ucf101/ucf101_1'."
+      )
     try:
       builder = tfds.builder(data.name, data_dir=data.path or None)
     except (tfds.core.DatasetNotFoundError, ValueError) as e:
@@ -176,7 +179,7 @@ def _digits(data: Any) -> tfds.core.DatasetBuilder:
         builder.download_and_prepare()
     except Exception:
       builder = opened()
-      if not builder.info.splits:  # else another process was faster
+      if not builder.info.splits:  # otherwise another process has made it meanwhile
         raise
   return builder
 

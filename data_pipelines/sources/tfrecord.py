@@ -1,4 +1,4 @@
-"""Clips from TFRecords of SequenceExamples with DMVR's keys: ours, DMVR's or TF Garden's."""
+"""Clips from TFRecords of SequenceExamples with DMVR's keys, written by us, DMVR or TF Garden."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from data_pipelines.records import fingerprint, index, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
 from vssl_jax.errors import UserError
 
-_HEAD = 1 << 12  # bytes that hold a record's context, but for very long captions
+_HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 
 
 class RecordReader:
-  """Reads any record by its number, within the graph.
+  """Reads any record by its number, inside a TensorFlow graph.
 
   Args:
-    where: offset index.
-    rows: the records that count, int64 `[n]`; all by default.
+    where: offset index of the records.
+    rows: numbers of the records to use, int64 `[n]`; all by default.
 
   Attributes:
-    lengths: bytes of each record's payload, int64 `[n]`.
+    lengths: size of each record's payload in bytes, int64 `[n]`.
   """
 
   def __init__(self, where: index.Index, rows: np.ndarray | None = None):
@@ -44,9 +44,9 @@ class RecordReader:
     return len(self.lengths)
 
   def read(self, i: tf.Tensor) -> tf.Tensor:
-    """Record `i` (int64 `[]`), string `[]`; its checksum is verified."""
-    # The raw op starts a reader at any byte. As fast as pread in numpy_function (2.9 ms for
-    # 4.4 MB), without the interpreter's lock, and it reads remote file systems as well.
+    """Reads record `i` (int64 `[]`), string `[]`, and verifies its checksum."""
+    # The raw op can start reading at any byte. It is as fast as pread in numpy_function (2.9 ms for
+    # 4.4 MB), does not hold Python's interpreter lock, and also reads remote file systems.
     reader = tf.raw_ops.TFRecordDatasetV2(
       filenames=tf.gather(self._files, tf.gather(self._shard, i))[None],
       compression_type="",
@@ -58,14 +58,14 @@ class RecordReader:
 
 
 class RecordStore:
-  """A split of a folder of records; implements `clip_source.Store`."""
+  """One split in a folder of records; implements `clip_source.Store`."""
 
   codec = steps.JPEG
 
   def __init__(self, folder: str, split: str):
     if not folder:
       raise UserError(
-        "config.data.path: no folder of records given; make one with "
+        "config.data.path: empty; make a folder of records with "
         "`python -m data_pipelines.prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
     self._folder, self._split = folder, split
@@ -90,17 +90,17 @@ class RecordStore:
     return parse(self._reader.read(i))
 
   def name_of(self, i: int) -> str:
-    """The video's name as its record has it, "" where there is none or the record is damaged."""
+    """The video's name in its record; "" if it has none or the record is damaged."""
     file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
     length = int(self._index.length[i])
     try:
       name = example.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
       return example.decode(index.read_record(self._index, i)).filename if name is None else name
-    except UserError:  # it is told, and counted, where its frames are read
+    except UserError:  # reported and counted later, when its frames are read
       return ""
 
   def describe(self, i: int) -> str:
-    """File, byte and, where it can be read, the video's name."""
+    """File, byte position and, if it can be read, the video's name."""
     file, offset = self._index.files[self._index.shard[i]], int(self._index.offset[i])
     try:
       name = self.name_of(i)

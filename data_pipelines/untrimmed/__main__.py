@@ -1,6 +1,8 @@
 """`python -m data_pipelines.untrimmed --output=DIR`: see `data_pipelines.untrimmed.simulated`."""
 
-from data_pipelines.untrimmed.simulated import main
+import sys
+
+from vssl_jax import cli
 
 if __name__ == "__main__":
-  main()
+  sys.exit(cli.run("data_pipelines.untrimmed.simulated"))

@@ -1,4 +1,4 @@
-"""When actions happen in made-up untrimmed videos: lengths and gaps drawn from real ones."""
+"""Draws when actions happen in made-up untrimmed videos, from lengths and gaps of real videos."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from data_pipelines.source import generator
 from vssl_jax.errors import UserError
 from vssl_jax.localization.annotations import Annotations, Segment, Video
 
-_DRAW = 2  # purpose of the random numbers, see `source.generator`
+_DRAW = 2  # `purpose` of the random numbers, see `source.generator`
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-  """What to draw from, with equal chances.
+  """The values to draw from, each with equal probability.
 
   Attributes:
-    actions: float `[A]`, lengths of actions, seconds.
-    gaps: float `[G]`, time from the start or an action's end to the next start, seconds.
-    counts: int `[B]`, actions per video.
+    actions: lengths of actions, seconds, float `[A]`.
+    gaps: time from the start of the video or the end of an action to the start of the next action,
+      seconds, float `[G]`.
+    counts: number of actions per video, int `[B]`.
   """
 
   actions: np.ndarray
@@ -33,7 +34,7 @@ class Lengths:
 
 
 def typical() -> Lengths:
-  """Log-normal actions of 3 s and gaps of 8 s in the median, 1 to 40 per video, mostly 8."""
+  """Log-normal: medians of 3 s per action, 8 s per gap and 8 actions per video (1 to 40)."""
   rng = np.random.default_rng(0)
   return Lengths(
     np.clip(np.exp(rng.normal(np.log(3), 0.8, 1000)), 0.7, 40),
@@ -43,10 +44,10 @@ def typical() -> Lengths:
 
 
 def lengths_of(annotations: Annotations) -> Lengths:
-  """Those of real videos; where actions overlap, there is no gap.
+  """The lengths in annotated videos; overlapping actions give no gap.
 
   Raises:
-    UserError: no action has a length.
+    UserError: no action is longer than 0.
   """
   actions, gaps, counts = [], [], []
   for video in annotations.values():
@@ -57,7 +58,10 @@ def lengths_of(annotations: Annotations) -> Lengths:
     ends = itertools.accumulate((s.end for s in ordered), max, initial=0.0)
     gaps += [s.start - end for s, end in zip(ordered, ends, strict=False) if s.start > end]
   if not actions:
-    raise UserError("no annotated action has a length to draw from.")
+    raise UserError(
+      "annotations: no annotated action is longer than 0 s, so there are no lengths to draw from; "
+      "give other annotations."
+    )
   return Lengths(np.array(actions), np.array(gaps or [0.0]), np.array(counts))
 
 
@@ -71,27 +75,28 @@ def draw(
   max_seconds: float,
   second_class: float = 0.0,
 ) -> dict[str, Video]:
-  """Made-up videos; video v is a function of (seed, subset, v) alone.
+  """Makes up the annotations of videos; video v depends on (seed, subset, v) alone.
 
-  The main class of video v is v mod C, so that classes are balanced; with a chance of
-  `second_class` another joins, and each action is of either. Actions never overlap.
+  The main class of video v is v mod C, so that classes are balanced. With probability
+  `second_class` the video has a second class, and each action is of one of the two. Actions never
+  overlap.
 
   Args:
-    lengths: to draw from.
-    names: the C classes.
-    count: videos.
-    subset: its name, also at the front of the videos' names.
-    seed: of this data set.
-    max_seconds: no video is longer; an action that would not fit ends the video.
-    second_class: chance in [0, 1].
+    lengths: the values to draw from.
+    names: names of the C classes.
+    count: number of videos.
+    subset: name of the subset; the videos' names begin with it.
+    seed: seed of the data set.
+    max_seconds: longest video; the video ends before the first action that does not fit.
+    second_class: probability of a second class, in [0, 1].
 
   Raises:
     UserError: a number is out of range.
   """
   if count < 1 or not names or not 0 <= second_class <= 1 or not max_seconds > 0:
     raise UserError(
-      f"made-up videos: needs videos, classes, a chance in [0, 1] and seconds above 0; got {count}"
-      f", {len(names)}, {second_class}, {max_seconds}."
+      "made-up videos: the number of videos, the number of classes and max_seconds must be above "
+      f"0, second_class in [0, 1]; got {count}, {len(names)}, {max_seconds}, {second_class}."
     )
   part = zlib.crc32(subset.encode())
   videos = {}
@@ -103,11 +108,11 @@ def draw(
     segments, time = [], min(rng.choice(lengths.gaps), max_seconds / 2)
     for i in range(rng.choice(lengths.counts)):
       length = rng.choice(lengths.actions)
-      if i == 0:  # there is always one
+      if i == 0:  # shortened if necessary, so that every video has an action
         length = min(length, max_seconds - time)
       if time + length > max_seconds:
         break
-      # The main class comes first: a video never lacks it.
+      # The first action is of the main class, so that every video has it.
       label = classes[0] if i == 0 else classes[rng.integers(len(classes))]
       segments.append(Segment(float(time), float(time + length), label))
       time += length + rng.choice(lengths.gaps)
@@ -117,15 +122,15 @@ def draw(
 
 
 def coverage(segment: Segment, steps: int, step_seconds: float) -> tuple[slice, np.ndarray]:
-  """How much of each step an action fills.
+  """The steps that overlap with an action, and the share of each that the action covers.
 
   Args:
-    segment: may reach past the end, where it fills nothing.
-    steps: of the video; step t covers [t, t + 1) · step_seconds.
-    step_seconds: their length.
+    segment: the action; a part behind the last step is ignored.
+    steps: number of steps in the video; step t covers [t, t + 1) · step_seconds.
+    step_seconds: length of a step.
 
   Returns:
-    Where the action is, and float64 in [0, 1] for each of these steps.
+    A slice of the overlapping steps, and their shares, float64 in [0, 1].
   """
   first = min(max(math.floor(segment.start / step_seconds), 0), steps)
   last = min(max(math.ceil(segment.end / step_seconds), first), steps)

@@ -1,24 +1,26 @@
-"""Untrimmed videos as feature sequences, labelled by the actions that occur somewhere in them.
+"""Loads untrimmed videos as feature sequences with video-level labels (the actions that occur).
 
-`config.data.path` is a folder of `<video>.npy` files `[L, D]`, one per video, or of such folders,
-one per stream (`config.data.localization.streams`), joined along D. Ground truth is a JSON file in
-ActivityNet's format: `config.data.localization.annotations`, or `annotations.json` in the folder.
-Of it training sees the classes of a video alone, but for analyses that ask for more
-(`config.data.localization.truth`). Splits are the file's subsets.
+`config.data.path` is a folder of `<video>.npy` files `[L, D]`, one per video, or a folder with one
+such folder per stream (`config.data.localization.streams`); streams are concatenated along D. The
+ground truth is a JSON file in ActivityNet's format: `config.data.localization.annotations`, or
+`annotations.json` in the folder. Training uses only the classes of each video from it, except in
+analyses that also need the times (`config.data.localization.truth`). The splits are the file's
+subsets.
 
-A batch holds `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `labels` float32 `[N, C]` (1
-where the class occurs), `seconds` float32 `[N]` (time that a step of the sequence stands for),
-`video` int64 `[N]` and, where asked for, `truth` bool `[N, T, C]`, what is annotated at the steps'
-middles. T is `config.data.frames`; a video becomes that long in one of two ways
+A batch has `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `labels` float32 `[N, C]` (1 if
+the class occurs), `seconds` float32 `[N]` (duration of a step of the sequence), `video` int64 `[N]`
+and, if requested, `truth` bool `[N, T, C]` (the classes annotated at the middle of each step). T is
+`config.data.frames`. There are two ways to bring a video to this length
 (`config.data.localization.sampling`):
 
-* `sample`: T features are taken, one of each of T equal bins: in training at random (BaS-Net, Lee
-  et al. 2020), else from its middle; a shorter video repeats its own.
-* `pad`: a shorter video is followed by zeros where `mask` is False; a longer one is sampled.
+* `sample`: the video is divided into T equal bins, and one feature is taken from each: a random
+  one in training (BaS-Net, Lee et al. 2020), else the middle one. In a shorter video features
+  repeat.
+* `pad`: a shorter video is padded with zeros, where `mask` is False; a longer one is sampled.
 
-A share of the training videos (`config.data.localization.validation`) may be held out to choose a
-checkpoint by: they are the split `held_out(config.data)`, and `config.data.train_split` is without
-them. Which they are depends on `config.data.localization.seed` alone, not on the run's.
+A share of the training videos (`config.data.localization.validation`) can be held out to choose a
+checkpoint. These videos are the split `held_out(config.data)`, and `config.data.train_split` does
+not contain them. They depend on `config.data.localization.seed` alone, not on the run's seed.
 """
 
 from __future__ import annotations
@@ -41,22 +43,23 @@ from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Video
 
-_NOTES, _ERRORS = 5, 20  # findings printed of a split, as notes and where it stops there
-_HELD_OUT = 6  # purpose of the random numbers, see `source.generator`
+# Maximum number of problems printed per split: if the run goes on, and if it stops.
+_NOTES, _ERRORS = 5, 20
+_HELD_OUT = 6  # `purpose` of the random numbers, see `source.generator`
 UNLABELLED = "unlabelled"
-Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or what reads it when needed
+Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Videos of all splits.
+  """The videos of all splits.
 
   Attributes:
-    videos: what is annotated, by name.
-    features: `[L, D]` by the same names.
-    step_seconds: time from one feature to the next; feature i stands for [i, i + 1) times this.
-    label_names: the classes, by index; by default all that are annotated, sorted.
-    fingerprint: of the features; "" where the arrays in memory tell themselves.
+    videos: annotations, by video name.
+    features: features `[L, D]`, by video name.
+    step_seconds: time from one feature to the next; feature i covers [i, i + 1) · step_seconds.
+    label_names: class names by index; by default all annotated classes, sorted.
+    fingerprint: fingerprint of the features; "" if it shall be computed from arrays in memory.
   """
 
   videos: Mapping[str, Video]
@@ -70,7 +73,7 @@ class Dataset:
       object.__setattr__(self, "label_names", annotations_lib.label_names(self.videos))
 
   def write(self, folder: str | pathlib.Path) -> None:
-    """Writes the folder that the module describes, annotations last."""
+    """Writes the data set as a folder of the form described above, the annotations last."""
     folder = make_folder(folder)
     for name in self.videos:
       np.save(folder / f"{name}.npy", _get(self.features[name]))
@@ -82,17 +85,17 @@ class LocalizationSource(NumpySource):
 
   Args:
     data: `config.data`.
-    dataset: all splits.
-    split: the subset, or `held_out(data)`.
-    **kwargs: as `source.load`.
+    dataset: the videos of all splits.
+    split: a subset, or `held_out(data)`.
+    **kwargs: as for `source.load`.
 
   Attributes:
-    videos: those in use, annotated, `videos[i]` being that of `video == i` in a batch.
-    names: their names, likewise; the same as `video_names`.
+    videos: annotations of the videos in use; `videos[i]` belongs to `video == i` in a batch.
+    names: names of the videos in use, in the same order; the same as `video_names`.
     step_seconds: time from one feature to the next.
 
   Raises:
-    UserError: no such subset, or a field is out of range.
+    UserError: there is no such subset, or a field is out of range.
   """
 
   def __init__(self, data: Any, dataset: Dataset, *, split: str, **kwargs: Any):
@@ -116,7 +119,7 @@ class LocalizationSource(NumpySource):
     self._labels = annotations_lib.multi_hot(self.videos, self.label_names)
     self._truth = data.localization.truth
 
-  def only(self, videos: Sequence[int]) -> Self:
+  def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `source.Source`."""
     few = super().only(videos)
     few.names = few.video_names
@@ -129,7 +132,7 @@ class LocalizationSource(NumpySource):
     """All features of a video in use, `[L, D]`, as stored.
 
     Raises:
-      UserError: they cannot be read, or aren't `[L ≥ 1, D]`.
+      UserError: they cannot be read, or their shape is not `[L ≥ 1, D]`.
     """
     sequence = _get(self._features[video])
     if sequence.ndim != 2 or not len(sequence):
@@ -139,15 +142,16 @@ class LocalizationSource(NumpySource):
     return sequence
 
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
-    """A sequence of T features, at random within equal bins."""
+    """A sequence of T features, one random feature from each of T equal bins."""
     bins = np.arange(self._frames) + rng.random(self._frames)
     return self._example(video, lambda length: bins * (length / self._frames))
 
   def eval_example(self, video: int, **views: int) -> Example:
-    """A sequence of T evenly spaced features; views are a matter of pixels.
+    """A sequence of T evenly spaced features; `views` has no effect on features.
 
-    Each is from the middle of its bin: BaS-Net's linspace(0, L - 1, T), rounded down, lies up to a
-    feature's length before the time that step t is then taken for, [t, t + 1) · L / T.
+    Each feature is from the middle of its bin. BaS-Net uses linspace(0, L - 1, T), rounded down,
+    which can be up to one feature earlier than the time that step t then stands for,
+    [t, t + 1) · L / T.
     """
     del views
     middles = np.arange(self._frames) + 0.5
@@ -176,10 +180,10 @@ class LocalizationSource(NumpySource):
 
 
 def step_of(data: Any) -> float:
-  """Seconds from one feature to the next.
+  """Seconds from one feature to the next, from the config.
 
   Raises:
-    UserError: they are not above 0.
+    UserError: the value is not above 0.
   """
   seconds = data.localization.step_seconds
   if not 0 < seconds < math.inf:
@@ -188,20 +192,20 @@ def step_of(data: Any) -> float:
 
 
 def held_out(data: Any) -> str:
-  """The split of the training videos that are held out."""
+  """Name of the split with the held-out training videos."""
   return f"{data.train_split}:held_out"
 
 
 def subset_of(data: Any, split: str) -> str:
-  """The annotations' subset that a split is of."""
+  """Name of the annotations' subset that contains a split's videos."""
   return data.train_split if split == held_out(data) else split
 
 
 def part(data: Any, videos: Mapping[str, Any], split: str) -> dict[str, Any]:
-  """Those of a subset's videos that belong to the split, in their order.
+  """The videos of a subset that belong to the split, in their order.
 
   Raises:
-    UserError: the share held out leaves none on one side.
+    UserError: `localization.validation` holds out no video or all videos.
   """
   share = data.localization.validation
   if not 0 <= share < 1:
@@ -220,29 +224,32 @@ def part(data: Any, videos: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
-  """See `source.load`; see the module for the files.
+  """See `source.load`; the module's docstring describes the files.
 
   Raises:
-    UserError: files are missing or malformed, or `check` finds what should stop training.
+    UserError: files are missing or malformed, or `check` finds a problem that must stop training.
   """
   dataset = read(data, subset_of(data, split))
   return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
-  """The data set of a folder; files of the one split are checked, and read when needed.
+  """Opens the data set of a folder; checks the files of one split. Features are read when needed.
 
   Args:
     data: `config.data`.
     split: the annotations' subset.
-    label_names: the classes, where they are not all that are annotated.
+    label_names: the classes; by default all annotated classes.
 
   Raises:
-    UserError: files are missing or malformed, or a label is none of the classes.
+    UserError: files are missing or malformed, or a label is not one of the classes.
   """
   fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
   if not data.path or not folder.is_dir():
-    raise UserError(f"config.data.path: {data.path!r} is no folder of feature sequences.")
+    raise UserError(
+      f"config.data.path: {data.path!r} is not a folder; give one with feature sequences, "
+      "<video>.npy."
+    )
   videos = annotations_lib.read_annotations(
     fields.annotations or folder / "annotations.json", durations=fields.durations or None
   )
@@ -267,12 +274,15 @@ def _look_through(
   split: str,
   label_names: Sequence[str],
 ) -> None:
-  """Says what is wrong with a split's files and annotation, and stops where it is fatal."""
+  """Prints what is wrong with the files and annotations of a split; stops if it is fatal."""
   own = annotations_lib.of_subset(videos, split)
   training = {name: v for name, v in videos.items() if v.subset == data.train_split}
-  learns = not label_names  # else a trained network knows the classes, and scores what it is given
+  learns = not label_names  # otherwise a trained network with known classes is evaluated
   if learns and not any(v.segments for v in own.values()):
-    raise UserError(f"no video of subset {split!r} has an annotated action.")
+    raise UserError(
+      f"annotations: no video of subset {split!r} has an annotated action; check "
+      "config.data.train_split and eval_split."
+    )
   names = (
     label_names or annotations_lib.label_names(training) or annotations_lib.label_names(videos)
   )
@@ -291,7 +301,7 @@ def _look_through(
 
 
 def _tell(found: Sequence[check.Problem], where: str) -> None:
-  found = list(dict.fromkeys(found))  # of two streams what is wrong with a video, once
+  found = list(dict.fromkeys(found))  # a problem found in both streams is reported once
   fatal = [p for p in found if p.fatal]
   if len(fatal) > 1 or (found and not fatal):
     _note(f"{where}:\n{check.report(found, most=_ERRORS if fatal else _NOTES)}")
@@ -300,25 +310,27 @@ def _tell(found: Sequence[check.Problem], where: str) -> None:
 
 @functools.cache
 def _note(text: str) -> None:
-  """Prints it once: a run opens the same split to train, to score and to draw."""
+  """Prints a text only once: a run opens the same split for training, scores and figures."""
   print(text, end="", file=sys.stderr, flush=True)
 
 
 def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
-  """All feature sequences of a folder, of which nothing is annotated: the split `UNLABELLED`.
+  """All feature sequences of a folder without annotations, as the split `UNLABELLED`.
 
   Args:
     data: `config.data`.
-    label_names: the classes that a network knows.
+    label_names: the classes of the trained network.
 
   Raises:
-    UserError: no such folder, no sequences in it, or such as cannot be used.
+    UserError: the folder does not exist, or its sequences are missing or unusable.
   """
   fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
   streams = [folder / s for s in fields.streams] or [folder]
   paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
   if not paths:
-    raise UserError(f"config.data.path: {streams[0]} holds no feature sequences, <video>.npy.")
+    raise UserError(
+      f"config.data.path: {streams[0]} holds no feature sequences; give a folder of <video>.npy."
+    )
   videos = {name: Video(UNLABELLED, None, ()) for name in paths}
   if fields.check:
     found = []

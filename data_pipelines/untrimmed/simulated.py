@@ -1,18 +1,19 @@
-"""Simulated feature sequences of untrimmed videos: a bare machine's stand-in for real features.
+"""Simulated feature sequences of untrimmed videos, for machines without real features.
 
-Every class has an action (a few prototypes, its phases) and a scene. A step of an action is scene
-plus action. What lies between is cut into shots, each either *context*, the scene of one of the
-video's classes with a trace of its action, which a video's labels alone hardly tell from the
-action, or one of a few backgrounds that all classes share. Then come what is each action's and each
-video's own, noise that remembers the step before, and bursts in directions of no class.
+Every class has an action (a few prototypes, its phases) and a scene. A step of an action is the sum
+of scene and action. The time between actions is cut into shots. A shot is either *context*: the
+scene of one of the video's classes with a trace of its action, which is hard to tell from the
+action with video-level labels alone; or one of a few backgrounds that all classes share. Added to
+these are variations per action, shot and video, noise that is correlated over time, and bursts in
+directions that belong to no class.
 
-The actions' times are made up too, or those of real videos: `config.data.localization.annotations`
-is a JSON file in ActivityNet's format, such as THUMOS14's, every annotated video gets features, and
-splits are its subsets. Nothing else of these features is real.
+The times of the actions are made up as well, or taken from real videos: if
+`config.data.localization.annotations` is a JSON file in ActivityNet's format, such as THUMOS14's,
+every annotated video gets features, and the splits are the file's subsets. Everything else is made
+up.
 
-  python -m data_pipelines.untrimmed --output=DIR [--annotations=gt.json --durations=videos.csv]
-
-writes them in the ordinary format, for `config.data.source = "localization"`.
+`python -m data_pipelines.untrimmed` writes them in the ordinary format, for
+`config.data.source = "localization"`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -33,12 +33,17 @@ from data_pipelines.source import generator
 from data_pipelines.untrimmed import action_times
 from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource, step_of, subset_of
 from vssl_jax import config as config_lib
+from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as files
 from vssl_jax.localization.annotations import Annotations, Video
 
+EXAMPLES = """\
+python -m data_pipelines.untrimmed --output=DIR
+python -m data_pipelines.untrimmed --output=DIR --annotations=gt.json --durations=videos.csv
+"""
 _BACKGROUNDS = 6
-_PROTOTYPES, _VIDEO = 3, 4  # purposes of the random numbers, see `source.generator`
+_PROTOTYPES, _VIDEO = 3, 4  # `purpose` of the random numbers, see `source.generator`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +53,19 @@ class SimulationSettings:
   Prototypes have length 1; strengths and noise are multiples of it.
 
   Attributes:
-    classes: C, where the actions' times are made up.
-    scenes: different scenes; class c has scene c mod this. 0 for one per class.
-    width: D.
-    phases: prototypes of an action, in their order from its start to its end.
-    action: strength of an action.
-    scene: strength of the scene, in action and context alike.
-    context: chance that a shot without action is context rather than a shared background.
-    resemblance: strength of the action's trace in context, a share of `action`.
-    shot_seconds: mean length of a shot.
-    variation: strength of what is an action's, a shot's or a video's own.
+    classes: number of classes C; used only if the times of the actions are made up.
+    scenes: number of different scenes; class c has scene c mod this number. 0: one per class.
+    width: feature dimension D.
+    phases: number of prototypes of an action; they follow each other from its start to its end.
+    action: strength of the action.
+    scene: strength of the scene, the same in actions and in context.
+    context: probability that a shot between actions is context, not a shared background.
+    resemblance: strength of the action's trace in context, as a share of `action`.
+    shot_seconds: mean length of a shot, seconds.
+    variation: strength of the random variations per action, shot and video.
     noise: strength of the noise.
-    memory: correlation of the noise from a step to the next, in [0, 1).
-    bursts: share of steps with a burst, which is as strong as an action.
+    memory: correlation of the noise between neighbouring steps, in [0, 1).
+    bursts: share of steps with a burst; a burst is as strong as an action.
   """
 
   classes: int = 8
@@ -86,17 +91,17 @@ class SimulationSettings:
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
-  """See `source.load`; `config.data.localization` says what is made."""
+  """See `source.load`; the settings are in `config.data.localization`."""
   dataset = make(data, [subset_of(data, split)])
   return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
-  """Some splits in memory, float32; a function of `config.data.localization` alone.
+  """Makes some splits in memory, float32; they depend on `config.data.localization` alone.
 
   Args:
     data: `config.data`.
-    splits: None for all there are.
+    splits: names of the splits; None for all.
 
   Raises:
     UserError: a field is out of range, or the annotations lack durations.
@@ -132,14 +137,17 @@ def simulate(
   step_seconds: float = 0.64,
   seed: int = 0,
 ) -> Dataset:
-  """Features for annotated videos; a video's depend on its name, its segments and the seed alone.
+  """Makes features for annotated videos.
+
+  The features of a video depend on its annotation, its name, the settings and the seed, not on
+  other videos.
 
   Args:
-    videos: with durations.
-    names: the classes.
+    videos: annotations with durations.
+    names: names of the classes.
     settings: how features are made.
     step_seconds: time from one feature to the next.
-    seed: of prototypes and videos.
+    seed: seed of prototypes and videos.
 
   Raises:
     UserError: a video has no duration.
@@ -157,7 +165,7 @@ class _World:
     self.names, self.settings, self.seed = tuple(names), settings, seed
     rng, width = generator(seed, 0, 0, _PROTOTYPES), settings.width
     own = _unit(rng, len(names), 1, width)
-    # Phases of one action are alike: what they share is as long as what parts them.
+    # The phases of an action are similar: their common and their separate parts are equally long.
     phases = own + _unit(rng, len(names), settings.phases, width)
     self.phases = phases / np.linalg.norm(phases, axis=-1, keepdims=True)
     scenes = _unit(rng, settings.scenes or len(names), width)
@@ -166,9 +174,11 @@ class _World:
     self.burst = _unit(rng, _BACKGROUNDS, width)
 
   def features(self, name: str, video: Video, step_seconds: float) -> np.ndarray:
-    """Float32 `[L, D]`, L the steps that the video begins."""
+    """Features of one video, float32 `[L, D]`; L counts a last, incomplete step too."""
     if video.duration is None:
-      raise UserError(f"video {name!r} has no duration to simulate; give localization.durations.")
+      raise UserError(
+        f"annotations: video {name!r} has no duration; give config.data.localization.durations."
+      )
     s, rng = self.settings, generator(self.seed, 0, zlib.crc32(name.encode()), _VIDEO)
     steps = max(1, math.ceil(video.duration / step_seconds - 1e-9))
     present = np.array([self.names.index(label) for label in video.labels], int)
@@ -191,7 +201,7 @@ class _World:
     return x.astype(np.float32)
 
   def _shots(self, rng, present, steps, step_seconds):
-    """What the video shows without its actions, `[L, D]`."""
+    """The features between actions: context and backgrounds, shot by shot, `[L, D]`."""
     s = self.settings
     cuts = rng.random(steps) < min(1.0, step_seconds / s.shot_seconds)
     shot = np.cumsum(cuts)
@@ -207,7 +217,7 @@ class _World:
     return looks[shot]
 
   def _noise(self, rng, steps):
-    """Autoregressive, of length 1 in the mean square at every step, `[L, D]`."""
+    """Autoregressive noise `[L, D]`; the mean square length of each step's vector is 1."""
     fresh = rng.standard_normal((steps, self.settings.width)) / math.sqrt(self.settings.width)
     memory = self.settings.memory
     fresh[1:] *= math.sqrt(1 - memory**2)
@@ -219,29 +229,32 @@ def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """Writes a simulated data set as a folder."""
-  from vssl_jax.config import data as data_fields
+def parser() -> arguments.Parser:
+  """The command's flags."""
+  assert __doc__
+  p = arguments.Parser("python -m data_pipelines.untrimmed", __doc__, EXAMPLES)
+  add = p.add_argument
+  arguments.output(p, "folder to write")
+  add("--annotations", default="", help="JSON in ActivityNet's format with real action times")
+  add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
+  add("--width", type=int, default=SimulationSettings.width)
+  add("--classes", type=int, default=SimulationSettings.classes)
+  add("--videos", type=int, default=200)
+  add("--eval_videos", type=int, default=100)
+  add("--seed", type=int, default=0)
+  return p
 
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--output", required=True, help="the folder")
-  parser.add_argument("--annotations", default="", help="real segments: ActivityNet's JSON")
-  parser.add_argument("--durations", default="", help="CSV of video_id, duration_s")
-  parser.add_argument("--width", type=int, default=SimulationSettings.width)
-  parser.add_argument("--classes", type=int, default=SimulationSettings.classes)
-  parser.add_argument("--videos", type=int, default=200)
-  parser.add_argument("--eval_videos", type=int, default=100)
-  parser.add_argument("--seed", type=int, default=0)
-  args = vars(parser.parse_args(argv))
-  output, data = args.pop("output"), data_fields()
+
+def run(args: argparse.Namespace) -> int:
+  """Writes a simulated data set as a folder."""
+  given, data = arguments.given(args), config_lib.data()
+  del given["output"]
   with data.unlocked():
     data.localization = config_lib.localization()
   fields = data.localization
-  fields.untrimmed.update({k: args.pop(k) for k in ("width", "classes")})
-  fields.update(args)
-  try:
-    dataset = make(data)
-    dataset.write(output)
-  except UserError as e:
-    sys.exit(f"error: {e}")
-  print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {output}")
+  fields.untrimmed.update({k: given.pop(k) for k in ("width", "classes")})
+  fields.update(given)
+  dataset = make(data)
+  dataset.write(args.output)
+  print(f"{len(dataset.videos)} videos of {len(dataset.label_names)} classes in {args.output}")
+  return 0

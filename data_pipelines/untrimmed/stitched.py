@@ -1,17 +1,17 @@
-"""Untrimmed sequences stitched from real features of trimmed videos, with exact ground truth.
+"""Stitches untrimmed sequences from real features of trimmed videos, with exact ground truth.
 
-`config.data.path` is a `.npz` file as `sources.features` reads it (`features` `[V, L, D]`,
-`label` `[V]`, `subset` `[V]` and perhaps `length` `[V]`), or a folder of one `[L, D]` array a
-video, `<subset>/<label>/<video>.npy`. Some labels are actions
-(`config.data.localization.stitched.actions`), the videos of all others are what lies between. The
-features of a source video follow each other as they do in it; where its end comes before the
-action's, another of the class goes on. Splits are the subsets' names (`config.data.train_split` and
-`eval_split`), so that train and test sequences share no video. Nor do those held out to choose a
-checkpoint by: theirs are the last of each class, in the file's order, in which excerpts of one
-recording are usually neighbours.
+`config.data.path` is a `.npz` file in the format of `sources.features` (`features` `[V, L, D]`,
+`label` `[V]`, `subset` `[V]` and optionally `length` `[V]`), or a folder with one `[L, D]` array
+per video, `<subset>/<label>/<video>.npy`. Some labels are actions
+(`config.data.localization.stitched.actions`); the videos of all other labels fill the time between
+actions. The features of a source video stay in order; if it is shorter than the action, another
+video of the class follows. The splits are the names of the subsets (`config.data.train_split` and
+`eval_split`), so train and test sequences share no source video. Sequences held out to choose a
+checkpoint do not share any with training either: they use the last videos of each class, in the
+order of the file, where excerpts of one recording are usually neighbours.
 
-Lengths of actions and gaps are drawn from the real ones of `config.data.localization.annotations`,
-or are log-normal. A step is `step_seconds` long whatever the frame rate of the features was.
+Lengths of actions and gaps are drawn from the real ones in `config.data.localization.annotations`,
+or are log-normal. A step lasts `step_seconds`, for features of any frame rate.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ from vssl_jax.localization import annotations as files
 from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Segment, Video
 
-_STITCH = 5  # purpose of the random numbers, see `source.generator`
+_STITCH = 5  # `purpose` of the random numbers, see `source.generator`
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
-  """See `source.load`; see the module for the file."""
+  """See `source.load`; the module's docstring describes the file."""
   dataset = make(data, [subset_of(data, split)])
   return LocalizationSource(data, dataset, split=split, **kwargs)
 
 
 def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
-  """Some splits in memory, in the file's precision; a function of the file and `config.data`.
+  """Makes some splits in memory, in the file's precision; they depend on file and `config.data`.
 
   Args:
     data: `config.data`.
-    splits: None for both.
+    splits: names of the splits; None for both.
 
   Raises:
-    UserError: the file is missing or malformed, lacks a split, or has no action or no background.
+    UserError: the file is missing or malformed, or lacks videos of a split, of an action or of the
+      background.
   """
   fields, step_seconds = data.localization, step_of(data)
   sources = _read_folder(data.path) if pathlib.Path(data.path).is_dir() else _read_npz(data.path)
@@ -106,16 +107,16 @@ def stitch(
   *,
   step_seconds: float,
 ) -> tuple[Video, np.ndarray]:
-  """One sequence after a video's structure.
+  """Stitches one sequence with the action times of a given video.
 
   Args:
-    video: when actions happen; they don't overlap.
-    pools: source sequences `[L, D]` of each class by name, and of the background under "".
-    rng: chooses among them, and where in them to begin.
-    step_seconds: length of a step; actions are moved to whole steps, at least one each.
+    video: annotation with the action times; actions must not overlap.
+    pools: source sequences `[L, D]` for each class name, and for the background under "".
+    rng: chooses the source sequences and where the excerpts begin.
+    step_seconds: length of a step; actions are rounded to whole steps, at least one per action.
 
   Returns:
-    The video with its actions where they came to lie, and its features `[L, D]`.
+    The annotation with the rounded action times, and the features `[L, D]`.
   """
   parts, segments, steps = [], [], 0
   for s in video.segments:
@@ -133,7 +134,7 @@ def stitch(
 
 
 def _take(pool: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> list[np.ndarray]:
-  """Excerpts that are `count` steps long together."""
+  """Random excerpts with a total length of `count` steps."""
   parts = []
   while count > 0:
     source = pool[int(rng.integers(len(pool)))]
@@ -144,7 +145,7 @@ def _take(pool: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> l
 
 
 class _Sources(NamedTuple):
-  """Features of trimmed videos `[L, D]`, the label and the subset of each, the labels' names."""
+  """Features `[L, D]`, label and subset of each trimmed video, and the names of the labels."""
 
   features: Sequence[np.ndarray]
   label: np.ndarray
@@ -161,7 +162,8 @@ def _read_folder(path: str) -> _Sources:
   for f, x in zip(files, features, strict=True):
     if x.shape[1] != features[0].shape[1]:
       raise UserError(
-        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[1]}] as the first file."
+        f"{f}: has shape {list(x.shape)}, not [L, {features[0].shape[1]}] as the first file; all "
+        "files need the same D."
       )
   classes = sorted({f.parent.name for f in files})
   label = np.array([classes.index(f.parent.name) for f in files])
@@ -177,7 +179,7 @@ def _read_npz(path: str) -> _Sources:
     stored = np.load(path)
     arrays = {k: stored[k] for k in stored.files} if hasattr(stored, "files") else {}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-    raise UserError(f"{path}: is no .npz file of numbers ({str(e) or 'it is empty'}).") from None
+    raise UserError(f"{path}: is not a .npz file of numbers ({str(e) or 'it is empty'}).") from None
   if not {"features", "label", "subset"} <= arrays.keys() or arrays["features"].ndim != 3:
     raise UserError(
       f"{path}: needs arrays 'features' [V, L, D], 'label' [V] and 'subset' [V]; it has "
@@ -186,15 +188,18 @@ def _read_npz(path: str) -> _Sources:
   every = arrays["features"]
   if every.dtype.kind not in "fiu" or arrays["label"].dtype.kind not in "iu":
     raise UserError(
-      f"{path}: 'features' must be numbers and 'label' whole ones; they are {every.dtype} and "
+      f"{path}: 'features' must be numbers and 'label' integers; they are {every.dtype} and "
       f"{arrays['label'].dtype}."
     )
   lengths = arrays.get("length", np.full(len(every), every.shape[1]))
   for name, x in {"label": arrays["label"], "subset": arrays["subset"], "length": lengths}.items():
     if x.shape != every.shape[:1]:
-      raise UserError(f"{path}: {name!r} is {list(x.shape)}, not [{len(every)}] as the features.")
+      raise UserError(
+        f"{path}: {name!r} has shape {list(x.shape)}, not [{len(every)}], the number of videos in "
+        "'features'."
+      )
   if lengths.dtype.kind not in "iu" or not ((lengths > 0) & (lengths <= every.shape[1])).all():
-    raise UserError(f"{path}: 'length' must be whole numbers from 1 to {every.shape[1]}.")
+    raise UserError(f"{path}: 'length' must be integers from 1 to {every.shape[1]}.")
   names = {int(label): str(label) for label in np.unique(arrays["label"])}
   features = [x[:length] for x, length in zip(every, lengths, strict=True)]
   subset = arrays["subset"].astype(str)
@@ -205,8 +210,8 @@ def _require_finite(sources: _Sources, path: str) -> None:
   bad = [i for i, x in enumerate(sources.features) if not np.isfinite(x).all()]
   if bad:
     raise UserError(
-      f"{path}: features of {len(bad)} of {len(sources.features)} videos have NaN or infinity, "
-      f"first of number {bad[0]}."
+      f"{path}: the features of {len(bad)} of {len(sources.features)} videos contain NaN or "
+      f"infinity, first those of video number {bad[0]}."
     )
 
 
@@ -218,7 +223,8 @@ def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:
     return {int(r[0]): r[1] for r in rows if r and int(r[0]) in labels}
   except (OSError, ValueError, IndexError) as e:
     raise UserError(
-      f"config.data.localization.stitched.names: {path!r} has no lines of label and name ({e})."
+      f"config.data.localization.stitched.names: {path!r} must be a text file with a label and a "
+      f"name on each line ({e})."
     ) from None
 
 
@@ -230,7 +236,8 @@ def _actions(wanted: Sequence[int | str], names: dict[int, str]) -> list[int]:
   unknown = [w for w in wanted if w not in by_name and w not in names]
   if unknown:
     raise UserError(
-      f"config.data.localization.stitched.actions: {unknown[0]!r} is none of {sorted(by_name)}."
+      f"config.data.localization.stitched.actions: unknown label {unknown[0]!r}; choose from "
+      f"{sorted(by_name)}."
     )
   return [by_name[w] if w in by_name else int(w) for w in wanted]
 
@@ -245,15 +252,15 @@ def _pools(
   if lacking:
     there = ", ".join(sorted(set(sources.subset)))
     raise UserError(
-      f"{path}: no videos of {lacking[0]} with subset {subset!r} (its subsets: {there}), or none "
-      "beside those held out; set config.data.train_split, config.data.eval_split, "
-      "localization.stitched.actions and localization.validation."
+      f"{path}: no videos of {lacking[0]} with subset {subset!r} (its subsets: {there}), or all "
+      "of them are held out; check config.data.train_split and eval_split, and "
+      "config.data.localization.stitched.actions and validation."
     )
   return pools
 
 
 def _held_out(label: np.ndarray, share: float) -> np.ndarray:
-  """The last sources of each label, bool like `label`."""
+  """Marks the last `share` of the source videos of each label, bool, in the shape of `label`."""
   held = np.zeros(len(label), bool)
   for value in np.unique(label):
     places = np.flatnonzero(label == value)

@@ -1,1 +1,1 @@
-"""Video files: finding them, decoding them, in processes that survive a decoder's crash."""
+"""Finds and decodes video files, in worker processes, so that a decoder's crash stops one video."""

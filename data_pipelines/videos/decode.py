@@ -1,6 +1,7 @@
-"""A video file to JPEG frames: span, frame rate, short side, rotation, parts of bounded length.
+"""Decodes a video file into JPEG frames, in parts of bounded length.
 
-PyAV, because decord is no longer maintained and TorchCodec needs PyTorch.
+It handles the time span, frame rate, short side and rotation. It uses PyAV, because decord is no
+longer maintained and TorchCodec needs PyTorch.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import av
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-_CLOCK = 2e-3  # seconds; some containers round time stamps to milliseconds
-_SEEK_FROM = 10.0  # seconds; nearer spans are reached by decoding, which is exact everywhere
-_SEEK_MARGIN = 5.0
-_LONGEST_GAP = 60.0  # seconds between two frames before the time stamps count as broken
-# PyAV before 19 cannot open a file whose title is no UTF-8, unless told so.
+_CLOCK = 2e-3  # tolerance, seconds; some containers round time stamps to milliseconds
+_SEEK_FROM = 10.0  # seconds; earlier starts are reached by decoding, which is always exact
+_SEEK_MARGIN = 5.0  # seconds; how far before the start to seek
+_LONGEST_GAP = 60.0  # seconds between two frames; above it the time stamps count as broken
+# PyAV before 19 cannot open a file whose title is not valid UTF-8 without this option.
 _LENIENT: dict[str, Any] = (
   {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
-_LEAST_SHARE = 0.8  # of the frames that a container declares, before it counts as cut off
-_Timed = tuple[float, av.VideoFrame]  # seconds from the video's beginning, frame
+# A file with less than this share of the frames that its header declares counts as cut off.
+_LEAST_SHARE = 0.8
+_Timed = tuple[float, av.VideoFrame]  # seconds from the beginning of the video, frame
 _TURNS = {
   90: Image.Transpose.ROTATE_90,
   180: Image.Transpose.ROTATE_180,
@@ -36,7 +38,7 @@ _TURNS = {
 
 
 class UnreadableError(Exception):
-  """A video that gives no usable frames; the message is the reason, for the report."""
+  """A video has no usable frames; the message gives the reason, which goes into the report."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,9 @@ class FrameSettings:
   """How frames are stored.
 
   Attributes:
-    fps: frames per second, drawn by time stamps; 0 keeps the video's own frames.
-    short_side: pixels of the shorter side; larger frames shrink to it, none grows; 0 keeps all.
+    fps: frames per second, sampled by time stamps; 0 keeps the video's own frames.
+    short_side: largest shorter side, pixels; larger frames are reduced to it, smaller ones stay;
+      0 keeps the size.
     quality: JPEG quality, 1 to 100.
     max_seconds: longest part; 0 never splits.
   """
@@ -61,13 +64,13 @@ class Part:
   """Frames of one record.
 
   Attributes:
-    frames: JPEG of every frame.
-    start: seconds from the video's beginning to the first frame.
-    end: seconds from the video's beginning to the end of the last frame.
-    fps: frames per second, as stored.
+    frames: all frames, as JPEGs.
+    start: seconds from the beginning of the video to the first frame.
+    end: seconds from the beginning of the video to the end of the last frame.
+    fps: frames per second of the stored frames.
     size: width and height of the stored frames, pixels.
-    source_fps: the file's own frames per second.
-    source_size: the file's own width and height, pixels, upright.
+    source_fps: frames per second of the file.
+    source_size: width and height of the file's frames, upright, pixels.
   """
 
   frames: tuple[bytes, ...]
@@ -84,21 +87,21 @@ def decode(
 ) -> Iterator[Part]:
   """Decodes a video, or a span of it, into parts no longer than `settings.max_seconds`.
 
-  A longer video is cut every `max_seconds`; its last two parts are equally long, so that none is
-  a stub. At most two parts' JPEGs are held at a time.
+  A longer video is cut every `max_seconds`; the last two parts are equally long, so that no part
+  is very short. The JPEGs of at most two parts are in memory at a time.
 
   Args:
-    path: any container PyAV opens.
+    path: video file of any format that PyAV can open.
     settings: how frames are stored.
-    start: first second, from the beginning of the video stream.
-    end: last second, exclusive.
+    start: start of the span, seconds from the beginning of the video stream.
+    end: end of the span (exclusive), in the same seconds.
 
   Yields:
-    Parts in time.
+    Parts, in order of time.
 
   Raises:
-    UnreadableError: missing, empty or broken file, no video stream, or fewer than two frames. It
-      may come after some parts; the caller drops them.
+    UnreadableError: the file is missing, empty or broken, has no video stream or fewer than two
+      frames. The error may come after some parts; the caller must drop them.
   """
   with _explained():
     source = _Source(path, start)
@@ -131,18 +134,19 @@ def decode(
 def frames(
   path: str | os.PathLike, fps: float = 0.0
 ) -> Iterator[tuple[float, av.VideoFrame, float]]:
-  """Every frame of a video as PyAV has it, or the frame on show at every 1/fps second.
+  """All frames of a video as PyAV objects, or the frame that is visible at every 1/fps second.
 
   Args:
-    path: any container PyAV opens.
-    fps: frames per second, drawn by time stamps; 0 for the video's own.
+    path: video file of any format that PyAV can open.
+    fps: frames per second, sampled by time stamps; 0 for the video's own frames.
 
   Yields:
-    Seconds from the video's beginning, the frame, and the file's own frames per second as they
-    appear so far.
+    Seconds from the beginning of the video, the frame, and the file's frames per second as
+    estimated so far.
 
   Raises:
-    UnreadableError: missing, empty or broken file, or no video stream; it may come after frames.
+    UnreadableError: the file is missing, empty or broken, or has no video stream. The error may
+      come after some frames.
   """
   with _explained():
     source = _Source(path, 0.0)
@@ -152,7 +156,7 @@ def frames(
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-  """Whatever a decoder throws is a fact about this one file."""
+  """Turns any exception of a decoder into an `UnreadableError` of this file."""
   try:
     yield
   except UnreadableError:
@@ -165,11 +169,11 @@ def _explained() -> Iterator[None]:
 
 
 class _Source:
-  """Iterates over (seconds, frame) with rising times, and knows the frame rate it has seen.
+  """Iterates over (seconds, frame) with increasing times, and estimates the frame rate.
 
   Attributes:
-    declared_fps: what the container says; 0 if nothing.
-    fps: measured over the frames so far, or the declared rate where the two agree.
+    declared_fps: frame rate in the container's header; 0 if it has none.
+    fps: frame rate measured over the frames so far, or the declared rate if the two agree.
   """
 
   def __init__(self, path: str | os.PathLike, start: float):
@@ -186,14 +190,14 @@ class _Source:
   def __iter__(self) -> Iterator[_Timed]:
     frames = self._frames(self._seek_to)
     first = next(frames, None)
-    # Where a seek came to must be known.
+    # After a seek, the first frame must have a time stamp and must not be later than `start`.
     lost = first is None or first[0] is None or first[0] > self._seek_to + _SEEK_MARGIN
     if self._seek_to and lost:
-      frames = self._frames(0.0)  # this container cannot seek so far
+      frames = self._frames(0.0)  # seeking failed in this container: decode from the beginning
       first = next(frames, None)
     if first is None:
       return
-    self._first = first[0] or 0.0  # the beginning, where the first frame has no time stamp
+    self._first = first[0] or 0.0  # 0 if the first frame has no time stamp
     self._last = self._first - 1.0
     timed: Iterator[tuple[float | None, av.VideoFrame]] = itertools.chain(
       [(self._first, first[1])], frames
@@ -203,14 +207,14 @@ class _Source:
         time = self._last + 1 / (self.declared_fps or 25.0)
       if self._count and time - self._last > _LONGEST_GAP:
         raise UnreadableError(
-          f"its time stamps jump from {self._last:.0f} s to {time:.0f} s: broken or no video"
+          f"its time stamps jump from {self._last:.0f} s to {time:.0f} s: broken or not a video"
         )
       self._last = time
       self._count += 1
       yield time, frame
     if not self._seek_to and self._count < _LEAST_SHARE * self._declared_frames:
       raise UnreadableError(
-        f"cut off: {self._count} of the {self._declared_frames} frames that its header declares"
+        f"cut off: has {self._count} of the {self._declared_frames} frames that its header declares"
       )
 
   def _frames(self, seek_to: float) -> Iterator[tuple[float | None, av.VideoFrame]]:
@@ -221,7 +225,7 @@ class _Source:
       if not isinstance(stream, av.VideoStream):
         kinds = sorted({s.type for s in container.streams})
         raise UnreadableError(f"no video stream (only {', '.join(kinds) or 'an empty container'})")
-      stream.codec_context.thread_count = 1  # workers are processes of one core each
+      stream.codec_context.thread_count = 1  # each worker process uses one core
       self.declared_fps = float(stream.average_rate or stream.guessed_rate or 0)
       self._declared_frames = stream.frames
       base = stream.time_base
@@ -239,9 +243,9 @@ class _Source:
 
 
 def _rate(count: int, seconds: float, declared: float) -> float:
-  """Frames a second of `count` frames whose first and last lie `seconds` apart.
+  """Frames per second of `count` frames, with `seconds` between the first and the last.
 
-  The declared rate wins where it explains the count to 1 % or to the rounding of time stamps.
+  The declared rate is used if it predicts the count to within 1 % or the rounding of time stamps.
   """
   steps = count - 1
   if declared > 0 and abs(seconds * declared - steps) <= max(0.01 * steps, _CLOCK * declared):
@@ -258,7 +262,7 @@ def _between(frames: Iterable[_Timed], start: float, end: float) -> Iterator[_Ti
 
 
 def _at_rate(frames: Iterable[_Timed], fps: float) -> Iterator[_Timed]:
-  """At every 1/fps second the frame then on show; a frame may repeat or be left out."""
+  """Yields the frame visible at every 1/fps second; frames may be repeated or left out."""
   origin = last = 0.0
   previous: av.VideoFrame | None = None
   shown = count = 0
@@ -281,7 +285,11 @@ def _at_rate(frames: Iterable[_Timed], fps: float) -> Iterator[_Timed]:
 def _cut(
   stored: Iterable[tuple[float, bytes]], limit: float
 ) -> Iterator[tuple[list[tuple[float, bytes]], float | None]]:
-  """Cuts timed frames into parts no longer than `limit`; yields each with the next one's start."""
+  """Cuts timed frames into parts of at most `limit` seconds.
+
+  Yields:
+    Each part, and the start of the next part (None after the last).
+  """
   held: list[tuple[float, bytes]] = []
 
   def take(seconds: float) -> tuple[list[tuple[float, bytes]], list[tuple[float, bytes]]]:
@@ -307,10 +315,10 @@ def _cut(
 
 
 class _JpegEncoder:
-  """Turns frames into JPEGs of one size, that of the first frame.
+  """Turns frames into JPEGs, all of the first frame's size.
 
-  Pillow and one kept libswscale context take 0.85 ms for a 320 × 240 frame on one core, a new
-  context for every frame (`VideoFrame.to_image`) 1.5 ms.
+  Pillow with one reused libswscale context takes 0.85 ms for a 320 × 240 frame on one core; with a
+  new context for every frame (`VideoFrame.to_image`) it takes 1.5 ms.
 
   Attributes:
     size: width and height of the JPEGs, pixels.
@@ -346,6 +354,6 @@ class _JpegEncoder:
 
 
 def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-  """Size with the shorter side at most `short_side`, aspect kept."""
+  """The size reduced to a shorter side of at most `short_side`, with the same aspect ratio."""
   scale = min(1.0, short_side / min(size)) if short_side else 1.0
   return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -1,4 +1,4 @@
-"""An untrimmed video as snippets: short clips one after the other, all of them, in order."""
+"""Cuts an untrimmed video into snippets: all of its consecutive short clips, in order."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class SnippetSettings:
 
   Attributes:
     frames: T, frames per snippet.
-    step: frames from one of a snippet's to the next.
-    stride: frames from a snippet's first to the next snippet's first.
-    fps: frames per second that these numbers count, drawn by time stamps; 0 for the video's own.
-    resize: pixels of the shorter side.
-    size: side of the central square that is cut out, pixels, at most `resize`.
+    step: distance between neighbouring frames of a snippet, in frames.
+    stride: distance between the starts of neighbouring snippets, in frames.
+    fps: frame rate at which the video is sampled, by time stamps, before `step` and `stride` count
+      its frames; 0 for the video's own frames.
+    resize: shorter side of the resized frames, pixels.
+    size: side of the central square crop, pixels, at most `resize`.
   """
 
   frames: int = 16
@@ -39,17 +40,20 @@ class SnippetSettings:
     if min(self.frames, self.step, self.stride, self.size) < 1 or self.fps < 0:
       raise UserError(f"snippets: frames, step, stride and size must be positive; got {self}.")
     if self.size > self.resize:
-      raise UserError(f"snippets: a square of {self.size} pixels of a side of {self.resize}.")
+      raise UserError(
+        f"snippets: cannot crop {self.size} pixels from frames resized to {self.resize}; size must "
+        "be at most resize."
+      )
 
   @property
   def span(self) -> int:
-    """Frames from a snippet's first to its last, both included."""
+    """Number of frames from the first to the last of a snippet, both included."""
     return (self.frames - 1) * self.step + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One video to be cut."""
+  """One video to cut into snippets."""
 
   path: pathlib.Path
   settings: SnippetSettings
@@ -58,27 +62,28 @@ class Task:
 def read(
   path: pathlib.Path, settings: SnippetSettings
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-  """The snippets of a video, and how far it has been read.
+  """Yields the snippets of a video, and how much of the video has been read.
 
-  Snippet s takes frames `s · stride + step · (0 … T − 1)`. A rest shorter than a snippet is left
-  out, unless it is the whole video, whose last frame is repeated then. A few snippets' frames are
-  held at a time, whatever the length of the video.
+  Snippet s consists of frames `s · stride + step · (0 … T − 1)`. Frames at the end that do not fill
+  a snippet are left out. A video shorter than one snippet is padded by repeating its last frame.
+  Only the frames of a few snippets are in memory at a time, for videos of any length.
 
   Args:
-    path: any container PyAV opens.
-    settings: how they are cut.
+    path: video file of any format that PyAV can open.
+    settings: how the snippets are cut.
 
   Yields:
-    uint8 `[T, size, size, 3]`, RGB, and `frames` read, `fps` of the file, and `seconds` covered.
+    A snippet, uint8 `[T, size, size, 3]`, RGB; and a dict: number of `frames` read, `fps` of the
+    file, `seconds` read.
 
   Raises:
-    decode.UnreadableError: it has no frames or breaks off, perhaps after some snippets.
+    decode.UnreadableError: the video has no frames or is cut off, perhaps after some snippets.
   """
   square, held, first, count, seen = _Square(settings), [], 0, 0, {}
   for time, frame, fps in decode.frames(path, settings.fps):
     count += 1
     seen = {"frames": count, "fps": fps, "seconds": time + 1 / (settings.fps or fps)}
-    if count > first:  # between two snippets that leave a gap nothing is kept
+    if count > first:  # if stride > span, the frames between two snippets are not kept
       held.append(square(frame))
     if len(held) == settings.span:
       yield np.stack(held[:: settings.step]), seen
@@ -92,10 +97,10 @@ def read(
 
 
 def send(task: Task, report: Callable[[np.ndarray], None]) -> dict[str, Any]:
-  """Reports each snippet of a video; for `workers.run`.
+  """Passes each snippet of a video to `report`; for `workers.run`.
 
   Returns:
-    `frames`, `fps`, `seconds` and the number of `snippets`, or the `error` that ended it.
+    A dict with `frames`, `fps`, `seconds` and the number of `snippets`, or with the `error`.
   """
   seen, count = {}, 0
   try:
@@ -109,7 +114,7 @@ def send(task: Task, report: Callable[[np.ndarray], None]) -> dict[str, Any]:
 
 
 class _Square:
-  """Turns a frame into its central square, upright."""
+  """Resizes a frame and returns its central square crop, upright."""
 
   def __init__(self, settings: SnippetSettings):
     self._settings, self._reformatter = settings, VideoReformatter()

@@ -1,8 +1,8 @@
-"""The official split lists of UCF101 and HMDB51, read as they are published.
+"""Reads the official split lists of UCF101 and HMDB51 as they are published.
 
 UCF101: `trainlist01.txt` (lines `Class/video.avi 1`), `testlist01.txt` (lines `Class/video.avi`)
 and `classInd.txt` (lines `1 Class`). HMDB51: `<class>_test_split1.txt`, one file per class, with
-lines `video.avi CODE`: 1 trains, 2 tests, 0 is in neither.
+lines `video.avi CODE`; code 1 is the training split, 2 the test split, 0 neither.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HMDB_SPLITS = {"0": "", "1": "train", "2": "test"}
 
 @dataclasses.dataclass
 class _Lists:
-  """What the files say; videos go by (class, file name without extension)."""
+  """Content of the list files; a video is identified by (class, file name without extension)."""
 
   splits: dict[tuple[str, str], str]  # video -> split; "" for neither
   names: dict[tuple[str, str], str]  # video -> file name as published
@@ -33,12 +33,12 @@ class _Lists:
 
 
 def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
-  """Puts the videos of a folder into the splits that published lists name.
+  """Assigns the videos of a folder to splits, as published lists say.
 
-  Videos match by class folder and file name, in a flat folder by file name; extensions may
-  differ (re-encoded copies). A class without any video in the folder is left out; a listed video
-  that is missing from a class that is there stays, to be reported as missing. Classes keep the
-  order of their published numbers.
+  Videos are matched by class folder and file name; in a flat folder, by file name alone.
+  Extensions may differ (re-encoded copies). A class without any video in the folder is left out.
+  If a class is there but one of its listed videos is not, the video stays in the list, so that it
+  is reported as missing. Classes are ordered by their published numbers.
 
   Args:
     videos: the folder's videos, from `video_list.from_folder`.
@@ -48,7 +48,8 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
     The listed videos with split and label.
 
   Raises:
-    UserError: a file of neither form, a bad line, a video in two splits, or no match at all.
+    UserError: a file is not a known list, a line is malformed, a video is in two splits, or no
+      video matches.
   """
   lists = _read(files)
   classes = collections.defaultdict(set)
@@ -63,7 +64,7 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
   if not present:
     raise UserError(
       f"{videos.root}: none of its videos is in {files[0]} or the other lists: give the folder "
-      "that holds the class folders"
+      "that contains the class folders"
     )
   listed = {key: split for key, split in sorted(lists.splits.items()) if key[0] in present}
   entries = tuple(
@@ -106,12 +107,13 @@ def _read(files: Sequence[str | os.PathLike]) -> _Lists:
         _set_number(file, number, fields[1], int(fields[0]), lists)
     else:
       raise UserError(
-        f"{file}: no list known by this name: UCF101 has trainlistNN.txt, testlistNN.txt and "
-        "classInd.txt, HMDB51 has CLASS_test_splitN.txt (use a CSV for splits of your own)"
+        f"{file}: no list is known by this name: UCF101 has trainlistNN.txt, testlistNN.txt and "
+        "classInd.txt, HMDB51 has CLASS_test_splitN.txt (for your own splits, use a CSV)"
       )
   if len(numbers) > 1:
     raise UserError(
-      f"split lists of different numbers ({', '.join(sorted(numbers))}): give those of one"
+      f"split lists with different numbers ({', '.join(sorted(numbers))}): give the lists of one "
+      "split number"
     )
   if not lists.splits:
     raise UserError("the split lists name no videos: give trainlistNN.txt and testlistNN.txt")
@@ -151,6 +153,6 @@ def _set_split(file, number: int, label: str, name: str, split: str, lists: _Lis
 def _set_number(file, number: int, label: str, value: int, lists: _Lists) -> None:
   if lists.numbers.setdefault(label, value) != value:
     raise UserError(
-      f"{file}, line {number}: class {label} has number {value}, before it had "
+      f"{file}, line {number}: class {label} has number {value}, but earlier it had "
       f"{lists.numbers[label]}"
     )

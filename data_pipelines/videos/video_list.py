@@ -1,4 +1,4 @@
-"""What to prepare: videos with label, time span and split, from a folder or a CSV."""
+"""Lists the videos to prepare, with label, time span and split, from a folder or a CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXTENSIONS = frozenset(
 _SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PATH_COLUMNS = ("path", "video_path")
-_HEAD = 1 << 12  # bytes in which a file that is no text shows it
+_HEAD = 1 << 12  # number of first bytes that are checked to see whether a file is text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Entry:
   """One video to prepare, or one span of it.
 
   Attributes:
-    path: relative to the root where the list gives it so, with forward slashes.
+    path: path of the file with forward slashes, absolute or relative to the root, as listed.
     split: name of the split.
     label: class name; empty if unknown.
-    start: first second; 0 for the beginning.
-    end: last second (exclusive); infinity for the whole rest.
+    start: start of the span, seconds; 0 for the beginning.
+    end: end of the span (exclusive), seconds; infinity for the end of the video.
     caption: free text; empty if none.
   """
 
@@ -56,8 +56,8 @@ class VideoList:
   Attributes:
     root: folder that relative paths start from.
     entries: what to prepare.
-    labels: class names; a label's index is its position here.
-    notes: what was left out and why, a line each.
+    labels: class names; the position of a name is its class index.
+    notes: one line for each kind of video or file that was left out, with the reason.
   """
 
   root: pathlib.Path
@@ -67,7 +67,7 @@ class VideoList:
 
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
-  """Class names without the empty one, sorted; by value where every name is a whole number."""
+  """The sorted class names without the empty one; by value if every name is a whole number."""
   names = set(names) - {""}
   if all(re.fullmatch(r"\d+", n) for n in names):
     return tuple(sorted(names, key=lambda n: (int(n), n)))
@@ -79,8 +79,8 @@ def from_folder(
 ) -> VideoList:
   """Lists the videos below a folder, by their extensions.
 
-  Videos directly in the folder are unlabelled; videos in sub-folders carry the name of the first
-  sub-folder as label. Sub-folders named train, val, test, … that hold class folders are splits.
+  Videos directly in the folder are unlabelled; the label of a video in a sub-folder is the name of
+  the first sub-folder. Sub-folders named train, val, test, … with class folders in them are splits.
 
   Args:
     folder: where to look.
@@ -88,19 +88,19 @@ def from_folder(
     flat: take every video at any depth as unlabelled.
 
   Raises:
-    UserError: no such folder, no videos in it, videos both beside and in sub-folders, or a class
-      folder with a control character in its name.
+    UserError: the folder does not exist, has no videos, or has videos both directly in it and in
+      sub-folders; or the name of a class folder contains a control character.
   """
   root = pathlib.Path(folder)
   if not root.is_dir():
-    raise UserError(f"{folder}: no such folder (nor a .csv file): give a folder of videos or a CSV")
+    raise UserError(f"{folder}: no such folder or .csv file: give a folder of videos or a CSV")
   paths, ignored = _walk(root)
   if not paths:
-    raise UserError(f"{folder}: holds no videos (no file named *.mp4, *.avi, *.mkv, …)")
+    raise UserError(f"{folder}: contains no videos (no file named *.mp4, *.avi, *.mkv, …)")
   notes = []
   if ignored:
     kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
-    notes.append(f"files left out, no videos by their extension: {kinds}")
+    notes.append(f"files left out because their extension is not of a video: {kinds}")
   parts = [path.split("/") for path in paths]
   depths = {len(p) for p in parts}
   if flat or depths == {1}:
@@ -108,14 +108,14 @@ def from_folder(
   elif 1 in depths:
     raise UserError(
       f"{folder}: videos both directly in the folder and in sub-folders: pass --flat to take all "
-      "as unlabelled, or move the former into class folders"
+      "videos as unlabelled, or move the videos in the folder itself into class folders"
     )
   elif min(depths) > 2 and {p[0] for p in parts} <= _SPLIT_FOLDERS:
     entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]
   else:
     entries = [Entry(path, split, label=p[0]) for path, p in zip(paths, parts, strict=True)]
     if max(depths) > 2:
-      notes.append("folders lie in folders: the first level below INPUT is taken as the label")
+      notes.append("class folders have sub-folders: the first folder below INPUT is the label")
   for entry in entries:
     _check_label(f"{folder}, class folder", entry.label)
   return _checked(root, entries, notes)
@@ -130,26 +130,26 @@ def from_csv(
 ) -> VideoList:
   """Reads a CSV with a header line.
 
-  Columns: `path` (or `video_path`, as DMVR's generate_from_file.py has it), and optionally
-  `label`, `start` and `end` in seconds, `caption`, and any columns of splits.
+  Columns: `path` (or `video_path`, as in DMVR's generate_from_file.py), and optionally `label`,
+  `start` and `end` in seconds, `caption`, and any number of columns with splits.
 
   Args:
     path: the CSV.
-    root: folder that relative paths start from; the CSV's own by default.
-    split: name of the split where there is no split column.
-    split_column: column with each video's split; a column named `split` is used by itself. Videos
-      without a value there are left out.
+    root: folder that relative paths start from; by default the folder of the CSV.
+    split: name of the split if there is no split column.
+    split_column: column with each video's split; by default the column `split`, if there is one.
+      Videos without a value in it are left out.
 
   Raises:
-    UserError: unreadable file, a missing column or a bad value; names the line.
+    UserError: the file is unreadable, a column is missing or a value is bad; names the line.
   """
   path = pathlib.Path(path)
   if path.suffix.lower() in EXTENSIONS:
-    raise UserError(f"{path} is a video: give its folder or a CSV that lists it")
+    raise UserError(f"{path} is a video: give its folder or a CSV that lists it instead")
   try:
     with open(path, "rb") as file:
       if b"\0" in file.read(_HEAD):
-        raise UserError(f"{path}: no text in UTF-8: give a folder of videos or a CSV")
+        raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV")
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
       columns = [(c or "").strip() for c in reader.fieldnames or ()]
@@ -160,8 +160,8 @@ def from_csv(
   column = next((c for c in _PATH_COLUMNS if c in columns), None)
   if column is None:
     raise UserError(
-      f"{path}: its first line must name the columns, `path` (or `video_path`) among them; it "
-      f"reads {','.join(columns)[:80]!r}"
+      f"{path}: its first line must name the columns, including `path` (or `video_path`); it is "
+      f"{','.join(columns)[:80]!r}"
     )
   if split_column is None and "split" in columns:
     split_column = "split"
@@ -177,7 +177,7 @@ def from_csv(
       unused += 1
   notes = [f"{unused} videos have no value in column {split_column!r}"] if unused else []
   if not entries:
-    raise UserError(f"{path}: lists no videos")
+    raise UserError(f"{path}: lists no videos; add at least one")
   return _checked(pathlib.Path(root) if root is not None else path.parent, entries, notes)
 
 
@@ -204,8 +204,8 @@ def _entry(
 def _check_label(where: str, label: str) -> None:
   if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label):
     raise UserError(
-      f"{where}: {label!r} holds a line break or another control character; labels.txt has one "
-      "label a line: rename it"
+      f"{where}: {label!r} contains a line break or another control character, but labels.txt has "
+      "one label per line: rename it"
     )
 
 
@@ -217,12 +217,12 @@ def _seconds(where: str, name: str, text: str | None, default: float) -> float:
   except ValueError:
     value = -1.0
   if not (0 <= value < math.inf):
-    raise UserError(f"{where}: {name} must be seconds, 0 or more, and is {text!r}")
+    raise UserError(f"{where}: {name} must be seconds, 0 or more, but is {text!r}")
   return value
 
 
 def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
-  """Relative paths of all videos, sorted, and the other files' extensions, counted."""
+  """Finds all videos; returns their sorted relative paths and counts of other extensions."""
   ignored: collections.Counter[str] = collections.Counter()
   paths, visited = [], set()
   for folder, folders, files in os.walk(root, followlinks=True):
@@ -248,7 +248,7 @@ def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str])
   for entry in entries:
     if not _SPLIT_NAME.fullmatch(entry.split):
       raise UserError(
-        f"split name {entry.split!r} (of {entry.path}): use letters, digits, '_', '.', '-' only"
+        f"split name {entry.split!r} (of {entry.path}): use only letters, digits, '_', '.', '-'"
       )
     splits[entry.path].add(entry.split)
   shared = sorted(path for path, names in splits.items() if len(names) > 1)

@@ -1,7 +1,7 @@
-"""Processes that survive their task's crash or hang: a bad decoder takes one video, not the job.
+"""Runs tasks in worker processes: a decoder that crashes or hangs costs one video, not the job.
 
-Pebble starts the processes and tells how they ended. Each has a pool of its own: processes of one
-pool share a lock, and one that is killed while it holds the lock would stop the others.
+Pebble starts the processes and reports how they ended. Each process has its own pool, because the
+processes of a pool share a lock: if one were killed while it holds the lock, the others would stop.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import pebble
 
 Report = Callable[[Any], None]
-_TICK = 0.1  # seconds between two looks at the clock and at processes that ended without a word
-_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # what no decoder does to itself
+_TICK = 0.1  # seconds between two checks for time limits and for processes that ended silently
+_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # signals not caused by a decoder itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Crash:
   """How a process was lost in the middle of a task.
 
   Attributes:
-    reason: for people.
-    outside: something else killed it, the system short of memory for instance, so that another
-      try may well succeed.
+    reason: the reason, as text for the user.
+    outside: True if something else killed the process, for example the system when short of
+      memory, so that a second try may succeed.
   """
 
   reason: str
@@ -50,30 +50,31 @@ def run(
   on_crash: Callable[[Any, Crash], Any],
   timeout: float = 0.0,
 ) -> Generator[tuple[Any, Any]]:
-  """Runs `function(task, report)` for every task and yields (task, result) as they end.
+  """Runs `function(task, report)` for every task and yields (task, result) as the tasks end.
 
-  With one worker and no time limit everything happens in this process. Otherwise each worker is a
-  freshly started ("spawn") process, so neither threads nor devices of this one matter; `function`,
-  tasks, reports and results are pickled. Workers end when this process does, however it ends.
+  With one worker and no time limit, everything runs in this process. Otherwise each worker is a
+  new ("spawn") process, which does not inherit this process's threads or devices; `function`,
+  tasks, reports and results are pickled. Workers end when this process ends, for whatever reason.
 
   Args:
-    function: importable; calls `report(message)` as often as it likes.
-    tasks: what to do, in order of start.
+    function: an importable function; it may call `report(message)` any number of times.
+    tasks: the tasks, in the order in which they start.
     workers: number of processes.
-    on_report: gets (task, message) in this process.
-    on_crash: gets (task, crash) when a worker died in a task or ran into the time limit; returns
-      the task to run instead, which may be the same, or None to give it up.
-    timeout: seconds from a task's start or one of its reports to the next or to its end, before
-      its process is ended; time that this process takes over reports does not count. 0 for none.
+    on_report: called with (task, message) in this process.
+    on_crash: called with (task, crash) if a worker died during a task or exceeded the time limit;
+      returns the task to run instead, which may be the same one, or None to give it up.
+    timeout: a task's process is ended if it sends no report for this many seconds after its start
+      or its last report; the time that this process needs for reports does not count. 0 sets no
+      limit.
 
   Raises:
-    Exception: whatever `function` raised, the first one; the other workers are stopped.
+    Exception: the first exception that `function` raised; the other workers are stopped.
   """
   if workers <= 1 and not timeout:
     for task in tasks:
       yield task, function(task, functools.partial(on_report, task))
     return
-  queue = collections.deque((task, 0) for task in tasks)  # with the starts that failed
+  queue = collections.deque((task, 0) for task in tasks)  # (task, number of failed starts)
   idle = [_Worker() for _ in range(min(max(workers, 1), len(queue)))]
   busy: dict[multiprocessing.connection.Connection, _Worker] = {}
   try:
@@ -83,12 +84,12 @@ def run(
         busy[worker.start(function, *queue.popleft())] = worker
       multiprocessing.connection.wait(list(busy), _TICK)
       for pipe, worker in list(busy.items()):
-        # Asked first: then a silent pipe has given all its reports.
+        # Check this before the pipe: if it is done, an empty pipe has delivered all its reports.
         done = worker.future.done() or not worker.pool.active
         if pipe.poll():
           try:
             message = pipe.recv()
-          except (EOFError, OSError):  # also in the middle of a message
+          except (EOFError, OSError):  # the pipe ended, perhaps in the middle of a message
             pass
           else:
             if worker.began:
@@ -110,8 +111,8 @@ def run(
           queue.appendleft((task, 1))
         else:
           raise RuntimeError(
-            f"worker processes cannot start: {crash.reason}; a script that uses them must start "
-            "under `if __name__ == '__main__':`"
+            f"worker processes cannot start: {crash.reason}; put the code of your script under "
+            "`if __name__ == '__main__':`"
           )
   finally:
     pools = [worker.pool for worker in (*idle, *busy.values())]
@@ -122,13 +123,13 @@ def run(
 
 
 class _Worker:
-  """A process, and the task that it is at.
+  """A process and its current task.
 
   Attributes:
-    pool: Pebble's pool of this one process, which starts with its first task.
-    task: what it does.
-    future: of the result.
-    began: when the task began or reported last, `time.monotonic()`; 0 before it began.
+    pool: Pebble's pool of this one process; the process starts with its first task.
+    task: the current task.
+    future: future of the result.
+    began: `time.monotonic()` when the task began or last reported; 0 before it began.
     failed_starts: how often a process ended before it began this task.
   """
 
@@ -136,9 +137,9 @@ class _Worker:
     self.pool = _pool()
 
   def start(self, function, task, failed_starts) -> multiprocessing.connection.Connection:
-    """Begins a task; returns the pipe of its reports, which ends when the task does."""
+    """Begins a task; returns the pipe of its reports, which is closed when the task ends."""
     self.task, self.failed_starts, self.began = task, failed_starts, 0.0
-    # A pipe a task: what a killed process left half sent cannot reach the next one's reports.
+    # One pipe per task: a message half sent by a killed process cannot mix with the next task's.
     self._ours, self._theirs = multiprocessing.Pipe(duplex=False)
     args = (function, task, self._theirs)
     try:
@@ -152,22 +153,22 @@ class _Worker:
     return self._ours
 
   def is_late(self, timeout: float) -> bool:
-    """Whether the last report lies longer back than allowed."""
+    """Whether the last report is older than the time limit."""
     return bool(timeout and self.began) and time.monotonic() - self.began > timeout
 
   def finish(self, timeout: float) -> tuple[Crash | None, Any]:
-    """Ends a task that is done, dead or late: how it was lost, else its result."""
+    """Ends a task that is done, dead or late; returns (crash or None, result or None)."""
     crash = result = None
     if self.future.done():
       try:
         result = self.future.result()
       except pebble.ProcessExpired as error:
         crash = _crash(error.exitcode)
-      except BrokenProcessPool as error:  # it ended before the task reached it
+      except BrokenProcessPool as error:  # the process ended before it received the task
         crash = Crash(f"the process ended ({error})", outside=True)
     elif self.pool.active:
       crash = Crash(f"decoding took longer than {timeout:g} s (--timeout)", outside=False)
-    else:  # likewise, while the task was on its way: then Pebble forgets the future
+    else:  # the same, but while the task was being sent; then Pebble never completes the future
       crash = Crash("the process ended", outside=True)
     if crash is not None:
       self._end()
@@ -186,20 +187,21 @@ def _pool() -> pebble.ProcessPool:
 
 
 def _settle_in() -> None:
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Pebble's handler waits for a decoder to return
+  # Pebble's own handler would wait until a hanging decoder returns.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
   parent = multiprocessing.parent_process()
-  assert parent is not None  # this runs in a process that was started
+  assert parent is not None  # this runs only in worker processes
   multiprocessing.connection.wait([parent.sentinel])
   os._exit(1)
 
 
 def _call(function, task, pipe: multiprocessing.connection.Connection) -> Any:
   with pipe:
-    pipe.send(None)  # it has begun
+    pipe.send(None)  # tells the parent that the task has begun
     try:
       return function(task, pipe.send)
     except Exception as error:

@@ -18,12 +18,12 @@ from vssl_jax.training import optim
 from vssl_jax.training import step as step_lib
 
 CONFIG = """
-from vssl_jax import config
+from vssl_jax import methods
 from vssl_jax.errors import UserError
 def get_config(variant=""):
   if variant:
     raise UserError(f"no variant {variant!r}")
-  c = config.base("cvrl")
+  c = methods.base_config("cvrl")
   c.batch_size = 3
   c.data.size, c.data.frames = 16, 4
   c.data.threads = 1

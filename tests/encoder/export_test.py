@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from tests import small
 from vssl_jax import methods, models
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder as encoder_lib
-from vssl_jax.encoder import export, exported, program, saved_model
+from vssl_jax.encoder import exported, program, saved_model
 from vssl_jax.errors import UserError
 from vssl_jax.models import inflate
 from vssl_jax.probes import features
@@ -147,7 +148,7 @@ def run_folder(tmp_path, monkeypatch):
   trained = {"top1": 0.25, "encoder_sha256": results_lib.tree_hash(variables)}
   results_lib.write_json({"trained": trained}, folder / "result.json")
 
-  def load_encoder(path):
+  def load_encoder(path, which="last"):
     if str(path) != str(folder):
       raise UserError(f"{path}: no config.json there")
     return config, variables, {"checkpoint": str(path), "step": 3}
@@ -160,7 +161,7 @@ def test_command_line(run_folder, tmp_path, capsys):
   folder, variables = run_folder
   output = tmp_path / "out"
   command = [f"--checkpoint={folder}", f"--output={output}", "--features", "--clips=1"]
-  assert export.main(command) == 0
+  assert small.vssl("export", *command) == 0
   written = [
     output / n
     for n in ("encoder.safetensors", "encoder.json", "features_train.npz", "features_test.npz")
@@ -180,12 +181,12 @@ def test_command_line(run_folder, tmp_path, capsys):
 
   # What stands there is not written over unless asked for.
   before = written[0].stat().st_mtime_ns
-  assert export.main(command[:2]) == 2
+  assert small.vssl("export", *command[:2]) == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1
   assert "encoder.safetensors exists" in error
   assert written[0].stat().st_mtime_ns == before
-  assert export.main([*command[:2], "--overwrite"]) == 0
+  assert small.vssl("export", *command[:2], "--overwrite") == 0
 
 
 def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
@@ -193,7 +194,7 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   evaluated = {"mean": {"knn": 0.5}, "encoder_sha256": results_lib.tree_hash(variables)}
   results_lib.write_json(evaluated, folder / "evaluation" / "summary.json")
   first, second = tmp_path / "first", tmp_path / "second"
-  assert export.main([f"--checkpoint={folder}", f"--output={first}"]) == 0
+  assert small.vssl("export", f"--checkpoint={folder}", f"--output={first}") == 0
   card = exported.load_card(first)
   assert card["results"]["trained"]["top1"] == 0.25
   assert card["results"]["evaluation"] == evaluated
@@ -202,8 +203,8 @@ def test_exported_again_the_card_says_what_it_said(run_folder, tmp_path):
   old = {"results": card["results"], "data": {**card["data"], "manifest_sha256": "abc"}}
   exported.save_encoder(first, config, variables, **old)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(encoder_lib, "load_encoder", lambda path: (config, variables, {}))
-    assert export.main([f"--checkpoint={first}", f"--output={second}"]) == 0
+    patch.setattr(encoder_lib, "load_encoder", lambda path, which: (config, variables, {}))
+    assert small.vssl("export", f"--checkpoint={first}", f"--output={second}") == 0
   again = exported.load_card(second)
   assert (again["results"], again["data"]) == (old["results"], old["data"])
 
@@ -212,7 +213,7 @@ def test_results_of_other_weights_stay_out_of_the_card(run_folder, tmp_path, cap
   folder, _ = run_folder
   other = {"mean": {"knn": 0.9}, "encoder_sha256": "0" * 64}
   results_lib.write_json(other, folder / "evaluation" / "summary.json")
-  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
+  assert small.vssl("export", f"--checkpoint={folder}", f"--output={tmp_path / 'out'}") == 0
   results = exported.load_card(tmp_path / "out")["results"]
   assert list(results) == ["trained"]
   error = capsys.readouterr().err
@@ -229,12 +230,12 @@ def test_results_of_the_inflated_network_are_its_own(run_folder, tmp_path, monke
   encoder = models.build_encoder(config.encoder)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 2, 8, 8, 3)))
   flat = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
-  monkeypatch.setattr(encoder_lib, "load_encoder", lambda path: (config, flat, {"step": 3}))
+  monkeypatch.setattr(encoder_lib, "load_encoder", lambda path, which: (config, flat, {"step": 3}))
   seen = inflate.inflated(config, flat)[1]
   trained = {"top1": 0.5, "encoder_sha256": results_lib.tree_hash(seen)}
   assert trained["encoder_sha256"] != results_lib.tree_hash(flat)
   results_lib.write_json({"trained": trained}, folder / "result.json")
-  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'out'}"]) == 0
+  assert small.vssl("export", f"--checkpoint={folder}", f"--output={tmp_path / 'out'}") == 0
   card = exported.load_card(tmp_path / "out")
   assert card["results"] == {"trained": trained}
   assert card["encoder_sha256"] == results_lib.tree_hash(flat)
@@ -254,22 +255,23 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
 
   monkeypatch.setattr(program, "save_program", save_program)
   monkeypatch.setattr(saved_model, "save_model", save_tensorflow)
-  assert export.main([*command, "--formats=program,savedmodel"]) == 0
+  monkeypatch.setattr(saved_model, "exporters", lambda: None)
+  assert small.vssl("export", *command, "--formats=program,savedmodel") == 0
   listed = exported.load_card(output)["programs"]
   assert sorted(listed) == [program.PROGRAM, saved_model.SAVED_MODEL]
   assert listed[program.PROGRAM]["sha256"] == results_lib.file_hash(output / program.PROGRAM)
 
-  assert export.main([*command, "--overwrite", "--formats=program"]) == 0
+  assert small.vssl("export", *command, "--overwrite", "--formats=program") == 0
   assert sorted(exported.load_card(output)["programs"]) == [program.PROGRAM]
   assert not (output / saved_model.SAVED_MODEL).exists()
-  assert export.main([*command, "--overwrite"]) == 0
+  assert small.vssl("export", *command, "--overwrite") == 0
   assert exported.load_card(output)["programs"] == {}
   assert not (output / program.PROGRAM).exists()
 
   # One that lies there alone is not taken away unasked.
   (tmp_path / "alone").mkdir()
   (tmp_path / "alone" / program.PROGRAM).write_bytes(b"of another")
-  assert export.main([command[0], f"--output={tmp_path / 'alone'}"]) == 2
+  assert small.vssl("export", command[0], f"--output={tmp_path / 'alone'}") == 2
   assert "encoder.jax_export exists" in capsys.readouterr().err
   assert [f.name for f in (tmp_path / "alone").iterdir()] == [program.PROGRAM]
 
@@ -277,12 +279,12 @@ def test_programs_of_other_weights_do_not_stay(run_folder, tmp_path, monkeypatch
 def test_features_of_other_weights_do_not_stay(run_folder, tmp_path, capsys):
   output = tmp_path / "out"
   command = [f"--checkpoint={run_folder[0]}", f"--output={output}"]
-  assert export.main([*command, "--features", "--split=test"]) == 0
+  assert small.vssl("export", *command, "--features", "--split=test") == 0
   (output / exported.WEIGHTS).unlink()
   (output / exported.CARD).unlink()
-  assert export.main([*command, "--features", "--split=train"]) == 2
+  assert small.vssl("export", *command, "--features", "--split=train") == 2
   assert "features_test.npz exists" in capsys.readouterr().err
-  assert export.main([*command, "--features", "--split=train", "--overwrite"]) == 0
+  assert small.vssl("export", *command, "--features", "--split=train", "--overwrite") == 0
   assert [f.name for f in output.glob("features_*")] == ["features_train.npz"]
 
 
@@ -290,7 +292,7 @@ def test_an_export_hides_no_run(run_folder, tmp_path, capsys):
   (tmp_path / "trained").mkdir()
   (tmp_path / "trained" / "config.json").write_text("{}")
   command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path / 'trained'}", "--overwrite"]
-  assert export.main(command) == 2
+  assert small.vssl("export", *command) == 2
   assert "trained: holds a run" in capsys.readouterr().err
   assert [f.name for f in (tmp_path / "trained").iterdir()] == ["config.json"]
 
@@ -298,7 +300,7 @@ def test_an_export_hides_no_run(run_folder, tmp_path, capsys):
 def test_nothing_is_written_where_tensorflow_lacks(run_folder, tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path / 'out'}"]
-  assert export.main([*command, "--formats=program,savedmodel"]) == 2
+  assert small.vssl("export", *command, "--formats=program,savedmodel") == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1
   assert "leave savedmodel out of --formats" in error
@@ -310,21 +312,24 @@ def test_features_are_of_all_videos_whatever_was_learnt_from(run_folder, tmp_pat
   config = encoder_lib.load_encoder(folder)[0]
   with config.unlocked():
     config.data.fraction = 0.5
-  assert export.main([f"--checkpoint={folder}", f"--output={tmp_path / 'o'}", "--features"]) == 0
+  assert (
+    small.vssl("export", f"--checkpoint={folder}", f"--output={tmp_path / 'o'}", "--features") == 0
+  )
   assert len(features.load(tmp_path / "o" / "features_train.npz").label) == 4
 
 
 def test_command_line_tells_what_is_wrong(run_folder, tmp_path, capsys):
-  assert export.main([f"--checkpoint={tmp_path}/none", f"--output={tmp_path}/out"]) == 2
+  assert small.vssl("export", f"--checkpoint={tmp_path}/none", f"--output={tmp_path}/out") == 2
   assert "no config.json there" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
-  assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2"]) == 2
+  flags = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--clips=2"]
+  assert small.vssl("export", *flags) == 2
   assert "--clips is of the features" in capsys.readouterr().err
   for flag in ("--clips=-1", "--crops=-2", "--batch_size=-3"):
     command = [f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/o", "--features", flag]
-    assert export.main(command) == 2
+    assert small.vssl("export", *command) == 2
     assert f"{flag}: give 1 or more" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
   (run_folder[0] / "result.json").write_text("{")
-  assert export.main([f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/out"]) == 2
+  assert small.vssl("export", f"--checkpoint={run_folder[0]}", f"--output={tmp_path}/out") == 2
   assert "result.json: not JSON" in capsys.readouterr().err

@@ -6,10 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from tests.encoder_test import clips, make
 
 import vssl_jax
-from vssl_jax.encoder import card, export, exported, program, saved_model
+from tests import small
+from tests.encoder.encoder_test import clips, make
+from vssl_jax.encoder import card, exported, program, saved_model
 from vssl_jax.errors import UserError
 
 READER = """
@@ -50,12 +51,12 @@ def _run(code, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, tf):
   """An exported encoder with programs, and what it gives for some clips."""
   path = tmp_path_factory.mktemp("run")
   make(path / "from", **{"encoder.depth": 18})
   command = [f"--checkpoint={path / 'from'}", f"--output={path / 'out'}"]
-  assert export.main([*command, "--formats=safetensors,program,savedmodel"]) == 0
+  assert small.vssl("export", *command, "--formats=safetensors,program,savedmodel") == 0
   encoder = vssl_jax.load(path / "out")
   x = clips(3, 3)
   features = np.asarray(encoder.apply(encoder.params, x))
@@ -85,7 +86,7 @@ def test_the_card_names_its_programs(folder):
 
 def test_formats(folder, capsys, monkeypatch):
   command = [f"--checkpoint={folder}", f"--output={folder}/other"]
-  assert export.main([*command, "--formats=onnx"]) == 2
+  assert small.vssl("export", *command, "--formats=onnx") == 2
   assert "no format 'onnx'; there are safetensors, program, savedmodel" in capsys.readouterr().err
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   with pytest.raises(UserError, match=r"needs tensorflow.*leave savedmodel out"):

@@ -1,6 +1,5 @@
 """The command whole, on synthetic videos and a checkpoint of the smallest network."""
 
-import argparse
 import dataclasses
 import json
 import re
@@ -88,8 +87,13 @@ def done(checkpoint, tmp_path_factory):
 
 
 def _main(checkpoint, output, *flags, names=f"{QUICK},{TRAINED}"):
-  return run.main(
-    [f"--checkpoint={checkpoint}", f"--output={output}", f"--protocols={names}", *FEW, *flags]
+  return small.vssl(
+    "evaluate",
+    f"--checkpoint={checkpoint}",
+    f"--output={output}",
+    f"--protocols={names}",
+    *FEW,
+    *flags,
   )
 
 
@@ -295,8 +299,8 @@ def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, m
   assert own["notes"] == []
   whole = encoder_lib.load_encoder
 
-  def trained(path):
-    config, variables, info = whole(path)
+  def trained(path, which):
+    config, variables, info = whole(path, which)
     config.data.fingerprint = own["data"]["eval"]["fingerprint"]
     return config, variables, {**info, "step": 7}
 
@@ -316,10 +320,10 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]
   for folder in folders:
     folder.mkdir(parents=True)
-  args = argparse.Namespace(data=",".join(map(str, folders)), source="", data_dir="", splits="")
-  names = [c.name for c in run._cases(trained, args)]
+  folders = [str(x) for x in folders]
+  names = [c.name for c in run._cases(trained, folders)]
   assert names == ["ucf-2", "ucf", "ucf-3", "ucf-3-2"]  # ucf-2 is taken
-  assert all(c.values["name"] == "" for c in run._cases(trained, args))
+  assert all(c.values["name"] == "" for c in run._cases(trained, folders))
 
 
 @pytest.mark.parametrize(
@@ -327,19 +331,15 @@ def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
 )
 def test_folders_of_the_output_are_no_pairs_of_splits(checkpoint, tmp_path, folder, name):
   (tmp_path / "records" / folder.removesuffix("..")).mkdir(parents=True)
-  args = argparse.Namespace(
-    data=str(tmp_path / "records" / folder), source="", data_dir="", splits=""
-  )
+  given = [str(tmp_path / "records" / folder)]
   names = {"x/..": "records", "localization_features": "localization_features-2"}
-  (case,) = run._cases(checkpoints.load_config(checkpoint), args)
+  (case,) = run._cases(checkpoints.load_config(checkpoint), given)
   assert case.name == (name or names[folder])
 
 
 def test_splits_may_be_slices(checkpoint):
-  args = argparse.Namespace(
-    data="ucf101", source="tfds", data_dir="", splits="train[:80%]:train[80%:],a:b"
-  )
-  cases = run._cases(checkpoints.load_config(checkpoint), args)
+  named = ["train[:80%]:train[80%:]", "a:b"]
+  cases = run._cases(checkpoints.load_config(checkpoint), ["ucf101"], "tfds", "", named)
   pairs = [(c.values["train_split"], c.values["eval_split"]) for c in cases]
   assert pairs == [("train[:80%]", "train[80%:]"), ("a", "b")]
 
@@ -348,17 +348,14 @@ def test_weights_from_elsewhere_name_no_data(checkpoint):
   trained = checkpoints.load_config(checkpoint)
   with trained.unlocked():
     trained.data.source = "tfrecord"
-  args = argparse.Namespace(data="", source="", data_dir="", splits="")
   with pytest.raises(UserError, match="--data: the checkpoint's config names no data"):
-    run._cases(trained, args)
+    run._cases(trained)
 
 
 def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
   trained = checkpoints.load_config(checkpoint)
-  args = argparse.Namespace(
-    data="ucf101/ucf101_1,ucf101/ucf101_2", source="tfds", data_dir="/data", splits=""
-  )
-  first, second = run._cases(trained, args)
+  names = ["ucf101/ucf101_1", "ucf101/ucf101_2"]
+  first, second = run._cases(trained, names, "tfds", "/data")
   assert (first.name, second.name) == ("ucf101_1", "ucf101_2")
   assert second.values["source"] == "tfds"
   assert (second.values["name"], second.values["path"]) == ("ucf101/ucf101_2", "/data")
@@ -384,7 +381,7 @@ def test_a_broken_off_protocol_goes_on(done, checkpoint, tmp_path, capsys, monke
     return type(result)(**{**vars(result), "preempted": True})
 
   monkeypatch.setattr(loop, "train", broken)
-  assert _main(checkpoint, tmp_path, names="knn,finetune") == run.PREEMPTED
+  assert _main(checkpoint, tmp_path, names="knn,finetune") == 143
   assert set(_results(tmp_path)) == {"knn"}
   monkeypatch.setattr(loop, "train", whole)
   capsys.readouterr()
@@ -617,7 +614,7 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):
   given = [f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--protocols=knn", *flags]
-  assert run.main(given) == 2
+  assert small.vssl("evaluate", *given) == 2
   error = capsys.readouterr().err.strip().splitlines()[-1]
   assert error.startswith("error: ")
   assert message in error

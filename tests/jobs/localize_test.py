@@ -51,7 +51,9 @@ def run(tmp_path_factory):
 
 
 def call(folder, out, *flags):
-  return localize.main([f"--checkpoint={folder}", f"--output={out}", "--timelines=2", *flags])
+  return small.vssl(
+    "localize", f"--checkpoint={folder}", f"--output={out}", "--timelines=2", *flags
+  )
 
 
 def features(folder, lengths, width=WIDTH):
@@ -112,7 +114,7 @@ def test_unknown_videos_get_predictions_by_the_runs_classes(run, tmp_path, capsy
   end = 7 * config.data.localization.step_seconds
   assert 0 < max(p.end for p in found["v1"]) <= end
   # The same as by hand, video by video.
-  source = localize.open_split(config, str(data))
+  source = localize.open_split(config, methods.evaluator(config).localizer, str(data))
   activate = functools.partial(inference.activations(config), params)
   want, _ = scores_lib.predict(activate, source, **inference.options(config))
   assert [p.score for p in found["v0"]] == pytest.approx([p.score for p in want["v0"]], rel=1e-5)
@@ -126,7 +128,7 @@ def test_annotated_videos_may_lack_classes(run, tmp_path):
   assert call(folder, tmp_path / "out", f"--data={data}", "--split=mine") == 0
   scores = json.loads((tmp_path / "out" / "scores.json").read_text())
   assert list(scores["per_class"]) == [second]
-  source = localize.open_split(config, str(data), split="mine")
+  source = localize.open_split(config, methods.evaluator(config).localizer, str(data), split="mine")
   np.testing.assert_array_equal(source.eval_example(0)["labels"], [0, 1])
 
 
@@ -137,7 +139,7 @@ def test_annotated_videos_may_lack_classes(run, tmp_path):
     ("label", "label 'unheard of' is none of the 2 classes"),
     ("split", "no annotated video is of subset 'test'"),
     ("empty", "holds no feature sequences"),
-    ("method", "is a run of cvrl; give one of configs/dcc.py"),
+    ("method", "is a run of cvrl, which does not localize; give one of"),
     ("run", "config.json"),
   ],
 )
@@ -152,7 +154,7 @@ def test_what_does_not_fit_is_one_line(run, tmp_path, capsys, case, message, mon
     annotations.write_annotations(data / "annotations.json", videos)
   if case == "method":
     other = small.load("cvrl.py", "demo").lock()
-    monkeypatch.setattr(run_folder, "load_state", lambda _: (other, None, None))
+    monkeypatch.setattr(run_folder, "load_state", lambda *_: (other, None, None))
   if case == "run":
     folder = tmp_path
   assert call(folder, tmp_path / "out", f"--data={data}") == 2
@@ -177,7 +179,7 @@ def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monk
   loaded = run_folder.load_state(folder)
   with loaded[0].unlocked():
     loaded[0].dcc.label_names = ()
-  monkeypatch.setattr(run_folder, "load_state", lambda _: loaded)
+  monkeypatch.setattr(run_folder, "load_state", lambda *_: loaded)
   assert call(folder, tmp_path / "a", f"--data={features(tmp_path / 'new', [9])}") == 2
   assert "before class names were kept" in capsys.readouterr().err
   assert call(folder, tmp_path / "b") == 0
@@ -211,5 +213,5 @@ def test_annotations_need_their_videos(run, tmp_path, capsys):
 
 def test_whole_command_says_what_it_takes(capsys):
   with pytest.raises(SystemExit):
-    localize.main(["--help"])
+    small.vssl("localize", "--help")
   assert "predictions.json" in capsys.readouterr().out

@@ -8,16 +8,11 @@ import pytest
 
 from tests import small
 from vssl_jax import methods, parallel
-from vssl_jax.encoder import encoder, export
+from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier, end_of_run, splits
 from vssl_jax.jobs import dry_run, linear_probe, pretrain
 from vssl_jax.training import metrics_log, sources
-
-
-def _result(output):
-  (line,) = [x for x in output.splitlines() if x.startswith("RESULT ")]
-  return json.loads(line.removeprefix("RESULT "))
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +80,9 @@ def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypa
 
   monkeypatch.setattr(sources, "load_source", without_test_split)
   config = small.shrink(small.load("cvrl.py", "demo"))
-  pretrain.pretrain(config, tmp_path / "split", allow_config_change=False)
+  result = pretrain.pretrain(config, tmp_path / "split", allow_config_change=False)
   out = capsys.readouterr().out
   assert out.index("No probe after training: no records of split 'test'") < out.index("step 1/4")
-  result = _result(out)
   assert result["protocol"] == "none: no records of split 'test'"
   assert result["final"]["loss"] > 0
 
@@ -139,13 +133,12 @@ def test_describe_by_job(file, variant, trained):
 
 
 @pytest.mark.slow
-def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
+def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path):
   config = small.load("linear_probe.py", "demo")
   values = {k: v for k, v in small.overrides().items() if k.startswith(("probe.", "data.eval."))}
   config.update_from_flattened_dict({**values, "checkpoint": str(run), "probe.random_init": False})
   config.data.path = ""
-  linear_probe.linear_probe(config, tmp_path / "probe", allow_config_change=False)
-  result = _result(capsys.readouterr().out)
+  result = linear_probe.linear_probe(config, tmp_path / "probe", allow_config_change=False)
   assert result["data"]["source"] == "synthetic"
   assert result["step"] == 4
   before = json.loads((run / "result.json").read_text())
@@ -157,7 +150,7 @@ def test_linear_probe_of_a_checkpoint_uses_its_own_data(run, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_export_gives_the_probed_encoder_back(run, tmp_path):
-  assert export.main([f"--checkpoint={run}", f"--output={tmp_path / 'out'}"]) == 0
+  assert small.vssl("export", f"--checkpoint={run}", f"--output={tmp_path / 'out'}") == 0
   _, a, _ = encoder.load_encoder(run)
   config, b, info = encoder.load_encoder(tmp_path / "out")
   jax.tree.map(np.testing.assert_array_equal, dict(a), dict(b))
@@ -204,7 +197,7 @@ def test_every_variant_traces_at_its_own_size(variant):
   config = small.load("cvrl.py", variant)
 
   class Labelled:
-    label_names = ("a", "b")
+    label_names, steps_per_epoch, fingerprint = ("a", "b"), 0, ""
 
   config = methods.resolve(config.lock(), Labelled())
   method = methods.load(config.method).build(config, None)
@@ -241,13 +234,12 @@ def test_changes_differ_from_the_recipe_in_what_they_name():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["demo,inflated", "demo,per_frame", "ucf6_supervised"])
-def test_variants_train_and_are_probed(variant, tmp_path, capsys):
+def test_variants_train_and_are_probed(variant, tmp_path):
   values = {"probe.linear": False, "probe.baselines": False}
   if variant.endswith("inflated"):
     values["data.frames"] = 1
   config = small.shrink(small.load("cvrl.py", variant), **values)
-  pretrain.pretrain(config, tmp_path, allow_config_change=False)
-  result = _result(capsys.readouterr().out)
+  result = pretrain.pretrain(config, tmp_path, allow_config_change=False)
   assert result["encoder"]["temporal"]
   own = {"classify_top1"} if variant == "ucf6_supervised" else set()
   assert set(result["headline"]) == {"logistic_top1", "knn_top1", "R@1"} | own

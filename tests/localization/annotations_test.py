@@ -87,7 +87,7 @@ def test_subsets():
 @pytest.mark.parametrize(
   ("tree", "message"),
   [
-    ("{", "no JSON"),
+    ("{", "not valid JSON"),
     ({}, "'database'"),
     ({"database": {"v": 3}}, "video 'v'.*'subset'"),
     (ground_truth(subset=None), "'subset'"),
@@ -95,7 +95,7 @@ def test_subsets():
     (ground_truth(duration="long"), "duration 'long'"),
     (ground_truth(duration=0), "duration 0"),
     (ground_truth(duration=10**400), "duration 1000"),
-    ('{"database": {"v": {}, "w": {}, "v": {}}}', "'v' twice"),
+    ('{"database": {"v": {}, "w": {}, "v": {}}}', "'v' occurs twice"),
     (ground_truth(annotations=[{"segment": [1, 2]}]), "annotation 0: has no 'label'"),
     (ground_truth(annotations=[{"segment": [2, 1], "label": "x"}]), r"\[2, 1\]"),
     (ground_truth(annotations=[{"segment": [2], "label": "x"}]), r"\[2\]"),
@@ -113,7 +113,7 @@ def test_bad_ground_truth_is_named(tmp_path, tree, message):
   ("tree", "message"),
   [
     ({"results": []}, "'results'"),
-    ('{"results": {"v": [], "v": []}}', "'v' twice"),
+    ('{"results": {"v": [], "v": []}}', "'v' occurs twice"),
     ({"results": {"v": {}}}, "no list"),
     ({"results": {"v": [{"segment": [0, 1], "label": "x"}]}}, "score None"),
     ({"results": {"v": [{"segment": [0, 1], "label": "x", "score": "high"}]}}, "'high'"),

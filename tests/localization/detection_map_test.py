@@ -168,7 +168,7 @@ def test_no_predictions_score_zero():
     (truth(a=[(0.0, 1.0, "x")]), {}, {"tious": (0.0,)}, r"\(0, 1\]"),
     (truth(a=[(0.0, 1.0, "x")]), {}, {"tious": ()}, r"\(0, 1\]"),
     (truth(a=[(0.0, 1.0, "x")]), guesses(a=[(2.0, 1.0, "x", 1.0)]), {}, "'a'"),
-    (truth(a=[(0.0, 1.0, "x")]), guesses(a=[(0.0, 1.0, "x", float("nan"))]), {}, "no segment"),
+    (truth(a=[(0.0, 1.0, "x")]), guesses(a=[(0.0, 1.0, "x", float("nan"))]), {}, "not a segment"),
   ],
 )
 def test_bad_input_is_named(annotations, predictions, options, message):

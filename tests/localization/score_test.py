@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from vssl_jax.localization import score
+from tests import small
 
 ORACLE = pathlib.Path(__file__).parent.parent / "oracles" / "activitynet.json"
 
@@ -20,7 +20,7 @@ def stored(tmp_path):
 
 def call(folder, *flags, predictions="predictions.json"):
   paths = [f"--annotations={folder / 'truth.json'}", f"--predictions={folder / predictions}"]
-  return score.main([*paths, *flags])
+  return small.vssl("score", *paths, *flags)
 
 
 @pytest.mark.parametrize("protocol", ["thumos14", "activitynet"])

@@ -123,8 +123,10 @@ def test_classes_come_from_the_data():
   config = _config(**{"classify.classes": 0})
   assert classify.resolve(config, Labelled()).classify.classes == 4
   assert config.classify.classes == 0
+  assert classify.resolve(config, None).classify.classes == 2
+  Labelled.label_names = ()
   with pytest.raises(UserError, match=r"config\.classify\.classes is 0"):
-    classify.resolve(config, None)
+    classify.resolve(config, Labelled())
 
 
 @pytest.mark.parametrize(

@@ -139,14 +139,14 @@ def test_probes_see_the_backbone():
     ({"provico.slope": 0.0}, "slope is 0"),
     ({"provico.own": "same"}, "draws, halves"),
     ({"provico.statistics": "sync"}, "clip, joint"),
-    ({"provico.clamp": (-1.0, 4.0)}, "must lie inside"),
+    ({"provico.clamp": (-1.0, 4.0)}, "a range that contains it"),
     ({"provico.samples": 0}, "samples is 0"),
     ({"provico.mining": "absolute", "provico.threshold": -1.0}, "provico.threshold is -1.0"),
     ({"provico.mining": "absolute", "provico.threshold": 0.0}, "a distance above 0"),
     ({"provico.mining": "absolute", "provico.threshold": float("nan")}, "threshold is nan"),
     ({"provico.distance": -1.0}, "config.provico.distance is -1"),
-    ({"provico.clamp": (-40.0, 4.0)}, "exact over 40"),
-    ({"head.out_bn": True}, "set it False"),
+    ({"provico.clamp": (-40.0, 4.0)}, "exact only within a range of 40"),
+    ({"head.out_bn": True}, "set it to False"),
   ],
 )
 def test_impossible_settings_name_the_field(values, message):

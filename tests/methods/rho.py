@@ -16,7 +16,7 @@ METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
 
 
 class Source:
-  steps_per_epoch, label_names = 3, ()
+  steps_per_epoch, label_names, fingerprint = 3, (), ""
 
 
 def config(name, variant="demo", **values):

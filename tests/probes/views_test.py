@@ -204,7 +204,7 @@ def test_classifier_averages_softmax_over_views(setup, tmp_path):
   assert list(result["per_class"].values()) == pytest.approx(expected.per_class.tolist())
   assert list(result["per_class"]) == ["direction_0", "direction_1", "direction_2"]
   assert result["views"] == "softmax averaged over 2 clips x 2 crops"
-  assert (tmp_path / "logistic.md").exists()
+  assert (tmp_path / "c.md").exists()
 
 
 def test_cache_gives_the_same_batches_again(setup):

@@ -1,6 +1,5 @@
 """The analysis of a run as one command, around an encoder of one layer."""
 
-import argparse
 import json
 
 import jax
@@ -49,8 +48,17 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   monkeypatch.setattr(corruptions, "CORRUPTIONS", kinds)
   folder, state = run
   out = tmp_path / "out"
-  code = analysis.main(
-    ["--checkpoint", str(folder), "--output", str(out), "--quantiles", "2", "--videos", "5", "11"]
+  code = small.vssl(
+    "uncertainty",
+    "--checkpoint",
+    str(folder),
+    "--output",
+    str(out),
+    "--quantiles",
+    "2",
+    "--videos",
+    "5",
+    "11",
   )
   assert code == 0
   files = {x.name for x in out.iterdir()}
@@ -112,7 +120,7 @@ def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(sources, "load_source", unlabelled)
   out = tmp_path / "out"
-  assert analysis.main(["--checkpoint", str(run[0]), "--output", str(out)]) == 0
+  assert small.vssl("uncertainty", "--checkpoint", str(run[0]), "--output", str(out)) == 0
   assert {x.name for x in out.iterdir()} == {"pairs_run.png", "analysis.json"}
   found = json.loads((out / "analysis.json").read_text())["run"]
   assert len(found["pairs"]) == 6
@@ -140,11 +148,11 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
     source.eval_batches = eval_batches
     return source
 
-  args = argparse.Namespace(data="", videos=[5, 23], quantiles=2)
+  wishes = {"videos": [5, 23], "quantiles": 2}
   monkeypatch.setattr(corruptions, "CORRUPTIONS", {})
   found = {}
   for name in ("clean", "lost"):
-    found[name] = analysis.analyse(run[0], args)["pairs"]
+    found[name] = analysis.analyse(run[0], **wishes)["pairs"]
     monkeypatch.setattr(sources, "load_source", some)
   for one, other in zip(found["clean"], found["lost"], strict=True):
     a, b = one["anchor"], other["anchor"]
@@ -154,9 +162,9 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
     assert b["frame"].any()
     items = other["positives"] + other["negatives"]
     assert lost not in [item["video"] for item in items]
-  args.videos = [lost]
+  wishes["videos"] = [lost]
   with pytest.raises(UserError, match="training video 1 could not be read"):
-    analysis.analyse(run[0], args)
+    analysis.analyse(run[0], **wishes)
 
 
 def test_a_run_opened_gives_every_checkpoint(run):
@@ -177,15 +185,16 @@ def test_a_run_opened_gives_every_checkpoint(run):
   ],
 )
 def test_impossible_wishes_are_refused(run, change, message):
-  args = argparse.Namespace(data="", videos=[], quantiles=2)
-  vars(args).update(change)
+  wishes = {"quantiles": 2} | change
   with pytest.raises(UserError, match=message):
-    analysis.analyse(run[0], args)
+    analysis.analyse(run[0], **wishes)
 
 
 def test_other_folders_are_refused_in_one_line(tmp_path, capsys):
   def refused(*folders):
-    assert analysis.main(["--checkpoint", *map(str, folders), "--output", str(tmp_path)]) == 2
+    assert (
+      small.vssl("uncertainty", "--checkpoint", *map(str, folders), "--output", str(tmp_path)) == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 import vssl_jax
+from tests import small
 from tests.weights import stages
 from tests.weights.pyslowfast_test import depth_14  # noqa: F401  a fixture
 from vssl_jax.encoder import encoder as encoder_lib
@@ -33,7 +34,7 @@ def test_an_encoder(tmp_path, capsys):
   command = [f"--from={tmp_path / 'c2d.safetensors'}", "--format=pyslowfast"]
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / exported.WEIGHTS).write_bytes(b"of a conversion that was killed")
-  assert convert.main([*command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}"]) == 0
+  assert small.vssl("convert", *command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}") == 0
   said = capsys.readouterr().out
   assert "mean [0.45, 0.45, 0.45]" in said
   assert "left out: head.projection.bias, head.projection.weight" in said
@@ -48,10 +49,11 @@ def test_an_encoder(tmp_path, capsys):
 
   # And back, by way of the folder.
   back = tmp_path / "back.safetensors"
-  assert convert.main([f"--from={tmp_path / 'out'}", "--to_format=pyslowfast", f"--to={back}"]) == 0
+  flags = [f"--from={tmp_path / 'out'}", "--to_format=pyslowfast", f"--to={back}"]
+  assert small.vssl("convert", *flags) == 0
   tensors, _ = files.read_torch(back)
   _same(tensors, {k: state[k] for k in tensors})
-  assert convert.main([*command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}"]) == 2
+  assert small.vssl("convert", *command, "--arch=slow_c2d", f"--to={tmp_path / 'out'}") == 2
   assert "holds an encoder already" in capsys.readouterr().err
 
 
@@ -70,7 +72,7 @@ def test_a_contrastive_model_is_a_run(tmp_path):
   }
   torch.save(checkpoint, tmp_path / "x.pyth")
   command = [f"--from={tmp_path / 'x.pyth'}", "--format=pyslowfast", f"--to={tmp_path / 'run'}"]
-  assert convert.main(command) == 0
+  assert small.vssl("convert", *command) == 0
   config, _, train_state = run_folder.load_state(tmp_path / "run")
   assert config.method == "rho_moco"
   origin = json.loads((tmp_path / "run" / convert.ORIGIN).read_text())
@@ -82,7 +84,8 @@ def test_a_contrastive_model_is_a_run(tmp_path):
     state["backbone.s5.pathway0_res0.branch2.a.weight"],
   )
   back = tmp_path / "back.pyth"
-  assert convert.main([f"--from={tmp_path / 'run'}", "--to_format=pyslowfast", f"--to={back}"]) == 0
+  flags = [f"--from={tmp_path / 'run'}", "--to_format=pyslowfast", f"--to={back}"]
+  assert small.vssl("convert", *flags) == 0
   again, rest = files.read_torch(back)
   _same(
     {k: v for k, v in again.items() if k != "iter"}, {k: state[k] for k in again if k != "iter"}
@@ -99,7 +102,7 @@ def test_pickles_of_anything_else_are_refused(tmp_path, capsys):
       return (open, (str(tmp_path / "trapped"), "w"))
 
   (tmp_path / "x.pth").write_bytes(pickle.dumps({"state_dict": Trap()}))
-  assert convert.main([f"--from={tmp_path / 'x.pth'}", "--format=resnet2d", "--to=y"]) == 2
+  assert small.vssl("convert", f"--from={tmp_path / 'x.pth'}", "--format=resnet2d", "--to=y") == 2
   error = capsys.readouterr().err
   assert "x.pth: is not a PyTorch file, or holds other objects than tensors" in error
   assert error.count("\n") == 1
@@ -143,7 +146,7 @@ def test_safetensors_are_known_by_any_name(tmp_path):
   ],
 )
 def test_flags_that_nothing_would_read_are_refused(tmp_path, capsys, flags, message):
-  assert convert.main([f"--from={tmp_path}", f"--to={tmp_path / 'out'}", *flags]) == 2
+  assert small.vssl("convert", f"--from={tmp_path}", f"--to={tmp_path / 'out'}", *flags) == 2
   assert message in capsys.readouterr().err
 
 
@@ -154,9 +157,10 @@ def test_nothing_is_written_over(tmp_path, capsys):
   there.write_bytes(b"kept")
   command = [f"--from={tmp_path / 'c2d.safetensors'}", "--format=pyslowfast", "--arch=slow_c2d"]
   for to in (there, there / "below"):
-    assert convert.main([*command, f"--to={to}"]) == 2
+    assert small.vssl("convert", *command, f"--to={to}") == 2
     assert f"{there}: " in capsys.readouterr().err
-  assert convert.main([f"--from={tmp_path}", "--to_format=pyslowfast", f"--to={there}"]) == 2
+  flags = [f"--from={tmp_path}", "--to_format=pyslowfast", f"--to={there}"]
+  assert small.vssl("convert", *flags) == 2
   assert "there: exists" in capsys.readouterr().err
   with pytest.raises(UserError, match="no folder can be made"):
     files.write_torch(there / "x.safetensors", {}, {})
@@ -165,7 +169,7 @@ def test_nothing_is_written_over(tmp_path, capsys):
 
 def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
   def fails(*options):
-    assert convert.main([*options, f"--to={tmp_path / 'out'}"]) == 2
+    assert small.vssl("convert", *options, f"--to={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def taps(size: int, kernel: int = 0) -> int:
-  """The number of taps for frames of side `size`: `kernel`, or when 0 size // 10 made odd.
+  """The number of taps for frames of side `size`: `kernel`, or if that is 0, size // 10 made odd.
 
-  CVRL's pipeline asks for 224 // 10 = 22 taps and gets 2 · (22 // 2) + 1 = 23.
+  CVRL's pipeline requests 224 // 10 = 22 taps and gets 2 · (22 // 2) + 1 = 23.
   """
   return kernel or 2 * (size // 10 // 2) + 1
 
@@ -35,7 +35,7 @@ def blur_plane(plane: jax.Array, half: jax.Array) -> jax.Array:
   Pixels outside the frame count as 0 (TensorFlow's padding "SAME").
   """
   for axis in (-1, -2):
-    # Without the barrier XLA may fuse both passes and compute the first once a tap.
+    # Without the barrier XLA may fuse both passes and compute the first pass once per tap.
     plane = jax.lax.optimization_barrier(_pass(plane, half, axis))
   return plane
 

@@ -1,4 +1,4 @@
-"""What happens to some clips and not to others, and how many clips go at once."""
+"""Applies operations to some clips only, and processes clips in steps that fit in memory."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-_STEP_BYTES = 2**29  # of one float32 copy of the clips in flight, on an accelerator
+_STEP_BYTES = 2**29  # largest float32 copy of the clips of one step, on an accelerator
 
 
 def one_by_one() -> bool:
-  """Whether clips go one by one: on a CPU, where a branch that is not taken costs nothing."""
+  """Whether clips are processed one by one: on CPUs, where a branch not taken costs nothing."""
   return jax.default_backend() == "cpu"
 
 
 def apply_if(happens: jax.Array | bool, fn: Callable, value):
-  """`fn(value)` where `happens`, else `value`; a Python bool decides at compile time."""
+  """`fn(value)` if `happens`, otherwise `value`; a Python bool decides at compile time."""
   if isinstance(happens, bool):
     return fn(value) if happens else value
   return jax.lax.cond(happens, fn, lambda x: x, value)
 
 
 def drawn(happens: jax.Array, p: float) -> jax.Array | bool:
-  """`happens`, drawn with probability p, as a Python bool where p leaves no choice."""
+  """`happens`, which was drawn with probability p; a Python bool if p is 0 or 1."""
   return p == 1 if p in (0, 1) else happens
 
 
 def each(fn: Callable, *args):
-  """`fn` over the leading axis of all `args`, in one step or one by one."""
+  """Maps `fn` over the leading axis of all `args`, in one step or one by one."""
   if one_by_one():
     return jax.lax.map(lambda a: fn(*a), args)
   return jax.vmap(fn)(*args)
 
 
 def over_rows(fn: Callable, *args) -> jax.Array:
-  """`fn` over the leading axis of all `args`, in steps that fit.
+  """Maps `fn` over the leading axis of all `args`, in steps that fit in memory.
 
-  A CPU takes row by row: a clip stays in its cache and what its draw leaves out is not computed.
-  An accelerator takes as many rows at once as keep one float32 copy of the first argument under
-  512 MiB, so the memory in flight does not grow with the batch.
+  A CPU processes one row at a time: a clip stays in the cache, and operations that its draw leaves
+  out are not computed. An accelerator processes as many rows at once as keep one float32 copy of
+  the first argument under 512 MiB, so the memory does not grow with the batch.
 
-  The axis is first cut into one piece per device, and each step takes rows from every piece: a
-  batch that is sharded over the devices stays where it is.
+  The axis is first split into one piece per device, and each step takes rows from every piece. So a
+  batch that is sharded over devices stays where it is.
 
   Args:
-    fn: takes one row of each argument, gives one array.
+    fn: takes one row of each argument and returns one array.
     *args: trees of arrays `[M, ...]`; the first is one array.
 
   Returns:

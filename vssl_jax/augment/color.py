@@ -1,9 +1,9 @@
 """Color operations on clips in [0, 1].
 
-Each works on planes: a clip `[..., C]` taken apart into one array a channel. Whole planes are
-what a CPU vectorizes; pixels of three interleaved values are not.
+They work on planes: a clip `[..., C]` split into one array per channel. A CPU can vectorize whole
+planes, but not pixels with three interleaved values.
 
-The reference is what CVRL's published input pipeline computes (TensorFlow Models,
+The results are those of CVRL's published input pipeline (TensorFlow Models,
 official/projects/video_ssl): `tf.image.adjust_contrast`, `adjust_saturation`, `adjust_hue` and
 `rgb_to_grayscale` on the clip reshaped to one tall image, and a multiplicative brightness.
 """
@@ -19,7 +19,7 @@ LUMA = (0.2989, 0.587, 0.114)  # tf.image.rgb_to_grayscale, and torchvision's
 
 
 def split(clip: jax.Array) -> Planes:
-  """Takes `[..., C]` apart into C planes `[...]`."""
+  """Splits `[..., C]` into C planes `[...]`."""
   return tuple(clip[..., k] for k in range(clip.shape[-1]))
 
 
@@ -29,7 +29,7 @@ def merge(planes: Planes) -> jax.Array:
 
 
 def unit(planes: Planes) -> Planes:
-  """Clips to [0, 1]."""
+  """Clips values to [0, 1]."""
   return tuple(jnp.clip(p, 0.0, 1.0) for p in planes)
 
 
@@ -40,7 +40,7 @@ def luma(planes: Planes) -> jax.Array:
 
 
 def contrast_centre(planes: Planes, mean: str) -> Planes:
-  """The value that contrast leaves where it is, one scalar a channel.
+  """The value that contrast does not change, one scalar per channel.
 
   Args:
     planes: channels of one clip.
@@ -61,12 +61,12 @@ def affine(
 
 
 def hue_saturation(planes: Planes, hue: jax.Array | float, saturation: jax.Array | float) -> Planes:
-  """Turns the hue by `hue` of a full circle and scales HSV saturation, in one pass.
+  """Rotates the hue by the share `hue` of a full circle and scales HSV saturation, in one pass.
 
-  The two commute: one moves only H of HSV, the other only S. A channel of value p is, by the
-  circular distance d of the hue from that channel's own (in sextants), `V − chroma · (1 − t)`
-  with t = clip(2 − d, 0, 1); scaling S scales the chroma, at most to V. Red, green and blue
-  enter alike but for their cyclic order, so one function serves all three.
+  The two operations commute: one changes only H of HSV, the other only S. Let d be the circular
+  distance of the hue from that of a channel, in sextants. The value of the channel is
+  `V − chroma · (1 − t)` with t = clip(2 − d, 0, 1). Scaling S scales the chroma, up to at most V.
+  Red, green and blue differ only by their cyclic order, so one function serves all three.
 
   Args:
     planes: red, green and blue in [0, 1].
@@ -84,7 +84,7 @@ def _one_channel(own, following, previous, hue, saturation):
   first, second = own == top, following == top
   rise = jnp.where(first, following - previous, jnp.where(second, previous - own, own - following))
   sextant = jnp.where(first, 0.0, jnp.where(second, 2.0, 4.0))
-  # A grey pixel has chroma 0, whatever its hue; the bound keeps the quotient finite.
+  # A grey pixel has chroma 0 for any hue; the bound keeps the quotient finite.
   turned = jnp.abs(rise / jnp.maximum(chroma, 1e-20) + (sextant + 6.0 * hue))
   distance = jnp.minimum(turned, jnp.abs(6.0 - turned))  # turned is in [0, 8]
   scaled = jnp.minimum(saturation * chroma, top)
@@ -125,7 +125,7 @@ def adjust_contrast(clip: jax.Array, factor: jax.Array | float, mean: str = "cli
 
 
 def adjust_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Scales the saturation of HSV, as `tf.image.adjust_saturation`.
+  """Scales the saturation of HSV, like `tf.image.adjust_saturation`.
 
   Args:
     clip: float `[T, H, W, 3]` in [0, 1].
@@ -138,11 +138,11 @@ def adjust_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
 
 
 def adjust_hue(clip: jax.Array, delta: jax.Array | float) -> jax.Array:
-  """Turns the hue of HSV, as `tf.image.adjust_hue`.
+  """Rotates the hue of HSV, like `tf.image.adjust_hue`.
 
   Args:
     clip: float `[T, H, W, 3]` in [0, 1].
-    delta: share of a full circle; any number, whole turns change nothing.
+    delta: share of a full circle, any number; whole turns change nothing.
 
   Returns:
     float `[T, H, W, 3]` in [0, 1].

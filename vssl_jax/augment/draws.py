@@ -1,8 +1,8 @@
-"""The random numbers of one clip's augmentation, apart from what they are used for.
+"""Draws the random parameters of the augmentation of a clip.
 
-A draw depends on the example's key, the view and the operation alone: it is the same whatever
-batch, micro-batch or device the clip is in, and switching one operation off leaves the draws of
-the others as they were.
+A draw depends only on the example's key, the view and the operation. It does not depend on the
+batch, micro-batch or device of the clip, and switching off one operation does not change the draws
+of the others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from vssl_jax.augment.settings import View
 
 OPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]: op at each place
-_USES = 13  # numbers per clip; a use keeps its place for good
+_USES = 13  # random numbers per clip; the index of each use must never change
 
 
 class Draw(NamedTuple):
-  """One clip's parameters; every field is a scalar (or has the batch's leading axes)."""
+  """The parameters of one clip; all fields are scalars (or have the leading axes of a batch)."""
 
   flip: jax.Array  # bool
-  turns: jax.Array  # int32, quarter turns, 0 to 3
+  turns: jax.Array  # int32, number of quarter turns, 0 to 3
   jitter: jax.Array  # bool
   order: jax.Array  # int32, row of ORDERS
   brightness: jax.Array  # factor
@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 def uniforms(key: jax.Array) -> jax.Array:
-  """One number in [0, 1) for each use.
+  """One random number in [0, 1) for each use.
 
   Args:
     key: the clip's typed PRNG key, a scalar.
@@ -51,7 +51,7 @@ def uniforms(key: jax.Array) -> jax.Array:
 
 
 def resolve(u: jax.Array, view: View) -> Draw:
-  """Turns the numbers of `uniforms` into parameters.
+  """Converts the numbers of `uniforms` to parameters.
 
   Args:
     u: float32 `[..., 13]` in [0, 1).
@@ -59,8 +59,8 @@ def resolve(u: jax.Array, view: View) -> Draw:
 
   Returns:
     A `Draw` of arrays `[...]`. Factors are uniform in [max(0, 1 − s), 1 + s] for strength s, as
-    in `tf.image.random_*`, orders uniform over the 24; a rotation is one, two or three quarter
-    turns with equal probability.
+    in `tf.image.random_*`. The 24 orders have equal probability. A rotation is one, two or three
+    quarter turns with equal probability.
   """
 
   def below(i, p):
@@ -92,5 +92,5 @@ def resolve(u: jax.Array, view: View) -> Draw:
 
 
 def draw(key: jax.Array, view: View) -> Draw:
-  """One clip's parameters, `resolve` of `uniforms`: scalars."""
+  """Draws the parameters of one clip, all scalars."""
   return resolve(uniforms(key), view)

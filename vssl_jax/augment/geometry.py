@@ -1,4 +1,4 @@
-"""Flips and quarter turns of clips; they move pixels and work on any type."""
+"""Flips and quarter turns of clips; they only move pixels and work with any dtype."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def rotate(clip: jax.Array, turns: jax.Array | int) -> jax.Array:
     turns: integer, taken modulo 4; may be traced.
 
   Returns:
-    The turned clip, of the same shape and type.
+    The rotated clip, with the same shape and dtype.
   """
   turns = jnp.asarray(turns) % 4
-  # A quarter turn is a transposition and an upside-down flip, a half turn both flips.
+  # A quarter turn is a transposition and a vertical flip; a half turn is both flips.
   odd, half = turns % 2 == 1, turns >= 2
   turned = jnp.where(odd, jnp.swapaxes(clip, -3, -2)[..., ::-1, :, :], clip)
   return jnp.where(half, turned[..., ::-1, ::-1, :], turned)

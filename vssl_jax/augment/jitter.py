@@ -1,12 +1,12 @@
-"""Brightness, contrast, saturation and hue in any of their 24 orders, without 24 programs.
+"""Color jitter: brightness, contrast, saturation and hue in any of 24 orders, as one program.
 
-Hue and saturation commute, and one pass does both; brightness and contrast are both affine. So
-every order is
+Hue and saturation commute, so one pass does both. Brightness and contrast are both affine. So every
+order can be written as
 
   hue-saturation · affine · hue-saturation · affine · hue-saturation
 
-with contrast in the first affine place or the second, and hue and saturation each in one of three
-slots. The order drawn for a clip only decides which factors are at rest where.
+with contrast in the first or the second affine step, and hue and saturation each in one of three
+slots. The drawn order only decides in which slots a factor is active.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vssl_jax.augment.settings import View
 
 
 def _slots() -> dict[str, np.ndarray]:
-  """For each order and each operation, how many of brightness and contrast come before it."""
+  """For each operation and order: how many of brightness and contrast come before the operation."""
   place = {op: np.argmax(k == ORDERS, axis=1) for k, op in enumerate(OPS)}
   return {
     op: np.add(place["brightness"] < place[op], place["contrast"] < place[op], dtype=np.int32)
@@ -37,8 +37,8 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
 
   Args:
     planes: red, green and blue of one clip, in [0, 1].
-    d: the clip's draw; its `jitter` field is not looked at.
-    view: an operation of strength 0 is not computed.
+    d: the clip's draw; its field `jitter` is not used.
+    view: the settings; an operation with strength 0 is not computed.
 
   Returns:
     Planes in [0, 1].
@@ -60,7 +60,7 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
 
 
 def _affine(planes, d, view, contrast: jax.Array):
-  """Contrast where `contrast`, else brightness, which is contrast about 0."""
+  """Contrast if `contrast`, otherwise brightness, which is contrast with centre 0."""
   factor = jnp.where(contrast, d.contrast, d.brightness)
   centre: tuple[jax.Array | float, ...] = (0.0,) * len(planes)
   if view.contrast:

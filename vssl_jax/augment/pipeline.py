@@ -1,8 +1,8 @@
 """The augmentation of a batch of clips, on the device.
 
-Order, as in CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
-solarize, normalization. Probabilities are known at compile time: an operation that never happens
-in a view is not part of its program.
+The order is that of CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
+solarize, normalization. Probabilities are known at compile time, so an operation that never happens
+in a view is not compiled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
   Args:
     clip: uint8 `[T, H, W, C]`.
     d: the clip's draw.
-    view: the view's settings; they say which operations exist at all.
+    view: the view's settings; operations with probability 0 are not compiled.
 
   Returns:
     float32 `[T, H, W, C]` in [0, 1].
@@ -34,7 +34,7 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
   def perhaps(happens, p, fn, value):
     return branch.apply_if(branch.drawn(happens, p), fn, value)
 
-  # While a pixel is three bytes it is cheapest to move.
+  # Move pixels first, while a pixel has only three bytes.
   if view.rotation_p:
     clip = branch.apply_if(d.turns > 0, lambda x: geometry.rotate(x, d.turns), clip)
   clip = perhaps(d.flip, view.flip, geometry.flip, clip)
@@ -78,15 +78,15 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
     size: side of the square frames, pixels.
 
   Returns:
-    A jittable function of `keys` (typed PRNG keys `[N]`, one an example), `clips` (uint8
-    `[N, R, T, H, W, C]`) and `first` (0 if left out), which gives float32 `[N, R, T, H, W, C]`: in
-    [0, 1], then `mean` subtracted and divided by `std`. Clip r of an example is view v =
-    `first` + r, so that clips may come a few at a time; `first` may be traced. A view's draw is a
-    function of `fold_in(key, v)`, or frame t's of `fold_in(fold_in(key, v), t)` if not
-    `cfg.consistent`, and of nothing else. Clips may be sharded along N; the result then is too.
+    A jittable function of `keys` (typed PRNG keys `[N]`, one per example), `clips` (uint8
+    `[N, R, T, H, W, C]`) and `first` (default 0). It returns float32 `[N, R, T, H, W, C]`: values
+    in [0, 1], minus `mean`, divided by `std`. Clip r of an example is view v = `first` + r, so a
+    caller can augment a few clips at a time; `first` may be traced. The draw of a view depends only
+    on `fold_in(key, v)`; if not `cfg.consistent`, the draw of frame t depends only on
+    `fold_in(fold_in(key, v), t)`. If clips are sharded along N, the result is too.
 
   Raises:
-    UserError: a field of `cfg` is impossible, or color operations meet C other than 3.
+    UserError: a field of `cfg` has an impossible value, or color operations are on and C is not 3.
   """
   period = settings.period(cfg)
   views = [settings.view(cfg, v, size) for v in range(period)]
@@ -114,7 +114,7 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
 
   def at(keys, clips, first, turn):
     _, r, frames = clips.shape[:3]
-    # A row is the shortest run of views after which the settings repeat.
+    # A row contains as many views as it takes until the settings repeat.
     row = period if r % period == 0 else r
     settled = [views[(turn + v) % period] for v in range(row)]
 
@@ -146,22 +146,22 @@ def _check_shape(shape, views):
     )
   if any(v.rotation_p for v in views) and shape[-3] != shape[-2]:
     raise UserError(
-      f"config.augment.rotation_p: quarter turns need square frames, these are "
+      f"config.augment.rotation_p: quarter turns need square frames, but the frames are "
       f"{shape[-3]} x {shape[-2]}; set it to 0."
     )
 
 
 def eval_preprocess(cfg: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-  """What clips go through when nothing is random: scaled to [0, 1], then normalized.
+  """Preprocessing without random operations: scales clips to [0, 1], then normalizes them.
 
   Args:
-    cfg: `config.augment`, of which `mean` and `std` are used.
+    cfg: `config.augment`; `mean` and `std` are used.
 
   Returns:
-    A jittable function of uint8 `[..., C]` that gives float32 `[..., C]`.
+    A jittable function from uint8 `[..., C]` to float32 `[..., C]`.
 
   Raises:
-    UserError: `mean` or `std` is impossible.
+    UserError: `mean` or `std` has an impossible value.
   """
   mean, std = settings.channels(cfg, "mean"), settings.channels(cfg, "std")
   return lambda clips: _normalized(_scaled(clips), mean, std)

@@ -1,4 +1,4 @@
-"""Named settings of `config.augment`; each changes the config it is given and returns it."""
+"""Named settings of `config.augment`; each function changes the given config and returns it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from ml_collections import ConfigDict
 
 
 def code(cfg: ConfigDict) -> ConfigDict:
-  """CVRL as its authors' code has it: strength 1 jitter, blur and solarize unlike by view.
+  """CVRL as in its authors' code: jitter of strength 1; blur and solarize differ between views.
 
-  The first view is always blurred, the second one time in ten; only the second is solarized.
+  The first view is always blurred, the second with probability 0.1. Only the second is solarized.
   Source: TensorFlow Models, official/projects/video_ssl/dataloaders/video_ssl_input.py.
   """
   none(cfg)
@@ -28,7 +28,7 @@ def code(cfg: ConfigDict) -> ConfigDict:
 
 
 def plain(cfg: ConfigDict) -> ConfigDict:
-  """CVRL as the paper tells it: as `code`, but all views blurred half the time, none solarized."""
+  """CVRL as in the paper: like `code`, but all views have blur probability 0.5, none solarize."""
   code(cfg)
   cfg.blur_p = (0.5,)
   cfg.solarize_p = (0.0,)
@@ -36,12 +36,12 @@ def plain(cfg: ConfigDict) -> ConfigDict:
 
 
 def none(cfg: ConfigDict) -> ConfigDict:
-  """Nothing random; `mean` and `std` stay."""
+  """Switches off everything random; `mean` and `std` do not change."""
   return no_geometry(no_color(cfg))
 
 
 def no_color(cfg: ConfigDict) -> ConfigDict:
-  """Switches off what changes values: jitter, grayscale, blur, solarize."""
+  """Switches off operations that change values: jitter, grayscale, blur, solarize."""
   cfg.jitter_p = 0.0
   cfg.gray_p = 0.0
   cfg.blur_p = (0.0,)
@@ -50,7 +50,7 @@ def no_color(cfg: ConfigDict) -> ConfigDict:
 
 
 def no_geometry(cfg: ConfigDict) -> ConfigDict:
-  """Switches off what moves pixels: flips and rotation."""
+  """Switches off operations that move pixels: flips and rotation."""
   cfg.flip = 0.0
   cfg.rotation_p = 0.0
   return cfg

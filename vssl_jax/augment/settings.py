@@ -1,4 +1,4 @@
-"""Checks `config.augment` and resolves it to what one view needs."""
+"""Checks `config.augment` and converts it to the settings of one view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vssl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """The settings of one view; all are Python numbers, so what is off costs nothing."""
+  """The settings of one view. All are Python numbers, so operations that are off cost nothing."""
 
   flip: float
   rotation_p: float
@@ -62,10 +62,10 @@ def _list(cfg: ConfigDict, field: str) -> tuple:
 
 
 def by_view(cfg: ConfigDict, field: str) -> tuple[float, ...]:
-  """A probability by view: view v uses entry v % length.
+  """The probabilities of a field by view: view v uses entry v % length.
 
   Raises:
-    UserError: an entry is not a number in [0, 1], or there is none.
+    UserError: an entry is not a number in [0, 1], or the list is empty.
   """
   return tuple(_number(cfg, field, 0, 1, p) for p in _list(cfg, field))
 
@@ -76,7 +76,7 @@ def period(cfg: ConfigDict) -> int:
 
 
 def channels(cfg: ConfigDict, field: str) -> tuple[float, ...]:
-  """`mean` or `std`: one number a channel, or one for all.
+  """`mean` or `std`: one number per channel, or one for all channels.
 
   Raises:
     UserError: there are not 1 or 3 finite numbers, or a `std` is not positive.
@@ -97,11 +97,11 @@ def view(cfg: ConfigDict, index: int, size: int) -> View:
 
   Args:
     cfg: `config.augment`.
-    index: the clip's place among the video's clips.
+    index: index of the clip among the clips of the video.
     size: side of the square frames, pixels.
 
   Raises:
-    UserError: a value is impossible; the message names the field.
+    UserError: a field has an impossible value; the message names the field.
   """
   if cfg.contrast_mean not in ("clip", "grey"):
     _fail("contrast_mean", cfg.contrast_mean, 'choose "clip" or "grey"')

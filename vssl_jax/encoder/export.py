@@ -1,21 +1,17 @@
-"""Encoder weights, programs and features for use elsewhere, and weights back in.
+"""Encoder weights, programs and features for use elsewhere: `vssl_jax.export`.
 
-  python -m vssl_jax.export --checkpoint=runs/cvrl --output=exported \
-    --formats=safetensors,program,savedmodel --features --data=/data/ucf101 --split=train,test
-
-writes `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`) with
-`encoder.json` (the card: config, preprocessing, hashes of data, weights and programs, results of
-these weights); `encoder.jax_export` and `saved_model/`, which run without this library
+Written are `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`)
+with `encoder.json` (the card: config, preprocessing, hashes of data, weights and programs, results
+of these weights); `encoder.jax_export` and `saved_model/`, which run without this library
 (`vssl_jax.encoder.program`); and `features_<split>.npz`.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import pathlib
 import shutil
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,20 +23,50 @@ from vssl_jax.encoder import encoder, exported, features_file, program, saved_mo
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
-from vssl_jax.training import checkpoints
+from vssl_jax.training import checkpoints, run_folder
 
 FORMATS = ("safetensors", "program", "savedmodel")
 
 
-def export(args: argparse.Namespace) -> list[pathlib.Path]:
-  """Does what the command line says; the files written, in order.
+def export(
+  checkpoint: str | os.PathLike[str],
+  output: str | os.PathLike[str],
+  *,
+  which: str | int = run_folder.LAST,
+  formats: str | Sequence[str] = (FORMATS[0],),
+  features: bool = False,
+  data: str | os.PathLike[str] = "",
+  split: str | Sequence[str] = ("train", "test"),
+  clips: int = 0,
+  crops: int = 0,
+  batch_size: int = 0,
+  overwrite: bool = False,
+) -> list[pathlib.Path]:
+  """Writes an encoder as safetensors with a JSON card, and on demand programs and features.
+
+  Args:
+    checkpoint: a run folder, or a folder that this wrote earlier.
+    output: folder to write, made if missing.
+    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
+    formats: out of `FORMATS`: "safetensors" (always written), "program" (`jax.export`),
+      "savedmodel" (TensorFlow).
+    features: write the features of `split` too.
+    data: folder of prepared records that they are of; the run's own by default.
+    split: one or several splits.
+    clips: clips per video; 0 for the run's own number, and so for the next two.
+    crops: crops per clip.
+    batch_size: videos read at a time.
+    overwrite: replace an export that is there.
+
+  Returns:
+    The files written, in order.
 
   Raises:
-    UserError: no such checkpoint, or a file to write exists and `--overwrite` is not given.
+    UserError: no such checkpoint or data, or a file to write exists and may not be replaced.
   """
-  splits = [s for s in args.split.split(",") if s]
-  output = pathlib.Path(args.output)
-  formats = _formats(args.formats)
+  splits = [split] if isinstance(split, str) else [s for s in split if s]
+  output = pathlib.Path(output)
+  formats = _formats([formats] if isinstance(formats, str) else formats)
   if (output / checkpoints.CONFIG).exists():
     raise UserError(
       f"{output}: holds a run, whose checkpoints would be hidden; give another folder."
@@ -50,29 +76,30 @@ def export(args: argparse.Namespace) -> list[pathlib.Path]:
   written = [programs[name] for name in programs if name in formats]
   files += [output / name for name in written]
   kept = len(files)
-  if args.features:
+  if features:
     files += [output / f"features_{split}.npz" for split in splits]
   # Programs and features of an earlier export are of other weights: they go, or everything stays.
   stale = [output / name for name in programs.values() if name not in written]
   stale += sorted(set(output.glob("features_*.npz")) - set(files))
   existing = [f for f in (*files, *stale) if f.exists()]
-  if existing and not args.overwrite:
+  if existing and not overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
-  idle = [f for f in ("data", "clips", "crops", "batch_size") if getattr(args, f)]
-  if idle and not args.features:
+  numbers = {"clips": clips, "crops": crops, "batch_size": batch_size}
+  idle = [name for name, value in {"data": data, **numbers}.items() if value]
+  if idle and not features:
     raise UserError(f"--{idle[0]} is of the features that are written with --features; give both.")
-  if bad := next((f for f in ("clips", "crops", "batch_size") if getattr(args, f) < 0), None):
-    raise UserError(f"--{bad}={getattr(args, bad)}: give 1 or more.")
+  if bad := next((name for name, value in numbers.items() if value < 0), None):
+    raise UserError(f"--{bad}={numbers[bad]}: give 1 or more.")
   if "savedmodel" in formats:
     saved_model.exporters()
-  config, variables, info = encoder.load_encoder(args.checkpoint)
+  config, variables, info = encoder.load_encoder(checkpoint, which)
   config = config.copy_and_resolve_references()
   seen = config.copy_and_resolve_references()
-  _use_data(seen, args)
-  sources = [_open(seen, split) for split in splits] if args.features else []
+  _use_data(seen, os.fspath(data), numbers)
+  sources = [_open(seen, split) for split in splits] if features else []
   # As the probes do: a network of single frames looks at clips inflated.
   seen, probed = inflate.inflated(seen, variables)
-  folder = pathlib.Path(args.checkpoint)
+  folder = pathlib.Path(checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
   # Exported again: what the card said stays true.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
@@ -109,57 +136,19 @@ def _remove(path: pathlib.Path) -> None:
     path.unlink()
 
 
-def _formats(text: str) -> list[str]:
-  names = [name for name in text.split(",") if name]
-  for name in names:
-    if name not in FORMATS:
-      raise UserError(f"--formats={text}: no format {name!r}; there are {', '.join(FORMATS)}.")
-  return names
+def _formats(names: Sequence[str]) -> list[str]:
+  if unknown := next((name for name in names if name not in FORMATS), None):
+    raise UserError(f"--formats: no format {unknown!r}; there are {', '.join(FORMATS)}.")
+  return list(names)
 
 
-def _use_data(config: ConfigDict, args: argparse.Namespace) -> None:
+def _use_data(config: ConfigDict, data: str, numbers: Mapping[str, int]) -> None:
   with config.unlocked():
     config.data.fraction = 1.0  # of the labels to learn from: features are of all videos
-    if args.data:
-      config.data.source, config.data.path = "tfrecord", args.data
-    for field in ("clips", "crops", "batch_size"):
-      if getattr(args, field):
-        config.data.eval[field] = getattr(args, field)
+    if data:
+      config.data.source, config.data.path = "tfrecord", data
+    config.data.eval.update({name: value for name, value in numbers.items() if value})
 
 
 def _open(config: ConfigDict, split: str) -> source_lib.Source:
   return source_lib.load(config.data, split=split, batch_size=1, seed=config.seed)
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.export",
-    description="Writes an encoder as safetensors with a JSON card, programs, and features.",
-  )
-  parser.add_argument("--checkpoint", required=True, help="run folder (--workdir of training)")
-  parser.add_argument("--output", required=True, help="folder to write, made if missing")
-  parser.add_argument(
-    "--formats",
-    default="safetensors",
-    help="comma-separated: safetensors (always), program (jax.export), savedmodel (TensorFlow)",
-  )
-  parser.add_argument("--features", action="store_true", help="also write features of --split")
-  parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
-  parser.add_argument("--split", default="train,test", help="splits, comma-separated")
-  parser.add_argument("--clips", type=int, default=0, help="clips per video; default: the run's")
-  parser.add_argument("--crops", type=int, default=0, help="crops per clip; default: the run's")
-  parser.add_argument("--batch_size", type=int, default=0, help="videos read at a time")
-  parser.add_argument("--overwrite", action="store_true", help="replace an export that exists")
-  return parser
-
-
-def main(argv: Iterable[str] | None = None) -> int:
-  """The command line; 0, or 2 with one line on stderr for bad input."""
-  args = _parser().parse_args(None if argv is None else list(argv))
-  try:
-    for file in export(args):
-      print(file)
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  return 0

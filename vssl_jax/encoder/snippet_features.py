@@ -1,25 +1,18 @@
 """An encoder slid over untrimmed videos: one `.npy` file of snippet features `[T, D]` a video.
 
-  python -m vssl_jax.extract_features --checkpoint=RUN --videos=DIR --out=DIR
-
-RUN is a run folder or an exported one, of any method with an encoder of clips. The files are what
-`config.data.source = "localization"` reads, once `annotations.json` lies beside them (or is named);
-set `config.data.localization.step_seconds` to what is printed. `manifest.json` says what they were
-made from. A killed run goes on when started again: each file appears whole, and is made once.
-
-Exit status: 0 all is well, 2 bad usage, 3 videos could not be read (the manifest names them).
+The files are what `config.data.source = "localization"` reads, once `annotations.json` lies beside
+them (or is named). `manifest.json` says what they were made from. A killed run goes on when started
+again: each file appears whole, and is made once.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +27,76 @@ if TYPE_CHECKING:
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
 TIMEOUT = 600.0  # seconds
-_LISTED = 10  # unreadable videos printed; the manifest has all
+
+
+def extract_features(
+  checkpoint: str | os.PathLike[str],
+  videos: str | os.PathLike[str],
+  output: str | os.PathLike[str],
+  *,
+  which: str | int = "last",
+  frames: int = 16,
+  step: int = 1,
+  stride: int = 16,
+  fps: float = 25.0,
+  resize: int | None = None,
+  size: int | None = None,
+  batch_size: int = 16,
+  workers: int = 0,
+  timeout: float = TIMEOUT,
+  progress: bool = False,
+) -> dict[str, Any]:
+  """Writes `<output>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
+
+  Args:
+    checkpoint: a run folder or an exported one, of any method with an encoder of clips.
+    videos: a folder; videos in folders inside it count too.
+    output: made if missing; holds features of this encoder and these settings only.
+    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
+    frames: frames per snippet.
+    step: frames from one of a snippet's to the next.
+    stride: frames from a snippet to the next.
+    fps: frames per second that videos are read at; 0 takes each video's own.
+    resize: pixels of the shorter side; None for those that the checkpoint is evaluated with.
+    size: side of the central square, pixels; None likewise.
+    batch_size: snippets a call of the encoder.
+    workers: decoding processes; 0 takes one per core, 1 decodes in this process.
+    timeout: seconds to wait for a video's next snippet; 0 for no limit.
+    progress: print a line a video.
+
+  Returns:
+    The manifest: `step_seconds` is for `config.data.localization.step_seconds`, `unreadable` names
+    the videos that are left out.
+
+  Raises:
+    UserError: bad arguments, no such checkpoint, no videos, two of one name, or `output` is of
+      something else.
+  """
+  from data_pipelines.videos.snippets import SnippetSettings
+  from vssl_jax.encoder import encoder
+
+  if batch_size < 1 or workers < 0 or not 0 <= timeout <= 1e9:
+    raise UserError("--batch_size must be positive, --workers and --timeout not negative.")
+  loaded = encoder.load_encoder(checkpoint, which)
+  views = loaded[0].data.eval
+  settings = SnippetSettings(
+    frames=frames,
+    step=step,
+    stride=stride,
+    fps=fps,
+    resize=views.resize if resize is None else resize,
+    size=views.size if size is None else size,
+  )
+  return extract(
+    loaded,
+    videos,
+    output,
+    settings,
+    batch_size=batch_size,
+    workers=workers,
+    timeout=timeout,
+    progress=progress,
+  )
 
 
 def extract(
@@ -280,63 +342,3 @@ def _save(path: pathlib.Path, features: np.ndarray) -> None:
 
 def _cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.extract_features",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--checkpoint", required=True, help="run folder, or folder by vssl_jax.export")
-  add("--videos", required=True, help="folder of videos")
-  add("--out", required=True, help="folder for the features")
-  add("--frames", type=int, default=16, help="frames per snippet (16)")
-  add("--step", type=int, default=1, help="frames from one of a snippet's to the next (1)")
-  add("--stride", type=int, default=16, help="frames from a snippet to the next (16)")
-  add("--fps", type=float, default=25.0, help="frames per second (25; 0: each video's own)")
-  add("--resize", type=int, help="pixels of the shorter side (as the checkpoint is evaluated)")
-  add("--size", type=int, help="side of the central square, pixels (likewise)")
-  add("--batch_size", type=int, default=16, help="snippets at a time (16)")
-  add("--workers", type=int, default=0, help="decoding processes (0: one per core)")
-  add(
-    "--timeout",
-    type=float,
-    default=TIMEOUT,
-    metavar="SECONDS",
-    help=f"longest wait for a video's next snippet ({TIMEOUT:g}; 0: no limit)",
-  )
-  return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  from data_pipelines.videos.snippets import SnippetSettings
-  from vssl_jax.encoder import encoder
-
-  given = vars(_parser().parse_args(argv))
-  try:
-    given["checkpoint"] = encoder.load_encoder(given["checkpoint"])
-    views = given["checkpoint"][0].data.eval
-    given |= {name: views[name] for name in ("resize", "size") if given[name] is None}
-    settings = SnippetSettings(
-      **{f.name: given.pop(f.name) for f in dataclasses.fields(SnippetSettings)}
-    )
-    if given["batch_size"] < 1 or given["workers"] < 0 or not 0 <= given["timeout"] <= 1e9:
-      raise UserError("--batch_size must be positive, --workers and --timeout not negative.")
-    manifest = extract(**given, settings=settings, progress=True)
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  counts, step = manifest["counts"], manifest["step_seconds"]
-  print(
-    f"{given['out']}: {counts['snippets']} features of width {manifest['width']} of "
-    f"{counts['videos']} videos; step_seconds "
-    + (f"{step:g}" if step else "differs from video to video (--fps=0)")
-  )
-  for lost in manifest["unreadable"][:_LISTED]:
-    print(f"  unreadable: {lost['path']}: {lost['reason']}")
-  if len(manifest["unreadable"]) > _LISTED:
-    print(f"  and {len(manifest['unreadable']) - _LISTED} more, see {MANIFEST}")
-  return 3 if manifest["unreadable"] else 0

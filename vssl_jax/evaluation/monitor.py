@@ -76,7 +76,7 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
       f"positive, and held_out ({c.held_out}) must lie between 0 and 1."
     )
   rest, held = splits.hold_out(train, c.held_out, config.seed)
-  bank, queries = Cached(train.only(rest.tolist())), Cached(train.only(held.tolist()))
+  bank, queries = Cached(train.only(rest)), Cached(train.only(held))
   seen = config.copy_and_resolve_references().unlock()
   seen.data.eval.clips, seen.data.eval.crops = c.clips, 1
 

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import classifier
 
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
@@ -60,7 +59,7 @@ FROM_CHECKPOINT = (
   "k",
   "temperature",
 )
-FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # before version 0.2
+FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # former names
 HELP = {
   "clips": "test clips per video",
   "crops": "test crops per clip",
@@ -163,6 +162,8 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   Raises:
     UserError: a number is impossible.
   """
+  from vssl_jax.evaluation import classifier  # heavy, and flags need none of it
+
   for name, fits, what in (
     ("epochs", epochs > 0, "above 0"),
     ("batch_size", options.batch_size >= 1, "1 or more"),

@@ -1,26 +1,14 @@
 """Every evaluation protocol from one checkpoint.
 
-  python -m vssl_jax.evaluate --checkpoint=runs/mine --data=RECORDS \
-    --protocols=linear,knn,finetune,semi_supervised,retrieval
-
-Protocols: linear, logistic, knn, finetune, semi_supervised, retrieval, few_shot, embedding
-(pictures), cross_validation (within the training split), and with --untrimmed=DIR
-localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
-say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged:
-
-  --data=UCF_1,UCF_2,UCF_3    or    --splits=train1:test1,train2:test2,train3:test3
-  or, prepared by TFDS,    --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2,ucf101/ucf101_3
-
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
 semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
-no finished protocol again, but for those that videos were lost to; --again does. It is one process,
-on all devices of its machine.
+no finished protocol again, but for those that videos were lost to. It is one process, on all
+devices of its machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -29,9 +17,8 @@ import os
 import pathlib
 import re
 import shutil
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,12 +33,11 @@ from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
-from vssl_jax.files import make_folder
+from vssl_jax.files import StrPath, listed, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.probes.too_few_videos import TooFewVideos
-from vssl_jax.training import loop
+from vssl_jax.training import run_folder
 
-PREEMPTED = 143  # 128 + SIGTERM: saved, run the same command to go on
 ALL = "all"
 _FEATURES = "features"
 _RESERVED = {
@@ -78,43 +64,84 @@ class Plan:
   settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-  """Does what the command line says; the summary that `summary.json` holds.
+def evaluate(
+  checkpoint: StrPath,
+  *,
+  data: StrPath | Sequence[StrPath] = (),
+  protocols: str | Sequence[str] = ALL,
+  output: StrPath | None = None,
+  which: str | int = run_folder.LAST,
+  source: str = "",
+  data_dir: str = "",
+  splits: str | Sequence[str] = (),
+  again: bool = False,
+  **options: Any,
+) -> dict[str, Any]:
+  """Evaluates an encoder under every protocol asked for, and writes a table, numbers and pictures.
 
-  What has been run is in the summary and the table even where a later protocol fails.
+  Data, views and clips are the checkpoint's own unless arguments say otherwise. Several folders, or
+  several pairs of splits, are evaluated one by one and averaged. What has been run is in the
+  summary and the table even where a later protocol fails.
+
+  Args:
+    checkpoint: a run folder, or a folder by `vssl_jax.export`.
+    data: folder or folders of prepared records; names of data sets where `source` is "tfds".
+    protocols: names out of `vssl_jax.evaluation.protocols.PROTOCOLS`, also with commas between
+      them. "all" leaves out those that the data does not allow.
+    output: folder to write; `evaluation` in the checkpoint's by default, `evaluation_WHICH` where
+      the checkpoint is not the last.
+    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
+    source: `config.data.source` of `data`; "" is "tfrecord".
+    data_dir: where TFDS keeps its data, where `source` is "tfds".
+    splits: pairs "TRAIN:TEST"; the run's own by default.
+    again: run finished protocols again.
+    **options: fields of `vssl_jax.evaluation.options.Options`, such as `epochs` of fine-tuning.
+
+  Returns:
+    What `summary.json` holds, JSON's own types.
 
   Raises:
     UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
-    probing.Preempted: SIGTERM came; run again to go on.
+    Preempted: SIGTERM came; the same call goes on.
+    TypeError: an option that there is not.
   """
   if jax.process_count() > 1:
     raise UserError(
       f"vssl_jax.evaluate is one process, on all devices of its machine; it was started as "
       f"{jax.process_count()}: start it on one machine alone."
     )
-  wanted = _protocols(args.protocols, bool(args.untrimmed))
-  options = _options(args)
-  trained, variables, info = encoder.load_encoder(args.checkpoint)
-  output = make_folder(args.output or pathlib.Path(args.checkpoint) / "evaluation")
+  chosen = options_lib.Options(**{k: _plain(v) for k, v in options.items()})
+  options_lib.check(chosen)
+  wanted = _protocols(protocols, bool(chosen.untrimmed))
+  trained, variables, info = encoder.load_encoder(checkpoint, which)
+  suffix = "" if which == run_folder.LAST else f"_{which}"
+  output = make_folder(output or pathlib.Path(checkpoint) / f"evaluation{suffix}")
   mesh = parallel.make_mesh()
-  checkpoint = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
-  cases = _cases(trained, args)
-  tasks = [(case, _task(case, trained, variables, options, output, mesh)) for case in cases]
-  if args.again:
+  told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
+  cases = _cases(trained, listed(data), source, data_dir, listed(splits))
+  tasks = [(case, _task(case, trained, variables, chosen, output, mesh)) for case in cases]
+  if again:
     tasks = _forget(tasks, wanted)
   before = pretraining.describe(trained, info)
-  plans = [_plan(case, task, wanted, args, before) for case, task in tasks]
+  lenient = protocols == ALL
+  plans = [_plan(case, task, wanted, before, again, lenient) for case, task in tasks]
   try:
     for plan in plans:
-      _run_case(plan, wanted, checkpoint)
+      _run_case(plan, wanted, told)
   finally:
     for plan in plans:
       plan.outcome.found = _with_earlier(plan)
       if plan.outcome.found:
         _draw_classes(plan.case, plan.outcome)
     outcomes = {plan.case.name: plan.outcome for plan in plans}
-    summary = summary_lib.write(outcomes, checkpoint, output)
-  return summary
+    summary = summary_lib.write(outcomes, told, output)
+  return results.plain(summary)
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
@@ -142,9 +169,10 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
   return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
-def _protocols(text: str, untrimmed: bool) -> list[str]:
+def _protocols(given: str | Sequence[str], untrimmed: bool) -> list[str]:
   every = [p for p in PROTOCOLS if untrimmed or p != untrimmed_features.FOLDER]
-  asked = [p.strip() for p in text.split(",") if p.strip()] if text != ALL else every
+  names = given.split(",") if isinstance(given, str) else given
+  asked = every if given == ALL else [p.strip() for p in names if p.strip()]
   unknown = [p for p in asked if p not in PROTOCOLS]
   if unknown or not asked:
     what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
@@ -152,25 +180,23 @@ def _protocols(text: str, untrimmed: bool) -> list[str]:
   return [p for p in PROTOCOLS if p in asked]  # what is quick comes first
 
 
-def _options(args: argparse.Namespace) -> options_lib.Options:
-  fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(options_lib.Options)}
-  options = options_lib.Options(**fields)
-  options_lib.check(options)
-  return options
-
-
-def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
+def _cases(
+  trained: ConfigDict,
+  folders: Sequence[str] = (),
+  source: str = "",
+  data_dir: str = "",
+  named: Sequence[str] = (),
+) -> list[Case]:
   d = trained.data
-  folders = [x for x in args.data.split(",") if x]
-  if args.data_dir and args.source != "tfds":
+  if data_dir and source != "tfds":
     raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
   for folder in folders:
-    if not args.source and not pathlib.Path(folder).is_dir():
+    if not source and not pathlib.Path(folder).is_dir():
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
-  if not (folders or args.source or d.path or d.name or d.source != "tfrecord"):
+  if not (folders or source or d.path or d.name or d.source != "tfrecord"):
     raise UserError("--data: the checkpoint's config names no data; give folders of records.")
   # A colon within brackets is of a slice, train[80%:].
-  pairs = [re.split(r":(?![^\[]*\])", x) for x in args.splits.split(",") if x]
+  pairs = [re.split(r":(?![^\[]*\])", x) for x in named]
   pairs = pairs or [[d.train_split, d.eval_split]]
   if bad := next((p for p in pairs if len(p) != 2 or not all(p)), None):
     raise UserError(f"--splits: {':'.join(bad)!r} is not TRAIN:TEST, two names of splits.")
@@ -178,12 +204,12 @@ def _cases(trained: ConfigDict, args: argparse.Namespace) -> list[Case]:
   for folder in folders or [""]:
     for first, second in pairs:
       values = {"train_split": first, "eval_split": second}
-      if args.source == "tfds":
-        values |= {"source": "tfds", "path": args.data_dir} | ({"name": folder} if folder else {})
-      elif folder or args.source:
-        values |= {"source": args.source or "tfrecord", "path": folder}
-        values |= {} if args.source else {"name": ""}
-      path = "" if args.source == "tfds" else folder or d.path
+      if source == "tfds":
+        values |= {"source": "tfds", "path": data_dir} | ({"name": folder} if folder else {})
+      elif folder or source:
+        values |= {"source": source or "tfrecord", "path": folder}
+        values |= {} if source else {"name": ""}
+      path = "" if source == "tfds" else folder or d.path
       name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source
       name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
       taken, count = {c.name for c in cases} | _RESERVED, 1
@@ -212,7 +238,12 @@ def _task(
 
 
 def _plan(
-  case: Case, task: Task, wanted: list[str], args: argparse.Namespace, before: dict[str, Any]
+  case: Case,
+  task: Task,
+  wanted: list[str],
+  before: dict[str, Any],
+  again: bool,
+  lenient: bool,
 ) -> Plan:
   """All settings first: what is impossible is said before anything is trained.
 
@@ -232,16 +263,13 @@ def _plan(
     try:
       plan.settings[name] = protocol.describe(task)
       kept = _stored(task.output / f"{name}.json")
-      if (
-        not args.again
-        and kept is not None
-        and _finished(kept, _key(name, facts, plan.settings[name]))
-      ):
+      finished = kept is not None and _finished(kept, _key(name, facts, plan.settings[name]))
+      if kept is not None and finished and not again:
         outcome.found[name] = kept
       else:
         protocol.check(task)
     except TooFewVideos as e:
-      if args.protocols != ALL:
+      if not lenient:
         raise
       outcome.skipped[name] = str(e)
       print(f"{case.name}: {name} is left out: {e}", flush=True)
@@ -355,60 +383,3 @@ def _draw_classes(case: Case, outcome: summary_lib.Outcome) -> None:
   videos = [count.get(c) for c in task.label_names]
   title = f"{case.name}: top-1 within each class (videos of {task.config.data.eval_split})"
   class_bars.draw(task.output / "per_class.png", bars, task.label_names, videos, title)
-
-
-def _list(kind: type) -> Any:
-  def parse(text: str) -> tuple:
-    return tuple(kind(x) for x in text.split(",") if x)
-
-  parse.__name__ = f"comma-separated {kind.__name__}"
-  return parse
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.evaluate",
-    description=f"{__doc__.splitlines()[0]} One process, on all devices of its machine.",
-  )
-  add = parser.add_argument
-  add("--checkpoint", required=True, help="run folder, or folder of vssl_jax.export")
-  add(
-    "--data",
-    default="",
-    help="folder(s) of prepared records, comma-separated (with --source=tfds, names of data sets); "
-    "default: the run's",
-  )
-  add("--source", default="", help="config.data.source of --data; default: tfrecord")
-  add("--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own")
-  add("--splits", default="", help="TRAIN:TEST pairs, comma-separated; default: the run's")
-  add("--protocols", default=ALL, help=f"comma-separated of {', '.join(PROTOCOLS)}; default: all")
-  add("--output", default="", help="folder to write; default: CHECKPOINT/evaluation")
-  add("--again", action="store_true", help="run finished protocols again")
-  kinds = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
-  for field in dataclasses.fields(options_lib.Options):
-    kind = _list(kinds[field.name]) if field.name in kinds else type(field.default)
-    kind = int if field.name == "seed" else kind
-    default: Any = field.default
-    shown = ",".join(map(str, default)) if field.name in kinds else default
-    own = f" (default: {shown})"
-    if field.name in options_lib.FROM_CHECKPOINT:
-      own = " (default: the checkpoint's)"
-    names = [f"--{field.name}", *options_lib.FORMER_FLAGS.get(field.name, ())]
-    add(*names, type=kind, default=field.default, help=options_lib.HELP[field.name] + own)
-  return parser
-
-
-def main(argv: Iterable[str] | None = None) -> int:
-  """The command line; 0, 2 with one line on stderr for bad input, or 143 (SIGTERM, saved)."""
-  args = _parser().parse_args(None if argv is None else list(argv))
-  try:
-    summary = evaluate(args)
-  except (UserError, loop.NonFiniteError) as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  except loop.Preempted as e:
-    print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
-    return PREEMPTED
-  left_out = ("views", "data", "settings")  # the file has them
-  print(results.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
-  return 0

@@ -19,7 +19,7 @@ from vssl_jax.jobs.pretrain import report
 def linear_probe(
   config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-  """Probes the encoder of `config.checkpoint` and prints the RESULT line.
+  """Probes the encoder of `config.checkpoint`.
 
   Returns:
     What `result.json` holds.

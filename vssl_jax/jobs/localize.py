@@ -1,79 +1,90 @@
-"""Actions in untrimmed videos, by a trained BaS-Net or DCC.
+"""Actions in untrimmed videos, by a trained BaS-Net or DCC: `vssl_jax.localize`.
 
-  python -m vssl_jax.localize --checkpoint=RUN --data=FEATURES --output=DIR
-
-FEATURES is a folder of `<video>.npy` as the run was trained on (`vssl_jax.extract_features` makes
-such); without it the run's own test split is taken. With annotations (`annotations.json` in the
-folder, or --annotations) predictions are scored, and ground truth is drawn beside them; without any
-all videos of the folder are localized. Held-out videos tell, before methods are compared, which
-thresholds suit a network:
-
-  python -m vssl_jax.localize --checkpoint=RUN --split=train:held_out --thresholds=0.3:0.75:0.05 \
-      --output=DIR
-
-DIR gets `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, with annotations,
-`scores.json`.
-
-Exit status: 0 all is well, 2 bad usage.
+Written are `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, where there are
+annotations, `scores.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import math
+import os
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.localization import scores as scores_lib
-from vssl_jax.localization import timelines
+from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import write_predictions
 from vssl_jax.localization.source import SequenceSource, sequences_of
 from vssl_jax.methods.base import Localizer
 from vssl_jax.training import run_folder, sources
 
 SCORES = "scores.json"
-_THRESHOLDS = 1000
 
 
-def localize(args: argparse.Namespace) -> dict[str, Any]:
-  """Does what the command line says.
+def localize(
+  checkpoint: str | os.PathLike[str],
+  output: str | os.PathLike[str],
+  *,
+  which: str | int = run_folder.LAST,
+  data: str | os.PathLike[str] = "",
+  annotations: str | os.PathLike[str] = "",
+  durations: str | os.PathLike[str] = "",
+  split: str = "",
+  thresholds: Sequence[float] = (),
+  timelines: int = 8,
+) -> dict[str, Any]:
+  """Localizes the actions of a run's own test split, or of a folder of features.
+
+  With annotations predictions are scored, and ground truth is drawn beside them; without any all
+  videos of the folder are localized.
+
+  Args:
+    checkpoint: folder of a run of `configs/dcc.py`.
+    output: folder for predictions, pictures and scores.
+    which: of its checkpoints: "last", "best" (by its `config.save.best`), or a step.
+    data: folder of `<video>.npy` as the run was trained on (`extract_features` makes such); "" for
+      the run's own.
+    annotations: ground truth, ActivityNet's JSON; "" for `annotations.json` in `data`, if there is
+      one.
+    durations: CSV of video_id, duration_s where the annotations have none.
+    split: subset of the annotations; "" for the run's evaluation split.
+    thresholds: of the proposals; () for the run's own.
+    timelines: videos drawn, evenly spaced.
 
   Returns:
-    `videos`, `segments`, and with annotations `scores`, as `localization.scores.score` has them.
+    `videos`, `segments`, and with annotations `scores` as in `scores.json`.
 
   Raises:
     UserError: no such run, another method's, no such data, or data of another width or classes.
   """
-  config, _, state = run_folder.load_state(pathlib.Path(args.checkpoint))
+  folder = pathlib.Path(checkpoint)
+  config, _, state = run_folder.load_state(folder, which)
   localizer = methods.evaluator(config).localizer
   if localizer is None:
     raise UserError(
-      f"--checkpoint: {args.checkpoint} is a run of {config.method}, which does not localize; give "
-      "one of configs/dcc.py."
+      f"--checkpoint: {folder} is a run of {config.method}, which does not localize; give one of "
+      "configs/dcc.py."
     )
-  given = {"annotations": args.annotations, "durations": args.durations}
-  source = open_split(config, localizer, args.data, split=args.split, **given)
-  output = make_folder(args.output)
+  given = {"annotations": os.fspath(annotations), "durations": os.fspath(durations)}
+  source = open_split(config, localizer, os.fspath(data), split=split, **given)
+  output = make_folder(output)
   params = jax.device_get(state.params)
   options = dict(localizer.predict)
-  if args.thresholds:
-    chosen = {"thresholds": _thresholds(args.thresholds)}
+  if thresholds:
+    chosen = {"thresholds": tuple(thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
   predictions, accuracy = scores_lib.predict(localizer.activate(params), source, **options)
-  write_predictions(output / timelines.PREDICTIONS, predictions)
+  write_predictions(output / timelines_lib.PREDICTIONS, predictions)
   drawn = localizer.look(params, state.method)
-  timelines.timelines(
-    output, drawn, source, predictions, batch_size=options["batch_size"], videos=args.timelines
+  timelines_lib.timelines(
+    output, drawn, source, predictions, batch_size=options["batch_size"], videos=timelines
   )
   outcome: dict[str, Any] = {
     "videos": len(predictions),
@@ -83,27 +94,7 @@ def localize(args: argparse.Namespace) -> dict[str, Any]:
     scores = scores_lib.score(source, predictions, accuracy, protocol=localizer.protocol)
     outcome["scores"] = scores
     results.write_json(scores, output / SCORES)
-  return outcome
-
-
-def _thresholds(text: str) -> tuple[float, ...]:
-  """`first:last:step`, or numbers between commas.
-
-  Raises:
-    UserError: it is neither, or they are too many.
-  """
-  try:
-    if ":" not in text:
-      return tuple(float(x) for x in text.split(","))
-    first, last, step = (float(x) for x in text.split(":"))
-    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
-  except (ValueError, ZeroDivisionError, OverflowError):
-    raise UserError(
-      f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
-    ) from None
-  if count > _THRESHOLDS:
-    raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
-  return tuple((first + step * np.arange(count)).tolist())
+  return results.plain(outcome)
 
 
 def open_split(
@@ -162,37 +153,3 @@ def open_split(
       f"--data: {data} has features of width {width}, the run was trained on {localizer.width}."
     )
   return source
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.localize",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--checkpoint", required=True, help="folder of a run of configs/dcc.py")
-  add("--data", default="", help="folder of feature sequences (the run's own test split)")
-  add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
-  add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
-  add("--split", default="", help="subset of the annotations (the run's evaluation split)")
-  add("--thresholds", default="", help="of proposals, FIRST:LAST:STEP or A,B,… (the run's)")
-  add("--output", required=True, help="folder for predictions and pictures")
-  add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
-  return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  args = _parser().parse_args(argv)
-  try:
-    outcome = localize(args)
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  print(f"{args.output}: {outcome['segments']} segments in {outcome['videos']} videos")
-  if "scores" in outcome:
-    print("mAP " + ", ".join(f"@{t} {100 * x:.1f}" for t, x in outcome["scores"]["mAP"].items()))
-    for span, value in outcome["scores"]["average"].items():
-      print(f"average of {span}: {100 * value:.1f} %")
-  return 0

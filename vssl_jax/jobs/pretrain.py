@@ -54,7 +54,7 @@ class Run(NamedTuple):
 def pretrain(
   config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-  """Trains `config.method`, probes its encoder if asked, and prints the RESULT line.
+  """Trains `config.method`, probes its encoder if asked.
 
   Args:
     config: locked or not; what comes from the data is filled in.
@@ -212,8 +212,7 @@ def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
 
 
 def report(outcome: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-  """Writes `result.json` and prints the RESULT line (process 0 alone); the outcome."""
+  """Writes `result.json` (process 0 alone); what it holds."""
   if jax.process_index() == 0:
     results.write_json(outcome, workdir / "result.json")
-    print(results.result_line(outcome), flush=True)
-  return outcome
+  return results.plain(outcome)

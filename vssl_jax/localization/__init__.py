@@ -1,1 +1,1 @@
-"""Temporal action localization, the task alone: annotations, proposals, scores, timelines."""
+"""Temporal action localization, for any method: annotations, proposals, scores, timelines."""

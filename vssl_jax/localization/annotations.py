@@ -1,9 +1,9 @@
-"""Ground truth and predictions in the format of ActivityNet's JSON files.
+"""Reads and writes ground truth and predictions in the format of ActivityNet's JSON files.
 
 Ground truth: `{"database": {video: {"subset": …, "duration": seconds, "annotations": [{"segment":
 [start, end], "label": …}]}}}`; predictions: `{"results": {video: [{"segment": [start, end],
-"label": …, "score": …}]}}`. Times are seconds. Further fields are ignored in reading, and those
-that ActivityNet's evaluator asks for are written.
+"label": …, "score": …}]}}`. Times are in seconds. Other fields are ignored when reading; the fields
+that ActivityNet's evaluator requires are written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 class Prediction(NamedTuple):
-  """One detected action; the higher the score, the surer."""
+  """One detected action; a higher score means more certain."""
 
   start: float
   end: float
@@ -46,12 +46,12 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """What is known of a video.
+  """The annotation of a video.
 
   Attributes:
-    subset: name of its split.
-    duration: seconds; None where unknown.
-    segments: its actions, in the file's order.
+    subset: name of the split.
+    duration: length in seconds; None if unknown.
+    segments: the actions, in the order of the file.
   """
 
   subset: str
@@ -60,7 +60,7 @@ class Video:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """The classes that occur, each once, sorted: all that weak supervision knows."""
+    """The classes of the video, each once, sorted: the labels for weak supervision."""
     return tuple(sorted({s.label for s in self.segments}))
 
 
@@ -69,10 +69,10 @@ Predictions = Mapping[str, Sequence[Prediction]]
 
 
 def of_subset(annotations: Annotations, subset: str) -> dict[str, Video]:
-  """The videos of one split, in their order.
+  """The videos of one split, in the original order.
 
   Raises:
-    UserError: there are none.
+    UserError: there are no such videos.
   """
   found = {name: v for name, v in annotations.items() if v.subset == subset}
   if not found:
@@ -87,7 +87,7 @@ def label_names(annotations: Annotations) -> tuple[str, ...]:
 
 
 def truth(video: Video, names: Sequence[str], steps: int, step_seconds: float) -> np.ndarray:
-  """Annotated actions of each step, bool `[T, C]`; classes that have no name are left out."""
+  """Annotated actions of each step, bool `[T, C]`; classes that are not in `names` are left out."""
   result = np.zeros((steps, len(names)), bool)
   place = {name: i for i, name in enumerate(names)}
   known = [s for s in video.segments if s.label in place]
@@ -120,15 +120,15 @@ def read_annotations(
   """Reads ground truth.
 
   Args:
-    path: of the JSON file.
-    durations: of a CSV file with columns `video_id` and `duration_s` that says how long the videos
-      are where the JSON file does not.
+    path: path of the JSON file.
+    durations: path of a CSV file with columns `video_id` and `duration_s`, used for videos that
+      have no duration in the JSON file.
 
   Returns:
-    Videos by name, in the file's order.
+    Videos by name, in the order of the file.
 
   Raises:
-    UserError: a file is missing or malformed; the line names the video and the entry.
+    UserError: a file is missing or malformed; the message names the video and the entry.
   """
   database = _field(_load(path), "database", dict, str(path))
   known = {} if durations is None else _read_durations(durations)
@@ -148,7 +148,7 @@ def read_annotations(
 
 
 def write_annotations(path: str | os.PathLike[str], annotations: Annotations) -> None:
-  """Writes ground truth that ActivityNet's tools read too; the file appears whole or not at all."""
+  """Writes ground truth that ActivityNet's tools can read; the file is written atomically."""
   database = {}
   for name, video in annotations.items():
     entry: dict[str, Any] = {"subset": video.subset}
@@ -165,10 +165,10 @@ def write_annotations(path: str | os.PathLike[str], annotations: Annotations) ->
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]]:
-  """Reads predictions, videos by name.
+  """Reads predictions, by name of the video.
 
   Raises:
-    UserError: the file is missing or malformed; the line names the video and the entry.
+    UserError: the file is missing or malformed; the message names the video and the entry.
   """
   results = _field(_load(path), "results", dict, str(path))
   predictions: dict[str, list[Prediction]] = {}
@@ -187,7 +187,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]
 
 
 def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> None:
-  """Writes predictions that ActivityNet's evaluator accepts; whole or not at all.
+  """Writes predictions that ActivityNet's evaluator accepts; the file is written atomically.
 
   Raises:
     UserError: a time or score is not finite.
@@ -209,7 +209,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     tree = dict(pairs)
     if len(tree) < len(pairs):
       twice = next(k for k, n in collections.Counter(k for k, _ in pairs).items() if n > 1)
-      raise UserError(f"{path}: has {twice!r} twice in one place; keep one.")
+      raise UserError(f"{path}: the key {twice!r} occurs twice in one object; keep one.")
     return tree
 
   try:
@@ -220,7 +220,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
   except ValueError as e:
-    raise UserError(f"{path}: is no JSON ({e}).") from None
+    raise UserError(f"{path}: is not valid JSON ({e}).") from None
 
 
 def _dump(path: str | os.PathLike[str], tree: Any) -> None:
@@ -230,7 +230,7 @@ def _dump(path: str | os.PathLike[str], tree: Any) -> None:
 def _field(tree: Any, key: str, kind: type, where: str) -> Any:
   value = tree.get(key) if isinstance(tree, dict) else None
   if not isinstance(value, kind):
-    raise UserError(f"{where}: has no {key!r} ({kind.__name__}), as ActivityNet's format does.")
+    raise UserError(f"{where}: has no {key!r} ({kind.__name__}), which ActivityNet's format needs.")
   return value
 
 
@@ -239,7 +239,7 @@ def _is_number(value: Any) -> bool:
     return False
   try:
     return math.isfinite(value)
-  except OverflowError:  # a whole number beyond what a float holds
+  except OverflowError:  # an integer that is too large for a float
     return False
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a data set of feature sequences, found out before training."""
+"""Finds problems in a data set of feature sequences before training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Problem(NamedTuple):
   """One finding.
 
   Attributes:
-    video: its name.
+    video: name of the video.
     message: what is wrong.
-    fatal: whether training cannot or should not go on; else a note.
+    fatal: True if training cannot or should not continue; False for a note.
   """
 
   video: str
@@ -37,22 +37,22 @@ def find_problems(
   width: int | None = None,
   slack: float = 0.1,
 ) -> list[Problem]:
-  """Looks through annotations and one `.npy` file `[L, D]` a video.
+  """Checks the annotations and one `.npy` file `[L, D]` per video.
 
-  Fatal: a missing, empty or unreadable file, another shape than `[L, D]` or another D than the
-  first file's, NaN or infinity, an unknown label, a video without any that should have one, or one
-  whose actions all start past its end (other units?). Notes: a segment that starts past the end, or
-  ends there by more than a step (THUMOS14's own annotation has eight such), or has no length;
-  features longer or shorter than the video.
+  Fatal: a file that is missing, empty or unreadable; a shape other than `[L, D]`, or a D other than
+  that of the first file; NaN or infinity; an unknown label; a video without labels, if labels are
+  required; a video whose actions all start after its end (perhaps other units). Notes: a segment
+  that starts after the end, or ends more than a step after it (THUMOS14's own annotation has eight
+  of them), or has no length; features that are longer or shorter than the video.
 
   Args:
-    annotations: the videos to look through.
-    folder: holds `<video>.npy`.
-    step_seconds: time from one feature to the next; None if it differs or is unknown.
-    label_names: the classes that training knows; None for any.
-    labelled: whether each video must have an action, as to learn from.
-    width: D of the training videos' features; None for that of the first file here.
-    slack: difference of lengths that is no finding, as a share of the duration, besides two steps.
+    annotations: the videos to check.
+    folder: contains `<video>.npy`.
+    step_seconds: time from one feature to the next; None if it varies or is unknown.
+    label_names: the classes of training; None to accept any class.
+    labelled: whether each video must have an action, as for training.
+    width: D of the features of the training videos; None for that of the first file here.
+    slack: a difference in length up to this share of the duration plus two steps is accepted.
 
   Returns:
     Findings, in the order of the videos.
@@ -92,11 +92,11 @@ def find_problems(
 
 
 def read_sequence(path: pathlib.Path, *, mapped: bool = False) -> np.ndarray:
-  """One video's features, `[L ≥ 1, D ≥ 1]` as stored.
+  """Reads the features of one video, `[L ≥ 1, D ≥ 1]`, as stored.
 
   Args:
-    path: of the `.npy` file.
-    mapped: leave them on disk until they are used.
+    path: path of the `.npy` file.
+    mapped: memory-map the file: features stay on disk until they are used.
 
   Raises:
     UserError: the file is missing or unreadable, or holds something else.
@@ -117,7 +117,7 @@ def read_sequence(path: pathlib.Path, *, mapped: bool = False) -> np.ndarray:
 
 
 def width_of(folder: pathlib.Path, names: Iterable[str]) -> int | None:
-  """D of the first of the videos whose features can be read; None where none can."""
+  """D of the first video whose features can be read; None if no features can be read."""
   for name in names:
     try:
       return read_sequence(folder / f"{name}.npy", mapped=True).shape[1]
@@ -138,10 +138,10 @@ def _look(path: pathlib.Path, found) -> tuple[int, int] | None:
 
 
 def require(problems: list[Problem]) -> None:
-  """Stops where a finding is fatal.
+  """Raises an error if a finding is fatal.
 
   Raises:
-    UserError: one line: how many fatal findings, and the first.
+    UserError: one line with the first fatal finding and the number of others.
   """
   fatal = [p for p in problems if p.fatal]
   if fatal:
@@ -150,7 +150,7 @@ def require(problems: list[Problem]) -> None:
 
 
 def report(problems: list[Problem], most: int | None = None) -> str:
-  """The findings as lines of text, the fatal ones first; no more than `most`, and how many more."""
+  """The first `most` findings as lines of text, fatal ones first, and the number of the others."""
   ordered = sorted(problems, key=lambda p: not p.fatal)
   shown = ordered[:most]
   lines = [f"{'error' if p.fatal else 'note'}: {p.video}: {p.message}\n" for p in shown]

@@ -1,14 +1,16 @@
 """Mean average precision of detected segments, as ActivityNet's evaluator defines it.
 
-Per class and tIoU threshold, over all videos: predictions by falling score, each taking the
-unmatched ground truth of its video with the highest tIoU, a hit if that reaches the threshold;
-precision made falling from the right, times the steps of recall. A video's second detection of one
-action is a miss. The mean is over the classes that occur in the ground truth.
+For each class and tIoU threshold, predictions of all videos are sorted by descending score. Each
+prediction is matched to the unmatched ground truth of its video with the highest tIoU. It is a hit
+if that tIoU reaches the threshold, so a second detection of the same action is a miss. The average
+precision is the sum of precision, made monotonic from the right, times the steps of recall. The
+mean is over the classes that occur in the ground truth.
 
-Among equal scores, and among equal tIoUs, the later in the file comes first, which is what the
-evaluator's reversed sort does up to 16 of them; beyond, its order is that of an unstable sort.
+Among equal scores, and among equal tIoUs, the last one in the file comes first. The evaluator's
+reversed sort does the same for up to 16 equal values; for more, its order is that of an unstable
+sort.
 
-The evaluator is a script and no package; the tests hold figures that it computed.
+The evaluator is a script, not a package; the tests contain numbers that it computed.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ ACTIVITYNET = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 @dataclasses.dataclass(frozen=True)
 class DetectionMap:
-  """Average precisions and what they are made of.
+  """Average precisions and the counts behind them.
 
   Attributes:
     tious: I thresholds, in (0, 1].
     label_names: the C classes that occur in the ground truth, sorted.
-    ap: float64 `[C, I]` in [0, 1].
-    truths: int64 `[C]`, annotated segments.
-    predictions: int64 `[C]`, predicted segments.
-    ignored: predictions of classes that are annotated in other subsets only.
+    ap: average precisions, float64 `[C, I]` in [0, 1].
+    truths: int64 `[C]`, number of annotated segments.
+    predictions: int64 `[C]`, number of predicted segments.
+    ignored: number of predictions of classes that are not annotated in this subset.
   """
 
   tious: tuple[float, ...]
@@ -56,7 +58,7 @@ class DetectionMap:
     """Mean of the mAP over the thresholds from `low` to `high`, both included.
 
     Raises:
-      UserError: no threshold lies there.
+      UserError: no threshold is in this range.
     """
     inside = [low - 1e-9 <= t <= high + 1e-9 for t in self.tious]
     if not any(inside):
@@ -64,7 +66,7 @@ class DetectionMap:
     return float(self.mean[inside].mean())
 
   def table(self) -> str:
-    """Markdown: each class, its segments, predictions and AP (%) by threshold, and the means."""
+    """A Markdown table: segments, predictions and AP (%) by threshold of each class, and means."""
     lines = [
       "| class | segments | predicted | " + " | ".join(f"{t:g}" for t in self.tious) + " | mean |",
       "|---|---:|---:|" + "---:|" * (len(self.tious) + 1),
@@ -92,19 +94,20 @@ def detection_map(
   """Scores predictions against the ground truth.
 
   Args:
-    annotations: videos by name, of any subsets.
-    predictions: lists of predictions by video; videos may be left out or have none.
+    annotations: videos by name, of any subset.
+    predictions: lists of predictions by video; a video may be missing or have an empty list.
     tious: thresholds in (0, 1].
-    subset: score its videos only; None for all.
-    strict: False counts predictions in videos outside of the subset as misses, as ActivityNet's
-      evaluator does, and ignores classes nowhere annotated.
+    subset: score only the videos of this subset; None for all videos.
+    strict: True raises an error for predictions in unknown videos or of unknown classes. False
+      counts predictions in videos outside of the subset as misses, as ActivityNet's evaluator does,
+      and ignores classes that are not annotated anywhere.
 
   Returns:
     Average precisions; 0 for a class without predictions.
 
   Raises:
-    UserError: no ground truth, a threshold out of range, a prediction that is not finite or ends
-      before it starts; where strict, one in an unknown video or of an unknown class.
+    UserError: there is no ground truth, a threshold is out of range, or a prediction is not finite
+      or ends before it starts; if strict, also for an unknown video or class.
   """
   tious = tuple(float(t) for t in tious)
   if not tious or not all(0 < t <= 1 for t in tious):
@@ -129,7 +132,7 @@ def detection_map(
     for p in listed:
       if p.label in truth:
         if not np.isfinite((p.start, p.end, p.score)).all() or p.end < p.start:
-          raise UserError(f"predictions for video {name!r}: {p} is no segment with a score.")
+          raise UserError(f"predictions for video {name!r}: {p} is not a segment with a score.")
         found[p.label].append((name, p.start, p.end, p.score))
       elif strict and p.label not in elsewhere:
         raise UserError(f"predictions for video {name!r}: class {p.label!r} is nowhere annotated.")

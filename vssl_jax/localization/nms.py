@@ -1,6 +1,6 @@
 """Non-maximum suppression of segments in time, class by class.
 
-Libraries suppress boxes (torchvision, on PyTorch), none segments.
+Libraries such as torchvision can only suppress boxes, not segments in time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from vssl_jax.localization.segments import tiou
 
 
 def nms(segment: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
-  """Keeps the best segment, drops those that overlap with it by `threshold` or more, and so on.
+  """Repeatedly keeps the best segment and drops those that overlap it by `threshold` or more.
 
   Args:
-    segment: float `[P, 2]`, starts and ends, seconds.
-    score: float `[P]`; of equals the first comes first.
-    threshold: tIoU in (0, 1]; 1 drops duplicates alone.
+    segment: float `[P, 2]`, starts and ends in seconds.
+    score: float `[P]`; among equal scores the first comes first.
+    threshold: tIoU in (0, 1]; 1 drops only duplicates.
 
   Returns:
     int64 indices of those kept, best first.
@@ -42,17 +42,19 @@ def nms(segment: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
 def soft_nms(
   segment: np.ndarray, score: np.ndarray, *, sigma: float = 0.3, least: float = 1e-3
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Keeps the best segment, lowers the rest by exp(−tIoU² / σ), and so on (Bodla et al. 2017).
+  """Repeatedly keeps the best segment and multiplies the other scores by exp(−tIoU² / σ).
+
+  Soft-NMS, Bodla et al. 2017.
 
   Args:
-    segment: float `[P, 2]`, starts and ends, seconds.
-    score: float `[P]`; a score that is not positive is left as it is.
+    segment: float `[P, 2]`, starts and ends in seconds.
+    score: float `[P]`; scores that are not positive do not change.
     sigma: width of the decay, above 0.
-    least: segments of a lower score are dropped.
+    least: segments with a lower score are dropped.
 
   Returns:
     kept: int64 indices, best first.
-    scores: float64, theirs after decay, falling.
+    scores: float64, the scores after the decay, descending.
 
   Raises:
     UserError: sigma is not positive.
@@ -81,16 +83,16 @@ def suppress(
   sigma: float | None = None,
   least: float = -math.inf,
 ) -> Proposals:
-  """Suppresses each class of one video by itself.
+  """Suppresses overlapping proposals of one video, separately for each class.
 
   Args:
-    proposals: as `proposals.propose` makes them.
-    threshold: of `nms`; of no use where sigma is given.
-    sigma: of `soft_nms`, which takes the place of `nms`; None for `nms`.
-    least: final scores below are dropped.
+    proposals: the result of `proposals.propose`.
+    threshold: threshold of `nms`; ignored if sigma is given.
+    sigma: width of `soft_nms`, which then replaces `nms`; None for `nms`.
+    least: proposals with a lower final score are dropped.
 
   Returns:
-    What is left, best first.
+    The remaining proposals, best first.
   """
   parts = []
   for c in np.unique(proposals.label):

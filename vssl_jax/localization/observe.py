@@ -1,4 +1,4 @@
-"""What a network makes of each step of a split's videos, beside what is true of it."""
+"""Collects a network's outputs for each step of the videos of a split, next to the ground truth."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Observed(NamedTuple):
   """One video of T steps.
 
   Attributes:
-    video: its number in the split.
-    name: its name.
+    video: number of the video in the split.
+    name: name of the video.
     seconds: length of a step.
-    truth: bool `[T, C]`, the actions annotated at the step's middle.
-    classes: int `[L]`, the video's own, without gaps.
+    truth: bool `[T, C]`, the actions that are annotated at the middle of each step.
+    classes: int `[L]`, the classes of the video.
     attention: `[T]` in (0, 1).
-    cas: `[T, C]`, logits.
-    pseudo: bool `[T, L]`, Â of the video's classes.
-    trust: `[T, L]`, S, what each is believed; None without denoising.
-    spaces: snippets' features `[T, F]`, by the name of the space.
+    cas: class activations `[T, C]`, logits.
+    pseudo: bool `[T, L]`, pseudo-labels Â for the classes of the video.
+    trust: `[T, L]`, confidence S of the pseudo-labels; None without denoising.
+    spaces: features of the snippets `[T, F]`, by name of the feature space.
   """
 
   video: int
@@ -47,12 +47,12 @@ class Observed(NamedTuple):
 
 
 def observe(look: Look, source: SequenceSource, *, batch_size: int) -> Iterator[Observed]:
-  """Every video of a split, in order.
+  """Yields the observations of every video of a split, in order.
 
   Args:
     look: the network.
     source: the split.
-    batch_size: videos at a time, a multiple of the processes.
+    batch_size: videos at a time; must be a multiple of the number of processes.
   """
   for batch in source.eval_batches(batch_size):
     given = {k: batch[k] for k in ("features", "mask", "labels", "video")}

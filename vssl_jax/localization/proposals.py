@@ -1,17 +1,17 @@
-"""From a temporal class activation sequence (T-CAS) to scored segments, in seconds.
+"""Turns a temporal class activation sequence (T-CAS) into scored segments, in seconds.
 
-Each class that the video is said to contain has its sequence brought to [0, 1] and up-sampled; at
-each of several thresholds the runs above it are proposals. A run scores the mean inside, minus the
-mean just outside of it (outer-inner contrast, Shou et al. 2018), plus γ times the probability of
-the class in the video: the probability, where BaS-Net's code adds the constant γ, having made p
-binary before.
+For each class that is predicted for the video, the sequence is normalized to [0, 1] and up-sampled.
+At each of several thresholds, the runs above the threshold are proposals. The score of a run is the
+mean activation inside, minus the mean just outside of it (outer-inner contrast, Shou et al. 2018),
+plus γ times the probability of the class in the video. (BaS-Net's code adds the constant γ, because
+it makes the probability binary before.)
 
-Of a video in which no class that it is said to contain is anywhere active, the likeliest class is
-looked for nevertheless, by its activation relative to the least; the whole video, where that is
-flat. Such segments score 1 less: they rank after what is active.
+If no predicted class is active anywhere in the video, proposals are made for the most likely class,
+from its activation relative to its minimum. If that activation is constant, the proposal is the
+whole video. The scores of these segments are lowered by 1, so that they rank after active ones.
 
-A feature is taken to stand at the middle of its step, so that activation before it and after it
-are treated alike.
+A feature is assumed to be at the middle of its step, so that activations before and after it are
+treated in the same way.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class ProposalSettings:
   """How proposals are made; the defaults are BaS-Net's on THUMOS14 (Lee et al. 2020).
 
   Attributes:
-    class_threshold: least probability of a class to be looked for; if none has it, the likeliest
-      class is.
-    thresholds: in [0, 1), of the class's normalized activation; a run lies strictly above.
-    scale: up-sampling factor, linear.
-    outer: λ, the length looked at on each side of a run, as a share of its length.
-    gamma: γ, the weight of the class's probability in the score.
-    masked: whether activation below the threshold counts 0 in the score, as in BaS-Net's code, or
-      as it is.
+    class_threshold: proposals are made for classes with at least this probability; if there are
+      none, for the most likely class.
+    thresholds: thresholds in [0, 1) of the normalized activation; runs are strictly above them.
+    scale: factor of linear up-sampling.
+    outer: λ, length of the outer region on each side of a run, as a share of the run's length.
+    gamma: γ, weight of the class probability in the score.
+    masked: True: activation below the threshold counts as 0 in the score, as in BaS-Net's code;
+      False: it counts as it is.
     smooth: window of a Savitzky-Golay filter over the steps, odd; 0 for none. Long, coarsely
       sampled videos (ActivityNet) need it.
-    order: of the filter's polynomials.
+    order: order of the polynomials of that filter.
   """
 
   class_threshold: float = 0.25
@@ -73,8 +73,8 @@ class Proposals(NamedTuple):
 
   Attributes:
     label: int64 `[P]`, class.
-    segment: float64 `[P, 2]`, start and end, seconds.
-    score: float64 `[P]`, in [−1, 1 + γ]; 1 less where no class is active.
+    segment: float64 `[P, 2]`, start and end in seconds.
+    score: float64 `[P]`, in [−1, 1 + γ]; lowered by 1 if no class is active.
   """
 
   label: np.ndarray
@@ -82,11 +82,11 @@ class Proposals(NamedTuple):
   score: np.ndarray
 
   def take(self, index: np.ndarray) -> Proposals:
-    """Some of them."""
+    """The proposals with these indices."""
     return Proposals(*(x[index] for x in self))
 
   def predictions(self, label_names: Sequence[str]) -> list[Prediction]:
-    """For `annotations.write_predictions` and `detection_map`."""
+    """Converts to the type that `annotations.write_predictions` and `detection_map` take."""
     return [
       Prediction(float(s), float(e), label_names[c], float(p))
       for c, (s, e), p in zip(self.label, self.segment, self.score, strict=True)
@@ -94,27 +94,30 @@ class Proposals(NamedTuple):
 
 
 def present(probability: np.ndarray, threshold: float) -> np.ndarray:
-  """Classes of at least that probability, or the likeliest alone; int64, ascending, never empty."""
+  """Classes with at least this probability, or else the most likely one; int64, ascending."""
   probability = np.asarray(probability)
   chosen = np.flatnonzero(probability >= threshold)
   return chosen if len(chosen) else np.array([probability.argmax()])
 
 
 def normalize(cas: np.ndarray) -> np.ndarray:
-  """Brings each class of `[T, C]` to [0, 1] over time: negative counts 0, and flat stays 0."""
+  """Normalizes each class of `[T, C]` to [0, 1] over time; negative values and constants give 0."""
   cas = np.maximum(np.asarray(cas, np.float64), 0)
   low, high = cas.min(axis=0), cas.max(axis=0)
   return np.divide(cas - low, high - low, out=np.zeros_like(cas), where=high > low)
 
 
 def _relative(cas: np.ndarray) -> np.ndarray:
-  """As `normalize`, but about its own least value, and where it is flat 1: the whole video."""
+  """As `normalize`, but relative to the minimum; constants give 1, which is the whole video."""
   found = normalize(cas - cas.min(axis=0))
   return np.where(found.any(axis=0), found, 1.0)
 
 
 def upsample(x: np.ndarray, scale: int) -> np.ndarray:
-  """Linear between the middles of the steps, constant beyond: `[T, C]` to `[T · scale, C]`."""
+  """Interpolates linearly between the middles of the steps: `[T, C]` to `[T · scale, C]`.
+
+  Before the first middle and after the last it is constant.
+  """
   middles = np.arange(len(x)) + 0.5
   at = (np.arange(len(x) * scale) + 0.5) / scale
   return np.stack([np.interp(at, middles, column) for column in x.T], axis=1)
@@ -132,17 +135,17 @@ def propose(
 
   Args:
     cas: class activation over time `[T, C]`, without padding and background class.
-    probability: of each class in the video `[C]`, in [0, 1].
+    probability: probability of each class in the video `[C]`, in [0, 1].
     step_seconds: time from one step to the next; step t covers [t, t + 1) times this.
     settings: None for `ProposalSettings()`.
-    duration: seconds; segments are cut at it.
+    duration: length of the video in seconds; segments are cut there.
 
   Returns:
-    Proposals, class by class, threshold by threshold, the earlier first; equal ones of several
-    thresholds are left to suppression.
+    Proposals, ordered by class, threshold and time. Equal proposals of several thresholds are not
+    removed; non-maximum suppression does that.
 
   Raises:
-    UserError: shapes that don't fit, NaN, or a step that is not positive.
+    UserError: shapes don't fit, a value is NaN or infinite, or the step is not positive.
   """
   settings = settings or ProposalSettings()
   cas, probability = np.asarray(cas, np.float64), np.asarray(probability, np.float64)
@@ -186,10 +189,11 @@ def contrast(activation: np.ndarray, ranges: np.ndarray, outer: float) -> np.nda
   Args:
     activation: `[T]`.
     ranges: int `[R, 2]`, half-open, not empty.
-    outer: length of each side as a share of the range's, rounded down; cut at the ends of time.
+    outer: length of each side as a share of the length of the range, rounded down; cut at the ends
+      of the video.
 
   Returns:
-    float64 `[R]`. Nothing outside (both sides of length 0) counts as activation 0.
+    float64 `[R]`. If both sides have length 0, the outer activation counts as 0.
   """
   total = np.concatenate([[0.0], np.cumsum(activation, dtype=np.float64)])
   start, end = np.asarray(ranges).T

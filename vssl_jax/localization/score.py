@@ -1,82 +1,74 @@
-"""Scores a file of predictions, whoever made it, as ActivityNet's evaluator does.
-
-  python -m vssl_jax.localization.score --annotations=gt.json --predictions=predictions.json
-
-Prints a Markdown table of average precisions by class and tIoU threshold, and the averages. A
-prediction in a video that is not of the subset, or of a class that is nowhere annotated, is refused
-by name; --lenient counts it as the evaluator does.
-
-Exit status: 0 all is well, 2 bad usage.
-"""
+"""Scores a file of predictions, whoever made it, as ActivityNet's evaluator does."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
-from collections.abc import Sequence
+from typing import Any
 
-from vssl_jax import results
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import scores
-from vssl_jax.localization.detection_map import detection_map
+from vssl_jax.localization.detection_map import DetectionMap, detection_map
 
 
-def score(args: argparse.Namespace) -> str:
-  """Does what the command line says; the text to print.
+def score(
+  annotations: str | os.PathLike[str],
+  predictions: str | os.PathLike[str],
+  *,
+  subset: str = "",
+  protocol: str = "thumos14",
+  lenient: bool = False,
+) -> dict[str, Any]:
+  """Average precisions of a file of predictions.
+
+  Args:
+    annotations: ground truth, ActivityNet's JSON.
+    predictions: likewise.
+    subset: of the ground truth; "" is all of it.
+    protocol: "thumos14" (tIoU 0.1 to 0.7) or "activitynet" (0.5 to 0.95).
+    lenient: count predictions in other videos and of other classes as the evaluator does, in place
+      of refusing them.
+
+  Returns:
+    `mAP` by threshold, `average` by range, average precisions `per_class`, `subset`, `protocol`.
 
   Raises:
     UserError: a file is missing or malformed, or predictions and ground truth do not fit.
   """
-  truth = annotations_lib.read_annotations(args.annotations)
-  subset = args.subset or None
+  found = compare(annotations, predictions, subset=subset, protocol=protocol, lenient=lenient)
+  return figures(found, subset=subset, protocol=protocol)
+
+
+def compare(
+  annotations: str | os.PathLike[str],
+  predictions: str | os.PathLike[str],
+  *,
+  subset: str = "",
+  protocol: str = "thumos14",
+  lenient: bool = False,
+) -> DetectionMap:
+  """What `score` is computed from, with a table of it."""
+  if protocol not in scores.TIOUS:
+    raise UserError(f"--protocol: {protocol!r} is none of {', '.join(scores.TIOUS)}.")
+  truth = annotations_lib.read_annotations(annotations)
   if subset:
     annotations_lib.of_subset(truth, subset)  # names the subsets there are, where this is none
-  found = detection_map(
+  return detection_map(
     truth,
-    annotations_lib.read_predictions(args.predictions),
-    tious=scores.TIOUS[args.protocol],
-    subset=subset,
-    strict=not args.lenient,
+    annotations_lib.read_predictions(predictions),
+    tious=scores.TIOUS[protocol],
+    subset=subset or None,
+    strict=not lenient,
   )
-  figures = scores.summary(found, args.protocol)
-  lines = [found.table()]
-  if found.ignored:
-    lines.append(f"{found.ignored} predictions of classes that do not occur here are left out")
-  lines += [f"average of {span}: {100 * value:.2f} %" for span, value in figures["average"].items()]
-  if args.json:
-    figures |= {"subset": args.subset, "protocol": args.protocol}
-    results.write_json(figures, args.json)
-  return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.localization.score",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
-  add("--predictions", required=True, help="predictions, ActivityNet's JSON")
-  add("--subset", default="", help="of the ground truth (all of it)")
-  add("--protocol", default="thumos14", choices=[*scores.TIOUS], help="tIoU 0.1:0.7 or 0.5:0.95")
-  add(
-    "--lenient", action="store_true", help="take predictions in other videos and of other classes"
-  )
-  add("--json", default="", help="also write the figures to this file")
-  return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  try:
-    print(score(_parser().parse_args(argv)))
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  return 0
+def figures(found: DetectionMap, *, subset: str, protocol: str) -> dict[str, Any]:
+  """What `score` returns, of what `compare` found."""
+  return scores.summary(found, protocol) | {"subset": subset, "protocol": protocol}
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from vssl_jax import cli
+
+  sys.exit(cli.run("vssl_jax.commands.score"))

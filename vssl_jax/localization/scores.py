@@ -1,4 +1,4 @@
-"""From a network's activations over a whole split to predictions and mean average precision."""
+"""Computes predictions and mean average precision from a network's activations on a split."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _AVERAGES = {
   "activitynet": ((0.5, 0.95),),
 }
 
-# (features float32 [N, T, D], mask bool [N, T]) -> logits [N, T, C] of the actions over time and
-# probabilities [N, C] of the actions in the video
+# (features float32 [N, T, D], mask bool [N, T]) -> logits [N, T, C] of the classes over time and
+# probabilities [N, C] of the classes in the video
 Activate = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
 
 
@@ -44,13 +44,13 @@ def predict(
   Args:
     activate: see `Activate`.
     source: the split.
-    batch_size: videos at a time, a multiple of the processes.
-    settings: of the proposals.
-    nms: tIoU from which the worse of two segments of a class is dropped.
-    sigma: of soft suppression in its place.
+    batch_size: videos at a time; must be a multiple of the number of processes.
+    settings: settings of the proposals.
+    nms: of two segments of a class that overlap by this tIoU or more, the worse one is dropped.
+    sigma: width of soft suppression, which then replaces `nms`.
 
   Returns:
-    Predictions by video name, and the share of labelled videos whose likeliest class they have.
+    Predictions by video name, and the share of labelled videos whose most likely class is correct.
   """
   predictions, right, labelled = {}, 0, 0
   for batch in source.eval_batches(batch_size):
@@ -83,14 +83,14 @@ def evaluate(
     activate: see `Activate`.
     source: the split.
     protocol: `thumos14` (tIoU 0.1 to 0.7) or `activitynet` (0.5 to 0.95).
-    **kwargs: of `predict`.
+    **kwargs: further arguments of `predict`.
 
   Returns:
     `mAP` by threshold, `average` by range, `per_class` average precisions, `video_accuracy`,
     `segments_per_video`, and the `headline`: shares in [0, 1].
 
   Raises:
-    UserError: an unknown protocol.
+    UserError: the protocol is unknown.
   """
   _check(protocol)
   predictions, accuracy = predict(activate, source, **kwargs)
@@ -100,17 +100,17 @@ def evaluate(
 def score(
   source: SequenceSource, predictions: Predictions, accuracy: float, *, protocol: str
 ) -> dict[str, Any]:
-  """Scores predictions of a split: what `evaluate` returns.
+  """Scores the predictions for a split; returns the same as `evaluate`.
 
   Args:
     source: the split.
-    predictions: of all of its videos, by name.
-    accuracy: of the videos' likeliest classes.
+    predictions: predictions for all videos of the split, by name.
+    accuracy: share of videos whose most likely class is correct.
     protocol: see `evaluate`.
   """
   _check(protocol)
   truth = dict(zip(source.names, source.videos, strict=True))
-  # A small split, of held-out videos say, may lack a class that the network knows.
+  # Not strict: a small split, such as the held-out videos, may not have all classes of the network.
   found = maps.detection_map(truth, predictions, tious=TIOUS[protocol], strict=False)
   figures = summary(found, protocol)
   first, value = next(iter(figures["average"].items()))
@@ -142,7 +142,7 @@ def _check(protocol: str) -> None:
 
 
 def gather(rows: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Rows of all processes, in their order: arrays by name, or trees of them."""
+  """Gathers the rows of all processes, in their order: arrays, or trees of arrays, by name."""
   if jax.process_count() == 1:
     return rows
   return multihost_utils.process_allgather(dict(rows), tiled=True)

@@ -1,4 +1,4 @@
-"""What localization needs of a data source: feature sequences of untrimmed videos."""
+"""The data source that localization needs: feature sequences of untrimmed videos."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class SequenceSource(Source, Protocol):
 
   @property
   def videos(self) -> tuple[Video, ...]:
-    """What is annotated of each video, by its number in the batches."""
+    """The annotation of each video, indexed by its number in the batches."""
     ...
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Their names, likewise: `video_names`, of which there is one for each here."""
+    """The name of each video, in the same order; the same as `video_names`, but never empty."""
     ...
 
   def sequence(self, video: int) -> np.ndarray:
     """All features of a video, `[L, D]`, as stored.
 
     Raises:
-      UserError: they cannot be read.
+      UserError: the features cannot be read.
     """
     ...
 
-  def only(self, videos: Sequence[int]) -> SequenceSource:
+  def only(self, videos: Sequence[int] | np.ndarray) -> SequenceSource:
     """See `Source`."""
     ...
 
@@ -42,15 +42,15 @@ class SequenceSource(Source, Protocol):
     ...
 
   def eval_batches(self, batch_size: int, **views: int) -> Batches:
-    """One ordered pass over the split; views are ignored likewise."""
+    """One ordered pass over the split; views are ignored here too."""
     ...
 
 
 def sequences_of(source: Source) -> SequenceSource:
-  """The source as one of feature sequences.
+  """Checks that a source has feature sequences, and returns it as a `SequenceSource`.
 
   Raises:
-    UserError: it has something else.
+    UserError: the source has no feature sequences.
   """
   if not hasattr(source, "sequence"):
     raise UserError(

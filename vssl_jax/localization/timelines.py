@@ -1,4 +1,4 @@
-"""Pictures: a video's timeline, and snippets in two dimensions."""
+"""Pictures: the timeline of a video, and snippets in two dimensions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vssl_jax.localization.segments import runs
 from vssl_jax.localization.source import SequenceSource
 
 PREDICTIONS, TIMELINES = "predictions.json", "timelines"  # in the output folder
-_MOST = 30  # predictions of a class that are drawn
-_NAMED = 24  # classes up to which a legend helps
+_MOST = 30  # largest number of predictions drawn per class
+_NAMED = 24  # largest number of classes in the legend
 
 
 def timeline(
@@ -30,18 +30,18 @@ def timeline(
   predictions: Sequence[Prediction],
   label_names: Sequence[str],
 ) -> None:
-  """One video from the annotation to the predictions, one below the other over time.
+  """Draws one video over time, with annotation, pseudo-labels, activations and predictions in rows.
 
-  Pseudo-labels are those of the video's own classes: before denoising as they are, after it (where
-  there is any) as dark as their confidence, which starts at nothing for one snippet among unlike
-  ones. T-CAS is brought to [0, 1] as for proposals, but not smoothed. Of each class the best
-  predictions are drawn, the surest darkest and at the bottom.
+  Pseudo-labels are drawn for the classes of the video: first before denoising, then (if the method
+  denoises) after it. After denoising, a higher confidence is drawn darker; a snippet in a cluster
+  of different ones has a confidence near 0. T-CAS is normalized to [0, 1] as for proposals, but not
+  smoothed. The best predictions of each class are drawn, the most certain darkest and lowest.
 
   Args:
-    path: of the PNG; appears whole or not at all.
-    seen: the video's steps.
-    video: its annotation.
-    predictions: its predictions.
+    path: path of the PNG, which is written atomically.
+    seen: the steps of the video.
+    video: the annotation of the video.
+    predictions: the predictions for the video.
     label_names: the C classes.
   """
   own = [label_names[c] for c in seen.classes]
@@ -53,7 +53,7 @@ def timeline(
   edges = np.arange(len(seen.attention) + 1) * seen.seconds
   tall = 0.3 + 0.25 * len(shown)
   lanes_of: dict[str, np.ndarray] = {}
-  if video.segments or own:  # of an unknown video there is nothing to show but what is found
+  if video.segments or own:  # a video without annotation has only predictions
     lanes_of |= {"ground truth": seen.truth, "pseudo-labels": seen.pseudo}
     if seen.trust is not None:
       lanes_of["… denoised"] = seen.pseudo * seen.trust
@@ -104,14 +104,14 @@ def scatter(
   label_names: Sequence[str],
   notes: Mapping[str, str],
 ) -> None:
-  """Snippets in the plane, one panel a space: a color a class, background grey.
+  """Draws snippets in two dimensions, one panel per space, one color per class, background grey.
 
   Args:
-    path: of the PNG; appears whole or not at all.
-    planes: `[N, 2]` by title.
+    path: path of the PNG, which is written atomically.
+    planes: points `[N, 2]`, by title of the panel.
     label: int `[N]`, −1 for background.
     label_names: the classes.
-    notes: a line below each title.
+    notes: text below each title.
   """
   figure = figure_lib.new(4.4 * len(planes) + 1.8, 5.6)
   panels = figure.subplots(1, len(planes), squeeze=False)[0]
@@ -129,7 +129,7 @@ def scatter(
 
 
 def _predicted(axes: Any, predictions: Sequence[Prediction], lanes: Any, colors: Any) -> None:
-  """Bars, each class's own from the bottom up by falling score."""
+  """Draws predictions as bars; those of each class start at the bottom with the highest score."""
   best = sorted((p for p in predictions if p.label in lanes), key=lambda p: -p.score)
   placed = dict.fromkeys(lanes, 0)
   low = min((p.score for p in best), default=0.0)
@@ -147,7 +147,7 @@ def _block(axes: Any, start: float, end: float, lane: float, color: Any, dark: f
 
 
 def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, color: Any) -> None:
-  """A lane of steps as dark as their weights; equal neighbours are one block."""
+  """Draws a row of steps, darker for higher weights; equal neighbours become one block."""
   level = np.round(np.asarray(weight, float), 2)
   for value in np.unique(level[level > 0]):
     for first, last in runs(level == value):
@@ -155,7 +155,7 @@ def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, color: 
 
 
 def _color(c: int) -> Any:
-  """Twenty colors in turn, strong ones first."""
+  """One of twenty colors, strong ones first, then repeated."""
   from matplotlib import colormaps
 
   c = int(c) % 20
@@ -177,7 +177,7 @@ def timelines(
   batch_size: int,
   videos: int,
 ) -> None:
-  """Draws `timelines/<video>.png` of so many evenly spaced videos of a split."""
+  """Draws `timelines/<video>.png` for a number (`videos`) of evenly spaced videos of a split."""
   count = min(videos, source.num_videos)
   if count < 1:
     return

@@ -1,4 +1,4 @@
-"""BYOL's loss: predictions towards the target network's projections, without negatives."""
+"""BYOL's loss: pulls predictions towards the target network's projections, without negatives."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vssl_jax.ops.sphere import l2_normalize
 def negative_cosine(
   p: jax.Array, k: jax.Array, temperature: jax.typing.ArrayLike = 0.5
 ) -> jax.Array:
-  """Mean over rows of −cos(p, k) / T, with gradient to p alone.
+  """Mean over rows of −cos(p, k) / T; only p has a gradient.
 
-  The temperature only scales: BYOL's ‖p̄ − k̄‖² = 2 − 2 cos (Grill et al. 2020, eq. 2) has the
-  gradient of T = ½, which is also PySlowFast's setting; the ρ-study's eq. 2 has T = 1.
+  The temperature only scales the loss. T = ½ has the gradient of BYOL's ‖p̄ − k̄‖² = 2 − 2 cos
+  (Grill et al. 2020, eq. 2) and is PySlowFast's setting; the ρ-study's eq. 2 has T = 1.
 
   Args:
-    p: predictions `[N, D]`, any float type; a row of norm below 1e-6 has cosine and gradient 0.
+    p: predictions `[N, D]`, any float type; a row with norm below 1e-6 has cosine and gradient 0.
     k: the target's projections `[N, D]`.
     temperature: T > 0.
 

@@ -1,19 +1,19 @@
-"""DCC: which snippets are a class's action, how far to believe it, and what contrasts with what.
+"""DCC's parts: pseudo-labels of snippets, their confidence, regions, and the contrastive loss.
 
 "Denoised Cross-Video Contrast for Weakly-supervised Temporal Action Localization" (CVPR 2022), for
-N videos of T snippets and up to L labels each; slot l of a video stands for its l-th class:
+N videos of T snippets and up to L labels each; slot l of a video is its l-th class:
 
-  pseudo-labels  Â_{t,c} = 1 where CAS_{t,c} exceeds its mean over time
-  confidence     S_{t,c} = share of the snippets of t's cluster whose Â_{·,c} equals Â_{t,c}
+  pseudo-labels  Â_{t,c} = 1 if CAS_{t,c} exceeds its mean over time
+  confidence     S_{t,c} = share of the snippets in t's cluster whose Â_{·,c} equals Â_{t,c}
   regions        time in M equal parts; r_m = Σ_{t in m} Â S X (action), r'_m = Σ (1 − Â) S X
-                 (background), at length 1; a part without such snippets has none
+                 (background), normalized to length 1; missing if a part has no such snippets
   contrast       −log Σ_{r⁺} e^{r·r⁺/τ} / Σ_{r⁺, r⁻} e^{r·r/τ}, averaged over the M regions, the
                  labels of a video, and the videos
 
-Positives of an action region are the other action regions of its class, in its video and in others.
+Positives of an action region are all other action regions of its class, in its video and in others.
 Negatives are background regions of its video and of others, and action regions of other classes in
-other videos. What is background to one class of a video with several may be another's action, so
-in a video that has the class, only the background to that class counts.
+other videos. In a video with several classes, the background of one class may be the action of
+another class. So if a video has the class of the query, only the background of that class is used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SCOPES = ("video", "batch", "bank")
 
 
 class Regions(flax.struct.PyTreeNode):
-  """Regions of videos: of a batch of them, or a memory of all.
+  """Regions of V videos: of a batch, or of all videos (the memory).
 
   Attributes:
-    action: float32 `[V, L, M, d]`, of length 1, or 0 where there is none.
-    background: likewise.
-    has_action: bool `[V, L, M]`.
-    has_background: bool `[V, L, M]`.
-    classes: int32 `[V, L]`, −1 where a video has fewer labels.
+    action: float32 `[V, L, M, d]`, unit length; 0 if the region is missing.
+    background: the same for background.
+    has_action: bool `[V, L, M]`, whether the action region exists.
+    has_background: bool `[V, L, M]`, whether the background region exists.
+    classes: int32 `[V, L]`, −1 if a video has fewer labels.
   """
 
   action: jax.Array
@@ -54,7 +54,7 @@ def empty(videos: int, labels: int, regions: int, dim: int) -> Regions:
 
 
 def slots(labels: jax.Array, most: int) -> jax.Array:
-  """Classes of each video, ascending: labels `[N, C]` of 0 and 1 to int32 `[N, L]`, −1: none."""
+  """Classes of each video, ascending: labels `[N, C]` of 0 and 1 to int32 `[N, L]`, −1 = none."""
   _, c = labels.shape
   if most > c:
     return jnp.pad(slots(labels, c), ((0, 0), (0, most - c)), constant_values=-1)
@@ -63,10 +63,10 @@ def slots(labels: jax.Array, most: int) -> jax.Array:
 
 
 def pseudo_labels(cas: jax.Array, mask: jax.Array) -> jax.Array:
-  """Â: where activations exceed their mean over time.
+  """Â: True where activations exceed their mean over time.
 
   Args:
-    cas: float `[N, T, C]`, any classes.
+    cas: float `[N, T, C]`, for any set of classes.
     mask: bool `[N, T]`.
 
   Returns:
@@ -79,7 +79,7 @@ def pseudo_labels(cas: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def at_slots(x: jax.Array, classes: jax.Array) -> jax.Array:
-  """What `[N, T, C]` holds for each slot's class, `[N, T, L]`; slots of −1 take class 0's."""
+  """Selects the class of each slot: `[N, T, C]` to `[N, T, L]`; slots of −1 get class 0."""
   return jnp.take_along_axis(x, jnp.maximum(classes, 0)[:, None, :], axis=2)
 
 
@@ -100,16 +100,16 @@ def shares(clusters: jax.Array, pseudo: jax.Array, count: int) -> jax.Array:
 
 
 def confidence(clusters: jax.Array, pseudo: jax.Array, share: jax.Array) -> jax.Array:
-  """S in [0, 1]: how many of its cluster agree with a snippet.
+  """S in [0, 1]: the share of a snippet's cluster that has the same pseudo-label.
 
   Args:
     clusters: int `[N, T]`, −1 in padding.
     pseudo: bool `[N, T, L]`, Â.
-    share: `[N, K, L]`, the clusters' shares of Â = 1: of the video's own clusters (`shares`), or of
-      clusters of the whole data set.
+    share: `[N, K, L]`, the share of Â = 1 in each cluster. The clusters are those of the video
+      (`shares`) or those of the whole data set.
 
   Returns:
-    Float32 `[N, T, L]`, 0 in padding. Within a video's own clusters it is above 0.
+    Float32 `[N, T, L]`, 0 in padding. With the video's own clusters it is above 0 elsewhere.
   """
   at = jnp.take_along_axis(share, jnp.maximum(clusters, 0)[..., None], axis=1)
   return jnp.where(clusters[..., None] >= 0, jnp.where(pseudo, at, 1 - at), 0)
@@ -129,12 +129,13 @@ def pool(
     x: embeddings `[N, T, d]`.
     pseudo: bool `[N, T, L]`, Â.
     trust: `[N, T, L]`, S.
-    classes: int32 `[N, L]`, −1 where a video has fewer labels.
-    mask: bool `[N, T]`, a video's steps from the first on, which are what is divided.
+    classes: int32 `[N, L]`, −1 if a video has fewer labels.
+    mask: bool `[N, T]`, True for the first steps of a video, False for padding. Only the steps of
+      the video are divided into regions.
     regions: M.
 
   Returns:
-    Their regions; gradients flow to x.
+    The regions; gradients flow to x.
   """
   length = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
   part = jnp.arange(mask.shape[1]) * regions // length  # [N, T]
@@ -154,7 +155,7 @@ def pool(
 
 
 def remember(bank: Regions, fresh: Regions, video: jax.Array) -> Regions:
-  """The memory with the entries of a batch's videos `[N]` overwritten; no gradient."""
+  """The memory, with the entries of the videos `[N]` of a batch overwritten; no gradient."""
   return jax.tree.map(lambda a, b: a.at[video].set(lax.stop_gradient(b)), bank, fresh)
 
 
@@ -167,21 +168,21 @@ def contrast(
   scope: str = "bank",
   keys_learn: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """L_dcc of a batch's action regions.
+  """L_dcc, with the action regions of a batch as queries.
 
   Args:
-    fresh: regions of the batch's N videos.
-    bank: those of all videos by number; entries of the batch's own are left out. None, or another
-      scope than `bank`: none.
-    video: int `[N]`, the batch's videos, all different.
+    fresh: regions of the N videos of the batch.
+    bank: regions of all videos, by video number; those of the batch's videos are not used. Used
+      only with scope `bank`; may be None.
+    video: int `[N]`, numbers of the batch's videos, all different.
     temperature: τ.
-    scope: contrast with the same `video`, the same `batch`, or that and the `bank`.
-    keys_learn: whether gradients flow to the batch's regions as positives and negatives too, and
-      not to the queries alone.
+    scope: contrast within the `video`, within the `batch`, or with the batch and the `bank`.
+    keys_learn: True: gradients also flow to the batch's regions as positives and negatives; False:
+      gradients flow only to the queries.
 
   Returns:
-    The loss, 0 where no region has a positive, and metrics: the share of the batch's regions that
-    have one, and the mean probability that falls on positives.
+    The loss (0 if no region has a positive), and metrics: the share of the batch's regions that
+    have a positive, and the mean probability of the positives.
   """
   n, labels, regions, dim = fresh.action.shape
   query = fresh.action.reshape(-1, dim) / temperature
@@ -214,24 +215,24 @@ def contrast(
   return mean, lax.stop_gradient(metrics)
 
 
-_NOTHING = -1e9  # the log of no exponential; finite, for finite gradients
+_NOTHING = -1e9  # log-sum-exp over nothing; finite, so that gradients are finite
 
 
 def _against(
   query: jax.Array, of_class: jax.Array, keys: Regions, same: jax.Array, own: jax.Array, scope: str
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-sums of exponentials over the positives and the negatives among some videos' regions.
+  """Log-sum-exp over the positives, and over the negatives, among the regions of some videos.
 
   Args:
-    query: `[Q, d]`, over τ.
-    of_class: `[Q]`.
-    keys: of V videos.
-    same: `[Q, V]`, whether the video is the query's (or broadcastable to it).
-    own: `[Q, V L M]`, whether the region is the query.
+    query: `[Q, d]`, divided by τ.
+    of_class: `[Q]`, the class of each query.
+    keys: regions of V videos.
+    same: `[Q, V]` or broadcastable to it, whether the video is that of the query.
+    own: `[Q, V L M]` or broadcastable to it, whether the region is the query itself.
     scope: see `contrast`.
 
   Returns:
-    Two arrays `[Q]`; about `_NOTHING` where there are none.
+    Two arrays `[Q]`; about `_NOTHING` if there are none.
   """
   videos, labels, regions, dim = keys.action.shape
   each = labels * regions
@@ -243,7 +244,7 @@ def _against(
   has_class = jnp.any(matches, axis=2, keepdims=True)
   same = jnp.broadcast_to(same, (len(query), videos))[:, :, None]
   reach = same if scope == "video" else jnp.ones_like(same)
-  # Not of the query's class and not in its video, or the class's own background.
+  # Negatives: actions of other classes in other videos, and background (see the module docstring).
   is_positive = flat(matches & reach) & keys.has_action.reshape(-1) & ~own
   is_other = flat(~matches & ~same & reach) & keys.has_action.reshape(-1)
   is_background = flat((matches | ~has_class) & reach) & keys.has_background.reshape(-1)
@@ -260,7 +261,7 @@ def _against(
 
 
 def _mean(x: jax.Array, used: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-  """Over the used regions, then the labels that have some, then the videos that have such."""
+  """Mean over the used regions, then over labels with used regions, then over videos with those."""
   x, used = x.reshape(shape), used.reshape(shape)
   for _ in shape:
     count = jnp.sum(used, axis=-1)

@@ -1,20 +1,22 @@
 """InfoNCE over two views of every video, for batches of any size on any number of devices.
 
-Every similarity is a cosine over a temperature, S = cos / τ, in float32. An anchor's candidates
-are all 2N embeddings but itself, so with p its positive's logit and n the log-sum-exp of its
-2(N − 1) negatives, its loss is log(1 + exp(n − p)): never negative, exact at both ends.
+Every similarity is a cosine divided by a temperature, S = cos / τ, in float32. The candidates of an
+anchor are all 2N embeddings except the anchor itself. Let p be the logit of its positive and n the
+log-sum-exp of its 2(N − 1) negatives. Its loss is log(1 + exp(n − p)): never negative, and exact
+for very small and very large losses.
 
-Two forms compute it. *Dense* is the formula as it stands, differentiated by JAX. *Block-wise*
-walks over tiles (`vssl_jax.ops.tiles`) twice, forward for n, backward for the gradient
+Two forms compute it. *Dense* is the formula itself, differentiated by JAX. *Block-wise* walks over
+tiles of the similarity matrix (`vssl_jax.ops.tiles`) twice, forward for n and backward for the
+gradient
 
   ∂L/∂z_i = 1/τ Σ_j (P_ij + P_ji − Y_ij − Y_ji) z_j / 2N,   P_ij = exp(S_ij − log Σ_k exp S_ik),
 
-so that nothing larger than a tile lives between them. Since S_ij = S_ji, a tile of logits serves
-its rows and its columns: half the products of the dense form.
+so no logits are kept from the forward to the backward pass. Since S_ij = S_ji, one tile of logits
+is used for its rows and for its columns, which halves the products of the dense form.
 
-Several devices exchange embeddings and two numbers an anchor, never logits: each computes the rows
-of its own anchors against the gathered embeddings, and because P_ji needs only the gathered
-normalizer of anchor j, the same rows give the whole gradient of its own embeddings.
+Devices exchange embeddings and two numbers per anchor, never logits. Each device computes the rows
+of its own anchors against the gathered embeddings. P_ji only needs the gathered normalizer of
+anchor j, so the same rows give the complete gradient of the device's own embeddings.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ from vssl_jax.ops.sphere import inverse_norm, l2_normalize
 
 AxisName = str | Sequence[str]
 
-# Running maxima start at _LEAST; masked logits lie so far below that their exponentials are 0 even
-# where a whole row is masked. Finite, so that no difference of infinities is ever NaN.
+# Running maxima start at _LEAST. Masked logits are far below it, so their exponentials are 0 even
+# if a whole row is masked. Both are finite, because a difference of infinities would be NaN.
 _LEAST = -1e30
 _MASKED = -2e30
-# Cosines this close are equal in float32: a collapsed batch must not score 100 % by rounding.
+# Cosines this close count as equal: rounding must not give a collapsed batch 100 % accuracy.
 _TIE = 1e-6
 
 
@@ -55,45 +57,46 @@ def info_nce(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """InfoNCE of two views: row i of `a` and row i of `b` are one video, all other rows negatives.
 
-  The mean over all 2N anchors of −log(exp(S_ip) / Σ_{k≠i} exp(S_ik)), p the other view's row: the
-  positive stays in the denominator, only self is masked (CVRL, Qian et al. 2021, eq. 1; SimCLR,
-  Chen et al. 2020, eq. 1). TF Model Garden's CVRL trains on twice this.
+  The loss is the mean over all 2N anchors of −log(exp(S_ip) / Σ_{k≠i} exp(S_ik)), where p is the
+  row of the other view. The positive stays in the denominator; only the anchor itself is masked
+  (CVRL, Qian et al. 2021, eq. 1; SimCLR, Chen et al. 2020, eq. 1). CVRL in TF Model Garden trains
+  on twice this loss.
 
-  Where the batch lives:
+  How to call it depends on where the batch is:
 
-  * One device, or `jit` over global arrays: leave `axis_name` out. Value and gradient are those of
-    the global batch under any sharding. For the block-wise form also give `mesh` and `axis_name`,
-    or XLA's partitioner may repeat the walk over the tiles on every device.
-  * `shard_map` or `pmap`: `a` and `b` are this device's rows and `axis_name` the mapped axis. The
-    loss and the metrics are the global batch's, equal on all devices. Under `shard_map` with
-    `check_vma=True`, `jax.grad` of the loss is the exact gradient, for replicated parameters summed
-    over devices already: reduce nothing. Under `check_vma=False` and `pmap`, as for any loss that
-    ends in `pmean`, `jax.grad` gives on each device the share of its own rows times the number of
-    devices: take `lax.pmean` of parameter gradients, nothing else. (`jax.grad` of an
+  * One device, or `jit` over global arrays: leave out `axis_name`. Value and gradient are those of
+    the global batch under any sharding. For the block-wise form also give `mesh` and `axis_name`;
+    otherwise XLA's partitioner may repeat the walk over the tiles on every device.
+  * `shard_map` or `pmap`: `a` and `b` are this device's rows and `axis_name` is the mapped axis.
+    Loss and metrics are those of the global batch, equal on all devices. Under `shard_map` with
+    `check_vma=True`, `jax.grad` of the loss is exact, and gradients of replicated parameters are
+    already summed over devices: do not reduce them. Under `check_vma=False` and `pmap`, as for any
+    loss that ends in `pmean`, `jax.grad` on each device gives the share of its own rows times the
+    number of devices: take `lax.pmean` of the parameter gradients, nothing else. (`jax.grad` of an
     already-mapped function is exact in every case.)
 
   Args:
     a: raw embeddings of the first view, `[N, D]`, any float type; L2-normalized inside. A vector
-      of norm below 1e-6 has no direction: similarity 0 to everything, gradient 0.
-    b: of the second view, `[N, D]`.
+      with norm below 1e-6 has similarity 0 to everything and gradient 0.
+    b: raw embeddings of the second view, `[N, D]`.
     temperature: τ > 0, a number or a scalar array; differentiable.
-    block_size: None for the dense form (memory 2N × 2N), else videos a side of the tiles: a tile
-      holds 4 · block_size² logits. Need not divide N. 512 suits CPUs, 1024 or more GPUs. The
-      block-wise form has its own gradient rule: reverse mode, once.
-    axis_name: mesh axis, or axes, that the batch is split over.
-    mesh: with global arrays under `jit`: split the work over `axis_name` of this mesh.
-    symmetric: False for the one-directional form: the mean over the N anchors in `a` alone, with
+    block_size: None for the dense form (memory 2N × 2N), otherwise videos per side of a tile; a
+      tile holds 4 · block_size² logits. Need not divide N. 512 suits CPUs, 1024 or more GPUs. The
+      block-wise form has its own gradient rule: first order, reverse mode only.
+    axis_name: mesh axis, or axes, over which the batch is sharded.
+    mesh: for global arrays under `jit`: split the work over `axis_name` of this mesh.
+    symmetric: False for the one-directional form: the mean over only the N anchors in `a`, with
       the same candidates.
-    precision: of the matrix products. The default keeps float32 where TF32 or bfloat16 passes are
-      the backend's own default.
+    precision: precision of the matrix products. The default keeps float32 even where the backend
+      would use TF32 or bfloat16 passes.
 
   Returns:
-    loss: float32 scalar, in [0, ∞); log(2N − 1) where all embeddings are equal.
-    metrics: float32 scalars without gradient. The first two are of the logits a → b alone,
-      anchor a_i against all b_j, as in TF Model Garden:
-      contrast_accuracy: share of anchors nearer to their own b than to any other by more than
-        1e-6 in cosine, in [0, 1].
-      contrast_entropy: mean entropy of softmax over b, in nats, in [0, log N].
+    loss: float32 scalar, in [0, ∞); log(2N − 1) if all embeddings are equal.
+    metrics: float32 scalars without gradient. The first two use only the logits a → b, anchor a_i
+      against all b_j, as in TF Model Garden:
+      contrast_accuracy: share of anchors that are nearer to their own b than to any other, by more
+        than 1e-6 in cosine, in [0, 1].
+      contrast_entropy: mean entropy of the softmax over b, in nats, in [0, log N].
       positive_similarity: mean cosine of a_i and b_i, in [−1, 1].
       negative_similarity: mean cosine over all pairs of different videos, both views; 0 if N = 1.
 
@@ -107,8 +110,8 @@ def info_nce(
   dtype = jnp.result_type(a, b, jnp.float32)
   temperature = jnp.asarray(temperature, dtype)
   if axis_name is not None:
-    # A zero that varies over the axis: under check_vma the custom gradient below may then treat
-    # all its inputs alike, and JAX itself sums the gradients of replicated ones.
+    # Add a zero that varies over the axis. Under check_vma the custom gradient below can then treat
+    # all inputs in the same way, and JAX itself sums the gradients of replicated inputs.
     zero = 0 * lax.axis_index(axis_name)
     a, b, temperature = (x + zero.astype(x.dtype) for x in (a, b, temperature))
   options = (axis_name, symmetric, precision)
@@ -170,7 +173,7 @@ def _first_row(x, axis_name):
 
 
 def _weights(n, symmetric):
-  """What the losses of anchors a_i and b_i count in this device's mean over its n videos."""
+  """Weights of the losses of anchors a_i and b_i in this device's mean over its n videos."""
   return (0.5 / n, 0.5 / n) if symmetric else (1.0 / n, 0.0)
 
 
@@ -178,7 +181,7 @@ def _weights(n, symmetric):
 
 
 def _dense(a, b, temperature, axis_name, symmetric, precision):
-  """This device's mean loss and statistics; logits `[n, 2N]` for each of the two views."""
+  """Mean loss and statistics of this device; has logits `[n, 2N]` for each of the two views."""
   dtype = temperature.dtype
   a, b = l2_normalize(a).astype(dtype), l2_normalize(b).astype(dtype)
   every = jnp.concatenate([_gather(a, axis_name), _gather(b, axis_name)])  # [2N, D]
@@ -208,14 +211,14 @@ def _dense(a, b, temperature, axis_name, symmetric, precision):
 
 
 # --- Block-wise -----------------------------------------------------------------------------------
-# Anchors and candidates are indexed by video and view, [N, 2]; a tile is [2, B, 2, C] logits of two
-# blocks of videos. A video doesn't meet itself in the tiles: self is masked, and its positive,
-# known from O(N) work, joins at the end.
+# Anchors and candidates are indexed by video and view, [N, 2]. A tile is [2, B, 2, C] logits of two
+# blocks of videos. Pairs of a video with itself are masked in the tiles; the positive, which costs
+# only O(N), is added at the end.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _blocked(a, b, temperature, block_size, axis_name, symmetric, precision):
-  """As `_dense`, in tiles."""
+  """The same as `_dense`, computed in tiles."""
   return _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)[0]
 
 
@@ -232,11 +235,11 @@ def _tile_logits(x, y, mask, precision):
 
 
 def _summary(s, by_row):
-  """What n and the metrics need of a tile's logits `[2, B, 2, C]`, by row or by column anchor.
+  """Sums over a tile's logits `[2, B, 2, C]` that n and the metrics need, per row or column anchor.
 
   Returns:
-    most, total: `[B or C, 2, 2]` by anchor's and candidate's view, maximum and Σ exp(s − maximum).
-    slope: `[B or C]`, Σ exp(s − maximum)(s − maximum) of a → b alone, for the entropy.
+    most, total: maximum and Σ exp(s − maximum), `[B or C, 2, 2]` by view of anchor and candidate.
+    slope: `[B or C]`, Σ exp(s − maximum)(s − maximum) for a → b only, needed for the entropy.
   """
   axis, order, a_to_b = (3, (1, 0, 2), np.s_[0, :, 1]) if by_row else (1, (2, 1, 0), np.s_[1, :, 0])
   most = jnp.maximum(jnp.max(s, axis, keepdims=True), _LEAST)
@@ -290,8 +293,8 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
 
   cosine = jnp.sum(a.astype(dtype) * b.astype(dtype), axis=1) * scale[:, 0] * scale[:, 1]
   positive = cosine / temperature
-  # The negatives of both candidate views together; rate_i exp(S_ij − peak_i) is the negative's
-  # weight w_i P_ij. Kept apart from the peak, it is exact where logits are in the thousands.
+  # Sum the negatives of both candidate views. rate_i exp(S_ij − peak_i) is the weight w_i P_ij of a
+  # negative. Rate and peak are kept separate, so it is exact even for logits in the thousands.
   peak = jnp.max(most, axis=2)  # [n, 2]
   mass = jnp.sum(totals * jnp.exp(most - peak[..., None]), axis=2)
   gap = peak - positive[:, None] + jnp.log(mass)  # −∞ without negatives
@@ -300,7 +303,7 @@ def _blocked_fwd(a, b, temperature, block_size, axis_name, symmetric, precision)
   missing = jax.nn.sigmoid(gap) * weights  # w_i (1 − P of the positive)
   rate = missing / jnp.where(mass > 0, mass, 1.0)
 
-  # Softmax over all b_j: the positive joins its a → b negatives as one more candidate.
+  # Softmax over all b_j: add the positive to the a → b negatives as one more candidate.
   alone = jnp.broadcast_to(positive[:, None, None], most.shape)
   single = alone, jnp.ones_like(alone), jnp.zeros_like(positive)
   _, mass, slope = _join((most, totals, slope), single)
@@ -323,7 +326,8 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
   half = axis_name is None
   first = _first_row(a, axis_name)
   own = (a, b, scale)
-  # All anchors count alike in the global mean: a device's own cotangent and weights are everyone's.
+  # All anchors have the same weight in the global mean, so cotangent and weights are the same on
+  # all devices.
   every_anchor = _gather((peak, rate), axis_name)
 
   def step(carry, rows, cols, mask):
@@ -336,7 +340,7 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
     by_row = jnp.matmul(pull, y, precision=precision).reshape(2, -1, x.shape[1])
     carry = rows.merge(_add, carry, tuple(by_row))
     if half:
-      # The barriers keep XLA's CPU from computing this product in a layout three times as slow.
+      # Without the barriers, XLA on CPU computes this product in a layout three times as slow.
       by_col = jnp.matmul(lax.optimization_barrier(x.T), pull, precision=precision)
       by_col = lax.optimization_barrier(by_col).T.reshape(2, -1, x.shape[1])
       carry = cols.merge(_add, carry, tuple(by_col))
@@ -345,8 +349,8 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
   start = (jnp.zeros_like(a, dtype), jnp.zeros_like(b, dtype))
   pulls = tiles.fold_tiles(step, start, n, None if half else total, block_size=block_size)
 
-  # The positive's terms and the way back through the normalization: block by block too, because as
-  # whole-array operations they'd take several times N × D.
+  # The terms of the positive, and the gradient through the normalization. Also block by block: as
+  # operations on whole arrays they would need several times N × D of memory.
   factor = cotangents[0] / temperature
 
   def finish(carry, block):
@@ -362,7 +366,7 @@ def _blocked_bwd(block_size, axis_name, symmetric, precision, residuals, cotange
 
   zero = lax.full_like(a, 0, dtype, ())
   (da, db), trace = tiles.fold_blocks(finish, (pulls, zero), n, block_size=block_size)
-  # The loss depends on z zᵀ / τ alone, of degree 2 in z and −1 in τ: Euler's theorem.
+  # The loss depends only on z zᵀ / τ, of degree 2 in z and −1 in τ: Euler's theorem gives ∂L/∂τ.
   return da.astype(a.dtype), db.astype(b.dtype), -trace / (2 * temperature)
 
 

@@ -1,18 +1,19 @@
-"""Do two videos match? Soft contrast of K × K sample pairs, weighted by uncertainty, in tiles.
+"""The contrastive loss of pairs of Gaussian videos, weighted by uncertainty, computed in tiles.
 
-Videos i and j, K samples each (Oh et al. 2019; Chun et al. 2021; ProViCo, Park et al. 2022):
+For videos i, j with K samples each (Oh et al. 2019; Chun et al. 2021; ProViCo, Park et al. 2022):
 
   p(m | i, j) = K⁻² Σ_kk' s(b − a ‖z_i^k − z_j^k'‖),        s the logistic function, a > 0
-  L_soft = −log p of a positive pair, −log(1 − p) of a negative one
-  L_stoc = L_soft / (s_i s_j) + ½ (log s_i + log s_j),      s_i the pair's uncertainties
+  L_soft = −log p for a positive pair, −log(1 − p) for a negative pair
+  L_stoc = L_soft / (s_i s_j) + ½ (log s_i + log s_j),      s_i the uncertainty of video i
 
-Since 1 − s(x) = s(−x), both kinds are one log-sum-exp of log s(± x), exact where p is 0 or 1.
+Since 1 − s(x) = s(−x), both cases are a log-sum-exp of log s(± x), which is exact even for p = 0
+and p = 1.
 
-The K² N² distances come from matrix products tile by tile and never exist together. The gradient
-is taken within each tile while its distances are there (JAX differentiates the tile), so the
-backward pass is a product with the cotangent, and the choice of positives cannot differ between
-the two. A pair's loss is the same read either way: of several devices each takes its own videos
-against the gathered ones, and twice the gradient of its rows is the whole.
+The K² N² distances are computed by matrix products, tile by tile, and are never all in memory. The
+gradient is computed in the forward pass, tile by tile (JAX differentiates each tile). The backward
+pass only multiplies it by the cotangent, so both passes use the same positives. The loss of a pair
+is symmetric: each device takes its own videos against all gathered videos, and twice the gradient
+of its rows is the complete gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from vssl_jax.ops import mining
 from vssl_jax.ops.bhattacharyya import Gaussians
 
 AxisName = mining.AxisName
-# ‖·‖² + ε: at coincident points the root has a slope; a distance of 1e-3 counts as none.
+# Added to ‖·‖², so that the root has a finite gradient at equal points. A distance of 1e-3 is the
+# smallest possible.
 _EPSILON = 1e-6
 STATS = (
   "positives",
@@ -43,11 +45,11 @@ STATS = (
 
 
 class Learned(NamedTuple):
-  """What the loss of pairs differentiates.
+  """The inputs of the pair loss that have a gradient.
 
   Attributes:
     samples: `[N, K, D]`.
-    log_scale: log s `[N]`, the uncertainty as one number.
+    log_scale: log s `[N]`, the uncertainty of each video as one number.
     slope: a > 0.
     offset: b.
   """
@@ -59,13 +61,13 @@ class Learned(NamedTuple):
 
 
 class Fixed(NamedTuple):
-  """What it does not.
+  """The inputs of the pair loss that have no gradient.
 
   Attributes:
-    gaussians: of the videos, for the distances.
+    gaussians: Gaussians of the videos, to compute the distances.
     threshold: `[N]`, see `ops.mining`.
-    label: int32 `[N]`, −1 unknown: for counting alone.
-    weight: of a positive and of a negative pair `[2]`.
+    label: int32 `[N]`, −1 if unknown; used only for the counts.
+    weight: weights of a positive and of a negative pair, `[2]`.
   """
 
   gaussians: Gaussians
@@ -77,7 +79,7 @@ class Fixed(NamedTuple):
 def distances(
   x: jax.Array, y: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
 ) -> jax.Array:
-  """√(‖x − y‖² + 1e-6) of all sample pairs: `[N, K, D]`, `[M, K, D]` to `[N, M, K, K]`."""
+  """√(‖x − y‖² + 1e-6) for all pairs of samples: `[N, K, D]`, `[M, K, D]` to `[N, M, K, K]`."""
   (n, k, d), m = x.shape, y.shape[0]
   x, y = x.reshape(n * k, d), y.reshape(m * k, d)
   squared = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
@@ -87,10 +89,10 @@ def distances(
 
 
 def nll(apart: jax.Array, positive: jax.Array, slope: jax.Array, offset: jax.Array) -> jax.Array:
-  """−log p of positive pairs, −log(1 − p) of the others.
+  """−log p for positive pairs, −log(1 − p) for negative pairs.
 
   Args:
-    apart: distances of the sample pairs `[..., K, K]`.
+    apart: distances between the samples of each pair, `[..., K, K]`.
     positive: bool `[...]`.
     slope: a.
     offset: b.
@@ -105,7 +107,7 @@ def nll(apart: jax.Array, positive: jax.Array, slope: jax.Array, offset: jax.Arr
 
 
 def stochastic(soft: jax.Array, log_scale: jax.Array) -> jax.Array:
-  """L_soft / s + ½ log s, log s = log s_i + log s_j; for a given L_soft least at s = 2 L_soft."""
+  """L_soft / s + ½ log s, where log s = log s_i + log s_j; its minimum over s is at 2 L_soft."""
   return soft * jnp.exp(-log_scale) + 0.5 * log_scale
 
 
@@ -118,24 +120,25 @@ def pair_sum(
   axis_name: AxisName | None = None,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Σ over ordered pairs of different videos of weight · L_stoc, and counts.
+  """Sum of weight · L_stoc over ordered pairs of different videos, and counts.
 
   Args:
-    learned: samples, uncertainties, a and b; inside `shard_map` this device's rows.
-    fixed: what decides which pairs are positive.
-    rule: how.
-    block_size: videos a side of the tiles; a tile holds (K · block_size)² distances.
-    axis_name: mesh axis that the batch is split over.
-    precision: of the matrix products.
+    learned: samples, uncertainties, a and b; inside `shard_map` those of this device's rows.
+    fixed: inputs that decide which pairs are positive.
+    rule: the rule that decides it.
+    block_size: videos per side of a tile; a tile holds (K · block_size)² distances.
+    axis_name: mesh axis over which the batch is sharded.
+    precision: precision of the matrix products.
 
   Returns:
-    The sum, of this device's rows, and sums without gradient over the same pairs: `positives` and
-    `negatives`, their number; `soft`, of weight · L_soft; `right_positives` and `right_negatives`,
-    those on their side of p = ½; `labelled_positives`, positives with both labels known,
-    `same_positives`, those of them with equal labels, and `same`, all pairs with equal labels.
+    The sum over this device's rows, and sums without gradient over the same pairs: `positives` and
+    `negatives`, the numbers of pairs; `soft`, the sum of weight · L_soft; `right_positives` and
+    `right_negatives`, the numbers of pairs on the correct side of p = ½; `labelled_positives`,
+    positives with both labels known; `same_positives`, those of them with equal labels; and `same`,
+    all pairs with equal labels.
   """
   if axis_name is not None:
-    # A zero that varies over the axis, so that JAX sums the gradients of what is replicated.
+    # Add a zero that varies over the axis, so that JAX sums the gradients of replicated inputs.
     zero = 0.0 * lax.axis_index(axis_name)
     vary = lambda x: x + zero.astype(x.dtype)  # noqa: E731
     learned = learned._replace(slope=vary(learned.slope), offset=vary(learned.offset))
@@ -160,7 +163,7 @@ _pairs.defvjp(_forward, _backward)
 
 
 def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
-  """((sum, counts), gradient of the sum over the whole batch's pairs)."""
+  """((sum, counts), gradient of the sum over all pairs of the global batch)."""
   half = axis_name is None
   videos = learned.samples.shape[0]
   rows_of = lambda v, f: ((v.samples, v.log_scale), f._replace(weight=None))  # noqa: E731
@@ -195,8 +198,8 @@ def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
   sums = (jax.tree.map(jnp.zeros_like, own[0]), (zero, zero)) if gradient else None
   start = (zero, dict.fromkeys(STATS, zero), sums)
   total, stats, sums = mining.fold_pairs(step, start, videos, axis_name, block_size)
-  # Unordered pairs count twice. A video has its rows' gradient from its own device, and as much
-  # again from the pairs it is a column of.
+  # Unordered pairs count twice. A video gets the gradient of its rows from its own device, and the
+  # same amount from the pairs in which it is a column.
   ordered = 2.0 if half else 1.0
   out = (ordered * total, {name: ordered * x for name, x in stats.items()})
   if sums is None:
@@ -211,7 +214,7 @@ def _add(old, new):
 
 
 def _count(soft, positive, mask, weight, label_x, label_y):
-  """Sums over a tile's pairs, by the names of `STATS`."""
+  """Sums over the pairs of a tile, with the names of `STATS`."""
   known = mask & (label_x >= 0)[:, None] & (label_y >= 0)[None, :]
   same = known & (label_x[:, None] == label_y[None, :])
   right = soft < jnp.log(2.0)

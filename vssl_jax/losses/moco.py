@@ -1,14 +1,14 @@
-"""InfoNCE against a queue of negatives: MoCo with one positive or several a query.
+"""InfoNCE against a queue of negatives: MoCo with one or several positives per query.
 
-A query's candidates are its P positives, keys of the same video's other clips, and the K rows of a
-queue, keys of earlier batches. With s_p its positives' logits and n the log-sum-exp of its K
-negative ones, both float32 cosines over τ,
+The candidates of a query are P positives (keys of the other clips of its video) and K negatives
+(the rows of a queue, keys of earlier batches). All logits are float32 cosines divided by τ. Let s_p
+be the logits of the positives and n the log-sum-exp of the K negatives. The loss of a query is
 
-  separate: mean_p log(1 + exp(n − s_p))          one (1 + K)-way cross-entropy a positive
+  separate: mean_p log(1 + exp(n − s_p))          one (1 + K)-way cross-entropy per positive
   sum:      log(1 + exp(n − log Σ_p exp s_p))     positives summed inside the log
 
-which are the same for P = 1. The second is the paper's eq. 1 (Feichtenhofer et al. 2021), the
-first what its released code (PySlowFast) computes.
+Both are equal for P = 1. `sum` is the paper's eq. 1 (Feichtenhofer et al. 2021); `separate` is what
+its released code (PySlowFast) computes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax import lax
 from vssl_jax.errors import UserError
 from vssl_jax.ops.sphere import l2_normalize
 
-# Cosines this close are equal in float32: a collapsed batch must not score 100 % by rounding.
+# Cosines this close count as equal: rounding must not give a collapsed batch 100 % accuracy.
 _TIE = 1e-6
 
 
@@ -33,35 +33,36 @@ def queue_nce(
   positives: str = "separate",
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """InfoNCE of queries with their own keys against a queue.
+  """InfoNCE of queries with their own keys as positives and a queue as negatives.
 
-  All three are L2-normalized inside (a vector of norm below 1e-6 has similarity 0 to everything and
-  gradient 0). PySlowFast leaves the queue's rows as they are, which differs only for the random
-  ones that a queue starts with: no parameter moves while it still holds any.
+  All three are L2-normalized inside (a vector with norm below 1e-6 has similarity 0 to everything
+  and gradient 0). PySlowFast does not normalize the rows of the queue. This only matters for the
+  random rows at the start, and no parameter is updated while the queue still has some.
 
-  Under `jit` over global arrays value and gradient are the global batch's, however rows and queue
-  are sharded.
+  Under `jit` over global arrays, value and gradient are those of the global batch, for any sharding
+  of rows and queue.
 
   Args:
     q: queries `[N, D]`, any float type.
     keys: `[N, P, D]`, the P positives of each query; no gradient.
     queue: `[K, D]`, negatives of all queries; no gradient.
     temperature: τ > 0.
-    positives: "separate" (code: log outside the mean over positives) or "sum" (paper, eq. 1).
-    precision: of the matrix product; the default keeps float32 where TF32 is the backend's own.
+    positives: "separate" (released code: one log per positive) or "sum" (paper, eq. 1).
+    precision: precision of the matrix products; the default keeps float32 even where the backend
+      would use TF32.
 
   Returns:
-    loss: float32 scalar in [0, ∞), the mean over queries; log(1 + K/P) for "sum" and log(1 + K)
-      for "separate" where all vectors are equal.
+    loss: float32 scalar in [0, ∞), the mean over queries. If all vectors are equal it is
+      log(1 + K/P) for "sum" and log(1 + K) for "separate".
     metrics: float32 scalars without gradient.
-      contrast_accuracy: share of positives nearer to their query than all K negatives by more than
-        1e-6 in cosine; for "sum", share of queries with such a positive.
+      contrast_accuracy: share of positives that are nearer to their query than all K negatives, by
+        more than 1e-6 in cosine; for "sum", share of queries with such a positive.
       contrast_entropy: mean entropy of the softmax over candidates, in nats, in [0, log(1 + K)]
         for "separate" and [0, log(P + K)] for "sum".
       positive_similarity, negative_similarity: mean cosines, in [−1, 1].
 
   Raises:
-    UserError: shapes that don't fit, a temperature that isn't positive, unknown `positives`.
+    UserError: shapes don't fit, the temperature isn't positive, or `positives` is unknown.
   """
   _check(q, keys, queue, temperature, positives)
   q, keys, queue = (
@@ -93,8 +94,8 @@ def _accuracy(cosine: jax.Array, negative: jax.Array, positives: str) -> jax.Arr
 
 
 def _entropy(positive: jax.Array, negative: jax.Array, positives: str) -> jax.Array:
-  """Mean over softmaxes of log Z − E[s], from sums over the negatives that all positives share."""
-  # [N, P, 1]: P softmaxes with one positive each; [N, 1, P]: one with all of them.
+  """Mean entropy, log Z − E[s], over the softmaxes; all positives share the sums over negatives."""
+  # [N, P, 1]: P softmaxes with one positive each; [N, 1, P]: one softmax with all positives.
   own = positive[:, None, :] if positives == "sum" else positive[:, :, None]
   most = jnp.maximum(jnp.max(negative, axis=1)[:, None], jnp.max(own, axis=2))  # [N, P or 1]
   top = jnp.max(negative, axis=1, keepdims=True)

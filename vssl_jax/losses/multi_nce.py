@@ -1,4 +1,4 @@
-"""InfoNCE of any number of clips per video, positives summed inside the logarithm."""
+"""InfoNCE for any number of clips per video, with positives summed inside the logarithm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.ops.sphere import l2_normalize
 
 _MASKED = -1e30  # finite, so that a row without negatives has a finite gradient
-_TIE = 1e-6  # as info_nce: nearer by rounding is not nearer
+_TIE = 1e-6  # as in info_nce: cosines this close count as equal
 
 
 def multi_nce(
@@ -22,23 +22,24 @@ def multi_nce(
   """The mean over all ρN clips q of −log Σ_{k⁺} exp(s) / Σ_{k⁺ ∪ k⁻} exp(s), s = cosine / τ.
 
   Feichtenhofer et al. 2021, eq. 1: the positives k⁺ are the video's other ρ − 1 clips, the
-  negatives k⁻ all clips of other videos; self is left out. Dense: (ρN)² logits. For ρ = 2 it is
-  `info_nce`. Under `jit` over global arrays it is the global batch's, however that is sharded.
+  negatives k⁻ are all clips of other videos; the query itself is left out. It has (ρN)² logits in
+  memory. For ρ = 2 it equals `info_nce`. Under `jit` over global arrays, value and gradient are
+  those of the global batch under any sharding.
 
   Args:
     z: raw embeddings `[N, ρ, D]`, ρ ≥ 2, any float type; L2-normalized inside.
     temperature: τ > 0.
-    precision: of the matrix product.
+    precision: precision of the matrix product.
 
   Returns:
-    loss: float32 scalar in [0, ∞); log((ρN − 1)/(ρ − 1)) where all embeddings are equal.
-    metrics: float32 scalars without gradient: contrast_accuracy, share of clips nearer to one of
-      their own video than to any other by more than 1e-6 in cosine; contrast_entropy, mean entropy
-      of the softmax over all candidates, in nats; positive_similarity and negative_similarity,
-      mean cosines.
+    loss: float32 scalar in [0, ∞); log((ρN − 1)/(ρ − 1)) if all embeddings are equal.
+    metrics: float32 scalars without gradient: contrast_accuracy, share of clips that are nearer to
+      a clip of their own video than to any other clip, by more than 1e-6 in cosine;
+      contrast_entropy, mean entropy of the softmax over all candidates, in nats;
+      positive_similarity and negative_similarity, mean cosines.
 
   Raises:
-    UserError: the shape doesn't fit or the temperature isn't positive.
+    UserError: z isn't `[N, ρ, D]` with ρ ≥ 2, or the temperature isn't positive.
   """
   if z.ndim != 3 or z.shape[1] < 2 or not z.shape[0]:
     raise UserError(f"multi_nce: z must be [N, ρ, D] with ρ > 1; got {z.shape}")

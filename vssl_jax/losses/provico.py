@@ -2,15 +2,15 @@
 
 Park et al., "Probabilistic Representations for Video Contrastive Learning", CVPR 2022:
 
-  V_i ~ the mixture of its clips' N(μ_n, σ_n²), replaced by the Gaussian of its moments
-  P   = pairs whose Bhattacharyya distance is below τ, and each video with itself
+  V_i ~ Gaussian with the mean and variance of the mixture of its clips' N(μ_n, σ_n²)
+  P   = pairs with a Bhattacharyya distance below τ, and each video with itself
   L   = mean over all N² ordered pairs of L_stoc + β · mean KL(N(μ, σ²) ‖ N(0, I))
 
-A video's own pair is that of two independent draws (or of two halves of its clips). One draw used
-twice would have K zero distances, which cap −log p at log K and leave it without gradient.
+The pair of a video with itself uses two independent draws (or two halves of its clips). The same
+draw on both sides would have K zero distances; then −log p is at most log K, without gradient.
 
-The formulas' erratum, and what the paper leaves open, are fields of `LossSettings` with our
-defaults.
+Fields of `LossSettings` correct errors in the paper's formulas and set what the paper leaves open;
+the defaults are ours.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ KL_ON = ("clip", "video")
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-  """Choices of the loss; see `vssl_jax.methods.provico.defaults` for what is published.
+  """Settings of the loss; `vssl_jax.methods.provico.defaults` says which values are published.
 
   Attributes:
-    samples: K, of a video.
-    own: a video's own pair is of two independent "draws" of it, or of two "halves" of its clips.
+    samples: K, number of samples per video.
+    own: how a video forms a pair with itself: two independent "draws" | two "halves" of its clips.
     rule: how other positives are mined.
-    distance_on: "samples" (paper; λ D more on average) | "moments" (without noise).
-    scalar: the variance as one number: "trace" | "geometric" | "mean".
-    stochastic: False: L_soft alone.
-    average: over all "pairs" alike, or over the two "classes", half each.
-    beta: weight of the divergence.
-    kl_on: of each "clip" | of each "video".
-    block_size: videos a side of the tiles.
+    distance_on: distances between "samples" (paper; λ D larger on average) | "moments" (no noise).
+    scalar: how the variance becomes one number: "trace" | "geometric" | "mean".
+    stochastic: True: weight L_soft by the uncertainties | False: L_soft alone.
+    average: all "pairs" count equally | the "classes" positive and negative count half each.
+    beta: weight of the KL divergence.
+    kl_on: KL divergence of each "clip" | of each "video".
+    block_size: videos per side of a tile.
   """
 
   samples: int = 8
@@ -88,28 +88,28 @@ def provico(
   settings: LossSettings = LossSettings(),
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The loss of a global batch, float32 whatever the input's type, and what to watch.
+  """The loss of a global batch, in float32 for any input type, and metrics.
 
   Args:
     mean: μ of each clip `[N, R, D]`, unit vectors.
     log_variance: log σ² of each clip `[N, R, D]`.
-    keys: a PRNG key a video `[N]`: draws do not depend on how the batch is split.
+    keys: one PRNG key per video `[N]`, so that draws do not depend on sharding.
     slope: a > 0 of the match probability; differentiable.
-    offset: b.
-    label: int `[N]`, −1 unknown: to judge the mined pairs, never for the loss.
-    settings: the choices.
-    mesh: with global arrays under `jit`: each device takes the pairs of its own videos with all;
-      samples and moments are gathered over the axis `data`, never distances.
+    offset: b of the match probability; differentiable.
+    label: int `[N]`, −1 if unknown; used for metrics of the mined pairs, never for the loss.
+    settings: the settings of the loss.
+    mesh: for global arrays under `jit`: each device takes the pairs of its own videos with all
+      videos; samples and moments are gathered over the axis `data`, never distances.
 
   Returns:
     loss: scalar.
     metrics: scalars without gradient.
-      loss_match: mean weighted L_soft; loss_stochastic: the same of L_stoc; loss_kl: β KL.
-      positives_per_anchor: mined positives of a video, its own pair apart.
-      match_positive, match_negative: share of positive (own ones included) and of negative pairs
-        on their side of p = ½; 0 without negatives.
-      mining_precision, mining_recall: of the mined pairs whose labels are known; 0 without.
-      uncertainty: mean Σ_d σ_d² of the videos, the mean squared distance of a sample from μ(V).
+      loss_match: weighted mean of L_soft; loss_stochastic: the same for L_stoc; loss_kl: β KL.
+      positives_per_anchor: mined positives per video, not counting the video itself.
+      match_positive, match_negative: share of positive pairs (including each video with itself) and
+        of negative pairs that are on the correct side of p = ½; 0 without negatives.
+      mining_precision, mining_recall: of the mined pairs with known labels; 0 if there are none.
+      uncertainty: mean of Σ_d σ_d² over videos, the mean squared distance of a sample from μ(V).
 
   Raises:
     UserError: shapes don't fit, or N doesn't split evenly over the mesh.
@@ -139,10 +139,10 @@ def provico(
 
 
 def _local(rows, scalars, settings, axis):
-  """The loss from this device's rows, the same on all devices."""
+  """The loss of the global batch, computed from this device's rows; the same on all devices."""
   mean, log_variance, keys, label = rows
   if axis is not None:
-    # A zero that varies over the axis, so that JAX sums the gradients of what is replicated.
+    # Add a zero that varies over the axis, so that JAX sums the gradients of replicated inputs.
     scalars += 0.0 * lax.axis_index(axis)
   slope, offset = scalars[0], scalars[1]
   everywhere = (lambda x: x) if axis is None else (lambda x: lax.psum(x, axis))
@@ -155,9 +155,9 @@ def _local(rows, scalars, settings, axis):
   log_scale = gaussian.log_scalar(variance, settings.scalar)
   first, second, own_scale = _own(mean, log_variance, samples, log_scale, settings, noise[:, k:])
 
-  of = samples if settings.distance_on == "samples" else None
+  compared = samples if settings.distance_on == "samples" else None
   unit = everywhere(jnp.sum(jnp.mean(jnp.log(variance), axis=1))) / videos
-  gaussians = lax.stop_gradient(bhattacharyya.gaussians(center, variance, of, log_unit=unit))
+  gaussians = lax.stop_gradient(bhattacharyya.gaussians(center, variance, compared, log_unit=unit))
   mined = {"block_size": settings.block_size, "axis_name": axis}
   threshold = mining.thresholds(gaussians, settings.rule, **mined)
   weight = _weights(videos, gaussians, threshold, settings, mined)
@@ -190,7 +190,7 @@ def _local(rows, scalars, settings, axis):
 
 
 def _own(mean, log_variance, samples, log_scale, settings, noise):
-  """Both sides of each video's own pair `[N, K, D]`, and log s_i s_i `[N]`."""
+  """Both sides of each video's pair with itself, `[N, K, D]`, and its log s_i s_i `[N]`."""
   k = settings.samples
   if settings.own == "draws":
     return samples, gaussian.sample(noise, *gaussian.mixture(mean, log_variance)), 2 * log_scale
@@ -205,12 +205,12 @@ def _own(mean, log_variance, samples, log_scale, settings, noise):
 
 
 def _weights(videos, gaussians, threshold, settings, mined):
-  """What a positive and a negative pair count `[2]`; all N² ordered pairs together 1."""
+  """Weights of a positive and a negative pair `[2]`; over all N² ordered pairs they sum to 1."""
   if settings.average == "pairs":
     return jnp.full((2,), 1.0 / videos**2)
   positives = videos + mining.count(gaussians, threshold, settings.rule, **mined)
   negatives = videos**2 - positives
-  # One class alone counts whole.
+  # Without negatives the positives count fully.
   half = jnp.where(negatives > 0, 0.5, 1.0)
   return half / jnp.stack([positives, jnp.maximum(negatives, 1.0)])
 

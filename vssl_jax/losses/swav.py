@@ -1,4 +1,4 @@
-"""SwAV's loss: predict one clip's prototype code from another clip, and how prototypes are used."""
+"""SwAV's loss: predicts the prototype code of one clip from another; prototype statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jax import lax
 
 from vssl_jax.errors import UserError
 
-# Cosines this close are equal in float32.
+# Cosines this close count as equal.
 _TIE = 1e-6
 
 
@@ -17,12 +17,12 @@ def code_cross_entropy(
 ) -> jax.Array:
   """Mean over rows of −Σ_k code_k log softmax(scores / T)_k.
 
-  Caron et al. 2020 (SwAV), eq. 2; one summand of the ρ-study's eq. 3, whose KL divergence differs
-  by the codes' entropy, a constant for the gradient.
+  Caron et al. 2020 (SwAV), eq. 2, and one term of the ρ-study's eq. 3. The KL divergence there also
+  has the entropy of the codes, which has no gradient.
 
   Args:
-    scores: `[N, K]`, cosines of one clip's embeddings and the prototypes, any float type.
-    codes: `[N, K]`, rows that sum to 1, of another clip (`vssl_jax.ops.sinkhorn`); no gradient.
+    scores: `[N, K]`, cosines between the embeddings of one clip and the prototypes, any float type.
+    codes: `[N, K]`, codes of another clip (`vssl_jax.ops.sinkhorn`); rows sum to 1; no gradient.
     temperature: T > 0.
 
   Returns:
@@ -43,10 +43,10 @@ def code_cross_entropy(
 
 
 def prototype_statistics(scores: jax.Array) -> dict[str, jax.Array]:
-  """How evenly embeddings spread over the prototypes, from each one's nearest prototype.
+  """How evenly the embeddings are distributed over the prototypes, by nearest prototype.
 
-  Of the scores, not of the codes: Sinkhorn's codes are even by construction, also where all
-  embeddings crowd around one prototype.
+  Computed from the scores, not from the codes: Sinkhorn's codes always use the prototypes evenly,
+  even if all embeddings are close to one prototype.
 
   Args:
     scores: `[M, K]`, of all clips of a batch.
@@ -54,13 +54,13 @@ def prototype_statistics(scores: jax.Array) -> dict[str, jax.Array]:
   Returns:
     float32 scalars without gradient:
     prototype_entropy: entropy of the histogram of nearest prototypes, in nats, in
-      [0, log min(M, K)]; 0 where one prototype takes all.
-    prototype_usage: share of the min(M, K) prototypes a batch can reach that are nearest to some
-      embedding, in (0, 1].
+      [0, log min(M, K)]; 0 if one prototype is nearest to all.
+    prototype_usage: number of prototypes that are nearest to some embedding, divided by min(M, K),
+      the largest possible number; in (0, 1].
   """
   m, k = scores.shape
   scores = _float32(lax.stop_gradient(scores))
-  # The first of those that tie: equal prototypes are one, whatever rounding makes of them.
+  # Ties go to the first prototype, so that equal prototypes count as one despite rounding.
   nearest = jnp.argmax(scores >= jnp.max(scores, axis=1, keepdims=True) - _TIE, axis=1)
   share = jnp.mean(jax.nn.one_hot(nearest, k, dtype=jnp.float32), axis=0)
   used = share > 0

@@ -1,9 +1,10 @@
-"""One file per method: pure functions that read like the paper.
+"""The methods, one file each: pure functions that follow the paper.
 
-A module here has `defaults()` (its config fields) and `build(config, mesh) -> Method`, and may have
-`resolve(config, source)` (fields that come from the data), `evaluator(config, mesh) -> Evaluator`,
-`STARTS_FROM_ENCODER` (its `build` takes `encoder_variables`), `LEARNS_FROM_LABELS` (of clips), and
-`UNDECISIVE` (its fields that change no number of the training).
+A module here has `defaults()` (its config fields) and `build(config, mesh) -> Method`. It may also
+have `resolve(config, source)` (fills in fields from the data),
+`evaluator(config, mesh) -> Evaluator`, `STARTS_FROM_ENCODER` (`build` accepts
+`encoder_variables`), `LEARNS_FROM_LABELS` (training uses the labels of the clips), and `UNDECISIVE`
+(names of its fields that have no effect on training).
 """
 
 import importlib
@@ -34,14 +35,14 @@ def load(name: str) -> types.ModuleType:
 
 
 def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
-  """The config with what comes from the data filled in.
+  """Fills in the fields of the config that come from the data.
 
-  That is the length of an epoch, what tells the videos from others, and what the method itself
-  takes (a number of classes, say).
+  These are the length of an epoch, the fingerprint of the videos, and the fields that the method
+  itself needs (the number of classes, for example).
 
   Args:
-    config: any.
-    source: the training split; None fills in nothing.
+    config: any config.
+    source: the training split; without it (None) only the method's own placeholders are filled in.
   """
   if source is not None:
     config = config.copy_and_resolve_references()
@@ -53,7 +54,7 @@ def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
 
 
 def base_config(method: str) -> ConfigDict:
-  """The whole config for one method, every field at its default.
+  """The complete config of one method, with every field at its default.
 
   Args:
     method: a module of `vssl_jax/methods`; its `defaults()` become `config.<method>`.
@@ -71,7 +72,7 @@ def base_config(method: str) -> ConfigDict:
 
 
 def complete(saved: ConfigDict) -> ConfigDict:
-  """A stored config with the fields it lacks, which later versions added, at their defaults."""
+  """A stored config, with fields that later versions added set to their defaults."""
 
   def fill(into: ConfigDict, default: ConfigDict) -> None:
     for key, value in default.items():
@@ -89,15 +90,15 @@ def complete(saved: ConfigDict) -> ConfigDict:
 def build(
   config: ConfigDict, mesh: Mesh | None = None, encoder_variables: Variables | None = None
 ) -> Method:
-  """The method of a resolved config.
+  """Builds the method of a resolved config.
 
   Args:
-    config: any.
+    config: any resolved config.
     mesh: the devices.
-    encoder_variables: where its encoder starts; None draws it at random.
+    encoder_variables: initial weights of the encoder; None initializes it at random.
 
   Raises:
-    UserError: the method starts from random weights alone.
+    UserError: `encoder_variables` are given, but the method always starts from random weights.
   """
   module = load(config.method)
   if encoder_variables is None:
@@ -111,16 +112,16 @@ def build(
 
 
 def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
-  """What scores the method of a resolved config beside the probes of its encoder."""
+  """The method's own evaluation (see `Evaluator`); an empty one if it has none."""
   module = load(config.method)
   return module.evaluator(config, mesh) if hasattr(module, "evaluator") else Evaluator()
 
 
 def learns_from_labels(config: ConfigDict) -> bool:
-  """Whether a config's method sees the labels of the clips that it trains on."""
+  """Whether the method of a config uses the labels of its training clips."""
   return bool(getattr(load(config.method), "LEARNS_FROM_LABELS", False))
 
 
 def undecisive_fields(method: str) -> tuple[str, ...]:
-  """Dotted names of a method's config fields that change no number of its training."""
+  """Dotted names of those config fields of a method that have no effect on its training."""
   return tuple(f"{method}.{field}" for field in getattr(load(method), "UNDECISIVE", ()))

@@ -1,4 +1,4 @@
-"""What a method is to the train loop: a record of pure functions."""
+"""The contract between a method and the train loop: a record of pure functions."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ def _same(params: Params, state: State, step: jax.Array) -> tuple[Params, State]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A method's functions; N is the global batch, arrays are sharded over mesh axis `data`.
+  """The functions of a method. N is the global batch size; arrays are sharded over axis `data`.
 
-  The loss is given either whole (`loss`) or in two parts (`embed`, `objective`), which is
-  what exact gradient accumulation needs: embeddings of all micro-batches first, then one
-  objective over all of them. `batch` carries the entries of `batch_spec`, `label [N]` where the
-  source has it, `video [N]` and `key [N]`, a PRNG key for each example that no sharding or
-  micro-batching changes; `rng` is one key for the step.
+  A method gives its loss either whole (`loss`) or in two parts (`embed` and `objective`). Exact
+  gradient accumulation needs the two parts: it first computes the embeddings of all micro-batches,
+  then one objective over all of them. `batch` holds the entries of `batch_spec`, `label [N]` if the
+  source has labels, `video [N]`, and `key [N]`, one PRNG key per example, which does not depend on
+  sharding or micro-batches. `rng` is one key for the whole step.
 
   Attributes:
     init: (rng, batch) -> (params, state); the batch may be abstract zeros.
-    encoder: (params, state) -> variables of the encoder that probes and exports use; None where
-      there is no encoder of clips, and `evaluate` scores what is learnt.
-    batch_spec: shape and dtype of one video's entries, e.g. clips [R, T, H, W, C] uint8.
-    embed: (params, state, batch) -> (embeddings, state), embeddings a tree of [N, ...].
+    encoder: (params, state) -> variables of the encoder, for probes and exports. None if the
+      method has no encoder of clips; its `Evaluator` then scores the trained network itself.
+    batch_spec: shape and dtype of the entries of one video, e.g. clips [R, T, H, W, C] uint8.
+    embed: (params, state, batch) -> (embeddings, state); embeddings are a tree of [N, ...].
     objective: (params, state, embeddings, batch, rng, step) -> (loss, (state, metrics)).
-    loss: (params, state, batch, rng, step) -> (loss, (state, metrics)), in place of the two.
+    loss: (params, state, batch, rng, step) -> (loss, (state, metrics)); replaces `embed` and
+      `objective`.
     grads: (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients), for a
-      method that computes its own (clip by clip, say).
-    update_mask: (state, step) -> True to update, False to leave parameters, optimizer and schedule
-      as they are, or a tree of booleans for parts of the parameters (frozen subsets): like them,
-      or a prefix such as {"encoder": True, "prototypes": step > 10}.
-    after_update: (params, state, updates) -> (params, state) after each applied update
-      (momentum encoders); `updates` counts them, from 1.
-    on_epoch_start: (params, state, source) -> (params, state) on the host, before each epoch.
-    state_spec: how the state lies on the devices: PartitionSpecs in the shape of the state, or of
-      its upper part (a prefix). A whole copy on each by default.
-    frozen_steps: steps at the start that update nothing: the schedules are that much
-      shorter, and end with the run.
+      method that computes its own gradients (clip by clip, for example).
+    update_mask: (state, step) -> True to update; False to leave parameters, optimizer and schedule
+      unchanged; or a tree of booleans that freezes parts of the parameters. The tree has the
+      structure of the parameters or is a prefix, e.g. {"encoder": True, "prototypes": step > 10}.
+    after_update: (params, state, updates) -> (params, state), called after each applied update
+      (for momentum encoders); `updates` is the number of updates so far, starting at 1.
+    on_epoch_start: (params, state, source) -> (params, state), on the host, before each epoch.
+    state_spec: how the state is sharded over the devices: a tree of PartitionSpecs with the
+      structure of the state, or a prefix of it. By default every device has a whole copy.
+    frozen_steps: number of steps at the start that update nothing. The schedules are shorter by
+      this number and still end with the run.
 
-  Metrics are float32 scalars, but for the optional entry `embeddings` [M, D], from which the
-  loop computes collapse statistics when it logs.
+  Metrics are float32 scalars. The optional entry `embeddings` [M, D] is the exception: the loop
+  computes collapse statistics from it when it logs.
   """
 
   init: Callable[[jax.Array, Batch], tuple[Params, State]]
@@ -79,7 +80,7 @@ class Method:
   frozen_steps: int = 0
 
   def example(self, n: int) -> Batch:
-    """A batch of n zero videos, for `init` and shape evaluation."""
+    """A batch of n videos of zeros, for `init` and for shape evaluation."""
     batch = {k: jnp.zeros((n, *s.shape), s.dtype) for k, s in self.batch_spec.items()}
     zeros = jnp.zeros((n,), jnp.int32)
     keys = jax.random.split(jax.random.key(0), n)
@@ -88,15 +89,15 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Localizer:
-  """A method's parameters at work on untrimmed videos.
+  """How a trained method finds actions in untrimmed videos.
 
   Attributes:
-    activate: (params) -> see `localization.scores.Activate`.
-    look: (params, state) -> see `localization.observe.Look`.
-    predict: keyword arguments of `localization.scores.predict`.
-    protocol: of the scores, see `localization.scores.evaluate`.
-    label_names: the classes, () where the run is of before they were kept.
-    width: D of the features.
+    activate: (params) -> a function, see `localization.scores.Activate`.
+    look: (params, state) -> a function, see `localization.observe.Look`.
+    predict: keyword arguments for `localization.scores.predict`.
+    protocol: name of the scoring protocol, see `localization.scores.evaluate`.
+    label_names: the classes; () for old runs, which did not save them.
+    width: D, the width of the features.
   """
 
   activate: Callable[[Params], Any]
@@ -112,9 +113,9 @@ class Gaussians:
   """The Gaussian embeddings that a method learns.
 
   Attributes:
-    apply: (variables, clips uint8 `[B, T, H, W, C]`) -> `[B, 2D]`, μ, then log σ².
-    variables: (params, state) -> what `apply` reads.
-    settings: of the loss that the pairs are mined for.
+    apply: (variables, clips uint8 `[B, T, H, W, C]`) -> `[B, 2D]`: μ, then log σ².
+    variables: (params, state) -> the variables that `apply` takes.
+    settings: the settings of the loss, among them how it mines pairs.
   """
 
   apply: Callable[[Mapping[str, Any], jax.Array], jax.Array]
@@ -124,16 +125,17 @@ class Gaussians:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-  """What a method is worth beside the probes of its encoder; a method without such has none.
+  """A method's own evaluation, in addition to the probes of its encoder. All parts are optional.
 
   Attributes:
-    scores: (params, state, training split, evaluation split) -> JSON-able scores, their `headline`
-      among them; after training, where probes are asked for and the data has labels, or always
-      where the method has no encoder.
-    write_report: as `scores`, and the run's folder: writes files there and gives further scores.
-    validate: (params, held-out training videos) -> figures to log, and to choose a checkpoint by.
-    localizer: of a method that finds actions in untrimmed videos.
-    gaussians: of a method whose embeddings are Gaussian.
+    scores: (params, state, training split, evaluation split) -> scores that can be written as
+      JSON, with an entry `headline`. Called after training if probes are requested and the data
+      has labels; always called if the method has no encoder.
+    write_report: takes the arguments of `scores` and the run's folder; writes files there and
+      returns further scores.
+    validate: (params, held-out training videos) -> metrics to log and to choose a checkpoint by.
+    localizer: for a method that finds actions in untrimmed videos.
+    gaussians: for a method with Gaussian embeddings.
   """
 
   scores: Callable[[Params, State, Source, Source], dict[str, Any]] | None = None
@@ -146,7 +148,7 @@ class Evaluator:
 
 
 def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss, Params]]:
-  """The function that gives a step's loss and gradients, in `accumulate` micro-batches.
+  """The function that computes the loss and gradients of a step, in `accumulate` micro-batches.
 
   Returns:
     (params, state, batch, rng, step) -> ((loss, (state, metrics)), gradients).
@@ -157,15 +159,15 @@ def value_and_grad(method: Method, accumulate: int) -> Callable[..., tuple[Loss,
   if method.grads is not None:
     if accumulate > 1:
       raise UserError(
-        f"config.accumulate is {accumulate}: this method takes its gradients clip by clip; use "
+        f"config.accumulate is {accumulate}: this method computes gradients clip by clip; use "
         "config.accumulate=1."
       )
     return method.grads
   if method.embed is None:
     if accumulate > 1:
       raise UserError(
-        f"config.accumulate is {accumulate}: this method's loss is not an objective over "
-        "embeddings; use config.accumulate=1."
+        f"config.accumulate is {accumulate}: this method's loss is not computed from embeddings; "
+        "use config.accumulate=1."
       )
     assert method.loss is not None
     return jax.value_and_grad(method.loss, has_aux=True)

@@ -1,8 +1,8 @@
 """Classification: a linear probe on a frozen encoder, fine-tuning, or training from scratch.
 
-One method for all three, so that a probe runs on the same loop as everything else. Frozen,
-the encoder sits in the state, runs with its batch norm in inference mode and is never
-touched (CVRL §4.1: L2-normalized features, one dense layer); otherwise it is trained.
+One method does all three, so that a probe uses the same train loop as everything else. A frozen
+encoder is part of the state: its batch norm runs in inference mode and its weights never change
+(CVRL §4.1: L2-normalized features, one dense layer). Otherwise the encoder is trained too.
 """
 
 from __future__ import annotations
@@ -37,27 +37,29 @@ class State(flax.struct.PyTreeNode):
 def defaults() -> ConfigDict:
   """Fields of `config.classify`."""
   c = ConfigDict()
-  c.classes = 0  # 0: as many as the data has
-  c.frozen = True  # the encoder in inference mode, unchanged
-  c.normalize = True  # L2-normalized features
+  c.classes = 0  # number of classes; 0 takes it from the data
+  c.frozen = True  # True: linear probe, the encoder does not change | False: train the encoder too
+  c.normalize = True  # L2-normalize the features before the classifier
   c.dropout = 0.0
   c.label_smoothing = 0.0
-  c.encoder_sha256 = ""  # of the frozen encoder, filled in: another one is another run
+  # Hash of the frozen encoder. The linear probe fills it in, so that its run cannot be resumed with
+  # another encoder.
+  c.encoder_sha256 = ""
   return c
 
 
 def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
-  """Fills in the number of classes from the data; without any (a dry run), two.
+  """Fills in the number of classes from the data; without data (a dry run), two classes.
 
   Raises:
-    UserError: it is 0 and the data has no labels.
+    UserError: `classes` is 0 and the data has no labels.
   """
   if config.classify.classes:
     return config
   names = ("one", "other") if source is None else source.label_names
   if not names:
     raise UserError(
-      "config.classify.classes is 0 and the data names no labels: set config.classify.classes."
+      "config.classify.classes is 0 and the data has no label names: set config.classify.classes."
     )
   config = config.copy_and_resolve_references()
   config.classify.classes = len(names)
@@ -90,11 +92,11 @@ def build(
 
   Args:
     config: `classify`, `encoder`, `augment` and `data` are read.
-    mesh: for the evaluation; in training every term is a mean over examples.
-    encoder_variables: where the encoder starts; drawn at random when None.
+    mesh: not needed here; in training every term is a mean over examples.
+    encoder_variables: initial weights of the encoder; None initializes it at random.
 
   Raises:
-    UserError: a number of classes below two, or a rate outside [0, 1).
+    UserError: there are fewer than two classes, or a rate is outside [0, 1).
   """
   c = config.classify
   if c.classes < 2:
@@ -141,7 +143,7 @@ def build(
     del params, rng, step
     labels = jnp.broadcast_to(batch["label"][:, None], logits.shape[:2])
     targets = optax.smooth_labels(jax.nn.one_hot(labels, c.classes), c.label_smoothing)
-    known = labels >= 0  # a video without label teaches nothing, and does not dilute the others
+    known = labels >= 0  # videos without a label are left out of the mean
     count = jnp.maximum(jnp.sum(known), 1)
     loss = jnp.sum(jnp.where(known, optax.softmax_cross_entropy(logits, targets), 0.0)) / count
     accuracy = jnp.sum((jnp.argmax(logits, -1) == labels) & known) / count
@@ -162,7 +164,7 @@ def build(
 
 
 def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
-  """The classifier's own accuracy; of a frozen encoder the linear probe tells it."""
+  """The accuracy of the trained classifier; none for a frozen encoder, which the probes score."""
   if config.classify.frozen:
     return Evaluator()
   logits = logits_fn(config)
@@ -182,7 +184,7 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
 
 
 def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-  """Inverted dropout on x [N, R, F] with each example's own key."""
+  """Inverted dropout on x [N, R, F], with one key per example."""
 
   def one(key: jax.Array, row: jax.Array) -> jax.Array:
     keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, row.shape)

@@ -1,7 +1,8 @@
 """CVRL: Spatiotemporal Contrastive Video Representation Learning (Qian et al., CVPR 2021).
 
-Two clips of each video, N videos in the global batch: clip → R3D encoder → MLP → 128-d,
-and InfoNCE pulls a video's two clips together among all 2N:
+The global batch has N videos with two clips each. Each clip goes through the R3D encoder and an MLP
+to a 128-d embedding. InfoNCE pulls the two clips of a video together and pushes all others of the
+2N clips away:
 
   L = mean_i −log exp(sim(z_i, z_i')/τ) / Σ_{k≠i} exp(sim(z_i, z_k)/τ)      (§3.1)
 """
@@ -24,7 +25,7 @@ Embeddings = jax.Array  # [N, 2, D]
 
 
 class State(flax.struct.PyTreeNode):
-  """Batch-norm running statistics; nothing else outlives a step."""
+  """Batch-norm running statistics, all that is kept from step to step besides the parameters."""
 
   encoder: Variables
   head: Variables
@@ -34,9 +35,11 @@ def defaults() -> ConfigDict:
   """Fields of `config.cvrl`."""
   c = ConfigDict()
   c.temperature = 0.1
-  # TF Garden adds the two directions' means: twice the mean over all 2N anchors.
+  # Factor on the loss. TF Model Garden adds the mean losses of the two directions, which is twice
+  # the mean over all 2N anchors.
   c.loss_scale = 2.0
-  c.block_size = 0  # rows of a tile of the similarity matrix; 0 = the whole matrix at once
+  # The similarity matrix is computed in tiles of this many videos per side; 0 = no tiles.
+  c.block_size = 0
   return c
 
 
@@ -48,10 +51,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     mesh: the devices; embeddings (never logits) are gathered over its axis.
 
   Raises:
-    UserError: clips per video other than two, or a temperature that is not positive.
+    UserError: the number of clips per video is not two, or the temperature is not positive.
   """
   if config.data.clips != 2:
-    raise UserError(f"config.data.clips is {config.data.clips}: CVRL contrasts 2 clips per video.")
+    raise UserError(f"config.data.clips is {config.data.clips}: CVRL needs 2 clips; set it to 2.")
   if config.cvrl.temperature <= 0:
     raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
   net = network.build(config)
@@ -70,7 +73,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
     clips = transform(batch["key"], batch["clips"])  # [N, 2, T, H, W, C]
     n, views = clips.shape[:2]
-    x = clips.reshape(n * views, *clips.shape[2:])  # both views share the statistics
+    x = clips.reshape(n * views, *clips.shape[2:])  # one set of batch statistics for both views
     z, stats = net(params, {"encoder": state.encoder, "head": state.head}, x)
     return z.reshape(n, views, -1), State(**stats)
 

@@ -1,11 +1,11 @@
-"""The momentum encoder as methods use it: keys of all clips, and a target that follows slowly.
+"""The momentum encoder of ρ-MoCo and ρ-BYOL: computes the keys and follows the online network.
 
   target ← m · target + (1 − m) · online,   m = 1 − (1 − m_base)(cos(πk/K) + 1)/2
 
-(the ρ-study, §3; BYOL, §3.2). The target starts as a copy; K counts updates, so that steps which
-update nothing leave both k and the target where they are. PySlowFast averages parameters only: the
-key network normalizes by batch statistics and keeps running averages of its own, which nothing
-reads. `ema_buffers` averages them too.
+(the ρ-study, §3; BYOL, §3.2). The target starts as a copy of the online network. k and K count
+updates, so a step that updates nothing changes neither k nor the target. PySlowFast averages only
+the parameters: the key network normalizes by batch statistics and keeps its own running averages,
+which are never used. With `ema_buffers` the running averages are averaged too.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from vssl_jax.methods.network import Network
 from vssl_jax.ops import ema
 
 QUERIES = ("mean", "sum")
-_SHUFFLE = 1_000_003  # apart from the augmentation's folds, which count views
+_SHUFFLE = 1_000_003  # to derive a key that differs from those of augmentation (numbers of views)
 
 
 class Target(flax.struct.PyTreeNode):
-  """The slow copy: parameters and running statistics under `encoder` and `head`."""
+  """The momentum network: parameters and running statistics under `encoder` and `head`."""
 
   params: Params
   stats: Any
 
 
 def defaults() -> ConfigDict:
-  """Fields of a method with a momentum encoder."""
+  """Config fields of every method with a momentum encoder."""
   c = ConfigDict()
-  c.momentum = 0.994  # m_base; 0 with anneal=False: the target is the online network
-  c.anneal = True  # cosine from m_base to 1 over the run; False: m_base all along
-  c.ema_buffers = False  # average batch norm's running statistics too
-  c.shuffle_bn = False  # keys see other groups than queries, where batch norm has groups
-  c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
-  c.queries = "mean"  # over the ρ queries (paper) | "sum" (released code's sequential mode)
-  c.sequential = False  # one clip's activations in memory at a time
+  c.momentum = 0.994  # m_base; with 0 and anneal=False the target equals the online network
+  c.anneal = True  # True: m rises from m_base to 1 over the run (cosine) | False: m stays m_base
+  c.ema_buffers = False  # also average the running statistics of batch norm
+  c.shuffle_bn = False  # shuffle the videos of the keys, so their batch norm groups differ
+  c.statistics = "clip"  # batch norm statistics: clip (each clip index separately) | joint (all)
+  c.queries = "mean"  # combine the ρ queries: mean (paper) | sum (released code, sequential mode)
+  c.sequential = False  # keep the activations of only one clip in memory at a time
   return c
 
 
@@ -57,8 +57,8 @@ def check(config: ConfigDict, fields: ConfigDict) -> None:
   multiclip.choose(config, fields, "queries", QUERIES)
   if fields.sequential and fields.statistics != "clip":
     raise UserError(
-      f"config.{config.method}.sequential is True: clips seen one at a time have statistics of "
-      f"their own; set config.{config.method}.statistics=clip."
+      f"config.{config.method}.sequential is True: clips are processed one at a time, so each has "
+      f"its own batch norm statistics; set config.{config.method}.statistics=clip."
     )
   if not 0 <= fields.momentum <= 1:
     raise UserError(f"config.{config.method}.momentum is {fields.momentum}: it must lie in [0, 1].")
@@ -79,19 +79,22 @@ def keys(
   shuffle: bool,
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Target]:
-  """The target's embeddings of all clips, without gradient and one clip in memory at a time.
+  """The momentum network's embeddings of all clips, without gradient.
+
+  With `statistics = "clip"` only one clip index is in memory at a time.
 
   Args:
     net: encoder and head.
     clips: how to augment and normalize.
-    target: the slow copy.
+    target: the momentum network.
     batch: `clips` and `key` are read.
-    shuffle: permute the videos before the network and back after it: its groups of batch norm then
-      hold other videos than the queries' (MoCo, He et al. 2020, §3.3).
-    mesh: the devices that permuted videos are split over again: unsaid, each would take all.
+    shuffle: permute the videos before the network and undo it afterwards, so that the batch norm
+      groups contain other videos than those of the queries (MoCo, He et al. 2020, §3.3).
+    mesh: the devices over which the permuted videos are sharded again. Without it, every device
+      would compute all videos.
 
   Returns:
-    `[N, ρ, D]` and the target with its running statistics moved on.
+    Keys `[N, ρ, D]`, and the target with updated running statistics.
   """
   rows = {name: batch[name] for name in ("clips", "key")}
   if shuffle:
@@ -108,7 +111,7 @@ def _split(rows: Any, mesh: Mesh | None) -> Any:
 
 
 def _permutation(key: jax.Array, rows: int) -> jax.Array:
-  """A random order of the rows, from the examples' own keys."""
+  """A random permutation of the rows, drawn from the PRNG key of the first example."""
   return jax.random.permutation(jax.random.fold_in(key[0], _SHUFFLE), rows)
 
 
@@ -124,13 +127,13 @@ def follow(
   """The target after an update.
 
   Args:
-    config: the resolved config: the length of the run.
-    fields: the method's own.
-    target: before.
+    config: the resolved config, for the length of the run.
+    fields: the method's own config fields.
+    target: the target before the update.
     params: online parameters after the update.
     stats: online running statistics after the step.
-    updates: updates done, this one included: the first has m(0) = m_base.
-    idle: steps of the run that update nothing.
+    updates: number of updates so far, including this one; the first uses m(0) = m_base.
+    idle: number of steps of the run that update nothing.
   """
   total = multiclip.updates(config, idle) if fields.anneal else 1
   m = ema.momentum(fields.momentum, updates - 1, total, fields.anneal)
@@ -149,19 +152,20 @@ def losses(
   query_loss: Callable[[Any, Any, jax.Array], tuple[jax.Array, Metrics]],
   close: Callable[[Any, jax.Array, Metrics], tuple[Any, Metrics]],
 ) -> dict[str, Any]:
-  """The loss of all clips as queries against the keys of the others, as `Method` takes it.
+  """The loss of every clip as a query against the keys of the other clips, as fields of `Method`.
 
   Args:
-    fields: the method's own: `sequential` and `queries`.
+    fields: the method's own config fields; `sequential` and `queries` are read.
     clips: how to augment and normalize.
-    online: the trained network; gives a tree with `z`, the embeddings.
+    online: the trained network; returns a tree with the embeddings `z`.
     keys_of: (params, state, batch) -> (keys [N, ρ, D], state), without gradient.
-    query_loss: (state, one clip's tree, the other clips' keys [N, ρ − 1, D]) -> (value, metrics).
-    close: (state, keys, metrics) -> (state, metrics), once a step.
+    query_loss: (state, tree of one clip, keys of the other clips [N, ρ − 1, D]) -> (value,
+      metrics).
+    close: (state, keys, metrics) -> (state, metrics), called once per step.
 
   Returns:
-    `embed` and `objective`, or `grads` in sequential mode: the same numbers, but that memory does
-    not grow with ρ.
+    `embed` and `objective`, or `grads` in sequential mode. Both give the same numbers; in
+    sequential mode the memory does not grow with ρ.
   """
   scale = clips.count if fields.queries == "sum" else 1
 

@@ -1,9 +1,10 @@
-"""ρ clips of each video through one network: what the four methods of the ρ-study share.
+"""Sends ρ clips of each video through one network: shared by the four methods of the ρ-study.
 
 Feichtenhofer et al., "A Large-Scale Study on Unsupervised Spatiotemporal Representation Learning",
-CVPR 2021. Clips are forwarded one after the other, each normalized by the statistics of its own
-clip index over the batch, as the paper's code (PySlowFast) does; `statistics = "joint"` sends all
-ρ N clips at once instead. The running averages then move towards the mean over the ρ clips.
+CVPR 2021. The first clips of all videos go through the network together, then the second clips, and
+so on. Batch norm statistics are separate for each clip index, as in the paper's code (PySlowFast),
+and the running averages move towards their mean over the ρ clips. `statistics = "joint"` sends all
+ρ N clips through the network at once instead.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Clips:
     count: ρ.
     transform: the augmentation.
     statistics: "clip" or "joint".
-    spec: shape and type of one video's clips.
+    spec: shape and dtype of the clips of one video.
   """
 
   count: int
@@ -51,10 +52,10 @@ class Clips:
     return self.transform(batch["key"], clips, r)[:, 0]
 
   def forward(self, fn: Forward, params: Params, stats: Stats, batch: Batch) -> tuple[Tree, Stats]:
-    """All clips through a network.
+    """Sends all clips through the network `fn`.
 
     Returns:
-      What `fn` gives, `[N, ρ, ...]`, and the running statistics after.
+      The outputs of `fn`, `[N, ρ, ...]`, and the updated running statistics.
     """
     if self.statistics == "joint":
       clips = self.transform(batch["key"], batch["clips"])
@@ -67,11 +68,11 @@ class Clips:
   def gradients(
     self, loss: Callable[[Params, jax.Array], tuple[jax.Array, Tree]], params: Params
   ) -> tuple[tuple[jax.Array, Tree], Params]:
-    """Mean over clips of a loss and its gradient, with one clip's activations in memory at a time.
+    """Mean over clips of a loss and its gradient; only one clip's activations are in memory.
 
     Args:
       loss: (params, r) -> (value, aux) of clip r.
-      params: differentiated.
+      params: the parameters to differentiate by.
 
     Returns:
       ((mean value, aux with a leading axis of ρ), gradient of the mean).
@@ -91,16 +92,17 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
 
   Args:
     config: the resolved config.
-    fields: the method's own, of which `statistics` is read.
+    fields: the method's own config fields; `statistics` is read.
 
   Raises:
-    UserError: fewer than two clips, unknown statistics, or groups of batch norm without two rows.
+    UserError: there are fewer than two clips, `statistics` is unknown, or the batch does not split
+      into equal batch norm groups of two or more rows.
   """
   d = config.data
   if d.clips < 2:
     raise UserError(
-      f"config.data.clips is {d.clips}: {config.method} compares clips of a video, 2 or more; for "
-      "ρ = 1 (two crops of one clip) set config.data.clips=2 and "
+      f"config.data.clips is {d.clips}: {config.method} needs 2 or more clips per video; for ρ = 1 "
+      "(two crops of one clip) set config.data.clips=2 and "
       "config.data.interval.distribution=same."
     )
   choose(config, fields, "statistics", STATISTICS)
@@ -110,15 +112,15 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
     groups = config[part].bn_groups
     if groups < 1 or rows % groups or (groups > 1 and rows // groups < 2):
       raise UserError(
-        f"config.{part}.bn_groups is {groups}: batch norm sees {rows} rows at a time, and needs "
-        "groups of two or more, all as large."
+        f"config.{part}.bn_groups is {groups}: batch norm gets {rows} rows at a time; choose a "
+        "divisor that leaves at least 2 rows per group."
       )
   spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
   return Clips(d.clips, augment.build(config.augment, d.size), fields.statistics, spec)
 
 
 def choose(config: ConfigDict, fields: ConfigDict, name: str, values: tuple[str, ...]) -> str:
-  """A field's value, which must be one of `values`; `UserError` otherwise."""
+  """The value of a field; raises `UserError` if it is not one of `values`."""
   value = fields[name]
   if value not in values:
     raise UserError(
@@ -135,7 +137,7 @@ def positive(config: ConfigDict, fields: ConfigDict, *names: str) -> None:
 
 
 def others(tree: Tree, r: jax.Array | int) -> Tree:
-  """Without clip r: `[N, ρ, ...]` to `[N, ρ − 1, ...]`; r may be traced."""
+  """All clips except clip r: `[N, ρ, ...]` to `[N, ρ − 1, ...]`; r may be traced."""
 
   def one(x: jax.Array) -> jax.Array:
     index = jnp.arange(x.shape[1] - 1)
@@ -147,10 +149,10 @@ def others(tree: Tree, r: jax.Array | int) -> Tree:
 def over_queries(
   loss: Callable[[Tree, jax.Array], tuple[jax.Array, Tree]], queries: Tree
 ) -> tuple[jax.Array, Tree]:
-  """The mean over clips of `loss(clip r's queries [N, ...], r)`, and of its metrics.
+  """The mean over clips r of `loss` and of its metrics.
 
   Args:
-    loss: (queries, r) -> (value, metrics).
+    loss: (queries `[N, ...]` of clip r, r) -> (value, metrics).
     queries: tree of `[N, ρ, ...]`.
   """
   clips = jax.tree.leaves(queries)[0].shape[1]
@@ -158,20 +160,20 @@ def over_queries(
 
 
 def updates(config: ConfigDict, idle: int = 0) -> int:
-  """Updates of the whole run, as schedules of the method's own need them.
+  """The number of updates in the whole run, for the method's own schedules.
 
   Args:
     config: the resolved config.
-    idle: steps without one.
+    idle: number of steps that update nothing.
 
   Raises:
-    UserError: the config does not know how long an epoch is.
+    UserError: `config.steps_per_epoch` is needed and not set.
   """
   return max(config_lib.total_steps(config, _epoch(config, config.steps)) - idle, 1)
 
 
 def steps_of(config: ConfigDict, epochs: float) -> int:
-  """A number of epochs in steps; `UserError` where the config does not know an epoch's length."""
+  """Converts epochs to steps; raises `UserError` if `config.steps_per_epoch` is not set."""
   return round(epochs * _epoch(config, epochs == 0))
 
 
@@ -179,8 +181,8 @@ def _epoch(config: ConfigDict, unneeded: Any) -> int:
   length = config.get("steps_per_epoch", 0)
   if not length and not unneeded:
     raise UserError(
-      "config.steps_per_epoch is 0: the length of an epoch comes from the data, by "
-      "vssl_jax.methods.resolve(config, source)."
+      "config.steps_per_epoch is 0: the length of an epoch comes from the data; call "
+      "vssl_jax.methods.resolve(config, source) first."
     )
   return length
 
@@ -193,13 +195,13 @@ def mean(tree: Tree) -> Tree:
 def finish(
   loss: jax.Array, metrics: dict[str, jax.Array], state: Any, z: jax.Array, scale: float = 1.0
 ) -> Loss:
-  """A method's loss as the loop wants it.
+  """Packs a method's loss, state and metrics as the train loop expects them.
 
   Args:
     loss: scalar.
     metrics: scalars.
-    state: after the step.
-    z: embeddings `[N, ρ, D]`, for the statistics that show a collapse.
-    scale: of the loss.
+    state: the state after the step.
+    z: embeddings `[N, ρ, D]`, from which the loop computes collapse statistics.
+    scale: factor on the loss.
   """
   return scale * loss, (state, {**metrics, "embeddings": lax.stop_gradient(z)})

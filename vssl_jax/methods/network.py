@@ -19,15 +19,15 @@ Stats = Variables  # running statistics by module, the `batch_stats` collections
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """Encoder and head; their parameters and statistics sit under `encoder` and `head`."""
+  """Encoder and head; their parameters and running statistics are under `encoder` and `head`."""
 
   encoder: nn.Module
   head: nn.Module
 
   def init(self, rng: jax.Array, clips: jax.Array) -> tuple[Params, Stats]:
-    """Parameters and running statistics, from clips `[N, T, H, W, C]` of which shape counts.
+    """Initial parameters and running statistics; only the shape of clips `[N, T, H, W, C]` matters.
 
-    In inference mode, so that N need not divide into batch norm's groups.
+    Runs in inference mode, so that N need not be divisible by the number of batch norm groups.
     """
     encoder_rng, head_rng = jax.random.split(rng)
     encoder = self.encoder.init(encoder_rng, clips.astype(jnp.float32), train=False)
@@ -44,7 +44,7 @@ class Network:
     return z, {**stats, "encoder": encoder, "head": head}
 
   def encoder_variables(self, params: Params, stats: Stats) -> Variables:
-    """What probes and exports take of it."""
+    """The variables of the encoder alone, for probes and exports."""
     return {"params": params["encoder"], "batch_stats": stats["encoder"]}
 
 
@@ -59,7 +59,7 @@ def build(config: ConfigDict) -> Network:
 def mlp(
   config: ConfigDict, hidden: tuple[int, ...], *, out_bn: bool = False
 ) -> heads.ProjectionHead:
-  """An MLP with the given hidden widths; output, batch norm and type as `config.head` says."""
+  """An MLP with the given hidden widths; `config` sets output width, batch norm and dtype."""
   h = config.head
   return heads.ProjectionHead(
     tuple(hidden),
@@ -73,7 +73,7 @@ def mlp(
 
 
 def train(module: nn.Module, params: Params, stats: Stats, x: jax.Array) -> tuple[Any, Stats]:
-  """A module's output in training mode, and its running statistics after."""
+  """A module's output in training mode, and its updated running statistics."""
   variables = {"params": params, "batch_stats": stats}
   y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
   return y, updated.get("batch_stats", stats)

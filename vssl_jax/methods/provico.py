@@ -1,15 +1,15 @@
 """ProViCo: Probabilistic Representations for Video Contrastive Learning (Park et al., CVPR 2022).
 
-A clip is a Gaussian, a video the mixture of its clips. Videos whose Bhattacharyya distance is
-small are positives besides the video itself, and each pair's soft contrast is weighted by how
-certain the two are:
+Each clip is a Gaussian and each video is the mixture of its clips. The positives of a video are the
+video itself and other videos at a small Bhattacharyya distance. The soft contrastive loss of each
+pair is weighted by the uncertainty of its two videos:
 
   clip n → encoder → μ_n = L2(LN(FC)), log σ_n² = FC'
   video  → μ(V) = mean μ_n,  σ²(V) = mean (σ_n² + μ_n²) − μ(V)²,  K samples z = σ(V) ⊙ ε + μ(V)
-  mining → (i, j) positive where dist(V_i, V_j) < τ, without gradient
+  mining → (i, j) is positive if dist(V_i, V_j) < τ, without gradient
   loss   → L_soft / (s_i s_j) + ½ log(s_i s_j) over all pairs, + β KL(N(μ_n, σ_n²) ‖ N(0, I))
 
-See `losses.provico` and `ops.bhattacharyya` for the terms.
+`losses.provico` and `ops.bhattacharyya` define the terms.
 """
 
 from __future__ import annotations
@@ -49,43 +49,49 @@ Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
 
 
 class State(flax.struct.PyTreeNode):
-  """Batch-norm running statistics; nothing else outlives a step."""
+  """Batch-norm running statistics, all that is kept from step to step besides the parameters."""
 
   stats: Variables
 
 
 def defaults() -> ConfigDict:
-  """Fields of `config.provico`; the paper states β alone, every other value is ours."""
+  """Fields of `config.provico`; the paper states only β, all other values are ours."""
   c = ConfigDict()
-  c.samples = 8  # K of a video
-  c.beta = 1e-4  # published: weight of KL(N(μ, σ²) ‖ N(0, I)); 0 = none
-  c.kl_on = "clip"  # clip | video
-  c.own = "draws"  # a video's own pair: two independent draws | halves of its clips
-  c.mining = "quantile"  # of the batch's pairs | absolute | top_k | none (own pairs alone)
-  c.threshold = 0.05  # the share of pairs | τ | k
-  c.combine = "union"  # of top_k: union | mutual
-  c.distance = 0.25  # λ; ¼ is the Bhattacharyya distance
-  # published; it adds λ D on average, which an absolute τ must allow for | moments
+  c.samples = 8  # K, number of samples per video
+  c.beta = 1e-4  # β, weight of KL(N(μ, σ²) ‖ N(0, I)), published; 0 switches it off
+  c.kl_on = "clip"  # the Gaussians in the KL term: clip | video
+  # How a video forms a pair with itself: draws (two independent draws) | halves (of its clips).
+  c.own = "draws"
+  # How other positives are chosen: quantile (the nearest pairs of the batch) | absolute (distance
+  # below τ) | top_k (nearest videos of each video) | none (only each video with itself).
+  c.mining = "quantile"
+  c.threshold = 0.05  # for quantile: share of the pairs | for absolute: τ | for top_k: k
+  c.combine = "union"  # top_k: union (either video chooses the other) | mutual (both do)
+  c.distance = 0.25  # λ, weight of the quadratic term; ¼ gives the Bhattacharyya distance
+  # What distances are computed from: samples (published) | moments. Samples add λ D on average; an
+  # absolute τ must allow for that.
   c.distance_on = "samples"
-  c.form = "diagonal"  # in D dimensions | reviewed (the one-dimensional formula)
-  c.stochastic = True  # False: L_soft alone
-  c.scalar = "trace"  # of σ² in the weights: trace | geometric | mean
-  c.average = "pairs"  # over all pairs alike | classes (positives and negatives half each)
-  # p = s(b − a ‖z − z'‖), both learnt, is ½ at the distance b / a. At first a video's own draws lie
-  # √2 apart and unrelated videos 2: with b = a no pair matches, and σ settles where none ever will.
+  c.form = "diagonal"  # diagonal (D dimensions) | reviewed (the one-dimensional formula)
+  c.stochastic = True  # True: weight L_soft by the uncertainties | False: L_soft alone
+  c.scalar = "trace"  # how σ² becomes one number for the weights: trace | geometric | mean
+  # pairs: all pairs count equally | classes: positives and negatives make up half the loss each.
+  c.average = "pairs"
+  # A pair matches with probability p = s(b − a ‖z − z'‖); a and b are learnt, and p = ½ at the
+  # distance b / a. At first, two draws of one video are √2 apart and unrelated videos are 2 apart.
+  # With b = a no pair would match, and σ would settle where no pair ever matches.
   c.slope = 30.0  # a at the start
   c.offset = 45.0  # b at the start
   c.trace = 1.0  # Σ_d σ_d² of a clip at the start
-  # Of log σ². The pull of β holds it near log(β/2 · Σσ²(V)), −12 or so: a clamp above that would be
-  # where it rests.
+  # Least and largest log σ². β keeps log σ² near log(β/2 · Σσ²(V)), about −12; with a higher lower
+  # limit it would stay at that limit.
   c.clamp = (-16.0, 4.0)
-  c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
-  c.block_size = 64  # videos a side of the tiles, each of (K block_size)² distances
+  c.statistics = "clip"  # batch norm statistics: clip (each clip index separately) | joint (all)
+  c.block_size = 64  # videos per side of a tile; a tile has (K block_size)² distances
   return c
 
 
 def settings(config: ConfigDict) -> LossSettings:
-  """The loss's choices that `config.provico` describes.
+  """The settings of the loss, from `config.provico`.
 
   Raises:
     UserError: a field has an impossible value.
@@ -127,16 +133,16 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   start = math.log(c.trace / config.head.out)
   if not low < start < high:
     raise UserError(
-      f"config.provico.clamp is {tuple(c.clamp)}: log σ² starts at log(trace / D) = {start:.2f}, "
-      "which must lie inside."
+      f"config.provico.clamp is {tuple(c.clamp)}: log σ² starts at log(trace / D) = {start:.2f}; "
+      "choose a range that contains it."
     )
   if high - low > bhattacharyya.RANGE:
     raise UserError(
-      f"config.provico.clamp is {tuple(c.clamp)}: distances are exact over {bhattacharyya.RANGE:g} "
-      "of log σ² at most."
+      f"config.provico.clamp is {tuple(c.clamp)}: distances are exact only within a range of "
+      f"{bhattacharyya.RANGE:g} of log σ²; choose a narrower one."
     )
   if config.head.out_bn:
-    raise UserError("config.head.out_bn is True: provico's means have a layer norm; set it False.")
+    raise UserError("config.head.out_bn is True: provico uses a layer norm there; set it to False.")
   net = _network(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
@@ -174,7 +180,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
 
 def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
-  """Retrieval by the Gaussians: by means, by Bhattacharyya distance, and what uncertainty tells."""
+  """Retrieval with the Gaussians: by mean, by Bhattacharyya distance, and by uncertainty."""
   gaussians = Gaussians(clip_gaussians(config), network_variables, settings(config))
 
   def scores(params: Params, state: State, train: Source, test: Source) -> dict[str, Any]:
@@ -204,7 +210,7 @@ def _network(config: ConfigDict) -> network.Network:
 
 
 def clip_gaussians(config: ConfigDict) -> features.Apply:
-  """`(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`: μ, then log σ², batch norm frozen."""
+  """`(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`: μ, then log σ²; frozen batch norm."""
   net, preprocess = _network(config), augment.eval_preprocess(config.augment)
 
   def describe(variables: features.Variables, raw: jax.Array) -> jax.Array:
@@ -216,14 +222,14 @@ def clip_gaussians(config: ConfigDict) -> features.Apply:
 
 
 def network_variables(params: Params, state: State) -> Variables:
-  """What `clip_gaussians` reads of a run's parameters and state."""
+  """The variables that `clip_gaussians` takes, from the parameters and state of a run."""
   return {
     name: {"params": params[name], "batch_stats": state.stats[name]} for name in ("encoder", "head")
   }
 
 
 def monitors(log_variance: jax.Array, clamp: tuple[float, float]) -> Metrics:
-  """Range and mean of the clips' log σ², and the shares of it at either end of the clamp."""
+  """Range and mean of the clips' log σ², and the share of it at each end of the clamp."""
   low, high = clamp
   return {
     "log_variance_min": jnp.min(log_variance),

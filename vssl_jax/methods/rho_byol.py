@@ -1,21 +1,21 @@
-"""ρ-BYOL: predict the momentum network's embedding of a video's other clips; no negatives.
+"""ρ-BYOL: predict the momentum network's embeddings of a video's other clips, without negatives.
 
 Feichtenhofer et al., CVPR 2021, §3 and eq. 2; BYOL: Grill et al. 2020. Each clip is a query,
 q = predictor(projector(encoder(clip))), and every other clip's key k⁺ comes from the momentum
 network (encoder and projector):
 
-  L_q = −Σ_{k⁺} sim(q, k⁺) / T,   averaged over the ρ queries: all ordered pairs
+  L_q = −Σ_{k⁺} sim(q, k⁺) / T,   averaged over the ρ queries, so over all ordered pairs of clips
 
-T is a scale and nothing else: ½ gives BYOL's 2 − 2 cos up to a constant (released code), 1 eq. 2.
-Where paper and released code (PySlowFast) disagree:
+T only scales the loss: T = ½ gives BYOL's 2 − 2 cos up to a constant (released code), T = 1 gives
+eq. 2. Where paper and released code (PySlowFast) disagree, a config field selects either:
 
-  positives = mean   the mean over the ρ − 1 keys (code; the default)
-              sum    their sum (eq. 2): the gradient grows with ρ
-  queries = mean     the average over the ρ queries (paper; the default)
-            sum      their sum (code, sequential mode)
+  positives = mean   mean over the ρ − 1 keys (code; default)
+              sum    sum over the keys (eq. 2); the gradient grows with ρ
+  queries = mean     average over the ρ queries (paper; default)
+            sum      sum over the queries (code, sequential mode)
 
-`target = False` takes the keys from the online network itself, without gradient: BYOL without a
-momentum network, one of the study's questions (and SimSiam).
+`target = False` takes the keys from the online network itself, without gradient. This is BYOL
+without a momentum network, an ablation of the study (and SimSiam).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ POSITIVES = ("mean", "sum")
 
 
 class State(flax.struct.PyTreeNode):
-  """What outlives a step: running statistics and the momentum network (None without one)."""
+  """State kept from step to step: running statistics, and the momentum network or None."""
 
   stats: Variables
   target: momentum.Target | None
@@ -48,10 +48,10 @@ def defaults() -> ConfigDict:
   """Fields of `config.rho_byol`."""
   c = momentum.defaults()
   c.momentum = 0.996
-  c.temperature = 0.5  # divides the cosines: a scale
-  c.predictor = (4096,)  # hidden widths; its output is as wide as the projection's
-  c.positives = "mean"  # over a query's ρ − 1 keys (released code) | sum (eq. 2)
-  c.target = True  # False: keys from the online network, without gradient
+  c.temperature = 0.5  # T; the cosines are divided by it, which only scales the loss
+  c.predictor = (4096,)  # hidden widths of the predictor; its output is as wide as the embedding
+  c.positives = "mean"  # how a query's ρ − 1 keys are combined: mean (released code) | sum (eq. 2)
+  c.target = True  # True: keys from the momentum network | False: from the online network
   return c
 
 
@@ -72,8 +72,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     raise UserError(f"config.rho_byol.predictor is {tuple(c.predictor)}: widths must be positive.")
   if not c.target and not c.anneal:
     raise UserError(
-      "config.rho_byol.target is False: without a momentum network there is no momentum to fix; "
-      "leave config.rho_byol.anneal (fixed, momentum0) as it was."
+      "config.rho_byol.target is False: without a momentum network config.rho_byol.anneal has no "
+      "effect; leave it True (no changes `fixed` or `momentum0`)."
     )
   net = network.build(config)
   predictor = network.mlp(config, c.predictor)

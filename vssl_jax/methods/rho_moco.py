@@ -1,17 +1,18 @@
 """ρ-MoCo: contrast ρ clips of a video against a queue of earlier keys.
 
-Feichtenhofer et al., CVPR 2021, §3 and eq. 1; MoCo: He et al. 2020. Each clip is a query q; its
-positives k⁺ are the momentum network's embeddings of the video's other ρ − 1 clips, its negatives
-the K keys of earlier batches in the queue, which then takes the ρ N new keys. Where paper and
-released code (PySlowFast) disagree:
+Feichtenhofer et al., CVPR 2021, §3 and eq. 1; MoCo: He et al. 2020. Each clip is a query q. Its
+positives k⁺ are the momentum network's embeddings of the video's other ρ − 1 clips. Its negatives
+are the K keys of earlier batches in the queue. After the step, the ρ N new keys enter the queue.
+Where paper and released code (PySlowFast) disagree, a config field selects either:
 
-  positives = separate   one (1 + K)-way cross-entropy a positive, averaged (code; the default)
+  positives = separate   one (1 + K)-way cross-entropy per positive, averaged (code; default)
               sum        positives summed inside the log (eq. 1)
-  queries = mean         the average over the ρ queries (paper; the default)
-            sum          their sum (code, sequential mode): the rate is then ρ times as large
+  queries = mean         average over the ρ queries (paper; default)
+            sum          sum over the ρ queries (code, sequential mode), which acts as a learning
+                         rate ρ times as large
 
-While the queue fills nothing moves: no parameter, decay, momentum target or schedule. The code
-waits for K / N steps, whatever ρ, and lets the schedule run on; here it is until the queue is full.
+Nothing is updated until the queue is full: no parameters, weight decay, momentum target or
+schedule. PySlowFast waits for K / N steps, whatever ρ is, and its schedule runs on meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ENQUEUE = ("all", "first")
 
 
 class State(flax.struct.PyTreeNode):
-  """What outlives a step: running statistics, the momentum network, the queue of keys."""
+  """State kept from step to step: running statistics, the momentum network, the queue of keys."""
 
   stats: Variables
   target: momentum.Target
@@ -47,10 +48,10 @@ def defaults() -> ConfigDict:
   """Fields of `config.rho_moco`."""
   c = momentum.defaults()
   c.temperature = 0.1
-  c.queue = 65536  # K
-  c.positives = "separate"  # separate (released code) | sum (eq. 1)
-  c.enqueue = "all"  # clips whose keys join the queue: all | first
-  c.wait = True  # nothing moves until the queue is full
+  c.queue = 65536  # K, the number of keys in the queue
+  c.positives = "separate"  # how positives are combined: separate (released code) | sum (eq. 1)
+  c.enqueue = "all"  # clips of a video whose keys enter the queue: all | first
+  c.wait = True  # update nothing until the queue is full
   c.shuffle_bn = True
   return c
 
@@ -60,7 +61,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   Args:
     config: `rho_moco`, `encoder`, `head`, `augment`, `data` and the length of the run are read.
-    mesh: the queue is split over its devices where they divide it.
+    mesh: the devices; the queue is sharded over them if their number divides K.
 
   Raises:
     UserError: a field has an impossible value.
@@ -70,7 +71,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   multiclip.choose(config, c, "positives", POSITIVES)
   multiclip.choose(config, c, "enqueue", ENQUEUE)
   if c.queue < 1:
-    raise UserError(f"config.rho_moco.queue is {c.queue}: give a number of keys.")
+    raise UserError(f"config.rho_moco.queue is {c.queue}: give a number of keys, at least 1.")
   net = network.build(config)
   clips = multiclip.build(config, c)
   shuffle = c.shuffle_bn and max(config.encoder.bn_groups, config.head.bn_groups) > 1
@@ -113,7 +114,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return net.encoder_variables(params, state.stats)
 
   devices = 1 if mesh is None else mesh.size
-  whole: Any = PartitionSpec()  # it stands where the state has an array or a tree
+  whole: Any = PartitionSpec()  # a spec for an array or for a whole tree of the state
   split: Any = PartitionSpec(parallel.AXIS) if c.queue % devices == 0 else whole
   return Method(
     init,

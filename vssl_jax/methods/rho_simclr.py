@@ -5,15 +5,15 @@ the video's other ρ − 1 clips are its positives and all clips of other videos
 
   L_q = −log Σ_{k ∈ k⁺} exp(sim(q, k)/α) / Σ_{k ∈ k⁺ ∪ k⁻} exp(sim(q, k)/α)
 
-For ρ = 2 all three choices of `pairs` are one loss, CVRL's. For more clips paper and released code
-disagree, and a third form, ours and the default, uses every pair with the block-wise kernel:
+For ρ = 2 all three values of `pairs` give the same loss, CVRL's. For more clips, paper and released
+code disagree; the default is a third form, ours, which uses every pair and the block-wise kernel:
 
-  joint        the formula above, positives summed inside the log (paper)
-  all          all pairs of clips, each with the two-clip loss (the default)
-  consecutive  pairs (1, 2), (2, 3), … only (PySlowFast)
+  joint        the formula above, with positives summed inside the log (paper)
+  all          the two-clip loss for every pair of clips (default)
+  consecutive  the two-clip loss for the pairs (1, 2), (2, 3), … only (PySlowFast)
 
-The last two are averaged over pairs; with `over_pairs = "sum"`, as PySlowFast has it, summed: the
-gradient then grows with ρ.
+The last two forms average over pairs. With `over_pairs = "sum"` they sum over pairs, as PySlowFast
+does; the gradient then grows with ρ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OVER_PAIRS = {"mean": jnp.mean, "sum": jnp.sum}
 
 
 class State(flax.struct.PyTreeNode):
-  """Batch-norm running statistics; nothing else outlives a step."""
+  """Batch-norm running statistics, all that is kept from step to step besides the parameters."""
 
   stats: Variables
 
@@ -46,10 +46,11 @@ def defaults() -> ConfigDict:
   """Fields of `config.rho_simclr`."""
   c = ConfigDict()
   c.temperature = 0.1
-  c.pairs = "all"  # all | consecutive (released code) | joint (eq. 1)
-  c.over_pairs = "mean"  # the losses of several pairs | "sum" (released code)
-  c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
-  c.block_size = 0  # rows of a tile of the similarity matrix; 0 = the whole matrix at once
+  c.pairs = "all"  # which clips are contrasted: all | consecutive (released code) | joint (eq. 1)
+  c.over_pairs = "mean"  # how the losses of the pairs are combined: mean | sum (released code)
+  c.statistics = "clip"  # batch norm statistics: clip (each clip index separately) | joint (all)
+  # The similarity matrix is computed in tiles of this many videos per side; 0 = no tiles.
+  c.block_size = 0
   return c
 
 
@@ -69,8 +70,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   over_pairs = OVER_PAIRS[multiclip.choose(config, c, "over_pairs", tuple(OVER_PAIRS))]
   if c.over_pairs == "sum" and c.pairs == "joint":
     raise UserError(
-      "config.rho_simclr.over_pairs is 'sum': pairs=joint has one term per clip and none to sum; "
-      "leave it at 'mean'."
+      "config.rho_simclr.over_pairs is 'sum': pairs=joint has no pairs to sum over; set it to "
+      "'mean'."
     )
   if c.block_size < 0:
     raise UserError(f"config.rho_simclr.block_size is {c.block_size}: it must not be negative.")

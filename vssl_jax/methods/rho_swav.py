@@ -1,21 +1,21 @@
 """ρ-SwAV: predict the prototype code of one clip from the video's other clips.
 
-Feichtenhofer et al., CVPR 2021, §3 and eq. 3; SwAV: Caron et al. 2020. A clip's scores are the
-cosines of its embedding and K prototypes; Sinkhorn-Knopp turns the batch's scores into codes that
-use all prototypes evenly, and each other clip of the video has to predict them:
+Feichtenhofer et al., CVPR 2021, §3 and eq. 3; SwAV: Caron et al. 2020. The scores of a clip are the
+cosines between its embedding and K prototypes. Sinkhorn-Knopp turns the scores of the batch into
+codes that use all prototypes equally often. Every other clip of the video has to predict the code:
 
-  L = mean over (coded clip k, other clip q) of −Σ SK(s_k) · log softmax(s_q / T)
+  L = mean over (clip k with a code, other clip q) of −Σ SK(s_k) · log softmax(s_q / T)
 
-No gradient passes through the codes. Sinkhorn is over the global batch (the released code,
-PySlowFast, has each device of a single machine balance its own 8 clips). Prototypes are brought
-back to unit length after each update and stay as they are during the first epoch. Where paper and
-released code disagree:
+The codes have no gradient. Sinkhorn runs over the global batch (in the released code, PySlowFast,
+each device of a single machine balances its own 8 clips). Prototypes are normalized to unit length
+after each update and are frozen during the first epoch. Where paper and released code disagree, a
+config field selects either:
 
-  codes_from = 2   codes of the first two clips only (code; the default)
-               0   of all clips (eq. 3)
+  codes_from = 2   codes for the first two clips only (code; default)
+               0   codes for all clips (eq. 3)
 
-A queue of earlier embeddings may join the codes' batch, once it is full and `queue_start` epochs
-are over (SwAV's own code: 15); off by default, as in the paper.
+Sinkhorn can also use a queue of embeddings of earlier batches. The queue is used once it is full
+and `queue_start` epochs are over (15 in SwAV's own code). It is off by default, as in the paper.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ from vssl_jax.ops.sphere import l2_normalize
 
 
 class State(flax.struct.PyTreeNode):
-  """What outlives a step: running statistics, and a queue for each coded clip (or None)."""
+  """State kept from step to step: running statistics, and one queue per clip with a code or None.
+
+  The queues are stacked along a leading axis.
+  """
 
   stats: Variables
   queues: Any
@@ -50,15 +53,15 @@ def defaults() -> ConfigDict:
   """Fields of `config.rho_swav`."""
   c = ConfigDict()
   c.temperature = 0.1
-  c.prototypes = 1000  # K
-  c.normalize = True  # prototypes to unit length after each update
-  c.freeze_epochs = 1.0  # prototypes stay as they are
-  c.epsilon = 0.05  # of Sinkhorn; smaller is nearer to one prototype per clip
-  c.iterations = 3  # of Sinkhorn; 0 leaves the softmax of scores / ε
-  c.codes_from = 2  # clips that get codes, counted from the first; 0 = all
-  c.queue = 0  # embeddings of earlier batches beside each coded clip's, for Sinkhorn
-  c.queue_start = 15.0  # epochs before they are used
-  c.statistics = "clip"  # of batch norm: each clip index its own | "joint"
+  c.prototypes = 1000  # K, the number of prototypes
+  c.normalize = True  # normalize prototypes to unit length after each update
+  c.freeze_epochs = 1.0  # number of epochs at the start in which prototypes are frozen
+  c.epsilon = 0.05  # ε of Sinkhorn; smaller values are closer to one prototype per clip
+  c.iterations = 3  # iterations of Sinkhorn; 0 uses the softmax of scores / ε
+  c.codes_from = 2  # the first so many clips of a video get codes; 0 = all clips
+  c.queue = 0  # queue length: embeddings of earlier batches that Sinkhorn also uses; 0 = none
+  c.queue_start = 15.0  # number of epochs before the queue is used
+  c.statistics = "clip"  # batch norm statistics: clip (each clip index separately) | joint (all)
   return c
 
 
@@ -67,7 +70,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   Args:
     config: `rho_swav`, `encoder`, `head`, `augment`, `data` and an epoch's length are read.
-    mesh: queues are split over its devices where they divide them.
+    mesh: the devices; queues are sharded over them if their number divides the queue length.
 
   Raises:
     UserError: a field has an impossible value.
@@ -88,7 +91,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   clips = multiclip.build(config, c)
   if c.codes_from > clips.count:
     raise UserError(
-      f"config.rho_swav.codes_from is {c.codes_from}: a video has {clips.count} clips; 0 is all."
+      f"config.rho_swav.codes_from is {c.codes_from}: a video has only {clips.count} clips; use at "
+      "most that many, or 0 for all."
     )
   coded = c.codes_from or clips.count
 
@@ -105,7 +109,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return z, state.replace(stats=stats)
 
   def codes(scores: jax.Array, kernel: jax.Array, queue: Any, step: jax.Array) -> jax.Array:
-    """Codes [N, K] of one clip's scores, beside a queue's where there is one in use."""
+    """Codes [N, K] for the scores of one clip index, balanced together with the queue if in use."""
     balance = lambda s: sinkhorn(s, epsilon=c.epsilon, iterations=c.iterations)  # noqa: E731
     if queue is None:
       return balance(scores)
@@ -148,7 +152,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
-  whole: Any = PartitionSpec()  # it stands where the state has an array or a tree
+  whole: Any = PartitionSpec()  # a spec for an array or for a whole tree of the state
   divides = mesh is None or c.queue % mesh.size == 0
   split: Any = PartitionSpec(None, parallel.AXIS) if divides else whole
   extra: dict[str, Any] = {"after_update": after_update} if c.normalize else {}
@@ -165,5 +169,5 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
 
 def _scores(z: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Scores `[..., K]` of unit embeddings `[..., D]` and prototypes `[D, K]`, in float32."""
+  """Scores `[..., K]`: cosines of unit embeddings `[..., D]` and prototypes `[D, K]`, float32."""
   return jnp.matmul(z, kernel, precision=lax.Precision.HIGHEST)

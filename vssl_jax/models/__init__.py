@@ -1,4 +1,4 @@
-"""Encoders and heads."""
+"""Encoders and heads, as Flax modules."""
 
 from vssl_jax.models.build import DTYPES, ENCODERS, build_encoder
 

@@ -1,16 +1,16 @@
-"""BaS-Net: class activation over time, of a video and of what a filter leaves of it.
+"""BaS-Net: class activations over time, with and without background suppressed by a filter.
 
 Lee et al., "Background Suppression Network for Weakly-supervised Temporal Action Localization"
-(AAAI 2020), as its released code has it, on features X of T steps:
+(AAAI 2020), as in its released code. For features X of T steps:
 
   filter   w = sigmoid(conv1(lrelu(conv1(X)))) in (0, 1)
-  trunk    E = lrelu(conv3(lrelu(conv3(·)))), of X (base branch) and of w ⊙ X (suppression branch)
-  classes  CAS = conv1(dropout(E)), C actions and then the background, without bias
+  trunk    E = lrelu(conv3(lrelu(conv3(·)))), for X (base branch) and for w ⊙ X (suppression branch)
+  classes  CAS = conv1(dropout(E)), without bias; C actions, then the background
 
-Both branches share their weights, and in the first layer also their products: a convolution is
-Σ_k shift_k(X W_k), and shift_k((w ⊙ X) W_k) = shift_k(w ⊙ (X W_k)).
+Both branches have the same weights. In the first layer they also share the matrix products: a
+convolution is Σ_k shift_k(X W_k), and shift_k((w ⊙ X) W_k) = shift_k(w ⊙ (X W_k)).
 
-DCC (CVPR 2022) adds one layer on E, the embedding of a snippet.
+DCC (CVPR 2022) adds one layer on E, which gives the embedding of a snippet.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-BASE, SUPPRESSED = 0, 1  # places on the axis of branches
-PARTS = ("filter1", "filter2", "conv1", "conv2", "classifier", "projection")  # of the parameters
+BASE, SUPPRESSED = 0, 1  # indices of the branches
+PARTS = ("filter1", "filter2", "conv1", "conv2", "classifier", "projection")  # parameter names
 _SLOPE = 0.01
 # Uniform in ±1 / √fan_in.
 _init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Activations(NamedTuple):
-  """What the network sees in N videos; float32, 0 where the mask is False.
+  """Outputs of the network for N videos; float32, 0 where the mask is False.
 
   Attributes:
     attention: `[N, T]`, w in (0, 1).
-    cas: `[2, N, T, C + 1]`, base and suppression branch, logits; in training with dropout.
-    clean: as `cas`, without dropout and without gradient.
+    cas: `[2, N, T, C + 1]`, logits of base and suppression branch; with dropout in training.
+    clean: the same as `cas`, without dropout and without gradient.
     embedding: `[2, N, T, d]`.
-    trunk: `[2, N, T, F]`, E, in the type of the products, and not 0 in padding.
+    trunk: `[2, N, T, F]`, E, in the dtype of the products, and not 0 in padding.
   """
 
   attention: jax.Array
@@ -58,7 +58,7 @@ class BasNet(nn.Module):
     filter: channels of the filter.
     dim: d, width of the embedding.
     dropout: rate in [0, 1).
-    dtype: of the products; parameters and results are float32.
+    dtype: dtype of the matrix products; parameters and results are float32.
   """
 
   classes: int
@@ -75,9 +75,9 @@ class BasNet(nn.Module):
     """Activations of features `[N, T, D]`, float.
 
     Args:
-      features: a step each; what stands where the mask is False counts nowhere.
-      mask: bool `[N, T]`, a video's steps from the first on.
-      keys: one PRNG key a video `[N]`, for dropout; None for none.
+      features: one feature vector per step; values where the mask is False are ignored.
+      mask: bool `[N, T]`, True for the first steps of a video, False for padding.
+      keys: one PRNG key per video `[N]`, for dropout; None for no dropout.
     """
     inside = mask[..., None]
     x = jnp.where(inside, features, 0).astype(self.dtype)
@@ -85,7 +85,7 @@ class BasNet(nn.Module):
     products, bias = Taps(self.hidden, dtype=self.dtype, name="conv1")(x)
     w = attention[..., None].astype(self.dtype)
     both = jnp.stack([shifted(products), shifted([w * p for p in products])])
-    # Padding is zeros before either layer, as beyond the ends of a video.
+    # Padding is set to zero before each layer, as beyond the ends of a video.
     both = jnp.where(inside, _activate(both + bias), 0)
     n, t = mask.shape
     products, bias = Taps(self.hidden, dtype=self.dtype, name="conv2")(both.reshape(2 * n, t, -1))
@@ -112,7 +112,8 @@ class BasNet(nn.Module):
 class Taps(nn.Module):
   """The products X W_k of a convolution over time, K arrays `[N, T, F]`, and its bias `[F]`.
 
-  Their sum, each shifted by its tap (`shifted`), is the convolution. The kernel is `[K, D, F]`.
+  `shifted` shifts each product by its tap and adds them, which gives the convolution. The kernel is
+  `[K, D, F]`.
   """
 
   features: int
@@ -141,9 +142,10 @@ def shifted(products: list[jax.Array]) -> jax.Array:
 
 
 def _flat(apply: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-  """A layer on the rows of `[..., D]`, all in one axis: on a CPU its gradient takes half the time.
+  """Applies a layer to `[..., D]` with all leading axes merged into one.
 
-  Over several leading axes the kernel's gradient is no plain matrix product there.
+  On a CPU this halves the time of the gradient: with several leading axes the gradient of the
+  kernel is not a plain matrix product.
   """
   y = apply(x.reshape(-1, x.shape[-1]))
   return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -154,7 +156,7 @@ def _activate(x: jax.Array) -> jax.Array:
 
 
 def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-  """Inverted dropout on `[2, N, T, F]`, each branch its own, drawn from each video's key."""
+  """Inverted dropout on `[2, N, T, F]`, drawn per branch and video from the keys of the videos."""
 
   def draw(key: jax.Array) -> jax.Array:
     return jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (2, *x.shape[2:]))
@@ -164,12 +166,12 @@ def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
 
 
 def top_mean(cas: jax.Array, mask: jax.Array, share: int = 8) -> jax.Array:
-  """A video's score of each class: the mean of its k largest activations, k = ⌊n / share⌋.
+  """The score of a video for each class: the mean of its k largest activations, k = ⌊n / share⌋.
 
   Args:
     cas: float32 `[..., N, T, C]`.
-    mask: bool `[N, T]`; n counts its True entries, and k is at least 1.
-    share: 8 in BaS-Net, so that k = 93 of T = 750.
+    mask: bool `[N, T]`; n is the number of True entries of a video, and k is at least 1.
+    share: 8 in BaS-Net, which gives k = 93 for T = 750.
 
   Returns:
     `[..., N, C]`.
@@ -187,5 +189,5 @@ def top_count(steps: int, share: int = 8) -> int: ...
 @overload
 def top_count(steps: jax.Array, share: int = 8) -> jax.Array: ...
 def top_count(steps: int | jax.Array, share: int = 8) -> int | jax.Array:
-  """K, how many of a video's steps its score is the mean of; at least 1."""
+  """The number k of activations that `top_mean` averages; at least 1."""
   return max(steps // share, 1) if isinstance(steps, int) else jnp.maximum(steps // share, 1)

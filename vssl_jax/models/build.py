@@ -1,4 +1,4 @@
-"""From `config.encoder` to a network: one plain function a family."""
+"""Builds the encoder that `config.encoder` describes: one plain function per family."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def build_encoder(config: ConfigDict) -> nn.Module:
     A module: `[N, T, H, W, 3]` floating-point clips to `[N, features_dim]` float32 features.
 
   Raises:
-    UserError: A field holds a value that no encoder, or not this one, has.
+    UserError: A field has a value that is unknown, or that this encoder does not support.
   """
   for field, known in {"name": ENCODERS, "dtype": DTYPES, "conv": LOWERINGS}.items():
     _choose(config, field, known)
   return ENCODERS[config.name](config)
 
 
-def _choose(config: ConfigDict, field: str, known: Any, of: str = "") -> None:
+def _choose(config: ConfigDict, field: str, known: Any, reason: str = "") -> None:
   if config[field] not in known:
     choices = ", ".join(map(str, known))
-    raise UserError(f"config.encoder.{field} = {config[field]!r} is unknown{of}: use {choices}")
+    raise UserError(f"config.encoder.{field} = {config[field]!r} is unknown{reason}: use {choices}")
 
 
 def _depth(config: ConfigDict, *known: int) -> int:
-  """The depth, or the family's usual one, `known[0]`, for 0."""
+  """The depth; a depth of 0 gives the usual depth of the family, `known[0]`."""
   _choose(config, "depth", (0, *known), f" to {config.name}")
   return config.depth or known[0]
 
@@ -54,13 +54,13 @@ def _depth(config: ConfigDict, *known: int) -> int:
 def _in_time(config: ConfigDict) -> None:
   if not config.temporal:
     raise UserError(
-      f"config.encoder.temporal = False: {config.name} has no form for single frames; use r3d, "
+      f"config.encoder.temporal = False: {config.name} has no version for single frames; use r3d, "
       "slow or c2d"
     )
 
 
 def _convolutional(config: ConfigDict) -> dict[str, Any]:
-  """What every convolutional network takes."""
+  """Arguments of every convolutional network."""
   fields = ("width", "bn_momentum", "bn_epsilon", "bn_groups", "remat", "conv")
   return {"dtype": DTYPES[config.dtype], **{field: config[field] for field in fields}}
 
@@ -84,7 +84,7 @@ def _slow(config: ConfigDict, **differing: Any) -> nn.Module:
 
 
 def _c2d(config: ConfigDict) -> nn.Module:
-  """A 2-D ResNet on every frame, averaged over frames: `slow` without time."""
+  """A 2-D ResNet on each frame, averaged over frames: `slow` without temporal convolutions."""
   return _slow(config, temporal=False)
 
 
@@ -112,7 +112,7 @@ def _r3d_torchvision(config: ConfigDict) -> nn.Module:
 
 def _s3dg(config: ConfigDict) -> nn.Module:
   _in_time(config)
-  _choose(config, "depth", (0,), " to s3dg, which has one")
+  _choose(config, "depth", (0,), " to s3dg, which has only one depth")
   return S3DG(gating=config.gating, **_convolutional(config))
 
 

@@ -1,4 +1,4 @@
-"""What a network costs a clip, counted from its layers and not from how they are lowered."""
+"""The cost of a network per clip, counted from its layers, independent of how they are lowered."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ LAYERS = (Conv, BatchNorm, nn.Dense, nn.LayerNorm, Attend)
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """The forward pass of one example.
+  """The cost of the forward pass for one example.
 
   Attributes:
-    parameters: trainable numbers.
-    macs: multiply-adds of convolutions, dense layers and attention; published "GFLOPs" of video
-      networks are these. Training costs three times as many, and a multiply-add is two FLOPs.
-    activation_bytes: outputs of convolutions, norms and dense layers and the weights of attention,
-      which the backward pass reads when nothing is recomputed.
+    parameters: number of trainable parameters.
+    macs: multiply-adds of convolutions, dense layers and attention. The "GFLOPs" that papers on
+      video networks publish are multiply-adds; one multiply-add is two FLOPs. Training costs three
+      times as many.
+    activation_bytes: size of the outputs of convolutions, norms and dense layers and of the
+      attention weights, which the backward pass reads if nothing is recomputed.
   """
 
   parameters: int
@@ -43,8 +44,8 @@ def count(module: nn.Module, shape: tuple[int, ...]) -> Cost:
   """The cost of `module(x)` for one example of `shape` [...], without running it.
 
   Args:
-    module: a network of our convolutions, batch norms and attention and Flax's dense layers and
-      layer norms.
+    module: a network built from the convolution, batch norm and attention of this package and
+      Flax's dense layers and layer norms.
     shape: the example's shape without the batch axis, e.g. [T, H, W, 3].
   """
   macs = nbytes = 0

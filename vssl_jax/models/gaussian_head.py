@@ -1,4 +1,4 @@
-"""A clip as a Gaussian: two projections of the encoder's features."""
+"""Maps the features of a clip to a Gaussian: one projection for the mean, one for the variance."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from vssl_jax.ops.sphere import l2_normalize
 
 
 class GaussianHead(nn.Module):
-  """μ = L2(LayerNorm(FC(x))) and log σ² = clamp(FC'(x)), ProViCo's (Park et al., CVPR 2022).
+  """μ = L2(LayerNorm(FC(x))) and log σ² = clamp(FC'(x)), as in ProViCo (Park et al., CVPR 2022).
 
-  The variance's layer has neither normalization and starts at one value for all: its kernel at 0,
-  its bias at log(trace / D), so that a sample lies √trace from the mean. Beyond the clamp
-  there is no gradient. Hidden layers (Dense → BN → ReLU, shared) are ours; the paper has none.
+  The layer of the variance has no normalization. It starts with the same value for all clips:
+  kernel 0 and bias log(trace / D), so that a sample is √trace away from the mean. Outside of the
+  clamp there is no gradient. The hidden layers (Dense → BN → ReLU, shared) are ours; the paper has
+  none.
 
   Attributes:
     out: D.
-    hidden: widths before the two.
+    hidden: widths of the hidden layers that both projections share.
     trace: Σ_d σ_d² at the start.
-    clamp: least and largest log σ².
-    bn_momentum: of the hidden layers' batch norm, as its groups and whether there is any.
-    dtype: of the products but the variance's, where bfloat16 would round σ² by several per cent;
-      both outputs are float32.
+    clamp: smallest and largest log σ².
+    bn_momentum: momentum of batch norm in the hidden layers.
+    bn_groups: groups of that batch norm.
+    bn: whether the hidden layers have batch norm.
+    dtype: dtype of the matrix products. The variance always uses float32, since bfloat16 would
+      round σ² by several per cent; both outputs are float32.
   """
 
   out: int = 256

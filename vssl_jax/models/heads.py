@@ -1,4 +1,4 @@
-"""What sits on the encoder's features: the projection MLP and the linear classifier."""
+"""Heads on the features of an encoder: the projection MLP and the linear classifier."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ glorot_uniform = nn.initializers.glorot_uniform()
 class ProjectionHead(nn.Module):
   """(Dense with bias → BN → ReLU) for each hidden width, then Dense with bias.
 
-  CVRL's head, as its published code builds it: arXiv 2008.03800 §3.1. Without `bn` it is MoCo's.
-  With `out_bn` embeddings too are normalized by batch, without scale or bias, as MoCo v3 has it
-  (arXiv 2104.02057).
+  The head of CVRL (arXiv 2008.03800 §3.1), as in its published code. Without `bn` it is the head of
+  MoCo. With `out_bn`, batch norm without scale and bias also normalizes the embeddings, as in
+  MoCo v3 (arXiv 2104.02057).
   """
 
   hidden: tuple[int, ...] = (2048, 2048, 2048)
@@ -48,7 +48,7 @@ class ProjectionHead(nn.Module):
 
 
 class Classifier(nn.Module):
-  """Linear classifier in float32, on L2-normalized features if asked."""
+  """Linear classifier in float32; with `normalize`, on L2-normalized features."""
 
   classes: int
   normalize: bool = False
@@ -58,6 +58,6 @@ class Classifier(nn.Module):
     """Maps features `[N, F]` to logits `[N, classes]`, float32."""
     x = x.astype(jnp.float32)
     if self.normalize:
-      # The floor lies inside the root, so that the gradient is finite at x = 0.
+      # The small constant is inside the root, so that the gradient is finite at x = 0.
       x = x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
     return nn.Dense(self.classes, kernel_init=glorot_uniform, name="out")(x)

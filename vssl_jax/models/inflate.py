@@ -1,4 +1,4 @@
-"""2-D weights into a 3-D network (Carreira & Zisserman, CVPR 2017, §2.4)."""
+"""Turns the weights of a 2-D network into those of a 3-D one (Carreira & Zisserman 2017, §2.4)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Tree = Any
 
 
 def inflate(variables: Tree, like: Tree, *, how: str = "mean") -> Tree:
-  """Gives every array of a 2-D network the shape that the video network has.
+  """Gives every array of a 2-D network the shape that it has in the video network.
 
-  Kernels [1, h, w, i, o] become [t, h, w, i, o]; all else (batch norm, shortcuts, heads) is
-  copied. A clip of t equal frames then gives what the frame gave, away from the clip's ends: there
-  zero padding in time takes part of the kernel's weight, as in every inflated network.
+  Kernels [1, h, w, i, o] become [t, h, w, i, o]; all other arrays (batch norm, shortcuts, heads)
+  are copied. A clip of t equal frames then gives the same output as the frame, except near the ends
+  of the clip, where the kernel covers zero padding in time, as in every inflated network.
 
   Args:
-    variables: of the 2-D network, {params, batch_stats}.
-    like: of the video network, arrays or their shapes.
-    how: `mean` repeats a kernel over time and divides by t; `centre` puts it at the middle and
+    variables: {params, batch_stats} of the 2-D network.
+    like: variables of the video network, as arrays or shapes.
+    how: `mean` repeats a kernel over time and divides by t; `centre` puts it in the middle, with
       zeros elsewhere.
 
   Returns:
-    A tree like `like`, dtypes of `variables`.
+    A tree with the structure and shapes of `like` and the dtypes of `variables`.
 
   Raises:
-    UserError: the networks differ in more than the kernels' extent in time.
+    UserError: the networks differ in more than the temporal size of the kernels.
   """
   if how not in ("mean", "centre"):
     raise UserError(f"inflate: {how!r} is unknown; choose mean or centre.")
@@ -60,7 +60,7 @@ def _one(name: str, x: jax.Array, shape: tuple[int, ...], how: str) -> jax.Array
 
 
 def inflated(config: ConfigDict, variables: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
-  """A network trained on single frames becomes the video network its probe needs."""
+  """Inflates an encoder trained on single frames for probes on videos; leaves others unchanged."""
   if config.encoder.temporal:
     return config, variables
   config = config.copy_and_resolve_references()

@@ -1,4 +1,4 @@
-"""R(2+1)D-18 and its 3×3×3 twin, as torchvision builds them (Tran et al., CVPR 2018)."""
+"""R(2+1)D-18, and the same network with 3×3×3 kernels, as in torchvision (Tran et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BLOCKS = (2, 2, 2, 2)
 
 
 def middle(channels: int, features: int) -> int:
-  """Channels between the 1×3×3 and the 3×1×1 factor: about the parameters of one 3×3×3.
+  """Channels between the 1×3×3 and the 3×1×1 convolution, to match the parameters of one 3×3×3.
 
-  Section 3.5 of the paper. As in torchvision, both convolutions of a block take this number from
-  the block's input and output.
+  Section 3.5 of the paper. As in torchvision, both convolutions of a block use the number that
+  follows from the input and output channels of the block.
   """
   return 27 * channels * features // (9 * channels + 3 * features)
 
 
 class Block(nn.Module):
-  """Two 3×3×3 convolutions, each factored into 1×3×3, batch norm, ReLU and 3×1×1 if asked."""
+  """Two 3×3×3 convolutions; if `factored`, each is a 1×3×3, batch norm, ReLU and a 3×1×1."""
 
   features: int
   stride: int  # of the first convolution, in time, height and width
@@ -58,7 +58,7 @@ class R2Plus1D(nn.Module):
   Time and space are halved together at the entry of res3, res4 and res5; the stem halves space.
 
   Attributes:
-    factored: True: R(2+1)D; False: 3×3×3 kernels throughout, torchvision's r3d_18.
+    factored: True for R(2+1)D; False for 3×3×3 kernels everywhere, torchvision's r3d_18.
   """
 
   width: float = 1.0

@@ -1,4 +1,4 @@
-"""R3D: the residual 3-D networks of CVRL (arXiv 2008.03800, table 1) and their kin."""
+"""R3D: the residual 3-D networks of CVRL (arXiv 2008.03800, table 1) and related networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vssl_jax.models.layers.conv import lecun_normal
 from vssl_jax.models.layers.padding import Padding, Triple
 from vssl_jax.models.layers.pool import max_pool
 
-# depth -> (blocks a stage, bottleneck blocks?)
+# depth -> (blocks per stage, bottleneck blocks?)
 DEPTHS = {
   18: ((2, 2, 2, 2), False),
   50: ((3, 4, 6, 3), True),
@@ -27,8 +27,8 @@ TEMPORAL = (1, 1, 3, 3)  # temporal kernel by stage, res2 to res5
 class Block(nn.Module):
   """A residual block, bottleneck (t×1×1, 1×3×3, 1×1×1) or basic (t×3×3, 1×3×3).
 
-  The shortcut is a 1×1×1 convolution with batch norm where the number of channels changes (every
-  strided block does change it), else the identity.
+  The shortcut is a 1×1×1 convolution with batch norm if the number of channels changes (it does in
+  every strided block), otherwise the identity.
   """
 
   channels: int  # of the inner convolutions
@@ -71,7 +71,7 @@ class R3D(nn.Module):
   """Residual 3-D network; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
 
   Attributes:
-    time_pool: Frames max-pooled into one after res2 (what is left of them falls away); 2 in
+    time_pool: Number of frames max-pooled into one after res2 (remaining frames are dropped); 2 in
       PySlowFast's C2D.
   """
 

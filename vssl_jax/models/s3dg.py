@@ -80,7 +80,7 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-  """An Inception block: four branches, each gated if asked, side by side."""
+  """An Inception block: four parallel branches, each with a gate if `gating`, concatenated."""
 
   branches: tuple[int, tuple[int, int], tuple[int, int], int]
   gating: bool
@@ -107,15 +107,15 @@ class Block(nn.Module):
 class S3DG(nn.Module):
   """Separable Inception; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
 
-  Convolutions, batch norms and borders are those of the PyTorch implementations (torchvision's S3D
-  and its relatives), whose trained weights there are: a separable 7×7×7 stem, batch norm after
+  Convolutions, batch norms and padding follow the PyTorch implementations (torchvision's S3D and
+  similar ones), because trained weights exist for those: a separable 7×7×7 stem, batch norm after
   every convolution, symmetric padding. The TensorFlow original has a plain stem, no batch norm
-  after temporal convolutions, "SAME" padding; gates stand where it has them, after the first
-  separable convolution and after every branch. The originals' batch norms have epsilon 1e-3 and
-  momentum 0.999.
+  after temporal convolutions, and "SAME" padding. The gates are placed as in the original: after
+  the first separable convolution and after every branch. Batch norm of the originals has epsilon
+  1e-3 and momentum 0.999.
 
   Attributes:
-    gating: False: S3D.
+    gating: True for S3D-G, False for S3D.
   """
 
   width: float = 1.0
@@ -143,9 +143,9 @@ class S3DG(nn.Module):
       pool: False returns the last feature map `[N, T', H', W', features_dim]` in `dtype`.
 
     Returns:
-      Features `[N, features_dim]`, float32: the mean over time and space. (The originals average
-      over windows of two steps before their classifier, which gives the first and the last step
-      half the weight of the others.)
+      Features `[N, features_dim]`, float32: the mean over time and space. (Before their classifier
+      the originals average over windows of two steps, so the first and last steps have half the
+      weight of the others.)
     """
     conv, norm = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
@@ -157,7 +157,8 @@ class S3DG(nn.Module):
     x = Separable(wide(192), 3, conv, norm, name="conv_2c")(x, train)
     if self.gating:
       x = Gate(self.dtype, name="gate_2c")(x)
-    # Even maps have no border at 2×2×2; the last row of odd ones is kept, as in TensorFlow.
+    # Maps of even size need no padding for 2×2×2; for odd sizes the last row is kept, as in
+    # TensorFlow.
     pools = (
       ((1, 3, 3), (1, 2, 2), "symmetric"),
       ((3, 3, 3), (2, 2, 2), "symmetric"),

@@ -13,23 +13,23 @@ from vssl_jax.models.layers.conv import he_fan_out
 from vssl_jax.models.layers.pool import max_pool
 from vssl_jax.models.r3d import DEPTHS, TEMPORAL, Block
 
-FUSION = 2  # channels of a lateral connection, by channels of the fast pathway
+FUSION = 2  # channels of a lateral connection per channel of the fast pathway
 
 
 class SlowFast(nn.Module):
-  """`[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features, slow ones first.
+  """Maps `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features, slow features first.
 
-  The clip is what the fast pathway sees; the slow one takes every `alpha`-th frame of it, from the
-  first on, or as many evenly from the first to the last, as PySlowFast does.
-  After the stem and after each of res2 to res4, a `lateral`×1×1 convolution of stride `alpha` in
-  time, batch norm and ReLU carry the fast pathway's map over, as further channels of the slow one.
+  The fast pathway gets all frames of the clip. The slow pathway gets every `alpha`-th frame from
+  the first on, or, with `slow_to_last`, as many frames spread evenly over the clip (PySlowFast).
+  After the stem and after each of res2 to res4, a `lateral`×1×1 convolution with stride `alpha` in
+  time, batch norm and ReLU map the fast pathway to additional channels of the slow pathway.
 
   Attributes:
-    alpha: Frames of the fast pathway a frame of the slow one.
-    beta: Channels of the slow pathway a channel of the fast one (the paper's β is 1 / beta).
+    alpha: Frames of the fast pathway per frame of the slow pathway.
+    beta: Channels of the slow pathway per channel of the fast pathway (the paper's β is 1 / beta).
     lateral: Kernel size in time of the lateral convolutions: 5 in the paper and in PySlowFast's
-      4×16 models (alpha 8), 7 in its 8×8 ones (alpha 4).
-    slow_to_last: The slow pathway's frames lie evenly from the clip's first to its last.
+      4×16 models (alpha 8), 7 in its 8×8 models (alpha 4).
+    slow_to_last: Spread the slow pathway's frames evenly from the first to the last frame.
   """
 
   depth: int = 50
@@ -50,7 +50,7 @@ class SlowFast(nn.Module):
     """Channels of the slow and of the fast pathway after the stem.
 
     Raises:
-      UserError: `beta` does not divide the slow pathway's.
+      UserError: `beta` does not divide the channels of the slow pathway.
     """
     slow = round(64 * self.width)
     if self.beta < 1 or slow % self.beta:
@@ -72,8 +72,8 @@ class SlowFast(nn.Module):
     Args:
       clips: `[N, T, H, W, 3]`, floating point; `alpha` divides T.
       train: Normalize by the batch's statistics and move the running averages.
-      pool: False returns `[N, T/alpha, H', W', features_dim]` in `dtype`: the slow pathway's last
-        map, and the fast one's averaged over each `alpha` frames.
+      pool: False returns `[N, T/alpha, H', W', features_dim]` in `dtype`: the last map of the slow
+        pathway, and that of the fast pathway averaged over each `alpha` frames.
 
     Returns:
       Features `[N, features_dim]`, float32: each pathway's mean over time and space.

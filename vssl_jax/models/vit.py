@@ -1,6 +1,6 @@
 """Vision transformer on tubelets with joint space-time attention.
 
-Model 1 of ViViT (Arnab et al., ICCV 2021), in the details of VideoMAE (Tong et al., NeurIPS 2022).
+Model 1 of ViViT (Arnab et al., ICCV 2021); details as in VideoMAE (Tong et al., NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 def positions(length: int, channels: int) -> np.ndarray:
-  """Sine and cosine of each token's number, alternating over channels: `[length, channels]`.
+  """Position embedding: sine and cosine of the token number, alternating: `[length, channels]`.
 
-  Attention Is All You Need, section 3.5. VideoMAE numbers tokens through, width fastest and time
-  slowest, and so does this: a table belongs to one shape of clip.
+  Attention Is All You Need, section 3.5. As in VideoMAE, all tokens of a clip are numbered in one
+  sequence, with width fastest and time slowest. So a table fits only one shape of clip.
   """
   frequencies = 10000.0 ** (-2 * (np.arange(channels) // 2) / channels)
   angles = np.arange(length)[:, None] * frequencies
@@ -36,7 +36,10 @@ def positions(length: int, channels: int) -> np.ndarray:
 
 
 class Block(nn.Module):
-  """Pre-norm self-attention and MLP. Queries and values have a bias, keys (in vain) have none."""
+  """Pre-norm self-attention and MLP.
+
+  Queries and values have a bias. Keys have none, because it would have no effect.
+  """
 
   heads: int
   dtype: jnp.dtype
@@ -63,17 +66,17 @@ class Block(nn.Module):
 class ViT(nn.Module):
   """Transformer of 12 blocks; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
 
-  The encoder of VideoMAE's pre-training without a mask: tubelets, fixed positions, blocks, layer
-  norm. It has no batch statistics, and `train` changes nothing.
+  The encoder of VideoMAE's pre-training, without masking: tubelets, fixed position embeddings,
+  blocks, layer norm. It has no batch statistics, so `train` has no effect.
 
   Attributes:
     size: One of `SIZES`.
-    width: Multiplies channels, and so the channels of a head, of which the number stays.
+    width: Factor on the channels; the number of heads does not change.
     tubelet: Frames, rows and columns of a token.
-    depth: Blocks.
+    depth: Number of blocks.
   """
 
-  fixed_size: ClassVar[bool] = True  # clips of one size: a position belongs to a token
+  fixed_size: ClassVar[bool] = True  # all clips must have one size: positions depend on it
   size: str = "B"
   width: float = 1.0
   dtype: jnp.dtype = jnp.float32
@@ -86,7 +89,7 @@ class ViT(nn.Module):
     """Channels of tokens and features.
 
     Raises:
-      UserError: the heads cannot share them evenly.
+      UserError: the number of heads does not divide them.
     """
     channels, heads = SIZES[self.size]
     wide = round(channels * self.width)
@@ -110,7 +113,7 @@ class ViT(nn.Module):
       Features `[N, features_dim]`, float32: the mean of the normalized tokens.
 
     Raises:
-      UserError: `tubelet` does not divide the clip, or the heads the channels.
+      UserError: `tubelet` does not divide the clip, or the number of heads the channels.
     """
     batch, *size, colors = clips.shape
     if any(n % k for n, k in zip(size, self.tubelet, strict=True)):

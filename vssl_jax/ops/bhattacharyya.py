@@ -1,20 +1,21 @@
-"""Bhattacharyya distances between all pairs of diagonal Gaussians, a tile at a time.
+"""Bhattacharyya distances between all pairs of diagonal Gaussians.
 
 For N(μ_i, diag σ_i²) and N(μ_j, diag σ_j²) in D dimensions, with s_d = σ_id² + σ_jd²,
 
   D_B = Σ_d [ λ (μ_id − μ_jd)² / s_d + ½ log s_d − ¼ (log σ_id² + log σ_jd²) − ½ log 2 ]
 
-exactly at λ = ¼; ProViCo (Park et al., CVPR 2022) leaves λ free. Its mean over the K × K pairs of
-two videos' samples needs no double sum: samples with mean m and variance v (both over the K) have
+This is exact for λ = ¼; ProViCo (Park et al., CVPR 2022) leaves λ free. Its mean over the K × K
+pairs of samples of two videos needs no double sum. If the K samples of a video have mean m and
+variance v, then in each dimension
 
   K⁻² Σ_k Σ_k' (z_i^k − z_j^k')² = m2_i + m2_j − 2 m_i m_j = (m_i − m_j)² + v_i + v_j,   m2 = m² + v
 
-in each dimension, so O(N² D) does it, and the last form does not cancel. What depends on a pair is
-one fraction and one logarithm a dimension. Fractions of four dimensions share a division (their
-denominators' product), and that product the logarithm: a quarter of a logarithm a dimension.
+so the cost is O(N² D), and the last form has no cancellation. Each pair needs one fraction and one
+logarithm per dimension. Fractions of four dimensions are added over their common denominator, which
+needs one division, and the logarithm of that denominator is the sum of the four logarithms.
 
-`form = "reviewed"` is the one-dimensional formula as a review of the paper prints it, with
-σ² = Σ_d σ_d² for the variance: λ ‖·‖² / (σ_i² + σ_j²) + ½ log(…), equal to the above for D = 1.
+`form = "reviewed"` is the one-dimensional formula that a review of the paper prints, with variance
+σ² = Σ_d σ_d²: λ ‖·‖² / (σ_i² + σ_j²) + ½ log(…). It equals the formula above for D = 1.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from jax import lax
 from vssl_jax.errors import UserError
 
 FORMS = ("diagonal", "reviewed")
-RANGE = 40.0  # of log σ², within which products of four variances are exact
-_SHARED = 4  # dimensions a division and a logarithm
-_UNROLLED = 16  # dimensions a pass over the tile: sums stay in registers
+RANGE = 40.0  # range of log σ² for which products of four variances fit in float32
+_SHARED = 4  # dimensions per division and logarithm
+_UNROLLED = 16  # dimensions per pass over the tile, so that sums stay in registers
 
 
 class Gaussians(NamedTuple):
   """N Gaussians, in units of a common standard deviation.
 
   Attributes:
-    mean: `[N, D]`, of the distribution or of its samples.
-    variance: `[N, D]`, of the distribution.
-    spread: `[N, D]`, variance of the samples about their mean; None where there are none.
+    mean: `[N, D]`, mean of the distribution or of its samples.
+    variance: `[N, D]`, variance of the distribution.
+    spread: `[N, D]`, variance of the samples; None without samples.
   """
 
   mean: jax.Array
@@ -54,17 +55,18 @@ def gaussians(
   *,
   log_unit: jax.typing.ArrayLike | None = None,
 ) -> Gaussians:
-  """What distances are computed from.
+  """Prepares Gaussians for `distance`: scales them to a common unit.
 
-  The distance does not change with the unit of length. The typical variance as the unit keeps
-  products of four variances within float32 where log σ² lies within ±20 of `log_unit`.
+  The distance does not depend on the unit of length. With the typical variance as the unit,
+  products of four variances fit in float32 if log σ² is within ±20 of `log_unit`.
 
   Args:
     mean: `[N, D]`.
     variance: `[N, D]`, positive.
-    samples: `[N, K, D]`: distances averaged over the K × K pairs of samples, in place of `mean`.
-    log_unit: logarithm of the unit's square, the same for all that are compared; None takes the
-      mean log σ².
+    samples: `[N, K, D]`; if given, distances are averages over the K × K pairs of samples, and
+      `mean` is not used.
+    log_unit: logarithm of the square of the unit; must be the same for all Gaussians that are
+      compared. None takes the mean log σ².
   """
   mean, variance = mean.astype(jnp.float32), variance.astype(jnp.float32)
   log_unit = jnp.mean(jnp.log(variance)) if log_unit is None else log_unit
@@ -78,17 +80,17 @@ def gaussians(
 
 
 def distance(x: Gaussians, y: Gaussians, weight: float = 0.25, form: str = "diagonal") -> jax.Array:
-  """Distances of all pairs, at once: call it on blocks where N × M is too much.
+  """Distances of all pairs at once; call it on blocks if N × M is too large.
 
   Args:
     x: N Gaussians.
-    y: M Gaussians of the same unit, both with samples or both without.
+    y: M Gaussians with the same unit; either both x and y have samples or neither has.
     weight: λ ≥ 0; ¼ is the Bhattacharyya distance.
     form: "diagonal" | "reviewed".
 
   Returns:
-    float32 `[N, M]`, ≥ 0; without samples 0 where both are the same distribution. With them its
-    expectation over independent draws is larger by λ D (in the diagonal form).
+    float32 `[N, M]`, ≥ 0. Without samples, equal distributions have distance 0. With samples, the
+    expected distance over independent draws is larger by λ D (in the diagonal form).
 
   Raises:
     UserError: the widths differ, or there is no such form.
@@ -123,7 +125,7 @@ def _diagonal(x: Gaussians, y: Gaussians, weight: float) -> jax.Array:
 
 
 def _split(g: Gaussians) -> Gaussians:
-  """Arrays `[N, D]` as `[D / 16, 16, N]`, with dimensions of distance 0 to fill the last 16."""
+  """Reshapes `[N, D]` to `[D / 16, 16, N]`; padding dimensions add nothing to the distance."""
   pad = -g.mean.shape[1] % _UNROLLED
 
   def one(x: jax.Array, fill: float) -> jax.Array:
@@ -137,7 +139,7 @@ def _split(g: Gaussians) -> Gaussians:
 
 
 def _fraction(x: Gaussians, y: Gaussians, d: int, width: int) -> tuple[jax.Array, jax.Array]:
-  """Σ over `width` dimensions from d of the quadratic term, as one fraction `[N, M]`."""
+  """The quadratic term summed over `width` dimensions from d on, as one fraction `[N, M]`."""
   if width == 1:
     bottom = x.variance[d][:, None] + y.variance[d][None, :]
     top = jnp.square(x.mean[d][:, None] - y.mean[d][None, :])

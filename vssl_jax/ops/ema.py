@@ -1,6 +1,6 @@
 """The momentum encoder: a slow copy of another network, target ← m · target + (1 − m) · online.
 
-`optax.incremental_update` changes the leaves' types, counters' too.
+`optax.incremental_update` is not used, because it changes the dtypes of leaves, also of counters.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ def momentum(
 ) -> jax.Array:
   """The coefficient of update k: m = 1 − (1 − base)(cos(πk/K) + 1)/2.
 
-  Grill et al. 2020 (BYOL), section 3.2; the ρ-study's section 3. m(0) = base, m(K) = 1 (the target
-  stands still), constant beyond.
+  Grill et al. 2020 (BYOL), section 3.2; the ρ-study's section 3. m(0) = base and m(K) = 1 (the
+  target no longer changes); m stays 1 after that.
 
   Args:
     base: m at the start, in [0, 1].
-    k: updates done before the one that the target follows: 0 for the first (BYOL; PySlowFast in its
-      sequential mode).
-    total: K, updates over the whole run.
-    anneal: False for `base` all along.
+    k: number of updates before this one: 0 for the first (BYOL; PySlowFast in its sequential mode).
+    total: K, number of updates in the whole run.
+    anneal: False for a constant m = `base`.
 
   Returns:
     float32 in [base, 1].
@@ -46,13 +45,13 @@ def momentum(
 
 
 def update(target: Tree, online: Tree, m: jax.typing.ArrayLike) -> Tree:
-  """M · target + (1 − m) · online, leaf by leaf: exactly `online` at m = 0, `target` at m = 1.
+  """Computes m · target + (1 − m) · online per leaf: exactly `online` at m = 0, `target` at m = 1.
 
-  For parameters alone or for parameters and buffers: whatever the two trees hold. Integers
-  (counters) are copied from `online`.
+  The trees may hold parameters only, or parameters and buffers. Integers (counters) are copied from
+  `online`.
 
   Args:
-    target: tree of arrays; its types are kept.
+    target: tree of arrays; its dtypes are kept.
     online: tree of the same structure and shapes.
     m: scalar in [0, 1].
 

@@ -1,6 +1,7 @@
-"""Is the embedding space alive? Statistics that see a collapse which the loss curve hides.
+"""Statistics of embeddings that show a collapse even if the loss curve does not.
 
-All are of L2-normalized embeddings in float32; z `[N, V, D]` holds V views of each of N videos.
+All are computed from L2-normalized embeddings in float32. z `[N, V, D]` has V views of each of N
+videos.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
 
 _HIGHEST = lax.Precision.HIGHEST
-# Variance of unit vectors that are equal but for rounding.
+# Variance of unit vectors that are equal except for rounding.
 _ROUNDING = 1e-12
 
 
 def alignment(z: jax.Array) -> jax.Array:
-  """Mean squared distance between two views of one video, in [0, 4]; smaller is closer.
+  """Mean squared distance between two views of a video, in [0, 4]; smaller means closer.
 
   Wang & Isola 2020, eq. 1 with α = 2, over all V(V − 1)/2 pairs of views.
 
@@ -39,15 +40,15 @@ def alignment(z: jax.Array) -> jax.Array:
 
 
 def uniformity(x: jax.Array, t: float = 2.0, block_size: int = 512) -> jax.Array:
-  """Log of the mean of exp(−t |x_i − x_j|²) over pairs i < j, in [−4t, 0]; smaller is more even.
+  """Log of the mean of exp(−t |x_i − x_j|²) over pairs i < j, in [−4t, 0]; smaller = more even.
 
-  Wang & Isola 2020, eq. 2 (their t = 2), in tiles and in the log domain. For large D, points drawn
-  evenly on the sphere give −2t = −4; a constant gives 0.
+  Wang & Isola 2020, eq. 2 (with their t = 2), computed in tiles and in the log domain. For large D,
+  uniform points on the sphere give −2t = −4; equal points give 0.
 
   Args:
     x: `[M, D]` raw, M ≥ 2, one view of each video.
-    t: the kernel's inverse width.
-    block_size: tile side; memory is a few block_size².
+    t: inverse width of the kernel.
+    block_size: side of a tile; the memory is a few times block_size².
   """
   if x.ndim != 2 or x.shape[0] < 2:
     raise UserError(f"uniformity: needs [M, D] with two rows or more; got {x.shape}")
@@ -65,8 +66,8 @@ def uniformity(x: jax.Array, t: float = 2.0, block_size: int = 512) -> jax.Array
 def std(x: jax.Array) -> jax.Array:
   """Standard deviation of each dimension over rows, averaged over dimensions.
 
-  1/√D where points are spread evenly over the sphere, 0 where all are one point (SimSiam, Chen &
-  He 2021, section 4.1).
+  1/√D for points spread evenly over the sphere, 0 if all points are equal (SimSiam, Chen & He 2021,
+  section 4.1).
 
   Args:
     x: `[M, D]` raw.
@@ -75,17 +76,17 @@ def std(x: jax.Array) -> jax.Array:
 
 
 def effective_rank(x: jax.Array) -> jax.Array:
-  """How many dimensions the embeddings really use: exp of the singular values' entropy.
+  """The number of dimensions that the embeddings use: exp of the entropy of the singular values.
 
-  Roy & Vetterli 2007, eq. 3, of the centred matrix, from the eigenvalues of its D × D (or, where
-  smaller, M × M) Gram matrix in float32: singular values below some 1/300 of the largest are
-  rounding and count as 0.
+  Roy & Vetterli 2007, eq. 3, for the centred matrix. Computed from the eigenvalues of its D × D
+  Gram matrix (or M × M, if smaller) in float32. Singular values below about 1/300 of the largest
+  are rounding errors and count as 0.
 
   Args:
     x: `[M, D]` raw.
 
   Returns:
-    float32 in [1, min(M − 1, D)]; 0 where all embeddings are one point.
+    float32 in [1, min(M − 1, D)]; 0 if all embeddings are equal.
   """
   x = l2_normalize(x)
   x = x - jnp.mean(x, axis=0)
@@ -105,12 +106,12 @@ def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
 
   Args:
     z: `[N, V, D]`, or `[N, D]` for one view, raw, any float type.
-    max_videos: of more than this, every k-th row is used: uniformity costs N² D.
+    max_videos: with more videos than this, only every k-th row is used, as uniformity costs N² D.
 
   Returns:
     float32 scalars: `alignment` (V ≥ 2), `uniformity` (mean over views; N ≥ 2), `embedding_std`,
-    `embedding_spread` (that times √D: 1 on an even sphere, 0 at a point), `effective_rank`,
-    `embedding_norm` (mean norm before normalization).
+    `embedding_spread` (`embedding_std` times √D: 1 if spread evenly over the sphere, 0 if all are
+    equal), `effective_rank`, `embedding_norm` (mean norm before normalization).
   """
   z = z[:, None] if z.ndim == 2 else z
   z = z[:: -(-z.shape[0] // max_videos)]
@@ -139,17 +140,18 @@ def diagnose(
   most_clamped: float = 0.5,
   most_uncertain: float = 4.0,
 ) -> str | None:
-  """Names the collapse that `summary`'s numbers and a method's own show, in one line.
+  """Names the collapse that the numbers of `summary` and of a method show, in one line.
 
   Args:
-    stats: numbers by name; other names are ignored, missing ones not judged.
-    least_spread: `embedding_spread` below this is one point (0.05: mean cosine above 0.9975).
-    least_rank: `effective_rank` below this is a line or a narrow plane.
-    least_entropy: `prototype_entropy` (nats) below this is one prototype for all (0.1: 98 %).
+    stats: numbers by name; unknown names are ignored, missing numbers are not checked.
+    least_spread: `embedding_spread` below this means one point (0.05: mean cosine above 0.9975).
+    least_rank: `effective_rank` below this means a line or a narrow plane.
+    least_entropy: `prototype_entropy` (nats) below this means one prototype for all clips (0.1: for
+      98 % of them).
     most_clamped: `log_variance_at_low` or `log_variance_at_high` (the share of log σ² at that end
-      of its clamp) above this is a variance that has collapsed or exploded.
-    most_uncertain: `uncertainty` (Σ σ² over dimensions) above this is an explosion too: two samples
-      of one video are then further apart than any two points of the unit sphere.
+      of its clamp) above this means that the variance has collapsed or exploded.
+    most_uncertain: `uncertainty` (Σ σ² over dimensions) above this also means an explosion: two
+      samples of one video are then further apart than any two points of the unit sphere.
 
   Returns:
     The cause, or None if there is none.

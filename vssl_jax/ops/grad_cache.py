@@ -1,14 +1,15 @@
 """Exact gradient accumulation for losses that couple the whole batch.
 
-The mean of micro-batches' InfoNCE losses is not the batch's: each anchor would see only its own
-micro-batch's negatives. Caching makes accumulation exact (GradCache, Gao et al. 2021): embed every
-micro-batch without keeping activations, take the loss and its gradient at the embeddings, then
-embed every micro-batch again and pull that gradient back through it. Memory is that of one
-micro-batch's activations and all embeddings, the price one more forward pass.
+The mean InfoNCE loss of micro-batches is not the loss of the whole batch, because each anchor would
+only have the negatives of its own micro-batch. Caching makes accumulation exact (GradCache, Gao et
+al. 2021): embed every micro-batch without keeping activations; compute the loss of the whole batch
+and its gradient with respect to the embeddings; then embed every micro-batch again and propagate
+that gradient back to the parameters. The memory holds the activations of one micro-batch and all
+embeddings. The price is one more forward pass.
 
-Batch normalization in `embed` normalizes by the micro-batch, in both passes alike, as it would in
-a single pass with statistics over the same groups; its running statistics advance once per
-micro-batch, in order.
+Batch normalization in `embed` normalizes by the micro-batch in both passes, as a single pass with
+statistics over the same groups would. Its running statistics are updated once per micro-batch, in
+order.
 """
 
 from __future__ import annotations
@@ -32,28 +33,29 @@ def value_and_grad(
 ) -> tuple[tuple[jax.Array, tuple[Tree, Tree]], Tree]:
   """Loss over the whole batch and its exact gradient, embedding N / num_micro rows at a time.
 
-  Equal, to rounding, to `jax.value_and_grad(..., has_aux=True)` of
+  The result is, up to rounding, that of `jax.value_and_grad(..., has_aux=True)` for
 
     embeddings, state = embed(params, state, batch)
     loss(params, state, embeddings, batch)
 
-  wherever `embed` treats rows apart, or in the groups that the micro-batches are: micro-batch i
-  is the strided rows i, i + num_micro, i + 2·num_micro, … Strided, so that an axis of rows that
-  is sharded over devices stays so: each device embeds its share of every micro-batch. Use under
-  `jit` with global arrays, or under `shard_map` with `check_vma=False` and `pmap` with each
-  device's own rows.
+  if `embed` treats rows independently, or in groups that are the micro-batches. Micro-batch i
+  consists of the strided rows i, i + num_micro, i + 2·num_micro, … so that rows which are sharded
+  over devices stay where they are: each device embeds its share of every micro-batch. Use it under
+  `jit` with global arrays, or with each device's own rows under `pmap` or under `shard_map` with
+  `check_vma=False`.
 
   Args:
-    embed: `(params, state, micro_batch) -> (embeddings, state)`, embeddings any tree of float
-      arrays `[n, ...]`, n = N / num_micro. Runs twice a micro-batch, with the same arguments: draw
-      random numbers from keys in the batch or the state.
-    loss: `(params, state, embeddings, batch) -> (value, (state, metrics))`, embeddings `[N, ...]`
-      in the batch's order, the whole batch and the state after the last micro-batch. May use
-      parameters directly (predictors, temperatures): their gradient is added.
-    params: differentiated.
-    state: whatever `embed` and `loss` carry, such as running statistics.
+    embed: `(params, state, micro_batch) -> (embeddings, state)`; embeddings are any tree of float
+      arrays `[n, ...]`, n = N / num_micro. It runs twice per micro-batch with the same arguments,
+      so it must draw random numbers from keys in the batch or the state.
+    loss: `(params, state, embeddings, batch) -> (value, (state, metrics))`; it gets embeddings
+      `[N, ...]` in the order of the batch, the whole batch, and the state after the last
+      micro-batch. It may also use parameters directly (predictors, temperatures); their gradient is
+      added.
+    params: the parameters to differentiate by.
+    state: anything that `embed` and `loss` pass on, such as running statistics.
     batch: tree of arrays `[N, ...]`.
-    num_micro: micro-batches; 1 is a plain single pass.
+    num_micro: number of micro-batches; 1 is a normal single pass.
 
   Returns:
     `((value, (state, metrics)), gradients)`.
@@ -87,7 +89,7 @@ def value_and_grad(
   result, (direct, pulls) = value_and_gradients(params, after, embeddings, batch)
 
   def backward(carry, rows_and_pull):
-    # The state goes through its steps again, so that each micro-batch finds what it found before.
+    # Update the state again as in the first pass, so that each micro-batch gets the same state.
     state, total = carry
     rows, pull = rows_and_pull
     _, pull_back, state = jax.vjp(lambda p: embed(p, state, rows), params, has_aux=True)
@@ -99,7 +101,7 @@ def value_and_grad(
 
 
 def _split(x: jax.Array, num_micro: int) -> jax.Array:
-  """`[N, ...]` to `[num_micro, N / num_micro, ...]`, micro-batch i of rows i mod num_micro."""
+  """`[N, ...]` to `[num_micro, N / num_micro, ...]`; row r goes to micro-batch r mod num_micro."""
   return jnp.swapaxes(x.reshape(-1, num_micro, *x.shape[1:]), 0, 1)
 
 

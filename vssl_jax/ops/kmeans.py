@@ -1,15 +1,15 @@
 """K-means (Lloyd) in blocks: one clustering, many by `vmap`, or one over several devices.
 
-An iteration walks over blocks of points once. A block's scores ‖c‖² − 2 x·c are one matrix product,
-its cluster sums another with the one-hot assignments, which adds in one fixed order on every
-device; on CPUs, where rows added one after the other have that order too, and cost a tenth, they
-are. Nothing of size N × K ever exists.
+Each iteration walks over blocks of points once. The scores ‖c‖² − 2 x·c of a block are one matrix
+product. The sums of its clusters are another, with the one-hot assignments, which adds in a fixed
+order on every device. On CPUs the rows are added one after the other instead, which has the same
+fixed order and a tenth of the cost. Nothing of size N × K is ever in memory.
 
   centers = plus_plus(jax.random.key(0), x, 100)       # or any K rows, or the last run's centres
   found = jax.jit(lambda x, c: kmeans(x, c, iterations=10))(x, centers)
   each = jax.vmap(lambda x, c, m: kmeans(x, c, mask=m))(videos, centers, masks)
 
-scikit-learn's k-means runs on the CPU alone, outside of `jit` and `vmap`; it is the tests' oracle.
+scikit-learn's k-means runs only on CPUs and outside of `jit` and `vmap`; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from vssl_jax.ops import tiles
 
 
 class Clusters(NamedTuple):
-  """What `kmeans` finds.
+  """The result of `kmeans`.
 
   Attributes:
     centers: float32 `[K, D]`.
-    labels: int32 `[N]`, the cluster of the nearest centre, the lowest among equals; −1 where the
-      mask is False.
-    counts: int32 `[K]`, points a cluster.
-    inertia: float32 `[]`, the sum of squared distances to the assigned centres.
-    iterations: int32 `[]`, updates of the centres made.
+    labels: int32 `[N]`, the cluster with the nearest centre (the lowest number among equals); −1
+      where the mask is False.
+    counts: int32 `[K]`, number of points per cluster.
+    inertia: float32 `[]`, sum of squared distances to the assigned centres.
+    iterations: int32 `[]`, number of updates of the centres.
   """
 
   centers: jax.Array
@@ -60,33 +60,35 @@ def kmeans(
   """Lloyd's algorithm from given centres (Lloyd 1982), as scikit-learn's `algorithm="lloyd"`.
 
   Each iteration assigns every point to its nearest centre and moves each centre to the mean of its
-  points; a last assignment fits the labels to the final centres. A cluster without points is moved
-  to the point farthest from its own centre (several: to the farthest in turn), which leaves its
-  cluster; where every point sits on its centre the empty one stays. Deterministic. No gradient
-  flows through.
+  points. A last assignment makes the labels fit the final centres. An empty cluster gets the point
+  that is farthest from its own centre, which leaves its cluster (several empty clusters get the
+  farthest points in order). If every point is equal to its centre, the cluster stays empty. The
+  result is deterministic. No gradient flows through it.
 
-  Centres of an earlier run of slowly changing points are a warm start: hand them in again.
+  If the points change slowly, pass the centres of the last run as a warm start.
 
   Args:
     x: points `[N, D]`, any float type.
     centers: initial centres `[K, D]`; `plus_plus` draws good ones.
-    iterations: most updates of the centres, at least 0 (assign alone); may be traced.
-    mask: bool `[N]`, False for points that don't count (padding); their labels are −1.
-    tolerance: stop once the centres move, squared and summed over all, by no more than this; 0
-      stops where no label changes any more, below 0 never. scikit-learn's `tol` is this over the
-      mean variance of the columns of x.
-    block_size: points a block; need not divide N. 1,024 suits CPUs, 8,192 or more GPUs.
-    mesh: with global arrays under `jit`, or outside of it: split the points over `axis_name` of
-      this mesh. The result is that of one device but for the rounding of the sums.
-    axis_name: mesh axis that x is split over; without `mesh`, that of the `shard_map` around.
-    precision: of the matrix products. The default keeps float32 exact where TF32 is the default.
+    iterations: largest number of updates of the centres; 0 only assigns; may be traced.
+    mask: bool `[N]`, False for points to ignore (padding); their labels are −1.
+    tolerance: stop when the sum of squared movements of all centres is at most this; 0 stops when
+      no label changes, a negative value never stops early. scikit-learn's `tol` is this divided by
+      the mean variance of the columns of x.
+    block_size: points per block; need not divide N. 1,024 suits CPUs, 8,192 or more GPUs.
+    mesh: with global arrays, under `jit` or outside: split the points over `axis_name` of this
+      mesh. The result equals that of one device, except for the rounding of the sums.
+    axis_name: mesh axis over which x is sharded; without `mesh`, the axis of the surrounding
+      `shard_map`.
+    precision: precision of the matrix products. The default keeps float32 even where the backend
+      would use TF32.
 
   Returns:
-    The clusters; over several devices all but the labels are replicated.
+    The clusters; over several devices, everything except the labels is replicated.
 
   Raises:
-    UserError: shapes that don't fit, a size that is not positive, or N that doesn't split evenly
-      over the mesh (pad and mask).
+    UserError: shapes don't fit, a size is not positive, or N doesn't split evenly over the mesh
+      (pad the points and mask the padding).
   """
   if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1] or not len(x):
     raise UserError(
@@ -132,8 +134,8 @@ def _lloyd(x, centers, mask, axis_name, iterations, tolerance, block_size, preci
   def update(state):
     old, old_labels, done, _ = state
     new, labels = walk.move(old)
-    # Equal labels make equal centres, but not always a difference of exactly 0: of two uses of one
-    # quotient the compiler may turn one into a product.
+    # Equal labels give equal centres, but not always a difference of exactly 0: the compiler may
+    # compute one of two equal quotients as a product.
     changed = walk.total(jnp.sum((labels != old_labels) & mask)) > 0
     shift = jnp.sum(jnp.square(new - old))
     moving = jnp.where(tolerance < 0, True, changed & (shift > tolerance))
@@ -146,7 +148,7 @@ def _lloyd(x, centers, mask, axis_name, iterations, tolerance, block_size, preci
 
 
 class _Walk(NamedTuple):
-  """The points of this device, and passes over them."""
+  """The points of this device, with functions that pass over them."""
 
   x: jax.Array
   mask: jax.Array
@@ -159,7 +161,7 @@ class _Walk(NamedTuple):
     return tree if self.axis_name is None else lax.psum(tree, self.axis_name)
 
   def like(self, fill, dtype, shape):
-    """A constant that varies over the devices as the points do."""
+    """A constant that counts as varying over the devices, like the points (for `shard_map`)."""
     return lax.full_like(self.x, fill, dtype, shape)
 
   def assign(self, centers, add):
@@ -170,12 +172,12 @@ class _Walk(NamedTuple):
       add: `_add_sums` or `_add_distances`.
 
     Returns:
-      labels: `[n]`, of masked points too.
-      counts: `[K]` over all devices.
-      added: what `add` adds up, over all devices.
+      labels: `[n]`, including those of masked points.
+      counts: `[K]`, summed over all devices.
+      added: the sum that `add` computes, over all devices.
     """
     k = len(centers)
-    # Products with centres about their mean lose less to rounding where all points lie far off 0.
+    # Subtracting the mean of the centres reduces rounding errors if all points are far from 0.
     middle = jnp.mean(centers, axis=0)
     about = 2 * (middle - centers)
     offset = jnp.sum(jnp.square(centers - middle), axis=1) - jnp.matmul(
@@ -186,7 +188,7 @@ class _Walk(NamedTuple):
       labels, counts, added = carry
       points = block.take(self.x).astype(centers.dtype)
       nearest = _nearest(points, about, offset, self.precision)
-      # A label of K belongs to no cluster: neither one-hot nor scatter knows it.
+      # A label of K belongs to no cluster: one-hot and scatter ignore it.
       counted = jnp.where(block.take(self.mask) & block.fresh, nearest, k)
       counts = counts + jnp.sum(jax.nn.one_hot(counted, k, dtype=jnp.int32), axis=0)
       added = add(added, points, counted, centers, self.precision)
@@ -202,7 +204,7 @@ class _Walk(NamedTuple):
     return labels, *self.total(rest)
 
   def distances(self, centers, labels):
-    """Squared distances to the assigned centres `[n]`; 0 where masked."""
+    """Squared distances to the assigned centres `[n]`; 0 for masked points."""
 
     def step(carry, block):
       points = block.take(self.x).astype(centers.dtype)
@@ -213,7 +215,7 @@ class _Walk(NamedTuple):
     return tiles.fold_blocks(step, start, len(self.x), block_size=self.block_size)
 
   def move(self, centers):
-    """The next centres, and the labels they are of."""
+    """The next centres, and the labels that they are computed from."""
     labels, counts, sums = self.assign(centers, _add_sums)
     sums, counts = lax.cond(
       jnp.all(counts > 0),
@@ -226,7 +228,7 @@ class _Walk(NamedTuple):
     return jnp.where(counts[:, None] > 0, means, centers), labels
 
   def _reseed(self, centers, labels, sums, counts):
-    """Hands empty clusters, lowest first, the farthest points, farthest first."""
+    """Gives the farthest points (farthest first) to the empty clusters (lowest number first)."""
     gap, at = lax.top_k(self.distances(centers, labels), min(len(centers), len(self.x)))
     points, owners = self.x[at].astype(centers.dtype), labels[at]
     if self.axis_name is not None:
@@ -249,14 +251,14 @@ class _Walk(NamedTuple):
 
 
 def _nearest(points, about, offset, precision):
-  """The row of `about` of least `offset + about · point`, the first of equals; int32 `[B]`."""
+  """The row of `about` with the least `offset + about · point`, the first among equals; `[B]`."""
 
   def search(points, about, offset):
     scores = offset + jnp.matmul(points, about.T, precision=precision)
     return jnp.argmin(scores, axis=1).astype(jnp.int32)
 
   def compete(points, about, offset):
-    # A CPU compares many points at once, but the clusters of one point only in turn.
+    # A CPU compares many points at once, but the clusters of one point only one after the other.
     def better(best, rival):
       less = rival[0] < best[0]
       return jax.tree.map(lambda x, y: jnp.where(less, x, y), rival, best), None
@@ -270,18 +272,18 @@ def _nearest(points, about, offset, precision):
 
 
 def _distances(points, labels, centers):
-  """Squared, by subtraction: exactly 0 at a centre."""
+  """Squared distances, computed by subtraction: exactly 0 for a point equal to its centre."""
   return jnp.sum(jnp.square(points - centers[labels]), axis=1)
 
 
 def _add_distances(total, points, labels, centers, precision):
-  """`total` plus the squared distances to the assigned centres; a label of K counts nowhere."""
+  """`total` plus the squared distances to the assigned centres; labels of K are ignored."""
   del precision
   return total + jnp.sum(jnp.where(labels < len(centers), _distances(points, labels, centers), 0))
 
 
 def _add_sums(sums, points, labels, centers, precision):
-  """`sums` `[K, D]` plus the points of each cluster; a label of K counts nowhere."""
+  """`sums` `[K, D]` plus the points of each cluster; labels of K are ignored."""
   del centers
 
   def product(sums, points, labels):
@@ -305,18 +307,18 @@ def plus_plus(
 ) -> jax.Array:
   """Draws initial centres by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2).
 
-  Each centre is the best of `trials` points drawn with chances proportional to the squared distance
-  to the nearest centre so far: that which leaves the least sum of these. K passes over the points.
-  Under `jit` with global arrays the draw is the same over any number of devices; for use outside
-  of `shard_map`.
+  For each centre, `trials` candidates are drawn with probability proportional to the squared
+  distance to the nearest centre so far. The candidate that leaves the smallest sum of these
+  distances becomes the centre. This takes K passes over the points. Under `jit` with global arrays
+  the draw is the same on any number of devices. Do not use it inside `shard_map`.
 
   Args:
     rng: typed PRNG key.
     x: points `[N, D]`, any float type.
-    k: centres to draw. Of fewer than k distinct points some come twice.
-    mask: bool `[N]`, False for points never to be drawn.
-    trials: candidates a centre; None for 2 + ⌊log k⌋, scikit-learn's choice.
-    precision: of the matrix products.
+    k: number of centres to draw. With fewer than k distinct points some are drawn twice.
+    mask: bool `[N]`, False for points that must not be drawn.
+    trials: candidates per centre; None for 2 + ⌊log k⌋, as in scikit-learn.
+    precision: precision of the matrix products.
 
   Returns:
     `[K, D]`, rows of x, float32 or wider.
@@ -338,8 +340,8 @@ def plus_plus(
   least = jnp.finfo(dtype).tiny
 
   def draw(key, weight):
-    # The largest of log-weight plus Gumbel noise falls on i with chance proportional to weight i,
-    # and unlike a running sum is found alike on any number of devices.
+    # The largest log-weight plus Gumbel noise is at i with probability proportional to weight i. In
+    # contrast to a running sum, it is the same on any number of devices.
     noise = jax.random.gumbel(key, (trials, len(x)), dtype)
     score = jnp.where(mask, jnp.log(jnp.maximum(weight, least)) + noise, -jnp.inf)
     return jnp.argmax(score, axis=1)
@@ -352,12 +354,12 @@ def plus_plus(
       about, middle, precision=precision
     )
     apart = squares[:, None] + squares[at] - 2 * products
-    # Exactly 0 at the drawn point itself, whatever rounding says.
+    # Exactly 0 at the drawn point itself, without rounding errors.
     apart = jnp.where(jnp.arange(len(x))[:, None] == at, 0, jnp.maximum(apart, 0))
     apart = jnp.minimum(gap[:, None], apart)
     best = jnp.argmin(jnp.sum(jnp.where(mask[:, None], apart, 0), axis=0))
     return centers.at[i].set(x[at[best]].astype(dtype)), apart[:, best]
 
-  # Equal finite distances at first: every point is as likely as another.
+  # Start with equal finite distances, so that every point is equally likely.
   gap = jnp.full(len(x), jnp.finfo(dtype).max / (4 * len(x)), dtype)
   return lax.fori_loop(0, k, add, (jnp.zeros((k, x.shape[1]), dtype), gap))[0]

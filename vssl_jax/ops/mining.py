@@ -1,15 +1,16 @@
-"""Which pairs of a batch count as positive, by distance: ProViCo's pair mining.
+"""ProViCo's pair mining: decides by distance which pairs of a batch are positive.
 
-Every rule comes down to one threshold t_i a video, so that whoever walks over the pairs later
-needs O(N) numbers and no N × N mask: i and j are positive where their distance is below
+Every rule is expressed as one threshold t_i per video. So later passes over the pairs need only N
+numbers and no N × N mask. Videos i and j are a positive pair if their distance is below
 
   max(t_i, t_j)   the union: each may choose the other      min(t_i, t_j)   mutual: both must
 
-"absolute" and "quantile" give all videos one threshold, "top_k" gives each the middle between its
-k-th and its next neighbour. A quantile over N² pairs is found without sorting, or keeping, them:
-each pass counts the pairs below 64 edges and keeps the interval that holds the wanted one.
+"absolute" and "quantile" give all videos the same threshold. "top_k" gives each video the middle
+between the distances of its k-th and its next neighbour. The quantile over N² pairs is found
+without sorting or storing them: each pass counts the pairs below 64 edges and keeps the interval
+that contains the quantile.
 
-All works under stop-gradient: the distance falls with the uncertainty that is being learnt.
+Nothing here has a gradient: the distance depends on the uncertainty that is being learnt.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Carry = TypeVar("Carry")
 KINDS = ("absolute", "quantile", "top_k", "none")
 COMBINE = ("union", "mutual")
 _EDGES = 64
-_PASSES = 8  # 64^8 is beyond float32: the interval has shrunk to neighbouring numbers by then
-_EXCESS = 1e-4  # of all pairs, that a quantile may hold more than asked for
+_PASSES = 8  # 64^8 is beyond float32: the interval then contains only neighbouring numbers
+_EXCESS = 1e-4  # a quantile may contain this share of all pairs more than requested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Rule:
   """How positives are chosen.
 
   Attributes:
-    kind: "absolute" | "quantile" | "top_k" | "none" (a video's own pair alone).
-    value: τ; the share of pairs, in (0, 1]; or k.
-    combine: of top_k, "union" | "mutual".
+    kind: "absolute" | "quantile" | "top_k" | "none" (only each video with itself).
+    value: for "absolute" τ; for "quantile" the share of pairs, in (0, 1]; for "top_k" k.
+    combine: for "top_k": "union" | "mutual".
     weight: λ of the distance.
-    form: of the distance, "diagonal" | "reviewed".
+    form: form of the distance: "diagonal" | "reviewed".
   """
 
   kind: str = "quantile"
@@ -56,7 +57,7 @@ class Rule:
   form: str = "diagonal"
 
   def __post_init__(self):
-    # Lines begin with the field's name in `config.provico`.
+    # The messages begin with the field's name in `config.provico`.
     for name, value, known in (
       ("mining", self.kind, KINDS),
       ("combine", self.combine, COMBINE),
@@ -92,17 +93,17 @@ def fold_pairs(
   axis_name: AxisName | None,
   block_size: int,
 ) -> Carry:
-  """`tiles.fold_tiles` over the pairs of different videos of the global batch.
+  """Applies `tiles.fold_tiles` to all pairs of different videos of the global batch.
 
-  On one device each unordered pair comes once. Inside `shard_map` rows are this device's videos
-  and columns those of all devices: each ordered pair comes once on one device.
+  On one device each unordered pair is visited once. Inside `shard_map` rows are this device's
+  videos and columns are those of all devices, so each ordered pair is visited once, on one device.
 
   Args:
     step: see `tiles.fold_tiles`.
-    carry: its start.
-    videos: on this device.
-    axis_name: mesh axis that the batch is split over.
-    block_size: videos a side of the tiles.
+    carry: initial carry.
+    videos: number of videos on this device.
+    axis_name: mesh axis over which the batch is sharded.
+    block_size: videos per side of a tile.
   """
   if axis_name is None:
     return tiles.fold_tiles(step, carry, videos, block_size=block_size)
@@ -116,7 +117,7 @@ def fold_pairs(
 
 
 def gather(tree: Any, axis_name: AxisName | None) -> Any:
-  """All devices' rows, in one exchange: leaves `[n, ...]` of four bytes a number."""
+  """Gathers the rows of all devices in one exchange; leaves `[n, ...]` have 4 bytes per number."""
   if axis_name is None:
     return tree
   leaves, structure = jax.tree.flatten(tree)
@@ -134,18 +135,18 @@ def gather(tree: Any, axis_name: AxisName | None) -> Any:
 def thresholds(
   videos: Gaussians, rule: Rule, *, block_size: int = 128, axis_name: AxisName | None = None
 ) -> jax.Array:
-  """Each video's threshold under a rule.
+  """The threshold of each video under a rule.
 
   Args:
-    videos: of the global batch; inside `shard_map` this device's rows, with `axis_name`.
+    videos: the global batch; inside `shard_map` this device's rows, with `axis_name`.
     rule: how positives are chosen.
-    block_size: side of the tiles; memory is a few block_size².
-    axis_name: mesh axis that the batch is split over.
+    block_size: side of a tile; the memory is a few times block_size².
+    axis_name: mesh axis over which the batch is sharded.
 
   Returns:
-    float32 `[N]`, without gradient. With "quantile" at least the share asked for lies below, at
-    most 1e-4 of all pairs more but for ties; k at or above the number of other videos makes all of
-    them positive.
+    float32 `[N]`, without gradient. With "quantile" at least the requested share of pairs is below
+    the threshold, and at most 1e-4 of all pairs more (except for ties). If k is at least the number
+    of other videos, all of them are positive.
   """
   videos = lax.stop_gradient(videos)
   n = videos.mean.shape[0]
@@ -167,14 +168,14 @@ def count(
   block_size: int = 128,
   axis_name: AxisName | None = None,
 ) -> jax.Array:
-  """Ordered pairs of different videos of the global batch that are positive, float32 scalar.
+  """Number of positive ordered pairs of different videos in the global batch, float32 scalar.
 
   Args:
-    videos: of the global batch; inside `shard_map` this device's rows, with `axis_name`.
+    videos: the global batch; inside `shard_map` this device's rows, with `axis_name`.
     threshold: `[N]`, from `thresholds`.
     rule: how positives are chosen.
-    block_size: side of the tiles.
-    axis_name: mesh axis that the batch is split over.
+    block_size: side of a tile.
+    axis_name: mesh axis over which the batch is sharded.
   """
   own = lax.stop_gradient((videos, threshold))
   every = gather(own, axis_name)
@@ -214,10 +215,10 @@ def _quantile(
   start = (scalar(jnp.inf), scalar(-jnp.inf))
   low, high = fold_pairs(bounds, start, n, axis_name, block_size)
   low, high = across(lax.pmin, jnp.stack([low, -high])) * jnp.float32([1, -1])
-  wanted = -(-rule.value * pairs // 1)  # the least number of pairs that is the share, or more
+  wanted = -(-rule.value * pairs // 1)  # number of pairs, rounded up
 
   def below(edges: jax.Array) -> jax.Array:
-    # float32 counts are exact within a tile; their sum over tiles is rounded by 1e-7.
+    # float32 counts are exact within a tile; their sum over tiles has a rounding error of 1e-7.
     def step(count, rows, cols, mask):
       apart = jnp.where(mask, rule.distance(rows.take(videos), cols.take(every)), jnp.inf)
       return count + jnp.sum(apart < edges[:, None, None], axis=(1, 2), dtype=jnp.float32)
@@ -225,7 +226,7 @@ def _quantile(
     start = lax.full_like(videos.mean, 0.0, shape=edges.shape)
     return across(lax.psum, fold_pairs(step, start, n, axis_name, block_size))
 
-  # Invariant: fewer than `wanted` pairs lie below `low`, enough of them below `high`.
+  # Invariant: fewer than `wanted` pairs are below `low`, and at least `wanted` are below `high`.
   def narrow(carry):
     low, high, _, passes = carry
     inner = jnp.arange(1, _EDGES, dtype=jnp.float32) / _EDGES
@@ -242,7 +243,7 @@ def _quantile(
     close = (count >= wanted) & (count <= wanted + _EXCESS * pairs)
     return ~close & (passes < _PASSES) & (low < middle) & (middle < high)
 
-  # The least number above, and no subnormal: those count as 0 where they are flushed.
+  # The next larger number, but not a subnormal one: some devices treat those as 0.
   high = jnp.maximum(jnp.nextafter(high, jnp.inf), jnp.finfo(jnp.float32).tiny)
   _, high, _, _ = lax.while_loop(unsettled, narrow, (low, high, jnp.float32(-1), 0))
   return high
@@ -265,8 +266,8 @@ def _top_k(videos: Gaussians, rule: Rule, block_size: int, axis_name: AxisName |
 
   start = lax.full_like(videos.mean, jnp.inf, shape=(n, k + 1))
   nearest = fold_pairs(step, start, n, axis_name, block_size)
-  # The middle: rounding by another walk over the pairs cannot move a neighbour across it. Of equal
-  # ones at the k-th place all are taken.
+  # Use the middle, so that different rounding in a later pass cannot move a neighbour across the
+  # threshold. If several neighbours tie at the k-th place, all are taken.
   last, after = nearest[:, k - 1], nearest[:, k]
   above = jnp.maximum(jnp.nextafter(last, jnp.inf), jnp.finfo(jnp.float32).tiny)
   return jnp.maximum(0.5 * (last + after), above)

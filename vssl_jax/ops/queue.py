@@ -1,4 +1,4 @@
-"""A first-in, first-out queue of embeddings in a ring of fixed size."""
+"""A first-in, first-out queue of embeddings, stored as a ring buffer of fixed size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Queue(flax.struct.PyTreeNode):
   Attributes:
     items: float32 `[K, D]`.
     pointer: int32 [], the row that the next push writes first.
-    filled: int32 [], rows ever pushed and still here, up to K.
+    filled: int32 [], number of rows in the queue that were pushed, up to K.
   """
 
   items: jax.Array
@@ -24,7 +24,7 @@ class Queue(flax.struct.PyTreeNode):
 
 
 def create(rng: jax.Array, size: int, dim: int) -> Queue:
-  """An empty queue whose rows are noise, U(−√(3/D), √(3/D)): norm 1 in the mean (MoCo's code).
+  """An empty queue; its rows are noise U(−√(3/D), √(3/D)), with mean norm 1 (as in MoCo's code).
 
   Args:
     rng: key.
@@ -42,16 +42,16 @@ def create(rng: jax.Array, size: int, dim: int) -> Queue:
 
 
 def push(queue: Queue, rows: jax.Array) -> Queue:
-  """Overwrites the oldest rows with `rows`, in order; of more than K, the last K stay.
+  """Overwrites the oldest rows with `rows`, in order; of more than K rows, the last K are kept.
 
-  PySlowFast enqueues clip by clip, so ρ clips' keys `[ρ, N, D]` are to be flattened in that order.
+  PySlowFast enqueues clip by clip: to do the same, flatten the keys of ρ clips from `[ρ, N, D]`.
 
   Args:
-    queue: of K rows.
-    rows: `[M, D]`, any float type; M need neither divide K nor stay below it. No gradient.
+    queue: a queue of K rows.
+    rows: `[M, D]`, any float type; M may be any number, also above K. No gradient.
 
   Returns:
-    The queue with its pointer moved on by M, modulo K.
+    The queue, with its pointer advanced by M, modulo K.
 
   Raises:
     UserError: rows aren't `[M, D]`.
@@ -71,28 +71,28 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
 
 
 def age(queue: Queue) -> jax.Array:
-  """Rows pushed since each row, int32 `[K]`: 0 for the newest, −1 for the noise of `create`."""
+  """Number of rows pushed after each row, int32 `[K]`: 0 for the newest, −1 for initial noise."""
   size = queue.items.shape[0]
   since = (queue.pointer - 1 - jnp.arange(size, dtype=jnp.int32)) % size
   return jnp.where(since < queue.filled, since, -1)
 
 
 def is_full(queue: Queue) -> jax.Array:
-  """Whether no noise is left, bool []."""
+  """Whether all rows were pushed and no initial noise is left, bool []."""
   return queue.filled >= queue.items.shape[0]
 
 
 def statistics(queue: Queue, rows: int) -> dict[str, jax.Array]:
-  """Monitors of a queue that gets `rows` rows per step.
+  """Metrics of a queue that gets `rows` rows per step.
 
   Args:
-    queue: any.
-    rows: M of each push.
+    queue: any queue.
+    rows: number M of rows in each push.
 
   Returns:
     float32 scalars:
-    queue_fullness: share of rows that are not noise, in [0, 1].
-    queue_age: mean age of those, in steps: 0 right after their push; 0 for an empty queue.
+    queue_fullness: share of rows that are not initial noise, in [0, 1].
+    queue_age: mean age of those rows in steps; 0 directly after a push; 0 for an empty queue.
   """
   since = age(queue)
   steps = jnp.where(since >= 0, since // rows, 0).astype(jnp.float32)

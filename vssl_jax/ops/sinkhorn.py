@@ -1,7 +1,7 @@
-"""Sinkhorn-Knopp in the log domain: assign a batch to prototypes, evenly.
+"""Sinkhorn-Knopp in the log domain: assigns a batch to prototypes so that all are used evenly.
 
-A library of optimal transport (ott-jax) iterates to a tolerance; SwAV takes a few steps, and a few
-lines say them.
+A library for optimal transport (ott-jax) iterates until a tolerance is met. SwAV needs only a few
+fixed iterations, which take a few lines here.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ def sinkhorn(
   iterations: int = 3,
   axis_name: str | Sequence[str] | None = None,
 ) -> jax.Array:
-  """Codes Q ∝ diag(u) exp(scores / ε) diag(v), each sample's summing to 1, each prototype's to B/K.
+  """Codes Q ∝ diag(u) exp(scores / ε) diag(v); samples (rows) sum to 1, prototypes to B/K.
 
-  Caron et al. 2020 (SwAV), eq. 4 and its Algorithm 1: each iteration scales the prototypes' sums,
-  then the samples'. So samples always sum to 1, prototypes to B/K in the limit; three iterations
-  are the papers' choice. u and v live as logarithms in float32, and only the last step, a softmax,
-  leaves the log domain: no score over- or underflows, and half-precision scores lose nothing here.
+  Caron et al. 2020 (SwAV), eq. 4 and Algorithm 1: each iteration first scales the sums of the
+  prototypes, then those of the samples. So samples always sum to 1, and prototypes to B/K in the
+  limit. The papers use three iterations. u and v are stored as float32 logarithms, and only the
+  last step, a softmax, leaves the log domain. So no score overflows or underflows, and
+  half-precision scores lose no further precision here.
 
   Args:
     scores: `[B, K]`, cosines of embeddings and prototypes, any float type; no gradient. Under `jit`
-      over global arrays B is the global batch.
-    epsilon: ε > 0; smaller is nearer to one prototype a sample.
-    iterations: 0 leaves the softmax of scores / ε.
-    axis_name: under `shard_map`: `scores` are this device's rows of a batch split over this axis.
+      over global arrays B is the global batch size.
+    epsilon: ε > 0; smaller values are closer to one prototype per sample.
+    iterations: number of iterations; 0 gives the softmax of scores / ε.
+    axis_name: for use inside `shard_map`: the axis over which the batch is sharded; `scores` are
+      this device's rows.
 
   Returns:
     float32 `[B, K]`, in [0, 1].
@@ -54,7 +56,7 @@ def sinkhorn(
   for _ in range(iterations):
     prototypes = -_over_batch(logits + samples, axis_name)
     samples = -jax.nn.logsumexp(logits + prototypes, axis=1, keepdims=True)
-  # log u is one number a sample, which softmax ignores: what it does to sums, it does exactly.
+  # log u is one number per sample: the softmax does not depend on it, and normalizes exactly.
   return lax.stop_gradient(jax.nn.softmax(logits + prototypes, axis=1))
 
 

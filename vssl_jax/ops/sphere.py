@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# ‖x‖² up to which a vector has no direction.
+# A vector with ‖x‖² up to this is treated as having no direction.
 _NO_DIRECTION = 1e-12
 
 
 def inverse_norm(x: jax.Array) -> jax.Array:
   """1 / ‖x‖ along the last axis, in float32 or wider; 0 where ‖x‖ ≤ 1e-6.
 
-  So x · inverse_norm(x) is a unit vector, or 0 with gradient 0 where x has no direction to speak
-  of (1 / ‖x‖ there would be huge and its gradient infinite at 0).
+  So x · inverse_norm(x) is a unit vector, or 0 with gradient 0 if x is too short to have a
+  direction (1 / ‖x‖ would be huge, with an infinite gradient at 0).
 
   Args:
     x: `[..., D]`, any float type.
@@ -28,5 +28,5 @@ def inverse_norm(x: jax.Array) -> jax.Array:
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-  """X over its norms along the last axis, `[..., D]`, in float32 or wider; 0 where ‖x‖ ≤ 1e-6."""
+  """Normalizes x `[..., D]` along the last axis, in float32 or wider; 0 where ‖x‖ ≤ 1e-6."""
   return x.astype(jnp.result_type(x, jnp.float32)) * inverse_norm(x)[..., None]

@@ -1,4 +1,4 @@
-"""Random keys of a train step: functions of (seed, step, row), whatever the devices."""
+"""PRNG keys of a train step: they depend only on (seed, step, row), not on the devices."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Walk over all pairs of two lists of items, one tile at a time, never holding N×M of anything.
+"""Walks over all pairs of two lists of items, one tile at a time, without an N×M array in memory.
 
-A pair matrix (logits, distances, match probabilities) of 65,536 × 65,536 floats is 17 GB, but what
-is wanted from it is small: a log-sum-exp a row, the k best columns, a histogram. `fold_tiles`
-visits the matrix tile by tile and hands each tile's row and column block to a function that folds
-what it needs into a carry:
+A matrix of pairs (logits, distances, match probabilities) of 65,536 × 65,536 floats has 17 GB, but
+the results needed from it are small: a log-sum-exp per row, the k best columns, a histogram.
+`fold_tiles` visits the matrix tile by tile. It passes the row block and the column block of each
+tile to a function that folds the result into a carry:
 
   def row_sums(x, y, block_size):           # x [N, D], y [M, D] -> sum_j exp(x_i · y_j)  [N]
     def step(sums, rows, cols, mask):       # mask [B, C]
@@ -11,15 +11,15 @@ what it needs into a carry:
       return rows.merge(jnp.add, sums, jnp.sum(jnp.exp(logits) * mask, axis=1))
     return fold_tiles(step, jnp.zeros_like(x[:, 0]), len(x), len(y), block_size=block_size)
 
-Reductions by row use `rows`, by column `cols`; a whole-matrix reduction ignores both. Where items
-meet themselves and the function is symmetric, leaving out `num_cols` visits each unordered pair
-once, half the work, and the step folds each tile both ways.
+Reductions per row use `rows`, reductions per column use `cols`; a reduction of the whole matrix
+uses neither. For pairs within one list and a symmetric function, leave out `num_cols`: each
+unordered pair is visited once, which halves the work, and the step folds each tile in both ways.
 
-Nothing is padded: the last block is shifted back to end at the last item and overlaps the one
-before, and `fresh` (already in `mask`) says which of its items are new.
+Nothing is padded: the last block is shifted back to end at the last item, so it overlaps the block
+before. `fresh` (already part of `mask`) tells which of its items are new.
 
-Inside `shard_map` the carry must vary over the mesh axes that the step's result varies over:
-start it from `jnp.zeros_like` or `lax.full_like` of an array that does.
+Inside `shard_map` the carry must vary over the same mesh axes as the result of the step: create it
+with `jnp.zeros_like` or `lax.full_like` from an array that does.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Block(NamedTuple):
   """B consecutive items of a list of n.
 
   Attributes:
-    start: int32 [], the first item.
-    index: int32 [B], the items.
-    fresh: bool [B], False for items that an earlier block has had.
+    start: int32 [], number of the first item.
+    index: int32 [B], numbers of the items.
+    fresh: bool [B], False for items that were already in an earlier block.
   """
 
   start: jax.Array
@@ -75,19 +75,19 @@ def fold_tiles(
 ) -> Carry:
   """Folds `step` over all (row block, column block) tiles of a num_rows × num_cols matrix.
 
-  Tiles come row block by row block, columns ascending, so a fold that keeps the first of equals
-  keeps the lowest column.
+  Tiles are visited row block by row block with ascending columns. So a fold that keeps the first of
+  equal values keeps the lowest column.
 
   Args:
-    step: `(carry, rows, cols, mask) -> carry`. `mask` bool `[B, C]` is True on the pairs this tile
-      stands for; over all tiles each pair is True exactly once. Fold pairs outside the mask as the
-      reduction's neutral element. On a tile of the diagonal `rows` and `cols` overlap: merge what
-      belongs to the rows before taking what belongs to the columns.
-    carry: any tree of arrays, updated in place by XLA where the step slices and writes back.
+    step: `(carry, rows, cols, mask) -> carry`. `mask` bool `[B, C]` is True for the pairs that
+      belong to this tile; over all tiles each pair is True exactly once. Replace pairs outside of
+      the mask by the neutral element of the reduction. In tiles on the diagonal `rows` and `cols`
+      overlap: merge the results of the rows before taking the values of the columns.
+    carry: any tree of arrays; XLA updates it in place where the step slices and writes back.
     num_rows: N.
-    num_cols: M; None to pair the N items among themselves, each unordered pair {i < j} once (no
-      item meets itself).
-    block_size: side of the tiles, or (rows, columns); need not divide N or M.
+    num_cols: M; None for pairs within one list of N items: each unordered pair {i < j} once, and no
+      item with itself.
+    block_size: side of a tile, or (rows, columns); need not divide N or M.
 
   Returns:
     The last carry.
@@ -122,15 +122,15 @@ def fold_tiles(
 def fold_blocks(
   step: Callable[[Carry, Block], Carry], carry: Carry, num_items: int, *, block_size: int
 ) -> Carry:
-  """Folds `step` over the blocks of one list: O(N) work that must not copy its arrays.
+  """Folds `step` over the blocks of one list, for O(N) work without copies of whole arrays.
 
-  Where the step replaces rows, those that aren't `fresh` are to be written back as they were.
+  If the step replaces rows, it must write rows that aren't `fresh` back unchanged.
 
   Args:
     step: `(carry, block) -> carry`.
     carry: any tree of arrays.
     num_items: N.
-    block_size: items a block; need not divide N.
+    block_size: items per block; need not divide N.
 
   Returns:
     The last carry.
@@ -162,16 +162,17 @@ def nearest(
   *,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> tuple[jax.Array, jax.Array]:
-  """The k bank rows of largest inner product with each query, tile by tile.
+  """The k rows of the bank with the largest inner product with each query, tile by tile.
 
   L2-normalize both sides for cosine similarity.
 
   Args:
     queries: `[Q, D]`.
     bank: `[N, D]`.
-    k: neighbours, 1 ≤ k ≤ N.
-    block_size: tile side, or (queries, bank rows).
-    precision: of the products; the default keeps float32 exact where TF32 is the default.
+    k: number of neighbours, 1 ≤ k ≤ N.
+    block_size: side of a tile, or (queries, bank rows).
+    precision: precision of the matrix products; the default keeps float32 even where the backend
+      would use TF32.
 
   Returns:
     scores: float32 `[Q, k]`, descending.

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from vssl_jax import parallel
 from vssl_jax.config import total_steps
-from vssl_jax.errors import UserError
+from vssl_jax.errors import NonFiniteError, UserError
+from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
@@ -53,14 +54,6 @@ class Result:
   seconds: float
   clips_per_second: float
   metrics: dict[str, float]
-
-
-class Preempted(Exception):
-  """SIGTERM was received and everything is saved; the message says what was saved."""
-
-
-class NonFiniteError(FloatingPointError):
-  """The loss or the gradient is not finite; the message names the step and the metric."""
 
 
 def train(

@@ -39,13 +39,14 @@ def load_state(
     UserError: there is no run or no such checkpoint, none can be read, or it holds NaN or infinity.
   """
   with open_run(folder) as run:
-    step, state = _choose(run, folder, which)
+    step, state = choose(run, folder, which)
   weights = {"params": state.params, "state": state.method}
   require_finite(weights, folder / checkpoints.FOLDER / str(step))
   return run.config, run.method, state
 
 
-def _choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+def choose(run: Run, folder: pathlib.Path, which: str | int) -> tuple[int, step_lib.TrainState]:
+  """One of an open run's checkpoints, with its step; see `load_state`."""
   kept = f"there are steps {', '.join(map(str, run.reader.steps))}"
   if which == LAST:
     found = run.reader.restore(run.like)

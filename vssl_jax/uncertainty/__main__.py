@@ -1,8 +1,8 @@
-"""`python -m vssl_jax.uncertainty`: see `vssl_jax.uncertainty.analysis`."""
+"""`python -m vssl_jax.uncertainty`, the same as `vssl uncertainty`."""
 
 import sys
 
-from vssl_jax.uncertainty.analysis import main
+from vssl_jax import cli
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(cli.run("vssl_jax.commands.uncertainty"))

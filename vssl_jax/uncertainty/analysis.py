@@ -1,19 +1,5 @@
 """Analyses ProViCo's uncertainty as in the paper, for one run or several runs side by side.
 
-  python -m vssl_jax.uncertainty --output=analysis \
-    --checkpoint runs/provico_demo runs/provico_demo_no_kl runs/provico_demo_soft
-
-writes the following files. The evaluation videos are the queries, the training split is the bank.
-
-  training.png    uncertainty and R@1 by epoch, for all kept checkpoints (config.save.keep)
-  quantiles.png   R@1 of the videos, grouped by uncertainty
-  corruption.png  uncertainty and R@1 under blur, noise, occlusion and dropped frames
-  pairs_RUN.png   mined positives and hardest negatives of some training videos
-  analysis.json   all numbers
-
-It also prints whether uncertainty and R@1 correlate, and a RESULT line at the end. For a run
-without labels it draws only the pairs.
-
 Two terms of the loss push the uncertainty of all videos, whatever they show: ½ log s pushes it
 down, the divergence from N(0, I) pushes it up. A correlation over training cannot separate this
 from learning. So compare the runs `demo`, `demo,soft` (without ½ log s) and `demo,no_kl` (without
@@ -22,11 +8,10 @@ the divergence) side by side.
 
 from __future__ import annotations
 
-import argparse
+import os
 import pathlib
 import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,21 +21,23 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import StrPath, listed
 from vssl_jax.losses.provico import LossSettings
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
 from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
+from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
 RESULT = "analysis.json"
-_NEIGHBOURS = 4  # number of positives and of negatives shown per video
+_NEIGHBOURS = 4  # positives and negatives shown of a video
 
 
 class Frames(Wrapped):
-  """A source that stores the middle frame of some videos while it is read.
+  """A source that keeps the middle frame of some videos as they pass.
 
   Attributes:
-    kept: uint8 `[H, W, 3]`, keyed by the index of the video.
+    kept: uint8 `[H, W, 3]` by number of the video.
   """
 
   def __init__(self, source: Source, videos: Iterable[int]):
@@ -59,7 +46,7 @@ class Frames(Wrapped):
     self.kept: dict[int, np.ndarray] = {}
 
   def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
-    """The batches of the wrapped source."""
+    """As the source's own."""
     for batch in self._source.eval_batches(*args, **kwargs):
       valid = batch.get("valid", np.ones(len(batch["video"]), bool))
       for video, views, real in zip(batch["video"], batch["clips"], valid, strict=True):
@@ -69,56 +56,117 @@ class Frames(Wrapped):
       yield batch
 
 
-def analyse(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
-  """The numbers of one run, over all its kept checkpoints, and the rows of its picture of pairs.
+def analyse_runs(
+  checkpoint: StrPath | Sequence[StrPath],
+  output: StrPath,
+  *,
+  which: str | int = run_folder.LAST,
+  data: StrPath = "",
+  videos: Sequence[int] = (),
+  quantiles: int = 5,
+) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
+  """Analyses runs, and writes pictures of them side by side and `analysis.json`.
+
+  Args:
+    checkpoint: a run folder of ProViCo, or several.
+    output: folder to write, made if missing.
+    which: see `analyse`, and so for the other arguments.
+    data: folder of prepared records; "" for each run's own.
+    videos: numbers of training videos to show pairs of.
+    quantiles: groups of videos by uncertainty.
+
+  Returns:
+    Each run's numbers by its folder's name, and the files written.
 
   Raises:
-    UserError: there is no such run or no checkpoint, or `args` ask for something that is missing.
+    UserError: see `analyse`; or two folders of one name.
   """
+  folders = [pathlib.Path(f) for f in listed(checkpoint)]
+  names = [f.absolute().name for f in folders]
+  if len(set(names)) < len(names):
+    raise UserError("--checkpoint: two folders of one name; pictures tell runs by it.")
+  runs = {
+    name: analyse(folder, which=which, data=data, videos=videos, quantiles=quantiles)
+    for name, folder in zip(names, folders, strict=True)
+  }
+  return runs, write(runs, pathlib.Path(output))
+
+
+def analyse(
+  folder: StrPath,
+  *,
+  which: str | int = run_folder.LAST,
+  data: StrPath = "",
+  videos: Sequence[int] = (),
+  quantiles: int = 5,
+) -> dict[str, Any]:
+  """One run's numbers, of all checkpoints that it kept, and the rows of its picture of pairs.
+
+  Args:
+    folder: of the run.
+    which: the checkpoint whose videos, pairs and corruption are looked at closely: "last", "best"
+      (by its `config.save.best`), or a step.
+    data: folder of prepared records; "" for the run's own.
+    videos: numbers of training videos to show pairs of; () for six, by uncertainty.
+    quantiles: groups of videos by uncertainty.
+
+  Raises:
+    UserError: no such run, no checkpoint, or what is asked for is not there.
+  """
+  folder = pathlib.Path(folder)
   config = methods.complete(checkpoints.load_config(folder))
   if methods.evaluator(config).gaussians is None:
     raise UserError(
-      f"{folder}: this is a run of {config.method}, which learns no uncertainties; give a run of "
+      f"{folder}: a run of {config.method}, which learns no uncertainties; give one of "
       "configs/provico.py."
     )
   with run_folder.open_run(folder) as kept:
-    return _analyse(folder, kept, args)
+    chosen = run_folder.choose(kept, folder, which)
+    return _analyse(folder, kept, chosen, os.fspath(data), tuple(videos), quantiles)
 
 
 def _analyse(
-  folder: pathlib.Path, kept: run_folder.Run, args: argparse.Namespace
+  folder: pathlib.Path,
+  kept: run_folder.Run,
+  chosen: tuple[int, step_lib.TrainState],
+  data: str,
+  wanted: tuple[int, ...],
+  groups: int,
 ) -> dict[str, Any]:
   config = kept.config
   config.data.fraction = 1.0
-  if args.data:
-    config.data.source, config.data.path = "tfrecord", args.data
+  if data:
+    config.data.source, config.data.path = "tfrecord", data
   opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=1))  # noqa: E731
   train = opened(config.data.train_split)
   labelled = bool(train.label_names)
   test = opened(config.data.eval_split) if labelled else None
   if test is not None:
-    correlation.check_groups(test.num_videos, args.quantiles)
+    correlation.check_groups(test.num_videos, groups)
   gaussians = methods.evaluator(config).gaussians
-  assert gaussians is not None  # checked by `analyse`
+  assert gaussians is not None  # seen by `analyse`
 
   def extract(source: Source, variables: Any, what: str) -> gaussian.Videos:
-    progress = f"{folder.name}, {what}"
-    return gaussian.extract(gaussians.apply, variables, source, config, progress=progress)
+    told = f"{folder.name}, {what}"
+    return gaussian.extract(gaussians.apply, variables, source, config, progress=told)
 
-  places = _batch(train.num_videos, config, args.videos)
+  places = _batch(train.num_videos, config, wanted)
   frames = Frames(train, places)
   epoch = config.steps_per_epoch or max(1, train.num_videos // config.batch_size)
   out: dict[str, Any] = {"training": []}
-  for step in kept.reader.steps if labelled else kept.reader.steps[-1:]:
-    state = kept.reader.read(step, kept.like)
+  step = chosen[0]
+  others = [x for x in kept.reader.steps if x != step] if labelled else []
+  for at in [*others, step]:  # the chosen one last: its videos are looked at below
+    state = kept.reader.read(at, kept.like) if at != step else chosen[1]
     variables = jax.device_get(gaussians.variables(state.params, state.method))
-    bank = extract(frames, variables, f"step {step}, training split")
+    bank = extract(frames, variables, f"step {at}, training split")
     if test is not None:
-      queries = extract(test, variables, f"step {step}, evaluation split")
+      queries = extract(test, variables, f"step {at}, evaluation split")
       row = correlation.scores(bank.labelled("training"), queries.labelled("evaluation"))
-      out["training"].append({"step": step, "epoch": step / epoch, **row})
+      out["training"].append({"step": at, "epoch": at / epoch, **row})
+  out["training"].sort(key=lambda row: row["step"])
   out["step"] = step
-  out["pairs"] = _pairs(config, gaussians.settings, bank, places, frames, args)
+  out["pairs"] = _pairs(config, gaussians.settings, bank, places, frames, wanted)
   out["distance_on"] = gaussians.settings.distance_on
   if test is None:
     return {k: out[k] for k in ("step", "pairs", "distance_on")}
@@ -128,7 +176,7 @@ def _analyse(
   out["logged"] = _logged(folder)
   parts = ("uncertainty", "predicted", "spread")
   out["videos"] = {"hit": hit, **{k: getattr(queries, k) for k in parts}}
-  out["quantiles"] = correlation.by_quantile(queries.uncertainty, hit, args.quantiles)
+  out["quantiles"] = correlation.by_quantile(queries.uncertainty, hit, groups)
   out["corruption"] = [{"name": "", "strength": 0.0, **correlation.scores(bank, queries)}]
   for name, (_, strengths) in corruptions.CORRUPTIONS.items():
     for strength in strengths:
@@ -141,7 +189,7 @@ def _analyse(
 
 
 def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray:
-  """The indices of a batch of videos as in training; the chosen ones come first."""
+  """As many videos as training mines among, those chosen first."""
   chosen = list(dict.fromkeys(chosen))
   if bad := [v for v in chosen if not 0 <= v < videos]:
     raise UserError(f"--videos: no training video {bad[0]}; there are {videos}, counted from 0.")
@@ -157,10 +205,10 @@ def _pairs(
   bank: gaussian.Videos,
   places: np.ndarray,
   frames: Frames,
-  args: argparse.Namespace,
+  wanted: tuple[int, ...],
 ) -> list[dict[str, Any]]:
   at = {video: place for place, video in enumerate(bank.numbers.tolist())}
-  if lost := [v for v in args.videos if v not in at]:
+  if lost := [v for v in wanted if v not in at]:
     raise UserError(f"--videos: training video {lost[0]} could not be read.")
   places = np.array([v for v in places if int(v) in at], int)
   few = bank.take(np.array([at[int(v)] for v in places], int))
@@ -178,9 +226,7 @@ def _pairs(
     }
 
   rows = []
-  anchors = (
-    range(len(args.videos)) if args.videos else mined_pairs.evenly_spaced(few.uncertainty, 6)
-  )
+  anchors = range(len(wanted)) if wanted else mined_pairs.evenly_spaced(few.uncertainty, 6)
   for anchor in anchors:
     near, far = mined_pairs.neighbours(apart, positive, anchor, _NEIGHBOURS)
     listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
@@ -195,7 +241,7 @@ def _logged(folder: pathlib.Path) -> list[list[float]]:
 
 
 def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the pictures and `analysis.json`; returns the paths of all files."""
+  """Pictures and `analysis.json`; the files written."""
   for name, found in runs.items():
     title = (
       f"{name}, step {found['step']}: pairs mined among a batch of training videos\n"
@@ -225,7 +271,7 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
 
 
 def _numbers(value: Any) -> Any:
-  """The value without its thumbnails, so that only numbers and text are left."""
+  """Without thumbnails."""
   if isinstance(value, dict):
     return {k: _numbers(v) for k, v in value.items() if k != "frame"}
   return [_numbers(v) for v in value] if isinstance(value, list) else value
@@ -236,20 +282,20 @@ def _safe(name: str) -> str:
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-  """The correlations of one run as text, one line each."""
-  titles = {
+  """One run's correlations in words, a line each."""
+  said = {
     "videos": "uncertainty and hit, by video",
     "training": "uncertainty and R@1, by checkpoint",
     "corruption": "uncertainty and R@1, by corruption",
   }
   parts = {
     "": "",
-    ", predicted": "  only the part that the head predicts",
-    ", spread": "  only the spread of the clips' means",
+    ", predicted": "  the head's part of it alone",
+    ", spread": "  the spread of the clips' means alone",
   }
   lines = [f"{name}, step {found['step']}"]
   correlations = found.get("correlations", {})
-  for key, words in titles.items():
+  for key, words in said.items():
     for suffix, of_part in parts.items():
       if key + suffix in correlations:
         lines.append(f"  {of_part or words:40} {correlation.verdict(correlations[key + suffix])}")
@@ -260,52 +306,3 @@ def describe(name: str, found: dict[str, Any]) -> str:
       rho = ", ".join(f"{k} {'none' if v is None else f'{v:+.2f}'}" for k, v in alone.items())
       lines.append(f"  {of_part or 'strength and uncertainty':40} Spearman {rho}")
   return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.uncertainty", description=__doc__.splitlines()[0]
-  )
-  parser.add_argument("--checkpoint", required=True, nargs="+", help="run folders of provico")
-  parser.add_argument("--output", required=True, help="output folder, created if missing")
-  parser.add_argument("--data", default="", help="folder of prepared records; default: the run's")
-  parser.add_argument(
-    "--videos",
-    type=int,
-    nargs="+",
-    default=[],
-    metavar="N",
-    help="numbers of the training videos whose pairs are shown; default: six, evenly spaced by "
-    "uncertainty",
-  )
-  parser.add_argument(
-    "--quantiles", type=int, default=5, help="number of groups of videos by uncertainty"
-  )
-  return parser
-
-
-def main(argv: Iterable[str] | None = None) -> int:
-  """The command line; 0, or 2 with one line on stderr for bad input."""
-  args = _parser().parse_args(None if argv is None else list(argv))
-  try:
-    folders = [pathlib.Path(f) for f in args.checkpoint]
-    names = [f.absolute().name for f in folders]
-    if len(set(names)) < len(names):
-      raise UserError(
-        "--checkpoint: two folders have the same name, but pictures are named by it; rename one."
-      )
-    runs = {n: analyse(f, args) for n, f in zip(names, folders, strict=True)}
-    files = write(runs, pathlib.Path(args.output))
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  for name, found in runs.items():
-    print(describe(name, found))
-    if "videos" not in found:
-      print("  no labels: only mined pairs are shown")
-  for file in files:
-    print(file)
-  kept = ("step", "correlations", "quantiles")
-  short = {n: {k: r[k] for k in kept if k in r} for n, r in runs.items()}
-  print(results.result_line({"job": "uncertainty", "runs": short}))
-  return 0

@@ -1,26 +1,19 @@
-"""Converts weights of other frameworks to ours, and ours to PySlowFast's.
+"""Converts weights of other frameworks into ours, and ours into PySlowFast's.
 
-  python -m vssl_jax.weights.convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
-  python -m vssl_jax.weights.convert --from=ckpt-71488 --format=tf_garden --to=cvrl
-  python -m vssl_jax.weights.convert --from=r3d_18.pth --format=torchvision --to=r3d_18
-  python -m vssl_jax.weights.convert --from=resnet50.pth --format=resnet2d --to=inflated
-  python -m vssl_jax.weights.convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
-
-An encoder is written in the format of `vssl_jax.export`. A contrastive model (PySlowFast's MoCo,
-BYOL, SimCLR and SwAV; TF Garden's CVRL with its head) is written as a run folder of its method at
-step 0. Probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load` accept both as a checkpoint.
+An encoder becomes what `vssl_jax.export` writes, a contrastive model (PySlowFast's MoCo, BYOL,
+SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a
+checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
 
 PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
-extra or misshapen tensor is an error that names it. Classifiers are left out, and the output names
-them. If a PySlowFast file has no cfg, give `--arch` and `--alpha`, which tensors do not determine.
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,7 +36,7 @@ from vssl_jax.weights import (
 from vssl_jax.weights.converted import Converted
 
 FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
-ORIGIN = "origin.json"  # in a converted run: facts about the original file
+ORIGIN = "origin.json"  # of a converted run: the file it came from
 
 
 def read(
@@ -61,15 +54,15 @@ def read(
   Args:
     path: the file, or a TensorFlow checkpoint's prefix.
     format: one of `FORMATS`.
-    arch: PySlowFast's `MODEL.ARCH`, if the file does not contain it.
-    alpha: PySlowFast's `SLOWFAST.ALPHA`, if the file does not contain it.
-    encoder_only: leave out heads and momentum encoder.
-    encoder: for a 2-D ResNet, the video encoder to build.
-    inflate: for a 2-D ResNet, how to inflate its kernels: `mean` or `centre`.
+    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
+    encoder_only: leave heads and momentum encoder out.
+    encoder: what a 2-D ResNet becomes.
+    inflate: how, `mean` or `centre`.
 
   Raises:
-    UserError: there is no such file or format, or the file holds another network; the message names
-      tensors that are missing, extra, misshapen, or not finite floats.
+    UserError: no such file or format, or another network; missing, left-over and misshapen tensors
+      are named, as are those that hold no finite floats.
   """
   if format == "tf_garden":
     return tf_garden.read(
@@ -86,19 +79,19 @@ def read(
 
 
 def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
-  """Writes the result of `read` as a folder that `vssl_jax.load` reads.
+  """Writes what `read` gave as a folder that `vssl_jax.load` reads.
 
   Args:
     found: the weights.
-    folder: created if missing; after an interrupted write, the same call can be repeated.
-    origin: path of the original file.
+    folder: made if missing; a write that is broken off leaves nothing that stops the next.
+    origin: the file they came from.
 
   Raises:
-    UserError: the folder already holds a run or an encoder, or is a file.
+    UserError: the folder holds a run or an encoder already, or is none.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder}: is a file; give a folder as --to.")
+    raise UserError(f"{folder}: is a file; give a folder, --to.")
   make_folder(folder.parent)
   if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
@@ -117,13 +110,13 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
 def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
   """Writes a run or an exported encoder as PySlowFast's checkpoint.
 
-  A run of ρ-MoCo, ρ-BYOL, ρ-SimCLR or ρ-SwAV becomes a ContrastiveModel, anything else a network
+  A run of ρ-MoCo, -BYOL, -SimCLR or -SwAV becomes a ContrastiveModel, anything else a network
   without head.
 
   Args:
     path: run folder or exported folder.
-    file: `.pyth`, or `.safetensors` for only the tensors.
-    encoder_only: leave out heads and momentum encoder.
+    file: `.pyth`, or `.safetensors` for the tensors alone.
+    encoder_only: leave heads and momentum encoder out.
 
   Raises:
     UserError: the file exists, or PySlowFast has no such encoder.
@@ -136,7 +129,7 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   exported = (folder / exported_lib.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
     config, method, state = run_folder.load_state(folder)
-    assert method.encoder is not None  # all contrastive methods have an encoder
+    assert method.encoder is not None  # all of these have one
     variables = jax.device_get(method.encoder(state.params, state.method))
     whole = None if encoder_only else (state.params, state.method)
   else:
@@ -151,40 +144,72 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   files.write_torch(file, tensors, rest)
 
 
-def run(args: argparse.Namespace) -> list[str]:
-  """Runs the conversion that the command line asks for; returns the lines to print.
+def convert(
+  source: str | os.PathLike[str],
+  to: str | os.PathLike[str],
+  *,
+  format: str = "",
+  to_format: str = "",
+  arch: str = "",
+  alpha: int = 0,
+  encoder_only: bool = False,
+  encoder: str = "",
+  inflate: str = "",
+) -> dict[str, Any]:
+  """Converts a file of weights into a folder that `vssl_jax.load` reads, or a run into a file.
+
+  Args:
+    source: the file, a TensorFlow checkpoint's prefix, or, with `to_format`, a run or an export.
+    to: folder to write; a file with `to_format`.
+    format: of `source`, one of `FORMATS`.
+    to_format: "pyslowfast" to write ours in that format.
+    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
+    encoder_only: leave heads and momentum encoder out.
+    encoder: what a 2-D ResNet becomes: "slow" (by default), "c2d" or "r3d".
+    inflate: how: "mean" (by default) or "centre".
+
+  Returns:
+    `path`; of a folder also `encoder`, `width`, `method`, `mean`, `std` and `left_out`, the names
+    of the tensors that were not taken.
 
   Raises:
-    UserError: the input is wrong.
+    UserError: bad input.
   """
-  _refuse_idle(args)
-  if args.to_format:
-    to_pyslowfast(args.source, args.to, encoder_only=args.encoder_only)
-    return [args.to]
-  if not args.format:
+  source, to = os.fspath(source), os.fspath(to)
+  given: dict[str, Any] = {
+    "arch": arch,
+    "alpha": alpha,
+    "encoder": encoder,
+    "inflate": inflate,
+    "encoder_only": encoder_only,
+  }
+  _refuse_idle(format, to_format, given)
+  if to_format not in ("", "pyslowfast"):
+    raise UserError(f"--to_format={to_format}: ours are written as pyslowfast alone.")
+  if to_format:
+    to_pyslowfast(source, to, encoder_only=encoder_only)
+    return {"path": to}
+  if not format:
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
-  found = read(
-    args.source,
-    args.format,
-    arch=args.arch,
-    alpha=args.alpha,
-    encoder_only=args.encoder_only,
-    encoder=args.encoder or "slow",
-    inflate=args.inflate or "mean",
-  )
-  save(found, args.to, args.source)
+  given |= {"encoder": encoder or "slow", "inflate": inflate or "mean"}
+  found = read(source, format, **given)
+  save(found, to, source)
   e, a = found.config.encoder, found.config.augment
-  lines = [
-    f"{args.to}: {e.name} of width {e.width:g}, method {found.config.method}, input RGB / 255, "
-    f"mean {list(a.mean)}, std {list(a.std)}"
-  ]
-  counted = [k for k in found.left_out if not k.endswith("num_batches_tracked")]
-  return lines + [f"left out: {', '.join(counted)}"] * bool(counted)
+  return {
+    "path": to,
+    "encoder": e.name,
+    "width": e.width,
+    "method": found.config.method,
+    "mean": list(a.mean),
+    "std": list(a.std),
+    "left_out": [k for k in found.left_out if not k.endswith("num_batches_tracked")],
+  }
 
 
-def _refuse_idle(args: argparse.Namespace) -> None:
-  """Raises `UserError` for flags that this conversion would ignore."""
-  one = args.to_format or args.format or ""
+def _refuse_idle(format: str, to_format: str, given: dict[str, Any]) -> None:
+  """Flags that this conversion would not look at."""
+  one = to_format or format
   for flag, formats in {
     "arch": ("pyslowfast",),
     "alpha": ("pyslowfast",),
@@ -192,53 +217,14 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     "inflate": ("resnet2d",),
     "encoder_only": ("pyslowfast", "tf_garden"),
   }.items():
-    given = getattr(args, flag)
-    reads = one in formats and (flag == "encoder_only" or not args.to_format)
-    if given and not reads:
-      raise UserError(f"--{flag} is only for --format={' or '.join(formats)}; leave it out.")
-  if args.format and args.to_format:
-    raise UserError(
-      "--format is the format of the input, --to_format that of the output; give only one."
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m vssl_jax.weights.convert",
-    description="Converts weights of other frameworks to ours, and ours to PySlowFast's.",
-  )
-  parser.add_argument("--from", dest="source", required=True, help="file, checkpoint or run folder")
-  parser.add_argument("--to", required=True, help="folder to write; with --to_format, a file")
-  parser.add_argument("--format", choices=FORMATS, help="format of --from")
-  parser.add_argument(
-    "--to_format", choices=("pyslowfast",), help="write our weights in this format"
-  )
-  parser.add_argument("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
-  parser.add_argument(
-    "--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg"
-  )
-  parser.add_argument(
-    "--encoder_only", action="store_true", help="leave out heads and momentum encoder"
-  )
-  parser.add_argument(
-    "--encoder", default="", help="resnet2d: encoder to build, slow (default), c2d or r3d"
-  )
-  parser.add_argument(
-    "--inflate", default="", help="resnet2d: how to inflate kernels, mean (default) or centre"
-  )
-  return parser
-
-
-def main(argv: Iterable[str] | None = None) -> int:
-  """The command line; 0, or 2 with one line on stderr for bad input."""
-  args = _parser().parse_args(None if argv is None else list(argv))
-  try:
-    print(*run(args), sep="\n")
-  except UserError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
-  return 0
+    reads = one in formats and (flag == "encoder_only" or not to_format)
+    if given[flag] and not reads:
+      raise UserError(f"--{flag} is of --format={' or '.join(formats)} alone; leave it out.")
+  if format and to_format:
+    raise UserError("--format is of what is read, --to_format of what is written; give one.")
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  from vssl_jax import cli
+
+  sys.exit(cli.run("vssl_jax.commands.convert"))

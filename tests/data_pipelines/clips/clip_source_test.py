@@ -263,7 +263,11 @@ class TestForeignRecords:
   def test_spans_in_seconds_go_by_each_videos_rate(self, tmp_path):
     rates = [5.0, 10.0, 20.0, 30.0]
     tiny.write(tmp_path, [tiny.video(v, 120, fps) for v, fps in enumerate(rates)])
-    fields = {"interval__law": "constant", "interval__gap": 0.6, "interval__unit": "seconds"}
+    fields = {
+      "interval__distribution": "constant",
+      "interval__gap": 0.6,
+      "interval__unit": "seconds",
+    }
     batch = next(load(tmp_path, **fields).train_batches())
     gaps = np.abs(np.diff(batch["offset"], axis=1))[:, 0]
     np.testing.assert_array_equal(gaps, np.array([3, 6, 12, 18])[batch["video"]])

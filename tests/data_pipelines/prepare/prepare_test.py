@@ -18,6 +18,7 @@ from PIL import Image
 from data_pipelines.prepare import prepare, resume, shards
 from data_pipelines.records import index, manifest
 from data_pipelines.records import sequence_example as example
+from tests import small
 from vssl_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -38,7 +39,7 @@ def stamps(folder):
 
 
 def run(*arguments):
-  return prepare.main(["--timeout=0", *map(str, arguments)])
+  return small.vssl("prepare", "--timeout=0", *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -541,10 +542,10 @@ def test_two_runs_at_a_time_are_refused(classes, tmp_path):
   [
     (["in", "--quality=0"], "quality is 0"),
     (["in", "--fps=-1"], "fps is -1"),
-    (["in", "--split_column=x"], "split_column is for a CSV"),
-    (["in", "--root=x"], "root is for a CSV"),
-    (["list.csv", "--flat"], "flat is for a folder"),
-    (["list.csv", "--split_list", "a.txt"], "split_list is for a folder"),
+    (["in", "--split_column=x"], "split_column needs a CSV"),
+    (["in", "--root=x"], "root needs a CSV"),
+    (["list.csv", "--flat"], "flat needs a folder"),
+    (["list.csv", "--split_list", "a.txt"], "split_list needs a folder"),
     (["nowhere"], "no such folder"),
     (["in", "--timeout=-1"], "timeout is -1.0: it must be between 0 and"),
     (["in", "--split=a/b"], "split name 'a/b'"),

@@ -140,7 +140,7 @@ def test_a_missing_split_is_not_to_be_made_of_the_same_videos(tmp_path):
   write(tmp_path / "train-00000-of-00001.tfrecord", [b"a"])
   with pytest.raises(UserError, match="no records of split 'test', it has 'train'") as e:
     index.load(tmp_path, "test")
-  for part in ("column `split`", "--split_list", "folder of their own", "config.probe.run=False"):
+  for part in ("column `split`", "--split_list", "separate folder", "config.probe.run=False"):
     assert part in str(e.value)
   assert "VIDEOS" not in str(e.value)
   assert str(e.value).isprintable()
@@ -177,7 +177,7 @@ def test_a_truncated_shard_is_named_with_its_byte(tmp_path):
 
 def test_shards_without_any_record_are_refused(tmp_path):
   write(tmp_path / "train-00000-of-00001.tfrecord", [])
-  with pytest.raises(UserError, match="hold no records"):
+  with pytest.raises(UserError, match="have no records"):
     index.load(tmp_path, "train")
 
 

@@ -58,7 +58,7 @@ def test_each_epoch_is_a_new_permutation():
 
 
 def test_content_does_not_hang_on_the_seed():
-  fields = {"crop__random": False, "interval__law": "same", "synthetic__length": 7}
+  fields = {"crop__random": False, "interval__distribution": "same", "synthetic__length": 7}
   a, b = (load(seed=s, batch_size=10, **fields) for s in (0, 1))
   first, second = (next(s.train_batches()) for s in (a, b))
   rows = {int(v): i for i, v in enumerate(second["video"])}
@@ -108,7 +108,11 @@ def test_crops_are_changes_of_coordinates():
 
 @pytest.mark.parametrize("consistent", [True, False])
 def test_consistent_crop(consistent):
-  fields = {"crop__consistent": consistent, "crop__area": (0.3, 0.4), "interval__law": "same"}
+  fields = {
+    "crop__consistent": consistent,
+    "crop__area": (0.3, 0.4),
+    "interval__distribution": "same",
+  }
   s = load(**fields)
   windows = s._windows(source.generator(0, 0), 1 if consistent else 4)
   assert windows.shape == (1 if consistent else 4, 4)

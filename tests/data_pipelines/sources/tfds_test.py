@@ -110,7 +110,7 @@ def test_splits_may_be_slices(tmp_path):
     load("tiny_videos", tmp_path, "test")
 
 
-SECONDS = {"interval__law": "constant", "interval__unit": "seconds", "interval__gap": 1.0}
+SECONDS = {"interval__distribution": "constant", "interval__unit": "seconds", "interval__gap": 1.0}
 
 
 def test_spans_in_seconds_by_each_videos_own_frame_rate(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from data_pipelines.untrimmed import sequences, simulated
 from data_pipelines.untrimmed.simulated import SimulationSettings, simulate
 from tests.data_pipelines.untrimmed.sequences_test import ARGS, fields
+from vssl_jax import cli
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
@@ -172,16 +173,15 @@ def test_real_structure(tmp_path):
 
 def test_written_by_the_program(tmp_path, capsys):
   output = tmp_path / "made"
-  simulated.main(
-    [f"--output={output}", "--videos=3", "--eval_videos=2", "--classes=2", "--width=8"]
-  )
+  flags = [f"--output={output}", "--videos=3", "--eval_videos=2", "--classes=2", "--width=8"]
+  assert cli.run(simulated.__name__, flags) == 0
   assert "5 videos of 2 classes" in capsys.readouterr().out
   data = fields(str(output), step_seconds=0.64)
   s = sequences.load(data, split="train", batch_size=1, **ARGS)
   assert s.num_videos == 3
   assert next(s.train_batches())["features"].shape == (1, 6, 8)
-  with pytest.raises(SystemExit, match="must be positive"):
-    simulated.main([f"--output={output}", "--width=0"])
+  assert cli.run(simulated.__name__, [f"--output={output}", "--width=0"]) == 2
+  assert "must be positive" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

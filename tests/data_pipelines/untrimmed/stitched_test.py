@@ -159,15 +159,15 @@ def test_bad_input_is_named(data, tmp_path):
   data.localization.stitched.names = ""
   good = {"features": np.ones((4, 2, 3)), "label": [0, 1, 0, 1], "subset": [0, 0, 1, 1]}
   for change, message in {
-    "text": ({"label": ["a", "b"] * 2}, "'label' whole ones; they are float64 and <U1"),
-    "objects": ({"features": np.array([[[None]]] * 4)}, "no .npz file of numbers"),
+    "text": ({"label": ["a", "b"] * 2}, "'label' integers; they are float64 and <U1"),
+    "objects": ({"features": np.array([[[None]]] * 4)}, "not a .npz file of numbers"),
     "words": ({"features": np.full((4, 2, 3), "a")}, "'features' must be numbers"),
-    "label": ({"label": [0, 1]}, r"'label' is \[2\], not \[4\]"),
-    "subset": ({"subset": [0]}, r"'subset' is \[1\], not \[4\]"),
-    "empty": ({"length": [1, 2, 0, 1]}, "'length' must be whole numbers from 1 to 2"),
-    "long": ({"length": [1, 2, 3, 1]}, "'length' must be whole numbers from 1 to 2"),
-    "share": ({"length": [1.0, 2, 2, 1]}, "'length' must be whole numbers"),
-    "nan": ({"features": np.full((4, 2, 3), np.nan)}, "4 of 4 videos have NaN or infinity"),
+    "label": ({"label": [0, 1]}, r"'label' has shape \[2\], not \[4\]"),
+    "subset": ({"subset": [0]}, r"'subset' has shape \[1\], not \[4\]"),
+    "empty": ({"length": [1, 2, 0, 1]}, "'length' must be integers from 1 to 2"),
+    "long": ({"length": [1, 2, 3, 1]}, "'length' must be integers from 1 to 2"),
+    "share": ({"length": [1.0, 2, 2, 1]}, "'length' must be integers"),
+    "nan": ({"features": np.full((4, 2, 3), np.nan)}, "4 of 4 videos contain NaN or infinity"),
   }.values():
     np.savez(data.path, **{**good, **change})
     with pytest.raises(UserError, match=message):
@@ -175,7 +175,7 @@ def test_bad_input_is_named(data, tmp_path):
   np.savez(data.path, features=np.ones((2, 3)))
   with pytest.raises(UserError, match=r"needs arrays"):
     stitched.make(data)
-  for content, message in ((b"", "no .npz file"), (b"PK\x03\x04", "no .npz"), (b"x", "no .npz")):
+  for content, message in ((b"", "a .npz file"), (b"PK\x03\x04", "a .npz"), (b"x", "a .npz")):
     (tmp_path / "clips.npz").write_bytes(content)
     with pytest.raises(UserError, match=message):
       stitched.make(data)

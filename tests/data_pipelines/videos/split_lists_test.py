@@ -118,7 +118,7 @@ def test_hmdb51(tmp_path):
     ({"trainlist01": TRAIN, "classInd": "5 JumpRope\n"}, "line 1: class JumpRope has number 5"),
     ({"trainlist01": TRAIN, "classInd": "JumpRope\n"}, "classInd.txt, line 1: expected"),
     ({"wave_test_split1": "w.avi 3\n"}, "wave_test_split1.txt, line 1: expected"),
-    ({"mine": "a b\n"}, "mine.txt: no list known by this name"),
+    ({"mine": "a b\n"}, "mine.txt: no list is known by this name"),
     ({"classInd": CLASSES}, "name no videos"),
     ({"trainlist01": "Other/o.avi 1\n"}, "none of its videos"),
   ],

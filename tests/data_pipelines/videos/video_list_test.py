@@ -31,7 +31,7 @@ def test_class_folders(tmp_path):
   )
   assert found.labels == ("a", "b")
   assert any("1 .txt" in note for note in found.notes)
-  assert any("first level" in note for note in found.notes)
+  assert any("class folders have sub-folders" in note for note in found.notes)
 
 
 def test_flat_folder_has_no_labels(tmp_path):
@@ -134,7 +134,7 @@ def test_unknown_split_column_lists_the_columns(tmp_path):
 
 def test_a_file_that_is_no_text(tmp_path):
   (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x01" * 10)
-  with pytest.raises(UserError, match="no text in UTF-8"):
+  with pytest.raises(UserError, match="not a UTF-8 text file"):
     video_list.from_csv(tmp_path / "list.csv")
 
 
@@ -154,7 +154,7 @@ def test_sort_labels(names, expected):
 @pytest.mark.parametrize("label", ["a\nb", "a\x0bb", "a\x85b", "a\u2028b", "a\tb", "a\x00b"])
 def test_a_label_is_one_line(tmp_path, label):
   touch(tmp_path, "1.mp4", "2.mp4")
-  with pytest.raises(UserError, match=r"list\.csv, line \d, field 'label': .*control|no text") as e:
+  with pytest.raises(UserError, match=r"list\.csv, line \d, field 'label': .*control|UTF-8") as e:
     video_list.from_csv(csv(tmp_path, f'path,label\n1.mp4,x\n2.mp4,"{label}"\n'))
   assert str(e.value).isprintable()
   if "\0" not in label:
@@ -173,8 +173,8 @@ def test_a_video_or_another_file_instead_of_a_csv(tmp_path, make_video):
   video = make_video(tmp_path / "clip.MP4")
   with pytest.raises(UserError, match=r"clip\.MP4 is a video: give its folder or a CSV"):
     video_list.from_csv(video)
-  with pytest.raises(UserError, match="no text in UTF-8: give a folder of videos or a CSV"):
+  with pytest.raises(UserError, match="not a UTF-8 text file: give a folder of videos or a CSV"):
     video_list.from_csv(video.rename(tmp_path / "clip"))
   (tmp_path / "wide.csv").write_text("path\na.mp4\n", encoding="utf-16")
-  with pytest.raises(UserError, match="no text in UTF-8"):
+  with pytest.raises(UserError, match="not a UTF-8 text file"):
     video_list.from_csv(tmp_path / "wide.csv")

@@ -310,10 +310,10 @@ def test_clusters_of_the_data_set_are_the_same_over_eight_devices():
     ({"dcc.proposals.smooth": 4}, "smooth must be odd"),
     ({"dcc.proposals.thresholds": (1.2,)}, r"thresholds must be in \[0, 1\)"),
     ({"dcc.proposals.nms": 1.5}, r"nms must lie in \(0, 1\]"),
-    ({"dcc.proposals.sigma": -1.0}, "sigma not be negative"),
-    ({"dcc.pseudo": "annotated"}, "that needs config.data.localization.truth=True"),
-    ({"dcc.clusters": T + 1}, "clusters is 21: a video has config.data.frames = 20 steps"),
-    ({"dcc.regions": T + 1}, "regions is 21: a video has config.data.frames = 20 steps"),
+    ({"dcc.proposals.sigma": -1.0}, "sigma must not be negative"),
+    ({"dcc.pseudo": "annotated"}, "set config.data.localization.truth=True"),
+    ({"dcc.clusters": T + 1}, "clusters is 21: a video has only config.data.frames = 20 steps"),
+    ({"dcc.regions": T + 1}, "regions is 21: a video has only config.data.frames = 20 steps"),
   ],
 )
 def test_impossible_fields_are_named(values, message):

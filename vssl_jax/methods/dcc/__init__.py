@@ -1,4 +1,4 @@
-"""DCC and BaS-Net: `method` reads like the paper, the rest is what it takes."""
+"""DCC and BaS-Net: `method` follows the paper, the other modules are its parts."""
 
 from vssl_jax.methods.dcc.method import UNDECISIVE, build, defaults, evaluator, resolve
 

@@ -1,4 +1,4 @@
-"""A trained BaS-Net at work: activations of the suppression branch, their scores, and a look in."""
+"""Inference with a trained BaS-Net: activations, localization scores, and a view of the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def network(config: ConfigDict) -> BasNet:
 
 
 def activations(config: ConfigDict) -> Activate:
-  """(params, features, mask) -> CAS `[N, T, C]` and probabilities `[N, C]` without background."""
+  """(params, features, mask) -> CAS `[N, T, C]` and probabilities `[N, C]`, without background.
+
+  Both are those of the suppression branch.
+  """
   net = network(config)
 
   @jax.jit
@@ -47,13 +50,13 @@ def activations(config: ConfigDict) -> Activate:
 def localize(
   config: ConfigDict, params: Params, source: SequenceSource, activate: Activate | None = None
 ) -> dict[str, Any]:
-  """The suppression branch's scores on a split: see `localization.scores.evaluate`.
+  """Scores of the suppression branch on a split; see `localization.scores.evaluate`.
 
   Args:
-    config: the run's.
-    params: of the network.
+    config: the config of the run.
+    params: parameters of the network.
     source: the split.
-    activate: `activations(config)` of an earlier call, which is compiled.
+    activate: the result of an earlier `activations(config)`, to avoid compiling it again.
   """
   found = functools.partial(activate or activations(config), params)
   protocol = config.dcc.protocol
@@ -61,7 +64,7 @@ def localize(
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
-  """What `localization.scores.predict` takes, by `config.dcc.proposals`.
+  """Keyword arguments for `localization.scores.predict`, from `config.dcc.proposals`.
 
   Raises:
     UserError: a field is out of range.
@@ -70,8 +73,8 @@ def options(config: ConfigDict) -> dict[str, Any]:
   nms, sigma = p.pop("nms"), p.pop("sigma")
   if not 0 < nms <= 1 or not 0 <= sigma < math.inf:
     raise UserError(
-      f"config.dcc.proposals: nms must lie in (0, 1] and sigma not be negative; they are {nms} and "
-      f"{sigma}."
+      f"config.dcc.proposals: nms is {nms} and sigma is {sigma}; nms must lie in (0, 1] and sigma "
+      "must not be negative."
     )
   p["thresholds"] = tuple(p["thresholds"])
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
@@ -79,16 +82,18 @@ def options(config: ConfigDict) -> dict[str, Any]:
 
 
 def look(config: ConfigDict, params: Params, state: Any) -> Look:
-  """What the network makes of each step; pseudo-labels of any split's videos, by their labels.
+  """What the network computes for each step of a video, for pictures and measurements.
+
+  Pseudo-labels need the video-level labels of the split.
 
   Args:
-    config: the run's.
-    params: of the network.
-    state: of `methods.dcc.method`.
+    config: the config of the run.
+    params: parameters of the network.
+    state: state of `methods.dcc.method`.
 
   Returns:
-    What `localization.observe.observe` takes. `trust` is there where the method denoises, the
-    contrasted embedding where it contrasts.
+    A function for `localization.observe.observe`. It returns `trust` only if the method denoises,
+    and the contrasted embedding only if the method contrasts.
   """
   c, net = config.dcc, network(config)
 
@@ -108,5 +113,5 @@ def look(config: ConfigDict, params: Params, state: Any) -> Look:
       seen["trust"] = pseudo_labels.confidence(c, out, pseudo, classes, batch, state)
     return {"attention": out.attention, "cas": out.cas[SUPPRESSED][..., :-1], **seen}
 
-  # The memory is not looked at, and may lie on devices of several processes.
+  # The memory is not needed here, and it may be sharded over devices of several processes.
   return functools.partial(see, params, jax.device_get(state.replace(bank=None, visited=None)))

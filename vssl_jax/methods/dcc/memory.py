@@ -1,4 +1,4 @@
-"""What DCC does between epochs: the memory is completed, the data set's clusters are made anew."""
+"""What DCC does between epochs: fill gaps in the memory and cluster the whole data set again."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vssl_jax.methods.dcc import pseudo_labels
 from vssl_jax.models.bas_net import BasNet
 from vssl_jax.ops.kmeans import kmeans, plus_plus
 
-State = Any  # of methods.dcc.method
-# Of parameters, state and training split.
+State = Any  # `methods.dcc.method.State`
+# (params, state, training split) -> state
 Refresh = Callable[[Params, State, SequenceSource], State]
 
 
 def refill(config: ConfigDict, net: BasNet) -> Refresh:
-  """Puts the videos that the last epoch's batches left out into the memory.
+  """Adds to the memory the videos that were in no batch of the last epoch.
 
-  They are fewer than a batch. Which they are and what is remembered is a function of the state and
-  the parameters, so that a run that goes on from here does the same.
+  They are fewer than a batch. Which videos they are and what is stored depends only on the state
+  and the parameters, so a resumed run does the same.
   """
 
   @jax.jit
@@ -54,12 +54,12 @@ def refill(config: ConfigDict, net: BasNet) -> Refresh:
 
 
 def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refresh:
-  """Clusters the snippets of the whole training split anew, every `refresh` epochs.
+  """Clusters the snippets of the whole training split again, every `refresh` epochs.
 
   Args:
     config: `dcc`, `batch_size` and `seed` are read.
-    net: gives embeddings and pseudo-labels.
-    mesh: the snippets are split over its devices.
+    net: the network that computes embeddings and pseudo-labels.
+    mesh: the devices over which the snippets are sharded.
   """
   c = config.dcc
   mesh = parallel.make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
@@ -78,7 +78,7 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
 
   @functools.partial(everywhere, static_argnums=3)
   def start(rng: jax.Array, points: jax.Array, mask: jax.Array, count: int) -> jax.Array:
-    # Without padding, on which the draw would depend, and so on the number of devices.
+    # Padding is cut off: it depends on the number of devices, and the draw must not.
     return plus_plus(rng, points[:count], pseudo_labels.clusters(c), mask=mask[:count])
 
   options = {"iterations": c.cluster_iterations, "mesh": mesh, "axis_name": parallel.AXIS}
@@ -117,11 +117,11 @@ def recluster(config: ConfigDict, net: BasNet, mesh: Mesh | None = None) -> Refr
 
 
 def _padded(x: np.ndarray, unit: int) -> np.ndarray:
-  """With zeros up to a multiple of `unit` rows."""
+  """Pads with zeros to a multiple of `unit` rows."""
   return np.concatenate([x, np.zeros((-len(x) % unit, *x.shape[1:]), x.dtype)])
 
 
 def _given(config: ConfigDict) -> tuple[str, ...]:
-  """What pseudo-labels are made of, of a batch."""
+  """Names of the batch entries that pseudo-labels are computed from."""
   truth = ("truth",) if config.dcc.pseudo == pseudo_labels.ANNOTATED else ()
   return ("features", "mask", "labels", *truth)

@@ -1,18 +1,19 @@
-"""DCC: denoised cross-video contrast on BaS-Net, for actions learnt from video labels alone.
+"""DCC: learns to locate actions in time from video-level labels alone.
 
-"Denoised Cross-Video Contrast for Weakly-supervised Temporal Action Localization" (CVPR 2022) on
-Lee et al.'s BaS-Net (AAAI 2020). No code of DCC is public; what no source states is a field.
+"Denoised Cross-Video Contrast for Weakly-supervised Temporal Action Localization" (CVPR 2022), on
+top of BaS-Net (Lee et al., AAAI 2020). DCC's code is not public; whatever no source states is a
+config field.
 
   X → BaS-Net     → w, CAS of both branches, embeddings
-  CAS → scores    → L_base + L_supp + 1e-4 Σ w             the labels, see `losses.bas_net`
-  CAS → Â         → k-means on the embeddings → S          pseudo-labels and what they are worth
+  CAS → scores    → L_base + L_supp + 1e-4 Σ w             video-level loss, see `losses.bas_net`
+  CAS → Â         → k-means on the embeddings → S          pseudo-labels and their confidence
   Â, S, embedding → M action and M background regions per class, kept in a memory of all videos
   regions         → β L_dcc                                see `losses.dcc`
 
-Pseudo-labels come from activations without dropout. In the first `warmup` of the run β is 0 and the
-projection rests, but the memory fills. Videos that an epoch's whole batches leave out enter the
-memory before the next epoch, as the network then sees them. Nothing of DCC is used after training:
-the suppression branch localizes.
+Pseudo-labels come from activations without dropout. During the warm-up (a share `warmup` of the
+run) β is 0 and the projection is frozen, but the memory already fills. Videos in no batch of an
+epoch are added to the memory before the next epoch, with the network of that time. After training,
+nothing of DCC is needed: the suppression branch alone locates actions.
 """
 
 from __future__ import annotations
@@ -42,20 +43,21 @@ from vssl_jax.methods.dcc import inference, memory, pseudo_labels, report
 from vssl_jax.models.bas_net import PARTS, SUPPRESSED, top_mean
 from vssl_jax.models.build import DTYPES
 
-UNDECISIVE = ("proposals", "label_names")  # of what is made of the activations
-VALIDATION = "validation_mAP"  # logged at each checkpoint, where videos are held out
-_ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # where there is no data
+UNDECISIVE = ("proposals", "label_names")  # used only after the activations are computed
+VALIDATION = "validation_mAP"  # logged at each checkpoint if videos are held out
+_ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # used without data
 
 
 class State(flax.struct.PyTreeNode):
-  """The memory of all videos' regions, and the clusters of the whole data set, where it has such.
+  """The memory of the regions of all videos, and the clusters of the whole data set.
 
   Attributes:
-    bank: V videos; full from the second epoch on.
-    visited: bool `[V]`, which videos this epoch's batches have brought.
-    centers: float32 `[K, d]`, or `[K, D]` where input features are clustered.
-    shares: float32 `[K, C]`, of the snippets of each cluster that are pseudo-labelled as a class.
-    epochs: int32, epochs begun.
+    bank: regions of V videos; complete from the second epoch on.
+    visited: bool `[V]`, the videos that were in a batch of this epoch.
+    centers: float32 `[K, d]`, or `[K, D]` if input features are clustered. Zeros if the data set is
+      not clustered as a whole.
+    shares: float32 `[K, C]`, share of snippets in each cluster with a pseudo-label of the class.
+    epochs: int32, number of epochs started.
   """
 
   bank: parts.Regions
@@ -66,56 +68,63 @@ class State(flax.struct.PyTreeNode):
 
 
 def defaults() -> ConfigDict:
-  """Fields of `config.dcc`; those that neither the paper nor a review states are marked ours."""
+  """Fields of `config.dcc`; "ours" marks values that neither the paper nor a review states."""
   c = ConfigDict()
   c.hidden = 2048  # channels of the trunk
   c.filter = 512  # channels of the attention filter
   c.dim = 512  # d, width of the embedding
   c.dropout = 0.7
-  c.dtype = "float32"  # of the products: float32 | bfloat16
-  c.share = 8  # a video's score is the mean of its T / share largest activations
-  c.sparsity = 1e-4  # weight of Σ w
+  c.dtype = "float32"  # precision of matrix products: float32 | bfloat16
+  c.share = 8  # the score of a video is the mean of its T / share largest activations
+  c.sparsity = 1e-4  # weight of the sparsity loss Σ w
 
-  c.contrast = "bank"  # none (BaS-Net) | video | batch | bank
-  c.denoise = True  # False: S = 1
-  c.regions = 5  # M
+  # Where positives and negatives come from: none (BaS-Net alone) | video (the same video) | batch |
+  # bank (the memory of all videos).
+  c.contrast = "bank"
+  c.denoise = True  # True: weight pseudo-labels by their confidence S | False: S = 1
+  c.regions = 5  # M, number of regions per video
   c.temperature = 0.1  # τ; ours
-  c.keys_learn = True  # gradients to the batch's positives and negatives too; ours
-  # Weight of L_dcc, linear from the end of the warm-up to that of the run; ours.
+  c.keys_learn = True  # also pass gradients to the batch's positives and negatives; ours
+  # β, the weight of L_dcc: from the first value after the warm-up, linearly, to the second value at
+  # the end of the run; ours.
   c.beta = (0.1, 1.0)
   c.warmup = 0.2  # share of the run with β = 0; ours
-  # What gives the pseudo-labels: suppressed | base, a branch, or annotated, the ground truth, which
-  # tells what better ones could bring and needs config.data.localization.truth; ours.
+  # Source of the pseudo-labels: suppressed | base (a branch of the network) | annotated (ground
+  # truth, to measure the effect of perfect pseudo-labels; needs config.data.localization.truth);
+  # ours.
   c.pseudo = "suppressed"
   c.embedding = "base"  # branch whose embeddings are contrasted: base | suppressed; ours
 
-  c.clusters = 16  # K of a video, or K x C of the data set; ours
-  c.cluster_scope = "video"  # video: at each visit | dataset: every `refresh` epochs; ours
-  c.cluster_on = "embedding"  # embedding | features, the input; ours
-  c.cluster_iterations = 10  # of Lloyd's algorithm; ours
-  c.refresh = 1  # epochs
+  c.clusters = 16  # K clusters per video, or K x C for the whole data set; ours
+  # video: cluster each video whenever it is in a batch | dataset: cluster all videos together,
+  # every `refresh` epochs; ours.
+  c.cluster_scope = "video"
+  c.cluster_on = "embedding"  # what is clustered: embedding | features (the input); ours
+  c.cluster_iterations = 10  # iterations of k-means (Lloyd's algorithm); ours
+  c.refresh = 1  # number of epochs between clusterings of the data set
 
-  c.classes = 0  # C; this and the next three are filled in from the data
-  c.videos = 0  # V
-  c.labels = 0  # most labels of a video, L
-  c.width = 0  # D of the features
-  c.label_names = ()  # filled in likewise
+  # The next five fields are filled in from the data.
+  c.classes = 0  # C, number of classes
+  c.videos = 0  # V, number of training videos
+  c.labels = 0  # L, the largest number of labels of a video
+  c.width = 0  # D, width of the features
+  c.label_names = ()
 
-  c.timelines = 4  # videos drawn after training
-  c.snippets = 1600  # of the t-SNE picture and the numbers behind it; 0 for neither
+  c.timelines = 4  # number of videos drawn after training
+  c.snippets = 1600  # number of snippets in the t-SNE picture and its measurements; 0 for none
 
-  c.protocol = "thumos14"  # tIoU 0.1 to 0.7 | activitynet: 0.5 to 0.95
+  c.protocol = "thumos14"  # thumos14: tIoU 0.1 to 0.7 | activitynet: tIoU 0.5 to 0.95
   c.proposals = ConfigDict()  # see localization.proposals.ProposalSettings
   s = ProposalSettings()
   for name in ProposalSettings.__dataclass_fields__:
     c.proposals[name] = getattr(s, name)
-  c.proposals.nms = 0.7  # tIoU
-  c.proposals.sigma = 0.0  # above 0: soft suppression of this width instead
+  c.proposals.nms = 0.7  # non-maximum suppression drops segments that overlap by this tIoU or more
+  c.proposals.sigma = 0.0  # above 0: use soft suppression with this width instead
   return c
 
 
 def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
-  """Fills in the sizes that come from the data; without any, a data set like THUMOS14's.
+  """Fills in the sizes that come from the data; without data, sizes like those of THUMOS14.
 
   Raises:
     UserError: the source has no untrimmed videos with labels.
@@ -140,11 +149,11 @@ def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
 
 
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
-  """DCC, or BaS-Net where `config.dcc.contrast` is none, for a resolved config.
+  """DCC for a resolved config, or BaS-Net if `config.dcc.contrast` is none.
 
   Args:
     config: `dcc`, `data` and the length of the run are read.
-    mesh: the memory is split over its devices where they divide the videos.
+    mesh: the devices; the memory is sharded over them if their number divides that of the videos.
 
   Raises:
     UserError: a field has an impossible value.
@@ -199,13 +208,13 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return total, (state, lax.stop_gradient(metrics))
 
   def update_mask(state: State, step: jax.Array) -> dict[str, Any]:
-    # Before the contrast starts, weight decay alone would move the projection: to nothing, since
-    # Adam takes steps of one size whatever the gradient's.
+    # Before the contrast starts, only weight decay would change the projection. Adam's step size
+    # does not depend on the size of the gradient, so the projection would shrink to zero.
     del state
     starts = beta(config, step) > 0 if contrasts else jnp.bool_(False)
     return {part: starts if part == "projection" else True for part in PARTS}
 
-  whole: Any = PartitionSpec()  # it stands where the state has an array
+  whole: Any = PartitionSpec()  # a spec for one array of the state
   splits = mesh is not None and c.contrast == "bank" and c.videos % mesh.size == 0
   bank: Any = PartitionSpec(parallel.AXIS) if splits else whole
   refreshes = []
@@ -231,7 +240,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
 
 def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
-  """Localization of a split, and of the videos held out; pictures; the network on new videos."""
+  """Scores on a split and on held-out videos, pictures, and localization in new videos."""
   del mesh
   c = config.dcc
   activate = inference.activations(config)
@@ -274,7 +283,7 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
 
 
 def beta(config: ConfigDict, step: jax.Array | int) -> jax.Array:
-  """Weight of L_dcc at a step: 0 in the warm-up, then linear to the run's last step."""
+  """Weight of L_dcc at a step: 0 during the warm-up, then linear until the last step of the run."""
   c = config.dcc
   total = config_lib.total_steps(config, config.steps_per_epoch or 1)
   first = round(c.warmup * total)
@@ -284,7 +293,7 @@ def beta(config: ConfigDict, step: jax.Array | int) -> jax.Array:
 
 
 def _accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-  """Share of videos whose likeliest action is one of theirs."""
+  """Share of videos whose most likely class is one of their labels."""
   best = jnp.argmax(scores[:, :-1], axis=1)
   return jnp.mean(jnp.take_along_axis(labels, best[:, None], axis=1))
 
@@ -316,7 +325,8 @@ def _check(config: ConfigDict) -> None:
       raise UserError(f"config.dcc.{field} is {c[field]!r}: choose one of {', '.join(known)}.")
   if c.pseudo == pseudo_labels.ANNOTATED and not config.data.localization.truth:
     raise UserError(
-      "config.dcc.pseudo is 'annotated': that needs config.data.localization.truth=True."
+      "config.dcc.pseudo is 'annotated': it needs the ground truth; set "
+      "config.data.localization.truth=True."
     )
   sizes = ("hidden", "filter", "dim", "share", "regions", "clusters", "refresh")
   for field in (*sizes, "classes", "videos", "labels", "width", "temperature"):
@@ -327,7 +337,7 @@ def _check(config: ConfigDict) -> None:
       raise UserError(f"config.dcc.{field} is {c[field]}: it must lie in [0, 1).")
   if len(c.beta) != 2 or min(c.beta) < 0:
     raise UserError(
-      f"config.dcc.beta is {tuple(c.beta)}: give two weights, of the start and of the end."
+      f"config.dcc.beta is {tuple(c.beta)}: give two weights ≥ 0, for the start and for the end."
     )
   inference.options(config)
   steps = config.data.frames
@@ -337,5 +347,6 @@ def _check(config: ConfigDict) -> None:
   }.items():
     if applies and c[field] > steps:
       raise UserError(
-        f"config.dcc.{field} is {c[field]}: a video has config.data.frames = {steps} steps."
+        f"config.dcc.{field} is {c[field]}: a video has only config.data.frames = {steps} steps; "
+        "use at most that many."
       )

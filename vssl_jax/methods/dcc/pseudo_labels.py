@@ -1,4 +1,4 @@
-"""Pseudo-labels of a batch's snippets and how far each is believed, as `config.dcc` has them."""
+"""Pseudo-labels of the snippets of a batch and their confidence, as set by `config.dcc`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vssl_jax.ops.kmeans import kmeans, plus_plus
 from vssl_jax.ops.sphere import l2_normalize
 
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
-ANNOTATED = "annotated"  # pseudo-labels that are true in training: what better ones could bring
-SPACES = ("embedding", "features")  # in which snippets are clustered
+ANNOTATED = "annotated"  # train with ground truth instead, to measure perfect pseudo-labels
+SPACES = ("embedding", "features")  # the spaces in which snippets can be clustered
 
 
 def clusters_videos(c: ConfigDict) -> bool:
-  """Whether each video's snippets are clustered on their own."""
+  """Whether the snippets of each video are clustered separately."""
   return denoises(c) and c.cluster_scope == "video"
 
 
@@ -33,22 +33,22 @@ def clusters_dataset(c: ConfigDict) -> bool:
 
 
 def denoises(c: ConfigDict) -> bool:
-  """Whether pseudo-labels are believed by their clusters, and not as they are."""
+  """Whether pseudo-labels are weighted by how well their clusters agree with them."""
   return c.contrast != "none" and c.denoise
 
 
 def clusters(c: ConfigDict) -> int:
-  """K: of each video, or of the whole data set, where they have to tell its classes apart."""
+  """Number of clusters: K per video, or K times the classes for the whole data set."""
   return c.clusters * (c.classes if c.cluster_scope == "dataset" else 1)
 
 
 def width(c: ConfigDict) -> int:
-  """Width of what is clustered."""
+  """Width of the vectors that are clustered."""
   return c.width if c.cluster_on == "features" else c.dim
 
 
 def points(c: ConfigDict, out: Activations, batch: Batch) -> jax.Array:
-  """What is clustered, float32 `[N, T, d]` of length 1, without gradient."""
+  """The vectors that are clustered, float32 `[N, T, d]`, unit length, without gradient."""
   x = batch["features"] if c.cluster_on == "features" else out.embedding[BRANCHES[c.embedding]]
   return l2_normalize(lax.stop_gradient(x))
 
@@ -56,16 +56,16 @@ def points(c: ConfigDict, out: Activations, batch: Batch) -> jax.Array:
 def regions(
   c: ConfigDict, out: Activations, batch: Batch, state: Any
 ) -> tuple[parts.Regions, dict[str, jax.Array]]:
-  """A batch's denoised regions, and what is to be watched of them.
+  """The denoised regions of a batch, and metrics.
 
   Args:
     c: `config.dcc`.
-    out: the network's, of the batch.
+    out: output of the network for the batch.
     batch: `mask` bool `[N, T]`, `labels` `[N, C]`, `key` `[N]`.
-    state: with `centers` and `shares` where the data set is clustered.
+    state: has `centers` and `shares` if the data set is clustered.
 
   Returns:
-    The regions, L = `c.labels`, and scalars: the share of snippets that are pseudo-labelled as
+    The regions, with L = `c.labels`, and scalars: the share of snippets with the pseudo-label
     action (`pseudo_share`), and the mean of S (`confidence`).
   """
   mask, x = batch["mask"], out.embedding[BRANCHES[c.embedding]]
@@ -85,11 +85,11 @@ def regions(
 def pseudo_labels(
   c: ConfigDict, out: Activations, batch: Batch, most: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Each video's classes `[N, L]`, −1 for none, and their pseudo-labels bool `[N, T, L]`.
+  """The classes of each video `[N, L]`, −1 for none, and their pseudo-labels bool `[N, T, L]`.
 
-  L is `most`; of a video with more labels than that, the first count. Where `config.dcc.pseudo` is
-  `annotated` they are `truth` bool `[N, T, C]` of the batch; where it has none, as outside of
-  training, the suppression branch's.
+  L is `most`; of a video with more labels, only the first L are used. If `config.dcc.pseudo` is
+  `annotated`, the pseudo-labels are `truth`, bool `[N, T, C]`, of the batch. A batch without
+  `truth`, as outside of training, gets those of the suppression branch.
   """
   classes = parts.slots(batch["labels"], most)
   if c.pseudo == ANNOTATED and "truth" in batch:
@@ -102,7 +102,7 @@ def pseudo_labels(
 def confidence(
   c: ConfigDict, out: Activations, pseudo: jax.Array, classes: jax.Array, batch: Batch, state: Any
 ) -> jax.Array:
-  """What each pseudo-label is believed, `[N, T, L]`: S."""
+  """The confidence S of each pseudo-label, `[N, T, L]`."""
   mask, x = batch["mask"], points(c, out, batch)
   if clusters_videos(c):
     found = _cluster_videos(c, x, mask, batch["key"])
@@ -116,12 +116,15 @@ def confidence(
 
 
 def keys(seed: int, videos: jax.Array | np.ndarray) -> jax.Array:
-  """A key for each video `[N]` outside of the steps, which give keys of their own."""
+  """One PRNG key per video `[N]`, for use outside of train steps (these have their own keys)."""
   return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(videos)
 
 
 def _cluster_videos(c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Array) -> jax.Array:
-  """Each video's clusters int32 `[N, T]`, −1 in padding, of points `[N, T, d]`."""
+  """Cluster number of each snippet, int32 `[N, T]`, −1 in padding, of points `[N, T, d]`.
+
+  Each video is clustered separately.
+  """
 
   def one(key: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
     centers = plus_plus(jax.random.fold_in(key, 2), x, c.clusters, mask=mask)

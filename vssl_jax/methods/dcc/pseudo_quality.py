@@ -1,4 +1,4 @@
-"""How right snippet pseudo-labels are, before and after denoising, against annotated actions."""
+"""Precision and recall of pseudo-labels against the annotation, before and after denoising."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ _WAYS = ("before", "after", "agreeing")
 
 
 class PseudoQuality:
-  """Precision and recall over the steps of all videos, each counted once for each class of a video.
+  """Precision and recall over all steps of all videos, one count per step and class of the video.
 
   * before: every pseudo-label counts 1.
-  * after: it counts its confidence S, as in DCC's regions.
-  * agreeing: those of S ≥ ½ count 1, those with which most of their cluster agrees.
+  * after: every pseudo-label counts its confidence S, as in DCC's regions.
+  * agreeing: pseudo-labels with S ≥ ½ count 1, the others 0. With S ≥ ½, at least half of the
+    cluster agrees.
 
-  Without denoising there is the first way alone.
-  An action's pseudo-label is right where the action is annotated, a background's where it is not.
+  Without denoising there is only `before`. The pseudo-label "action" is correct where the action is
+  annotated, the pseudo-label "background" where it is not.
   """
 
   def __init__(self):
@@ -43,9 +44,11 @@ class PseudoQuality:
         self._sums[side][way] += (weight * chosen * right).sum(), (weight * chosen).sum()
 
   def result(self) -> dict[str, dict[str, float | dict[str, float]]]:
-    """By side: `share` of the steps that truly are of it, which is the precision of a guess, and
-    `precision` and `recall` of each way, in [0, 1]; NaN where nothing was counted.
-    """  # noqa: D205
+    """Scores for "action" and "background".
+
+    Each has `share`, the true share of the steps (the precision of random guesses), and `precision`
+    and `recall` for each way of counting, in [0, 1]; NaN if nothing was counted.
+    """
     total = max(sum(self._true.values()), 1.0)
     return {
       side: {

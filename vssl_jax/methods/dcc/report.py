@@ -1,4 +1,4 @@
-"""What a run leaves besides its scores: predictions, pictures and the numbers behind them."""
+"""Writes the report of a run besides its scores: predictions, pictures and measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vssl_jax.localization.source import SequenceSource
 from vssl_jax.methods.dcc import snippet_spaces
 from vssl_jax.methods.dcc.pseudo_quality import PseudoQuality
 
-SPACES = ("input features", "trunk", "contrasted embedding")  # from what is given to what is learnt
+SPACES = ("input features", "trunk", "contrasted embedding")  # from input to output
 TSNE = "tsne.png"
 
 
@@ -34,18 +34,18 @@ def write(
   """Writes predictions, timelines and t-SNE of the test split, and measures pseudo-labels.
 
   Args:
-    folder: of the run: `predictions.json`, `timelines/<video>.png`, `tsne.png`.
+    folder: the run's folder; gets `predictions.json`, `timelines/<video>.png` and `tsne.png`.
     look: the network.
-    train: the training split, whose pseudo-labels taught it.
-    test: the split that is drawn.
-    predictions: of the test split.
+    train: the training split, on which pseudo-labels are measured.
+    test: the test split, which is drawn.
+    predictions: predictions for the test split.
     batch_size: videos at a time.
-    videos: timelines to draw, of evenly spaced videos.
-    count: snippets to draw and to measure spaces by; 0 for none.
+    videos: number of timelines to draw, of evenly spaced videos.
+    count: number of snippets to draw and to measure the spaces with; 0 for none.
 
   Returns:
-    `pseudo_labels` of the training split (`pseudo_quality`), and `snippets` of the test split, by
-    space (`snippets.quality`).
+    `pseudo_labels` of the training split (see `pseudo_quality`), and `snippets` of the test split,
+    by space (see `snippet_spaces.quality`).
   """
   found: dict[str, Any] = {}
   quality = PseudoQuality()

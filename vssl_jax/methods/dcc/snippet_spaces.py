@@ -1,8 +1,8 @@
-"""How well a space of snippet features tells actions from each other and from background.
+"""Measures how well a feature space separates actions from each other and from background.
 
-A sample of a split's snippets, half of them background and the other half spread over the classes,
-in each of several spaces; neighbours are by cosine and never of the snippet's own video, where the
-next moment would always be the nearest.
+The sample is drawn from the snippets of a split: half are background, the other half is spread over
+the classes. It is measured in each of several feature spaces. Neighbours are found by cosine and
+come from other videos only: within a video the next moment would always be the nearest.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Sample(NamedTuple):
 
   Attributes:
     label: int `[N]`, the class, −1 for background.
-    video: int `[N]`.
-    spaces: float32 `[N, F]` by name.
+    video: int `[N]`, the number of the video.
+    spaces: features float32 `[N, F]`, by name of the space.
   """
 
   label: np.ndarray
@@ -30,14 +30,15 @@ class Sample(NamedTuple):
 
 
 def draw(seen: Iterable[Observed], count: int, *, seed: int = 0) -> Sample:
-  """Draws about `count` snippets of all videos; with several actions at once, the first.
+  """Draws about `count` snippets from all videos.
 
-  Of each class and of the background a reservoir is kept, so that one pass suffices.
+  A snippet with several actions counts as its first class. A reservoir per class and for background
+  makes one pass over the videos enough.
 
   Args:
     seen: the videos.
-    count: half of them background; a class of fewer snippets gives what it has.
-    seed: of the draw.
+    count: number of snippets, half of them background; a class with too few gives all it has.
+    seed: random seed of the draw.
   """
   rng = np.random.default_rng(seed)
   kept: dict[int, list[tuple[float, int, dict[str, np.ndarray]]]] = {}
@@ -63,16 +64,16 @@ def draw(seen: Iterable[Observed], count: int, *, seed: int = 0) -> Sample:
 
 
 def purity(x: np.ndarray, label: np.ndarray, video: np.ndarray, k: int = 10) -> float:
-  """Share of equal labels among each snippet's k nearest of other videos, averaged.
+  """Mean share of equal labels among the k nearest snippets from other videos.
 
   Args:
     x: `[N, F]`.
     label: `[N]`.
     video: `[N]`.
-    k: neighbours, at most those there are.
+    k: number of neighbours; fewer if there are not so many.
 
   Returns:
-    In [0, 1]; NaN where no snippet has a neighbour.
+    In [0, 1]; NaN if no snippet has a neighbour.
   """
   unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
   likeness = np.where(video[:, None] == video, -np.inf, unit @ unit.T)
@@ -86,7 +87,7 @@ def purity(x: np.ndarray, label: np.ndarray, video: np.ndarray, k: int = 10) -> 
 
 
 def silhouette(x: np.ndarray, label: np.ndarray) -> float:
-  """Mean silhouette by cosine (Rousseeuw 1987), in [−1, 1]; NaN of fewer than two labels."""
+  """Mean silhouette by cosine (Rousseeuw 1987), in [−1, 1]; NaN for fewer than two labels."""
   from sklearn.metrics import silhouette_score
 
   found = len(np.unique(label))
@@ -96,10 +97,10 @@ def silhouette(x: np.ndarray, label: np.ndarray) -> float:
 
 
 def quality(sample: Sample, k: int = 10) -> dict[str, dict[str, float]]:
-  """For each space: silhouette and purity of classes and background, and purity of whether.
+  """Silhouette and purity of each space.
 
-  `action_purity` asks of neighbours only whether they are an action too; `chance` is what purity
-  is where neighbours are drawn at random.
+  `silhouette` and `knn_purity` use the classes and background as labels. `action_purity` has only
+  two labels, action and background. `chance` is the `knn_purity` of randomly drawn neighbours.
   """
   _, counts = np.unique(sample.label, return_counts=True)
   chance = float(np.square(counts / max(len(sample.label), 1)).sum())
@@ -115,7 +116,7 @@ def quality(sample: Sample, k: int = 10) -> dict[str, dict[str, float]]:
 
 
 def embed(x: np.ndarray, *, seed: int = 0) -> np.ndarray:
-  """Two dimensions by t-SNE (van der Maaten & Hinton 2008), by cosine, `[N, 2]`."""
+  """Projects to two dimensions by t-SNE (van der Maaten & Hinton 2008), with cosine: `[N, 2]`."""
   from sklearn.manifold import TSNE
 
   unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -1,1 +1,1 @@
-"""What encoders are built from: convolution, batch norm, padding, pooling, attention."""
+"""Layers of the encoders: convolution, batch norm, padding, pooling, attention."""

@@ -1,4 +1,4 @@
-"""Attention over a sequence, as a layer without parameters that `cost` can count."""
+"""Attention over a sequence, as a layer without parameters, so that `models.cost` can count it."""
 
 from __future__ import annotations
 

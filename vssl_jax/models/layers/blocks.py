@@ -1,4 +1,4 @@
-"""What the convolutional families build from: their convolution and batch norm, as set."""
+"""Convolution and batch norm of a convolutional network, with the settings of that network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vssl_jax.models.layers.padding import Padding
 
 
 def layers(network: nn.Module, padding: Padding, kernel_init: Callable) -> tuple[partial, partial]:
-  """A network's convolution and batch norm, to be called with what differs from layer to layer.
+  """Convolution and batch norm of a network; the caller adds the arguments of each layer.
 
   Args:
     network: its `dtype`, `conv`, `bn_momentum`, `bn_epsilon` and `bn_groups` are read.
-    padding: of every convolution.
-    kernel_init: of every kernel.
+    padding: padding of all convolutions.
+    kernel_init: initializer of all kernels.
   """
   conv = partial(
     Conv, padding=padding, dtype=network.dtype, lowering=network.conv, kernel_init=kernel_init

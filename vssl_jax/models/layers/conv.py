@@ -1,15 +1,16 @@
-"""One 3-D convolution, lowered to what the backend does well.
+"""3-D convolution, implemented (lowered) by operations that are fast on the backend.
 
-| lowering | value and gradients | `auto` takes it on |
+| lowering | value and gradients | `auto` uses it on |
 |---|---|---|
-| `lax` | one 3-D `lax.conv_general_dilated` | TPU, anything unknown |
+| `lax` | one 3-D `lax.conv_general_dilated` | TPU, any other backend |
 | `fold` | t×1×1: matrix product; else 2-D convolution of frames, taps as channels | GPU |
 | `cpu` | as `fold`, with the 2-D forms and the gradients of `conv_cpu.py` | CPU |
 
-The networks' kernels are t×1×1 or 1×k×k but for the stem and R3D-18's 3×3×3, so time folds away at
-little cost, and libraries know 2-D convolutions best: 3-D ones run in scalar loops on CPU, and on
-GPU in channels-first layout, with a transposition around each. All agree to rounding; in bfloat16
-the three taps of a t×1×1 product are rounded before they are added.
+The kernels of the networks are t×1×1 or 1×k×k, except in the stem and R3D-18's 3×3×3, so moving
+time into channels costs little. Libraries are fastest at 2-D convolutions: 3-D convolutions run in
+scalar loops on CPU, and on GPU in channels-first layout with a transposition before and after. All
+lowerings agree up to rounding; in bfloat16 the three taps of a t×1×1 product are rounded before
+they are added.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def conv3d(
     return lax.conv_general_dilated(
       x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")
     )
-  if lowering == "cpu" and x.dtype == jnp.bfloat16:  # which no CPU library computes in
+  if lowering == "cpu" and x.dtype == jnp.bfloat16:  # no CPU library supports bfloat16
     y = conv3d(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, pad, "cpu")
     return y.astype(x.dtype)
   if kernel.shape[1:3] == (1, 1) and not any(a or b for a, b in pad[1:]):
@@ -78,7 +79,7 @@ def conv3d(
 
 
 def _frames(x, kernel, strides, pad):
-  """A 2-D convolution of frames, temporal taps as channels."""
+  """Convolves as one 2-D convolution of frames, with temporal taps as channels."""
   x = fold_time(x, kernel.shape[0], strides[0], pad[0])
   kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
   frames = x.reshape(-1, *x.shape[2:])
@@ -89,7 +90,7 @@ def _frames(x, kernel, strides, pad):
 
 
 def _along_time(x, kernel, stride, pad):
-  """Convolves along time alone with `[t, C, F]`, as one matrix product."""
+  """Convolves along time only, with a kernel `[t, C, F]`, as one matrix product."""
   taps, channels, features = kernel.shape
   if taps > 1 and features <= channels and stride == 1:
     # Few outputs: multiply by all taps at once, then add the shifted results.
@@ -101,7 +102,7 @@ def _along_time(x, kernel, stride, pad):
 
 
 class Conv(nn.Module):
-  """3-D convolution with parameters `kernel` `[t, h, w, C, features]` and, if asked, `bias`."""
+  """3-D convolution with parameters `kernel` `[t, h, w, C, features]` and (`use_bias`) `bias`."""
 
   features: int
   kernel: Triple  # sizes in time, height and width

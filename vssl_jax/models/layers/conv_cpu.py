@@ -1,17 +1,18 @@
-"""3-D convolution as a CPU does it well: value and gradient from a few fast 2-D forms.
+"""Fast 3-D convolution on CPUs: value and gradients from a few fast 2-D operations.
 
-XLA hands a convolution to its CPU libraries only in the plainest form: 2-D, channels last, neither
-input dilated nor window larger than the image. The rest, the gradients that JAX derives among it,
-falls back to scalar loops a hundred times slower. Here everything is a plain 2-D convolution or a
-matrix product:
+XLA passes a convolution to its CPU libraries only in the simplest case: 2-D, channels last, no
+input dilation, and no window larger than the image. All other convolutions, including the gradients
+that JAX derives, run in scalar loops that are a hundred times slower. Here everything is a simple
+2-D convolution or a matrix product:
 
 * temporal taps become input channels, frames become rows of the batch;
-* the input's gradient: each pixel belongs to one of stride × stride phases, and each phase is a
-  stride-1 convolution of `dy`; one convolution yields all phases as channels, then interleaved;
-* the kernel's gradient: a convolution with batch and channels exchanged;
-* an image no larger than the kernel: one matrix product, which skips the taps that fall outside.
+* gradient of the input: each pixel belongs to one of stride × stride phases, and each phase is a
+  stride-1 convolution of `dy`; one convolution computes all phases as channels, which are then
+  interleaved;
+* gradient of the kernel: a convolution with batch and channels exchanged;
+* an image no larger than the kernel: one matrix product, without the taps outside of the image.
 
-Large calls are cut into chunks of clips, see `PATCH_BYTES`.
+Large calls are split into chunks of clips, see `PATCH_BYTES`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from jax import lax
 from vssl_jax.models.layers.padding import Pads, Pair, Triple, output_size
 from vssl_jax.parallel import vary_with
 
-# The libraries unfold patches into fresh memory. Up to about 30 MB the allocator hands the same
-# pages out again; beyond, every call pays for new ones, and costs three times as much.
+# The libraries unfold patches into newly allocated memory. Up to about 30 MB the allocator reuses
+# the same pages; above, every call needs new pages and takes three times as long.
 PATCH_BYTES = 24 << 20
-# A chunk of the kernel's gradient: the least frames, and the least pixels, that make it efficient.
+# The smallest number of frames, and of pixels, for an efficient chunk of the kernel's gradient.
 PATCH_ROWS, PATCH_PIXELS = 16, 1024
 PACKET = 8  # floats in a vector register; channels and rows are padded to it
 
@@ -65,7 +66,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:
-  """Makes temporal taps channels: `[N, T, H, W, C]` to `[N, T', H, W, taps·C]`."""
+  """Moves temporal taps into channels: `[N, T, H, W, C]` to `[N, T', H, W, taps·C]`."""
   if any(pad):
     x = jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
   last = x.shape[1] - taps
@@ -75,7 +76,7 @@ def fold_time(x: jax.Array, taps: int, stride: int, pad: Pair) -> jax.Array:
 
 
 def unfold_time(z: jax.Array, taps: int, stride: int, pad: Pair, size: int) -> jax.Array:
-  """The transpose of `fold_time`: adds `[N, T', H, W, taps·C]` up in `[N, size, H, W, C]`."""
+  """The transpose of `fold_time`: sums `[N, T', H, W, taps·C]` into `[N, size, H, W, C]`."""
   total: Any = 0
   zero, frames = jnp.zeros((), z.dtype), z.shape[1]
   for t, part in enumerate(jnp.split(z, taps, axis=-1)):
@@ -105,8 +106,8 @@ def _fold_kernel(kernel):
 
 
 def _plain(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation=(1, 1)):
-  """A 2-D convolution that the libraries take: never larger out than in."""
-  # Negative padding crops, explicit padding lets the window be as large as the padded image.
+  """A 2-D convolution that XLA passes to the CPU libraries: output no larger than the input."""
+  # Negative padding crops. Explicit padding allows a window as large as the padded image.
   x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
   return lax.conv_general_dilated(
     x, kernel, strides, "VALID", rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -114,7 +115,7 @@ def _plain(x, kernel, strides=(1, 1), pads=((0, 0), (0, 0)), dilation=(1, 1)):
 
 
 def _count(rows: int, row_bytes: int, most: int) -> int:
-  """The least number of equal chunks of at most `most` rows and `PATCH_BYTES` bytes."""
+  """The smallest number of equal chunks of at most `most` rows and `PATCH_BYTES` bytes."""
   most = max(1, min(most, PATCH_BYTES // row_bytes))
   return next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= most)
 
@@ -122,14 +123,14 @@ def _count(rows: int, row_bytes: int, most: int) -> int:
 def _chunk(x: jax.Array, index: jax.Array, count: int) -> jax.Array:
   """Rows `index`, `index + count`, ... of `[N, ...]`.
 
-  Strided, so that every device of a sharded batch has its share of each chunk.
+  The rows are strided, so that every device of a sharded batch has an equal part of each chunk.
   """
   x = x.reshape(-1, count, *x.shape[1:])
   return lax.dynamic_index_in_dim(x, index, 1, keepdims=False)
 
 
 def _by_chunks(function, arrays, count, shape):
-  """Applies `function` to chunks of rows of `arrays`; `shape` is that of one resulting row."""
+  """Applies `function` to chunks of rows of `arrays`; `shape` is the shape of one output row."""
   if count == 1:
     return function(*arrays)
   rows = arrays[0].shape[0]
@@ -145,8 +146,8 @@ def _by_chunks(function, arrays, count, shape):
 def input_gradient(dy, kernel, shape, strides: Triple, pads: Pads) -> jax.Array:
   """Gradient `[N, T, H, W, C]` of `shape` with respect to a convolution's input.
 
-  Padded input row u = s·q + r receives dy[q − a] · kernel[s·a + r] over taps a: for each phase r
-  a stride-1 convolution of `dy` with the reversed taps of that phase.
+  Padded input row u = s·q + r receives the sum of dy[q − a] · kernel[s·a + r] over taps a. So each
+  phase r is a stride-1 convolution of `dy` with the reversed taps of that phase.
   """
   taps, kh, kw, channels, features = kernel.shape
   sh, sw = strides[1:]
@@ -203,9 +204,9 @@ def kernel_gradient(x, dy, shape, strides: Triple, pads: Pads) -> jax.Array:
 
 
 def dense(x: jax.Array, kernel: jax.Array, strides: Triple, pads: Pads) -> jax.Array:
-  """The same convolution with space as one product, `[.., t·H·W·C]` by `[t·H·W·C, H'·W'·F]`.
+  """The same convolution as one matrix product, `[.., t·H·W·C]` by `[t·H·W·C, H'·W'·F]`.
 
-  Fewer operations than one product a tap where the image is no larger than the kernel.
+  Needs fewer operations than one product per tap if the image is no larger than the kernel.
   """
   x = fold_time(x, kernel.shape[0], strides[0], pads[0])
   kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])

@@ -1,6 +1,6 @@
 """Batch normalization with float32 statistics, over the global batch or over groups of it.
 
-Flax's has no statistics over groups of a batch.
+Flax's batch norm cannot compute statistics over groups of a batch.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from vssl_jax.parallel import vary_with
 
 
 class BatchNorm(nn.Module):
-  """Batch normalization over every axis but the last, with Keras' convention of momentum.
+  """Batch normalization over all axes except the last, with momentum defined as in Keras.
 
-  Under `jit` with arrays sharded over devices the batch is the global one, so statistics are
-  cross-device with nothing said; inside `shard_map` or `pmap`, name the axis. In training mode it
-  has a reverse-mode gradient only.
+  Under `jit` with sharded arrays the batch is the global batch, so the statistics are automatically
+  over all devices. Inside `shard_map` or `pmap`, set `axis_name`. In training mode it has only a
+  reverse-mode gradient.
 
   Attributes:
     momentum: Running average = momentum · running average + (1 − momentum) · batch statistic.
     epsilon: Added to the variance.
-    groups: G > 1 normalizes each of G equal contiguous groups of the batch by its own statistics,
-      as G devices without cross-device statistics would. The running averages then move towards
-      the groups' mean of means and mean of variances (which leaves out the variance between the
-      means of groups, as averaging over devices does).
+    groups: With G > 1, each of G equal contiguous groups of the batch is normalized by its own
+      statistics, as on G devices without cross-device statistics. The running averages move towards
+      the mean over groups of means and of variances (the variance between the group means is left
+      out, as when averaging over devices).
     axis_name: Mapped axis over which to average the statistics.
-    dtype: Of the result. Parameters, statistics and the arithmetic are float32.
-    affine: False has no parameters: scale 1 and bias 0.
+    dtype: Dtype of the result. Parameters, statistics and arithmetic are float32.
+    affine: False for no parameters: scale 1 and bias 0.
   """
 
   momentum: float = 0.9
@@ -48,8 +48,9 @@ class BatchNorm(nn.Module):
 
     Args:
       x: `[N, ..., C]`.
-      train: Use the batch's statistics, and move the running averages `mean` and `var` (biased,
-        as Keras') where the collection `batch_stats` is mutable; False uses the averages.
+      train: True normalizes by the batch's statistics and, if the collection `batch_stats` is
+        mutable, updates the running averages `mean` and `var` (biased, as in Keras); False
+        normalizes by the running averages.
 
     Raises:
       UserError: `groups` does not divide N.
@@ -77,20 +78,21 @@ class BatchNorm(nn.Module):
 
 
 def _sum(x: jax.Array) -> jax.Array:
-  """Sum `[G, 1, 1, C]` of `[G, N, M, C]`: within examples, then over them.
+  """Sum of `[G, N, M, C]` to `[G, 1, 1, C]`: first within examples, then over examples.
 
-  The first sum runs in parallel over examples, and adds up fewer terms at a time.
+  The first sum runs in parallel over examples, and each sum has fewer terms.
   """
   return x.sum(2, keepdims=True).sum(1, keepdims=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _normalize(x, scale, bias, shift, epsilon, axis_name, dtype):
-  """`[G, N, M, C]` to zero mean and unit variance by group, then scale and bias.
+  """Normalizes `[G, N, M, C]` to zero mean and unit variance per group, then scales and adds bias.
 
-  One pass over `x`, about `shift`: E[(x − s)²] − E[x − s]² loses log10(1 + (E[x − s] / σ)²) of
-  float32's seven digits. The running mean as shift keeps that small for any offset of the input;
-  a second pass would keep it at nothing, for half as much reading again.
+  Computes the variance in one pass over `x`, relative to a shift s: E[(x − s)²] − E[x − s]². This
+  loses log10(1 + (E[x − s] / σ)²) of float32's seven digits. With the running mean as the shift the
+  loss is small for any offset of the input. A second pass would lose nothing but would read half as
+  much again.
 
   Returns:
     The result in `dtype`; mean − `shift` and variance `[G, C]`, through which no gradient flows.

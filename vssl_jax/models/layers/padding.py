@@ -1,4 +1,4 @@
-"""The borders of windows: TensorFlow's, PyTorch's, none, or given."""
+"""Padding of convolutions and pooling: as in TensorFlow, as in PyTorch, none, or explicit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def pads(
     size: Input sizes of the windowed axes.
     kernel: Window sizes.
     strides: Strides.
-    padding: "SAME" (TensorFlow's: output = ceil(size / stride), the odd one out at the end),
-      "symmetric" (kernel // 2 on both sides, PyTorch's habit), "VALID", or pairs.
+    padding: "SAME" (TensorFlow: output = ceil(size / stride), an odd row of padding at the end),
+      "symmetric" (kernel // 2 on both sides, usual in PyTorch), "VALID" (none), or explicit pairs.
 
   Raises:
     UserError: The padding's name is unknown.

@@ -1,4 +1,4 @@
-"""Max-pooling one axis at a time, with a gradient that needs no scatter."""
+"""Max pooling, one axis at a time, with a gradient that needs no scatter operation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Pair = tuple[int, int]
 def max_pool(x: jax.Array, kernel: Triple, strides: Triple, padding: Padding = "SAME") -> jax.Array:
   """Maximum over windows of `[N, T, H, W, C]`.
 
-  Equal to `lax.reduce_window` in value and gradient: of equal maxima, the first in row-major order
-  of the window receives the whole gradient.
+  Equal to `lax.reduce_window` in value and gradient: among equal maxima, the first in row-major
+  order of the window receives the whole gradient.
   """
   pairs = pads(x.shape[1:4], kernel, strides, padding)
-  # The last axis first: of equal maxima the earliest row wins, and within it the earliest column.
+  # Last axis first, so that among equal maxima the first row wins, and within it the first column.
   for axis in (3, 2, 1):
     k, s, pad = kernel[axis - 1], strides[axis - 1], pairs[axis - 1]
     if k > 1 or s > 1 or any(pad):
@@ -67,7 +67,7 @@ def _backward(axis, k, s, pad, saved, dy):
     phase = jnp.zeros((*y.shape[:axis], rows, *y.shape[axis + 1 :]), dy.dtype)
     for a, part in enumerate(parts[r::s]):
       phase += lax.pad(part, zero, _widen(y.ndim, axis, (a, rows - windows - a)))
-    # Interior padding and a sum interleave in one loop, twice as fast as a stack.
+    # Interior padding and a sum interleave the phases in one loop, twice as fast as stacking.
     low = r - pad[0]
     high = x.shape[axis] - low - (rows - 1) * s - 1
     sides = _widen(y.ndim, axis, (low, high))

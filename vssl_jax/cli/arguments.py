@@ -1,0 +1,179 @@
+"""Flags: the parser of every command, the flags that several have, configs with their fields."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vssl_jax import config as config_lib
+from vssl_jax import config_file
+from vssl_jax.errors import UserError, brief
+
+_CONFIG = re.compile(r"--?config(=|$)")
+_FIELD = re.compile(r"--?(no)?config\.")
+_UNKNOWN = "unrecognized arguments: "  # argparse's words
+
+
+class Parser(argparse.ArgumentParser):
+  """A command's flags; what is wrong with them is a `UserError`, not a page of usage."""
+
+  def __init__(self, name: str, description: str, examples: str, *, config: bool = False):
+    """Makes a parser without flags.
+
+    Args:
+      name: the command, as it is called.
+      description: what it does, and what it writes.
+      examples: command lines.
+      config: take `--config` with its fields too.
+    """
+    lines = "\n".join(f"  {line}".rstrip() for line in examples.strip().splitlines())
+    super().__init__(
+      prog=name,
+      description=description.strip(),
+      epilog=f"examples:\n{lines}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    self._takes_config = config
+    if config:
+      self.add_argument(
+        "--config",
+        metavar="NAME",
+        help=f"a config file or a recipe, with its variant after a colon, such as cvrl:demo; "
+        f"recipes: {', '.join(config_file.recipes())}",
+      )
+      self.add_argument(
+        "--config.FIELD", metavar="VALUE", help="another value of a field, such as optim.lr"
+      )
+    self.add_argument(
+      "--verbose", action="store_true", help="show what libraries print, and tracebacks"
+    )
+
+  def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    """The flags; `config` is then a `ConfigDict`, or None where none was given."""
+    args = list(sys.argv[1:] if args is None else args)
+    config = None
+    if self._takes_config and not {"-h", "--help"} & set(args):
+      config, args = _take_config(args)
+    found = super().parse_args(args, namespace)
+    if self._takes_config:
+      found.config = config
+    return found
+
+  def error(self, message: str) -> NoReturn:
+    """What argparse calls where the flags are wrong."""
+    if message.startswith(_UNKNOWN):
+      message = self._unknown(message.removeprefix(_UNKNOWN))
+    raise UserError(f"{message} ({self.prog} --help)")
+
+  def _unknown(self, arguments: str) -> str:
+    first = arguments.split()[0]
+    name = first.partition("=")[0]
+    if not name.startswith("-"):
+      meant = f"; did you mean --config={first}?" if self._takes_config else ""
+      return f"{first}: an argument without a flag{meant}"
+    near = difflib.get_close_matches(name, [x for x in self._option_string_actions], n=1)
+    return f"no flag {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
+  """The config that flags describe, and the other arguments.
+
+  Raises:
+    UserError: no such config, no such field, or a value of another type.
+  """
+  name, rest = None, []
+  left = iter(argv)
+  for argument in left:
+    if not _CONFIG.match(argument):
+      rest.append(_present_name(argument))
+    else:
+      name = argument.partition("=")[2] if "=" in argument else next(left, "")
+  if name is None:
+    if lonely := next((x for x in rest if _FIELD.match(x)), None):
+      raise UserError(f"{lonely}: give --config as well, whose field it changes.")
+    return None, rest
+  config, values = config_file.load(name), flags.FlagValues()
+  for old in config_lib.rename_fields(config):
+    print(f"note: config.{old} is now config.{config_lib.RENAMED[old]}.", file=sys.stderr)
+  try:
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["vssl", *rest])
+    _, *rest = values(["vssl", *rest], known_only=True)
+    return values.config, rest
+  except Exception as e:  # absl and ml_collections have many
+    raise UserError(brief(e)) from e
+
+
+def _present_name(argument: str) -> str:
+  """`--config.OLD=value` with the field's present name, and a note, where it has been renamed."""
+  flag, equals, value = argument.partition("=")
+  new = config_lib.RENAMED.get(flag.lstrip("-").removeprefix("config."))
+  if new is None or not _FIELD.match(argument):
+    return argument
+  print(f"note: {flag} is now --config.{new}.", file=sys.stderr)
+  return f"--config.{new}{equals}{value}"
+
+
+def listed(kind: Callable[[str], Any] = str) -> Callable[[str], tuple]:
+  """The type of a flag that takes values between commas."""
+
+  def parse(text: str) -> tuple:
+    return tuple(kind(x.strip()) for x in text.split(",") if x.strip())
+
+  parse.__name__ = f"comma-separated {kind.__name__}"
+  return parse
+
+
+def switch(parser: Parser, name: str, what: str, *, default: bool = False) -> None:
+  """Adds `--NAME`, which absl's forms `--noNAME` and `--NAME=false` turn off."""
+  say = "on by default; " if default else ""
+  off = f"--no{name} turns it off" if default else ""
+  parser.add_argument(
+    f"--{name}",
+    nargs="?",
+    type=_boolean,
+    const=True,
+    default=default,
+    metavar="BOOL",
+    help=f"{what} ({say}{off})" if default else what,
+  )
+  parser.add_argument(
+    f"--no{name}", dest=name, action="store_false", default=default, help=argparse.SUPPRESS
+  )
+
+
+def _boolean(text: str) -> bool:
+  return flags.BooleanParser().parse(text)
+
+
+def checkpoint(parser: Parser, what: str = "run folder, or folder by vssl export") -> None:
+  """Adds `--checkpoint` and `--which`."""
+  parser.add_argument("--checkpoint", required=True, metavar="DIR", help=what)
+  which(parser)
+
+
+def which(parser: Parser) -> None:
+  """Adds `--which`."""
+  parser.add_argument(
+    "--which",
+    default="last",
+    metavar="last|best|STEP",
+    help="which of a run's checkpoints: the last, the best by its config.save.best, or a step "
+    "(default: last)",
+  )
+
+
+def output(parser: Parser, what: str, *former: str, required: bool = True) -> None:
+  """Adds `--output`, and names that it had before."""
+  parser.add_argument("--output", *former, required=required, metavar="DIR", help=what)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+  """The flags as arguments of the command's function."""
+  return {k: v for k, v in vars(args).items() if k != "verbose"}

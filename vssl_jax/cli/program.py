@@ -1,0 +1,175 @@
+"""One way to start every command: quiet libraries, errors of one line, exit codes.
+
+A command is a module with `parser()`, an `arguments.Parser`, and `run(args)`, its exit code; it is
+imported only when it is called. One with `RESUMES = True` goes on where it was broken off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+from vssl_jax._version import __version__
+from vssl_jax.cli import quiet
+from vssl_jax.errors import NonFiniteError, Preempted, UserError, brief
+
+COMMANDS = {
+  "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
+  "inspect": ("data_pipelines.inspect", "a picture of what the model sees, and statistics"),
+  "train": ("vssl_jax.commands.train", "pre-train, fine-tune or probe, as a config says"),
+  "evaluate": ("vssl_jax.commands.evaluate", "every protocol from one checkpoint, as a table"),
+  "export": ("vssl_jax.commands.export", "an encoder as safetensors, programs, features"),
+  "convert": ("vssl_jax.commands.convert", "other frameworks' weights into ours, and back"),
+  "extract": ("vssl_jax.commands.extract", "features of untrimmed videos, snippet by snippet"),
+  "localize": ("vssl_jax.commands.localize", "actions in time, by a trained BaS-Net or DCC"),
+  "score": ("vssl_jax.commands.score", "a file of predicted actions, as ActivityNet scores it"),
+  "uncertainty": ("vssl_jax.commands.uncertainty", "what ProViCo's uncertainty is worth"),
+}
+OK, UNEXPECTED, BAD_INPUT, DROPPED, INTERRUPTED, BROKEN_PIPE, PREEMPTED = 0, 1, 2, 3, 130, 141, 143
+_CODES = f"""\
+exit codes:
+  {OK}    all is well
+  {UNEXPECTED}    an error that nobody foresaw; its traceback is in the file that is named
+  {BAD_INPUT}    bad input: one line says which flag, file or field, and what to do
+  {DROPPED}    done, but some videos could not be read and are left out
+  {INTERRUPTED}  Ctrl-C
+  {BROKEN_PIPE}  whoever read the output has gone, as `head` does
+  {PREEMPTED}  SIGTERM; all is saved, and the same command goes on
+"""
+_VERBOSE = "--verbose"
+_DASHES = ("-h", "--help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command `vssl`; its exit code."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  with _reader_may_go() as gone:
+    verbose = _VERBOSE in argv[:1]
+    name, *rest = argv[verbose:] or ["--help"]
+    if name in COMMANDS:
+      return run(COMMANDS[name][0], rest + [_VERBOSE] * verbose)
+    if name in _DASHES or (name == "help" and not rest):
+      print(_help())
+    elif name == "--version":
+      print(f"vssl {__version__}")
+    else:
+      near = difflib.get_close_matches(name, COMMANDS, n=1)
+      meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
+      return _fail(f"no command {name!r}; {meant}")
+  return BROKEN_PIPE if gone else OK
+
+
+def run(module: str, argv: Sequence[str] | None = None) -> int:
+  """Runs the command in a module.
+
+  Args:
+    module: the whole name of it.
+    argv: the flags; this process's by default.
+
+  Returns:
+    The exit code.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  verbose = _VERBOSE in argv
+  resumes = False
+  with _reader_may_go() as gone:
+    try:
+      if not verbose:
+        quiet.silence()
+      command = importlib.import_module(module)
+      resumes = getattr(command, "RESUMES", False)
+      status = command.run(command.parser().parse_args(argv))
+      sys.stdout.flush()
+      return status
+    except (UserError, NonFiniteError) as e:
+      if verbose:
+        traceback.print_exc()
+      return _fail(str(e))
+    except Preempted as e:
+      print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
+      return PREEMPTED
+    except KeyboardInterrupt:
+      goes_on = ": run the same command again, it goes on where it stopped" if resumes else ""
+      print(f"interrupted{goes_on}", file=sys.stderr)
+      return INTERRUPTED
+    except BrokenPipeError:
+      if not _stdout_is_gone():
+        return _unforeseen(verbose)
+      raise
+    except Exception:
+      return _unforeseen(verbose)
+  assert gone
+  return BROKEN_PIPE
+
+
+def _fail(message: str) -> int:
+  from data_pipelines.text import printable
+
+  print(f"error: {printable(message)}", file=sys.stderr)
+  return BAD_INPUT
+
+
+def _unforeseen(verbose: bool) -> int:
+  """Tells an error of no known kind: hours of training need not be repeated to see where it was."""
+  error = sys.exception()
+  assert error is not None
+  if verbose:
+    traceback.print_exc()
+    where = "its traceback is above"
+  else:
+    with tempfile.NamedTemporaryFile(
+      "w", prefix="vssl-error-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+      python = f"Python {platform.python_version()} on {platform.platform()}"
+      file.write(f"vssl_jax {__version__}, {python}\n{sys.argv}\n")
+      traceback.print_exc(file=file)
+    where = f"its traceback is in {file.name}, which a bug report needs; --verbose prints it"
+  _fail(f"unexpected {type(error).__name__}: {brief(error)[:500]} ({where})")
+  return UNEXPECTED
+
+
+@contextlib.contextmanager
+def _reader_may_go():
+  """Yields a list that is empty unless whoever read stdout has gone, which then is no error."""
+  gone: list[bool] = []
+  try:
+    yield gone
+    sys.stdout.flush()
+  except BrokenPipeError:
+    gone.append(True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
+
+
+def _stdout_is_gone() -> bool:
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    return True
+  return False
+
+
+def _help() -> str:
+  width = max(map(len, COMMANDS))
+  lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: vssl COMMAND [flags]",
+      "",
+      "Self-supervised video representation learning.",
+      "",
+      "commands:",
+      *lines,
+      "",
+      "vssl COMMAND --help tells a command's flags and shows examples; --verbose brings back what",
+      "libraries print, and tracebacks; vssl --version tells the version.",
+      "",
+      _CODES.rstrip(),
+    ]
+  )

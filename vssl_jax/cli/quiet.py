@@ -1,0 +1,93 @@
+"""Keeps what libraries print from between the user and the one line that matters.
+
+Three kinds of lines: TensorFlow's C++ writes some to file descriptor 2 while it is imported, before
+any setting of its own counts; its later ones follow an environment variable; and Python libraries
+warn by absl's log and by `warnings`. Warnings of this package's own come through, as do all errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+_OWN = tuple(str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("vssl_jax", "data_"))
+_LOUD = "tensorflow"
+_NOISE = re.compile(
+  rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE] "
+)
+
+
+def silence() -> None:
+  """Silences libraries in this process, and in those that it starts; what a user has set stays."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  if not any(isinstance(f, _Finder) for f in sys.meta_path):
+    sys.meta_path.insert(0, _Finder())
+  logger = logging.getLogger("absl")
+  logger.removeFilter(_ours)
+  logger.addFilter(_ours)
+  if not sys.warnoptions:
+    warnings.simplefilter("ignore")
+
+
+def _ours(record: logging.LogRecord) -> bool:
+  return record.levelno >= logging.ERROR or record.pathname.startswith(_OWN)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+  """Finds TensorFlow as others do, but keeps what is printed while it is loaded."""
+
+  def find_spec(
+    self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+  ) -> importlib.machinery.ModuleSpec | None:
+    """See `importlib.abc.MetaPathFinder`."""
+    if name != _LOUD:
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec is None or spec.loader is None:
+      return spec
+    loader, load = spec.loader, spec.loader.exec_module
+
+    def load_quietly(module: ModuleType) -> None:
+      with _kept_back():
+        load(module)
+
+    loader.exec_module = load_quietly  # type: ignore[method-assign]
+    return spec
+
+
+@contextlib.contextmanager
+def _kept_back() -> Iterator[None]:
+  """Holds what is written to file descriptor 2, and lets through what is no noise.
+
+  Where an exception ends it, all comes through.
+  """
+  sys.stderr.flush()
+  noise = _NOISE
+  with tempfile.TemporaryFile() as file:
+    real = os.dup(2)
+    try:
+      os.dup2(file.fileno(), 2)
+      yield
+    except BaseException:
+      noise = re.compile(rb"(?!)")
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(real, 2)
+      os.close(real)
+      file.seek(0)
+      for line in file:
+        if not noise.match(line):
+          os.write(2, line)

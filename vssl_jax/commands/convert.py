@@ -1,0 +1,64 @@
+"""`vssl convert`: the flags of `vssl_jax.weights.convert`."""
+
+from __future__ import annotations
+
+import argparse
+
+from vssl_jax.cli import arguments
+
+DESCRIPTION = """\
+Converts weights of other frameworks into ours, and ours into PySlowFast's.
+
+An encoder becomes what vssl export writes, a contrastive model (PySlowFast's MoCo, BYOL, SimCLR and
+SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a checkpoint
+to vssl train (probes, fine-tuning), vssl evaluate, vssl export and vssl_jax.load.
+
+PyTorch files are read with weights_only=True; .safetensors files need no PyTorch. A missing,
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named. What
+tensors cannot tell and a file without PySlowFast's cfg lacks, --arch and --alpha say.
+"""
+EXAMPLES = """\
+vssl convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
+vssl convert --from=ckpt-71488 --format=tf_garden --to=cvrl
+vssl convert --from=r3d_18.pth --format=torchvision --to=r3d_18
+vssl convert --from=resnet50.pth --format=resnet2d --to=inflated
+vssl convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
+"""
+
+
+def parser() -> arguments.Parser:
+  """The flags."""
+  p = arguments.Parser("vssl convert", DESCRIPTION, EXAMPLES)
+  add = p.add_argument
+  add("--from", dest="source", required=True, help="file, checkpoint or run folder")
+  add("--to", required=True, help="folder to write; a file with --to_format")
+  add(
+    "--format",
+    default="",
+    metavar="NAME",
+    help="of --from: pyslowfast, tf_garden, torchvision or resnet2d",
+  )
+  add("--to_format", default="", metavar="NAME", help="write ours in this format: pyslowfast")
+  add("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
+  add("--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg")
+  add("--encoder_only", action="store_true", help="no heads, no momentum encoder")
+  add("--encoder", default="", help="resnet2d: slow (default), c2d or r3d")
+  add("--inflate", default="", help="resnet2d: mean (default) or centre")
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Converts, and prints what was written and what was left out."""
+  from vssl_jax.weights.convert import convert
+
+  made = convert(**arguments.given(args))
+  if "encoder" not in made:
+    print(made["path"])
+    return 0
+  print(
+    f"{made['path']}: {made['encoder']} of width {made['width']:g}, method {made['method']}, input "
+    f"RGB / 255, mean {made['mean']}, std {made['std']}"
+  )
+  if made["left_out"]:
+    print(f"left out: {', '.join(made['left_out'])}")
+  return 0

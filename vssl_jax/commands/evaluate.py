@@ -1,0 +1,83 @@
+"""`vssl evaluate`: the flags of `vssl_jax.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from vssl_jax.cli import arguments
+from vssl_jax.evaluation import options as options_lib
+
+RESUMES = True
+DESCRIPTION = """\
+Every evaluation protocol from one checkpoint, as a table, numbers and pictures.
+
+Protocols: logistic, cross_validation (within the training split), knn, retrieval, few_shot,
+embedding (pictures), linear, semi_supervised, finetune, and with --untrimmed=DIR
+localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
+say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged.
+
+The output folder gets table.md and summary.json, and for each pair of splits a folder with
+<protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
+semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
+no finished protocol again, but for those that videos were lost to; --again does. It is one process,
+on all devices of its machine.
+"""
+EXAMPLES = """\
+vssl evaluate --checkpoint=runs/mine --data=RECORDS
+vssl evaluate --checkpoint=runs/mine --which=best --protocols=linear,knn,retrieval
+vssl evaluate --checkpoint=runs/mine --data=UCF_1,UCF_2,UCF_3
+vssl evaluate --checkpoint=runs/mine --splits=train1:test1,train2:test2,train3:test3
+vssl evaluate --checkpoint=runs/mine --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2
+"""
+_LISTS = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
+
+
+def parser() -> arguments.Parser:
+  """The flags."""
+  p = arguments.Parser("vssl evaluate", DESCRIPTION, EXAMPLES)
+  listed = arguments.listed()
+  arguments.checkpoint(p)
+  p.add_argument(
+    "--data",
+    type=listed,
+    default=(),
+    metavar="DIR,…",
+    help="folder(s) of prepared records (with --source=tfds, names of data sets); default: the "
+    "run's",
+  )
+  p.add_argument("--source", default="", help="config.data.source of --data; default: tfrecord")
+  p.add_argument(
+    "--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own"
+  )
+  p.add_argument(
+    "--splits", type=listed, default=(), metavar="TRAIN:TEST,…", help="default: the run's"
+  )
+  p.add_argument("--protocols", default="all", help="names between commas; default: all")
+  arguments.output(p, "default: evaluation in the checkpoint's folder", required=False)
+  p.add_argument("--again", action="store_true", help="run finished protocols again")
+  for field in dataclasses.fields(options_lib.Options):
+    kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
+    kind = int if field.name == "seed" else kind
+    default: Any = field.default
+    shown = ",".join(map(str, default)) if field.name in _LISTS else default
+    own = f" (default: {shown})"
+    if field.name in options_lib.FROM_CHECKPOINT:
+      own = " (default: the checkpoint's)"
+    names = [f"--{field.name}", *options_lib.FORMER_FLAGS.get(field.name, ())]
+    p.add_argument(
+      *names, type=kind, default=field.default, help=options_lib.HELP[field.name] + own
+    )
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Evaluates, and prints the RESULT line."""
+  from vssl_jax import results
+  from vssl_jax.evaluation.run import evaluate
+
+  summary = evaluate(**arguments.given(args))
+  left_out = ("views", "data", "settings")  # the file has them
+  print(results.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
+  return 0

@@ -1,0 +1,81 @@
+"""`vssl localize`: the flags of `vssl_jax.localize`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+
+from vssl_jax.cli import arguments
+from vssl_jax.errors import UserError
+
+DESCRIPTION = """\
+Actions in untrimmed videos, by a trained BaS-Net or DCC.
+
+--data is a folder of <video>.npy as the run was trained on (vssl extract makes such); without it
+the run's own test split is taken. With annotations (annotations.json in the folder, or
+--annotations) predictions are scored, and ground truth is drawn beside them; without any all videos
+of the folder are localized. Held-out videos tell, before methods are compared, which thresholds
+suit a network.
+
+The output folder gets predictions.json (ActivityNet's format), timelines/<video>.png and, with
+annotations, scores.json.
+"""
+EXAMPLES = """\
+vssl localize --checkpoint=runs/actions --output=found
+vssl localize --checkpoint=runs/actions --which=best --data=NEW --output=found
+vssl localize --checkpoint=runs/actions --split=train:held_out --thresholds=0.3:0.75:0.05 \\
+  --output=chosen
+"""
+_THRESHOLDS = 1000
+
+
+def parser() -> arguments.Parser:
+  """The flags."""
+  p = arguments.Parser("vssl localize", DESCRIPTION, EXAMPLES)
+  add = p.add_argument
+  arguments.checkpoint(p, "folder of a run of configs/dcc.py")
+  add("--data", default="", help="folder of feature sequences (the run's own test split)")
+  add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
+  add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
+  add("--split", default="", help="subset of the annotations (the run's evaluation split)")
+  add("--thresholds", default="", help="of proposals, FIRST:LAST:STEP or A,B,… (the run's)")
+  arguments.output(p, "folder for predictions and pictures")
+  add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Localizes, and prints how many segments there are and how good they are."""
+  from vssl_jax.jobs.localize import localize
+
+  given = arguments.given(args)
+  given["thresholds"] = _thresholds(args.thresholds) if args.thresholds else ()
+  outcome = localize(**given)
+  print(f"{args.output}: {outcome['segments']} segments in {outcome['videos']} videos")
+  if "scores" in outcome:
+    print("mAP " + ", ".join(f"@{t} {100 * x:.1f}" for t, x in outcome["scores"]["mAP"].items()))
+    for span, value in outcome["scores"]["average"].items():
+      print(f"average of {span}: {100 * value:.1f} %")
+  return 0
+
+
+def _thresholds(text: str) -> tuple[float, ...]:
+  """`first:last:step`, or numbers between commas.
+
+  Raises:
+    UserError: it is neither, or they are too many.
+  """
+  try:
+    if ":" not in text:
+      return tuple(float(x) for x in text.split(","))
+    first, last, step = (float(x) for x in text.split(":"))
+    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
+  except (ValueError, ZeroDivisionError, OverflowError):
+    raise UserError(
+      f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
+    ) from None
+  if count > _THRESHOLDS:
+    raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
+  return tuple((first + step * np.arange(count)).tolist())

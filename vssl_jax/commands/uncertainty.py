@@ -1,0 +1,74 @@
+"""`vssl uncertainty`: the flags of `vssl_jax.uncertainty.analysis`."""
+
+from __future__ import annotations
+
+import argparse
+
+from vssl_jax.cli import arguments
+
+DESCRIPTION = """\
+What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
+
+Written are for the evaluation videos, whose bank is the training split:
+
+  training.png    uncertainty and R@1 by epoch, of all checkpoints kept (config.save.keep)
+  quantiles.png   R@1 of groups of videos by uncertainty
+  corruption.png  both against blur, noise, occlusion and dropped frames
+  pairs_RUN.png   for some training videos the mined positives and the hardest negatives
+  analysis.json   every number
+
+and printed is whether uncertainty and R@1 correlate, ending in a RESULT line. A run without labels
+gets the pairs alone.
+
+Uncertainty is pushed without regard to any video, which such a correlation over training cannot
+tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
+runs of `demo`, `demo,soft` (without the one) and `demo,no_kl` (without the other) side by side.
+"""
+EXAMPLES = """\
+vssl uncertainty --checkpoint runs/provico_demo --output=analysis
+vssl uncertainty --output=analysis \\
+  --checkpoint runs/provico_demo runs/provico_demo_no_kl runs/provico_demo_soft
+"""
+
+
+def parser() -> arguments.Parser:
+  """The flags."""
+  p = arguments.Parser("vssl uncertainty", DESCRIPTION, EXAMPLES)
+  add = p.add_argument
+  add(
+    "--checkpoint",
+    required=True,
+    nargs="+",
+    metavar="DIR",
+    help="run folders of provico",
+  )
+  arguments.which(p)
+  arguments.output(p, "folder to write, made if missing")
+  add("--data", default="", metavar="DIR", help="folder of prepared records; default: the run's")
+  add(
+    "--videos",
+    type=int,
+    nargs="+",
+    default=[],
+    metavar="N",
+    help="numbers of training videos to show pairs of; default: six, by uncertainty",
+  )
+  add("--quantiles", type=int, default=5, help="groups of videos by uncertainty (5)")
+  return p
+
+
+def run(args: argparse.Namespace) -> int:
+  """Analyses, and prints the correlations and the RESULT line."""
+  from vssl_jax import results
+  from vssl_jax.uncertainty import analysis
+
+  runs, files = analysis.analyse_runs(**arguments.given(args))
+  for name, found in runs.items():
+    print(analysis.describe(name, found))
+    if "videos" not in found:
+      print("  no labels: nothing but mined pairs")
+  print(*files, sep="\n")
+  kept = ("step", "correlations", "quantiles")
+  short = {n: {k: r[k] for k in kept if k in r} for n, r in runs.items()}
+  print(results.result_line({"job": "uncertainty", "runs": short}))
+  return 0

@@ -1,0 +1,123 @@
+"""Which config a name means: a file, or a recipe that comes with the package; and its changes.
+
+`configs/cvrl.py:demo` is a file and what its `get_config` is asked for, `cvrl:demo` the same of the
+recipe `cvrl`: a file of `configs/` in a checkout, of `vssl_jax/configs` in an installation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.machinery
+import os
+import pathlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vssl_jax import config as config_lib
+from vssl_jax.errors import UserError, brief
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def recipes() -> dict[str, pathlib.Path]:
+  """The files of the recipes that come with the package, by name."""
+  folder = _PACKAGE / "configs"
+  if not folder.is_dir():  # a checkout
+    folder = _PACKAGE.parent / "configs"
+  return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
+
+
+def load(name: str | os.PathLike[str]) -> ConfigDict:
+  """The config that a name means.
+
+  Args:
+    name: a file or a recipe, with a variant after a colon.
+
+  Returns:
+    An unlocked config, as the file gives it: some fields may have former names.
+
+  Raises:
+    UserError: no such file or recipe, no such variant, or the file is not a config file.
+  """
+  path, variant = _find(os.fspath(name))
+  try:
+    loader = importlib.machinery.SourceFileLoader(f"{path.stem}_config", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
+    loader.exec_module(module)
+    config = module.get_config(*variant)
+  except UserError:
+    raise
+  except Exception as e:  # it is the user's program
+    raise UserError(f"--config: {path}: {type(e).__name__}: {brief(e)}") from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
+  return config.unlock()
+
+
+def _find(name: str) -> tuple[pathlib.Path, list[str]]:
+  """The file, and the variant where one is given."""
+  first, colon, variant = name.partition(":")
+  if not pathlib.Path(first).is_file() and pathlib.Path(name).is_file():  # C:\..., or odd names
+    first, colon, variant = name, "", ""
+  path, known = pathlib.Path(first), recipes()
+  if not path.is_file():
+    if first not in known:
+      raise UserError(
+        f"--config: {first!r} is neither a file nor a recipe; the recipes are {', '.join(known)}."
+      )
+    path = known[first]
+  return path, [variant] if colon else []
+
+
+def resolve(
+  config: ConfigDict | str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> ConfigDict:
+  """A config, by name or as it is, with some fields changed.
+
+  Args:
+    config: see `load`; one that is given stays as it is.
+    overrides: values by dotted names, such as {"optim.lr": 0.1}; former names are taken too.
+
+  Returns:
+    A locked config of its own.
+
+  Raises:
+    UserError: see `load`; or no such field, or a value of another type.
+  """
+  if isinstance(config, ConfigDict):
+    config = config.copy_and_resolve_references().unlock()
+  else:
+    config = load(config)
+  config_lib.rename_fields(config)
+  for name, value in (overrides or {}).items():
+    _set(config, config_lib.RENAMED.get(name, name), value)
+  return config.lock()
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+  *parents, field = name.split(".")
+  group, at = config, "config"
+  for parent in parents:
+    _require(group, parent, at)
+    group, at = group[parent], f"{at}.{parent}"
+  _require(group, field, at)
+  if isinstance(value, os.PathLike):
+    value = os.fspath(value)
+  if isinstance(group[field], tuple) and isinstance(value, list):
+    value = tuple(value)
+  try:
+    group[field] = value
+  except (TypeError, ValueError) as e:
+    raise UserError(f"{at}.{field}: {brief(e)}") from None
+
+
+def _require(group: Any, field: str, at: str) -> None:
+  fields = list(group) if isinstance(group, ConfigDict) else []
+  if field not in fields:
+    near = difflib.get_close_matches(field, fields, n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{at} has no field {field!r}.{meant}")
