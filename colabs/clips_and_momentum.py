@@ -14,14 +14,14 @@
 # %% [markdown]
 # # How many clips, how far apart, how slow a target
 #
-# **Question.** A network that is to learn from videos without labels sees ρ clips of each video and
-# is asked to give them like features. How many clips, from how long a stretch of the video, how long
-# and how dense each? And where the features to match come from a second, slowly moving network, how
-# slow should it be?
+# **Question.** To learn from videos without labels, a network sees ρ clips of each video and learns
+# to give them similar features. How many clips should it see, from how long a part of the video,
+# and how long and dense should each clip be? And if the target features come from a second, slowly
+# moving network, how slow should it be?
 #
 # **What is known.** *A Large-Scale Study on Unsupervised Spatiotemporal Representation Learning*
-# (Feichtenhofer et al., CVPR 2021; the ρ-study) asked this of SimCLR, MoCo, BYOL and SwAV. Linear
-# top-1 on Kinetics-400 after 200 epochs there, Slow-R50, as published:
+# (Feichtenhofer et al., CVPR 2021; the ρ-study) asked this for SimCLR, MoCo, BYOL and SwAV. Its
+# published linear top-1 on Kinetics-400, with Slow-R50 after 200 epochs:
 #
 # | | ρ = 1 | ρ = 2 | ρ = 3 | ρ = 4 |
 # |---|---|---|---|---|
@@ -30,16 +30,16 @@
 # | MoCo | | 65.8 | 67.3 | |
 # | BYOL | | | 68.3 | 68.9 |
 #
-# Two different clips instead of two crops of one is the great step; more clips help further. In
-# its ablation of the time span all clips from one instant cost about five points (ρ = 1 in the table
-# costs far more), and any longer span is about as good as another. A momentum that is annealed is
-# about a point better than a fixed one.
+# The largest gain comes from two different clips instead of two crops of one clip; more clips help
+# further. In its ablation of the time span, taking all clips from one instant costs about five
+# points (ρ = 1 in the table costs far more), and all longer spans are about equally good. An
+# annealed momentum is about one point better than a fixed one.
 #
-# **Here.** One question a section: first its mechanism, exactly, from the functions that training
-# uses; then, for most, a tiny run. The runs take seconds: networks of width 8, videos of
-# handwritten digits, 1 % of a real schedule. **They show the mechanism and that the code does what
-# the section says; they cannot reproduce the table, and where they differ from it the table is
-# right.**
+# **Here.** Each section has one question: first the exact mechanism, computed with the functions
+# that training uses; then, for most questions, a tiny run. The runs take seconds: networks of width
+# 8, videos of handwritten digits, 1 % of a real schedule. **They show the mechanism and that the
+# code does what the section says. They cannot reproduce the table; if they differ from it, trust
+# the table.**
 
 # %%
 import importlib.util
@@ -100,12 +100,13 @@ jax.config.update("jax_disable_most_optimizations", FAST)
 # %% [markdown]
 # ## 1. Where ρ clips lie
 #
-# A video of $L$ frames offers $m = L - (T - 1)s$ starts to a clip of $T$ frames, $s$ apart. The
-# study draws the ρ starts independently and evenly. A bound on the time span, $t_\max$, keeps only
-# those draws whose first and last start are no further apart; the library draws from that law
-# directly, without rejection. $t_\max = 0$ is one start for all clips, which is also what ρ = 1
-# means there: two crops of the same clip. As an example take ten seconds at 30 frames per second, as
-# in Kinetics, and clips of 8 × 8 (eight frames, eight apart).
+# In a video of $L$ frames, a clip of $T$ frames with stride $s$ has $m = L - (T - 1)s$ possible
+# starts. The study draws the ρ starts independently and uniformly. With a bound on the time span,
+# $t_\max$, only those draws are kept whose first and last start are at most $t_\max$ apart; the
+# library draws from this distribution directly, without rejection. $t_\max = 0$ gives all clips the
+# same start. In the study this is also the meaning of ρ = 1: two crops of the same clip. The
+# example has ten seconds at 30 frames per second, as in Kinetics, and clips of 8 × 8 (eight frames
+# with stride eight).
 
 # %%
 FPS, LENGTH, FRAMES, STRIDE = 30, 300, 8, 8
@@ -144,12 +145,12 @@ fig
 
 # %% [markdown]
 # *Figure 1. ρ = 4 clips (colors) of seven videos under each bound on the time span, drawn by the
-# shipped sampler. A bar is the time that a clip covers.*
+# library's sampler. A bar is the time that a clip covers.*
 #
-# One thing is easily overlooked: without a bound, more clips also span more time. The range of ρ
-# even draws has the density $\rho(\rho - 1)\,r^{\rho - 2}(1 - r)$ and the mean
-# $(\rho - 1)/(\rho + 1)$ as a share of the video. A comparison over ρ is therefore one over spans,
-# too.
+# Note: without a bound, more clips also span more time. The range $r$ of ρ uniform draws, as a
+# fraction of the video, has the density $\rho(\rho - 1)\,r^{\rho - 2}(1 - r)$ and the mean
+# $(\rho - 1)/(\rho + 1)$. So a comparison of different ρ is also a comparison of different time
+# spans.
 
 # %%
 fig = figure.new(9, 2.8)
@@ -173,19 +174,20 @@ fig
 
 # %% [markdown]
 # *Figure 2. Left: time from the first to the last of ρ independent starts, 20,000 draws (steps) and
-# the density above (lines). Right: the mean share of the video that at least one clip covers.* The
-# means come out at $(\rho - 1)/(\rho + 1)$: 1/3, 1/2, 3/5 and 7/9. Two clips of two seconds cover a
-# third of a ten-second video, eight three quarters of it.
+# the density above (lines). Right: the mean fraction of the video that at least one clip covers.*
+# The means equal $(\rho - 1)/(\rho + 1)$: 1/3, 1/2, 3/5 and 7/9. Two clips of two seconds cover a
+# third of a ten-second video, eight clips cover three quarters of it.
 #
 # ## 2. Tiny runs: how they are done
 #
-# The methods are the shipped recipes (`configs/rho_*.py:demo`) with half the network's width and few
-# updates. After training the encoder is frozen, and labels come in: a logistic regression, kNN and
-# retrieval (R@1) on its features. Beside them stands the same network at random initialization.
+# The methods are the library's recipes (`configs/rho_*.py:demo`) with half the network width and
+# few updates. After training the encoder is frozen, and probes use labels on its features: logistic
+# regression, kNN and retrieval (R@1). For comparison the same network is probed at random
+# initialization.
 #
-# The digits' videos last four seconds, 32 frames, and are cut into shots of half a second to one.
-# One handwriting stays for the whole video, while place, slant, colors and background are drawn
-# anew at each cut.
+# The videos of digits last four seconds (32 frames) and consist of shots of half a second to one
+# second. The handwriting stays the same for the whole video; place, slant, colors and background
+# change at each cut.
 
 # %%
 STEPS, CLIPS = (3, 16) if FAST else (100, 128)  # updates; clips in each
@@ -264,25 +266,26 @@ def draw(found: dict[str, dict]):
 
 
 # %% [markdown]
-# All runs are of one seed. A share of 382 test videos has a standard error of up to 2.6 points, and
-# another seed of these recipes moves a score by several more. So a difference of a few points below
-# is none.
+# All runs have one seed. With 382 test videos, an accuracy has a standard error of up to 2.6
+# points, and another seed changes a score by several more points. So a difference of a few points
+# below means nothing.
 #
 # ## 3. How many clips?
 #
 # Each clip is a query $q$; the other ρ − 1 clips of its video are its positives $k^+$, all clips of
-# other videos its negatives $k^-$. The study's equation 1 reads, α being the temperature,
+# other videos are its negatives $k^-$. Equation 1 of the study, with temperature α, is
 #
 # $$\mathcal{L}_q = -\log \frac{\sum_{k \in \{k^+\}} \exp(\mathrm{sim}(q, k)/\alpha)}
 # {\sum_{k \in \{k^+, k^-\}} \exp(\mathrm{sim}(q, k)/\alpha)},$$
 #
-# averaged over the ρ queries. ρ-SimCLR here takes the mean over all pairs of clips of the loss with
-# one positive (`config.rho_simclr.pairs`: the formula and the released code's choice are there as
-# well). A video of ρ clips gives ρ(ρ − 1) ordered pairs for ρ passes through the network.
+# averaged over the ρ queries. Here ρ-SimCLR computes the loss with one positive for each pair of
+# clips and takes the mean over all pairs. `config.rho_simclr.pairs` also offers the formula above
+# and the choice of the released code. A video of ρ clips gives ρ(ρ − 1) ordered pairs for ρ passes
+# through the network.
 #
-# The published comparison is at equal epochs, in which ρ = 4 costs twice what ρ = 2 does. Here it is
-# **at equal clips**: as many updates of as many clips, hence 64 videos per batch for ρ ≤ 2 and 32 for
-# ρ = 4.
+# The published comparison has equal epochs, so ρ = 4 costs twice as much as ρ = 2. Here all runs
+# see **equally many clips**: the same number of updates with the same number of clips. So a batch
+# has 64 videos for ρ ≤ 2 and 32 for ρ = 4.
 
 # %%
 CASES = {
@@ -296,20 +299,22 @@ clips = {name: run(small("rho_simclr", name, **fields)) for name, fields in rows
 draw(clips)
 
 # %% [markdown]
-# *Figure 3. Probes after as many clips of each kind; bars are one standard error of a share of so
-# many videos.*
+# *Figure 3. Probes after equally many clips of each kind; error bars are one standard error for
+# this number of test videos.*
 #
-# Two crops of one clip leave the network about where it started; two different clips lift two of the
-# three probes above that by more than an error: the study's great step, in a run of a hundredth of its
-# length. Between ρ = 2 and ρ = 4 nothing is shown: at equal clips ρ = 4 sees half as many videos in
-# a batch. docs/results.md has longer runs of the same kind, where ρ = 4 leads clearly at equal epochs; at equal
-# clips (one seed) it is ahead by two of these probes and behind by R@1.
+# With two crops of one clip the network stays about where it started. Two different clips lift two
+# of the three probes above that by more than one standard error: this is the study's largest gain,
+# in a run of a hundredth of its length. The run shows no difference between ρ = 2 and ρ = 4; with
+# equally many clips, ρ = 4 sees half as many videos per batch. docs/results.md has longer runs of
+# the same kind: with equal epochs ρ = 4 is clearly better; with equally many clips (one seed) it is
+# better by two of these probes and worse by R@1.
 #
-# ## 4. From how long a stretch?
+# ## 4. From how long a part of the video?
 #
-# Clips far apart share less. What they share is what the network can learn to keep, what differs is
-# what it learns to drop. In the digits' videos this can be counted: the correlation of two frames'
-# mean color with their distance in time, beside the handwriting's, which is 1 at any distance.
+# Clips that are far apart have less in common. The network can learn to keep what clips share, and
+# learns to drop what differs. In the videos of digits this can be measured: the correlation between
+# the mean colors of two frames falls with their distance in time. For the handwriting this
+# correlation is 1 at any distance.
 
 # %%
 films = np.stack([render.video(i, "train")[0] for i in range(20 if FAST else 300)]) / 255
@@ -337,14 +342,14 @@ right.legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 4. Left: how alike the mean colors of two frames of a video are, by their distance. Right:
-# how far apart the two clips of a pair start, under three bounds.* Within one instant the color is
-# as good a cue of the video as the handwriting is, and easier to find; within a second, and more so
-# from anywhere, it says less, as the means printed above tell. The color jitter hides some of it,
-# which is how augmentation and time span hang together.
+# *Figure 4. Left: how similar the mean colors of two frames of a video are, by their distance.
+# Right: how far apart the two clips of a pair start, under three bounds.* At one instant the color
+# identifies the video as well as the handwriting does, and is easier to find. Within one second it
+# says less, and from anywhere even less, as the means printed above show. Color jitter hides part
+# of it: this is how augmentation and time span depend on each other.
 #
-# The runs: *one instant* is ρ = 1 of the section before, *anywhere* its ρ = 2, and between the two
-# comes a bound of one second.
+# The runs: *one instant* is ρ = 1 of the previous section, *anywhere* is its ρ = 2, and a third run
+# has a bound of one second.
 
 # %%
 near = run(small("rho_simclr", "within 1 s", **{"data.interval.max_seconds": 1.0}))
@@ -363,19 +368,20 @@ fig
 draw(spans)
 
 # %% [markdown]
-# *Figure 5. How often a clip's nearest clip of the batch is the other one of its video, over
-# training. Figure 6. Probes of the three.*
+# *Figure 5. How often the nearest clip in the batch is the other clip of the same video, during
+# training. Figure 6. Probes of the three runs.*
 #
-# The nearer the clips, the easier the game. Within one instant it is soon mostly won, and the probes
-# stay near random initialization. Of the two harder games, mostly lost, logistic regression and kNN
-# have learnt more, R@1 that within a second alone. Between these two most errors overlap; the study,
-# too, finds that any span but none is about as good as another.
+# The nearer the clips, the easier the pretext task. At one instant it is soon mostly solved, and
+# the probes stay near random initialization. The two harder tasks are mostly not solved, but after
+# them logistic regression and kNN are higher; R@1 is higher only for the bound of one second.
+# Between these two runs most error bars overlap. The study also finds that all spans longer than
+# zero are about equally good.
 #
-# ## 5. How long a clip, how dense?
+# ## 5. How long and how dense should a clip be?
 #
 # Clips of 4 × 16, 8 × 8 and 16 × 4 (frames × stride) cover about the same two seconds with 4, 8 and
-# 16 frames. What changes is the cost of a clip and how finely motion is seen. Multiply-adds of
-# Slow-R50, whose temporal axis is never strided, grow in proportion to $T$:
+# 16 frames. The difference is the cost of a clip and the time resolution of motion. Slow-R50 never
+# strides the time axis, so its multiply-adds are proportional to $T$:
 
 # %%
 SHAPES = ((4, 16), (8, 8), (16, 4))
@@ -395,10 +401,10 @@ right.set(xlabel="G multiply-adds of a clip", yticks=[], ylim=(2.6, -0.6), xlim=
 fig
 
 # %% [markdown]
-# *Figure 7. Left: when the frames of a clip are taken. Right: what the clip costs Slow-R50 at 224 ×
-# 224 pixels, forward.* The same question on the digits at the same cost: four frames two apart (7
-# of 32 frames, mostly within one or two shots) or six apart (19 frames, from several shots). The
-# features are then taken from clips of the same kind.
+# *Figure 7. Left: when the frames of a clip are taken. Right: the cost of a clip for the forward
+# pass of Slow-R50 at 224 × 224 pixels.* The same question on the digits, at equal cost: four frames
+# with stride two (7 of 32 frames, mostly within one or two shots) or stride six (19 frames, from
+# several shots). The probes use clips of the same kind.
 
 # %%
 wide = {"data.stride": 6, "data.eval.stride": 6}
@@ -406,23 +412,24 @@ lengths = {"4 × 2": clips["ρ = 2"], "4 × 6": run(small("rho_simclr", "4 × 6"
 draw(lengths)
 
 # %% [markdown]
-# *Figure 8. Probes of clips of four frames, two and six apart.*
+# *Figure 8. Probes for clips of four frames with stride two and six.*
 #
-# Nothing is gained by the wider clips here; kNN is lower, by less than two errors of one seed. Two
-# reasons to expect no gain: shots last four to eight frames, so that a clip of 19 frames mixes several,
-# and what a longer view could add, motion, does not tell one digit from another. Nor is clip length
-# all that differs: wide clips have 14 starts instead of 26, so that the two of a pair lie nearer.
+# The longer clips bring no gain here; kNN is lower, by less than two standard errors of one seed.
+# There are two reasons to expect no gain. Shots last four to eight frames, so a clip of 19 frames
+# mixes several shots. And longer clips could only add motion, which does not identify a digit. Clip
+# length is also not the only difference: long clips have 14 possible starts instead of 26, so the
+# two clips of a pair are nearer to each other.
 #
-# ## 6. How slow a target?
+# ## 6. How slow should the target be?
 #
 # MoCo and BYOL compare the network θ with a copy $\theta_m$ that follows it:
 #
 # $$\theta_m \leftarrow m\,\theta_m + (1 - m)\,\theta, \qquad
 # m(k) = 1 - (1 - m_\text{base})\,\frac{\cos(\pi k / K) + 1}{2}.$$
 #
-# $m$ rises from $m_\text{base}$ at the first update to 1 at the last, $K$. Unrolled, the target is a
-# weighted mean of all past networks. The weights come out of the library's own update by feeding it
-# unit vectors in place of networks.
+# $m$ rises from $m_\text{base}$ at the first update to 1 at the last update, $K$. Unrolled, the
+# target is a weighted mean of all past networks. To get the weights, we feed unit vectors instead
+# of networks to the library's own update.
 
 
 # %%
@@ -463,14 +470,15 @@ for axis, last in zip(axes[1:], (K // 2, K), strict=True):
 fig
 
 # %% [markdown]
-# *Figure 9. Left: momentum over a run of 400 updates. Middle and right: what the target is made of,
-# half-way and at the end (weights on a logarithmic axis; they sum to 1).* A fixed momentum weighs
-# the past by $(1 - m)\,m^{\text{age}}$, a mean age of $m / (1 - m)$ updates: 9 for 0.9, 99 for 0.99.
-# Annealed, the target is at first as quick as a fixed one, then slower and slower. At the end the
-# latest networks have next to no weight, and the target stands still on a mean of those before.
+# *Figure 9. Left: momentum over a run of 400 updates. Middle and right: the weights of past
+# networks in the target, half-way and at the end (logarithmic axis; the weights sum to 1).* A fixed
+# momentum weights the past by $(1 - m)\,m^{\text{age}}$, with a mean age of $m / (1 - m)$ updates:
+# 9 for 0.9, 99 for 0.99. With annealing, the target is at first as fast as with a fixed momentum,
+# then slower and slower. At the end the latest networks have almost no weight, and the target stays
+# at a mean of earlier networks.
 #
-# So a momentum means something only beside the length of the run. What is left of the random
-# initialization in the last target of a run:
+# So a momentum value only has a meaning together with the length of the run. The next cell shows
+# how much of the random initialization is left in the last target of a run:
 
 # %%
 print("K       " + "".join(f"  m_base {base:<6}" for base in (0.9, 0.99, 0.994, 0.996)))
@@ -480,15 +488,16 @@ for total in (100, 400, 2_000, 100_000):
   print(f"{total:<8}" + "".join(f"  {100 * x:10.3g} %  " for x in left))
 
 # %% [markdown]
-# The study's 0.994 (MoCo) and 0.996 (BYOL) are for runs of the order of 100,000 updates. In a run
-# of 100 they keep most of the random network to the end, which is why the recipes for small data
-# begin lower.
+# The study's 0.994 (MoCo) and 0.996 (BYOL) are for runs of about 100,000 updates. In a run of 100
+# updates they would keep most of the random network until the end. So the recipes for small data
+# start with lower values.
 #
 # ### Tiny runs
 #
-# ρ-MoCo: the positives of a query are the target's features of the other clips of its video, the
-# negatives those of earlier batches, from a queue. Four targets: none ($m = 0$: the online network
-# itself), one that follows at a fixed 0.9, the same annealed, and the study's 0.994 annealed.
+# These are runs of ρ-MoCo: the positives of a query are the target's features of the other clips of
+# its video; the negatives are features of earlier batches, from a queue. There are four targets:
+# none ($m = 0$: the online network itself), a fixed momentum of 0.9, 0.9 annealed, and the study's
+# 0.994 annealed.
 
 # %%
 MOMENTA = {
@@ -530,23 +539,24 @@ fig
 draw(targets)
 
 # %% [markdown]
-# *Figure 10. Left: the loss. Right: at the end, the distance of the target's weights from the
-# network's, as a share of the latter's length. Figure 11. Probes.*
+# *Figure 10. Left: the loss. Right: the distance between the weights of the target and of the
+# network at the end, divided by the norm of the network's weights. Figure 11. Probes.*
 #
-# The loss starts low since the queue begins with random vectors, which are easily told from keys, and
-# rises as videos' keys replace them (until the queue is full no weight is updated). The distance is what the law says. Without a target it is 0; at
-# a fixed 0.9 the target has caught up with a network that the falling learning rate has brought to
-# rest; annealed it stays behind a little; and at 0.994 it still is the initial network for the most
-# part (the table above). The probes have no common order: 0.994 is lowest by logistic regression and
-# kNN and level with the best by R@1; 0.9 annealed is best by kNN and no better than random
+# The loss starts low because the queue begins with random vectors, which are easy to distinguish
+# from keys. It rises while keys of videos replace them (no weight is updated until the queue is
+# full). The distance is as expected. Without a target it is 0. With a fixed 0.9 the target has
+# caught up with the network, which hardly moves at the end because the learning rate is low.
+# Annealed, the target is a little behind. With 0.994 it is still mostly the initial network (see
+# the table above). The probes do not agree on an order: 0.994 is lowest by logistic regression and
+# kNN and equal to the best by R@1; 0.9 annealed is best by kNN and no better than random
 # initialization by R@1.
 #
 # ## 7. What ρ clips cost in memory
 #
-# In the *parallel* mode the activations of all ρ queries wait for the backward pass. But with a
-# momentum network the keys of all clips can be computed first, without gradient. Then each query's
-# loss is its own, and its gradient can be added up clip by clip: the *sequential* mode. XLA tells
-# what a compiled step needs, without running it.
+# In *parallel* mode the activations of all ρ queries are stored until the backward pass. But with a
+# momentum network, the keys of all clips can be computed first, without gradients. Then the losses
+# of the queries are independent, and the gradient can be summed clip by clip: the *sequential*
+# mode. XLA reports the memory that a compiled step needs, without running it.
 
 
 # %%
@@ -583,17 +593,19 @@ axis.legend(frameon=False)
 fig
 
 # %% [markdown]
-# *Figure 12. Temporary memory of a step's loss and gradients, ρ-BYOL, the same number of videos for
-# each ρ. The uint8 clips themselves, arguments of the step, come on top in both modes.*
+# *Figure 12. Temporary memory of a step's loss and gradients for ρ-BYOL, with the same number of
+# videos for each ρ. The uint8 clips, which are arguments of the step, are not included in either
+# mode.*
 #
-# In parallel every further clip adds as much as the one before it did; clip by clip memory stays what
-# one query needs. The gradients are the same up to rounding, so this is a choice of speed against
-# memory and of nothing else; the library's tests compare the two.
+# In parallel mode memory grows linearly with the number of clips. In sequential mode it stays at
+# what one query needs. The gradients are the same up to rounding, so the choice only trades speed
+# against memory; the library's tests compare the two.
 #
 # ## Limits
 #
-# One seed, a hundred updates, a network of width 8 and videos in which one thing stays for the whole
-# length: none of the accuracies above carries over. What does are the laws (where clips lie, what a
-# target is made of, what memory grows with), because they are those of the full recipes. These are
-# `configs/rho_moco.py`, `rho_byol.py`, `rho_simclr.py` and `rho_swav.py`; every question of this page
-# is a suffix there, such as `rho_byol:k400,rho4,span4,16x4,fixed,sequential`.
+# The runs have one seed, a hundred updates, a network of width 8, and videos in which one thing
+# stays the same from start to end. So none of the accuracies above applies to real training. The
+# mechanisms do (where clips lie, what a target consists of, how memory grows), because the full
+# recipes use the same functions. The recipes are `configs/rho_moco.py`, `rho_byol.py`,
+# `rho_simclr.py` and `rho_swav.py`; each question of this page is a suffix there, such as
+# `rho_byol:k400,rho4,span4,16x4,fixed,sequential`.

@@ -12,23 +12,23 @@
 # ---
 
 # %% [markdown]
-# # Actions in time, learnt from video labels alone
+# # Localizing actions in time from video-level labels alone
 #
-# **Question.** Somebody has written down *which* actions occur in each video, but not *when*. Can a
-# network find out when?
+# **Question.** The labels say *which* actions occur in each video, but not *when*. Can a network
+# find out when?
 #
 # **What is known.** BaS-Net (*Background Suppression Network for Weakly-supervised Temporal Action
-# Localization*, Lee et al., AAAI 2020) learns a class activation for every moment so that its
-# largest values explain the video's labels, and a filter that is rewarded for silencing the
-# background. DCC (*Exploring Denoised Cross-Video Contrast for Weakly-Supervised Temporal Action
-# Localization*, Li et al., CVPR 2022) goes on from there: the activations say, noisily, which
-# moments are action; clusters of moments say how far to believe that; and what is believed is
-# contrasted with all other videos. No code of DCC is public, and what its sources leave open is a
-# field of the library's config, marked *ours* there.
+# Localization*, Lee et al., AAAI 2020) learns class activations for every moment, whose largest
+# values explain the labels of the video, and a filter that learns to suppress the background. DCC
+# (*Exploring Denoised Cross-Video Contrast for Weakly-Supervised Temporal Action Localization*, Li
+# et al., CVPR 2022) builds on this. The activations give noisy pseudo-labels for which moments are
+# action; clusters of moments give a confidence for each pseudo-label; and the confident moments are
+# contrasted with those of all other videos. There is no public code of DCC. What its sources leave
+# open is a field of the library's config, marked *ours* there.
 #
-# **Here.** Each step by hand on a toy and then on a video, pictures of what it does, and at the end
-# BaS-Net beside DCC with equal budgets. **The features are simulated**: nothing below is a result
-# on THUMOS14 or ActivityNet.
+# **Here.** We do each step by hand on a toy example and then on a video, with pictures. At the end
+# we compare BaS-Net and DCC with equal budgets. **The features are simulated**: nothing below is a
+# result on THUMOS14 or ActivityNet.
 
 # %%
 import importlib.util
@@ -90,16 +90,16 @@ plt.rcParams["figure.dpi"] = 90
 # ## 1. The problem
 #
 # An untrimmed video is a sequence of $T$ snippets, each a feature $x_t$ from some video encoder.
-# The label is a set of classes. The real benchmarks (THUMOS14, ActivityNet) come as features of an
-# I3D network, gigabytes that this page doesn't download. The library has a generator in their
-# place: `data_pipelines/untrimmed/simulated.py` draws when actions happen, then **makes up features**. Each
-# class has an *action* (three phases) and a *scene*. An action's snippet is scene plus action;
-# between the actions come shots, half of them **context**, the scene of the video's class with a
-# weak trace of its action, the other half backgrounds that all classes share; on top there is
-# noise.
+# The label is a set of classes. The real benchmarks (THUMOS14, ActivityNet) are distributed as I3D
+# features, gigabytes of data that this page does not download. Instead it uses a generator of the
+# library: `data_pipelines/untrimmed/simulated.py` draws when actions happen and then **simulates
+# the features**. Each class has an *action* (three phases) and a *scene*. A snippet of an action is
+# scene plus action. Between the actions there are other shots: half of them are **context**, the
+# scene of the video's class with a weak trace of its action; the other half are backgrounds that
+# all classes share. Noise is added to everything.
 #
-# Context is what makes weak labels hard: it occurs in exactly the videos that have the class, so a
-# label alone hardly tells it from the action.
+# Context makes weak labels hard: it occurs in exactly the videos that have the class, so the label
+# alone can hardly separate it from the action.
 
 # %%
 STEPS, SEEDS, BATCH = (6, (0,), 16) if FAST else (400, (0, 1), 20)
@@ -128,8 +128,8 @@ print(f"{train_split.num_videos} training videos ({several} of two classes), {co
 print(f"{test_split.num_videos} test videos, {count[1]} actions; classes: {', '.join(names)}")
 
 # %% [markdown]
-# One test video serves as the example all the way: the first that has one class and four to eight
-# actions. Below is the cosine of each of its snippets with each other.
+# One test video is the example on the whole page: the first that has one class and four to eight
+# actions. The next figure shows the cosine between all pairs of its snippets.
 
 # %%
 wanted = [len(v.labels) == 1 and 4 <= len(v.segments) <= 8 for v in test_split.videos[:BATCH]]
@@ -164,24 +164,24 @@ figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# *Above: the annotated actions (blue), which only the evaluation reads. Below: blocks on the
-# diagonal are shots and actions, bright patches off it are moments that look alike. Actions
-# resemble each other, but context resembles them too.*
+# *Top: the annotated actions (blue), which only the evaluation reads. Bottom: blocks on the
+# diagonal are shots and actions, bright patches off the diagonal are moments that look similar.
+# Actions look similar to each other, but context looks similar to them too.*
 
 # %% [markdown]
 # ## 2. BaS-Net: attention and class activation over time
 #
 # A filter gives each snippet an attention $w_t\in(0,1)$. One stack of convolutions over time, with
 # shared weights, turns $x$ (**base** branch) and $w\odot x$ (**suppression** branch) into
-# activations $A_{t,c}$ of $C$ actions and the background: the T-CAS. A video's score of a class is
-# the mean of its $k=\lfloor T/8\rfloor$ largest activations, a softmax over $C+1$ classes makes
-# them probabilities $p$, and
+# activations $A_{t,c}$ of $C$ actions and the background: the T-CAS. The score of a class for the
+# video is the mean of its $k=\lfloor T/8\rfloor$ largest activations. A softmax over the $C+1$
+# classes turns the scores into probabilities $p$, and the loss is
 #
 # $$\mathcal L=\mathrm{BCE}\big(p^{\text{base}},\,y\cup\{\text{background}\}\big)+
 # \mathrm{BCE}\big(p^{\text{supp}},\,y\big)+10^{-4}\sum_t w_t .$$
 #
-# Both branches see the same video, but the second is told that no background is there. An attention
-# that removes the background helps to satisfy both.
+# Both branches see the same video, but the target of the second branch says that there is no
+# background. An attention that removes the background helps to satisfy both.
 #
 # The next cell trains it with `vssl_jax.training.loop`, one run for each of a few seeds.
 
@@ -206,8 +206,8 @@ runs = {("demo,bas_net", seed): learn("demo,bas_net", seed) for seed in SEEDS}
 bas_net = runs["demo,bas_net", 0][0]
 
 # %% [markdown]
-# From here on one jitted function does what DCC does in each step, put together from the library's
-# public parts; sections 3 to 5 explain it line by line. (In a DCC run this happens inside
+# From here on, one jitted function does what DCC does in each step. It is built from public parts
+# of the library; sections 3 to 5 explain it line by line. (In a DCC run this happens inside
 # `method.loss`.)
 
 
@@ -273,18 +273,18 @@ for axes in rows:
 plt.show()
 
 # %% [markdown]
-# *Grey: annotated actions. Red: the activation of the class that the video's label names; thin
-# grey: the other classes.*
+# *Grey: annotated actions. Red: the activation of the video's class; thin grey: the other classes.*
 #
-# Attention is lower in some of the background that all classes share, nowhere near 0, and as high in
-# context as in action: labels give it little reason to part the two. The activation of the right class stands
-# above the others'. It is highest in actions, but it is up in context too.
+# Attention is lower in some parts of the shared background, but never near 0. In context it is as
+# high as in actions, because the labels give little reason to separate the two. The activation of
+# the right class is above those of the other classes. It is highest in actions, but it is also high
+# in context.
 
 # %% [markdown]
 # ## 3. Pseudo-labels: above the mean
 #
-# DCC takes a snippet for an action of class $c$, among the classes of the video's label, where its
-# activation exceeds the class's mean over the video:
+# For each class $c$ of the video's label, DCC labels a snippet as action if its activation is above
+# the mean of the class over the video:
 #
 # $$\hat A_{t,c}=\mathbb 1\Big[A_{t,c}>\tfrac1T\sum_{t'}A_{t',c}\Big].$$
 #
@@ -300,10 +300,11 @@ print("the library's  ", np.asarray(found, int))
 np.testing.assert_array_equal(found, by_hand)
 
 # %% [markdown]
-# Two things follow from the rule alone. Adding a constant changes nothing, so no threshold needs
-# tuning. And every video that has the class gets pseudo-labels of both kinds, however long or short
-# its actions are: where a few strong moments pull the mean up weaker ones of the same action fall
-# below it, and where actions are rare the mean is low and background rises above it.
+# Two things follow from this rule. Adding a constant to all activations changes nothing, so there
+# is no threshold to tune. And every video that has the class gets both action and background
+# pseudo-labels, however long its actions are. If a few strong moments raise the mean, weaker
+# moments of the same action fall below it. If actions are rare, the mean is low and some background
+# is above it.
 
 # %%
 figure, axes = plt.subplots(figsize=(9, 2.6), layout="constrained")
@@ -322,22 +323,23 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 
 # %% [markdown]
 # *The activation of the suppression branch, its mean, and below the curve a tick for every snippet
-# that is pseudo-labelled as action.* No moment of an action is missed, but most of the ticks lie
-# outside: actions fill a small part of the video, so much more than actions lies above the mean, and
-# what comes next after the actions is context.
+# that is pseudo-labelled as action.* No moment of an action is missed, but most ticks lie outside
+# of actions. Actions fill only a small part of the video, so much more than the actions is above
+# the mean; after the actions, context has the highest activation.
 
 # %% [markdown]
-# ## 4. Denoising: what do a snippet's neighbours say?
+# ## 4. Denoising: does the cluster of a snippet agree?
 #
-# Snippets that look alike should be labelled alike. DCC clusters the snippets by k-means, $u(t)$
-# being the cluster of $t$, and believes a pseudo-label as far as its cluster agrees with it:
+# Similar snippets should have the same label. DCC clusters the snippets by k-means, where $u(t)$ is
+# the cluster of $t$. The confidence in a pseudo-label is the fraction of its cluster with the same
+# label:
 #
 # $$S_{t,c}=\frac{\#\{t':u(t')=u(t),\ \hat A_{t',c}=\hat A_{t,c}\}}{\#\{t':u(t')=u(t)\}}\in(0,1].$$
 #
-# By hand, for eleven snippets in the plane. The four on the left are action, but one of them was
-# missed; the five on the right are background, but one was taken for action; the pair below is
-# split. So $S$ is 3/4 for the three on the left that agree and 1/4 for the one that doesn't, 4/5
-# and 1/5 on the right, and 1/2 for both below.
+# By hand, for eleven snippets in the plane: the four on the left are action, but one of them is
+# labelled background; the five on the right are background, but one is labelled action; the two at
+# the bottom have different labels. So $S$ is 3/4 for the three on the left that agree and 1/4 for
+# the other one, 4/5 and 1/5 on the right, and 1/2 for both at the bottom.
 
 # %%
 plane = np.array(
@@ -378,18 +380,18 @@ axes.legend(fontsize=8, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *Each point a snippet, as large as its confidence $S$, written beside it. The library's
-# `dcc.shares` and `dcc.confidence`, on the clusters that `kmeans` finds, give the values worked out
+# *Each point is a snippet; its size and the number next to it are its confidence $S$. The library's
+# `dcc.shares` and `dcc.confidence`, on the clusters that `kmeans` finds, give the values computed
 # above.*
 #
-# The number of clusters $K$ decides what this does. With $K=1$ everything is one cluster, and $S$
-# is the share of the snippet's own side; with $K=T$ every snippet is its own, agrees with itself,
-# and $S=1$. And a cluster that is wrong as a whole is believed as a whole: denoising removes what
-# is odd among its likes, not what is systematic.
+# The number of clusters $K$ determines the effect. With $K=1$ there is one cluster, and $S$ is the
+# fraction of snippets with the same label. With $K=T$ every snippet is its own cluster and $S=1$.
+# If a whole cluster has the wrong label, its confidence is high: denoising finds single snippets
+# that differ from their cluster, not systematic errors.
 #
-# Now on the video. What is clustered is a choice: this recipe takes the input features,
-# `config.dcc.cluster_on=embedding` takes what is contrasted, which the network draws together as it
-# labels it, so that clusters agree with the labels all the more.
+# Now on the video. The config chooses what is clustered. This recipe clusters the input features;
+# `config.dcc.cluster_on=embedding` clusters the embeddings that are contrasted. The network moves
+# embeddings with the same pseudo-label together, so those clusters agree with the labels even more.
 
 # %%
 figure, rows = plt.subplots(
@@ -413,20 +415,21 @@ rows[2].set(xlim=(0, end))
 plt.show()
 
 # %% [markdown]
-# *Black lines: where annotated actions start and end. Top: one color a cluster. Bottom: the
-# confidence of action pseudo-labels upwards (red) and of background ones downwards (blue).* Confidence
-# drops at some ends of the red blocks, where one cluster has snippets of both sides. Inside of the
-# blocks it is high, whether or not an action is annotated there: snippets of context look like each
-# other, all of them lie above the mean, and so their cluster agrees.
+# *Black lines: where annotated actions start and end. Top: one color per cluster. Bottom: the
+# confidence of action pseudo-labels upwards (red) and of background pseudo-labels downwards
+# (blue).* Confidence drops at some ends of the red blocks, where one cluster has snippets with both
+# labels. Inside the blocks it is high, with or without an annotated action: snippets of context
+# look similar to each other, all of them are above the mean, and so their cluster agrees.
 
 # %% [markdown]
-# ## 5. Are they cleaner afterwards?
+# ## 5. Does denoising make the pseudo-labels better?
 #
-# On the test videos the annotation tells. Precision of action pseudo-labels is the share of their
-# weight that lies in annotated actions, recall the share of annotated snippets' weight that they
-# hold. *Before*, each weighs 1; *after*, its $S$, as in DCC; *agreeing* keeps, with weight 1, those
-# with which at least half of their cluster agrees. Recall *after* cannot exceed recall before, as
-# no weight exceeds 1: what is to be gained is precision.
+# The annotations of the test videos answer this. The precision of action pseudo-labels is the
+# fraction of their weight that lies in annotated actions; recall is their weight in annotated
+# snippets, divided by the number of annotated snippets. *Before*: each pseudo-label has weight 1.
+# *After*: its weight is its $S$, as in DCC. *Agreeing*: only pseudo-labels with $S$ of at least one
+# half are kept, with weight 1. Recall cannot rise by denoising, because no weight exceeds 1; only
+# precision can.
 
 
 # %%
@@ -452,12 +455,13 @@ def table(result):
 table(quality(look_at["BaS-Net"], test_split))
 
 # %% [markdown]
-# *`chance` is the share of snippets that are of that side, which is the precision of guessing.*
+# *`chance` is the fraction of snippets with that label, which is the precision of guessing.*
 #
-# The threshold finds most of the actions, and twice as much outside of actions as inside: precision is
-# well above chance and far from 1. Denoising moves it little, and costs recall. The last picture says why:
-# the errors here are no odd ones out, but whole shots of context, believed because their clusters
-# agree. Features in which action and context fall into different clusters would let it do more.
+# The threshold finds most of the actions, but also twice as many snippets outside of actions as
+# inside: precision is well above chance and far below 1. Denoising changes it little and costs
+# recall. The last picture shows why: the errors here are not single snippets but whole shots of
+# context, which have high confidence because their clusters agree. With features that put action
+# and context into different clusters, denoising could do more.
 #
 # Does another number of clusters help?
 
@@ -479,23 +483,23 @@ axes.legend(fontsize=9)
 plt.show()
 
 # %% [markdown]
-# *Precision and recall of action pseudo-labels over the test videos for several numbers of
-# clusters per video; the star is without denoising.* Mind the narrow scale of precision: no $K$ gains
-# much. Few clusters trust less and so weigh recall down; many agree with themselves and change less
-# and less.
+# *Precision and recall of action pseudo-labels over the test videos for several numbers of clusters
+# per video; the star is without denoising.* Note the narrow scale of precision: no $K$ gains much.
+# With few clusters confidences are lower, which lowers recall; with many clusters most snippets
+# agree with their cluster, and denoising changes little.
 
 # %% [markdown]
 # ## 6. Regions and the memory of all videos
 #
-# With $X_t$ the embedding (here, of BaS-Net, the features of the layer below, which it has trained),
-# time is cut into $M=5$ equal
-# regions, and for each class of the video
+# $X_t$ is the embedding (here that of BaS-Net: the features of the layer below, which BaS-Net has
+# trained). Time is cut into $M=5$ equal regions $m$. For each class of the video
 #
 # $$r_m\propto\sum_{t\in m}\hat A_{t,c}\,S_{t,c}\,X_t,\qquad
 # r'_m\propto\sum_{t\in m}(1-\hat A_{t,c})\,S_{t,c}\,X_t,$$
 #
-# are its action and its background there, at length 1. A memory keeps the regions of all training
-# videos, each as the network saw them last. For an action region $r$
+# are the action and the background feature of the region, scaled to length 1. A memory stores the
+# regions of all training videos, each with the features from the last time the network saw the
+# video. For an action region $r$ the loss
 #
 # $$\mathcal L_{\text{dcc}}=-\log\frac{\sum_{r^+}e^{r\cdot r^+/\tau}}
 # {\sum_{r^+}e^{r\cdot r^+/\tau}+\sum_{r^-}e^{r\cdot r^-/\tau}}$$
@@ -543,8 +547,8 @@ print(f"L_dcc of {train_split.names[anchor]}: {np.mean(losses):.5f} by hand, {li
 np.testing.assert_allclose(np.mean(losses), library, rtol=1e-3)
 
 # %% [markdown]
-# The roles by hand and the library's loss agree. The picture shows them for the first region of
-# that video, on a few rows of the memory.
+# Positives and negatives assigned by hand give the same loss as the library. The picture shows them
+# for the first region of that video, for a few rows of the memory.
 
 # %%
 own = bank.classes[anchor, 0]
@@ -592,18 +596,19 @@ figure.legend(handles, kinds, loc="outside lower center", ncols=4, fontsize=9, f
 plt.show()
 
 # %% [markdown]
-# *Each line is a class of a video, each cell one of its five regions; white: no such snippet there,
-# and on the right what is left out.
-# Left: what the entry is to the anchor (black). Right: how alike the two are, here in the network
-# that never was taught to contrast them.* Where a video has the anchor's class and another, the
-# other line's background is left out: what is background to one class may be action of the other.
+# *Each row is a class of a video, each cell is one of its five regions. White: the region has no
+# such snippet; in the right panel also entries that are left out. Left: the role of the entry for
+# the anchor (black). Right: the similarity of the entry and the anchor, in a network that was never
+# trained to contrast them.* If a video has the anchor's class and another class, the background of
+# the other class is left out: background of one class may be action of the other.
 
 # %% [markdown]
-# ## 7. BaS-Net beside DCC
+# ## 7. BaS-Net against DCC
 #
-# DCC minimises $\mathcal L+\beta\,\mathcal L_{\text{dcc}}$. Here $\beta$ is 0 in the first twentieth of
-# the run, while the memory fills, then rises from 1 to 10. Same data, same steps, same optimizer, same seeds as BaS-Net above. After training nothing of DCC is
-# used: the suppression branch localizes.
+# DCC minimizes $\mathcal L+\beta\,\mathcal L_{\text{dcc}}$. Here $\beta$ is 0 in the first
+# twentieth of the run, while the memory fills, then it rises from 1 to 10. Data, steps, optimizer
+# and seeds are the same as for BaS-Net above. After training, the parts that DCC adds are not used:
+# the suppression branch localizes.
 
 # %%
 runs |= {("demo", seed): learn("demo", seed) for seed in SEEDS}
@@ -630,10 +635,10 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# *Left: what both learn from the labels, seed 0. Right, DCC alone: the softmax mass that falls on
-# positives, the mean confidence in pseudo-labels, and the weight of the contrast.* The contrast is no
-# small addition here: with it the labels' own losses fall much less. Its positives gain little by
-# little; at this temperature they could not get all of the mass from so many negatives.
+# *Left: the losses on the labels of both methods, seed 0. Right, DCC only: the softmax mass on
+# positives, the mean confidence in pseudo-labels, and the weight of the contrast.* The contrast has
+# a strong effect here: with it the losses on the labels fall much less. The mass on positives rises
+# slowly; at this temperature and with so many negatives it could not reach 1.
 
 # %%
 average = {v: np.array([100 * runs[v, s][1]["average"]["0.1:0.7"] for s in SEEDS]) for v in KINDS}
@@ -655,27 +660,28 @@ gain = average["demo"] - average["demo,bas_net"]
 print(f"DCC - BaS-Net by seed: {', '.join(f'{x:+.1f}' for x in gain)}; mean {gain.mean():+.1f}")
 
 # %% [markdown]
-# *mAP on the test videos, one line a run; the average is over tIoU 0.1 to 0.7, the last step's
-# parameters, nothing chosen on test or held-out videos.*
+# *mAP on the test videos, one line per run; the average is over tIoU 0.1 to 0.7. Parameters are
+# those of the last step; nothing was chosen on test or held-out videos.*
 #
-# Compare the difference between the methods with that between two seeds of one method: unless it is
-# clearly larger, nothing has been shown. In the run kept on this page it is larger, at the higher
-# overlaps above all. **But the next section takes it back**: which method leads depends on the
-# thresholds that make proposals. A reason to expect little may be found in section 5: contrast that
-# starts from labels of which most are context teaches that context belongs to the action.
+# Compare the difference between the methods with the difference between two seeds of one method. If
+# it is not clearly larger, it shows nothing. In the run on this page it is larger, mostly at high
+# overlaps. **But the next section shows that this does not hold**: which method is better depends
+# on the thresholds that make proposals. Section 5 gives a reason to expect little: most action
+# pseudo-labels are context, so the contrast teaches that context belongs to the action.
 #
-# What became of the pseudo-labels?
+# How have the pseudo-labels changed?
 
 # %%
 table(quality(look_at["DCC"], test_split))
 
 # %% [markdown]
-# Much as in section 5: what lies above the mean, and what clusters make of it, has hardly changed.
+# They are much as in section 5: the snippets above the mean, and their confidences, have hardly
+# changed.
 #
 # ## 8. A video's timeline
 #
-# `vssl_jax.localization.timelines.timeline` puts all of it on one page; a run of
-# `python -m vssl_jax.main --config=configs/dcc.py:demo` leaves a few of these in its folder.
+# `vssl_jax.localization.timelines.timeline` draws everything about a video in one picture. A run of
+# `python -m vssl_jax.main --config=configs/dcc.py:demo` writes a few of these to its folder.
 
 
 # %%
@@ -697,11 +703,11 @@ timelines.timeline(RUNS / "timeline.png", one, video, predictions[one.name], nam
 show(RUNS / "timeline.png")
 
 # %% [markdown]
-# *From the annotation (top) to the predictions (bottom, the surest darkest); T-CAS is brought to
-# [0, 1].* The activation peaks in actions, while pseudo-labels, denoised or not, span action and
-# context around it. So do many predictions: a proposal is a run above one of ten thresholds, which
-# in BaS-Net's settings end at 0.225, and context lies above that. Thresholds from 0.3 to 0.8 cut it
-# off:
+# *From the annotation (top) to the predictions (bottom, darker with a higher score); the T-CAS is
+# scaled to [0, 1].* The activation has its peaks in actions. Pseudo-labels, with or without
+# denoising, cover actions and the context around them, and so do many predictions. A proposal is a
+# sequence of snippets above one of ten thresholds. In BaS-Net's settings the highest is 0.225, and
+# context is above it. Thresholds from 0.3 to 0.8 remove context:
 
 # %%
 options["settings"] = dataclasses.replace(
@@ -716,21 +722,23 @@ for variant, (title, _) in KINDS.items():
   print(f"{title:8} average mAP with thresholds 0.3 to 0.8, by seed: {values}")
 
 # %% [markdown]
-# In the run kept here BaS-Net gains nine points by this and DCC hardly any, so that BaS-Net leads. So
-# **no gain of DCC is shown here**, and one might have been claimed by looking at one set of
-# thresholds: a method may change the range of activations, and fit a given set better or worse by
-# that alone. These were chosen after looking at test
-# videos, which makes this an analysis and no score. On your own data hold out training videos
-# (`config.data.localization.validation`) and choose by them, for each method, before you compare:
-# `python -m vssl_jax.localize --split=train:held_out --thresholds=0.3:0.75:0.05 …`. docs/results.md has such
-# figures, and data (real features, no context) on which DCC does gain a little.
+# In the run on this page BaS-Net gains nine points from these thresholds and DCC hardly any, so
+# BaS-Net is now better. So **this page shows no gain of DCC**, although one set of thresholds alone
+# seemed to show one. A method may only change the range of the activations, and so fit a given set
+# of thresholds better or worse. The thresholds here were chosen after looking at test videos, so
+# this is an analysis, not a score. For your own data, hold out training videos
+# (`config.data.localization.validation`) and choose thresholds on them, separately for each method,
+# before you compare: `python -m vssl_jax.localize --split=train:held_out --thresholds=0.3:0.75:0.05
+# …`. docs/results.md has such figures, and data (real features, no context) on which DCC does gain
+# a little.
 
 # %% [markdown]
 # ## 9. The space of snippets
 #
-# The contrast is meant to draw a class's actions together and away from background. A sample of
-# the test videos' snippets, half of them background, by t-SNE; the numbers ask, of each snippet's
-# ten nearest neighbours *in other videos*, how many share its class (or are background too).
+# The contrast should move actions of one class together and away from background. The figure is a
+# t-SNE of a sample of snippets of the test videos, half of them background. The number is the
+# fraction of each snippet's ten nearest neighbours *in other videos* that have its class (or are
+# background too).
 
 # %%
 COUNT = 60 if FAST else 600
@@ -752,23 +760,24 @@ timelines.scatter(RUNS / "tsne.png", planes, sample.label, names, notes)
 show(RUNS / "tsne.png", 1500)
 
 # %% [markdown]
-# *One color a class, background grey.* Every space parts the classes from each other. In each class's
-# cloud there is grey as well: that is its context, and no space learnt from video labels pulls it
-# out. Nor need it: the labels are explained by either. The numbers say more: the simulated input
-# features are better at this than any space that was learnt from them.
+# *One color per class, background grey.* All spaces separate the classes from each other. The cloud
+# of each class also contains grey points: its context, which no space learnt from video labels
+# separates from the action. The labels do not require it, because both action and context explain
+# them. The numbers also show that the simulated input features are better at this than all spaces
+# learnt from them.
 
 # %% [markdown]
 # ## Limits
 #
-# - **Simulated features.** The generator decides how alike context and action are and how noisy
-#   snippets are; another choice (`config.data.localization.untrimmed`) makes denoising easier or
-#   harder. What is shown is how the parts work, not what they are worth on real videos. The
+# - **Simulated features.** The generator determines how similar context and action are and how
+#   noisy snippets are; other settings (`config.data.localization.untrimmed`) make denoising easier
+#   or harder. This page shows how the parts work, not how well they work on real videos. The
 #   published figures on THUMOS14 (average mAP 35.3 for BaS-Net, 44.0 for DCC, the latter known to
 #   us second-hand) have not been reproduced here.
 # - **A small network and few runs**: 64 channels instead of 2,048, a few hundred steps.
-# - **DCC as reconstructed.** The number of clusters, the temperature, the weight $\beta$ and its
-#   schedule, and which branch gives pseudo-labels and embeddings are choices of this library.
+# - **A reconstruction of DCC.** The number of clusters, the temperature, the weight $\beta$ and its
+#   schedule, and the branch that gives pseudo-labels and embeddings are choices of this library.
 #
 # Next: `configs/dcc.py:demo,no_denoising`, `…,intra_video`, `…,mini_batch` and
-# `…,dataset_clusters` ask which part matters; `vssl_jax.extract_features` slides an encoder over
-# your own untrimmed videos, and `config.data.source=localization` trains on what it writes.
+# `…,dataset_clusters` test which part matters; `vssl_jax.extract_features` slides an encoder over
+# your own untrimmed videos, and `config.data.source=localization` trains on the features it writes.

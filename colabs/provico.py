@@ -14,22 +14,23 @@
 # %% [markdown]
 # # Videos as distributions: ProViCo step by step
 #
-# **Question.** A video is usually embedded as one point. But its clips disagree, and some videos are
-# clearer than others. What is gained by embedding it as a distribution, and what does each piece of
-# that machinery do?
+# **Question.** A video is usually embedded as one point. But its clips differ, and some videos are
+# clearer than others. What is gained by embedding a video as a distribution, and what does each
+# part of the method do?
 #
-# **What is known.** ProViCo (*Probabilistic Representations for Video Contrastive Learning*, Park et
-# al., CVPR 2022) makes each clip a Gaussian and a video the mixture of its clips. Videos at a small
-# Bhattacharyya distance count as positives beside the video itself, and each pair's loss is weighted
-# by how certain the two are. The paper reports linear probes, fine-tuning and retrieval, and that
-# uncertainty falls during training while retrieval rises. Of its constants it publishes one, β; the
-# number of clips N, of samples K, the width D, λ and τ are this library's choices.
+# **What is known.** ProViCo (*Probabilistic Representations for Video Contrastive Learning*, Park
+# et al., CVPR 2022) represents each clip as a Gaussian and a video as the mixture of its clips. In
+# addition to the video itself, videos at a small Bhattacharyya distance are positives, and the loss
+# of each pair is weighted by the uncertainties of its two videos. The paper reports linear probes,
+# fine-tuning and retrieval, and that uncertainty falls during training while retrieval improves. It
+# publishes only one of its constants, β; the number of clips N, the number of samples K, the width
+# D, λ and τ are choices of this library.
 #
-# **Here.** Each step by itself, on examples small enough to check by hand: the distance, the
-# mixture, sampling, mining, the match probability, the loss. Then three small training runs on videos
-# of handwritten digits, with the regularizer off, at its published weight and far above it, and a
-# look at what was mined. **The network is of width 8 and the runs last about a minute: they show
-# what the terms do, not what the method is worth.**
+# **Here.** We look at each step separately, on examples small enough to check by hand: the
+# distance, the mixture, sampling, mining, the match probability, the loss. Then we make three small
+# training runs on videos of handwritten digits, with the regularizer off, at its published weight
+# and far above it, and look at the mined pairs. **The network has width 8 and the runs last about a
+# minute: they show what the terms do, not how good the method is.**
 
 # %%
 import importlib.util
@@ -95,16 +96,18 @@ jax.config.update("jax_disable_most_optimizations", FAST)
 # ## 1. Why the Bhattacharyya distance
 #
 # How far apart are two distributions? The distance of their means ignores how wide they are, and in
-# which direction. The Bhattacharyya distance asks how much they overlap,
-# $D_B = -\log \int \sqrt{p\,q}$. For Gaussians with variances $\sigma^2_{\cdot d}$ along the axes
+# which direction. The Bhattacharyya distance measures how much they overlap,
+# $D_B = -\log \int \sqrt{p\,q}$. For Gaussians with variances $\sigma^2_{\cdot d}$ along the axes it
+# is
 #
 # $$D_B = \sum_d \Big[\underbrace{\tfrac14 \frac{(\mu_{id} - \mu_{jd})^2}
 # {\sigma_{id}^2 + \sigma_{jd}^2}}_{\text{means}} + \underbrace{\tfrac14 \log \tfrac14 \Big(
 # \frac{\sigma_{id}^2}{\sigma_{jd}^2} + \frac{\sigma_{jd}^2}{\sigma_{id}^2} + 2 \Big)
 # }_{\text{shapes}}\Big].$$
 #
-# Three Gaussians, by hand. A is wide across and narrow up. B and C have their means equally far from
-# A's, but B lies in the direction in which A is uncertain, and C in that in which it is not.
+# Three Gaussians, by hand. A is wide horizontally and narrow vertically. The means of B and C are
+# equally far from that of A, but B lies in the direction in which A is uncertain, and C in the
+# direction in which A is certain.
 
 # %%
 mean = np.array([[0.0, 0.0], [1.2, 0.0], [0.0, 1.2]])
@@ -137,7 +140,7 @@ for name, (i, j) in PAIRS.items():
   )
 
 # %% [markdown]
-# The third column is the definition itself, integrated over a grid: the three agree.
+# The third column is the definition, integrated numerically on a grid: all three agree.
 
 # %%
 fig = figure.new(9, 3)
@@ -165,27 +168,28 @@ right.legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 1. Left: contours at one and two standard deviations; the dotted circle holds the means at
-# equal Euclidean distance from A's. Right: the distances.* Seen from A, B is a neighbour and C is
-# not, though their means are equally far. In grey the one-dimensional formula with
-# $\sigma^2 = \sum_d \sigma_d^2$, as a review of the paper prints it: with a single number for the
-# width the direction is lost, and with it most of the difference (`config.provico.form=reviewed`).
-# The library sums over dimensions. λ, the weight of the first term, is free in the paper; only
-# $\lambda = \tfrac14$ makes it the Bhattacharyya distance.
+# *Figure 1. Left: contours at one and two standard deviations; means on the dotted circle have the
+# same Euclidean distance from the mean of A. Right: the distances.* B is near A and C is not,
+# although their means are equally far from that of A. In grey: the one-dimensional formula with
+# $\sigma^2 = \sum_d \sigma_d^2$, as printed in a review of the paper
+# (`config.provico.form=reviewed`). It has a single number for the width, so the direction is lost,
+# and with it most of the difference. The library sums over dimensions. λ, the weight of the first
+# term, is a free parameter in the paper; only $\lambda = \tfrac14$ gives the Bhattacharyya
+# distance.
 #
 # ## 2. A video is a mixture
 #
-# The encoder gives each of N clips a mean $\mu_n$ on the unit sphere and variances $\sigma_n^2$. The
-# video is the even mixture of these Gaussians, replaced by the one Gaussian of the same moments. By
-# the law of total variance
+# The encoder gives each of N clips a mean $\mu_n$ on the unit sphere and variances $\sigma_n^2$.
+# The video is the mixture of these Gaussians with equal weights, replaced by one Gaussian with the
+# same mean and variance. By the law of total variance
 #
 # $$\mu(V) = \frac1N \sum_n \mu_n, \qquad \sigma^2(V) =
 # \underbrace{\frac1N \sum_n \sigma_n^2}_{\text{what the network says}} +
 # \underbrace{\frac1N \sum_n \big(\mu_n - \mu(V)\big)^2}_{\text{how the clips disagree}}
 # = \frac1N \sum_n (\sigma_n^2 + \mu_n^2) - \mu(V)^2,$$
 #
-# element by element. And since all $\|\mu_n\| = 1$, the second part sums to $1 - \|\mu(V)\|^2$ over
-# the dimensions: a short mean is a sign of clips that disagree. Two dimensions, four clips:
+# for each dimension. Since all $\|\mu_n\| = 1$, the second part summed over the dimensions is
+# $1 - \|\mu(V)\|^2$: a short mean shows that the clips disagree. Two dimensions, four clips:
 
 # %%
 ANGLES = {"clips agree": [65, 75, 80, 90], "clips disagree": [5, 60, 100, 150]}
@@ -225,14 +229,14 @@ fig.axes[0].legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 2. One standard deviation of four clips on the unit circle (blue) and of their video (red).
-# The dotted line is μ(V).* The identity is printed above: both ways to write σ²(V) agree, and the
-# second part is one less the squared length of the dotted line.
+# *Figure 2. One standard deviation of four clips on the unit circle (blue) and of their video
+# (red). The dotted line is μ(V).* The output above checks the identity: both ways to write σ²(V)
+# agree, and the second part is one minus the squared length of the dotted line.
 #
 # **Uncertainty** of a video is $\sum_d \sigma_d^2(V)$, the mean squared distance of a sample from
-# μ(V). Its second part depends on how many clips are looked at: for clips drawn independently around
-# a common mean $\bar\mu$ it is $(1 - \tfrac1N)(1 - \|\bar\mu\|^2)$ on average, nothing for one clip
-# and near its limit from eight on.
+# μ(V). Its second part depends on the number of clips: for clips drawn independently around a
+# common mean $\bar\mu$ it is $(1 - \tfrac1N)(1 - \|\bar\mu\|^2)$ on average. This is zero for one
+# clip and near its limit for eight or more.
 
 # %%
 key = jax.random.key(0)
@@ -269,14 +273,14 @@ axis.legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 3. How the clips' disagreement grows with the number of clips; means and standard
-# deviations of 200 draws, and the law above.*
+# *Figure 3. How the disagreement of the clips grows with their number: means and standard
+# deviations of 200 draws, and the formula above.*
 #
 # ## 3. K samples
 #
-# The loss works on samples $z^{(k)} = \sigma(V) \odot \varepsilon^{(k)} + \mu(V)$, k = 1 … K. So does
-# the published mining distance, averaged over the K × K pairs of samples. For independent draws that
-# adds a constant, λD in expectation, and noise, which more samples reduce:
+# The loss is computed on samples $z^{(k)} = \sigma(V) \odot \varepsilon^{(k)} + \mu(V)$, k = 1 … K.
+# So is the published mining distance, averaged over the K × K pairs of samples. For independent
+# draws this adds a constant (λD in expectation) and noise, which decreases with more samples:
 
 # %%
 pair = unit_near(key, jnp.eye(DIM)[:2], 0.5)  # two videos' means
@@ -311,16 +315,16 @@ print(f"between the distributions {exact:.2f}; with λD = {DIM / 4:.0f} added {e
 fig
 
 # %% [markdown]
-# *Figure 4. The distance over samples of one pair of videos in 64 dimensions, 200 times; red: the
-# distance of the distributions plus λD.* So an absolute threshold τ must move with λ and D where
-# distances are between samples. A share of the batch's pairs need not, which is why the library's
-# default τ is a quantile.
+# *Figure 4. The distance over samples of one pair of videos in 64 dimensions, drawn 200 times; red:
+# the distance of the distributions plus λD.* So if distances are between samples, an absolute
+# threshold τ must change with λ and D. A fraction of the pairs in the batch does not depend on
+# them; so the library's default τ is a quantile.
 #
-# ## 4. Mining, and what N, K, D, λ and τ do to it
+# ## 4. Mining, and the effect of N, K, D, λ and τ
 #
 # Pairs $(i, j)$ of a batch with $D(V_i, V_j) < \tau$ become positives. A toy batch: four kinds of
-# videos, six of each, every video with its own variance. Good mining finds pairs of one kind: the
-# blocks on the diagonal.
+# videos, six of each, every video with its own variance. Good mining finds pairs of the same kind:
+# the blocks on the diagonal.
 
 
 # %%
@@ -371,26 +375,27 @@ for row, (name, (field, values)) in zip(axes, KNOBS.items(), strict=True):
 fig
 
 # %% [markdown]
-# *Figure 5. Distances of all pairs of the toy batch (dark is near, a scale for each panel) and the
-# mined positives (red), changing one knob a row; the others stand at N = 4, K = 8, D = 64, λ = ¼,
-# τ = 10 % of the pairs. Precision: share of the mined pairs that are of one kind; recall: share of
-# such pairs that are mined.*
+# *Figure 5. Distances of all pairs of the toy batch (dark is near; each panel has its own scale)
+# and the mined positives (red). Each row changes one parameter; the others are N = 4, K = 8, D =
+# 64, λ = ¼, τ = 10 % of the pairs. Precision: the fraction of mined pairs that are of the same
+# kind; recall: the fraction of such pairs that are mined.*
 #
-# Row by row. Every further clip tells more of its video: precision rises with N. Few samples add
-# noise: precision is 0.86 at K = 1, 0.89 at 4 and 8, 1.00 at 64. In 8 dimensions strangers come near by
-# chance. With λ = 0 the means do not count, and what is mined are videos of like variance: precision
-# is that of guessing (0.22); from ¼ on λ hardly matters here. τ buys recall with precision.
+# Row by row: each further clip gives more information about its video, so precision rises with N.
+# Few samples add noise: precision is 0.86 at K = 1, 0.89 at 4 and 8, 1.00 at 64. In 8 dimensions
+# videos of different kinds are near each other by chance. With λ = 0 the means have no effect, and
+# mining finds videos with similar variance: precision is that of guessing (0.22); from ¼ on λ
+# hardly matters here. A larger τ gives more recall and less precision.
 #
 # ## 5. The match probability
 #
-# How well two videos match is asked of their samples:
+# The match probability of two videos is computed from their samples:
 #
 # $$p(m \mid V_i, V_j) = \frac{1}{K^2} \sum_{k, k'} s\big(b - a\,\|z_i^{(k)} - z_j^{(k')}\|\big),$$
 #
-# with the logistic function $s$ and learnt $a > 0$ and $b$: it is one half at the distance $b / a$,
-# and falls the more steeply the larger $a$. Where should it start? On the unit sphere with
-# $\sum_d \sigma_d^2 = 1$, two draws of one video lie about $\sqrt 2$ apart and two draws of
-# unrelated videos about 2.
+# with the logistic function $s$ and learnt $a > 0$ and $b$. It is one half at the distance $b / a$,
+# and a larger $a$ makes it steeper. How should $a$ and $b$ be initialized? On the unit sphere with
+# $\sum_d \sigma_d^2 = 1$, two samples of one video have a distance of about $\sqrt 2$, and two
+# samples of unrelated videos about 2.
 
 # %%
 distance = jnp.linspace(0, 2.6, 261)
@@ -429,22 +434,23 @@ right.legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 6. Left: distances of samples at the start of training, and the library's starting curve (a
+# *Figure 6. Left: distances of samples at the start of training, and the library's initial curve (a
 # = 30, b = 45, scaled by 5). Right: other a and b. The ratio b/a moves the curve, a makes it
-# steeper.* A start at $b = a$ denies every match, a video's own draws included; one at $b = 2a$
-# begins to take strangers for matches. In between there is something to learn from at once.
+# steeper.* With $b = a$ nothing matches at the start, not even samples of the same video; with
+# $b = 2a$ unrelated videos begin to match. Values in between give a useful gradient from the start.
 #
 # ## 6. The loss and the regularizer
 #
-# $L_\text{soft}$ is $-\log p$ of a positive pair, $-\log(1 - p)$ of a negative. With $s_i$ the
-# uncertainty of video $i$ as one number,
+# $L_\text{soft}$ is $-\log p$ for a positive pair and $-\log(1 - p)$ for a negative pair. With
+# $s_i$, the uncertainty of video $i$ as one number, the loss is
 #
 # $$L = \frac{L_\text{soft}}{s_i s_j} + \tfrac12 (\log s_i + \log s_j) + \beta\,
 # \mathrm{KL}\big(\mathcal N(\mu_n, \sigma_n^2) \,\|\, \mathcal N(0, I)\big).$$
 #
-# For a given $L_\text{soft}$ the first two terms are least at $s_i s_j = 2 L_\text{soft}$: pairs
-# that stay hard make their videos uncertain, and weigh less. As $L_\text{soft}$ goes to 0 the
-# optimum goes to no uncertainty at all, with a loss of −∞; only the last term holds against it.
+# For a given $L_\text{soft}$ the sum of the first two terms is smallest at
+# $s_i s_j = 2 L_\text{soft}$: pairs that stay hard make their videos uncertain and get less weight.
+# As $L_\text{soft}$ goes to 0, the optimal uncertainty goes to 0 and the loss to −∞; only the last
+# term prevents this.
 
 # %%
 s = np.geomspace(0.01, 30, 200)
@@ -464,15 +470,15 @@ fig
 
 # %% [markdown]
 # *Figure 7. Left: the weighted loss of a pair against the product of the uncertainties, for four
-# values of $L_\text{soft}$; dots at $2 L_\text{soft}$. Right: the divergence from a standard normal,
-# as a function of one log-variance. Towards small variances it grows only linearly: its pull is the
-# constant β/2 a dimension.*
+# values of $L_\text{soft}$; dots at $2 L_\text{soft}$. Right: the divergence from a standard
+# normal, as a function of one log-variance. Towards small variances it grows only linearly: its
+# gradient is the constant β/2 per dimension.*
 #
 # ## 7. The regularizer on and off
 #
-# Three small runs on the digits' videos: β = 0, the published $10^{-4}$, and 0.1, a thousand times
-# as much, so that its pull shows in a run this short. Everything else is the recipe
-# `configs/provico.py:demo` with half the network's width.
+# Three small runs on the videos of digits: β = 0, the published $10^{-4}$, and 0.1, which is a
+# thousand times as large, so that its effect is visible in such a short run. Everything else is the
+# recipe `configs/provico.py:demo` with half the network width.
 
 # %%
 STEPS = 3 if FAST else 132
@@ -554,21 +560,22 @@ axes[0].legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 8. The training log (batches of 64 videos), and last R@1 of the test videos among the
-# training videos by the cosine of μ(V); grey: the features of a random network, which has no trained
-# projection. A share of 382 videos has a standard error of about 2 points, and another seed moves it
-# by more.*
+# *Figure 8. The training log (batches of 64 videos), and in the last panel R@1 of the test videos
+# among the training videos by the cosine of μ(V); grey: the features of a random network, which has
+# no trained projection. For 382 videos the standard error is about 2 points, and another seed
+# changes the value by more.*
 #
-# β = 0 and the published β can't be told apart in a run this short: variance and uncertainty lie on
-# one another, and R@1 differs by less than another seed might. A thousand times as much shows what the term wants.
-# The variances go most of the way to those of a standard normal, whose Σσ² would be 64; samples of one
-# video then lie as far apart as those of strangers, so that no pair is given a match and nothing tells
-# clips apart: a video's means fall together (spread 0.00), and R@1 stays with the random network's.
+# β = 0 and the published β cannot be distinguished in such a short run: their curves of variance
+# and uncertainty coincide, and R@1 differs by less than another seed might change it. The run with
+# a thousand times as much shows the effect of the term. The variances almost reach those of a
+# standard normal, whose Σσ² would be 64. Then samples of one video are as far apart as samples of
+# unrelated videos, so no pair matches, and no signal separates clips: the means of all clips of a
+# video become equal (spread 0.00), and R@1 stays at that of the random network.
 #
-# ### Does uncertainty know?
+# ### Does uncertainty predict retrieval?
 #
-# If uncertainty means anything, certain videos should be retrieved better. The test videos of the
-# run with the published β, in groups from the most certain to the least:
+# If uncertainty has a meaning, videos with low uncertainty should be retrieved better. The test
+# videos of the run with the published β, in groups from lowest to highest uncertainty:
 
 # %%
 chosen = runs["β = 1e-4"]
@@ -581,15 +588,15 @@ for g in groups:
 print(correlation.verdict(correlation.spearman(chosen["queries"].uncertainty, hit)))
 
 # %% [markdown]
-# The most certain videos are found best in this run and the least certain worst, as one would wish, but
-# neighbouring groups' errors overlap and the rank correlation may be chance. In the longer runs of
-# `docs/uncertainty.md` it is there, and weak.
+# In this run the videos with the lowest uncertainty are retrieved best and those with the highest
+# worst, as expected. But the error bars of neighbouring groups overlap, and the rank correlation
+# may be chance. In the longer runs of `docs/uncertainty.md` there is a correlation, but it is weak.
 #
-# ## 8. What was mined
+# ## 8. Which pairs are mined?
 #
-# As many training videos as a batch holds, and the run's own rule: the nearest 5 % of the pairs. The
-# command `python -m vssl_jax.uncertainty --checkpoint=RUN --output=DIR` draws this for any run,
-# beside uncertainty against training, corruption and recall.
+# We take one batch of training videos and the rule of the run: the nearest 5 % of the pairs. The
+# command `python -m vssl_jax.uncertainty --checkpoint=RUN --output=DIR` draws this picture for any
+# run, and also uncertainty over training, under corruption, and against R@1.
 
 # %%
 config, bank = chosen["config"], chosen["bank"]
@@ -632,17 +639,18 @@ figures.pairs(RUN / "pairs.png", rows, title)
 Image(RUN / "pairs.png", width=700)
 
 # %% [markdown]
-# *Figure 9. Three videos, from the most certain (top) to the least, each with its nearest mined
-# positives and its hardest negatives, those that were just not mined.*
+# *Figure 9. Three videos, from lowest (top) to highest uncertainty, each with its nearest mined
+# positives and its hardest negatives, which are the nearest pairs that were not mined.*
 #
-# Mining has learnt nothing of the classes yet: of the mined pairs no more are of one class than of all
-# pairs. The certain video has no positive and the uncertain one has several, as section 1 would lead
-# one to expect of wide Gaussians; three videos do not show it. In the longer runs of
-# `docs/uncertainty.md` the mined pairs are of one class three times as often as by chance.
+# Mining does not find classes yet: mined pairs are of the same class no more often than all pairs.
+# The certain video has no positive and the uncertain one has several. Section 1 explains this for
+# wide Gaussians, but three videos do not prove it. In the longer runs of `docs/uncertainty.md` the
+# mined pairs are of the same class three times as often as by chance.
 #
 # ## Limits
 #
-# The toy batch of section 4 has the structure that mining looks for, by construction. The runs are
-# of one seed, one data set and 132 updates. Of N, K, D, λ and τ the paper states none, so no figure
-# here says what its authors chose. In longer runs of the shipped recipe the uncertainty falls on;
-# `configs/provico.py` lists every knob of this page as a suffix (`demo,n2,k1,lambda1,tau1,no_kl`).
+# The toy batch of section 4 has the structure that mining looks for, by construction. The runs have
+# one seed, one data set and 132 updates. The paper gives no values for N, K, D, λ and τ, so no
+# figure here shows the choice of its authors. In longer runs of the library's recipe the
+# uncertainty continues to fall. `configs/provico.py` lists every parameter of this page as a suffix
+# (`demo,n2,k1,lambda1,tau1,no_kl`).

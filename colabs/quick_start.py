@@ -14,17 +14,17 @@
 # %% [markdown]
 # # Quick start: from a folder of videos to features
 #
-# **Question.** You have a folder of videos. What does a network learn from them without a label,
-# and how do you know that it learnt anything?
+# **Question.** You have a folder of videos. What does a network learn from them without labels, and
+# how do you know that it learnt something?
 #
 # **What is known.** CVRL (*Spatiotemporal Contrastive Video Representation Learning*, Qian et al.,
-# CVPR 2021) draws two clips of each of $N$ videos, changes colors and crops of each clip, and
-# trains an encoder so that the two clips of a video lie closer to each other than to the other
+# CVPR 2021) draws two clips of each of $N$ videos, crops each clip and changes its colors, and
+# trains an encoder so that the two clips of a video are closer to each other than to the other
 # $2N - 2$ clips of the batch.
 #
-# **Here.** Five steps, each a few lines: records from the folder, a look at what the model sees,
-# pre-training, probes beside an untrained network, and retrieval in pictures. All of it takes a
-# few minutes on two CPU cores, so the network is small and so are the videos.
+# **Here.** Five steps of a few lines each: records from the folder, a look at the model's input,
+# pre-training, probes compared with an untrained network, and retrieval in pictures. Everything
+# takes a few minutes on two CPU cores, so the network and the videos are small.
 
 # %%
 import importlib.util
@@ -93,14 +93,14 @@ def show(path: pathlib.Path, width: int) -> Image:
 # ## 1. A folder of videos
 #
 # **Put your own folder here**: `VIDEOS = pathlib.Path("/content/my_videos")`, and skip the next
-# cell. The tool takes class folders (`archery/a.mp4`), class folders within `train` and `test`, as
-# below, or a flat folder without labels (pre-training needs none, probes do).
+# cell. The tool accepts class folders (`archery/a.mp4`), class folders within `train` and `test`
+# (as below), or a flat folder without labels (pre-training needs no labels, probes do).
 #
-# So that this page runs anywhere, the next cell writes such a folder itself: a few hundred MP4
-# files of 32 × 32 pixels, four seconds each, made from the handwritten digits that scikit-learn
-# ships. One handwriting stays for a whole video. At every cut, each half to one second, its place,
-# size, slant, motion, colors and background are drawn anew. So the class is told by the shape
-# alone, and what two clips of one video share is the handwriting.
+# So that this page runs anywhere, the next cell writes such a folder: a few hundred MP4 files of 32
+# × 32 pixels and four seconds, made from the handwritten digits in scikit-learn. The handwriting
+# stays the same for a whole video. At every cut (after half a second to one second) the digit's
+# place, size, slant, motion, colors and background change. So only the shape identifies the class,
+# and two clips of one video have the handwriting in common.
 
 # %%
 VIDEOS, RECORDS = RUN / "videos", RUN / "records"
@@ -136,9 +136,9 @@ print(*files[:3], sep="\n")
 # %% [markdown]
 # ## 2. Records
 #
-# Decoding compressed video is slow where single frames are wanted. So the folder is read once and
-# each video kept as a row of JPEG images. On the command line this is
-# `vssl prepare VIDEOS RECORDS`. A file that cannot be read is named and skipped.
+# Decoding single frames from compressed video is slow. So the folder is read once, and each video
+# is stored as a sequence of JPEG images. On the command line this is `python -m
+# data_pipelines.prepare VIDEOS RECORDS`. It skips files that cannot be read and names them.
 
 # %%
 made = prepare.prepare(VIDEOS, RECORDS)
@@ -147,7 +147,7 @@ print(manifest.summary(made))
 # %% [markdown]
 # ## 3. What the model sees
 #
-# A config holds every choice, with its default and meaning in `vssl_jax/config.py`. The variant
+# A config holds all settings; `vssl_jax/config.py` lists their defaults and meanings. The variant
 # `demo` is the smallest: an R3D-18 of width 16, clips of four frames with stride 2, 24 × 24
 # pixels. For real videos start from `ucf6` (56 × 56) or from the published recipe, `k400`.
 
@@ -166,9 +166,9 @@ if FAST:
   config.probe.calibrate, config.data.eval.clips, config.knn.every_epochs = 1, 1, 1.0
 
 # %% [markdown]
-# Look at the data before training on it. These are the first two videos of the very first batch of
-# the run: two clips of each as they were cut and cropped (*cut*), and the same two as they enter
-# the network, after the augmentation that the device adds (*seen*).
+# Look at the data before you train on it. These are the first two videos of the first batch of the
+# run: two clips of each after clip sampling and cropping (*cut*), and the same clips as they enter
+# the network, after the augmentation on the device (*seen*).
 
 # %%
 source, batch, _ = inspect.training_rows(config, step=0, videos=2)
@@ -180,20 +180,21 @@ inspect.contact_sheet(np.concatenate([cut, seen], axis=1), words, RUN / "clips.p
 show(RUN / "clips.png", 560)
 
 # %% [markdown]
-# *Figure 1. Rows: clips, with the number of the video, its class and the frame that the clip starts
-# at; columns: their four frames. The two clips of a video differ in place, color and background
-# (but where they overlap in time), and crop and color are changed once a clip, not once a frame: motion stays what it was.* If you
-# could not tell here which clips belong together, neither could the network.
+# *Figure 1. Rows: clips, with the number of the video, its class and the clip's first frame;
+# columns: their four frames. The two clips of a video differ in place, color and background (unless
+# they overlap in time). Crop and color change once per clip, not once per frame, so motion stays
+# the same.* If you cannot see here which clips belong together, the network cannot either.
 #
 # ## 4. Pre-training
 #
-# With $z_i$ the projected features of clip $i$ on the unit sphere, $z_i'$ those of the other clip
-# of its video and $\tau$ the temperature, the loss of an anchor is
+# Let $z_i$ be the projected features of clip $i$ on the unit sphere, $z_i'$ those of the other clip
+# of its video, and $\tau$ the temperature. The loss of an anchor is
 #
 # $$\ell_i = -\log \frac{\exp(z_i \cdot z_i' / \tau)}{\sum_{k \ne i} \exp(z_i \cdot z_k / \tau)},$$
 #
-# the sum over all other $2N - 1$ clips of the batch. On the command line: `vssl train
-# --config=cvrl:demo --config.data.path=RECORDS …`. Running the same again resumes.
+# where the sum is over all other $2N - 1$ clips of the batch. On the command line: `vssl train
+# --config=cvrl:demo --config.data.path=RECORDS …`. The same command
+# resumes an interrupted run.
 
 # %%
 log = io.StringIO()  # a line a logged step; they are drawn below from the run's own file
@@ -226,28 +227,29 @@ for axis, (name, (title, chance, low)) in zip(fig.subplots(1, 4), panels.items()
 fig
 
 # %% [markdown]
-# *Figure 2. The run's own log (`metrics.jsonl`, also written for TensorBoard), pale as it was logged
-# (each of the first three from one batch), dark a mean of nine rows; dashed: chance. From the left:
-# the loss, with $\log(2N - 1)$, its value where all similarities are equal; how often the clip nearest
-# to an anchor is the other clip of its video; how many dimensions the projected clips use; nearest
-# neighbours on the features, by the labels, which training does not see.*
+# *Figure 2. The run's log (`metrics.jsonl`, also written for TensorBoard). Pale: the logged values
+# (in the first three panels each from one batch); dark: mean of nine rows; dashed: chance. From the
+# left: the loss, where the dashed line is $\log(2N - 1)$, its value if all similarities are equal;
+# how often the clip nearest to an anchor is the other clip of its video; how many dimensions the
+# projected clips use; accuracy of nearest neighbours on the features, with labels that training
+# does not see.*
 #
-# The game is hard here: a fifth of the clips that an anchor is compared with show the same digit in
-# another hand, so to know the digit is not enough to win. A loss above the dashed line is no error
-# either: equal similarities are a safe answer, and a confident wrong one costs more. What such a
-# curve can tell is whether the network is alive. One that maps all videos to one point has an
-# effective rank near 1, contrastive accuracy at chance and its loss on the dashed line, and the
-# library warns of it by itself. Whether the features are good is another question, and the last
-# panel begins to answer it.
+# The pretext task is hard here: a fifth of the clips that an anchor is compared with show the same
+# digit in another handwriting, so recognizing the digit is not enough. A loss above the dashed line
+# is no error: equal similarities are a safe answer, and a confident wrong answer costs more. Such
+# curves only show whether training works at all. A collapsed network, which maps all videos to one
+# point, has an effective rank near 1, contrastive accuracy at chance and its loss on the dashed
+# line; the library warns of it automatically. Whether the features are good is another question.
+# The last panel gives a first answer.
 #
-# ## 5. Probes, beside an untrained network
+# ## 5. Probes, compared with an untrained network
 #
-# Contrastive accuracy says how far the game was learnt, not that the features are good for anything.
-# So labels come in, for the first time: with the encoder frozen, a logistic regression is fitted on
-# the training videos' features and tested on test videos, and each test video asks its nearest
-# training videos for its class. The same is done with the same network at random initialization
-# (its batch-norm statistics measured on training clips), and with a logistic regression on pixels:
-# without these two, a number says little.
+# Contrastive accuracy shows how well the pretext task was learnt, not whether the features are
+# useful. So now labels are used for the first time. The encoder is frozen. A logistic regression is
+# fitted on the features of the training videos and tested on test videos, and each test video gets
+# a class from its nearest training videos. The same is done with the network at random
+# initialization (with batch-norm statistics measured on training clips), and with a logistic
+# regression on pixels. Without these two baselines a number says little.
 
 # %%
 probe = config_file.load("linear_probe:demo")
@@ -278,15 +280,15 @@ axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5
 fig
 
 # %% [markdown]
-# *Figure 3. Share of test videos told right, by probe; bars are one standard error of a share of so
-# many videos (the spread over seeds comes on top).* No test video's handwriting is among the
-# training videos. (They are higher than the last panel's, which takes one clip per video, and these
-# three.)
+# *Figure 3. Accuracy on test videos, by probe; error bars are one standard error for this number of
+# videos (the spread over seeds is not included).* The handwritings of the test videos do not occur
+# in the training videos. (The values are higher than in the last panel of figure 2, which uses one
+# clip per video; these probes use three.)
 #
 # ## 6. Retrieval in pictures
 #
-# One number hides what is confused with what. `vssl evaluate` runs nine
-# protocols from one checkpoint, writes a table, and draws. Here are three of them.
+# One number does not show which classes are confused. `vssl evaluate` runs nine
+# protocols on one checkpoint and writes a table and pictures. Here are three of them.
 
 # %%
 protocols = ("retrieval", "knn", "logistic")
@@ -299,20 +301,20 @@ show(RUN / "evaluation" / "records" / "retrieval.png", 720)
 
 # %% [markdown]
 # *Figure 4. Left: a random test video of each class; right: the training videos with the nearest
-# features, green and ticked where the class is the same. Shown is each video's middle frame.* Look
-# at the colors: where neighbours of one row differ in color and background but not in shape, the
-# network has learnt to disregard the former. And look at the red ones: are they digits of similar
-# shape?
+# features, green with a tick if the class is the same. Each video is shown by its middle frame.*
+# Look at the colors: if the neighbours in a row differ in color and background but not in shape,
+# the network has learnt to ignore color and background. And look at the red ones: are they digits
+# of similar shape?
 
 # %%
 show(RUN / "evaluation" / "records" / "per_class.png", 560)
 
 # %% [markdown]
-# *Figure 5. Share told right within each class.*
+# *Figure 5. Accuracy within each class.*
 #
 # ## 7. The encoder in your own code
 #
-# Three lines, preprocessing inside: give it uint8 RGB of any number of clips.
+# Three lines; preprocessing is included. The input is uint8 RGB, with any number of clips.
 
 # %%
 encoder = vssl_jax.load(RUN / "cvrl")
@@ -321,8 +323,8 @@ features = encoder.apply(encoder.params, clips)
 print(clips.dtype, clips.shape, "→", features.dtype, features.shape)
 
 # %% [markdown]
-# As a last look, straight from video files: the first and the last clip of every test video, and the
-# cosine between the features of any two clips, from which the mean feature is taken first.
+# A last experiment, directly from video files: we take the first and the last clip of every test
+# video, subtract the mean feature, and compute the cosine between the features of any two clips.
 
 
 # %%
@@ -362,19 +364,20 @@ fig.legend(loc="outside upper center", frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 6. How near clips of test videos lie to each other in the features.* Training pulled on the
-# first kind of pair, of other videos; it knew nothing of the second. The means come in the order
-# that one would wish for, but the three kinds overlap widely.
+# *Figure 6. Similarity of the features of clips of test videos.* Training pulled together pairs of
+# the first kind (of the training videos); it did not know of the second kind. The means have the
+# desired order, but the three kinds overlap strongly.
 #
-# ## What to take with you
+# ## Summary
 #
-# - The same steps serve any folder: `prepare`, `inspect`, `train`, the probe, `evaluate`, `load`. README
-#   has them as command lines.
-# - Look at the clips before training, and put every number beside random initialization and pixels.
+# - The same steps work for any folder: `prepare`, `inspect`, `train`, the probe, `evaluate`, `load`.
+#   The README has them as command lines.
+# - Look at the clips before training, and compare every number with random initialization and
+#   pixels.
 # - **Limits.** One seed, 180 test videos (a standard error of up to 4 points), five classes, and
-#   videos made so that nothing but shape tells the class. Real videos carry their class in
-#   scene and color as well, where an untrained network or pixels alone already get far: docs/results.md
+#   videos in which only shape identifies the class. In real videos scene and color also identify
+#   the class, and an untrained network or pixels alone already reach high accuracy: docs/results.md
 #   has such figures for six classes of UCF101.
-# - **Next.** `sampling_and_augmentation` asks which two clips to draw and how to change them,
-#   `clips_and_momentum` how many clips and what a momentum encoder brings, `provico` what it means for
-#   a clip to be uncertain, `localization` when something happens in a long video.
+# - **Next.** `sampling_and_augmentation`: which two clips to draw, and how to augment them.
+#   `clips_and_momentum`: how many clips, and the effect of a momentum encoder. `provico`: what the
+#   uncertainty of a clip means. `localization`: when something happens in a long video.

@@ -12,21 +12,21 @@
 # ---
 
 # %% [markdown]
-# # Which two clips, and how to change them
+# # Which two clips, and how to augment them
 #
-# **Question.** Contrastive learning on videos leaves two choices that images do not have. How far
-# apart in time are the two clips that should look alike? And is a clip augmented as a whole, or
-# each of its frames by itself?
+# **Question.** Contrastive learning on videos has two choices that images do not have. How far
+# apart in time are the two clips that should get similar features? And is a clip augmented as a
+# whole, or each frame separately?
 #
-# **What is known.** CVRL (Qian et al., CVPR 2021) gives two answers. Clips should mostly be near to
-# each other, because a video's content changes: the interval is drawn from a decreasing density.
-# And the augmentation should be one draw per clip, because one draw per frame destroys motion. On
-# Kinetics-400 the paper finds both to help a linear probe.
+# **What is known.** CVRL (Qian et al., CVPR 2021) gives two answers. Clips should mostly be near
+# each other, because the content of a video changes: the interval is drawn from a decreasing
+# density. And the augmentation should be one draw per clip, because one draw per frame destroys
+# motion. On Kinetics-400 the paper finds that both help a linear probe.
 #
-# **Here.** We look at both mechanisms exactly (densities against draws, clips on screen, frames
-# before and after), and then repeat the two comparisons at a size that takes minutes: videos of
-# handwritten digits, a network of width 8, a few epochs. The mechanisms are the paper's. The outcomes
-# need not be, and part of the point is to see why.
+# **Here.** We look at both mechanisms exactly (densities against draws, pictures of clips, frames
+# before and after). Then we repeat the two comparisons at a size that takes minutes: videos of
+# handwritten digits, a network of width 8, a few epochs. The mechanisms are those of the paper. The
+# results may differ from it, and this page shows why.
 
 # %%
 import importlib.util
@@ -93,18 +93,19 @@ def show(path: pathlib.Path, width: int) -> Image:
 #
 # ### The law
 #
-# A video of $L$ frames offers $m = L - (n - 1)s$ starts to a clip of $n$ frames, $s$ apart. CVRL
-# draws the interval $\delta$ between the two starts from a density on $[0, m)$,
+# In a video of $L$ frames, a clip of $n$ frames with stride $s$ has $m = L - (n - 1)s$ possible
+# starts. CVRL draws the interval $\delta$ between the two starts from a density on $[0, m)$,
 #
 # $$f(\delta) \propto 1 - (\delta / m)^p, \qquad
 # F(x m) = \frac{(p + 1)\,x - x^{p+1}}{p}, \quad x \in [0, 1],$$
 #
-# then the earlier start evenly among the $m - \delta$ that leave room for the later one, then which
-# of the two clips is the earlier. The rivals of the paper's ablation are a flat and an increasing
-# density ($\propto (\delta/m)^p$), always the same interval (`constant`), and no interval at all
-# (`same`). `independent`, which the other methods of this library use, draws each start by itself.
+# then the earlier start uniformly among the $m - \delta$ starts that leave room for the later one,
+# and finally which of the two clips is the earlier one. The paper's ablation compares this with a
+# uniform and an increasing density ($\propto (\delta/m)^p$), a constant interval (`constant`), and
+# no interval at all (`same`). `independent`, which the other methods of this library use, draws the
+# starts independently.
 #
-# The digits' videos have 32 frames. Clips of four frames, two apart, start at one of 26.
+# The videos of digits have 32 frames. A clip of four frames with stride two has 26 possible starts.
 
 # %%
 LENGTH, FRAMES, STRIDE, GAP = 32, 4, 2, 8
@@ -143,15 +144,16 @@ fig.axes[0].legend(frameon=False, fontsize=8)
 fig
 
 # %% [markdown]
-# *Figure 1. Intervals between the two starts: probabilities by arithmetic (red) and 20,000 draws of
-# the shipped sampler (grey), p = 1.*
+# *Figure 1. Intervals between the two starts: computed probabilities (red) and 20,000 draws of the
+# library's sampler (grey), p = 1.*
 #
-# Compare the first panel with the last: the paper's law with $p = 1$ **is** that of two independent
-# starts. For the distance of two points drawn evenly from $[0, m]$ has the density
-# $\frac{2}{m}(1 - \delta/m)$, and given the distance the earlier point is spread evenly as well. In whole
-# frames they differ a little: one law rounds the interval down, the other each start, so that equal
-# starts are half as likely and the mean is half a frame more. So "decreasing" at its
-# default is the plainest choice there is, and the power $p$ is what takes it elsewhere:
+# Compare the first panel with the last: the paper's density with $p = 1$ **is** that of two
+# independent starts. The distance of two points drawn uniformly from $[0, m]$ has the density
+# $\frac{2}{m}(1 - \delta/m)$, and for a given distance the earlier point is also uniform. With
+# whole frames there is a small difference: `decreasing` rounds the interval down, `independent`
+# rounds each start down. So equal starts are half as likely with `independent`, and its mean
+# interval is half a frame longer. So "decreasing" with its default $p$ is the simplest possible
+# choice; other powers $p$ change it:
 
 # %%
 x = np.linspace(0, 1, 201)
@@ -165,11 +167,12 @@ axis.legend(frameon=False)
 fig
 
 # %% [markdown]
-# *Figure 2. The decreasing law for several powers. Small powers keep clips together; as p grows the
-# law becomes the uniform one.*
+# *Figure 2. The decreasing density for several powers. Small powers keep clips near each other; as
+# p grows, the density approaches the uniform one.*
 #
-# Is this what a training run draws? Its clips come from the input pipeline, keyed by seed, epoch and
-# video. So we read whole batches and look at the `offset` that each clip carries.
+# Does a training run draw the same? Its clips come from the input pipeline, with random numbers
+# that depend on seed, epoch and video. So we read whole batches and look at the `offset` of each
+# clip.
 
 # %%
 config = config_file.load("cvrl:demo")
@@ -187,8 +190,8 @@ for name in sampler.DENSITIES:
 # %% [markdown]
 # ### The clips
 #
-# Now a video. Each of the digits' videos is a row of short shots, half a second to one second long.
-# The handwriting stays; place, slant, colors and background are drawn anew at each cut.
+# Now a video. Each video of digits is a sequence of short shots, half a second to one second long.
+# The handwriting stays the same; place, slant, colors and background change at each cut.
 
 # %%
 video, label = render.video(7, "train")
@@ -216,17 +219,18 @@ axis.set_xlabel("frame")
 fig
 
 # %% [markdown]
-# *Figure 3. Top: the video. Below, for each law: on the left nine draws, one per line, first clip blue
-# and second orange; on the right the two clips of the first line.* Under `same` both clips show the
-# same frames, colors and background included. The further apart they are, the more only the
-# handwriting is left in common. In these videos it is there from the first frame to the last, which
-# is not so in the videos that the paper has in mind: there, what is far apart may be another scene.
+# *Figure 3. Top: the video. Below, for each density: on the left nine draws, one per line, the
+# first clip blue and the second orange; on the right the two clips of the first line.* With `same`,
+# both clips show the same frames, including colors and background. The further apart the clips are,
+# the less they have in common besides the handwriting. In these videos the handwriting is the same
+# from the first frame to the last. This differs from the videos that the paper considers: there,
+# clips that are far apart may show another scene.
 #
 # ### Small runs
 #
-# Three laws, two seeds each, all else equal: the `demo` recipe with half the network's width and a
-# fraction of its epochs. Then labels come in: a logistic regression, kNN and retrieval (R@1) on the
-# frozen features.
+# Three densities with two seeds each, everything else equal: the `demo` recipe with half the
+# network width and a fraction of its epochs. Then probes use labels on the frozen features:
+# logistic regression, kNN and retrieval (R@1).
 
 # %%
 SEEDS = (0,) if FAST else (0, 1)
@@ -262,8 +266,8 @@ found = {name: [run(variant, seed) for seed in SEEDS] for name, variant in LAWS.
 random = [r["headline"] for r in found["decreasing"]]
 
 # %% [markdown]
-# The figures below draw every run as a dot and the mean of a row's runs as a line. A share of 382
-# test videos has a standard error of its own, at most 2.6 points, drawn in grey.
+# In the figures below, each dot is a run and each line is the mean of the runs in a row. In grey:
+# the standard error of an accuracy on 382 test videos, at most 2.6 points.
 
 # %%
 PROBES = {"logistic_top1": "logistic regression", "knn_top1": "kNN", "R@1": "R@1"}
@@ -319,27 +323,28 @@ tell(found)
 fig
 
 # %% [markdown]
-# *Figure 4. Left: how often the nearest clip of the batch is the other one of its video, over
-# training. Right: three probes of the frozen features.*
+# *Figure 4. Left: how often the nearest clip in the batch is the other clip of the same video,
+# during training. Right: three probes of the frozen features.*
 #
-# The curves show the mechanism at once. With both clips from the same time the game is easy: color
-# and background give the answer away. Clips from different times mostly have the handwriting alone
-# in common, and a hundred updates hardly begin to find it. The probes turn this around. What was learnt
-# in the easy game serves the digits least, by kNN and R@1 no better than random initialization; the
-# hard games teach more, though they are mostly lost. So the accuracy of the pretext task says
-# nothing when the task itself changes.
+# The curves show the mechanism. If both clips are from the same time, the pretext task is easy:
+# color and background identify the video. Clips from different times mostly have only the
+# handwriting in common, and a hundred updates are hardly enough to find it. The probes have the
+# opposite order. The features of the easy task are the worst for digits, by kNN and R@1 no better
+# than random initialization. The hard tasks teach more, although they are mostly not solved. So the
+# accuracy of the pretext task says nothing if the task itself changes.
 #
-# Between the decreasing and the uniform law nothing is shown: two seeds of one law lie as far apart
-# as the two laws. Nor should much be expected. The reason that the paper gives for near clips is that
-# a video's content changes, and here what matters never does.
+# There is no visible difference between the decreasing and the uniform density: two seeds of one
+# density differ as much as the two densities. A difference is not to be expected either. The
+# paper's reason for near clips is that the content of a video changes; here the relevant content
+# never changes.
 #
 # ## Part B: one draw per clip, or one per frame
 #
 # ### What it does to a clip
 #
-# A crop window, a jitter of colors and a flip can be drawn once for a clip or anew for each of its
-# frames. In the config these are two fields, `data.crop.consistent` and `augment.consistent` (crops
-# happen while images are decoded, colors on the device); the ablation `per_frame` sets both.
+# A crop window, a color jitter and a flip can be drawn once per clip or once per frame. In the
+# config these are two fields, `data.crop.consistent` and `augment.consistent` (crops are made while
+# images are decoded, colors change on the device); the ablation `per_frame` sets both.
 
 # %%
 VARIANTS = {"none": "no_spatial", "one per clip": "", "one per frame": "per_frame"}
@@ -361,11 +366,11 @@ show(RUN / "views.png", 520)
 
 # %% [markdown]
 # *Figure 5. Three clips of four frames, each without augmentation (`no_spatial`: the central
-# square), with one draw for the clip, and with one draw for each frame.* In the second row of a clip
-# the digit moves as it does in the first, under other colors. In the third, place, size and color
-# jump at every frame, and what the video did is buried under what the augmentation did.
+# square), with one draw per clip, and with one draw per frame.* In the second row of a clip the
+# digit moves as in the first row, with other colors. In the third row, place, size and color jump
+# at every frame, and the augmentation hides the motion of the video.
 #
-# How deep? The mean change of a pixel from one frame to the next:
+# By how much? The mean change of a pixel from one frame to the next:
 
 # %%
 change = {n: np.abs(np.diff(c, axis=1)).mean(axis=(1, 2, 3, 4)) for n, (c, _) in seen.items()}
@@ -376,13 +381,13 @@ axis.set(ylabel="change of a pixel, of 1", ylim=(0, None))
 fig
 
 # %% [markdown]
-# *Figure 6. Change from a frame to the next, averaged over each of the clips: median, quartiles,
-# whiskers and outliers of 32 clips.* One draw per clip leaves the change near the video's own; one draw per frame adds
-# its own on top.
+# *Figure 6. Change from one frame to the next, averaged over each clip: median, quartiles, whiskers
+# and outliers of 32 clips.* With one draw per clip the change is near that of the video; with one
+# draw per frame the change by augmentation is added.
 #
 # ### Small runs
 #
-# The runs with one draw per clip are those of part A under the decreasing law.
+# The runs with one draw per clip are those of part A with the decreasing density.
 
 # %%
 augmented = {"one per clip": found["decreasing"]}
@@ -393,16 +398,16 @@ tell(augmented)
 fig
 
 # %% [markdown]
-# *Figure 7. Probes after one draw per clip and one per frame; dots are seeds.*
+# *Figure 7. Probes after training with one draw per clip and one draw per frame; dots are seeds.*
 #
-# One draw a frame comes out lower in all three means, but by less than two seeds of one recipe
-# differ, so nothing is shown by it. A reason to expect little: the class of a digit is told by its
-# shape, which any single frame has, and motion says nothing of it. The paper's case is videos in
-# which motion carries part of the class.
+# One draw per frame is lower in all three means, but by less than two seeds of one recipe differ,
+# so this shows nothing. Little difference is to be expected: the shape of a digit identifies its
+# class, any single frame shows it, and motion says nothing about it. The paper is about videos in
+# which motion is part of the class.
 #
 # ## Limits
 #
-# Two seeds, a network of width 8, 110 updates, and videos that were made so that one thing stays from
-# the first frame to the last. The laws and the pictures are exact and carry over; the differences of
-# probes do not. The same questions at full size are suffixes of one recipe:
-# `cvrl:k400,uniform`, `…,increasing`, `…,same_time`, `…,per_frame`.
+# The runs have two seeds, a network of width 8, 110 updates, and videos in which one thing stays
+# the same from the first frame to the last. The densities and the pictures are exact and hold in
+# general; the differences between probes do not. For the same questions at full size, one recipe
+# has suffixes: `cvrl:k400,uniform`, `…,increasing`, `…,same_time`, `…,per_frame`.

@@ -1,1 +1,1 @@
-"""Pictures of an evaluation: class bars, embeddings, retrieved videos."""
+"""Draws the pictures of an evaluation: class bars, embeddings, retrieved videos."""

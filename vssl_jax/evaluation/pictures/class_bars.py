@@ -1,4 +1,4 @@
-"""Top-1 within each class, the protocols side by side."""
+"""Draws top-1 within each class as bars, with the protocols side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from vssl_jax import figure as figure_lib
 
-_MOST = 40  # classes in one picture
+_MOST = 40  # at most this many classes in one picture
 
 
 def draw(
@@ -19,14 +19,16 @@ def draw(
   videos: Sequence[int | None],
   title: str = "",
 ) -> None:
-  """Draws horizontal bars, a group a class; of more than 40 classes the 20 weakest and strongest.
+  """Draws a group of horizontal bars per class.
+
+  With more than 40 classes, only the 20 weakest and the 20 strongest are drawn.
 
   Args:
-    path: the PNG.
-    per_class: by protocol: top-1 of each of K classes, NaN or None for one without videos.
+    path: path of the PNG.
+    per_class: protocol -> top-1 of each of K classes, NaN or None for a class without videos.
     label_names: K names.
-    videos: K numbers of evaluation videos, None where unknown.
-    title: above the picture.
+    videos: number of evaluation videos of each of K classes, None if unknown.
+    title: title above the picture.
   """
   scores = np.array([[np.nan if x is None else x for x in row] for row in per_class.values()])
   shown = select(scores)
@@ -55,14 +57,14 @@ def draw(
 
 
 def select(scores: np.ndarray, most: int = _MOST) -> np.ndarray:
-  """Classes to show: all, or the weakest and the strongest by the mean over protocols.
+  """The classes to show: all, or the weakest and the strongest by the mean over protocols.
 
   Args:
-    scores: float `[P, K]`; NaN where unknown.
-    most: at most so many.
+    scores: float `[P, K]`, NaN if unknown.
+    most: the largest number of classes to show.
 
   Returns:
-    int `[≤ most]`: class numbers, ascending, or from the weakest to the strongest.
+    int `[≤ most]`: class indices, ascending if all are shown, else from weakest to strongest.
   """
   known = np.flatnonzero(~np.isnan(scores).all(axis=0))
   if len(known) <= most:

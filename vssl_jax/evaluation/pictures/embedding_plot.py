@@ -1,4 +1,4 @@
-"""Features on a plane: t-SNE, and UMAP where it is installed, colored by class."""
+"""Draws features in two dimensions, colored by class: t-SNE, and UMAP if it is installed."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import numpy as np
 
 from vssl_jax import figure as figure_lib
 
-_MOST = 2000  # videos in one picture
-_LISTED = 20  # up to so many classes have a legend
-_NAMED = 60  # up to so many are named in the picture
+_MOST = 2000  # at most this many videos in one picture
+_LISTED = 20  # with at most this many classes, there is a legend
+_NAMED = 60  # with more, but at most this many classes, their names are written among the points
 _MARKS = "os^DvpPX<>"
 
 
 def methods() -> tuple[str, ...]:
-  """What can be drawn here: always `t-SNE`; `UMAP` where umap-learn is installed."""
+  """The available methods: always `t-SNE`, and `UMAP` if umap-learn is installed."""
   return ("t-SNE", "UMAP") if importlib.util.find_spec("umap") else ("t-SNE",)
 
 
 def sample(label: np.ndarray, seed: int, most: int = _MOST) -> np.ndarray:
-  """Labelled videos to draw: all, or a seeded choice of them; int `[n]`, ascending."""
+  """Positions of the labelled videos to draw: all, or a seeded sample; int `[n]`, ascending."""
   known = np.flatnonzero(np.asarray(label) >= 0)
   return np.sort(np.random.default_rng(seed).permutation(known)[:most])
 
 
 def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
-  """Unit features `[V, F]` to places on a plane `[V, 2]`, the same for the same seed.
+  """Projects the unit features `[V, F]` to `[V, 2]`; the same seed gives the same result.
 
   Args:
-    features: V of at least 4.
+    features: float `[V, F]` with V of at least 4; scaled to unit length inside.
     method: one of `methods()`.
-    seed: of the projection.
+    seed: seed of the projection.
   """
   import threadpoolctl
 
@@ -47,7 +47,7 @@ def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
   from sklearn.manifold import TSNE
 
   perplexity = min(30.0, (len(x) - 1) / 3)
-  with threadpoolctl.threadpool_limits(1):  # sums in one order
+  with threadpoolctl.threadpool_limits(1):  # one thread always sums in the same order
     return TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(x)
 
 
@@ -61,11 +61,11 @@ def draw(
   """Draws the videos as points.
 
   Args:
-    path: the PNG.
+    path: path of the PNG.
     places: float `[V, 2]`.
     label: int `[V]`, all known.
-    label_names: of the classes.
-    title: above the picture.
+    label_names: names of the classes.
+    title: title above the picture.
   """
   classes = np.unique(label)
   listed = len(classes) <= _LISTED

@@ -1,4 +1,4 @@
-"""Retrieval in pictures: a query, its nearest videos, right and wrong ones marked."""
+"""Draws retrieval results: queries with their nearest videos, marked as right or wrong."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vssl_jax import figure as figure_lib
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
 
-_SIZE = 128  # pixels of a thumbnail
-_CLIPS = 3  # the middle one of which it is
+_SIZE = 128  # side of a thumbnail in pixels
+_CLIPS = 3  # clips read per video; the thumbnail comes from the middle one
 
 
 def choose(label: np.ndarray, rows: int, seed: int) -> np.ndarray:
-  """Queries to show, drawn at random: a video of each class in turn until there are enough.
+  """Draws the queries to show at random, taking one video of each class in turn.
 
   Args:
-    label: int `[Q]`; negative ones are never chosen.
-    rows: how many; fewer where there are not as many videos.
-    seed: of the draw.
+    label: int `[Q]`; videos with a negative label are never chosen.
+    rows: number of queries; fewer if there are not enough videos.
+    seed: seed of the draw.
 
   Returns:
     int64 `[≤ rows]`, positions in `label`, sorted by class.
@@ -42,7 +42,7 @@ def choose(label: np.ndarray, rows: int, seed: int) -> np.ndarray:
 
 
 def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Cosines and positions `[Q, count]` of the nearest rows of the bank `[V, F]`, nearest first."""
+  """Cosines and positions `[Q, count]` of each query's nearest rows in the bank, nearest first."""
   cosine, found = tiles.nearest(
     l2_normalize(jnp.asarray(queries)), l2_normalize(jnp.asarray(bank)), min(count, len(bank)), 1024
   )
@@ -50,7 +50,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarr
 
 
 def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
-  """The middle frame's central square of some videos, uint8 `[size, size, 3]` by number.
+  """The center crop of the middle frame of the given videos: uint8 `[size, size, 3]` by index.
 
   Videos that cannot be read are missing.
   """
@@ -65,14 +65,14 @@ def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-  """Draws a row a query; a neighbour of its class is framed green and ticked, another red.
+  """Draws one row per query; neighbours of its class have a green frame and a tick, others red.
 
   Args:
-    path: the PNG.
-    rows: `query`, a thumbnail, and `neighbours`, a list of them, the nearest first. A thumbnail:
-      `frame` uint8 `[H, W, 3]` or None, `label` (its class's name), `name` (the video's) and, of
-      neighbours, `cosine` and `right`.
-    title: above the picture.
+    path: path of the PNG.
+    rows: for each query `query`, a thumbnail, and `neighbours`, a list of thumbnails, nearest
+      first. A thumbnail has `frame` uint8 `[H, W, 3]` or None, `label` (class name), `name` (of the
+      video) and, for neighbours, `cosine` and `right`.
+    title: title above the picture.
   """
   near = max(len(r["neighbours"]) for r in rows)
   side, step, rise, head, edge = 1.35, 1.48, 1.72, 0.95, 0.12  # inches
