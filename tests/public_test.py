@@ -198,7 +198,7 @@ def test_export_is_the_command_and_load_reads_it(run, tmp_path, capsys):
   clips = np.random.default_rng(0).integers(0, 256, (2, *one.clip_shape), np.uint8)
   np.testing.assert_array_equal(one.apply(one.params, clips), other.apply(other.params, clips))
   assert small.vssl("export", f"--checkpoint={run}", f"--output={tmp_path / 'c'}", "--which=3") == 2
-  assert "has no checkpoint of that step; there are steps 0" in capsys.readouterr().err
+  assert "has no checkpoint of this step; there are steps 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
