@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import source
-from data_pipelines.text import printable
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
+from vssl_jax.text import printable
 
 _COLUMNS = 8  # maximum number of frames shown per clip
 _SAMPLE = 200  # records read for the statistics if there is no manifest

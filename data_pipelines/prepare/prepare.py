@@ -22,12 +22,12 @@ from typing import Any
 
 import tqdm
 
-from data_pipelines import text
 from data_pipelines.prepare import resume
 from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
+from vssl_jax import text
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 

@@ -20,11 +20,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_pipelines import text
 from data_pipelines.prepare.shards import STATE, Shard, assign, default_count
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry, VideoList
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 _AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"

@@ -12,10 +12,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines import text
 from data_pipelines.records import manifest, sequence_example, tfrecord
 from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 STATE = ".prepare"  # folder with the results of the finished shards

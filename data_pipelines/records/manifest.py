@@ -11,8 +11,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from data_pipelines import text
-from vssl_jax import files
+from vssl_jax import files, text
 from vssl_jax.errors import UserError
 
 MANIFEST = "manifest.json"

@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from data_pipelines import text
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 FRAMES = "image/encoded"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import text
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
 from data_pipelines.records import fingerprint, index, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 _HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long

@@ -14,8 +14,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from data_pipelines import text
 from data_pipelines.videos.video_list import Entry, VideoList, sort_labels
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 _UCF = re.compile(r"(train|test|val)(idation)?list(\d*)\.txt", re.IGNORECASE)

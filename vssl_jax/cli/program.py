@@ -110,7 +110,7 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-  from data_pipelines.text import printable
+  from vssl_jax.text import printable
 
   print(f"error: {printable(message)}", file=sys.stderr)
   return BAD_INPUT

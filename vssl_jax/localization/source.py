@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
 import numpy as np
 
-from data_pipelines.source import Batches, Example, Source
 from vssl_jax.errors import UserError
 from vssl_jax.localization.annotations import Video
 
+Example = dict[str, np.ndarray | np.generic]  # of one video, without batch axis
+Batch = dict[str, np.ndarray]
 
-class SequenceSource(Source, Protocol):
+
+class SequenceSource(Protocol):
   """A split of feature sequences; see `data_pipelines.untrimmed.sequences` for its batches."""
+
+  @property
+  def num_videos(self) -> int:
+    """Videos in use."""
+    ...
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """The classes."""
+    ...
 
   @property
   def videos(self) -> tuple[Video, ...]:
@@ -34,19 +46,19 @@ class SequenceSource(Source, Protocol):
     ...
 
   def only(self, videos: Sequence[int] | np.ndarray) -> SequenceSource:
-    """See `Source`."""
+    """The same source restricted to some videos, renumbered from 0 in the given order."""
     ...
 
   def eval_example(self, video: int, **views: int) -> Example:
     """One video's row of the evaluation batches; there are no views, so they are ignored."""
     ...
 
-  def eval_batches(self, batch_size: int, **views: int) -> Batches:
+  def eval_batches(self, batch_size: int, **views: int) -> Iterator[Batch]:
     """One ordered pass over the split; views are ignored here too."""
     ...
 
 
-def sequences_of(source: Source) -> SequenceSource:
+def sequences_of(source: object) -> SequenceSource:
   """Checks that a source has feature sequences, and returns it as a `SequenceSource`.
 
   Raises:

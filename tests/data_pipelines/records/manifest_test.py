@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from data_pipelines import text
 from data_pipelines.records import manifest
+from vssl_jax import text
 from vssl_jax.errors import UserError
 
 

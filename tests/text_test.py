@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines import text
+from vssl_jax import text
 
 
 @given(st.binary())
