@@ -30,14 +30,14 @@ from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
 RESULT = "analysis.json"
-_NEIGHBOURS = 4  # positives and negatives shown of a video
+_NEIGHBOURS = 4  # number of positives and of negatives shown per video
 
 
 class Frames(Wrapped):
-  """A source that keeps the middle frame of some videos as they pass.
+  """A source that stores the middle frame of some videos while it is read.
 
   Attributes:
-    kept: uint8 `[H, W, 3]` by number of the video.
+    kept: uint8 `[H, W, 3]`, keyed by the index of the video.
   """
 
   def __init__(self, source: Source, videos: Iterable[int]):
@@ -46,7 +46,7 @@ class Frames(Wrapped):
     self.kept: dict[int, np.ndarray] = {}
 
   def eval_batches(self, *args: Any, **kwargs: Any) -> Batches:
-    """As the source's own."""
+    """The batches of the wrapped source."""
     for batch in self._source.eval_batches(*args, **kwargs):
       valid = batch.get("valid", np.ones(len(batch["video"]), bool))
       for video, views, real in zip(batch["video"], batch["clips"], valid, strict=True):
@@ -65,26 +65,28 @@ def analyse_runs(
   videos: Sequence[int] = (),
   quantiles: int = 5,
 ) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
-  """Analyses runs, and writes pictures of them side by side and `analysis.json`.
+  """Analyses one or several runs; writes pictures of them side by side and `analysis.json`.
 
   Args:
-    checkpoint: a run folder of ProViCo, or several.
-    output: folder to write, made if missing.
-    which: see `analyse`, and so for the other arguments.
-    data: folder of prepared records; "" for each run's own.
-    videos: numbers of training videos to show pairs of.
-    quantiles: groups of videos by uncertainty.
+    checkpoint: one or several run folders of ProViCo.
+    output: output folder, created if missing.
+    which: see `analyse`.
+    data: folder of prepared records; "" for that of each run.
+    videos: indices of the training videos whose pairs are shown.
+    quantiles: number of groups of videos by uncertainty.
 
   Returns:
-    Each run's numbers by its folder's name, and the files written.
+    The numbers of each run, keyed by its folder's name, and the paths of the written files.
 
   Raises:
-    UserError: see `analyse`; or two folders of one name.
+    UserError: see `analyse`; or two folders have the same name.
   """
   folders = [pathlib.Path(f) for f in listed(checkpoint)]
   names = [f.absolute().name for f in folders]
   if len(set(names)) < len(names):
-    raise UserError("--checkpoint: two folders of one name; pictures tell runs by it.")
+    raise UserError(
+      "--checkpoint: two folders have the same name, but pictures are named by it; rename one."
+    )
   runs = {
     name: analyse(folder, which=which, data=data, videos=videos, quantiles=quantiles)
     for name, folder in zip(names, folders, strict=True)
@@ -100,24 +102,25 @@ def analyse(
   videos: Sequence[int] = (),
   quantiles: int = 5,
 ) -> dict[str, Any]:
-  """One run's numbers, of all checkpoints that it kept, and the rows of its picture of pairs.
+  """The numbers of one run, over all its kept checkpoints, and the rows of its picture of pairs.
 
   Args:
-    folder: of the run.
-    which: the checkpoint whose videos, pairs and corruption are looked at closely: "last", "best"
-      (by its `config.save.best`), or a step.
-    data: folder of prepared records; "" for the run's own.
-    videos: numbers of training videos to show pairs of; () for six, by uncertainty.
-    quantiles: groups of videos by uncertainty.
+    folder: the run's folder.
+    which: the checkpoint to analyse in detail (videos, pairs, corruption): "last", "best" (by the
+      run's `config.save.best`), or a step.
+    data: folder of prepared records; "" for that of the run.
+    videos: indices of the training videos whose pairs are shown; () for six, evenly spaced by
+      uncertainty.
+    quantiles: number of groups of videos by uncertainty.
 
   Raises:
-    UserError: no such run, no checkpoint, or what is asked for is not there.
+    UserError: there is no such run or no checkpoint, or something that was asked for is missing.
   """
   folder = pathlib.Path(folder)
   config = methods.complete(checkpoints.load_config(folder))
   if methods.evaluator(config).gaussians is None:
     raise UserError(
-      f"{folder}: a run of {config.method}, which learns no uncertainties; give one of "
+      f"{folder}: this is a run of {config.method}, which learns no uncertainties; give a run of "
       "configs/provico.py."
     )
   with run_folder.open_run(folder) as kept:
@@ -144,11 +147,11 @@ def _analyse(
   if test is not None:
     correlation.check_groups(test.num_videos, groups)
   gaussians = methods.evaluator(config).gaussians
-  assert gaussians is not None  # seen by `analyse`
+  assert gaussians is not None  # checked by `analyse`
 
   def extract(source: Source, variables: Any, what: str) -> gaussian.Videos:
-    told = f"{folder.name}, {what}"
-    return gaussian.extract(gaussians.apply, variables, source, config, progress=told)
+    progress = f"{folder.name}, {what}"
+    return gaussian.extract(gaussians.apply, variables, source, config, progress=progress)
 
   places = _batch(train.num_videos, config, wanted)
   frames = Frames(train, places)
@@ -189,7 +192,7 @@ def _analyse(
 
 
 def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray:
-  """As many videos as training mines among, those chosen first."""
+  """The indices of a batch of videos as in training; the chosen ones come first."""
   chosen = list(dict.fromkeys(chosen))
   if bad := [v for v in chosen if not 0 <= v < videos]:
     raise UserError(f"--videos: no training video {bad[0]}; there are {videos}, counted from 0.")
@@ -241,7 +244,7 @@ def _logged(folder: pathlib.Path) -> list[list[float]]:
 
 
 def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
-  """Pictures and `analysis.json`; the files written."""
+  """Writes the pictures and `analysis.json`; returns the paths of all files."""
   for name, found in runs.items():
     title = (
       f"{name}, step {found['step']}: pairs mined among a batch of training videos\n"
@@ -271,7 +274,7 @@ def write(runs: dict[str, dict[str, Any]], output: pathlib.Path) -> list[pathlib
 
 
 def _numbers(value: Any) -> Any:
-  """Without thumbnails."""
+  """The value without its thumbnails, so that only numbers and text are left."""
   if isinstance(value, dict):
     return {k: _numbers(v) for k, v in value.items() if k != "frame"}
   return [_numbers(v) for v in value] if isinstance(value, list) else value
@@ -282,20 +285,20 @@ def _safe(name: str) -> str:
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-  """One run's correlations in words, a line each."""
-  said = {
+  """The correlations of one run as text, one line each."""
+  titles = {
     "videos": "uncertainty and hit, by video",
     "training": "uncertainty and R@1, by checkpoint",
     "corruption": "uncertainty and R@1, by corruption",
   }
   parts = {
     "": "",
-    ", predicted": "  the head's part of it alone",
-    ", spread": "  the spread of the clips' means alone",
+    ", predicted": "  only the part that the head predicts",
+    ", spread": "  only the spread of the clips' means",
   }
   lines = [f"{name}, step {found['step']}"]
   correlations = found.get("correlations", {})
-  for key, words in said.items():
+  for key, words in titles.items():
     for suffix, of_part in parts.items():
       if key + suffix in correlations:
         lines.append(f"  {of_part or words:40} {correlation.verdict(correlations[key + suffix])}")

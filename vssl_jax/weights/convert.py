@@ -1,11 +1,12 @@
-"""Converts weights of other frameworks into ours, and ours into PySlowFast's.
+"""Converts weights of other frameworks to ours, and ours to PySlowFast's.
 
-An encoder becomes what `vssl_jax.export` writes, a contrastive model (PySlowFast's MoCo, BYOL,
-SimCLR and SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Either is a
-checkpoint to probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load`.
+An encoder is written in the format of `vssl_jax.export`. A contrastive model (PySlowFast's MoCo,
+BYOL, SimCLR and SwAV; TF Garden's CVRL with its head) is written as a run folder of its method at
+step 0. Probes, fine-tuning, `vssl_jax.export` and `vssl_jax.load` accept both as a checkpoint.
 
 PyTorch files are read with `weights_only=True`; `.safetensors` files need no PyTorch. A missing,
-left-over or misshapen tensor is an error that names it; classifiers are left out, and named.
+extra or misshapen tensor is an error that names it. Classifiers are left out, and the result names
+them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from vssl_jax.weights import (
 from vssl_jax.weights.converted import Converted
 
 FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
-ORIGIN = "origin.json"  # of a converted run: the file it came from
+ORIGIN = "origin.json"  # in a converted run: facts about the original file
 
 
 def read(
@@ -54,15 +55,15 @@ def read(
   Args:
     path: the file, or a TensorFlow checkpoint's prefix.
     format: one of `FORMATS`.
-    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
-    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
-    encoder_only: leave heads and momentum encoder out.
-    encoder: what a 2-D ResNet becomes.
-    inflate: how, `mean` or `centre`.
+    arch: PySlowFast's `MODEL.ARCH`, if the file does not contain it.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, if the file does not contain it.
+    encoder_only: leave out heads and momentum encoder.
+    encoder: for a 2-D ResNet, the video encoder to build.
+    inflate: for a 2-D ResNet, how to inflate its kernels: `mean` or `centre`.
 
   Raises:
-    UserError: no such file or format, or another network; missing, left-over and misshapen tensors
-      are named, as are those that hold no finite floats.
+    UserError: there is no such file or format, or the file holds another network; the message names
+      tensors that are missing, extra, misshapen, or not finite floats.
   """
   if format == "tf_garden":
     return tf_garden.read(
@@ -79,19 +80,19 @@ def read(
 
 
 def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
-  """Writes what `read` gave as a folder that `vssl_jax.load` reads.
+  """Writes the result of `read` as a folder that `vssl_jax.load` reads.
 
   Args:
     found: the weights.
-    folder: made if missing; a write that is broken off leaves nothing that stops the next.
-    origin: the file they came from.
+    folder: created if missing; after an interrupted write, the same call can be repeated.
+    origin: path of the original file.
 
   Raises:
-    UserError: the folder holds a run or an encoder already, or is none.
+    UserError: the folder already holds a run or an encoder, or is a file.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder}: is a file; give a folder, --to.")
+    raise UserError(f"{folder}: is a file; give a folder as --to.")
   make_folder(folder.parent)
   if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
@@ -110,13 +111,13 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
 def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = False) -> None:
   """Writes a run or an exported encoder as PySlowFast's checkpoint.
 
-  A run of ρ-MoCo, -BYOL, -SimCLR or -SwAV becomes a ContrastiveModel, anything else a network
+  A run of ρ-MoCo, ρ-BYOL, ρ-SimCLR or ρ-SwAV becomes a ContrastiveModel, anything else a network
   without head.
 
   Args:
     path: run folder or exported folder.
-    file: `.pyth`, or `.safetensors` for the tensors alone.
-    encoder_only: leave heads and momentum encoder out.
+    file: `.pyth`, or `.safetensors` for only the tensors.
+    encoder_only: leave out heads and momentum encoder.
 
   Raises:
     UserError: the file exists, or PySlowFast has no such encoder.
@@ -129,7 +130,7 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   exported = (folder / exported_lib.CARD).is_file()
   if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
     config, method, state = run_folder.load_state(folder)
-    assert method.encoder is not None  # all of these have one
+    assert method.encoder is not None  # all contrastive methods have an encoder
     variables = jax.device_get(method.encoder(state.params, state.method))
     whole = None if encoder_only else (state.params, state.method)
   else:
@@ -156,25 +157,26 @@ def convert(
   encoder: str = "",
   inflate: str = "",
 ) -> dict[str, Any]:
-  """Converts a file of weights into a folder that `vssl_jax.load` reads, or a run into a file.
+  """Converts a weight file to a folder that `vssl_jax.load` reads, or with `to_format` a run.
 
   Args:
-    source: the file, a TensorFlow checkpoint's prefix, or, with `to_format`, a run or an export.
-    to: folder to write; a file with `to_format`.
-    format: of `source`, one of `FORMATS`.
-    to_format: "pyslowfast" to write ours in that format.
-    arch: PySlowFast's `MODEL.ARCH`, where the file does not tell.
-    alpha: PySlowFast's `SLOWFAST.ALPHA`, where the file does not tell.
-    encoder_only: leave heads and momentum encoder out.
-    encoder: what a 2-D ResNet becomes: "slow" (by default), "c2d" or "r3d".
-    inflate: how: "mean" (by default) or "centre".
+    source: the file or the prefix of a TensorFlow checkpoint; with `to_format`, the folder of a run
+      or of an exported encoder.
+    to: folder to write; with `to_format`, a file.
+    format: format of `source`, one of `FORMATS`.
+    to_format: "pyslowfast" writes our weights in that format.
+    arch: PySlowFast's `MODEL.ARCH`, if the file does not contain it.
+    alpha: PySlowFast's `SLOWFAST.ALPHA`, if the file does not contain it.
+    encoder_only: leave out heads and momentum encoder.
+    encoder: for a 2-D ResNet, the encoder to build: "slow" (default), "c2d" or "r3d".
+    inflate: for a 2-D ResNet, how to inflate its kernels: "mean" (default) or "centre".
 
   Returns:
-    `path`; of a folder also `encoder`, `width`, `method`, `mean`, `std` and `left_out`, the names
-    of the tensors that were not taken.
+    `path`; for a folder also `encoder`, `width`, `method`, `mean`, `std` and `left_out`, the names
+    of the tensors that were not converted.
 
   Raises:
-    UserError: bad input.
+    UserError: the input is wrong.
   """
   source, to = os.fspath(source), os.fspath(to)
   given: dict[str, Any] = {
@@ -186,7 +188,7 @@ def convert(
   }
   _refuse_idle(format, to_format, given)
   if to_format not in ("", "pyslowfast"):
-    raise UserError(f"--to_format={to_format}: ours are written as pyslowfast alone.")
+    raise UserError(f"--to_format={to_format}: the only format to write is pyslowfast.")
   if to_format:
     to_pyslowfast(source, to, encoder_only=encoder_only)
     return {"path": to}
@@ -208,7 +210,7 @@ def convert(
 
 
 def _refuse_idle(format: str, to_format: str, given: dict[str, Any]) -> None:
-  """Flags that this conversion would not look at."""
+  """Raises `UserError` for flags that this conversion would ignore."""
   one = to_format or format
   for flag, formats in {
     "arch": ("pyslowfast",),
@@ -219,9 +221,11 @@ def _refuse_idle(format: str, to_format: str, given: dict[str, Any]) -> None:
   }.items():
     reads = one in formats and (flag == "encoder_only" or not to_format)
     if given[flag] and not reads:
-      raise UserError(f"--{flag} is of --format={' or '.join(formats)} alone; leave it out.")
+      raise UserError(f"--{flag} is only for --format={' or '.join(formats)}; leave it out.")
   if format and to_format:
-    raise UserError("--format is of what is read, --to_format of what is written; give one.")
+    raise UserError(
+      "--format is the format of the input, --to_format that of the output; give only one."
+    )
 
 
 if __name__ == "__main__":
