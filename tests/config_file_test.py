@@ -42,7 +42,7 @@ def test_an_installation_has_the_recipes_in_the_package(tmp_path, monkeypatch):
   ("text", "message"),
   [
     ("def get_config(): return 3", "get_config gave a int, no ConfigDict"),
-    ("x = 1", "AttributeError: module 'mine_config' has no attribute 'get_config'"),
+    ("x = 1", "AttributeError: module 'vssl_config_mine' has no attribute 'get_config'"),
     ("def get_config(:", "SyntaxError"),
     ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
     ("from vssl_jax import UserError\nraise UserError('mine')", "mine"),
@@ -54,6 +54,24 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path, text, message):
     config_file.load(tmp_path / "mine.py")
   assert message in str(e.value)
   assert "\n" not in str(e.value)
+
+
+def test_a_file_may_define_classes(tmp_path):
+  (tmp_path / "mine.py").write_text(
+    "from __future__ import annotations\n"
+    "import dataclasses\n"
+    "from typing import ClassVar\n"
+    "from vssl_jax import methods\n"
+    "@dataclasses.dataclass\n"
+    "class Size:\n"
+    "  kinds: ClassVar[tuple] = ()\n"
+    "  frames: int = 5\n"
+    "def get_config():\n"
+    "  c = methods.base_config('cvrl')\n"
+    "  c.data.frames = Size().frames\n"
+    "  return c\n"
+  )
+  assert config_file.load(tmp_path / "mine.py").data.frames == 5
 
 
 def test_a_name_that_is_nothing_lists_the_recipes():

@@ -10,6 +10,7 @@ import difflib
 import importlib.machinery
 import os
 import pathlib
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -44,9 +45,10 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
   """
   path, variant = _find(os.fspath(name))
   try:
-    loader = importlib.machinery.SourceFileLoader(f"{path.stem}_config", str(path))
+    loader = importlib.machinery.SourceFileLoader(f"vssl_config_{path.stem}", str(path))
     module = types.ModuleType(loader.name)
     module.__file__ = str(path)
+    sys.modules[loader.name] = module  # where dataclasses and pickle look for a class's module
     loader.exec_module(module)
     config = module.get_config(*variant)
   except UserError:
