@@ -1,5 +1,6 @@
 """The command line: what a user sees who mistypes, and what a dry run says."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -33,7 +34,14 @@ def _main(*args):
       "error: the config has no field 'lrr'. Did you mean \"lr\"",
     ),
     (["--config=configs/none.py"], "configs/none.py"),
-    (["--config=configs/cvrl.py"], "python -m data_pipelines.prepare"),
+    pytest.param(
+      ["--config=configs/cvrl.py"],
+      "python -m data_pipelines.prepare",
+      marks=pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None,
+        reason="needs TensorFlow, of the extra 'data'",
+      ),
+    ),
     (["configs/cvrl.py"], "did you mean --config=configs/cvrl.py?"),
   ],
 )
