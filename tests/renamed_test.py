@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tests import small
 from vssl_jax import config as config_lib
-from vssl_jax import methods
+from vssl_jax import methods, recipes
 
 
 def _old(config):
@@ -87,3 +87,10 @@ def test_nothing_of_ours_uses_a_former_name():
   for path in [*(small.ROOT / "configs").glob("*.py"), small.ROOT / "vssl_jax" / "recipes.py"]:
     text = pathlib.Path(path).read_text()
     assert not [name for name in names if f".{name}" in text], path
+
+
+def test_config_files_find_functions_where_they_stood():
+  assert config_lib.base("cvrl").to_json() == methods.base_config("cvrl").to_json()
+  assert config_lib.compose is recipes.compose
+  with pytest.raises(AttributeError, match="composed"):
+    config_lib.composed  # noqa: B018
