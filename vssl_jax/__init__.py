@@ -5,8 +5,8 @@ summary = vssl_jax.evaluate("runs/mine", protocols="linear,knn")  # every protoc
 encoder = vssl_jax.load("runs/mine")              # a run, an export or converted weights
 features = encoder.apply(encoder.params, clips)   # uint8 [N, T, H, W, 3] to float32 [N, F]
 
-Functions return plain data, and raise `UserError` with one line where their input is bad. All that
-is named here is imported when it is first asked for.
+Functions return plain data, and raise `UserError` with a one-line message if their input is bad.
+Every name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vssl_jax._version import __version__
 
-if TYPE_CHECKING:  # what `_PLACES` says, for editors and type checkers
+if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax import augment, losses, methods, models, ops, probes
   from vssl_jax.encoder.encoder import Encoder, load
   from vssl_jax.encoder.export import export
@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  """Imports what is asked for the first time (PEP 562)."""
+  """Imports a name when it is first used (PEP 562)."""
   if name not in _PLACES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   module, attribute = _PLACES[name]
