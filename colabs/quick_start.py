@@ -159,7 +159,7 @@ config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
 config.data.eval.clips = 3
 config.knn.every_epochs = 5.0  # nearest neighbors during training; needs labels
 config.probe.run = config.probe.linear = (
-  False  # probed below, by logistic regression and kNN
+  False  # probed below, by logistic regression and nearest neighbors
 )
 if FAST:
   config.batch_size, config.epochs, config.optim.warmup_epochs = 8, 1.0, 0.0

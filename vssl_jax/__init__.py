@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.jobs.localize import localize
   from vssl_jax.jobs.run import pretrain
 
-# Modules, and what is to be taken of them; "" is the module itself. `evaluate`, `export`,
-# `extract_features` and `localize` are names of modules as well, for `python -m` alone: nothing
-# imports those, as an import would put the module in the function's place.
+# Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
+# `extract_features` and `localize` are also modules, but only for `python -m`: nothing may import
+# them, because the module would then replace the function of the same name.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),

@@ -155,7 +155,7 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
   """
   for _, task in tasks:
     for name in wanted:
-      with contextlib.suppress(TooFewVideos):  # said later
+      with contextlib.suppress(TooFewVideos):  # reported later
         PROTOCOLS[name].describe(task)
   for _, task in tasks:
     assert task.features_folder is not None
@@ -177,7 +177,7 @@ def _protocols(given: str | Sequence[str], untrimmed: bool) -> list[str]:
   if unknown or not asked:
     what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
     raise UserError(f"--protocols: {what}; there are {', '.join(PROTOCOLS)}.")
-  return [p for p in PROTOCOLS if p in asked]  # what is quick comes first
+  return [p for p in PROTOCOLS if p in asked]  # fast protocols first
 
 
 def _cases(

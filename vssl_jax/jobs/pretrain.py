@@ -94,7 +94,7 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   source = sources.load_source(config, config.data.train_split)
   source, held = _without_held_out(config, source)
   config = methods.resolve(config, source)
-  if len(held):  # a run that goes on must do so without the same videos
+  if len(held):  # a continued run must leave out the same videos
     with config.unlocked():
       told = f"{config.data.fingerprint} without {held.tolist()}"
       config.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
