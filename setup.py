@@ -1,4 +1,4 @@
-"""The packages, which setup.cfg cannot tell: the recipes in configs/ go into the package too."""
+"""The packages; setup.cfg cannot express that the recipes in configs/ are part of the package."""
 
 from setuptools import find_packages, setup
 

@@ -273,7 +273,7 @@ for axes in rows:
 plt.show()
 
 # %% [markdown]
-# *Grey: annotated actions. Red: the activation of the video's class; thin grey: the other classes.*
+# *Gray: annotated actions. Red: the activation of the video's class; thin gray: the other classes.*
 #
 # Attention is lower in some parts of the shared background, but never near 0. In context it is as
 # high as in actions, because the labels give little reason to separate the two. The activation of
@@ -323,7 +323,7 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 
 # %% [markdown]
 # *The activation of the suppression branch, its mean, and below the curve a tick for every snippet
-# that is pseudo-labelled as action.* No moment of an action is missed, but most ticks lie outside
+# that is pseudo-labeled as action.* No moment of an action is missed, but most ticks lie outside
 # of actions. Actions fill only a small part of the video, so much more than the actions is above
 # the mean; after the actions, context has the highest activation.
 
@@ -337,7 +337,7 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 # $$S_{t,c}=\frac{\#\{t':u(t')=u(t),\ \hat A_{t',c}=\hat A_{t,c}\}}{\#\{t':u(t')=u(t)\}}\in(0,1].$$
 #
 # By hand, for eleven snippets in the plane: the four on the left are action, but one of them is
-# labelled background; the five on the right are background, but one is labelled action; the two at
+# labeled background; the five on the right are background, but one is labeled action; the two at
 # the bottom have different labels. So $S$ is 3/4 for the three on the left that agree and 1/4 for
 # the other one, 4/5 and 1/5 on the right, and 1/2 for both at the bottom.
 
@@ -737,7 +737,7 @@ for variant, (title, _) in KINDS.items():
 #
 # The contrast should move actions of one class together and away from background. The figure is a
 # t-SNE of a sample of snippets of the test videos, half of them background. The number is the
-# fraction of each snippet's ten nearest neighbours *in other videos* that have its class (or are
+# fraction of each snippet's ten nearest neighbors *in other videos* that have its class (or are
 # background too).
 
 # %%
@@ -760,11 +760,11 @@ timelines.scatter(RUNS / "tsne.png", planes, sample.label, names, notes)
 show(RUNS / "tsne.png", 1500)
 
 # %% [markdown]
-# *One color per class, background grey.* All spaces separate the classes from each other. The cloud
-# of each class also contains grey points: its context, which no space learnt from video labels
+# *One color per class, background gray.* All spaces separate the classes from each other. The cloud
+# of each class also contains gray points: its context, which no space learned from video labels
 # separates from the action. The labels do not require it, because both action and context explain
 # them. The numbers also show that the simulated input features are better at this than all spaces
-# learnt from them.
+# learned from them.
 
 # %% [markdown]
 # ## Limits

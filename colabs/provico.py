@@ -170,7 +170,7 @@ fig
 # %% [markdown]
 # *Figure 1. Left: contours at one and two standard deviations; means on the dotted circle have the
 # same Euclidean distance from the mean of A. Right: the distances.* B is near A and C is not,
-# although their means are equally far from that of A. In grey: the one-dimensional formula with
+# although their means are equally far from that of A. In gray: the one-dimensional formula with
 # $\sigma^2 = \sum_d \sigma_d^2$, as printed in a review of the paper
 # (`config.provico.form=reviewed`). It has a single number for the width, so the direction is lost,
 # and with it most of the difference. The library sums over dimensions. λ, the weight of the first
@@ -392,7 +392,7 @@ fig
 #
 # $$p(m \mid V_i, V_j) = \frac{1}{K^2} \sum_{k, k'} s\big(b - a\,\|z_i^{(k)} - z_j^{(k')}\|\big),$$
 #
-# with the logistic function $s$ and learnt $a > 0$ and $b$. It is one half at the distance $b / a$,
+# with the logistic function $s$ and learned $a > 0$ and $b$. It is one half at the distance $b / a$,
 # and a larger $a$ makes it steeper. How should $a$ and $b$ be initialized? On the unit sphere with
 # $\sum_d \sigma_d^2 = 1$, two samples of one video have a distance of about $\sqrt 2$, and two
 # samples of unrelated videos about 2.
@@ -471,7 +471,7 @@ fig
 # %% [markdown]
 # *Figure 7. Left: the weighted loss of a pair against the product of the uncertainties, for four
 # values of $L_\text{soft}$; dots at $2 L_\text{soft}$. Right: the divergence from a standard
-# normal, as a function of one log-variance. Towards small variances it grows only linearly: its
+# normal, as a function of one log-variance. Toward small variances it grows only linearly: its
 # gradient is the constant β/2 per dimension.*
 #
 # ## 7. The regularizer on and off
@@ -561,7 +561,7 @@ fig
 
 # %% [markdown]
 # *Figure 8. The training log (batches of 64 videos), and in the last panel R@1 of the test videos
-# among the training videos by the cosine of μ(V); grey: the features of a random network, which has
+# among the training videos by the cosine of μ(V); gray: the features of a random network, which has
 # no trained projection. For 382 videos the standard error is about 2 points, and another seed
 # changes the value by more.*
 #
@@ -589,7 +589,7 @@ print(correlation.verdict(correlation.spearman(chosen["queries"].uncertainty, hi
 
 # %% [markdown]
 # In this run the videos with the lowest uncertainty are retrieved best and those with the highest
-# worst, as expected. But the error bars of neighbouring groups overlap, and the rank correlation
+# worst, as expected. But the error bars of neighboring groups overlap, and the rank correlation
 # may be chance. In the longer runs of `docs/uncertainty.md` there is a correlation, but it is weak.
 #
 # ## 8. Which pairs are mined?

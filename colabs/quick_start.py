@@ -15,7 +15,7 @@
 # # Quick start: from a folder of videos to features
 #
 # **Question.** You have a folder of videos. What does a network learn from them without labels, and
-# how do you know that it learnt something?
+# how do you know that it learned something?
 #
 # **What is known.** CVRL (*Spatiotemporal Contrastive Video Representation Learning*, Qian et al.,
 # CVPR 2021) draws two clips of each of $N$ videos, crops each clip and changes its colors, and
@@ -157,9 +157,9 @@ config.name = "quick_start"
 config.data.source, config.data.path = "tfrecord", str(RECORDS)
 config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
 config.data.eval.clips = 3
-config.knn.every_epochs = 5.0  # nearest neighbours while training, which labels make possible
+config.knn.every_epochs = 5.0  # nearest neighbors during training; needs labels
 config.probe.run = config.probe.linear = (
-  False  # probed below, by logistic regression and neighbours
+  False  # probed below, by logistic regression and nearest neighbors
 )
 if FAST:
   config.batch_size, config.epochs, config.optim.warmup_epochs = 8, 1.0, 0.0
@@ -231,7 +231,7 @@ fig
 # (in the first three panels each from one batch); dark: mean of nine rows; dashed: chance. From the
 # left: the loss, where the dashed line is $\log(2N - 1)$, its value if all similarities are equal;
 # how often the clip nearest to an anchor is the other clip of its video; how many dimensions the
-# projected clips use; accuracy of nearest neighbours on the features, with labels that training
+# projected clips use; accuracy of nearest neighbors on the features, with labels that training
 # does not see.*
 #
 # The pretext task is hard here: a fifth of the clips that an anchor is compared with show the same
@@ -244,7 +244,7 @@ fig
 #
 # ## 5. Probes, compared with an untrained network
 #
-# Contrastive accuracy shows how well the pretext task was learnt, not whether the features are
+# Contrastive accuracy shows how well the pretext task was learned, not whether the features are
 # useful. So now labels are used for the first time. The encoder is frozen. A logistic regression is
 # fitted on the features of the training videos and tested on test videos, and each test video gets
 # a class from its nearest training videos. The same is done with the network at random
@@ -302,8 +302,8 @@ show(RUN / "evaluation" / "records" / "retrieval.png", 720)
 # %% [markdown]
 # *Figure 4. Left: a random test video of each class; right: the training videos with the nearest
 # features, green with a tick if the class is the same. Each video is shown by its middle frame.*
-# Look at the colors: if the neighbours in a row differ in color and background but not in shape,
-# the network has learnt to ignore color and background. And look at the red ones: are they digits
+# Look at the colors: if the neighbors in a row differ in color and background but not in shape,
+# the network has learned to ignore color and background. And look at the red ones: are they digits
 # of similar shape?
 
 # %%

@@ -91,7 +91,7 @@ def show(path: pathlib.Path, width: int) -> Image:
 # %% [markdown]
 # ## Part A: the interval between two clips
 #
-# ### The law
+# ### The density
 #
 # In a video of $L$ frames, a clip of $n$ frames with stride $s$ has $m = L - (n - 1)s$ possible
 # starts. CVRL draws the interval $\delta$ between the two starts from a density on $[0, m)$,
@@ -145,7 +145,7 @@ fig
 
 # %% [markdown]
 # *Figure 1. Intervals between the two starts: computed probabilities (red) and 20,000 draws of the
-# library's sampler (grey), p = 1.*
+# library's sampler (gray), p = 1.*
 #
 # Compare the first panel with the last: the paper's density with $p = 1$ **is** that of two
 # independent starts. The distance of two points drawn uniformly from $[0, m]$ has the density
@@ -266,7 +266,7 @@ found = {name: [run(variant, seed) for seed in SEEDS] for name, variant in LAWS.
 random = [r["headline"] for r in found["decreasing"]]
 
 # %% [markdown]
-# In the figures below, each dot is a run and each line is the mean of the runs in a row. In grey:
+# In the figures below, each dot is a run and each line is the mean of the runs in a row. In gray:
 # the standard error of an accuracy on 382 test videos, at most 2.6 points.
 
 # %%

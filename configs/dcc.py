@@ -79,7 +79,7 @@ def activitynet(c):
 def _small(c):
   """A narrow trunk for narrow features; other values were chosen on held-out videos of `stitched`.
 
-  With the defaults the contrastive loss reaches zero before the network has learnt from it.
+  With the defaults the contrastive loss reaches zero before the network has learned from it.
   """
   _common(c)
   c.data.frames, c.steps = 256, 400

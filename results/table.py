@@ -1,13 +1,12 @@
-"""The tables of results in README.md and docs/, from the RESULT files beside this program.
+"""Writes the tables of results in README.md and docs/ from the files in results/.
 
   python results/table.py            # rewrite the tables in PAGES between their markers
-  python results/table.py --check    # say whether they agree; exit code 1 if not
+  python results/table.py --check    # check whether they agree; exit code 1 if not
 
-`<folder>/<row>_s<seed>.json` is the `result.json` that a run left in its workdir, as it was, or the
-`summary.json` of `vssl_jax.evaluate`, without the path to its records. A table has a row for each
-of its entries whose files exist; figures are mean ± standard deviation (n − 1) over the seeds, or
-one figure with its seed. On a page, a table stands between `<!-- table: NAME -->` and
-`<!-- /table -->`.
+`<folder>/<row>_s<seed>.json` is the unchanged `result.json` of a run, or the `summary.json` of
+`vssl_jax.evaluate` without the path of its records. A table has a row for each of its entries whose
+files exist. Figures are mean ± standard deviation (n − 1) over the seeds, or a single figure with
+its seed. On a page, a table is between `<!-- table: NAME -->` and `<!-- /table -->`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BEGIN, END = "<!-- table: {} -->", "<!-- /table -->"
-SEEDS = 3  # fewer are said in the row
+SEEDS = 3  # a row with fewer seeds says so
 Result = dict[str, Any]
 
 COLUMNS = {
@@ -42,12 +41,12 @@ METHODS = [
   ("ρ-SwAV, ρ = 2", "rho_swav"),
   ("ProViCo, 4 clips per video", "provico"),
 ]
-# Label; files, `<folder>/<row>`; the part of a file with the scores, by dotted keys, "" for all.
+# Label; files, `<folder>/<row>`; dotted keys of the part of a file with the scores, "" for all.
 Row = tuple[str, str, str]
 
 
 class Table(NamedTuple):
-  """A table: its name, its corner, its rows, and where in a row's part each column lies."""
+  """A table: its name, its first heading, its rows, and the position of each column in a row."""
 
   name: str
   heading: str
@@ -59,10 +58,10 @@ class Summary(NamedTuple):
   """A table of two data sets side by side.
 
   Attributes:
-    name: as of `Table`.
-    heading: what stands in its corner.
+    name: see `Table`.
+    heading: heading of the first column.
     rows: label; file name without folder and seed; the part of the file with the scores.
-    columns: heading to (folder, path in the row's part).
+    columns: heading -> (folder, path in that part).
   """
 
   name: str
@@ -192,7 +191,7 @@ def beside(name: str, methods: Sequence[tuple[str, str]]) -> Summary:
   return Summary(name, "top-1 or recall, %", rows, SIDE_BY_SIDE)
 
 
-# README's, and one for the page of each method.
+# The table of README, and one for the page of each method.
 SUMMARIES = [
   beside("summary", METHODS),
   *(beside(f"{row}_beside", [(label, row)]) for label, row in METHODS),
@@ -215,10 +214,10 @@ def load(files: str) -> list[Result]:
 
 
 def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
-  """A result's scores by column, in per cent; baselines have logistic regression alone."""
+  """The scores of a result by column, in percent; baselines only have logistic regression."""
   if part.startswith("baselines."):
     found, name = result.get("baselines", {}), part.partition(".")[2]
-    value = found.get(name, found.get(name.replace("color", "colour")))  # as older files have it
+    value = found.get(name, found.get(name.replace("color", "colour")))  # name in older files
     return {} if value is None else {"logistic": 100 * value["top1"]}
   found = {}
   for column, path in columns.items():
@@ -231,7 +230,7 @@ def scores(result: Result, part: str, columns: Mapping[str, tuple[str, ...]]) ->
 
 
 def sizes(result: Result) -> str:
-  """Videos to learn from and to test on."""
+  """The numbers of training and test videos."""
   if result.get("job") == "evaluate":
     (data,) = result["data"].values()
     train, test = (data[part]["videos"] for part in ("train", "eval"))
@@ -243,7 +242,7 @@ def sizes(result: Result) -> str:
 
 
 def cell(values: list[float]) -> str:
-  """`mean ± std` of the seeds, one figure as it is, or nothing."""
+  """`mean ± std` over seeds; a single figure unchanged; "" without figures."""
   if not values:
     return ""
   if len(values) == 1 or len(set(values)) == 1:
@@ -252,7 +251,7 @@ def cell(values: list[float]) -> str:
 
 
 def with_seeds(label: str, results: list[Result]) -> str:
-  """A row's label, with the seeds where they are fewer than SEEDS."""
+  """The label of a row, with its seeds if there are fewer than SEEDS."""
   if len(results) >= SEEDS:
     return label
   seeds = ", ".join(str(r["seed"]) for r in results)
@@ -260,7 +259,7 @@ def with_seeds(label: str, results: list[Result]) -> str:
 
 
 def layout(head: list[str], rows: list[list[str]]) -> str:
-  """A Markdown table, or nothing with fewer than two rows: there is nothing to compare."""
+  """A Markdown table, or "" with fewer than two rows, which compare nothing."""
   if len(rows) < 2:
     return ""
   lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
@@ -269,7 +268,7 @@ def layout(head: list[str], rows: list[list[str]]) -> str:
 
 
 def markdown(table: Table) -> str:
-  """A table without columns that no row fills."""
+  """The table without columns that are empty in all rows."""
   found, videos = [], ""
   for label, files, part in table.rows:
     results = [r for r in load(files) if scores(r, part, table.columns)]
@@ -302,7 +301,7 @@ def summary(table: Summary) -> str:
 
 
 def tables() -> dict[str, str]:
-  """All of them by name, without those that lack files."""
+  """All tables by name, without those whose files are missing."""
   found = {one.name: summary(one) for one in SUMMARIES}
   found |= {one.name: markdown(one) for one in TABLES}
   return {name: text for name, text in found.items() if text}
@@ -312,7 +311,7 @@ def replace(text: str, found: Mapping[str, str]) -> str:
   """A page's text with the tables between its markers.
 
   Raises:
-    SystemExit: a marker names no table, or one is lost.
+    SystemExit: a marker names an unknown table, or a marker is missing.
   """
 
   def table(match: re.Match[str]) -> str:

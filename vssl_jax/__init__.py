@@ -5,8 +5,8 @@ summary = vssl_jax.evaluate("runs/mine", protocols="linear,knn")  # every protoc
 encoder = vssl_jax.load("runs/mine")              # a run, an export or converted weights
 features = encoder.apply(encoder.params, clips)   # uint8 [N, T, H, W, 3] to float32 [N, F]
 
-Functions return plain data, and raise `UserError` with one line where their input is bad. All that
-is named here is imported when it is first asked for.
+Functions return plain data, and raise `UserError` with a one-line message if their input is bad.
+Every name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vssl_jax._version import __version__
 
-if TYPE_CHECKING:  # what `_PLACES` says, for editors and type checkers
+if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax import augment, losses, methods, models, ops, probes
   from vssl_jax.encoder.encoder import Encoder, load
   from vssl_jax.encoder.export import export
@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # what `_PLACES` says, for editors and type checkers
   from vssl_jax.jobs.localize import localize
   from vssl_jax.jobs.run import pretrain
 
-# Modules, and what is to be taken of them; "" is the module itself. `evaluate`, `export`,
-# `extract_features` and `localize` are names of modules as well, for `python -m` alone: nothing
-# imports those, as an import would put the module in the function's place.
+# Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
+# `extract_features` and `localize` are also modules, but only for `python -m`: nothing may import
+# them, because the module would then replace the function of the same name.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),
@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  """Imports what is asked for the first time (PEP 562)."""
+  """Imports a name when it is first used (PEP 562)."""
   if name not in _PLACES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   module, attribute = _PLACES[name]

@@ -347,7 +347,7 @@ def to_json(config: ConfigDict) -> str:
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)
 
 
-# Functions that stood here before, which users' own config files call, and where they are now.
+# Functions that were here before and that config files of users call, and where they are now.
 _MOVED = {
   "base": ("vssl_jax.methods", "base_config"),
   "complete": ("vssl_jax.methods", "complete"),

@@ -1,7 +1,7 @@
-"""Which config a name means: a file, or a recipe that comes with the package; and its changes.
+"""Finds the config of a name: a file, or a recipe of the package; and changes its fields.
 
-`configs/cvrl.py:demo` is a file and what its `get_config` is asked for, `cvrl:demo` the same of the
-recipe `cvrl`: a file of `configs/` in a checkout, of `vssl_jax/configs` in an installation.
+`configs/cvrl.py:demo` is a file and the argument of its `get_config`. `cvrl:demo` is the same for
+the recipe `cvrl`, a file in `configs/` (in a checkout) or `vssl_jax/configs` (if installed).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
 def recipes() -> dict[str, pathlib.Path]:
-  """The files of the recipes that come with the package, by name."""
+  """The files of the recipes of the package, by name."""
   folder = _PACKAGE / "configs"
   if not folder.is_dir():  # a checkout
     folder = _PACKAGE.parent / "configs"
@@ -32,13 +32,13 @@ def recipes() -> dict[str, pathlib.Path]:
 
 
 def load(name: str | os.PathLike[str]) -> ConfigDict:
-  """The config that a name means.
+  """Loads the config of a name.
 
   Args:
-    name: a file or a recipe, with a variant after a colon.
+    name: a file or a recipe, optionally with a variant after a colon.
 
   Returns:
-    An unlocked config, as the file gives it: some fields may have former names.
+    An unlocked config, as the file returns it: some fields may have former names.
 
   Raises:
     UserError: no such file or recipe, no such variant, or the file is not a config file.
@@ -61,7 +61,7 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
 
 
 def _find(name: str) -> tuple[pathlib.Path, list[str]]:
-  """The file, and the variant where one is given."""
+  """The file, and a list with the variant, or an empty list."""
   first, colon, variant = name.partition(":")
   if not pathlib.Path(first).is_file() and pathlib.Path(name).is_file():  # C:\..., or odd names
     first, colon, variant = name, "", ""
@@ -78,14 +78,14 @@ def _find(name: str) -> tuple[pathlib.Path, list[str]]:
 def resolve(
   config: ConfigDict | str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> ConfigDict:
-  """A config, by name or as it is, with some fields changed.
+  """A config, given by name or as a `ConfigDict`, with some fields changed.
 
   Args:
-    config: see `load`; one that is given stays as it is.
-    overrides: values by dotted names, such as {"optim.lr": 0.1}; former names are taken too.
+    config: a name, see `load`, or a config, which is not changed.
+    overrides: values by dotted names, such as {"optim.lr": 0.1}; former names are accepted too.
 
   Returns:
-    A locked config of its own.
+    A new, locked config.
 
   Raises:
     UserError: see `load`; or no such field, or a value of another type.

@@ -129,7 +129,7 @@ def rho_demo(c: ConfigDict) -> None:
 def _rho_color(c: ConfigDict, strength: float) -> None:
   """The study's color augmentation, the same for all views; the study's default is s = 0.5.
 
-  With strength s: jitter 0.8s, hue 0.2s; grey with probability 0.2, blur with 0.5. Contrast is
+  With strength s: jitter 0.8s, hue 0.2s; gray with probability 0.2, blur with 0.5. Contrast is
   relative to the mean luma of the clip, as in torchvision.
   """
   presets.plain(c.augment)

@@ -51,7 +51,7 @@ class Tally:
     size: tuple[int, int],
     stored_size: tuple[int, int],
   ) -> None:
-    """Adds one video; `fps` and `size` are those of the file, an empty label means unlabelled."""
+    """Adds one video; `fps` and `size` are those of the file, an empty label means unlabeled."""
     counts = self.counts
     for name, value in zip(_TOTALS[:4], (1, records, frames, seconds), strict=True):
       counts[name] += value

@@ -79,13 +79,13 @@ def from_folder(
 ) -> VideoList:
   """Lists the videos below a folder, by their extensions.
 
-  Videos directly in the folder are unlabelled; the label of a video in a sub-folder is the name of
+  Videos directly in the folder are unlabeled; the label of a video in a sub-folder is the name of
   the first sub-folder. Sub-folders named train, val, test, … with class folders in them are splits.
 
   Args:
     folder: where to look.
     split: name of the split for videos that no such folder puts in one.
-    flat: take every video at any depth as unlabelled.
+    flat: take every video at any depth as unlabeled.
 
   Raises:
     UserError: the folder does not exist, has no videos, or has videos both directly in it and in

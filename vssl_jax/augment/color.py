@@ -34,7 +34,7 @@ def unit(planes: Planes) -> Planes:
 
 
 def luma(planes: Planes) -> jax.Array:
-  """The grey value of red, green and blue planes."""
+  """The gray value of red, green and blue planes."""
   r, g, b = planes
   return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
 
@@ -45,7 +45,7 @@ def contrast_centre(planes: Planes, mean: str) -> Planes:
   Args:
     planes: channels of one clip.
     mean: "clip", each channel's own mean over all frames (`tf.image.adjust_contrast` on the tall
-      image), or "grey", the mean grey value for every channel (torchvision's).
+      image), or "grey", the mean gray value for every channel (torchvision's).
   """
   if mean == "grey":
     return (jnp.mean(luma(planes)),) * len(planes)
@@ -84,7 +84,7 @@ def _one_channel(own, following, previous, hue, saturation):
   first, second = own == top, following == top
   rise = jnp.where(first, following - previous, jnp.where(second, previous - own, own - following))
   sextant = jnp.where(first, 0.0, jnp.where(second, 2.0, 4.0))
-  # A grey pixel has chroma 0 for any hue; the bound keeps the quotient finite.
+  # A gray pixel has chroma 0 for any hue; the bound keeps the quotient finite.
   turned = jnp.abs(rise / jnp.maximum(chroma, 1e-20) + (sextant + 6.0 * hue))
   distance = jnp.minimum(turned, jnp.abs(6.0 - turned))  # turned is in [0, 8]
   scaled = jnp.minimum(saturation * chroma, top)
@@ -92,7 +92,7 @@ def _one_channel(own, following, previous, hue, saturation):
 
 
 def grey_planes(planes: Planes) -> Planes:
-  """Every channel replaced by the grey value."""
+  """Every channel replaced by the gray value."""
   return (luma(planes),) * 3
 
 
@@ -110,7 +110,7 @@ def adjust_brightness(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
 
 
 def adjust_contrast(clip: jax.Array, factor: jax.Array | float, mean: str = "clip") -> jax.Array:
-  """Moves values away from (factor > 1) or towards (< 1) a mean over the whole clip.
+  """Moves values away from (factor > 1) or toward (< 1) a mean over the whole clip.
 
   Args:
     clip: float `[T, H, W, 3]` in [0, 1].
@@ -129,7 +129,7 @@ def adjust_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
 
   Args:
     clip: float `[T, H, W, 3]` in [0, 1].
-    factor: at least 0; 0 gives grey at each pixel's largest channel, 1 changes nothing.
+    factor: at least 0; 0 gives gray at each pixel's largest channel, 1 changes nothing.
 
   Returns:
     float `[T, H, W, 3]` in [0, 1].
@@ -151,7 +151,7 @@ def adjust_hue(clip: jax.Array, delta: jax.Array | float) -> jax.Array:
 
 
 def to_grayscale(clip: jax.Array) -> jax.Array:
-  """Replaces every channel by the grey value 0.2989 R + 0.587 G + 0.114 B.
+  """Replaces every channel by the gray value 0.2989 R + 0.587 G + 0.114 B.
 
   Args:
     clip: float `[T, H, W, 3]`.

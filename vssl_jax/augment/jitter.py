@@ -60,7 +60,7 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
 
 
 def _affine(planes, d, view, contrast: jax.Array):
-  """Contrast if `contrast`, otherwise brightness, which is contrast with centre 0."""
+  """Contrast if `contrast`, otherwise brightness, which is contrast with center 0."""
   factor = jnp.where(contrast, d.contrast, d.brightness)
   centre: tuple[jax.Array | float, ...] = (0.0,) * len(planes)
   if view.contrast:

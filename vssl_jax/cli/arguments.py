@@ -1,4 +1,4 @@
-"""Flags: the parser of every command, the flags that several have, configs with their fields."""
+"""Flags: the parser of all commands, flags that several commands share, flags of config fields."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _UNKNOWN = "unrecognized arguments: "  # argparse's words
 
 
 class Parser(argparse.ArgumentParser):
-  """A command's flags; what is wrong with them is a `UserError`, not a page of usage."""
+  """A parser of a command's flags; wrong flags raise `UserError`, without printing the usage."""
 
   def __init__(self, name: str, description: str, examples: str, *, config: bool = False):
     """Makes a parser without flags.
 
     Args:
-      name: the command, as it is called.
+      name: the command, as the user types it.
       description: what it does, and what it writes.
       examples: command lines.
-      config: take `--config` with its fields too.
+      config: also accept `--config` and flags for its fields.
     """
     lines = "\n".join(f"  {line}".rstrip() for line in examples.strip().splitlines())
     super().__init__(
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     )
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-    """The flags; `config` is then a `ConfigDict`, or None where none was given."""
+    """The parsed flags; `config` is a `ConfigDict`, or None if it was not given."""
     args = list(sys.argv[1:] if args is None else args)
     config = None
     if self._takes_config and not {"-h", "--help"} & set(args):
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
     return found
 
   def error(self, message: str) -> NoReturn:
-    """What argparse calls where the flags are wrong."""
+    """Called by argparse if the flags are wrong."""
     if message.startswith(_UNKNOWN):
       message = self._unknown(message.removeprefix(_UNKNOWN))
     raise UserError(f"{message} ({self.prog} --help)")
@@ -111,7 +111,7 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
 
 
 def _present_name(argument: str) -> str:
-  """`--config.OLD=value` with the field's present name, and a note, where it has been renamed."""
+  """`--config.OLD=value` with the new name of a renamed field; prints a note about it."""
   flag, equals, value = argument.partition("=")
   new = config_lib.RENAMED.get(flag.lstrip("-").removeprefix("config."))
   if new is None or not _FIELD.match(argument):
@@ -121,7 +121,7 @@ def _present_name(argument: str) -> str:
 
 
 def listed(kind: Callable[[str], Any] = str) -> Callable[[str], tuple]:
-  """The type of a flag that takes values between commas."""
+  """The type of a flag with comma-separated values."""
 
   def parse(text: str) -> tuple:
     return tuple(kind(x.strip()) for x in text.split(",") if x.strip())
@@ -131,7 +131,7 @@ def listed(kind: Callable[[str], Any] = str) -> Callable[[str], tuple]:
 
 
 def switch(parser: Parser, name: str, what: str, *, default: bool = False) -> None:
-  """Adds `--NAME`, which absl's forms `--noNAME` and `--NAME=false` turn off."""
+  """Adds `--NAME`; `--noNAME` and `--NAME=false`, as in absl, turn it off."""
   say = "on by default; " if default else ""
   off = f"--no{name} turns it off" if default else ""
   parser.add_argument(
@@ -170,7 +170,7 @@ def which(parser: Parser) -> None:
 
 
 def output(parser: Parser, what: str, *former: str, required: bool = True) -> None:
-  """Adds `--output`, and names that it had before."""
+  """Adds `--output` and its former names."""
   parser.add_argument("--output", *former, required=required, metavar="DIR", help=what)
 
 

@@ -1,7 +1,8 @@
-"""One way to start every command: quiet libraries, errors of one line, exit codes.
+"""Starts every command in the same way: quiet libraries, one-line errors, exit codes.
 
-A command is a module with `parser()`, an `arguments.Parser`, and `run(args)`, its exit code; it is
-imported only when it is called. One with `RESUMES = True` goes on where it was broken off.
+A command is a module with `parser()`, which returns an `arguments.Parser`, and `run(args)`, which
+returns the exit code. It is imported only when it is called. `RESUMES = True` means that the
+command continues an interrupted run when it is called again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _DASHES = ("-h", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command `vssl`; its exit code."""
+  """Runs the command `vssl` and returns its exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
   with _reader_may_go() as gone:
     verbose = _VERBOSE in argv[:1]
@@ -70,8 +71,8 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
   """Runs the command in a module.
 
   Args:
-    module: the whole name of it.
-    argv: the flags; this process's by default.
+    module: full name of the module.
+    argv: the flags; by default those of this process.
 
   Returns:
     The exit code.
@@ -117,7 +118,7 @@ def _fail(message: str) -> int:
 
 
 def _unforeseen(verbose: bool) -> int:
-  """Tells an error of no known kind: hours of training need not be repeated to see where it was."""
+  """Reports an unexpected error and saves its traceback, so that the run need not be repeated."""
   error = sys.exception()
   assert error is not None
   if verbose:
@@ -137,7 +138,7 @@ def _unforeseen(verbose: bool) -> int:
 
 @contextlib.contextmanager
 def _reader_may_go():
-  """Yields a list that is empty unless whoever read stdout has gone, which then is no error."""
+  """Yields a list that is empty unless the reader of stdout has closed it, which is no error."""
   gone: list[bool] = []
   try:
     yield gone

@@ -1,8 +1,9 @@
-"""Keeps what libraries print from between the user and the one line that matters.
+"""Hides the output of libraries, so that the user sees the lines that matter.
 
-Three kinds of lines: TensorFlow's C++ writes some to file descriptor 2 while it is imported, before
-any setting of its own counts; its later ones follow an environment variable; and Python libraries
-warn by absl's log and by `warnings`. Warnings of this package's own come through, as do all errors.
+There are three kinds of such output. TensorFlow's C++ code writes to file descriptor 2 while it is
+imported, before its own settings take effect; what it writes later is controlled by an environment
+variable; Python libraries warn through absl's log and through `warnings`. Warnings of this package
+and all errors are shown.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NOISE = re.compile(
 
 
 def silence() -> None:
-  """Silences libraries in this process, and in those that it starts; what a user has set stays."""
+  """Silences libraries in this process and its child processes; keeps what the user has set."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   if not any(isinstance(f, _Finder) for f in sys.meta_path):
@@ -46,7 +47,7 @@ def _ours(record: logging.LogRecord) -> bool:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-  """Finds TensorFlow as others do, but keeps what is printed while it is loaded."""
+  """Finds TensorFlow as the other finders do, but captures what is printed while it is loaded."""
 
   def find_spec(
     self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -69,9 +70,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def _kept_back() -> Iterator[None]:
-  """Holds what is written to file descriptor 2, and lets through what is no noise.
+  """Captures what is written to file descriptor 2, and then prints it without the noise.
 
-  Where an exception ends it, all comes through.
+  After an exception, everything is printed.
   """
   sys.stderr.flush()
   noise = _NOISE

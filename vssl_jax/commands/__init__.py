@@ -1,4 +1,4 @@
-"""Commands: the flags of one function each, a call of it, and what is printed of its result.
+"""Commands: each parses the flags of one function, calls it, and prints its result.
 
-What a command needs beyond its flags it imports when it runs: help and mistakes are told at once.
+A command imports what it needs only when it runs, so that help and errors appear at once.
 """

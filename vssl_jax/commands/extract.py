@@ -48,7 +48,7 @@ def parser() -> arguments.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Extracts, and prints what came of it; 3 where videos could not be read."""
+  """Extracts, and prints a summary; returns 3 if some videos could not be read."""
   from vssl_jax.encoder.snippet_features import MANIFEST, extract_features
 
   manifest = extract_features(**arguments.given(args), progress=True)

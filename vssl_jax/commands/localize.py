@@ -47,7 +47,7 @@ def parser() -> arguments.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Localizes, and prints how many segments there are and how good they are."""
+  """Localizes, and prints the number of segments and their scores."""
   from vssl_jax.jobs.localize import localize
 
   given = arguments.given(args)
@@ -62,16 +62,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _thresholds(text: str) -> tuple[float, ...]:
-  """`first:last:step`, or numbers between commas.
+  """Parses `first:last:step`, or comma-separated numbers.
 
   Raises:
-    UserError: it is neither, or they are too many.
+    UserError: the text is neither, or has too many numbers.
   """
   try:
     if ":" not in text:
       return tuple(float(x) for x in text.split(","))
     first, last, step = (float(x) for x in text.split(":"))
-    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
+    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, despite rounding
   except (ValueError, ZeroDivisionError, OverflowError):
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."

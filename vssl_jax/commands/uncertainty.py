@@ -58,7 +58,7 @@ def parser() -> arguments.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Analyses, and prints the correlations and the RESULT line."""
+  """Runs the analysis, and prints the correlations and the RESULT line."""
   from vssl_jax import results
   from vssl_jax.uncertainty import analysis
 

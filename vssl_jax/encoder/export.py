@@ -1,9 +1,9 @@
-"""Encoder weights, programs and features for use elsewhere: `vssl_jax.export`.
+"""Exports the weights of an encoder, programs and features: `vssl_jax.export`.
 
-Written are `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`)
-with `encoder.json` (the card: config, preprocessing, hashes of data, weights and programs, results
-of these weights); `encoder.jax_export` and `saved_model/`, which run without this library
-(`vssl_jax.encoder.program`); and `features_<split>.npz`.
+The output is `encoder.safetensors` (arrays, named by their paths joined with "/", under `params/`
+and `batch_stats/`) and `encoder.json` (the card: config, preprocessing, hashes of data, weights and
+programs, results of these weights); on demand also `encoder.jax_export` and `saved_model/`, which
+run without this library (`vssl_jax.encoder.program`), and `features_<split>.npz`.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ def export(
   """Writes an encoder as safetensors with a JSON card, and on demand programs and features.
 
   Args:
-    checkpoint: a run folder, or a folder that this wrote earlier.
-    output: folder to write, made if missing.
-    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
-    formats: out of `FORMATS`: "safetensors" (always written), "program" (`jax.export`),
+    checkpoint: folder of a run, or of an earlier export.
+    output: output folder, created if missing.
+    which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
+    formats: some of `FORMATS`: "safetensors" (always written), "program" (`jax.export`),
       "savedmodel" (TensorFlow).
-    features: write the features of `split` too.
-    data: folder of prepared records that they are of; the run's own by default.
+    features: also write the features of `split`.
+    data: folder of prepared records to extract features from; by default the data of the run.
     split: one or several splits.
-    clips: clips per video; 0 for the run's own number, and so for the next two.
+    clips: clips per video; 0 for the value of the run, as for `crops` and `batch_size`.
     crops: crops per clip.
-    batch_size: videos read at a time.
-    overwrite: replace an export that is there.
+    batch_size: videos per batch.
+    overwrite: replace an existing export.
 
   Returns:
     The files written, in order.
 
   Raises:
-    UserError: no such checkpoint or data, or a file to write exists and may not be replaced.
+    UserError: there is no such checkpoint or data, or a file exists and may not be replaced.
   """
   splits = [split] if isinstance(split, str) else [s for s in split if s]
   output = pathlib.Path(output)
@@ -78,7 +78,7 @@ def export(
   kept = len(files)
   if features:
     files += [output / f"features_{split}.npz" for split in splits]
-  # Programs and features of an earlier export are of other weights: they go, or everything stays.
+  # Programs and features of an earlier export have other weights: remove all or nothing.
   stale = [output / name for name in programs.values() if name not in written]
   stale += sorted(set(output.glob("features_*.npz")) - set(files))
   existing = [f for f in (*files, *stale) if f.exists()]
@@ -97,11 +97,11 @@ def export(
   seen = config.copy_and_resolve_references()
   _use_data(seen, os.fspath(data), numbers)
   sources = [_open(seen, split) for split in splits] if features else []
-  # As the probes do: a network of single frames looks at clips inflated.
+  # As in the probes: a network for single frames is inflated for clips.
   seen, probed = inflate.inflated(seen, variables)
   folder = pathlib.Path(checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
-  # Exported again: what the card said stays true.
+  # An export is exported again: the contents of its card stay valid.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
   make_folder(output)
   for name, save in (("program", program.save_program), ("savedmodel", saved_model.save_model)):
@@ -144,7 +144,7 @@ def _formats(names: Sequence[str]) -> list[str]:
 
 def _use_data(config: ConfigDict, data: str, numbers: Mapping[str, int]) -> None:
   with config.unlocked():
-    config.data.fraction = 1.0  # of the labels to learn from: features are of all videos
+    config.data.fraction = 1.0  # features of all videos, not only of those trained on
     if data:
       config.data.source, config.data.path = "tfrecord", data
     config.data.eval.update({name: value for name, value in numbers.items() if value})

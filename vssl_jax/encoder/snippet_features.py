@@ -1,8 +1,8 @@
-"""An encoder slid over untrimmed videos: one `.npy` file of snippet features `[T, D]` a video.
+"""Slides an encoder over untrimmed videos: one `.npy` file of snippet features `[T, D]` per video.
 
-The files are what `config.data.source = "localization"` reads, once `annotations.json` lies beside
-them (or is named). `manifest.json` says what they were made from. A killed run goes on when started
-again: each file appears whole, and is made once.
+`config.data.source = "localization"` reads these files, with an `annotations.json` in the same
+folder or in another place. `manifest.json` describes how they were made. Files are written
+atomically, so an interrupted run continues when it is started again.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ def extract_features(
   """Writes `<output>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
 
   Args:
-    checkpoint: a run folder or an exported one, of any method with an encoder of clips.
-    videos: a folder; videos in folders inside it count too.
-    output: made if missing; holds features of this encoder and these settings only.
-    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
+    checkpoint: folder of a run or an export, of any method with an encoder of clips.
+    videos: a folder of videos; its subfolders are read too.
+    output: created if missing; a folder has features of one encoder with one group of settings.
+    which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
     frames: frames per snippet.
-    step: frames from one of a snippet's to the next.
-    stride: frames from a snippet to the next.
-    fps: frames per second that videos are read at; 0 takes each video's own.
-    resize: pixels of the shorter side; None for those that the checkpoint is evaluated with.
-    size: side of the central square, pixels; None likewise.
-    batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one per core, 1 decodes in this process.
-    timeout: seconds to wait for a video's next snippet; 0 for no limit.
-    progress: print a line a video.
+    step: distance between neighboring frames of a snippet, in frames.
+    stride: distance between the starts of neighboring snippets, in frames.
+    fps: frame rate at which videos are read; 0 for the frame rate of each video.
+    resize: short side, pixels; None for the value that the checkpoint is evaluated with.
+    size: side of the central square, pixels; None as for `resize`.
+    batch_size: snippets per call of the encoder.
+    workers: decoding processes; 0 for one per core, 1 to decode in this process.
+    timeout: seconds to wait for the next snippet of a video; 0 for no limit.
+    progress: print one line per video.
 
   Returns:
-    The manifest: `step_seconds` is for `config.data.localization.step_seconds`, `unreadable` names
-    the videos that are left out.
+    The manifest. Set `config.data.localization.step_seconds` to its `step_seconds`; `unreadable`
+    lists the videos that are left out.
 
   Raises:
-    UserError: bad arguments, no such checkpoint, no videos, two of one name, or `output` is of
-      something else.
+    UserError: bad arguments, no such checkpoint, no videos, two videos with one name, or `output`
+      has features of something else.
   """
   from data_pipelines.videos.snippets import SnippetSettings
   from vssl_jax.encoder import encoder
@@ -113,21 +113,22 @@ def extract(
   """Writes `<out>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
 
   Args:
-    checkpoint: a run folder or an exported folder, or what `encoder.load_encoder` gave of it.
-    videos: a folder; videos in folders inside it count too.
-    out: made if missing; holds features of this checkpoint and these settings only.
+    checkpoint: folder of a run or an export, or what `encoder.load_encoder` returns for it.
+    videos: a folder of videos; its subfolders are read too.
+    out: created if missing; a folder has features of one checkpoint with one group of settings.
     settings: how snippets are cut.
-    batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one per core.
-    timeout: seconds to wait for a video's next snippet before the video counts as unreadable. 0
-      sets no limit; one worker decodes in this process then.
-    progress: print a line a video.
+    batch_size: snippets per call of the encoder.
+    workers: decoding processes; 0 for one per core.
+    timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
+      0 for no limit, in which case a single worker decodes in this process.
+    progress: print one line per video.
 
   Returns:
     The manifest.
 
   Raises:
-    UserError: bad arguments, no videos, two of one name, or `out` is of something else.
+    UserError: bad arguments, no videos, two videos with one name, or `out` has features of
+      something else.
   """
   from data_pipelines.videos import snippets
   from data_pipelines.videos import workers as workers_lib
@@ -196,7 +197,7 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
   """Videos at any depth, sorted by name.
 
   Raises:
-    UserError: none, or two of one name, whose features would overwrite each other's.
+    UserError: there are none, or two have one name, so their features would have one file.
   """
   from data_pipelines.videos.video_list import EXTENSIONS
 
@@ -216,7 +217,7 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
 def _encoder(
   checkpoint: Checkpoint, settings: SnippetSettings, batch_size: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, Any]]:
-  """The function of clips uint8 `[batch_size, T, H, W, 3]`, its D, and what it was made from."""
+  """The encoder as a function of uint8 `[batch_size, T, H, W, 3]`, its D, and its origin."""
   import jax
 
   from vssl_jax import models
@@ -251,7 +252,7 @@ def _encoder(
 
 
 class _Batches:
-  """Gathers snippets of several videos into full batches, and sorts what comes out of them."""
+  """Gathers snippets of several videos into full batches, and returns features by video."""
 
   def __init__(self, encode: Callable[[np.ndarray], np.ndarray], size: int, finish: Callable):
     self._encode, self._size, self._finish = encode, size, finish
@@ -273,7 +274,7 @@ class _Batches:
     self._features.pop(path, None)
 
   def flush(self) -> None:
-    """Encodes what waits, the batch filled up with zeros, so that there is one shape."""
+    """Encodes the waiting snippets, in a batch padded with zeros so that its shape is constant."""
     if self._waiting:
       clips = np.stack([snippet for _, snippet in self._waiting])
       empty = np.zeros((self._size - len(clips), *clips.shape[1:]), clips.dtype)
@@ -289,11 +290,11 @@ class _Batches:
 
 
 class _Journal:
-  """Which videos are done, a line each, below a line on what all are made from."""
+  """The list of finished videos, one per line, after a line about what all were made from."""
 
   def __init__(self, path: pathlib.Path, made_from: dict[str, Any]):
     self._path, self._facts = path, {}
-    # Where the checkpoint lies and how many steps it had changes nothing; its weights would.
+    # The checkpoint's path and number of steps do not matter, only its weights.
     head = {k: v for k, v in made_from.items() if k != "checkpoint"}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [row for row in map(_parse, lines) if row is not None]
@@ -305,7 +306,7 @@ class _Journal:
       )
     for row in rows[1:]:
       self._facts[row["name"]] = row
-    # Written anew, so that a line cut short by a kill does not swallow the next.
+    # Rewritten, so that a line cut short by a kill does not merge with the next one.
     _write_lines(path, [head, *self._facts.values()])
 
   def has(self, path: pathlib.Path) -> bool:

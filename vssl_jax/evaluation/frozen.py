@@ -20,7 +20,7 @@ from vssl_jax.evaluation.task import (
 from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
 
-_NEIGHBOURS = 5  # neighbours shown per query
+_NEIGHBOURS = 5  # neighbors shown per query
 _TITLES = {"logistic": "logistic regression"}  # titles of pictures
 
 

@@ -30,7 +30,7 @@ Monitor = Callable[[Any], dict[str, float]]
 def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) -> Monitor | None:
   """The monitor that a run's config asks for, or None.
 
-  It is a nearest-neighbour probe. For a method without an encoder it is the method's own
+  It is a nearest-neighbor probe. For a method without an encoder it is the method's own
   validation on the videos held out by `config.data.localization.validation`.
   """
   count = jax.process_count()

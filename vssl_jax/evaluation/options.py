@@ -1,4 +1,4 @@
-"""What the command line may change, and the configs of the protocols that train."""
+"""Options of an evaluation, and the configs of the protocols that train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Numbers of the protocols; of `FROM_CHECKPOINT`, 0 or None is the checkpoint's own."""
+  """Settings of the protocols; 0 or None in `FROM_CHECKPOINT`: the value of the checkpoint."""
 
   clips: int = 0
   crops: int = 0
@@ -94,7 +94,7 @@ HELP = {
 
 
 def check(options: Options) -> None:
-  """Checks what needs no data and no checkpoint.
+  """Checks everything that needs neither data nor checkpoint.
 
   Raises:
     UserError: a negative seed, an empty list, or two files of videos under one name.
@@ -116,7 +116,7 @@ def check(options: Options) -> None:
 
 
 def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
-  """The checkpoint's config with the views, the seed, the probe and the votes that options change.
+  """The checkpoint's config, with the options for views, seed, linear probe and kNN applied.
 
   Raises:
     UserError: an unknown linear probe.
@@ -146,15 +146,15 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
 
 
 def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float) -> ConfigDict:
-  """The config under which the whole network is trained with labels from the checkpoint.
+  """The config for training the whole network with labels, starting from the checkpoint.
 
   Clips, crops and flips are those of the linear probe.
 
   Args:
-    config: `probe`, `data`, `encoder`, `augment` and `seed` are read.
-    classes: labels of the data.
-    options: the numbers of fine-tuning.
-    epochs: of this run.
+    config: its `probe`, `data`, `encoder`, `augment` and `seed` are used.
+    classes: number of classes of the data.
+    options: settings of fine-tuning.
+    epochs: length of this run.
 
   Returns:
     A locked config of method `classify`.
@@ -162,7 +162,7 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   Raises:
     UserError: a number is impossible.
   """
-  from vssl_jax.evaluation import classifier  # heavy, and flags need none of it
+  from vssl_jax.evaluation import classifier  # slow to import, and not needed for flags
 
   for name, fits, what in (
     ("epochs", epochs > 0, "above 0"),
@@ -187,7 +187,7 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
 
 
 def describe_training(settings: ConfigDict) -> dict[str, object]:
-  """What a reader wants to know of a training config, JSON-able."""
+  """The important settings of a training config, JSON-able."""
   d, o, k = settings.data, settings.optim, settings.classify
   return {
     "optimizer": {

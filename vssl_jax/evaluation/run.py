@@ -1,10 +1,10 @@
-"""Every evaluation protocol from one checkpoint.
+"""Runs all evaluation protocols on one checkpoint.
 
-The output folder gets table.md and summary.json, and for each pair of splits a folder with
-<protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
-semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
-no finished protocol again, but for those that videos were lost to. It is one process, on all
-devices of its machine.
+The output folder contains table.md and summary.json, and for each pair of splits a folder with
+<protocol>.json (the scores and all settings), pictures, and the subsets of the semi-supervised
+protocol as lists of videos. Running again continues an interrupted evaluation. Finished protocols
+are not repeated, unless some of their videos could not be read. The evaluation runs in one process,
+on all devices of the machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FORMAT = 2  # of the JSON files: raised where a protocol's numbers change
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One pair of splits: its folder's name, and `config.data`'s values that differ."""
+  """One pair of splits: the name of its folder, and the fields of `config.data` that differ."""
 
   name: str
   values: dict[str, str]
@@ -57,7 +57,7 @@ class Case:
 
 @dataclasses.dataclass
 class Plan:
-  """What is to be done on one pair of splits: settings by protocol, and what comes of it."""
+  """The work for one pair of splits: the settings of each protocol, and its outcome."""
 
   case: Case
   outcome: summary_lib.Outcome
@@ -77,33 +77,33 @@ def evaluate(
   again: bool = False,
   **options: Any,
 ) -> dict[str, Any]:
-  """Evaluates an encoder under every protocol asked for, and writes a table, numbers and pictures.
+  """Runs evaluation protocols on an encoder, and writes a table, scores and pictures.
 
-  Data, views and clips are the checkpoint's own unless arguments say otherwise. Several folders, or
-  several pairs of splits, are evaluated one by one and averaged. What has been run is in the
-  summary and the table even where a later protocol fails.
+  Data, views and clips are those of the checkpoint, unless arguments change them. Several folders,
+  or several pairs of splits, are evaluated one after the other and averaged. If a protocol fails,
+  the summary and the table still contain the protocols that were finished before.
 
   Args:
-    checkpoint: a run folder, or a folder by `vssl_jax.export`.
-    data: folder or folders of prepared records; names of data sets where `source` is "tfds".
-    protocols: names out of `vssl_jax.evaluation.protocols.PROTOCOLS`, also with commas between
-      them. "all" leaves out those that the data does not allow.
-    output: folder to write; `evaluation` in the checkpoint's by default, `evaluation_WHICH` where
-      the checkpoint is not the last.
-    which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
-    source: `config.data.source` of `data`; "" is "tfrecord".
-    data_dir: where TFDS keeps its data, where `source` is "tfds".
-    splits: pairs "TRAIN:TEST"; the run's own by default.
+    checkpoint: folder of a run or an export.
+    data: folder or folders of prepared records; with `source="tfds"`, names of data sets.
+    protocols: names from `vssl_jax.evaluation.protocols.PROTOCOLS`, as a list or separated by
+      commas. "all" leaves out those that cannot run on the data.
+    output: output folder; by default `evaluation` in the folder of the checkpoint, or
+      `evaluation_WHICH` if the checkpoint is not the last.
+    which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
+    source: `config.data.source` of `data`; "" for "tfrecord".
+    data_dir: with `source="tfds"`, the folder of TFDS's data.
+    splits: pairs "TRAIN:TEST"; by default those of the run.
     again: run finished protocols again.
     **options: fields of `vssl_jax.evaluation.options.Options`, such as `epochs` of fine-tuning.
 
   Returns:
-    What `summary.json` holds, JSON's own types.
+    The contents of `summary.json`, in types of JSON.
 
   Raises:
-    UserError: unknown protocols, no such checkpoint or data, no labels, too few videos.
-    Preempted: SIGTERM came; the same call goes on.
-    TypeError: an option that there is not.
+    UserError: unknown protocols, no such checkpoint or data, no labels, or too few videos.
+    Preempted: SIGTERM was received; the same call continues.
+    TypeError: an unknown option.
   """
   if jax.process_count() > 1:
     raise UserError(
@@ -145,17 +145,17 @@ def _plain(value: Any) -> Any:
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
-  """Removes features and trained classifiers, which would otherwise be taken as they are.
+  """Removes cached features and trained classifiers, which would otherwise be used again.
 
   Returns:
-    The tasks anew, without what they had read.
+    New tasks, which have not read anything yet.
 
   Raises:
     UserError: a setting is impossible; then nothing is removed.
   """
   for _, task in tasks:
     for name in wanted:
-      with contextlib.suppress(TooFewVideos):  # said later
+      with contextlib.suppress(TooFewVideos):  # reported later
         PROTOCOLS[name].describe(task)
   for _, task in tasks:
     assert task.features_folder is not None
@@ -177,7 +177,7 @@ def _protocols(given: str | Sequence[str], untrimmed: bool) -> list[str]:
   if unknown or not asked:
     what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
     raise UserError(f"--protocols: {what}; there are {', '.join(PROTOCOLS)}.")
-  return [p for p in PROTOCOLS if p in asked]  # what is quick comes first
+  return [p for p in PROTOCOLS if p in asked]  # fast protocols first
 
 
 def _cases(
@@ -195,7 +195,7 @@ def _cases(
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
   if not (folders or source or d.path or d.name or d.source != "tfrecord"):
     raise UserError("--data: the checkpoint's config names no data; give folders of records.")
-  # A colon within brackets is of a slice, train[80%:].
+  # A colon within brackets belongs to a slice, train[80%:].
   pairs = [re.split(r":(?![^\[]*\])", x) for x in named]
   pairs = pairs or [[d.train_split, d.eval_split]]
   if bad := next((p for p in pairs if len(p) != 2 or not all(p)), None):
@@ -245,11 +245,11 @@ def _plan(
   again: bool,
   lenient: bool,
 ) -> Plan:
-  """All settings first: what is impossible is said before anything is trained.
+  """Computes all settings first, so that errors are found before anything is trained.
 
   Raises:
-    UserError: a setting is impossible, or the data does not suffice for a protocol asked for by
-      name.
+    UserError: a setting is impossible, or there is not enough data for a protocol that was
+      requested by name.
   """
   facts = task.facts() | {"format": _FORMAT, "pretraining": before}
   facts["evaluated_sha256"] = _evaluated(facts)
@@ -277,7 +277,7 @@ def _plan(
 
 
 def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None:
-  """Runs what is not finished; results are in `plan.outcome` as soon as they are there."""
+  """Runs the unfinished protocols; adds each result to `plan.outcome` at once."""
   task, case, outcome = plan.outcome.task, plan.case, plan.outcome
   facts = outcome.facts | {"checkpoint": checkpoint}
   make_folder(task.output)
@@ -298,7 +298,7 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
     settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
     data = summary_lib.with_read(facts["data"], scores.pop("read", {}))
     result = facts | {"key": key, "protocol_name": name, "settings": settings_told, "data": data}
-    # The protocol's own words on what it shares with the rest (views, BN mode) are the closer ones.
+    # For facts that the protocol shares with the others (views, BN mode), its own are more exact.
     result = results.plain(result | scores | {"seconds": seconds})
     results.write_json(result, file)
     outcome.found[name] = result
@@ -310,9 +310,9 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
 
 
 def _with_earlier(plan: Plan) -> dict[str, Any]:
-  """What was run now and, for the table, what was run before of the same encoder on the same.
+  """The results of this call and, for the table, earlier ones of the same encoder and data.
 
-  A protocol that was asked for now and failed is not shown as it was under other settings.
+  If a protocol was requested now and failed, an earlier result with other settings is not shown.
   """
   outcome, found = plan.outcome, plan.outcome.found
   for name in set(PROTOCOLS) - set(found) - set(plan.settings):
@@ -323,12 +323,12 @@ def _with_earlier(plan: Plan) -> dict[str, Any]:
 
 
 def _hash(value: Any) -> str:
-  """Of a tree of anything that results hold, its numbers as they are."""
+  """A hash of a tree of results, with exact numbers."""
   return hashlib.sha256(json.dumps(results.plain(value, results.EXACT)).encode()).hexdigest()
 
 
 def _evaluated(facts: dict[str, Any]) -> str:
-  """One hash over all but the protocol that decides its numbers, wherever the files lie."""
+  """A hash of all inputs of a protocol except its settings; independent of file locations."""
   d = facts["data"]
   return _hash(
     [
@@ -346,12 +346,12 @@ def _evaluated(facts: dict[str, Any]) -> str:
 
 
 def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
-  """One hash over all that decides a protocol's numbers."""
+  """A hash of everything that determines the numbers of a protocol."""
   return _hash([facts["evaluated_sha256"], name, described])
 
 
 def _stored(file: pathlib.Path) -> dict[str, Any] | None:
-  """A result as it was written, or None where there is no whole one."""
+  """A saved result, or None if there is no complete one."""
   try:
     result = json.loads(file.read_text(encoding="utf-8"))
   except (OSError, ValueError):
@@ -360,7 +360,7 @@ def _stored(file: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _finished(result: dict[str, Any], key: str) -> bool:
-  """Whether a result is of this key and of all videos: those lost may be there the next time."""
+  """Whether a result has this key and all videos; unreadable videos may be readable now."""
   return result["key"] == key and not summary_lib.lost(result)
 
 

@@ -1,1 +1,1 @@
-"""What a run does, from its config to its result; `main` starts the one that `config.job` names."""
+"""Runs, from their config to their result; `jobs.run` starts the job that `config.job` names."""

@@ -1,4 +1,4 @@
-"""What a config would run: parameters, FLOPs, bytes, devices."""
+"""Describes what a config would run: parameters, FLOPs, bytes, devices."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vssl_jax.models import cost
 def describe(config: ConfigDict) -> str:
   """The resolved config, exact parameter counts, cost per clip and the devices.
 
-  A linear probe is described as the classifier that it trains; where the number of classes can
-  only come from data that is not there, two are assumed.
+  A linear probe is described as the classifier that it trains. If the number of classes is only
+  known from data that is missing, two classes are assumed.
   """
   if config.job == "linear_probe":
     if config.checkpoint:

@@ -1,4 +1,4 @@
-"""Probing a checkpoint, as `configs/linear_probe.py` asks for it."""
+"""Probes a checkpoint: the job of `configs/linear_probe.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def linear_probe(
   """Probes the encoder of `config.checkpoint`.
 
   Returns:
-    What `result.json` holds.
+    The contents of `result.json`.
 
   Raises:
     UserError: no checkpoint, or one that cannot be read.

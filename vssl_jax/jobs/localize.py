@@ -1,6 +1,6 @@
-"""Actions in untrimmed videos, by a trained BaS-Net or DCC: `vssl_jax.localize`.
+"""Locates actions in untrimmed videos with a trained BaS-Net or DCC: `vssl_jax.localize`.
 
-Written are `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, where there are
+The output is `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, if there are
 annotations, `scores.json`.
 """
 
@@ -40,29 +40,30 @@ def localize(
   thresholds: Sequence[float] = (),
   timelines: int = 8,
 ) -> dict[str, Any]:
-  """Localizes the actions of a run's own test split, or of a folder of features.
+  """Locates actions in the test split of a run, or in a folder of features.
 
-  With annotations predictions are scored, and ground truth is drawn beside them; without any all
-  videos of the folder are localized.
+  If there are annotations, predictions are scored and drawn together with the ground truth. If
+  there are none, actions are located in all videos of the folder.
 
   Args:
     checkpoint: folder of a run of `configs/dcc.py`.
     output: folder for predictions, pictures and scores.
-    which: of its checkpoints: "last", "best" (by its `config.save.best`), or a step.
-    data: folder of `<video>.npy` as the run was trained on (`extract_features` makes such); "" for
-      the run's own.
+    which: its checkpoint to use: "last", "best" (by its `config.save.best`), or a step.
+    data: folder of `<video>.npy` with features of the kind that the run was trained on, such as
+      `extract_features` writes; "" for the data of the run.
     annotations: ground truth, ActivityNet's JSON; "" for `annotations.json` in `data`, if there is
       one.
-    durations: CSV of video_id, duration_s where the annotations have none.
+    durations: CSV of video_id, duration_s, if the annotations have no durations.
     split: subset of the annotations; "" for the run's evaluation split.
-    thresholds: of the proposals; () for the run's own.
-    timelines: videos drawn, evenly spaced.
+    thresholds: thresholds of the proposals; () for those of the run.
+    timelines: number of videos to draw, evenly spaced.
 
   Returns:
-    `videos`, `segments`, and with annotations `scores` as in `scores.json`.
+    `videos`, `segments` and, with annotations, `scores` as in `scores.json`.
 
   Raises:
-    UserError: no such run, another method's, no such data, or data of another width or classes.
+    UserError: there is no such run, the run is of another method, there is no such data, or the
+      data has another width or other classes.
   """
   folder = pathlib.Path(checkpoint)
   config, _, state = run_folder.load_state(folder, which)
@@ -109,15 +110,15 @@ def open_split(
   """The videos to localize.
 
   Args:
-    config: a run's.
-    localizer: of its method.
-    data: folder of features; "" for the run's own data.
+    config: the config of a run.
+    localizer: the localizer of its method.
+    data: folder of features; "" for the data of the run.
     annotations: ground truth; "" for `annotations.json` in the folder, if there is one.
-    durations: CSV of durations where the annotations have none.
-    split: by default the run's evaluation split; of annotated videos only.
+    durations: CSV of durations, if the annotations have none.
+    split: subset of the annotated videos; by default the run's evaluation split.
 
   Raises:
-    UserError: no such data, or of another width or of unknown classes.
+    UserError: there is no such data, or it has another width or unknown classes.
   """
   from data_pipelines.untrimmed import sequences
 

@@ -28,17 +28,17 @@ TRAINING = "training.json"  # how the training went, for a second look at a fini
 
 
 class Run(NamedTuple):
-  """All that a run needs, checked.
+  """Everything that a run needs, after all checks.
 
   Attributes:
-    config: resolved.
-    workdir: its folder.
+    config: the resolved config.
+    workdir: folder of the run.
     mesh: all devices.
     source: the training split.
-    method: what is learnt.
-    evaluator: what scores it beside the probes.
-    splits: both splits, where the method has no encoder and scores itself.
-    monitor: what is watched while it learns.
+    method: the method to train.
+    evaluator: the method's own scores, in addition to the probes.
+    splits: both splits, if the method has no encoder and scores itself.
+    monitor: evaluates the network during training.
   """
 
   config: ConfigDict
@@ -54,19 +54,19 @@ class Run(NamedTuple):
 def pretrain(
   config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
 ) -> dict[str, Any]:
-  """Trains `config.method`, probes its encoder if asked.
+  """Trains `config.method`, and probes its encoder if the config asks for it.
 
   Args:
-    config: locked or not; what comes from the data is filled in.
-    workdir: the run's folder; a run that is there goes on.
-    allow_config_change: go on under another config.
+    config: locked or not; fields that depend on the data are filled in.
+    workdir: folder of the run; an existing run is continued.
+    allow_config_change: continue a run even if its config differs.
 
   Returns:
-    What `result.json` holds.
+    The contents of `result.json`.
 
   Raises:
-    Preempted: SIGTERM came; run again to go on.
-    UserError: the config, the data or the folder is impossible.
+    Preempted: SIGTERM was received; run again to continue.
+    UserError: the config, the data or the folder cannot be used.
   """
   began = time.perf_counter()
   run = _open(config, workdir)
@@ -87,14 +87,14 @@ def pretrain(
 
 
 def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
-  """Everything that can be wrong is found here, before the first step."""
+  """Checks everything before the first step, so that errors are found early."""
   if (workdir / exported.CARD).exists():
     raise UserError(f"--workdir: {workdir} holds an exported encoder, which would hide the run's.")
   mesh = parallel.make_mesh()
   source = sources.load_source(config, config.data.train_split)
   source, held = _without_held_out(config, source)
   config = methods.resolve(config, source)
-  if len(held):  # a run that goes on must do so without the same videos
+  if len(held):  # a continued run must leave out the same videos
     with config.unlocked():
       told = f"{config.data.fingerprint} without {held.tolist()}"
       config.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
@@ -116,7 +116,7 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
 
 
 def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.ndarray]:
-  """The training videos, less those that the monitor asks with, where labels are learnt."""
+  """The training videos; if labels are learned, without those that the monitor uses as queries."""
   if config.knn.every_epochs <= 0 or not methods.learns_from_labels(config):
     return source, np.empty(0, int)
   rest, held = splits_lib.hold_out(source, config.knn.held_out, config.seed)
@@ -124,10 +124,10 @@ def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.nd
 
 
 def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
-  """The method, from the encoder of `config.checkpoint` where one is given, and its config.
+  """The method and its config; it starts from the encoder of `config.checkpoint`, if given.
 
   Raises:
-    UserError: a field is impossible, or the method starts from random weights alone.
+    UserError: a field is impossible, or the method can only start from random weights.
   """
   if not config.checkpoint:
     return config, methods.build(config, mesh)
@@ -140,7 +140,7 @@ def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
 
 
 def _describe(run: Run, result: loop.Result) -> dict[str, Any]:
-  """The run, and how its training went."""
+  """Trains, and returns the run with the result of training."""
   c = run.config
   return {
     "job": "pretrain",
@@ -154,7 +154,7 @@ def _describe(run: Run, result: loop.Result) -> dict[str, Any]:
 
 
 def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
-  """How the training went: as measured now, or as noted when a finished run is run again."""
+  """Facts about training: as measured now or, for a run that was finished before, as saved."""
   file = workdir / TRAINING
   if not result.metrics and file.is_file():
     return json.loads(file.read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def _evaluate(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
 
 
 def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
-  """Scores of a method without encoder: of its last parameters, and of those validation chose."""
+  """Scores of a method without an encoder: with its last and its best validated parameters."""
   config, evaluator, (train, test) = run.config, run.evaluator, run.splits
 
   def score(state: step_lib.TrainState) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
 
 
 def report(outcome: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
-  """Writes `result.json` (process 0 alone); what it holds."""
+  """Writes `result.json` (only process 0) and returns its contents."""
   if jax.process_index() == 0:
     results.write_json(outcome, workdir / "result.json")
   return results.plain(outcome)

@@ -1,4 +1,4 @@
-"""A config's job, from its name to its result: `vssl_jax.pretrain`."""
+"""Runs the job of a config and returns its result: `vssl_jax.pretrain`."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def pretrain(
 ) -> dict[str, Any]:
   """Trains what a config describes, and probes it if the config asks for that.
 
-  A run that was broken off goes on, and a finished one is only reported again.
+  An interrupted run is continued. For a finished run, only its result is returned.
 
   Args:
     config: a config, a config file ("configs/cvrl.py:demo") or a recipe ("cvrl:demo").
-    workdir: the run's folder; `runs/<config.name>` by default.
-    overrides: other values by dotted names, such as {"epochs": 2, "data.path": "records"}.
-    allow_config_change: continue a run under another config than the one that it began with.
+    workdir: folder of the run; `runs/<config.name>` by default.
+    overrides: changed fields by dotted names, such as {"epochs": 2, "data.path": "records"}.
+    allow_config_change: continue a run even if its config differs.
 
   Returns:
-    The result, as in the folder's `result.json`: JSON's own types.
+    The contents of `result.json` in the folder, in types of JSON.
 
   Raises:
-    UserError: the config or the data is impossible, or the folder holds another run.
-    NonFiniteError: the loss is not finite any more; the last good checkpoint stays.
-    Preempted: SIGTERM came and all is saved; the same call goes on.
+    UserError: the config or the data cannot be used, or the folder contains another run.
+    NonFiniteError: the loss is not finite; the last good checkpoint is kept.
+    Preempted: SIGTERM was received and everything is saved; the same call continues the run.
   """
   config = config_file.resolve(config, overrides)
   run = _JOBS.get(config.job)

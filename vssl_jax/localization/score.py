@@ -1,4 +1,4 @@
-"""Scores a file of predictions, whoever made it, as ActivityNet's evaluator does."""
+"""Scores any file of predictions, as ActivityNet's evaluator does."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def predict(
     sigma: width of soft suppression, which then replaces `nms`.
 
   Returns:
-    Predictions by video name, and the share of labelled videos whose most likely class is correct.
+    Predictions by video name, and the share of labeled videos whose most likely class is correct.
   """
   predictions, right, labelled = {}, 0, 0
   for batch in source.eval_batches(batch_size):

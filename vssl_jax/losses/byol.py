@@ -1,4 +1,4 @@
-"""BYOL's loss: pulls predictions towards the target network's projections, without negatives."""
+"""BYOL's loss: pulls predictions toward the target network's projections, without negatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract between a method and the train loop: a record of pure functions."""
+"""The interface between a method and the train loop: a record of pure functions."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Feichtenhofer et al., "A Large-Scale Study on Unsupervised Spatiotemporal Representation Learning",
 CVPR 2021. The first clips of all videos go through the network together, then the second clips, and
 so on. Batch norm statistics are separate for each clip index, as in the paper's code (PySlowFast),
-and the running averages move towards their mean over the ρ clips. `statistics = "joint"` sends all
+and the running averages move toward their mean over the ρ clips. `statistics = "joint"` sends all
 ρ N clips through the network at once instead.
 """
 

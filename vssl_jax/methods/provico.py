@@ -76,7 +76,7 @@ def defaults() -> ConfigDict:
   c.scalar = "trace"  # how σ² becomes one number for the weights: trace | geometric | mean
   # pairs: all pairs count equally | classes: positives and negatives make up half the loss each.
   c.average = "pairs"
-  # A pair matches with probability p = s(b − a ‖z − z'‖); a and b are learnt, and p = ½ at the
+  # A pair matches with probability p = s(b − a ‖z − z'‖); a and b are learned, and p = ½ at the
   # distance b / a. At first, two draws of one video are √2 apart and unrelated videos are 2 apart.
   # With b = a no pair would match, and σ would settle where no pair ever matches.
   c.slope = 30.0  # a at the start

@@ -120,10 +120,10 @@ def evaluate(
     `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the Bhattacharyya distance of
     N(μ(V), σ²(V)), always with λ = ¼ and in D dimensions, even if training mined pairs by another
     rule. `uncertainty`: the mean Σ_d σ_d² over all queries (`all`), over those whose first
-    neighbour in `mean` has their class (`hit`), and over the others (`miss`); None without queries.
+    neighbor in `mean` has their class (`hit`), and over the others (`miss`); None without queries.
 
   Raises:
-    UserError: the bank or the queries have no labelled video.
+    UserError: the bank or the queries have no labeled video.
   """
   bank, queries = bank.labelled("training"), queries.labelled("evaluation")
   labels = (bank.label, queries.label)

@@ -38,7 +38,7 @@ def decayed(config: ConfigDict, params: Params) -> Params:
   if config.name == "lars":
     return jax.tree.map(lambda w: len(w.shape) >= 2, params)
 
-  # A normalization's bias has a scale beside it.
+  # The bias of a normalization has a scale in the same module.
   flat, tree = jax.tree_util.tree_flatten_with_path(params)
   norms = {path[:-1] for path, _ in flat if _name(path) == "scale"}
 

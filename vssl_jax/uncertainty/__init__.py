@@ -1,1 +1,1 @@
-"""Analyses the uncertainty of Gaussian embeddings: numbers, pictures and the command."""
+"""Analyzes the uncertainty of Gaussian embeddings: numbers, pictures and the command."""

@@ -1,4 +1,4 @@
-"""Analyses ProViCo's uncertainty as in the paper, for one run or several runs side by side.
+"""Analyzes ProViCo's uncertainty as in the paper, for one run or several runs side by side.
 
 Two terms of the loss push the uncertainty of all videos, whatever they show: ½ log s pushes it
 down, the divergence from N(0, I) pushes it up. A correlation over training cannot separate this
@@ -106,7 +106,7 @@ def analyse(
 
   Args:
     folder: the run's folder.
-    which: the checkpoint to analyse in detail (videos, pairs, corruption): "last", "best" (by the
+    which: the checkpoint to analyze in detail (videos, pairs, corruption): "last", "best" (by the
       run's `config.save.best`), or a step.
     data: folder of prepared records; "" for that of the run.
     videos: indices of the training videos whose pairs are shown; () for six, evenly spaced by

@@ -57,7 +57,7 @@ def noise(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
 
 
 def occlude(clips: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-  """A grey rectangle with the frame's aspect ratio that covers a fraction `strength` of its area.
+  """A gray rectangle with the frame's aspect ratio that covers a fraction `strength` of its area.
 
   All frames and clips of one call have it at the same place, drawn uniformly among the places where
   it lies inside the frame.

@@ -129,7 +129,7 @@ _STRENGTH = {
 def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
   """Draws anchors with their mined positives and hardest negatives as thumbnails.
 
-  The border of a thumbnail is green if its label equals the anchor's, red if it differs, and grey
+  The border of a thumbnail is green if its label equals the anchor's, red if it differs, and gray
   if either is unknown.
 
   Args:

@@ -15,7 +15,7 @@ from vssl_jax.probes.gaussian import Videos
 
 
 class Pair(NamedTuple):
-  """A neighbour of an anchor.
+  """A neighbor of an anchor.
 
   Attributes:
     video: its position among the videos.

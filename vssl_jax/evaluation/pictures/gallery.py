@@ -65,13 +65,13 @@ def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-  """Draws one row per query; neighbours of its class have a green frame and a tick, others red.
+  """Draws one row per query; neighbors of its class have a green frame and a tick, others red.
 
   Args:
     path: path of the PNG.
     rows: for each query `query`, a thumbnail, and `neighbours`, a list of thumbnails, nearest
       first. A thumbnail has `frame` uint8 `[H, W, 3]` or None, `label` (class name), `name` (of the
-      video) and, for neighbours, `cosine` and `right`.
+      video) and, for neighbors, `cosine` and `right`.
     title: title above the picture.
   """
   near = max(len(r["neighbours"]) for r in rows)

@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     momentum: Running average = momentum · running average + (1 − momentum) · batch statistic.
     epsilon: Added to the variance.
     groups: With G > 1, each of G equal contiguous groups of the batch is normalized by its own
-      statistics, as on G devices without cross-device statistics. The running averages move towards
+      statistics, as on G devices without cross-device statistics. The running averages move toward
       the mean over groups of means and of variances (the variance between the group means is left
       out, as when averaging over devices).
     axis_name: Mapped axis over which to average the statistics.
