@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,15 @@ _FREE = (
   "steps_per_epoch",
   "checkpoint",
 )
+
+
+# Names of metrics whose largest value is the best.
+_LARGEST = re.compile(
+  r"(^|[^a-z])(top-?\d+|accuracy|acc|precision|recall|r|m?ap|auc|f1|m?iou)(@[\d.:]+)?$",
+  re.IGNORECASE,
+)
+
+
 
 
 @jax.jit
@@ -109,6 +119,24 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def best_sign(config: ConfigDict) -> float:
+  """1 if the largest value of `config.best` is the best one, −1 if the smallest is.
+
+  Args:
+    config: `config.save`; a `best_mode` of "" decides by the name of the metric.
+
+  Raises:
+    UserError: `best_mode` is none of "", "min" and "max".
+  """
+  if config.best_mode not in ("", "min", "max"):
+    raise UserError(
+      f"config.save.best_mode is {config.best_mode!r}: choose min or max, or '' for what fits "
+      "the metric."
+    )
+  largest = config.best_mode == "max" or (not config.best_mode and _LARGEST.search(config.best))
+  return 1.0 if largest else -1.0
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -124,10 +152,7 @@ class Checkpoints:
     rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
-      if config.best_mode not in ("min", "max"):
-        raise UserError(f"config.save.best_mode is {config.best_mode!r}: choose min or max.")
-      # BestN keeps the largest values of the key, so `min` is negated here.
-      sign = 1.0 if config.best_mode == "max" else -1.0
+      sign = best_sign(config)
 
       def rank(metrics: Mapping[str, float]) -> float:
         return sign * metrics.get(config.best, -sign * np.inf)
@@ -235,7 +260,7 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint cannot be read, or holds another network.
     """
-    sign = 1.0 if self._config.best_mode == "max" else -1.0
+    sign = best_sign(self._config)
     scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
     scores = {s: sign * x for s, x in scores.items() if x is not None}
     if not scores:
