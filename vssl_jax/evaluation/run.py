@@ -29,6 +29,7 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation import pretraining, splits, untrimmed_features
+from vssl_jax.evaluation import protocols as protocols_lib
 from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
@@ -291,9 +292,7 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
       continue
     print(f"{head} …", flush=True)
     start = time.perf_counter()
-    scores = PROTOCOLS[name].run(task)
-    if PROTOCOLS[name].frozen and (now := results.tree_hash(task.variables)) != task.encoder_sha256:
-      raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
+    scores = protocols_lib.run(name, task)
     seconds = time.perf_counter() - start
     settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
     data = summary_lib.with_read(facts["data"], scores.pop("read", {}))
