@@ -348,6 +348,29 @@ def test_a_run_of_an_earlier_version_lacks_fields_and_goes_on(begun):
     checkpoints.check_config(folder, config)
 
 
+def test_a_resume_without_the_same_videos_held_out_is_refused(begun):
+  folder, config = begun
+  config.data.held_out_sha256 = "a"
+  with pytest.raises(UserError, match=r"knn\.held_out .*: set config\.knn\.every_epochs=0\)"):
+    checkpoints.check_config(folder, config)
+  config.knn.held_out, config.knn.every_epochs = 0.3, 2.0
+  checkpoints.write_config(folder, config)
+  checkpoints.check_config(folder, config)
+  for other in ("b", ""):
+    config.data.held_out_sha256, config.knn.held_out, config.seed = other, 0.1, 1
+    with pytest.raises(UserError, match=r"seed: 0 -> 1; .*knn\.held_out=0\.3 and .*epochs=2\.0"):
+      checkpoints.check_config(folder, config)
+
+
+def test_nothing_held_out_leaves_the_hashes_of_earlier_runs(begun):
+  folder, config = begun
+  assert "data.held_out_sha256" not in checkpoints.bound(config)
+  stored = json.loads((folder / checkpoints.CONFIG).read_text())
+  del stored["data"]["held_out_sha256"]
+  (folder / checkpoints.CONFIG).write_text(json.dumps(stored))
+  checkpoints.check_config(folder, config)
+
+
 def test_config_round_trips_with_its_tuples(begun):
   folder, config = begun
   assert checkpoints.load_config(folder).to_dict() == config.to_dict()

@@ -39,6 +39,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
     p.epochs,
   )
   c.data = config.data.copy_and_resolve_references()
+  c.data.held_out_sha256 = ""  # it learns from all training videos
   c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
   c.data.interval = config_lib.data().interval
   c.data.interval.distribution = "independent"

@@ -94,10 +94,9 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   source = sources.load_source(config, config.data.train_split)
   source, held = _without_held_out(config, source)
   config = methods.resolve(config, source)
-  if len(held):  # a run that goes on must do so without the same videos
-    with config.unlocked():
-      told = f"{config.data.fingerprint} without {held.tolist()}"
-      config.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+  with config.unlocked():  # a run that goes on must do so without the same videos
+    told = json.dumps(held.tolist()).encode()
+    config.data.held_out_sha256 = hashlib.sha256(told).hexdigest() if len(held) else ""
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):

@@ -61,6 +61,7 @@ _LARGEST = re.compile(
 )
 
 
+_HELD_OUT = "data.held_out_sha256"
 
 
 @jax.jit
@@ -323,6 +324,8 @@ def bound(config: ConfigDict) -> dict[str, Any]:
   flat = _flat(json.loads(config.to_json()))
   free = (*_FREE, *methods.undecisive_fields(config.method))
   kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
+  if not kept.get(_HELD_OUT):  # as in a config of before there was the field
+    kept.pop(_HELD_OUT, None)
   epoch = config.get("steps_per_epoch", 0)
   if epoch or config.steps:
     kept["total steps"] = config_lib.total_steps(config, epoch)
@@ -339,18 +342,34 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
-  old, new = bound(methods.complete(load_config(workdir))), bound(config)
-  unknown = {k for k in ("data.fingerprint", "total steps") if not old.get(k)}
+  began = methods.complete(load_config(workdir))
+  old, new = bound(began), bound(config)
+  apart = {k for k in ("data.fingerprint", "total steps") if not old.get(k)} | {_HELD_OUT}
   changed = [
     f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
-    for k in sorted({*old, *new} - unknown)
+    for k in sorted({*old, *new} - apart)
     if old.get(k) != new.get(k)
   ]
+  if old.get(_HELD_OUT) != new.get(_HELD_OUT):
+    changed.append(_other_held_out(began))
   if changed:
     raise UserError(
       f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
       "--workdir, or --allow_config_change to continue with the new values."
     )
+
+
+def _other_held_out(began: ConfigDict) -> str:
+  """Says that other videos are held out than when a run began, and what to set."""
+  if not began.data.held_out_sha256:
+    return (
+      "config.knn.held_out would hold out videos that it learns from: set config.knn.every_epochs=0"
+    )
+  k = began.knn
+  return (
+    "config.knn.held_out held out other videos: set "
+    f"config.knn.held_out={k.held_out} and config.knn.every_epochs={k.every_epochs}, as then"
+  )
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
