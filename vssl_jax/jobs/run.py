@@ -26,7 +26,7 @@ def pretrain(
 ) -> dict[str, Any]:
   """Trains what a config describes, and probes it if the config asks for that.
 
-  A run that was broken off goes on, and a finished one is only reported again.
+  A run that was broken off goes on. A finished one is not trained again; its probes run again.
 
   Args:
     config: a config, a config file ("configs/cvrl.py:demo") or a recipe ("cvrl:demo").
