@@ -42,9 +42,7 @@ def data() -> ConfigDict:
   c.path = ""  # the data; tfrecord: folder of shards; tfds, digits: TFDS's data_dir
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
-  c.held_out_sha256 = (
-    ""  # hash of the videos of it that `config.knn` holds out, filled in; "": none
-  )
+  c.held_out_sha256 = ""  # hash of the videos that `config.knn.held_out` takes from training
   c.train_split = "train"
   c.eval_split = "test"
   c.clips = 2  # R: clips drawn from each video
