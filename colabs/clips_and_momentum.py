@@ -221,7 +221,7 @@ mesh = parallel.make_mesh()
 
 def probe(config, variables) -> dict[str, float]:
   """Three scores of a frozen encoder on the test videos, in %."""
-  s = end_of_run.quick(config, variables, *splits, mesh=mesh)
+  s = end_of_run.scores(end_of_run.QUICK, config, variables, *splits, mesh=mesh)
   found = s["logistic"]["top1"], s["knn"]["top1"], s["retrieval"]["R@1"]
   return {k: 100 * x for k, x in zip(("logistic", "kNN", "R@1"), found, strict=True)}
 

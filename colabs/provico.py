@@ -504,7 +504,7 @@ config = small("random", 0.0)
 encoder = models.build_encoder(config.encoder)
 source = sources.load_source(config, "train")
 untrained = calibrate.random_variables(config, encoder, source)
-random = end_of_run.quick(config, untrained, *splits, mesh=mesh)
+random = end_of_run.scores(end_of_run.QUICK, config, untrained, *splits, mesh=mesh)
 print(f"random initialization: R@1 of its features {100 * random['retrieval']['R@1']:.1f} %")
 
 

@@ -41,7 +41,8 @@ def data() -> ConfigDict:
   c.source = "tfrecord"
   c.path = ""  # the data; tfrecord: folder of shards; tfds, digits: TFDS's data_dir
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
-  c.fingerprint = ""  # fingerprint of the training videos, filled in from the source
+  c.fingerprint = ""  # fingerprint of the training split, filled in from the source
+  c.held_out_sha256 = ""  # hash of the videos that `config.knn.held_out` takes from training
   c.train_split = "train"
   c.eval_split = "test"
   c.clips = 2  # R: clips drawn from each video
@@ -241,7 +242,9 @@ def shared() -> ConfigDict:
   c.save.every = 1000  # steps between checkpoints; 0: only at the end
   c.save.keep = 2  # number of newest checkpoints to keep
   c.save.best = ""  # logged metric; the checkpoint with its best value is kept too; "": none
-  c.save.best_mode = "min"  # whether the best value is the smallest (min) or the largest (max)
+  # Which value is the best: the smallest (min), the largest (max), or "" by the metric's name: the
+  # largest of accuracies (top1, accuracy, mAP, recall, R@1, ...), else the smallest, as of a loss.
+  c.save.best_mode = ""
 
   # Nearest neighbors: in evaluation, and during training, see vssl_jax/evaluation/monitor.py.
   c.knn = ConfigDict()

@@ -164,15 +164,8 @@ def vary_with(x: jax.Array, *parameters: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _varying_axes(x: jax.Array) -> frozenset[str]:
-  kind = jax.typeof(x)
-  if hasattr(kind, "manual_axis_type"):
-    return kind.manual_axis_type.varying
-  return getattr(kind, "vma", frozenset())  # JAX before 0.10
+  return jax.typeof(x).manual_axis_type.varying
 
 
 def _mark_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  if not axes:
-    return x
-  if not hasattr(lax, "pcast") and hasattr(lax, "pvary"):  # an older JAX
-    return lax.pvary(x, axes)
-  return lax.pcast(x, axes, to="varying")
+  return lax.pcast(x, axes, to="varying") if axes else x

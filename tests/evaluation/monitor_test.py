@@ -1,6 +1,8 @@
 """The online monitor: what it scores, when the loop asks it, and what it refuses."""
 
 import copy
+import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import pytest
 from tests import small, toy
 from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import monitor, splits
+from vssl_jax.evaluation import monitor, protocols, splits
 from vssl_jax.jobs import pretrain
 from vssl_jax.training import checkpoints, loop, metrics_log, sources
 
@@ -107,11 +109,62 @@ def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_pat
   c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
   outcome = pretrain.pretrain(c, tmp_path)
   assert outcome["train_videos"] == 18
-  kept = checkpoints.load_config(tmp_path).data.fingerprint
-  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **(values | {"knn.every_epochs": 0.0}))
-  with pytest.raises(UserError, match=r"data\.fingerprint"):
+  kept = checkpoints.load_config(tmp_path).data
+  assert kept.fingerprint == sources.load_source(c, "train").fingerprint  # the split's own
+  assert len(kept.held_out_sha256) == 64
+  back = r"set config\.knn\.held_out=0\.25 and config\.knn\.every_epochs=1\.0, as then"
+  for change in ({"knn.every_epochs": 0.0}, {"knn.held_out": 0.5}):
+    c = small.shrink(small.load("cvrl.py", "demo_supervised"), **(values | change))
+    with pytest.raises(UserError, match=back):
+      pretrain.pretrain(c, tmp_path)
+  assert kept.to_dict() == checkpoints.load_config(tmp_path).data.to_dict()
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
+  assert pretrain.pretrain(c, tmp_path)["steps"] == 4
+
+
+def test_a_run_of_before_anything_was_held_out_goes_on(tmp_path):
+  """Its config has no field of what is held out; the monitor of now would hold out a part."""
+  values = {"knn.every_epochs": 0.0, "probe.run": False}
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
+  pretrain.pretrain(c, tmp_path)
+  file = tmp_path / checkpoints.CONFIG
+  stored = json.loads(file.read_text())
+  assert stored["data"].pop("held_out_sha256") == ""
+  file.write_text(json.dumps(stored))
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values | {"knn.every_epochs": 1.0})
+  with pytest.raises(UserError, match=r"config\.knn\.held_out .* set config\.knn\.every_epochs=0"):
     pretrain.pretrain(c, tmp_path)
-  assert kept == checkpoints.load_config(tmp_path).data.fingerprint
+  c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
+  assert pretrain.pretrain(c, tmp_path)["train_videos"] == 24
+
+
+@pytest.mark.parametrize("labelled", ["held out", "others"])
+def test_a_part_without_any_label_is_told_before_training(monkeypatch, labelled):
+  monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
+  source = Source(42, 0)
+  rest, held = splits.hold_out(source, 0.2, seed=0)
+  source.label[held if labelled == "others" else rest] = -1
+  with pytest.raises(UserError, match=r"config\.knn\.every_epochs .* none has a label"):
+    monitor.neighbors(_config(), source, mesh=_mesh())
+  source.label[:] = np.where(np.arange(42) % 2, source.label, -1)
+  source.label[[rest[0], held[0]]] = 0
+  assert "knn_top1" in monitor.neighbors(_config(), source, mesh=_mesh())(
+    {"params": {"weight": jnp.ones(3)}}
+  )
+
+
+def test_a_monitor_that_changes_the_encoder_is_noticed(monkeypatch):
+  """As at the end of training and in `evaluate`."""
+
+  def run(task):
+    task.variables["params"]["weight"] = jnp.zeros(3)
+    return {"top1": 1.0}
+
+  broken = dataclasses.replace(protocols.PROTOCOLS["knn"], run=run)
+  monkeypatch.setitem(protocols.PROTOCOLS, "knn", broken)
+  watch = monitor.neighbors(_config(), Source(42, 0), mesh=_mesh())
+  with pytest.raises(RuntimeError, match="changed the variables"):
+    watch({"params": {"weight": jnp.ones(3)}})
 
 
 def test_unlabelled_data_and_bad_fields_are_told(monkeypatch):

@@ -1,7 +1,9 @@
 """What flags change of a checkpoint's config, and the configs that fine-tuning gets."""
 
 import dataclasses
+import pathlib
 
+import numpy as np
 import pytest
 
 from tests import small
@@ -96,6 +98,11 @@ def test_every_option_has_its_help():
     ("subset_seeds", (0, -1), "--subset_seeds: -1 is negative"),
     ("subset_seeds", (), "--subset_seeds: nothing given"),
     ("subset_seeds", (1, 1), "--subset_seeds: a value stands there twice"),
+    ("linear_epochs", -1.0, "--linear_epochs: -1.0 is negative"),
+    ("semi_epochs", -1.0, "--semi_epochs: -1.0 is negative"),
+    ("clips", -1, "--clips: -1 is negative"),
+    ("temperature", -0.1, "--temperature: -0.1 is negative"),
+    ("lr", -0.1, "--lr: -0.1 is negative"),
     ("shots", (), "--shots: nothing given"),
     ("fractions", (), "--fractions: nothing given"),
     ("subsets", ("a/few.tsv", "b/few.tsv"), "--subsets: two files are named 'few'"),
@@ -104,6 +111,27 @@ def test_every_option_has_its_help():
 def test_what_cannot_be_is_told_at_once(field, value, message):
   with pytest.raises(UserError, match=message):
     options_lib.check(dataclasses.replace(OWN, **{field: value}))
+
+
+@pytest.mark.parametrize(("field", "value"), [("epochs", -1.0), ("layer_decay", 0.0)])
+def test_impossible_finetuning_names_the_flag_and_its_value(field, value):
+  options = dataclasses.replace(OWN, **{field: value})
+  with pytest.raises(UserError, match=f"--{field}: {value} is not "):
+    options_lib.finetuning(_trained(), 6, options, options.epochs)
+
+
+def test_lists_may_be_any_sequence_or_one_value():
+  made = options_lib.make(
+    subsets="few.tsv", fractions=0.1, shots=[1, 2], subset_seeds=np.arange(2), epochs=3.0
+  )
+  assert (made.subsets, made.fractions, made.shots) == (("few.tsv",), (0.1,), (1, 2))
+  assert (tuple(made.subset_seeds), made.epochs) == ((0, 1), 3.0)
+  paths = options_lib.make(subsets=[pathlib.Path("a.tsv"), "b.tsv"], untrimmed=pathlib.Path("c"))
+  assert (paths.subsets, paths.untrimmed) == (("a.tsv", "b.tsv"), "c")
+  assert options_lib.make(subsets=pathlib.Path("a.tsv")).subsets == ("a.tsv",)
+  assert options_lib.make(subsets="") == options_lib.make() == OWN
+  with pytest.raises(TypeError, match="epoch"):
+    options_lib.make(epoch=3.0)
 
 
 def test_what_can_be_passes():

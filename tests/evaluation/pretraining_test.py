@@ -1,5 +1,9 @@
 """What is said of the training behind an encoder, and when its scores are too good."""
 
+import sys
+import types
+
+import ml_collections
 import pytest
 
 from tests import small
@@ -40,6 +44,20 @@ def test_a_run_without_labels():
 def test_a_run_with_labels_says_where_it_started():
   found = pretraining.describe(_trained("classify", checkpoint="runs/first"), {"step": 10})
   assert (found["supervised"], found["started_from"]) == (True, "runs/first")
+
+
+def test_a_method_of_ones_own_says_itself_what_it_learns_from(monkeypatch):
+  mine = types.ModuleType("vssl_jax.methods.mine")
+  mine.defaults, mine.build = ml_collections.ConfigDict, lambda config, mesh: None
+  mine.LEARNS_FROM_LABELS = True
+  monkeypatch.setitem(sys.modules, mine.__name__, mine)
+  trained = _trained("mine")
+  found = pretraining.describe(trained, {"step": 10})
+  assert found["supervised"] is True
+  (note,) = pretraining.notes(found, _data("f" * 64))
+  assert "with their labels" in note
+  mine.freezes_encoder = lambda config: config.method == "mine"
+  assert pretraining.describe(trained, {"step": 10})["data"] is None
 
 
 @pytest.mark.parametrize(

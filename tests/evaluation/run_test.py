@@ -600,8 +600,11 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
     (["--splits=train"], "is not TRAIN:TEST"),
     (["--linear=mine"], "--linear=mine"),
     (["--protocols=knn,finetune", "--optimizer=foo"], "config.optim.name is 'foo'"),
-    (["--protocols=knn,finetune", "--layer_decay=0"], "layer_decay is 0"),
+    (["--protocols=knn,finetune", "--layer_decay=0"], "--layer_decay: 0.0 is not in (0, 1]"),
     (["--protocols=finetune", "--dropout=2"], "--dropout: 2.0 is not in [0, 1)"),
+    (["--protocols=linear", "--linear_epochs=-1"], "--linear_epochs: -1.0 is negative"),
+    (["--protocols=linear", "--linear_epochs=0.01"], "config.probe.epochs is 0.01"),
+    (["--protocols=semi_supervised", "--semi_epochs=-1"], "--semi_epochs: -1.0 is negative"),
     (["--protocols=finetune", "--epochs=0"], "--epochs: 0.0 is not above 0"),
     (["--protocols=semi_supervised", "--batch_size=0"], "--batch_size: 0 is not 1 or more"),
     (["--protocols=localization_features"], "give the untrimmed videos, --untrimmed=DIR"),
@@ -629,6 +632,20 @@ def test_data_without_labels_is_one_line(checkpoint, tmp_path, capsys, monkeypat
 def test_all_are_those_that_the_data_allows():
   assert set(run._protocols("all", False)) == set(EVERY)
   assert set(run._protocols("all", True)) == set(protocols.PROTOCOLS)
+  for given in (["all"], ("all",), " all", "knn,all"):
+    assert set(run._protocols(given, False)) == set(EVERY)
+
+
+def test_lists_from_python(done, checkpoint, tmp_path, monkeypatch):
+  """`all` and one file may stand alone or in a list."""
+  file = next((done / "synthetic").glob("subset_30pct_seed1.tsv"))
+  few = {"epochs": 1.0, "semi_epochs": 2.0, "batch_size": 8, "subsets": str(file)}
+  run.evaluate(checkpoint, output=tmp_path, protocols="semi_supervised", **few)
+  (row,) = _results(tmp_path)["semi_supervised"]["subsets"]
+  assert row["labelled_videos"] == 8
+  _unlabel(monkeypatch, 24)  # "all" leaves out what the data does not allow
+  run.evaluate(checkpoint, output=tmp_path / "all", protocols=["all"], **few)
+  assert set(_results(tmp_path / "all")) == {"embedding"}
 
 
 def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypatch):

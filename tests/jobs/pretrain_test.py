@@ -12,7 +12,7 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier, end_of_run, splits
 from vssl_jax.jobs import dry_run, linear_probe, pretrain
-from vssl_jax.training import metrics_log, sources
+from vssl_jax.training import checkpoints, metrics_log, sources
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,87 @@ def test_running_a_finished_run_again_keeps_its_figures(run):
   assert after["trained"]["linear"]["top1"] == before["trained"]["linear"]["top1"]
 
 
+def _without_test_split(monkeypatch):
+  whole = sources.load_source
+
+  def load(config, split, **kwargs):
+    if split == "test":
+      raise UserError("no records of split 'test'")
+    return whole(config, split, **kwargs)
+
+  monkeypatch.setattr(sources, "load_source", load)
+
+
+@pytest.fixture
+def scored(tmp_path):
+  """A finished run, with the scores of its encoder; and its config."""
+  values = {"probe.linear": False, "probe.baselines": False, "probe.random_init": False}
+  config = small.shrink(small.load("cvrl.py", "demo"), **values)
+  before = pretrain.pretrain(config, tmp_path)
+  assert before["headline"]["knn_top1"]["trained"] >= 0
+  return tmp_path, config, before
+
+
+@pytest.mark.slow
+def test_a_finished_run_keeps_its_scores_where_it_cannot_be_probed(scored, monkeypatch, capsys):
+  folder, config, before = scored
+  _without_test_split(monkeypatch)
+  pretrain.pretrain(config, folder)
+  told = [line for line in capsys.readouterr().out.splitlines() if "Nothing is probed" in line]
+  assert told == [
+    "Nothing is probed: no records of split 'test'; result.json keeps the scores that it has."
+  ]
+  config.probe.run = False
+  pretrain.pretrain(config, folder)
+  after = json.loads((folder / "result.json").read_text())
+  for field in ("trained", "headline", "data", "views", "final", "steps"):
+    assert after[field] == before[field], field
+  # Those of other weights are not the run's any more.
+  config.steps = 6
+  after = pretrain.pretrain(config, folder, allow_config_change=True)
+  assert after["steps"] == 6
+  assert "trained" not in after
+
+
+@pytest.mark.slow
+def test_a_probe_that_cannot_be_leaves_an_earlier_result(scored, tmp_path, monkeypatch):
+  folder, _, _ = scored
+  config = small.shrink(small.load("linear_probe.py", "demo"), checkpoint=str(folder))
+  config.probe.linear = config.probe.baselines = config.probe.random_init = False
+  output = tmp_path / "probe"
+  linear_probe.linear_probe(config, output)
+  before = (output / "result.json").read_text()
+  assert "headline" in before
+  config.data.path, config.data.source = str(tmp_path / "mistyped"), "features"
+  with pytest.raises(UserError, match=r"Nothing can be probed: .*mistyped"):
+    linear_probe.linear_probe(config, output)
+  config.data.path, config.data.source, config.data.synthetic.classes = "", "synthetic", 1
+  config.data.name = "own"  # not the checkpoint's data
+  with pytest.raises(UserError, match="Nothing can be probed: the data has labels of only one"):
+    linear_probe.linear_probe(config, output)
+  _without_test_split(monkeypatch)
+  with pytest.raises(UserError, match="no records of split 'test'"):
+    linear_probe.linear_probe(config, output)
+  assert (output / "result.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"probe.calibrate": 0}, r"probe\.calibrate is 0"),
+    ({"probe.warmup_epochs": 1.0}, r"probe\.warmup_epochs is 1\.0"),
+    ({"probe.epochs": 0.0}, r"probe\.epochs is 0\.0"),
+    ({"probe.protocols": ("localization_features",)}, r"localization_features .* --untrimmed=DIR"),
+    ({"probe.protocols": ("guess",)}, r"probe\.protocols: no protocol 'guess'"),
+  ],
+)
+def test_what_only_the_probes_would_refuse_is_told_before_training(tmp_path, values, message):
+  config = small.shrink(small.load("cvrl.py", "demo"), **values)
+  with pytest.raises(UserError, match=message):
+    pretrain.pretrain(config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
   """In one folder, one encoder after the other: the second is not scored by the first's probe."""
@@ -72,13 +153,7 @@ def test_the_linear_probe_is_of_the_encoder_at_hand(run, tmp_path):
 @pytest.mark.slow
 def test_what_the_probes_lack_is_said_before_training(tmp_path, capsys, monkeypatch):
   whole = sources.load_source
-
-  def without_test_split(config, split, **kwargs):
-    if split == "test":
-      raise UserError("no records of split 'test'")
-    return whole(config, split, **kwargs)
-
-  monkeypatch.setattr(sources, "load_source", without_test_split)
+  _without_test_split(monkeypatch)
   config = small.shrink(small.load("cvrl.py", "demo"))
   result = pretrain.pretrain(config, tmp_path / "split", allow_config_change=False)
   out = capsys.readouterr().out
@@ -112,14 +187,33 @@ def test_a_fraction_to_learn_from_takes_no_labels_from_the_probe():
 @pytest.mark.slow
 def test_a_checkpoint_to_start_from_is_used_or_refused(run, tmp_path):
   config = small.shrink(small.load("cvrl.py", "demo"), checkpoint=str(run))
-  with pytest.raises(UserError, match="cvrl starts from random weights"):
+  refused = "cvrl starts from random weights.*a recipe of method classify, such as cvrl:ucf6_super"
+  with pytest.raises(UserError, match=refused):
     pretrain.pretrain(config, tmp_path, allow_config_change=False)
+  with pytest.raises(UserError, match=refused):
+    dry_run.describe(config)
   config = small.shrink(small.load("cvrl.py", "ucf6_supervised"), checkpoint=str(run))
   config.classify.classes = 2
+  assert config.encoder.dtype == "float32"
+  config.encoder.width = 1.0  # not the checkpoint's
+  described = dry_run.describe(config)
+  assert '"width": 0.0625' in described
+  _, variables, _ = encoder.load_encoder(run)
+  own = sum(x.size for x in jax.tree.leaves(variables["params"]))
+  assert f"parameters: encoder {own:,}," in described
   _, method = pretrain.build(config, None)
   params, _ = small.init(method)
-  _, variables, _ = encoder.load_encoder(run)
   jax.tree.map(np.testing.assert_array_equal, params["encoder"], variables["params"])
+
+
+@pytest.mark.slow
+def test_another_method_than_the_recipes_has_its_own_defaults(run, tmp_path):
+  """`--config=cvrl:demo --config.method=classify --config.checkpoint=RUN`."""
+  values = {"method": "classify", "checkpoint": str(run), "probe.run": False}
+  config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
+  assert pretrain.pretrain(config, tmp_path)["method"] == "classify"
+  assert checkpoints.load_config(tmp_path).classify.frozen
+  assert '"frozen": true' in dry_run.describe(config)
 
 
 @pytest.mark.parametrize(

@@ -198,11 +198,11 @@ def test_part_of_an_objective(block_size):
 
 
 def test_memory_of_value_and_gradient_is_bounded():
-  """65,536 videos: one N × N matrix would be 17 GB."""
+  """65,536 videos: one N × N matrix would be 17 GB; here, a few copies of the embeddings."""
   x = jax.ShapeDtypeStruct((65536, 128), jnp.float32)
   f = jax.jit(jax.value_and_grad(functools.partial(info_nce, block_size=512), (0, 1), has_aux=True))
   memory = f.lower(x, x, jax.ShapeDtypeStruct((), jnp.float32)).compile().memory_analysis()
-  assert memory.temp_size_in_bytes < 32e6
+  assert memory.temp_size_in_bytes < 4 * x.size * 4
 
 
 # --- Eight devices --------------------------------------------------------------------------------

@@ -31,8 +31,6 @@ def test_equal_to_scikit_learn():
         cv=inner,
         scoring="neg_log_loss",
         max_iter=2000,
-        use_legacy_attributes=False,
-        l1_ratios=(0,),
       ),
     ).fit(x[fit], y[fit])
     right += list(model.predict(x[held]) == y[held])

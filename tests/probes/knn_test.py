@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
 from vssl_jax.errors import UserError
-from vssl_jax.probes import knn
+from vssl_jax.probes import knn, metrics
 
 
 def unit(x):
@@ -69,21 +69,27 @@ def test_tiny_temperature_does_not_overflow_and_zero_features_are_harmless():
   )
 
 
+def _top1(bank, bank_label, queries, query_label, classes, **settings):
+  """As the protocol `knn` scores votes."""
+  votes = knn.weighted_knn(bank, bank_label, queries, classes=classes, **settings)
+  return metrics.accuracy(votes, query_label).top1
+
+
 def test_accuracy_leaves_unlabelled_videos_out():
   x = np.eye(4)
   bank, queries = np.array([0, 1, -1, 2]), np.array([0, -1, 3, 2])
-  assert knn.evaluate(x, bank, x, queries, k=1) == pytest.approx(2 / 3)
+  assert _top1(x, bank, x, queries, 4, k=1) == pytest.approx(2 / 3)
   with pytest.raises(UserError, match="training split"):
-    knn.evaluate(x, np.full(4, -1), x, queries)
+    _top1(x, np.full(4, -1), x, queries, 4)
   with pytest.raises(UserError, match="evaluation split"):
-    knn.evaluate(x, bank, x, np.full(4, -1))
+    _top1(x, bank, x, np.full(4, -1), 4)
 
 
 def test_separable_classes_are_told_apart():
   rng = np.random.default_rng(0)
   labels = np.arange(90) % 3
   x = 4 * np.eye(3)[labels] + 0.3 * rng.normal(size=(90, 3))
-  assert knn.evaluate(x[:60], labels[:60], x[60:], labels[60:]) == 1.0
+  assert _top1(x[:60], labels[:60], x[60:], labels[60:], 3) == 1.0
 
 
 def test_bad_input_is_named():

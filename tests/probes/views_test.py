@@ -54,7 +54,7 @@ def small_net(monkeypatch):
 
 def _quick(config, variables, train, test, **more):
   mesh = parallel.make_mesh(jax.devices()[:1])
-  return end_of_run.quick(config, variables, train, test, mesh=mesh, **more)
+  return end_of_run.scores(end_of_run.QUICK, config, variables, train, test, mesh=mesh, **more)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_quick_is_the_parts_put_together(setup, tmp_path):
   assert result["logistic"]["top1"] == fitted.accuracy.top1
   assert result["logistic"]["C"] == fitted.strength
   assert {k: result["retrieval"][k] for k in expected} == expected
-  votes = knn.evaluate(a.mean(), a.label, b.mean(), b.label, k=12, temperature=0.07)
-  assert result["knn"]["top1"] == votes
+  votes = knn.weighted_knn(a.mean(), a.label, b.mean(), classes=3, k=12, temperature=0.07)
+  assert result["knn"]["top1"] == metrics.accuracy(votes, b.label).top1
   assert (result["knn"]["k_used"], result["knn"]["temperature"]) == (12, 0.07)
   assert result["encoder_sha256"] == before == results.tree_hash(variables)
   assert "inference" in result["bn_mode"]

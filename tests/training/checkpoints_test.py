@@ -81,6 +81,46 @@ def test_the_best_is_read_back(tmp_path, mode, want):
   reader.close()
 
 
+@pytest.mark.parametrize(
+  ("metric", "largest"),
+  [
+    ("knn_top1", True),
+    ("top5", True),
+    ("accuracy", True),
+    ("contrast_accuracy", True),
+    ("validation_mAP", True),
+    ("mAP@0.5", True),
+    ("mining_recall", True),
+    ("R@1", True),
+    ("loss", False),
+    ("grad_norm", False),
+    ("overlap", False),
+    ("lr", False),
+  ],
+)
+def test_the_best_is_by_the_metric_unless_said(metric, largest):
+  sign = 1.0 if largest else -1.0
+  by_default = methods.base_config("cvrl").save
+  by_default.best = metric
+  assert checkpoints.best_sign(by_default) == sign
+  assert checkpoints.best_sign(_settings(best=metric, best_mode="min")) == -1.0
+  assert checkpoints.best_sign(_settings(best=metric, best_mode="max")) == 1.0
+
+
+def test_the_best_accuracy_is_kept_and_read_by_default(tmp_path):
+  settings = _settings(best="knn_top1", best_mode="", keep=1)
+  saver = checkpoints.Checkpoints(tmp_path, settings)
+  for step, top1 in ((1, 0.3), (2, 0.9), (3, 0.1), (4, 0.2)):
+    saver.save(step, _state(step), {"knn_top1": top1})
+  saver.close()
+  reader = checkpoints.Checkpoints(tmp_path, settings, read_only=True)
+  assert reader.steps == [2, 4]
+  assert reader.best(_state(0))[0] == 2
+  reader.close()
+  with pytest.raises(UserError, match=r"best_mode is 'most': choose min or max"):
+    checkpoints.Checkpoints(tmp_path, _settings(best="loss", best_mode="most"))
+
+
 def test_a_damaged_best_is_told(tmp_path):
   _write(tmp_path, [(1, 1.0), (2, 2.0)], best="loss")
   shutil.rmtree(tmp_path / checkpoints.FOLDER / "1" / "state")
@@ -306,6 +346,29 @@ def test_a_run_of_an_earlier_version_lacks_fields_and_goes_on(begun):
   config.optim.nesterov = True
   with pytest.raises(UserError, match=r"\(optim\.nesterov: False -> True\)"):
     checkpoints.check_config(folder, config)
+
+
+def test_a_resume_without_the_same_videos_held_out_is_refused(begun):
+  folder, config = begun
+  config.data.held_out_sha256 = "a"
+  with pytest.raises(UserError, match=r"knn\.held_out .*: set config\.knn\.every_epochs=0\)"):
+    checkpoints.check_config(folder, config)
+  config.knn.held_out, config.knn.every_epochs = 0.3, 2.0
+  checkpoints.write_config(folder, config)
+  checkpoints.check_config(folder, config)
+  for other in ("b", ""):
+    config.data.held_out_sha256, config.knn.held_out, config.seed = other, 0.1, 1
+    with pytest.raises(UserError, match=r"seed: 0 -> 1; .*knn\.held_out=0\.3 and .*epochs=2\.0"):
+      checkpoints.check_config(folder, config)
+
+
+def test_nothing_held_out_leaves_the_hashes_of_earlier_runs(begun):
+  folder, config = begun
+  assert "data.held_out_sha256" not in checkpoints.bound(config)
+  stored = json.loads((folder / checkpoints.CONFIG).read_text())
+  del stored["data"]["held_out_sha256"]
+  (folder / checkpoints.CONFIG).write_text(json.dumps(stored))
+  checkpoints.check_config(folder, config)
 
 
 def test_config_round_trips_with_its_tuples(begun):

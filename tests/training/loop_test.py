@@ -122,17 +122,71 @@ def test_nan_stops_naming_step_and_metric_and_keeps_the_last_good(tmp_path, pois
   assert steps == [s for s in (5, 10) if s <= poison]
 
 
-def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
-  class Terminated(toy.Source):
-    def train_batches(self, start=0):
-      for k, batch in enumerate(super().train_batches(start), start):
-        if k == 6:
-          os.kill(os.getpid(), signal.SIGTERM)
-        yield batch
+class _Terminated(toy.Source):
+  """Gets SIGTERM at batch `at`."""
 
+  def __init__(self, at):
+    super().__init__()
+    self.at = at
+
+  def train_batches(self, start=0):
+    for k, batch in enumerate(super().train_batches(start), start):
+      if k == self.at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+
+def _saved_metrics(path, **values):
+  """What each checkpoint says of itself."""
+  config = toy.config(**values).save
+  reader = checkpoints.Checkpoints(path, config, read_only=True)
+  found = {step: reader._manager.metrics(step) for step in reader.steps}
+  reader.close()
+  return found
+
+
+def test_a_checkpoint_has_the_figures_of_its_own_step(tmp_path):
+  values = {"save.best": "loss", "save.keep": 9}
+  _train(tmp_path, source=_Terminated(6), **values)  # at step 7, which is not logged
+  found = _saved_metrics(tmp_path, **values)
+  rows = {r["step"]: r["loss"] for r in metrics_log.read(tmp_path)}
+  assert found[5]["loss"] == rows[5]
+  assert 7 not in rows
+  assert not found[7]
+  _train(tmp_path, **values)
+  reader = checkpoints.Checkpoints(tmp_path, toy.config(**values).save, read_only=True)
+  assert 7 in reader.steps
+  reader.close()
+  stopped = _train(tmp_path / "logged", source=_Terminated(7), **values)
+  assert stopped.steps == 8
+  assert _saved_metrics(tmp_path / "logged", **values)[8]["loss"] == stopped.metrics["loss"]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_best_that_nobody_logs_is_told(tmp_path, watched):
+  mesh = parallel.make_mesh(jax.devices()[:1])
+
+  def train(best):
+    values = {"save.best": best, "knn.every_epochs": 1.75 * watched, "save.every": 100}
+    monitor = (lambda variables: {"knn_top1": 0.5}) if watched else None
+    parts = (toy.Source(), toy.method(), mesh)
+    options = {"tensorboard": False, "monitor": monitor}
+    return loop.train(toy.config(**values), tmp_path, *parts, **options)
+
+  logged = r"knn_top1, loss" if watched else r"loss"
+  with pytest.raises(UserError, match=rf"save\.best is 'knn_top_1', .* not logged; .* {logged}"):
+    train("knn_top_1")
+  steps = [r["step"] for r in metrics_log.read(tmp_path)]
+  assert max(steps) == (7 if watched else 1)
+  if watched:  # what was trained until then is not lost
+    assert set(_saved_metrics(tmp_path)) == {7}
+    assert train("knn_top1").steps == 12
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
   whole = _train(tmp_path / "whole")
   before = signal.getsignal(signal.SIGTERM)
-  stopped = _train(tmp_path / "cut", source=Terminated())
+  stopped = _train(tmp_path / "cut", source=_Terminated(6))
   assert stopped.preempted
   assert stopped.steps == 7
   assert signal.getsignal(signal.SIGTERM) is before

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from vssl_jax import augment, methods, results
 from vssl_jax import config as config_lib
+from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import classifier as classifier_lib
@@ -39,6 +40,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
     p.epochs,
   )
   c.data = config.data.copy_and_resolve_references()
+  c.data.held_out_sha256 = ""  # it learns from all training videos
   c.data.clips, c.data.frames, c.data.stride, c.data.size = p.clips, p.frames, p.stride, p.size
   c.data.interval = config_lib.data().interval
   c.data.interval.distribution = "independent"
@@ -61,6 +63,38 @@ def fitting(wanted: int, videos: int, mesh: Mesh) -> int:
   """The batch size `wanted`, reduced if the split is small, and a multiple of the devices."""
   wanted = min(wanted, videos)
   return wanted - wanted % mesh.size
+
+
+def check_linear(config: ConfigDict, videos: int, mesh: Mesh) -> None:
+  """Checks that the linear probe can be trained, before anything is.
+
+  Args:
+    config: `probe` is read.
+    videos: number of training videos, at least one per device.
+    mesh: all devices.
+
+  Raises:
+    UserError: a field of `config.probe` is impossible, or the probe makes no step after warm-up.
+  """
+  p = config.probe
+  for field, fits, what in (
+    ("batch_size", p.batch_size >= mesh.size, f"at least one video per device ({mesh.size})"),
+    ("lr", p.lr >= 0, "0 or more"),
+    ("weight_decay", p.weight_decay >= 0, "0 or more"),
+    ("momentum", 0 <= p.momentum < 1, "in [0, 1)"),
+    ("warmup_epochs", p.warmup_epochs >= 0, "0 or more"),
+  ):
+    if not fits:
+      raise UserError(f"config.probe.{field} is {p[field]}: give {what}.")
+  epoch = videos // fitting(p.batch_size, videos, mesh)
+  steps, warmup = round(p.epochs * epoch), p.warmup_epochs * epoch
+  if steps < 1:
+    raise UserError(f"config.probe.epochs is {p.epochs}: the linear probe would make no step.")
+  if warmup >= steps:
+    raise UserError(
+      f"config.probe.warmup_epochs is {p.warmup_epochs}: the linear probe's warm-up takes all of "
+      f"its {p.epochs} epochs; make it shorter, or config.probe.epochs larger."
+    )
 
 
 def linear(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,8 +13,7 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from vssl_jax import models
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import protocols
-from vssl_jax.evaluation.classifier import fitting, linear_config
+from vssl_jax.evaluation import classifier, protocols, untrimmed_features
 from vssl_jax.evaluation.options import Options
 from vssl_jax.evaluation.splits import missing, splits, whole
 from vssl_jax.evaluation.task import Task
@@ -32,7 +32,7 @@ def asked(config: ConfigDict) -> list[str]:
   """The names of the protocols that `config.probe` switches on.
 
   Raises:
-    UserError: a protocol is unknown.
+    UserError: a protocol is unknown, or reads data that a run does not have.
   """
   p = config.probe
   names = [*(QUICK if p.quick else ()), *(("linear",) if p.linear else ()), *p.protocols]
@@ -41,7 +41,31 @@ def asked(config: ConfigDict) -> list[str]:
       f"config.probe.protocols: no protocol {unknown[0]!r}; there are "
       f"{', '.join(protocols.PROTOCOLS)}."
     )
+  if untrimmed_features.FOLDER in names:
+    raise UserError(
+      f"config.probe.protocols: {untrimmed_features.FOLDER} reads untrimmed videos, which a run "
+      f"has none of; leave it out, and run vssl evaluate --protocols={untrimmed_features.FOLDER} "
+      "--untrimmed=DIR."
+    )
   return list(dict.fromkeys(names))
+
+
+def check(config: ConfigDict, mesh: Mesh) -> str:
+  """Checks before training what the probes would find impossible after it.
+
+  Returns:
+    The reason why the data at hand cannot be probed, in one line, or "" if it can.
+
+  Raises:
+    UserError: a protocol cannot be run, or a field of `config.probe` is impossible.
+  """
+  names = asked(config)
+  if config.probe.random_init:
+    calibrate.check(config)
+  lack = missing(config, mesh)
+  if not lack and "linear" in names:
+    classifier.check_linear(config, splits(config)[0].num_videos, mesh)
+  return lack
 
 
 def probe(
@@ -61,14 +85,12 @@ def probe(
     `headline`.
 
   Raises:
-    UserError: a protocol is unknown.
+    UserError: the data cannot be probed, or see `check`.
     Preempted: SIGTERM was received; calling this function again continues.
   """
-  names = asked(config)
-  if lack := missing(config, mesh):
-    print(f"Nothing is probed: {lack}.", flush=True)
-    return {"protocol": f"none: {lack}"}
-  config = whole(config)
+  if lack := check(config, mesh):
+    raise UserError(f"Nothing can be probed: {lack.rstrip('.')}.")
+  names, config = asked(config), whole(config)
   train, test = splits(config)
   config, variables = inflated(config, variables)
   outcome: dict[str, Any] = protocol(config, train, test)
@@ -77,22 +99,49 @@ def probe(
     encoders["random_init"] = _random(config, train, mesh)
   for name, values in encoders.items():
     folder, progress = workdir / f"probe_{name}", f"features ({name})"
-    task = Task(config, Options(gallery=0), values, train, test, folder, None, mesh, progress)
-    outcome[name] = _scores(names, task)
+    outcome[name] = scores(
+      names, config, values, train, test, mesh=mesh, folder=folder, progress=progress
+    )
   if config.probe.baselines:
     outcome["baselines"] = baselines.evaluate(config, train, test)
   return outcome | {"headline": _headline(outcome, names)}
 
 
 def _random(config: ConfigDict, train: Source, mesh: Mesh) -> Variables:
-  settings = linear_config(config, 2)
-  size = fitting(config.probe.batch_size, train.num_videos, mesh)
+  settings = classifier.linear_config(config, 2)
+  size = classifier.fitting(config.probe.batch_size, train.num_videos, mesh)
   source = sources.load_source(settings, config.data.train_split, batch_size=size)
   return calibrate.random_variables(config, models.build_encoder(settings.encoder), source)
 
 
-def _scores(names: list[str], task: Task) -> dict[str, Any]:
-  """The scores of one encoder by protocol, and the facts that all protocols share."""
+def scores(
+  names: Sequence[str],
+  config: ConfigDict,
+  variables: Variables,
+  train: Cached,
+  test: Cached,
+  *,
+  mesh: Mesh,
+  folder: pathlib.Path | None = None,
+  progress: str = "",
+) -> dict[str, Any]:
+  """Runs protocols for one encoder, on splits that are already open.
+
+  Args:
+    names: of `evaluation.protocols.PROTOCOLS`; those of `QUICK` train nothing.
+    config: the fields `probe`, `data`, `encoder`, `augment`, `knn` and `seed` are read.
+    variables: variables of the encoder that `config.encoder` describes.
+    train: the training split.
+    test: the evaluation split.
+    mesh: all devices.
+    folder: folder for pictures and training runs; None draws no pictures, and protocols that train
+      need one.
+    progress: text of the progress bars; "" for none.
+
+  Returns:
+    Scores by protocol, and the facts that all protocols share.
+  """
+  task = Task(config, Options(gallery=0), variables, train, test, folder, None, mesh, progress)
   found: dict[str, Any] = {"encoder_sha256": task.encoder_sha256, "bn_mode": BN_MODE}
   if any(protocols.PROTOCOLS[name].frozen and name != "linear" for name in names):
     began = time.perf_counter()
@@ -108,42 +157,14 @@ def _scores(names: list[str], task: Task) -> dict[str, Any]:
     }
   for name in names:
     try:
-      scores = protocols.scores(name, task)
+      scored = protocols.scores(name, task)
     except TooFewVideos as e:
       print(f"{name} is left out: {e}", flush=True)
       found[name] = {"left_out": str(e)}
       continue
-    scores.pop("headline")
-    found[name] = scores
+    scored.pop("headline")
+    found[name] = scored
   return found
-
-
-def quick(
-  config: ConfigDict,
-  variables: Variables,
-  train: Cached,
-  test: Cached,
-  *,
-  mesh: Mesh,
-  folder: pathlib.Path | None = None,
-  progress: str = "",
-) -> dict[str, Any]:
-  """Runs the protocols `QUICK` for one frozen encoder, on splits that are already open.
-
-  Args:
-    config: the fields `data.eval`, `encoder`, `augment`, `knn` and `seed` are read.
-    variables: variables of the encoder that `config.encoder` describes.
-    train: the training split.
-    test: the evaluation split.
-    mesh: all devices.
-    folder: folder for pictures; None draws none.
-    progress: text of the progress bars.
-
-  Returns:
-    Scores by protocol, and the facts that all protocols share.
-  """
-  task = Task(config, Options(gallery=0), variables, train, test, folder, None, mesh, progress)
-  return _scores(list(QUICK), task)
 
 
 def _headline(outcome: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
 
 
 def _describe_linear(task: Task) -> Result:
+  classifier.check_linear(task.config, task.train.num_videos, task.mesh)
   config = classifier.linear_config(task.config, len(task.label_names))
   return {"variant": task.options.linear} | training(config)
 

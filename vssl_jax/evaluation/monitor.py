@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from data_pipelines.untrimmed.sequences import held_out
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import splits
+from vssl_jax.evaluation import protocols, splits
 from vssl_jax.evaluation.options import Options
-from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.methods.base import Evaluator, Method
+from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.probes.views import Cached
 from vssl_jax.training import sources
 
@@ -62,7 +62,8 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
     A function of the encoder's variables that returns `{"knn_top1": fraction in [0, 1]}`.
 
   Raises:
-    UserError: the data has no labels, or a field of `config.knn` is out of range.
+    UserError: the data has no labels, none among the held-out videos or the others, or a field of
+      `config.knn` is out of range.
   """
   c = config.knn
   if not train.label_names:
@@ -80,8 +81,14 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
   seen = config.copy_and_resolve_references().unlock()
   seen.data.eval.clips, seen.data.eval.crops = c.clips, 1
 
-  def monitor(variables: Any) -> dict[str, float]:
-    task = Task(seen, Options(), variables, bank, queries, None, None, mesh, progress="")
-    return {"knn_top1": PROTOCOLS["knn"].run(task)["top1"]}
+  def task(variables: Any) -> Task:
+    return Task(seen, Options(), variables, bank, queries, None, None, mesh, progress="")
 
-  return monitor
+  try:
+    protocols.PROTOCOLS["knn"].check(task({}))
+  except TooFewVideos as e:
+    raise UserError(
+      "config.knn.every_epochs is positive, but among the training videos that config.knn.held_out "
+      "holds out, or among the others, none has a label: set it to 0, or label more videos."
+    ) from e
+  return lambda variables: {"knn_top1": protocols.run("knn", task(variables))["top1"]}

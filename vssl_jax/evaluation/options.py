@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -59,6 +62,13 @@ FROM_CHECKPOINT = (
   "k",
   "temperature",
 )
+_NOT_NEGATIVE = (
+  *(x for x in FROM_CHECKPOINT if x != "seed"),
+  "linear_epochs",
+  "semi_epochs",
+  "lr",
+  "weight_decay",
+)
 FORMER_FLAGS = {"optimizer": ("--optimiser",)}  # former names
 HELP = {
   "clips": "test clips per video",
@@ -93,12 +103,35 @@ HELP = {
 }
 
 
+def make(**values: Any) -> Options:
+  """Options from arguments of a function: a list may be any sequence, or a single value.
+
+  Raises:
+    TypeError: an option that there is not.
+  """
+  lists = {f.name for f in dataclasses.fields(Options) if isinstance(f.default, tuple)}
+  given: dict[str, Any] = {k: _tuple(v) if k in lists else _plain(v) for k, v in values.items()}
+  return Options(**given)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+  several = isinstance(value, Iterable) and not isinstance(value, str | os.PathLike)
+  return tuple(_plain(x) for x in (value if several else [value]) if x != "")
+
+
+def _plain(value: Any) -> Any:
+  return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def check(options: Options) -> None:
   """Checks everything that needs neither data nor checkpoint.
 
   Raises:
-    UserError: a negative seed, an empty list, or two files of videos under one name.
+    UserError: a negative seed or number, an empty list, or two files of videos under one name.
   """
+  for name in _NOT_NEGATIVE:
+    if (getattr(options, name) or 0) < 0:
+      raise UserError(f"--{name}: {getattr(options, name)} is negative; give 0 or more.")
   seeds = {"seed": (options.seed or 0,), "subset_seeds": options.subset_seeds}
   for name, values in seeds.items():
     if bad := [x for x in values if x < 0]:
@@ -164,14 +197,15 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   """
   from vssl_jax.evaluation import classifier  # slow to import, and not needed for flags
 
-  for name, fits, what in (
-    ("epochs", epochs > 0, "above 0"),
-    ("batch_size", options.batch_size >= 1, "1 or more"),
-    ("dropout", 0 <= options.dropout < 1, "in [0, 1)"),
-    ("label_smoothing", 0 <= options.label_smoothing < 1, "in [0, 1)"),
+  for name, value, fits, what in (
+    ("epochs", epochs, epochs > 0, "above 0"),
+    ("batch_size", options.batch_size, options.batch_size >= 1, "1 or more"),
+    ("dropout", options.dropout, 0 <= options.dropout < 1, "in [0, 1)"),
+    ("label_smoothing", options.label_smoothing, 0 <= options.label_smoothing < 1, "in [0, 1)"),
+    ("layer_decay", options.layer_decay, 0 < options.layer_decay <= 1, "in (0, 1]"),
   ):
     if not fits:
-      raise UserError(f"--{name}: {getattr(options, name)} is not {what}.")
+      raise UserError(f"--{name}: {value} is not {what}.")
   c = classifier.linear_config(config, classes)
   with c.unlocked():
     c.name = f"{config.name}_finetune"

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import methods
 from vssl_jax.evaluation.task import Result
 
 
@@ -23,7 +24,7 @@ def describe(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
     that its training started from, "" for random weights. `supervised` and `data` are None if the
     checkpoint does not say (converted weights, or a classifier on a frozen encoder).
   """
-  from_here = info.get("step") != 0 and not (trained.method == "classify" and _frozen(trained))
+  from_here = info.get("step") != 0 and not methods.freezes_encoder(trained)
   d = trained.data
   data = {
     "source": d.source,
@@ -35,14 +36,10 @@ def describe(trained: ConfigDict, info: Mapping[str, Any]) -> Result:
   }
   return {
     "method": trained.method,
-    "supervised": trained.method == "classify" if from_here else None,
+    "supervised": methods.learns_from_labels(trained) if from_here else None,
     "data": data if from_here else None,
     "started_from": trained.get("checkpoint", ""),
   }
-
-
-def _frozen(trained: ConfigDict) -> bool:
-  return bool(trained.classify.frozen)
 
 
 def notes(pretraining: Result, data: Result) -> list[str]:

@@ -26,16 +26,25 @@ PROTOCOLS = {
 
 
 def scores(name: str, task: Task) -> Result:
-  """Runs one protocol and returns its settings and scores together.
+  """Describes, checks and runs one protocol, and returns its settings and scores together.
 
   Raises:
     UserError: a setting is impossible, or the data is not sufficient.
     RuntimeError: a protocol of the frozen encoder changed it, which would be a bug.
   """
-  protocol, before = PROTOCOLS[name], task.encoder_sha256
-  settings = protocol.describe(task)
-  protocol.check(task)
-  found = protocol.run(task)
-  if protocol.frozen:
+  settings = PROTOCOLS[name].describe(task)
+  PROTOCOLS[name].check(task)
+  return settings | run(name, task)
+
+
+def run(name: str, task: Task) -> Result:
+  """Runs one protocol whose settings and data have been checked, and returns its scores.
+
+  Raises:
+    RuntimeError: a protocol of the frozen encoder changed it, which would be a bug.
+  """
+  before = task.encoder_sha256
+  found = PROTOCOLS[name].run(task)
+  if PROTOCOLS[name].frozen:
     results.unchanged(task.variables, before)
-  return settings | found
+  return found

@@ -29,6 +29,7 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation import pretraining, splits, untrimmed_features
+from vssl_jax.evaluation import protocols as protocols_lib
 from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
@@ -110,7 +111,7 @@ def evaluate(
       f"vssl_jax.evaluate is one process, on all devices of its machine; it was started as "
       f"{jax.process_count()}: start it on one machine alone."
     )
-  chosen = options_lib.Options(**{k: _plain(v) for k, v in options.items()})
+  chosen = options_lib.make(**options)
   options_lib.check(chosen)
   wanted = _protocols(protocols, bool(chosen.untrimmed))
   trained, variables, info = encoder.load_encoder(checkpoint, which)
@@ -123,7 +124,7 @@ def evaluate(
   if again:
     tasks = _forget(tasks, wanted)
   before = pretraining.describe(trained, info)
-  lenient = protocols == ALL
+  lenient = ALL in _names(protocols)
   plans = [_plan(case, task, wanted, before, again, lenient) for case, task in tasks]
   try:
     for plan in plans:
@@ -136,12 +137,6 @@ def evaluate(
     outcomes = {plan.case.name: plan.outcome for plan in plans}
     summary = summary_lib.write(outcomes, told, output)
   return results.plain(summary)
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  return tuple(value) if isinstance(value, list) else value
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
@@ -169,10 +164,16 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
   return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
+def _names(given: str | Sequence[str]) -> list[str]:
+  names = given.split(",") if isinstance(given, str) else given
+  return [name.strip() for name in names if name.strip()]
+
+
 def _protocols(given: str | Sequence[str], untrimmed: bool) -> list[str]:
   every = [p for p in PROTOCOLS if untrimmed or p != untrimmed_features.FOLDER]
-  names = given.split(",") if isinstance(given, str) else given
-  asked = every if given == ALL else [p.strip() for p in names if p.strip()]
+  names = _names(given)
+  asked = [*names, *every] if ALL in names else names
+  asked = [p for p in asked if p != ALL]
   unknown = [p for p in asked if p not in PROTOCOLS]
   if unknown or not asked:
     what = f"no protocol {unknown[0]!r}" if unknown else "no protocol given"
@@ -291,9 +292,7 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
       continue
     print(f"{head} …", flush=True)
     start = time.perf_counter()
-    scores = PROTOCOLS[name].run(task)
-    if PROTOCOLS[name].frozen and (now := results.tree_hash(task.variables)) != task.encoder_sha256:
-      raise RuntimeError(f"{name} changed the encoder: sha256 {task.encoder_sha256} before, {now}")
+    scores = protocols_lib.run(name, task)
     seconds = time.perf_counter() - start
     settings_told, key = plan.settings[name], _key(name, facts, plan.settings[name])
     data = summary_lib.with_read(facts["data"], scores.pop("read", {}))

@@ -30,11 +30,7 @@ def whole(config: ConfigDict) -> ConfigDict:
 
 
 def missing(config: ConfigDict, mesh: Mesh) -> str:
-  """The reason why the probes cannot run, in one line, or "" if they can; checked before training.
-
-  Raises:
-    UserError: a field of `config.probe` is impossible.
-  """
+  """The reason why no probe can run on the data at hand, in one line, or "" if one can."""
   try:
     found = splits(config)
   except UserError as e:
@@ -44,11 +40,6 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
     return f"the data has {'labels of only one class' if names else 'no labels'}"
   if found[0].num_videos < mesh.size:
     return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
-  if config.probe.linear and config.probe.batch_size < mesh.size:
-    raise UserError(
-      f"config.probe.batch_size is {config.probe.batch_size}: give at least one video per device "
-      f"({mesh.size})."
-    )
   return ""
 
 

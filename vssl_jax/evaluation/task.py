@@ -11,8 +11,10 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -139,7 +141,7 @@ def check_labels(task: Task) -> None:
   """Checks that each split has a labeled video.
 
   The labels come from extracted features if there are any; otherwise single batches are read until
-  a label is found.
+  a label is found, by each process in its own rows.
 
   Raises:
     too_few_videos.TooFewVideos: a split has no labeled video.
@@ -154,9 +156,12 @@ def check_labels(task: Task) -> None:
       views = {k: e[k] for k in views_lib.VIEWS} | {"clips": 1, "crops": 1}
       with contextlib.closing(source.eval_batches(e.batch_size, **views)) as batches:
         for batch in batches:
-          label = np.asarray(batch["label"])[np.asarray(batch.get("valid", slice(None)))]
+          label = np.asarray(batch["label"])
+          label = label[np.asarray(batch.get("valid", np.ones(len(label), bool)))]
           if (label >= 0).any():
             break
+      if jax.process_count() > 1:
+        label = multihost_utils.process_allgather(np.max(label, initial=-1))
     too_few_videos.require_labels(label, name, "probes")
 
 

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
 from vssl_jax import methods, models
-from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.evaluation import classifier
+from vssl_jax.jobs import linear_probe, pretrain
 from vssl_jax.models import cost
 
 
@@ -16,15 +16,17 @@ def describe(config: ConfigDict) -> str:
   """The resolved config, exact parameter counts, cost per clip and the devices.
 
   A linear probe is described as the classifier that it trains. If the number of classes is only
-  known from data that is missing, two classes are assumed.
+  known from data that is missing, two classes are assumed. The encoder is that of
+  `config.checkpoint` if one is given.
+
+  Raises:
+    UserError: a field is impossible, the checkpoint cannot be read, or the method takes none.
   """
   if config.job == "linear_probe":
     if config.checkpoint:
-      trained = encoder_lib.load_encoder(config.checkpoint)[0]
-      config = config.copy_and_resolve_references().unlock()
-      config.encoder = trained.encoder
+      config = linear_probe.load(config)[0]
     config = classifier.linear_config(config, 2)
-  method = methods.build(methods.resolve(config, None))
+  config, method = pretrain.build(methods.resolve(config, None), None)
   params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
   if method.encoder is None:
     return "\n".join(

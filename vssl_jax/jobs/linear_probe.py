@@ -14,6 +14,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run
 from vssl_jax.files import make_folder
 from vssl_jax.jobs.pretrain import report
+from vssl_jax.methods.base import Variables
 
 
 def linear_probe(
@@ -25,12 +26,32 @@ def linear_probe(
     The contents of `result.json`.
 
   Raises:
-    UserError: no checkpoint, or one that cannot be read.
+    UserError: no checkpoint, or one that cannot be read; or its data cannot be probed. An earlier
+      `result.json` stays then.
   """
   del allow_config_change
+  began = time.perf_counter()
+  config, trained, variables, info = load(config)
+  make_folder(workdir)
+  mesh = parallel.make_mesh()
+  outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
+  outcome |= end_of_run.probe(config, variables, workdir, mesh)
+  outcome["seconds"] = time.perf_counter() - began
+  return report(outcome, workdir)
+
+
+def load(config: ConfigDict) -> tuple[ConfigDict, ConfigDict, Variables, dict[str, Any]]:
+  """The encoder of `config.checkpoint`, and the config to probe it under.
+
+  Returns:
+    The config with the encoder, its normalization, and its data where the config names none; and
+    what `encoder.load_encoder` returns.
+
+  Raises:
+    UserError: no checkpoint, or one that cannot be read.
+  """
   if not config.checkpoint:
     raise UserError("config.checkpoint is empty: give the run folder, --config.checkpoint=runs/...")
-  began = time.perf_counter()
   trained, variables, info = encoder.load_encoder(config.checkpoint)
   config = config.copy_and_resolve_references()
   with config.unlocked():
@@ -39,9 +60,4 @@ def linear_probe(
     if not config.data.path and not config.data.name:  # the data it was trained on
       for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
         config.data[field] = trained.data[field]
-  make_folder(workdir)
-  mesh = parallel.make_mesh()
-  outcome = {"job": "linear_probe", "name": config.name, "method": trained.method, **info}
-  outcome |= end_of_run.probe(config, variables, workdir, mesh)
-  outcome["seconds"] = time.perf_counter() - began
-  return report(outcome, workdir)
+  return config, trained, variables, info

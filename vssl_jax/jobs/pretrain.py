@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import methods, parallel, results
-from vssl_jax.encoder import encoder, exported
+from vssl_jax.encoder import card, encoder, exported
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run, monitor
 from vssl_jax.evaluation import splits as splits_lib
-from vssl_jax.methods.base import Evaluator, Method
+from vssl_jax.methods.base import Evaluator, Method, Variables
+from vssl_jax.models import inflate
 from vssl_jax.probes.views import Cached
 from vssl_jax.training import checkpoints, loop, metrics_log, sources
 from vssl_jax.training import step as step_lib
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     evaluator: the method's own scores, in addition to the probes.
     splits: both splits, if the method has no encoder and scores itself.
     monitor: evaluates the network during training.
+    unprobed: why the encoder is not probed after training; "" if it is.
   """
 
   config: ConfigDict
@@ -49,6 +51,7 @@ class Run(NamedTuple):
   evaluator: Evaluator
   splits: list[Cached]
   monitor: monitor.Monitor | None
+  unprobed: str
 
 
 def pretrain(
@@ -81,7 +84,7 @@ def pretrain(
   )
   if result.preempted:
     raise loop.Preempted(f"step {result.steps} of {workdir}")
-  outcome = _describe(run, result) | _evaluate(run, result.state)
+  outcome = _evaluate(run, result.state) | _describe(run, result)
   outcome["seconds"] = time.perf_counter() - began
   return report(outcome, workdir)
 
@@ -94,10 +97,9 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   source = sources.load_source(config, config.data.train_split)
   source, held = _without_held_out(config, source)
   config = methods.resolve(config, source)
-  if len(held):  # a continued run must leave out the same videos
-    with config.unlocked():
-      told = f"{config.data.fingerprint} without {held.tolist()}"
-      config.data.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+  with config.unlocked():  # a continued run must leave out the same videos
+    told = json.dumps(held.tolist()).encode()
+    config.data.held_out_sha256 = hashlib.sha256(told).hexdigest() if len(held) else ""
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
@@ -105,14 +107,13 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
       f"config.probe.run, config.knn.every_epochs: {config.method} has no encoder of clips to "
       "probe; set config.probe.run=False and config.knn.every_epochs=0."
     )
-  if config.probe.run:
-    end_of_run.asked(config)
-    if lack := splits_lib.missing(config, mesh):
-      print(f"No probe after training: {lack}.", flush=True)
+  unprobed = "config.probe.run is False"
+  if config.probe.run and (unprobed := end_of_run.check(config, mesh)):
+    print(f"No probe after training: {unprobed}.", flush=True)
   itself = method.encoder is None and evaluator.scores is not None
   splits = splits_lib.splits(config) if itself else []
   watch = monitor.build(config, method, evaluator, mesh)
-  return Run(config, workdir, mesh, source, method, evaluator, splits, watch)
+  return Run(config, workdir, mesh, source, method, evaluator, splits, watch, unprobed)
 
 
 def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.ndarray]:
@@ -173,16 +174,32 @@ def _evaluate(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
   config, method, evaluator = run.config, run.method, run.evaluator
   if method.encoder is None:
     return _own_scores(run, state) if evaluator.scores else {}
-  if not config.probe.run:
-    return {}
   variables = jax.device_get(method.encoder(state.params, state.method))
+  if run.unprobed:
+    return _kept(run, variables)
   outcome = end_of_run.probe(config, variables, run.workdir, run.mesh)
-  if evaluator.scores is not None and "headline" in outcome:
+  if evaluator.scores is not None:
     whose = jax.device_get((state.params, state.method))
     own = evaluator.scores(*whose, *splits_lib.splits(config))
     outcome["headline"] |= own.pop("headline")
     outcome[config.method] = own
   return outcome
+
+
+def _kept(run: Run, variables: Variables) -> dict[str, Any]:
+  """What is reported without a probe: the scores that `result.json` has of these very weights."""
+  lack = {"protocol": f"none: {run.unprobed}"} if run.config.probe.run else {}
+  try:
+    before = json.loads((run.workdir / card.RESULT).read_text(encoding="utf-8"))
+    scored = before["trained"]["encoder_sha256"]
+  except (OSError, ValueError, LookupError, TypeError):  # no result, or none with scores
+    return lack
+  if scored != results.tree_hash(inflate.inflated(run.config, variables)[1]):
+    return lack
+  print(
+    f"Nothing is probed: {run.unprobed}; {card.RESULT} keeps the scores that it has.", flush=True
+  )
+  return before
 
 
 def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
@@ -214,5 +231,5 @@ def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
 def report(outcome: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
   """Writes `result.json` (only process 0) and returns its contents."""
   if jax.process_index() == 0:
-    results.write_json(outcome, workdir / "result.json")
+    results.write_json(outcome, workdir / card.RESULT)
   return results.plain(outcome)

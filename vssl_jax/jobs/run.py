@@ -26,7 +26,7 @@ def pretrain(
 ) -> dict[str, Any]:
   """Trains what a config describes, and probes it if the config asks for that.
 
-  An interrupted run is continued. For a finished run, only its result is returned.
+  An interrupted run is continued. A finished one is not trained again; its probes run again.
 
   Args:
     config: a config, a config file ("configs/cvrl.py:demo") or a recipe ("cvrl:demo").

@@ -3,8 +3,9 @@
 A module here has `defaults()` (its config fields) and `build(config, mesh) -> Method`. It may also
 have `resolve(config, source)` (fills in fields from the data),
 `evaluator(config, mesh) -> Evaluator`, `STARTS_FROM_ENCODER` (`build` accepts
-`encoder_variables`), `LEARNS_FROM_LABELS` (training uses the labels of the clips), and `UNDECISIVE`
-(names of its fields that have no effect on training).
+`encoder_variables`), `LEARNS_FROM_LABELS` (training uses the labels of the clips),
+`freezes_encoder(config)` (whether training leaves the encoder as it was), and `UNDECISIVE` (names
+of its fields that have no effect on training).
 """
 
 import importlib
@@ -27,29 +28,39 @@ def load(name: str) -> types.ModuleType:
   """
   qualified = f"{__name__}.{name}"
   try:
-    return importlib.import_module(qualified)
+    module = importlib.import_module(qualified)
   except ModuleNotFoundError as e:
-    if e.name != qualified:
+    if not f"{qualified}.".startswith(f"{e.name}."):  # the method is there, what it imports is not
       raise
     raise UserError(f"config.method: there is no method {name!r} in vssl_jax/methods.") from e
+  if lacks := [f for f in ("defaults", "build") if not callable(getattr(module, f, None))]:
+    raise UserError(
+      f"config.method: {name!r} in vssl_jax/methods is no method, it has no {lacks[0]}()."
+    )
+  return module
 
 
 def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   """Fills in the fields of the config that come from the data.
 
   These are the length of an epoch, the fingerprint of the videos, and the fields that the method
-  itself needs (the number of classes, for example).
+  itself needs (the number of classes, for example). A config made for another method gets this
+  one's fields at their defaults.
 
   Args:
     config: any config.
     source: the training split; without it (None) only the method's own placeholders are filled in.
   """
-  if source is not None:
+  module = load(config.method)
+  if source is not None or config.method not in config:
     config = config.copy_and_resolve_references()
+  if config.method not in config:
+    with config.unlocked():
+      config[config.method] = module.defaults()
+  if source is not None:
     with config.unlocked():
       config.steps_per_epoch = source.steps_per_epoch
       config.data.fingerprint = source.fingerprint
-  module = load(config.method)
   return module.resolve(config, source) if hasattr(module, "resolve") else config
 
 
@@ -105,8 +116,9 @@ def build(
     return module.build(config, mesh)
   if not getattr(module, "STARTS_FROM_ENCODER", False):
     raise UserError(
-      f"config.checkpoint is {config.checkpoint}: {config.method} starts from random weights; "
-      "config.method=classify fine-tunes a checkpoint, configs/linear_probe.py probes one."
+      f"config.checkpoint is {config.checkpoint}: {config.method} starts from random weights. To "
+      "fine-tune a checkpoint take a recipe of method classify, such as cvrl:ucf6_supervised; "
+      "to probe one, linear_probe."
     )
   return module.build(config, mesh, encoder_variables=encoder_variables)
 
@@ -120,6 +132,12 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
 def learns_from_labels(config: ConfigDict) -> bool:
   """Whether the method of a config uses the labels of its training clips."""
   return bool(getattr(load(config.method), "LEARNS_FROM_LABELS", False))
+
+
+def freezes_encoder(config: ConfigDict) -> bool:
+  """Whether training under a config leaves the encoder that it started from unchanged."""
+  module = load(config.method)
+  return bool(module.freezes_encoder(config)) if hasattr(module, "freezes_encoder") else False
 
 
 def undecisive_fields(method: str) -> tuple[str, ...]:

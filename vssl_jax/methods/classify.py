@@ -66,6 +66,11 @@ def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   return config
 
 
+def freezes_encoder(config: ConfigDict) -> bool:
+  """Whether only the classifier is trained."""
+  return bool(config.classify.frozen)
+
+
 def logits_fn(config: ConfigDict) -> Callable[[Params, State, jax.Array], jax.Array]:
   """(params, state, clips float32 [B, T, H, W, C]) -> logits float32 [B, K], inference mode."""
   encoder = models.build_encoder(config.encoder)

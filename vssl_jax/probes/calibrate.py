@@ -121,6 +121,19 @@ def _decimal(momentum: np.ndarray) -> float:
   return round(float(np.median(momentum)), 6)
 
 
+def check(config: ConfigDict) -> None:
+  """Checks that a random encoder can be calibrated.
+
+  Raises:
+    UserError: `config.probe.calibrate` is below 1.
+  """
+  if config.probe.calibrate < 1:
+    raise UserError(
+      f"config.probe.calibrate is {config.probe.calibrate}: a random encoder needs at least 1 "
+      "batch for its batch-norm statistics."
+    )
+
+
 def random_variables(
   config: ConfigDict,
   encoder: nn.Module,
@@ -138,11 +151,7 @@ def random_variables(
   Raises:
     UserError: `config.probe.calibrate` is below 1.
   """
-  if config.probe.calibrate < 1:
-    raise UserError(
-      f"config.probe.calibrate is {config.probe.calibrate}: a random encoder needs at least 1 "
-      "batch for its batch-norm statistics."
-    )
+  check(config)
   with contextlib.closing(source.train_batches()) as stream:
     batches = itertools.islice(stream, config.probe.calibrate)
     first = next(batches)

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,16 @@ _FREE = (
   "steps_per_epoch",
   "checkpoint",
 )
+
+
+# Names of metrics whose largest value is the best.
+_LARGEST = re.compile(
+  r"(^|[^a-z])(top-?\d+|accuracy|acc|precision|recall|r|m?ap|auc|f1|m?iou)(@[\d.:]+)?$",
+  re.IGNORECASE,
+)
+
+
+_HELD_OUT = "data.held_out_sha256"
 
 
 @jax.jit
@@ -109,6 +120,24 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def best_sign(config: ConfigDict) -> float:
+  """1 if the largest value of `config.best` is the best one, −1 if the smallest is.
+
+  Args:
+    config: `config.save`; a `best_mode` of "" decides by the name of the metric.
+
+  Raises:
+    UserError: `best_mode` is none of "", "min" and "max".
+  """
+  if config.best_mode not in ("", "min", "max"):
+    raise UserError(
+      f"config.save.best_mode is {config.best_mode!r}: choose min or max, or '' for what fits "
+      "the metric."
+    )
+  largest = config.best_mode == "max" or (not config.best_mode and _LARGEST.search(config.best))
+  return 1.0 if largest else -1.0
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -124,10 +153,7 @@ class Checkpoints:
     rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
-      if config.best_mode not in ("min", "max"):
-        raise UserError(f"config.save.best_mode is {config.best_mode!r}: choose min or max.")
-      # BestN keeps the largest values of the key, so `min` is negated here.
-      sign = 1.0 if config.best_mode == "max" else -1.0
+      sign = best_sign(config)
 
       def rank(metrics: Mapping[str, float]) -> float:
         return sign * metrics.get(config.best, -sign * np.inf)
@@ -235,7 +261,7 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint cannot be read, or holds another network.
     """
-    sign = 1.0 if self._config.best_mode == "max" else -1.0
+    sign = best_sign(self._config)
     scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
     scores = {s: sign * x for s, x in scores.items() if x is not None}
     if not scores:
@@ -298,6 +324,8 @@ def bound(config: ConfigDict) -> dict[str, Any]:
   flat = _flat(json.loads(config.to_json()))
   free = (*_FREE, *methods.undecisive_fields(config.method))
   kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
+  if not kept.get(_HELD_OUT):  # as in a config of before there was the field
+    kept.pop(_HELD_OUT, None)
   epoch = config.get("steps_per_epoch", 0)
   if epoch or config.steps:
     kept["total steps"] = config_lib.total_steps(config, epoch)
@@ -314,18 +342,34 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
-  old, new = bound(methods.complete(load_config(workdir))), bound(config)
-  unknown = {k for k in ("data.fingerprint", "total steps") if not old.get(k)}
+  began = methods.complete(load_config(workdir))
+  old, new = bound(began), bound(config)
+  apart = {k for k in ("data.fingerprint", "total steps") if not old.get(k)} | {_HELD_OUT}
   changed = [
     f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
-    for k in sorted({*old, *new} - unknown)
+    for k in sorted({*old, *new} - apart)
     if old.get(k) != new.get(k)
   ]
+  if old.get(_HELD_OUT) != new.get(_HELD_OUT):
+    changed.append(_other_held_out(began))
   if changed:
     raise UserError(
       f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
       "--workdir, or --allow_config_change to continue with the new values."
     )
+
+
+def _other_held_out(began: ConfigDict) -> str:
+  """Says that other videos are held out than when a run began, and what to set."""
+  if not began.data.held_out_sha256:
+    return (
+      "config.knn.held_out would hold out videos that it learns from: set config.knn.every_epochs=0"
+    )
+  k = began.knn
+  return (
+    "config.knn.held_out held out other videos: set "
+    f"config.knn.held_out={k.held_out} and config.knn.every_epochs={k.every_epochs}, as then"
+  )
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:

@@ -85,7 +85,8 @@ def train(
     The result; its state is also the last checkpoint.
 
   Raises:
-    UserError: the config is impossible, or differs from that of the run in `workdir`.
+    UserError: the config is impossible, or differs from that of the run in `workdir`; or
+      `config.save.best` is not logged, which shows at the first row, or the monitor's first.
     NonFiniteError: the loss or gradient is not finite; the last good checkpoint is kept.
   """
   make_folder(workdir)
@@ -168,6 +169,7 @@ class _Loop:
     period = round(config.knn.every_epochs * source.steps_per_epoch)
     self.period = max(1, period if method.encoder else config.save.every or total)
     self.row: dict[str, float] = {}
+    self.complete = False  # whether a row had all that is logged, the monitor's figures too
     self.warned: str | None = None
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
@@ -205,16 +207,26 @@ class _Loop:
       every = self.config.save.every
       saves = last or (every > 0 and step % every == 0)
       ranked = saves and bool(self.config.save.best)
-      if step % self.config.log_every == 0 or last or step == 1 or watched or ranked:
+      logs = step % self.config.log_every == 0 or last or step == 1 or watched or ranked
+      lacks_best = False
+      if logs:
         self._check(*previous)
         now = time.perf_counter()
         seen = self._watch(state) if watched else {}
         clock += time.perf_counter() - now
         self._log(step, metrics, now - window, window_wait, step - window_start, seen)
         window, window_wait, window_start = time.perf_counter(), 0.0, step
-      if saves or preempted:
+        lacks_best = self._lacks_best(watched)
+      # The steps before the monitor's first pass may be many; a wrong name must not lose them.
+      if saves or preempted or (lacks_best and watched):
         self._check(*previous)
-        self.saver.save(step, state, self.row)
+        # A checkpoint has the figures of its own step or none: the best is chosen by them.
+        self.saver.save(step, state, self.row if logs else None)
+      if lacks_best:
+        raise UserError(
+          f"config.save.best is {self.config.save.best!r}, which is not logged; choose one of "
+          f"{', '.join(sorted(self.row))}."
+        )
       if preempted:
         break
     seconds = time.perf_counter() - clock
@@ -262,17 +274,19 @@ class _Loop:
         f"  {row['clips_per_second']:.0f} clips/s  input wait {row['input_wait']:.0%}"
         f"  ETA {_duration(row['eta_seconds'])}"
       )
-    best = self.config.save.best if self.monitor is None else ""
-    if best and best not in row and not self.row:
-      raise UserError(
-        f"config.save.best is {best!r}, which is not logged; choose one of "
-        f"{', '.join(sorted(row))}."
-      )
     self.row = row
     self.writer.write(step, row)
     if jax.process_index() == 0:
       shown = [f"{k} {row[k]:.4g}" for k in SHOWN if k in row]
       print(f"step {step}/{self.total}  {'  '.join(shown)}{note}", flush=True)
+
+  def _lacks_best(self, watched: bool) -> bool:
+    """Whether the first row that has all figures lacks `config.save.best`."""
+    if self.complete or not (watched or self.monitor is None):
+      return False
+    self.complete = True
+    best = self.config.save.best
+    return bool(best) and best not in self.row
 
   def _warn(self, step: int, cause: str | None) -> None:
     if cause is not None and cause != self.warned:
