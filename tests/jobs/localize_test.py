@@ -93,7 +93,11 @@ def test_thresholds_may_be_others(run, tmp_path, capsys):
     assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)
   for text, message in {
     "0.3:0.7": "'0.3:0.7' is neither first:last:step",
-    "0:1:0": "neither",
+    "0:1:0": "'0:1:0' is an empty range; give first:last:step that rises",
+    "0.7:0.3:0.1": "'0.7:0.3:0.1' is an empty range",
+    "0.3:0.7:-0.1": "is an empty range",
+    "0.3:nan:0.1": "neither",
+    "inf": "neither",
     "a,b": "neither",
     "0.5,1.5": r"thresholds must be in [0, 1)",
     "0:1:1e-13": "give 1000 or fewer",

@@ -65,17 +65,25 @@ def _thresholds(text: str) -> tuple[float, ...]:
   """`first:last:step`, or numbers between commas.
 
   Raises:
-    UserError: it is neither, or they are too many.
+    UserError: it is neither, the range is empty, or they are too many.
   """
   try:
-    if ":" not in text:
-      return tuple(float(x) for x in text.split(","))
-    first, last, step = (float(x) for x in text.split(":"))
-    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, for all rounding
-  except (ValueError, ZeroDivisionError, OverflowError):
+    numbers = [float(x) for x in text.split(":" if ":" in text else ",")]
+    if not all(map(math.isfinite, numbers)) or (":" in text and len(numbers) != 3):
+      raise ValueError
+  except ValueError:
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
     ) from None
+  if ":" not in text:
+    return tuple(numbers)
+  first, last, step = numbers
+  if step <= 0 or last < first:
+    raise UserError(
+      f"--thresholds: {text!r} is an empty range; give first:last:step that rises, such as "
+      "0.3:0.7:0.1."
+    )
+  count = math.floor(min((last - first) / step, 1e9) + 1e-9) + 1  # 0.3:0.7:0.1 has five
   if count > _THRESHOLDS:
     raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
   return tuple((first + step * np.arange(count)).tolist())

@@ -77,7 +77,7 @@ def localize(
   output = make_folder(output)
   params = jax.device_get(state.params)
   options = dict(localizer.predict)
-  if thresholds:
+  if len(thresholds):  # an array has no truth of its own
     chosen = {"thresholds": tuple(thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
   predictions, accuracy = scores_lib.predict(localizer.activate(params), source, **options)
