@@ -90,8 +90,8 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path):
   config = config_file.load(tmp_path / "mine.py")
   assert sys.path == before
   assert (config.name, config.data.frames, config.data.source) == ("mine", 5, "digits")
+  (tmp_path / "bad.py").write_text("import nothing_beside")
   with pytest.raises(UserError, match="No module named 'nothing_beside'"):
-    (tmp_path / "bad.py").write_text("import nothing_beside")
     config_file.load(tmp_path / "bad.py")
   assert sys.path == before
 

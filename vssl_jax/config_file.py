@@ -35,8 +35,8 @@ def recipes() -> dict[str, pathlib.Path]:
 def load(name: str | os.PathLike[str]) -> ConfigDict:
   """The config that a name means.
 
-  A config file can call this for a recipe or another file to start from, and import modules that lie
-  beside it.
+  A config file can call this for a recipe or another file to start from, and import modules that
+  lie beside it.
 
   Args:
     name: a file or a recipe, with a variant after a colon, such as "cvrl:demo".

@@ -77,7 +77,10 @@ def test_switches_in_the_forms_that_absl_takes(parser, flags, dry_run, augment):
     (["--config=cvrl:demoo"], "no variant 'demoo' of cvrl"),
     (["--config="], "the recipes are cvrl"),
     (["--config"], "the recipes are cvrl"),
-    (["--config=cvrl:demo", "--config.optim.lrr=3"], "config.optim has no field 'lrr'. Did you mean 'lr'?"),
+    (
+      ["--config=cvrl:demo", "--config.optim.lrr=3"],
+      "optim has no field 'lrr'. Did you mean 'lr'?",
+    ),
     (["--config=cvrl:demo", "--config.foo=1"], "config has no field 'foo'."),
     (["--config=cvrl:demo", "--config.lr", "1"], "no field 'lr'. Did you mean 'optim.lr'?"),
     (["--config=cvrl:demo", "--config.provico.x=1"], "config has no field 'provico'."),

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from data_pipelines import optional
 from vssl_jax.training import metrics_log
 
 
@@ -73,4 +74,4 @@ def test_without_tensorboards_packages_one_line_says_so(tmp_path, monkeypatch, c
   assert [p.name for p in tmp_path.iterdir()] == [metrics_log.FILE]
   said = capsys.readouterr().out
   assert said.count("\n") == 1
-  assert "clu, which is not installed: pip install 'vssl_jax[data]'" in said
+  assert f"clu, which is not installed: {optional.install('data')}" in said

@@ -109,9 +109,9 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
     _, *rest = values(["vssl", *rest], known_only=True)
   except Exception as e:  # absl and ml_collections have many
     raise UserError(brief(e)) from e
-  if left := next(filter(None, map(_FIELD.match, rest)), None):
+  for field in filter(None, map(_FIELD.match, rest)):
     raise UserError(
-      f"{left[0]}: only a field that is True or False has this form; give --config.{left[2]}=VALUE."
+      f"{field[0]}: only a field of True or False has this form; give --config.{field[2]}=VALUE."
     )
   return values.config, rest
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _find_modules_here() -> None:
-  """Lets names of modules, such as `config.data.name`, be found in this folder, as `python -m` does."""
+  """Lets modules that fields name, as `config.data.name` does, lie in this folder, as with -m."""
   importlib.import_module("data_pipelines")  # first, so that it comes from where this package does
   with contextlib.suppress(OSError):  # this folder has been removed
     here = os.getcwd()

@@ -20,7 +20,7 @@ from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 
 RESULT = "result.json"  # written by a run with probes
-# The default outputs of vssl_jax.evaluate: `evaluation`, and `evaluation_best` or `evaluation_STEP`.
+# What vssl_jax.evaluate writes by default: `evaluation`, `evaluation_best`, `evaluation_STEP`.
 SUMMARIES = "evaluation*/summary.json"
 MANIFEST = "manifest.json"  # in a folder of prepared records
 
