@@ -138,7 +138,7 @@ def summary(found: maps.DetectionMap, protocol: str) -> dict[str, Any]:
 
 def _check(protocol: str) -> None:
   if protocol not in TIOUS:
-    raise UserError(f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
+    raise UserError(f"protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
 
 
 def gather(rows: Mapping[str, Any]) -> Mapping[str, Any]:

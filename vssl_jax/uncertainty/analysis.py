@@ -22,7 +22,7 @@ from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import StrPath, listed
-from vssl_jax.losses.provico import LossSettings
+from vssl_jax.methods.base import PairMining
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
 from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
@@ -204,7 +204,7 @@ def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray
 
 def _pairs(
   config: ConfigDict,
-  settings: LossSettings,
+  settings: PairMining,
   bank: gaussian.Videos,
   places: np.ndarray,
   frames: Frames,
@@ -231,7 +231,7 @@ def _pairs(
   rows = []
   anchors = range(len(wanted)) if wanted else mined_pairs.evenly_spaced(few.uncertainty, 6)
   for anchor in anchors:
-    near, far = mined_pairs.neighbours(apart, positive, anchor, _NEIGHBOURS)
+    near, far = mined_pairs.neighbors(apart, positive, anchor, _NEIGHBOURS)
     listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
     rows.append({"anchor": item(anchor), "positives": listed(near), "negatives": listed(far)})
   return rows

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import LossSettings
+from vssl_jax.methods.base import PairMining
 from vssl_jax.ops import bhattacharyya, gaussian, mining
 from vssl_jax.probes.gaussian import Videos
 
 
 class Pair(NamedTuple):
-  """A neighbour of an anchor.
+  """A neighbor of an anchor.
 
   Attributes:
     video: its position among the videos.
@@ -29,12 +29,12 @@ class Pair(NamedTuple):
   positive: bool
 
 
-def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mine(videos: Videos, settings: PairMining, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Distances and positives of all pairs of the videos, mined as if they were one batch.
 
   Args:
     videos: N videos; all N² distances are in memory.
-    settings: the loss settings of the run.
+    settings: how the loss of the run mines pairs.
     seed: seed of the samples, if distances are between samples.
 
   Returns:
@@ -59,7 +59,7 @@ def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndar
   return apart, positive
 
 
-def neighbours(
+def neighbors(
   apart: np.ndarray, positive: np.ndarray, anchor: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
   """The nearest positives of a video and its hardest (nearest) negatives.
