@@ -285,8 +285,7 @@ def run(args: argparse.Namespace) -> int:
   try:
     result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
-    print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
-    return 3
+    raise UserError(f"{error} (--strict)") from None
   output = text.printable(args.output)
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
