@@ -36,7 +36,7 @@ def _main(*args):
     (["--config=configs/none.py"], "configs/none.py"),
     pytest.param(
       ["--config=configs/cvrl.py"],
-      "python -m data_pipelines.prepare",
+      "vssl prepare",
       marks=pytest.mark.skipif(
         importlib.util.find_spec("tensorflow") is None,
         reason="needs TensorFlow, of the extra 'data'",

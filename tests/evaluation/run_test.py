@@ -605,7 +605,7 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
     (["--protocols=finetune", "--epochs=0"], "--epochs: 0.0 is not above 0"),
     (["--protocols=semi_supervised", "--batch_size=0"], "--batch_size: 0 is not 1 or more"),
     (["--protocols=localization_features"], "give the untrimmed videos, --untrimmed=DIR"),
-    (["--protocols=all", "--untrimmed=nowhere"], "nowhere is no folder"),
+    (["--protocols=all", "--untrimmed=nowhere"], "--untrimmed: nowhere is no folder"),
     (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),
     (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
     (["--seed=-1"], "--seed: -1 is negative"),

@@ -1,4 +1,4 @@
-"""An encoder slid over untrimmed videos: one `.npy` file of snippet features `[T, D]` a video.
+"""An encoder slid over untrimmed videos: one `.npy` file of snippet features `[T, D]` per video.
 
 The files are what `config.data.source = "localization"` reads, once `annotations.json` lies beside
 them (or is named). `manifest.json` says what they were made from. A killed run goes on when started
@@ -59,10 +59,11 @@ def extract_features(
     fps: frames per second that videos are read at; 0 takes each video's own.
     resize: pixels of the shorter side; None for those that the checkpoint is evaluated with.
     size: side of the central square, pixels; None likewise.
-    batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one per core, 1 decodes in this process.
-    timeout: seconds to wait for a video's next snippet; 0 for no limit.
-    progress: print a line a video.
+    batch_size: snippets per call of the encoder.
+    workers: number of decoding processes; 0 takes one per core.
+    timeout: seconds to wait for a video's next snippet before the video counts as unreadable; 0
+      sets no limit, and with one worker this process then decodes.
+    progress: print a line per video.
 
   Returns:
     The manifest: `step_seconds` is for `config.data.localization.step_seconds`, `unreadable` names
@@ -117,11 +118,11 @@ def extract(
     videos: a folder; videos in folders inside it count too.
     out: made if missing; holds features of this checkpoint and these settings only.
     settings: how snippets are cut.
-    batch_size: snippets a call of the encoder.
-    workers: decoding processes; 0 takes one per core.
-    timeout: seconds to wait for a video's next snippet before the video counts as unreadable. 0
-      sets no limit; one worker decodes in this process then.
-    progress: print a line a video.
+    batch_size: snippets per call of the encoder.
+    workers: number of decoding processes; 0 takes one per core.
+    timeout: seconds to wait for a video's next snippet before the video counts as unreadable; 0
+      sets no limit, and with one worker this process then decodes.
+    progress: print a line per video.
 
   Returns:
     The manifest.
@@ -192,8 +193,12 @@ def extract(
   return manifest
 
 
-def find(folder: pathlib.Path) -> list[pathlib.Path]:
+def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   """Videos at any depth, sorted by name.
+
+  Args:
+    folder: where they lie.
+    flag: which named the folder, for errors.
 
   Raises:
     UserError: none, or two of one name, whose features would overwrite each other's.
@@ -201,15 +206,15 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
   from data_pipelines.videos.video_list import EXTENSIONS
 
   if not folder.is_dir():
-    raise UserError(f"--videos: {folder} is no folder.")
+    raise UserError(f"{flag}: {folder} is no folder.")
   inside = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
   by_name: dict[str, pathlib.Path] = {}
   for path in sorted(inside):
     if path.stem in by_name:
-      raise UserError(f"--videos: {by_name[path.stem]} and {path} have one name; rename either.")
+      raise UserError(f"{flag}: {by_name[path.stem]} and {path} have one name; rename either.")
     by_name[path.stem] = path
   if not by_name:
-    raise UserError(f"--videos: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
+    raise UserError(f"{flag}: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
   return [by_name[name] for name in sorted(by_name)]
 
 
@@ -300,7 +305,7 @@ class _Journal:
     if rows and rows[0] != json.loads(json.dumps(head)):
       changed = sorted(k for k in head if rows[0].get(k) != json.loads(json.dumps(head[k])))
       raise UserError(
-        f"--out: {path.parent} holds features of another {' and '.join(changed)}; give another "
+        f"--output: {path.parent} holds features of another {' and '.join(changed)}; give another "
         "folder, or remove this one."
       )
     for row in rows[1:]:
