@@ -27,7 +27,7 @@ from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
-from vssl_jax import text
+from vssl_jax import former, text
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
@@ -295,3 +295,6 @@ def run(args: argparse.Namespace) -> int:
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
   return 3 if unreadable else 0
+
+
+former.callable_module(__name__, "prepare")

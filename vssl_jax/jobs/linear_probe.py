@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel
+from vssl_jax import former, parallel
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run
@@ -45,3 +45,6 @@ def linear_probe(
   outcome |= end_of_run.probe(config, variables, workdir, mesh)
   outcome["seconds"] = time.perf_counter() - began
   return report(outcome, workdir)
+
+
+former.callable_module(__name__, "linear_probe")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vssl_jax import former
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import PairMining
 from vssl_jax.ops import bhattacharyya, gaussian, mining
@@ -89,3 +90,6 @@ def evenly_spaced(uncertainty: np.ndarray, count: int) -> list[int]:
   order = np.argsort(uncertainty, kind="stable")
   ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
   return [int(order[r]) for r in ranks]
+
+
+__getattr__ = former.names(__name__)
