@@ -242,10 +242,12 @@ def parser() -> arguments.Parser:
   p = arguments.Parser("vssl inspect", __doc__, EXAMPLES, config=True)
   add = p.add_argument
   add("folder", metavar="DIR", nargs="?", default="", help="folder of records")
-  add("--output", default="clips.png", metavar="FILE", help="PNG file to write (clips.png)")
-  add("--videos", type=int, default=6, help="maximum number of videos to show (6)")
-  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (0)")
-  arguments.switch(p, "augment", "show clips after augmentation on the device", default=True)
+  add(
+    "--output", default="clips.png", metavar="FILE", help="PNG file to write (default: clips.png)"
+  )
+  add("--videos", type=int, default=6, help="largest number of videos to show (default: 6)")
+  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (default: 0)")
+  arguments.switch(p, "augment", "show clips as augmented on the device", default=True)
   return p
 
 

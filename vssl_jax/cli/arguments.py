@@ -48,10 +48,12 @@ class Parser(argparse.ArgumentParser):
         f"recipes: {', '.join(config_file.recipes())}",
       )
       self.add_argument(
-        "--config.FIELD", metavar="VALUE", help="another value of a field, such as optim.lr"
+        "--config.FIELD", metavar="VALUE", help="change a field of the config, such as optim.lr"
       )
     self.add_argument(
-      "--verbose", action="store_true", help="show what libraries print, and tracebacks"
+      "--verbose",
+      action="store_true",
+      help="show what libraries print, and the traceback of an error",
     )
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -161,7 +163,9 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
 
 
-def checkpoint(parser: Parser, what: str = "run folder, or folder by vssl export") -> None:
+def checkpoint(
+  parser: Parser, what: str = "folder of a run, or one that vssl export wrote"
+) -> None:
   """Adds `--checkpoint` and `--which`."""
   parser.add_argument("--checkpoint", required=True, metavar="DIR", help=what)
   which(parser)
@@ -173,8 +177,8 @@ def which(parser: Parser) -> None:
     "--which",
     default="last",
     metavar="last|best|STEP",
-    help="which of a run's checkpoints: the last, the best by its config.save.best, or a step "
-    "(default: last)",
+    help="which of a run's checkpoints to take: the last, the best by its config.save.best, or a "
+    "step (default: last)",
   )
 
 

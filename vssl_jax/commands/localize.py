@@ -36,13 +36,22 @@ def parser() -> arguments.Parser:
   p = arguments.Parser("vssl localize", DESCRIPTION, EXAMPLES)
   add = p.add_argument
   arguments.checkpoint(p, "folder of a run of configs/dcc.py")
-  add("--data", default="", help="folder of feature sequences (the run's own test split)")
-  add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
-  add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
-  add("--split", default="", help="subset of the annotations (the run's evaluation split)")
-  add("--thresholds", default="", help="of proposals, FIRST:LAST:STEP or A,B,… (the run's)")
+  add("--data", default="", help="folder of feature sequences (default: the run's own test split)")
+  add(
+    "--annotations",
+    default="",
+    help="ground truth, ActivityNet's JSON (default: DATA/annotations.json)",
+  )
+  add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
+  add("--split", default="", help="subset of the annotations (default: the run's evaluation split)")
+  add(
+    "--thresholds",
+    default="",
+    metavar="FIRST:LAST:STEP|A,B,…",
+    help="activations above which proposals are made (default: the run's)",
+  )
   arguments.output(p, "folder for predictions and pictures")
-  add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
+  add("--timelines", type=int, default=8, help="number of videos drawn, evenly spaced (default: 8)")
   return p
 
 

@@ -1,9 +1,9 @@
 """Encoder weights, programs and features for use elsewhere: `vssl_jax.export`.
 
-Written are `encoder.safetensors` (arrays by '/'-joined names under `params/` and `batch_stats/`)
-with `encoder.json` (the card: config, preprocessing, hashes of data, weights and programs, results
-of these weights); `encoder.jax_export` and `saved_model/`, which run without this library
-(`vssl_jax.encoder.program`); and `features_<split>.npz`.
+The output folder gets `encoder.safetensors` (arrays by '/'-joined names under `params/` and
+`batch_stats/`) with `encoder.json` (the card: config, preprocessing, hashes of data, weights and
+programs, results of these weights); on demand `encoder.jax_export` and `saved_model/`, which run
+without this library (`vssl_jax.encoder.program`), and `features_<split>.npz`.
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ _MOVED: dict[str, dict[str, str]] = {
     "compose": "vssl_jax.recipes:compose",
   },
   "vssl_jax.former.probes": {
-    "baselines": "vssl_jax.probes.baselines:evaluate",
     "eval_batches": "vssl_jax.probes.views:eval_batches",
-    "feature_fn": "vssl_jax.probes.views:feature_fn",
     "random_variables": "vssl_jax.probes.calibrate:random_variables",
   },
   "vssl_jax.former.probing": {

@@ -1,7 +1,7 @@
 """Actions in untrimmed videos, by a trained BaS-Net or DCC: `vssl_jax.localize`.
 
-Written are `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, where there are
-annotations, `scores.json`.
+The output folder gets `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, where
+there are annotations, `scores.json`.
 """
 
 from __future__ import annotations
