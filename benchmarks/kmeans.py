@@ -1,8 +1,8 @@
-"""Compares our k-means (Lloyd) with another one from the same centres: time and agreement.
+"""Compares our k-means (Lloyd) with another one from the same centers: time and agreement.
 
 The rival is scikit-learn's or, on any device, the textbook form in JAX (`--rival=direct`): one
 N × K matrix of distances per iteration, and a segment sum. All run the same number of iterations
-(assign every point, move the centres) and assign once more at the end. On CPU, our points are split
+(assign every point, move the centers) and assign once more at the end. On CPU, our points are split
 over one device per core, with `kmeans(…, mesh=…)`: one device sums its rows while another
 multiplies. The sides are timed alternately and the ratio is the median over rounds. On a GPU, the
 output also has lower bounds from the data sheet: the bytes to read the points once per pass, and

@@ -323,7 +323,7 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 
 # %% [markdown]
 # *The activation of the suppression branch, its mean, and below the curve a tick for every snippet
-# that is pseudo-labelled as action.* No moment of an action is missed, but most ticks lie outside
+# that is pseudo-labeled as action.* No moment of an action is missed, but most ticks lie outside
 # of actions. Actions fill only a small part of the video, so much more than the actions is above
 # the mean; after the actions, context has the highest activation.
 
@@ -337,7 +337,7 @@ print(f"of {truth.sum()} snippets of actions {(pseudo & truth).sum()} have one")
 # $$S_{t,c}=\frac{\#\{t':u(t')=u(t),\ \hat A_{t',c}=\hat A_{t,c}\}}{\#\{t':u(t')=u(t)\}}\in(0,1].$$
 #
 # By hand, for eleven snippets in the plane: the four on the left are action, but one of them is
-# labelled background; the five on the right are background, but one is labelled action; the two at
+# labeled background; the five on the right are background, but one is labeled action; the two at
 # the bottom have different labels. So $S$ is 3/4 for the three on the left that agree and 1/4 for
 # the other one, 4/5 and 1/5 on the right, and 1/2 for both at the bottom.
 
@@ -367,7 +367,7 @@ np.testing.assert_allclose(S, by_hand, rtol=1e-6)
 
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-axes.scatter(*three.centers.T, marker="x", color="0.5", label="centre of a cluster")
+axes.scatter(*three.centers.T, marker="x", color="0.5", label="center of a cluster")
 for side, color, text in ((marked, "C3", "action"), (~marked, "C0", "background")):
   axes.scatter(
     *plane[side].T, s=260 * S[side], color=color, alpha=0.7, label=f"pseudo-label {text}"
@@ -737,7 +737,7 @@ for variant, (title, _) in KINDS.items():
 #
 # The contrast should move actions of one class together and away from background. The figure is a
 # t-SNE of a sample of snippets of the test videos, half of them background. The number is the
-# fraction of each snippet's ten nearest neighbours *in other videos* that have its class (or are
+# fraction of each snippet's ten nearest neighbors *in other videos* that have its class (or are
 # background too).
 
 # %%
@@ -751,7 +751,7 @@ spaces = {
 }
 sample = drawn["DCC"]._replace(spaces=spaces)
 notes = {
-  name: f"neighbours of the same class {q['knn_purity']:.2f} (chance {q['chance']:.2f}),\n"
+  name: f"neighbors of the same class {q['knn_purity']:.2f} (chance {q['chance']:.2f}),\n"
   f"action or not {q['action_purity']:.2f}"
   for name, q in snippet_spaces.quality(sample).items()
 }

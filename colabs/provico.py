@@ -589,7 +589,7 @@ print(correlation.verdict(correlation.spearman(chosen["queries"].uncertainty, hi
 
 # %% [markdown]
 # In this run the videos with the lowest uncertainty are retrieved best and those with the highest
-# worst, as expected. But the error bars of neighbouring groups overlap, and the rank correlation
+# worst, as expected. But the error bars of neighboring groups overlap, and the rank correlation
 # may be chance. In the longer runs of `docs/uncertainty.md` there is a correlation, but it is weak.
 #
 # ## 8. Which pairs are mined?
@@ -629,7 +629,7 @@ def thumbnail(place: int, **more: float) -> dict:
 
 rows = []
 for anchor in mined_pairs.evenly_spaced(few.uncertainty, 3):
-  near, far = mined_pairs.neighbours(apart, positive, anchor, 3)
+  near, far = mined_pairs.neighbors(apart, positive, anchor, 3)
   positives, negatives = (
     [thumbnail(p.video, distance=p.distance) for p in pairs] for pairs in (near, far)
   )

@@ -157,10 +157,8 @@ config.name = "quick_start"
 config.data.source, config.data.path = "tfrecord", str(RECORDS)
 config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
 config.data.eval.clips = 3
-config.knn.every_epochs = 5.0  # nearest neighbours while training, which labels make possible
-config.probe.run = config.probe.linear = (
-  False  # probed below, by logistic regression and neighbours
-)
+config.knn.every_epochs = 5.0  # nearest neighbors while training, which labels make possible
+config.probe.run = config.probe.linear = False  # probed below, by logistic regression and neighbors
 if FAST:
   config.batch_size, config.epochs, config.optim.warmup_epochs = 8, 1.0, 0.0
   config.probe.calibrate, config.data.eval.clips, config.knn.every_epochs = 1, 1, 1.0
@@ -231,7 +229,7 @@ fig
 # (in the first three panels each from one batch); dark: mean of nine rows; dashed: chance. From the
 # left: the loss, where the dashed line is $\log(2N - 1)$, its value if all similarities are equal;
 # how often the clip nearest to an anchor is the other clip of its video; how many dimensions the
-# projected clips use; accuracy of nearest neighbours on the features, with labels that training
+# projected clips use; accuracy of nearest neighbors on the features, with labels that training
 # does not see.*
 #
 # The pretext task is hard here: a fifth of the clips that an anchor is compared with show the same
@@ -302,7 +300,7 @@ show(RUN / "evaluation" / "records" / "retrieval.png", 720)
 # %% [markdown]
 # *Figure 4. Left: a random test video of each class; right: the training videos with the nearest
 # features, green with a tick if the class is the same. Each video is shown by its middle frame.*
-# Look at the colors: if the neighbours in a row differ in color and background but not in shape,
+# Look at the colors: if the neighbors in a row differ in color and background but not in shape,
 # the network has learnt to ignore color and background. And look at the red ones: are they digits
 # of similar shape?
 
@@ -359,7 +357,7 @@ axis = fig.subplots()
 for label, of in groups.items():
   label = f"{label}: mean {cosine[of].mean():+.2f}"
   axis.hist(cosine[of], np.linspace(-1, 1, 31), density=True, histtype="step", label=label)
-axis.set(xlabel="cosine of centred features", ylabel="density")
+axis.set(xlabel="cosine of centered features", ylabel="density")
 fig.legend(loc="outside upper center", frameon=False, fontsize=8)
 fig
 

@@ -109,7 +109,7 @@ class Source(Protocol):
     Args:
       batch_size: videos per global batch.
       clips: evenly spaced clips per video (`sampler.eval_starts`).
-      crops: square crops along the longer side; 3 are left, centre, right (or top, centre, bottom).
+      crops: square crops along the longer side; 3 are left, center, right (or top, center, bottom).
       frames: frames per clip.
       stride: source frames from one frame of a clip to the next.
       resize: short side of the frames before cropping, pixels.

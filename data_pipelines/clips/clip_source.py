@@ -290,7 +290,7 @@ def _shuffled(place: tf.Tensor, seed: int, epoch: tf.Tensor, videos: int) -> tf.
   """The video at a position of the epoch's order, int64: one value of a keyed permutation."""
   key = tf.stack([tf.constant(seed & 0x7FFFFFFF, tf.int64), epoch, tf.zeros_like(epoch)])
   # The op behind `tf.random.experimental.index_shuffle`, which always uses 4 rounds of the cipher.
-  # After 4 rounds neighbours tend to stay neighbours (for 529 videos the serial correlation is
+  # After 4 rounds neighbors tend to stay neighbors (for 529 videos the serial correlation is
   # twice that of a random order), and the first video of an epoch is far from uniform. From 8
   # rounds on, neither is visible.
   shuffled = tf.raw_ops.RandomIndexShuffle(

@@ -289,7 +289,7 @@ def _spanning_starts(xp: Any, u: Array, m: Array, least: Array, bound: Array, cl
 
   The span s is the distance from the first to the last start. Of all m^R choices of R starts,
   (m − s) (s + 1)^R − (m − s − 1) s^R have a span of at most s: the choices within each of the m − s
-  windows of s + 1 starts, minus those counted twice because neighbouring windows overlap. The span
+  windows of s + 1 starts, minus those counted twice because neighboring windows overlap. The span
   is drawn from this count, the first start uniformly from the m − s possible ones, the other
   starts uniformly between the first and the last.
   """

@@ -42,8 +42,8 @@ class DigitsConfig:
     scale: side of the digit's 8 × 8 cells, as a share of the frame's side.
     rotation: rotation, radians.
     shear: slant added to that of the handwriting, horizontal over vertical.
-    centre: position of the digit's centre, vertical and horizontal, as a share of the frame.
-    travel: largest movement of the centre in each direction during a shot, as a share of the frame.
+    centre: position of the digit's center, vertical and horizontal, as a share of the frame.
+    travel: largest movement of the center in each direction during a shot, as a share of the frame.
     contrast: difference in lightness between ink and paper; lightness is in [0, 1].
 
   Raises:
@@ -134,7 +134,7 @@ def _drift(draw: np.ndarray, shot: np.ndarray, phase: np.ndarray) -> np.ndarray:
 def _pose(rng: np.random.Generator, config: DigitsConfig, shots: int) -> np.ndarray:
   """Poses at the two ends of each shot, `[2, shots, 5]`.
 
-  They are the vertical and horizontal centre, scale, rotation and shear.
+  They are the vertical and horizontal center, scale, rotation and shear.
   """
   start = rng.uniform(*config.centre, size=(shots, 2))
   step = rng.uniform(-config.travel, config.travel, size=(shots, 2))
@@ -152,7 +152,7 @@ def _draw(template: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:
   dy = (grid[None, :, None] - down) * (_CELLS * _FINE / scale)
   dx = (grid[None, None, :] - across) * (_CELLS * _FINE / scale)
   cos, sin = np.cos(angle), np.sin(angle)
-  # Nearest-neighbour sampling is enough: two or three template pixels lie in each frame pixel.
+  # Nearest-neighbor sampling is enough: two or three template pixels lie in each frame pixel.
   y = (cos * dy - sin * dx + _SIDE / 2).astype(np.int32)
   x = (sin * dy + cos * dx + shear * dy + _SIDE / 2).astype(np.int32)
   return template[np.clip(y, 0, _SIDE - 1), np.clip(x, 0, _SIDE - 1)]  # the margin is blank

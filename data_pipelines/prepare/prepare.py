@@ -71,7 +71,7 @@ def prepare(
     split_column: CSV column with each video's split; videos with an empty value are left out.
     split_list: official UCF101 or HMDB51 lists of one split, for a folder.
     root: folder that the CSV's relative paths start from; by default the folder of the CSV.
-    flat: take all videos of a folder, at any depth, as unlabelled.
+    flat: take all videos of a folder, at any depth, as unlabeled.
     labels: text file with one class name per line, in the order of the class indices; by default
       the names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
     fps: frames per second to store, sampled by time stamps; 0 keeps each video's own frames.

@@ -59,7 +59,7 @@ class Video:
 def encode(video: Video) -> bytes:
   """Serializes a video; equal videos give equal bytes.
 
-  An unlabelled video gets the index −1 and an empty name, and the keys are not left out: DMVR and
+  An unlabeled video gets the index −1 and an empty name, and the keys are not left out: DMVR and
   TF Garden expect vectors of one element in both, and their one-hot vector of −1 is all zeros.
   """
   message = _sequence_example()()

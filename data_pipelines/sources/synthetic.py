@@ -1,4 +1,4 @@
-"""Small labelled videos made with NumPy alone, for tests and for machines without data.
+"""Small labeled videos made with NumPy alone, for tests and for machines without data.
 
 A video is a colored texture (three plane waves) that drifts over a second texture that stands
 still. The class is the direction of the drift. Colors, wavelengths and phases differ per video, so

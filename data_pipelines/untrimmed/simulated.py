@@ -64,7 +64,7 @@ class SimulationSettings:
     shot_seconds: mean length of a shot, seconds.
     variation: strength of the random variations per action, shot and video.
     noise: strength of the noise.
-    memory: correlation of the noise between neighbouring steps, in [0, 1).
+    memory: correlation of the noise between neighboring steps, in [0, 1).
     bursts: share of steps with a burst; a burst is as strong as an action.
   """
 

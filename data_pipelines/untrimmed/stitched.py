@@ -8,7 +8,7 @@ actions. The features of a source video stay in order; if it is shorter than the
 video of the class follows. The splits are the names of the subsets (`config.data.train_split` and
 `eval_split`), so train and test sequences share no source video. Sequences held out to choose a
 checkpoint do not share any with training either: they use the last videos of each class, in the
-order of the file, where excerpts of one recording are usually neighbours.
+order of the file, where excerpts of one recording are usually neighbors.
 
 Lengths of actions and gaps are drawn from the real ones in `config.data.localization.annotations`,
 or are log-normal. A step lasts `step_seconds`, for features of any frame rate.

@@ -21,8 +21,8 @@ class SnippetSettings:
 
   Attributes:
     frames: T, frames per snippet.
-    step: distance between neighbouring frames of a snippet, in frames.
-    stride: distance between the starts of neighbouring snippets, in frames.
+    step: distance between neighboring frames of a snippet, in frames.
+    stride: distance between the starts of neighboring snippets, in frames.
     fps: frame rate at which the video is sampled, by time stamps, before `step` and `stride` count
       its frames; 0 for the video's own frames.
     resize: shorter side of the resized frames, pixels.

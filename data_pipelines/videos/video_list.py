@@ -79,13 +79,13 @@ def from_folder(
 ) -> VideoList:
   """Lists the videos below a folder, by their extensions.
 
-  Videos directly in the folder are unlabelled; the label of a video in a sub-folder is the name of
+  Videos directly in the folder are unlabeled; the label of a video in a sub-folder is the name of
   the first sub-folder. Sub-folders named train, val, test, … with class folders in them are splits.
 
   Args:
     folder: where to look.
     split: name of the split for videos that no such folder puts in one.
-    flat: take every video at any depth as unlabelled.
+    flat: take every video at any depth as unlabeled.
 
   Raises:
     UserError: the folder does not exist, has no videos, or has videos both directly in it and in
@@ -108,7 +108,7 @@ def from_folder(
   elif 1 in depths:
     raise UserError(
       f"{folder}: videos both directly in the folder and in sub-folders: pass --flat to take all "
-      "videos as unlabelled, or move the videos in the folder itself into class folders"
+      "videos as unlabeled, or move the videos in the folder itself into class folders"
     )
   elif min(depths) > 2 and {p[0] for p in parts} <= _SPLIT_FOLDERS:
     entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]

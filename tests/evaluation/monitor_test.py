@@ -114,7 +114,7 @@ def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_pat
   assert kept == checkpoints.load_config(tmp_path).data.fingerprint
 
 
-def test_unlabelled_data_and_bad_fields_are_told(monkeypatch):
+def test_unlabeled_data_and_bad_fields_are_told(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
   bare = Source(30, 0)
   bare.label_names = ()

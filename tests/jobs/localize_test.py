@@ -173,9 +173,9 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
   data.path, data.localization.streams = str(tmp_path), ("a", "b")
   for name in ("a", "b"):
     features(tmp_path / name, [4, 6], width=2)
-  dataset = sequences.unlabelled(data, ("x",))
+  dataset = sequences.unlabeled(data, ("x",))
   assert dataset.features["v1"]().shape == (6, 4)
-  assert dataset.videos["v0"] == Video(sequences.UNLABELLED, None, ())
+  assert dataset.videos["v0"] == Video(sequences.UNLABELED, None, ())
 
 
 def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ def taps(size: int, kernel: int = 0) -> int:
 
 
 def weights(sigma: jax.Array | float, count: int) -> jax.Array:
-  """Half a normalized Gaussian kernel, from the centre outwards.
+  """Half a normalized Gaussian kernel, from the center outwards.
 
   Args:
     sigma: standard deviation, pixels, positive.

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
   from vssl_jax import results
   from vssl_jax.uncertainty import analysis
 
-  runs, files = analysis.analyse_runs(**arguments.given(args))
+  runs, files = analysis.analyze_runs(**arguments.given(args))
   for name, found in runs.items():
     print(analysis.describe(name, found))
     if "videos" not in found:

@@ -30,7 +30,7 @@ Monitor = Callable[[Any], dict[str, float]]
 def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) -> Monitor | None:
   """The monitor that a run's config asks for, or None.
 
-  It is a nearest-neighbour probe. For a method without an encoder it is the method's own
+  It is a nearest-neighbor probe. For a method without an encoder it is the method's own
   validation on the videos held out by `config.data.localization.validation`.
   """
   count = jax.process_count()
@@ -68,7 +68,7 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
   if not train.label_names:
     raise UserError(
       "config.knn.every_epochs is positive but the data has no labels: set it to 0, or give "
-      "labelled videos."
+      "labeled videos."
     )
   if c.clips < 1 or c.k < 1 or not c.temperature > 0 or not 0 < c.held_out < 1:
     raise UserError(

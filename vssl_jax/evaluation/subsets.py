@@ -17,7 +17,7 @@ _HEADER = "video\tclass\tname"
 
 
 def balanced(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-  """Picks a fraction of the labelled videos, the same number of each class and at least one.
+  """Picks a fraction of the labeled videos, the same number of each class and at least one.
 
   A class with fewer videos gives all of them. With the same seed, a smaller subset lies within
   every larger one.

@@ -84,7 +84,7 @@ class Task:
     return {"train": len(self.bank.label), "eval": len(self.queries.label)}
 
   @property
-  def labelled(self) -> dict[str, int]:
+  def labeled(self) -> dict[str, int]:
     """The number of videos read from each split that have a label."""
     labels = {"train": self.bank.label, "eval": self.queries.label}
     return {split: int(np.sum(label >= 0)) for split, label in labels.items()}
@@ -136,13 +136,13 @@ class Task:
 
 
 def check_labels(task: Task) -> None:
-  """Checks that each split has a labelled video.
+  """Checks that each split has a labeled video.
 
   The labels come from extracted features if there are any; otherwise single batches are read until
   a label is found.
 
   Raises:
-    too_few_videos.TooFewVideos: a split has no labelled video.
+    too_few_videos.TooFewVideos: a split has no labeled video.
   """
   e = task.config.data.eval
   for name, source, known in (

@@ -144,8 +144,8 @@ def open_split(
         f"--split and --durations are of annotated videos: give --annotations, or put "
         f"annotations.json into {data}."
       )
-    split = sequences.UNLABELLED
-    dataset = sequences.unlabelled(config.data, names)
+    split = sequences.UNLABELED
+    dataset = sequences.unlabeled(config.data, names)
   source = sequences.LocalizationSource(config.data, dataset, split=split, **where)
   width = source.sequence(0).shape[1]
   if width != localizer.width:

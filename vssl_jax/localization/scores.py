@@ -50,9 +50,9 @@ def predict(
     sigma: width of soft suppression, which then replaces `nms`.
 
   Returns:
-    Predictions by video name, and the share of labelled videos whose most likely class is correct.
+    Predictions by video name, and the share of labeled videos whose most likely class is correct.
   """
-  predictions, right, labelled = {}, 0, 0
+  predictions, right, labeled = {}, 0, 0
   for batch in source.eval_batches(batch_size):
     cas, probability = jax.device_get(activate(batch["features"], batch["mask"]))
     kept = ("mask", "labels", "seconds", "video", "valid")
@@ -69,9 +69,9 @@ def predict(
       chosen = suppress(proposals, threshold=nms, sigma=sigma)
       predictions[source.names[video]] = chosen.predictions(source.label_names)
       labels = rows["labels"][i]
-      labelled += bool(labels.any())
+      labeled += bool(labels.any())
       right += bool(labels[rows["probability"][i].argmax()])
-  return predictions, right / max(labelled, 1)
+  return predictions, right / max(labeled, 1)
 
 
 def evaluate(

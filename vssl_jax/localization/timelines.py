@@ -147,7 +147,7 @@ def _block(axes: Any, start: float, end: float, lane: float, color: Any, dark: f
 
 
 def _stripe(axes: Any, edges: np.ndarray, weight: np.ndarray, lane: int, color: Any) -> None:
-  """Draws a row of steps, darker for higher weights; equal neighbours become one block."""
+  """Draws a row of steps, darker for higher weights; equal neighbors become one block."""
   level = np.round(np.asarray(weight, float), 2)
   for value in np.unique(level[level > 0]):
     for first, last in runs(level == value):

@@ -84,7 +84,7 @@ def at_slots(x: jax.Array, classes: jax.Array) -> jax.Array:
 
 
 def shares(clusters: jax.Array, pseudo: jax.Array, count: int) -> jax.Array:
-  """The share of pseudo-labelled snippets in each cluster of a video.
+  """The share of pseudo-labeled snippets in each cluster of a video.
 
   Args:
     clusters: int `[N, T]`, −1 in padding.

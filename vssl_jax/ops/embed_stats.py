@@ -78,7 +78,7 @@ def std(x: jax.Array) -> jax.Array:
 def effective_rank(x: jax.Array) -> jax.Array:
   """The number of dimensions that the embeddings use: exp of the entropy of the singular values.
 
-  Roy & Vetterli 2007, eq. 3, for the centred matrix. Computed from the eigenvalues of its D × D
+  Roy & Vetterli 2007, eq. 3, for the centered matrix. Computed from the eigenvalues of its D × D
   Gram matrix (or M × M, if smaller) in float32. Singular values below about 1/300 of the largest
   are rounding errors and count as 0.
 

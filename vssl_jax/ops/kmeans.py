@@ -5,7 +5,7 @@ product. The sums of its clusters are another, with the one-hot assignments, whi
 order on every device. On CPUs the rows are added one after the other instead, which has the same
 fixed order and a tenth of the cost. Nothing of size N × K is ever in memory.
 
-  centers = plus_plus(jax.random.key(0), x, 100)       # or any K rows, or the last run's centres
+  centers = plus_plus(jax.random.key(0), x, 100)       # or any K rows, or the last run's centers
   found = jax.jit(lambda x, c: kmeans(x, c, iterations=10))(x, centers)
   each = jax.vmap(lambda x, c, m: kmeans(x, c, mask=m))(videos, centers, masks)
 
@@ -31,11 +31,11 @@ class Clusters(NamedTuple):
 
   Attributes:
     centers: float32 `[K, D]`.
-    labels: int32 `[N]`, the cluster with the nearest centre (the lowest number among equals); −1
+    labels: int32 `[N]`, the cluster with the nearest center (the lowest number among equals); −1
       where the mask is False.
     counts: int32 `[K]`, number of points per cluster.
-    inertia: float32 `[]`, sum of squared distances to the assigned centres.
-    iterations: int32 `[]`, number of updates of the centres.
+    inertia: float32 `[]`, sum of squared distances to the assigned centers.
+    iterations: int32 `[]`, number of updates of the centers.
   """
 
   centers: jax.Array
@@ -57,22 +57,22 @@ def kmeans(
   axis_name: str | None = None,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> Clusters:
-  """Lloyd's algorithm from given centres (Lloyd 1982), as scikit-learn's `algorithm="lloyd"`.
+  """Lloyd's algorithm from given centers (Lloyd 1982), as scikit-learn's `algorithm="lloyd"`.
 
-  Each iteration assigns every point to its nearest centre and moves each centre to the mean of its
-  points. A last assignment makes the labels fit the final centres. An empty cluster gets the point
-  that is farthest from its own centre, which leaves its cluster (several empty clusters get the
-  farthest points in order). If every point is equal to its centre, the cluster stays empty. The
+  Each iteration assigns every point to its nearest center and moves each center to the mean of its
+  points. A last assignment makes the labels fit the final centers. An empty cluster gets the point
+  that is farthest from its own center, which leaves its cluster (several empty clusters get the
+  farthest points in order). If every point is equal to its center, the cluster stays empty. The
   result is deterministic. No gradient flows through it.
 
-  If the points change slowly, pass the centres of the last run as a warm start.
+  If the points change slowly, pass the centers of the last run as a warm start.
 
   Args:
     x: points `[N, D]`, any float type.
-    centers: initial centres `[K, D]`; `plus_plus` draws good ones.
-    iterations: largest number of updates of the centres; 0 only assigns; may be traced.
+    centers: initial centers `[K, D]`; `plus_plus` draws good ones.
+    iterations: largest number of updates of the centers; 0 only assigns; may be traced.
     mask: bool `[N]`, False for points to ignore (padding); their labels are −1.
-    tolerance: stop when the sum of squared movements of all centres is at most this; 0 stops when
+    tolerance: stop when the sum of squared movements of all centers is at most this; 0 stops when
       no label changes, a negative value never stops early. scikit-learn's `tol` is this divided by
       the mean variance of the columns of x.
     block_size: points per block; need not divide N. 1,024 suits CPUs, 8,192 or more GPUs.
@@ -92,14 +92,14 @@ def kmeans(
   """
   if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1] or not len(x):
     raise UserError(
-      f"kmeans: points and centres must be [N, D] and [K, D], N > 0; got {x.shape} and "
+      f"kmeans: points and centers must be [N, D] and [K, D], N > 0; got {x.shape} and "
       f"{centers.shape}"
     )
   if mask is not None and mask.shape != x.shape[:1]:
     raise UserError(f"kmeans: the mask must be [{len(x)}], one a point; got {mask.shape}")
   if not len(centers) or (isinstance(iterations, int) and iterations < 0) or block_size < 1:
     raise UserError(
-      f"kmeans: needs centres, iterations ≥ 0 and block_size ≥ 1; got {len(centers)} centres, "
+      f"kmeans: needs centers, iterations ≥ 0 and block_size ≥ 1; got {len(centers)} centers, "
       f"iterations {iterations}, block_size {block_size}"
     )
   x, centers = jnp.asarray(x), jnp.asarray(centers)
@@ -134,7 +134,7 @@ def _lloyd(x, centers, mask, axis_name, iterations, tolerance, block_size, preci
   def update(state):
     old, old_labels, done, _ = state
     new, labels = walk.move(old)
-    # Equal labels give equal centres, but not always a difference of exactly 0: the compiler may
+    # Equal labels give equal centers, but not always a difference of exactly 0: the compiler may
     # compute one of two equal quotients as a product.
     changed = walk.total(jnp.sum((labels != old_labels) & mask)) > 0
     shift = jnp.sum(jnp.square(new - old))
@@ -165,7 +165,7 @@ class _Walk(NamedTuple):
     return lax.full_like(self.x, fill, dtype, shape)
 
   def assign(self, centers, add):
-    """Assigns each point to its nearest centre.
+    """Assigns each point to its nearest center.
 
     Args:
       centers: `[K, D]`.
@@ -177,7 +177,7 @@ class _Walk(NamedTuple):
       added: the sum that `add` computes, over all devices.
     """
     k = len(centers)
-    # Subtracting the mean of the centres reduces rounding errors if all points are far from 0.
+    # Subtracting the mean of the centers reduces rounding errors if all points are far from 0.
     middle = jnp.mean(centers, axis=0)
     about = 2 * (middle - centers)
     offset = jnp.sum(jnp.square(centers - middle), axis=1) - jnp.matmul(
@@ -204,7 +204,7 @@ class _Walk(NamedTuple):
     return labels, *self.total(rest)
 
   def distances(self, centers, labels):
-    """Squared distances to the assigned centres `[n]`; 0 for masked points."""
+    """Squared distances to the assigned centers `[n]`; 0 for masked points."""
 
     def step(carry, block):
       points = block.take(self.x).astype(centers.dtype)
@@ -215,7 +215,7 @@ class _Walk(NamedTuple):
     return tiles.fold_blocks(step, start, len(self.x), block_size=self.block_size)
 
   def move(self, centers):
-    """The next centres, and the labels that they are computed from."""
+    """The next centers, and the labels that they are computed from."""
     labels, counts, sums = self.assign(centers, _add_sums)
     sums, counts = lax.cond(
       jnp.all(counts > 0),
@@ -272,12 +272,12 @@ def _nearest(points, about, offset, precision):
 
 
 def _distances(points, labels, centers):
-  """Squared distances, computed by subtraction: exactly 0 for a point equal to its centre."""
+  """Squared distances, computed by subtraction: exactly 0 for a point equal to its center."""
   return jnp.sum(jnp.square(points - centers[labels]), axis=1)
 
 
 def _add_distances(total, points, labels, centers, precision):
-  """`total` plus the squared distances to the assigned centres; labels of K are ignored."""
+  """`total` plus the squared distances to the assigned centers; labels of K are ignored."""
   del precision
   return total + jnp.sum(jnp.where(labels < len(centers), _distances(points, labels, centers), 0))
 
@@ -305,19 +305,19 @@ def plus_plus(
   trials: int | None = None,
   precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> jax.Array:
-  """Draws initial centres by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2).
+  """Draws initial centers by greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2).
 
-  For each centre, `trials` candidates are drawn with probability proportional to the squared
-  distance to the nearest centre so far. The candidate that leaves the smallest sum of these
-  distances becomes the centre. This takes K passes over the points. Under `jit` with global arrays
+  For each center, `trials` candidates are drawn with probability proportional to the squared
+  distance to the nearest center so far. The candidate that leaves the smallest sum of these
+  distances becomes the center. This takes K passes over the points. Under `jit` with global arrays
   the draw is the same on any number of devices. Do not use it inside `shard_map`.
 
   Args:
     rng: typed PRNG key.
     x: points `[N, D]`, any float type.
-    k: number of centres to draw. With fewer than k distinct points some are drawn twice.
+    k: number of centers to draw. With fewer than k distinct points some are drawn twice.
     mask: bool `[N]`, False for points that must not be drawn.
-    trials: candidates per centre; None for 2 + ⌊log k⌋, as in scikit-learn.
+    trials: candidates per center; None for 2 + ⌊log k⌋, as in scikit-learn.
     precision: precision of the matrix products.
 
   Returns:

@@ -6,7 +6,7 @@ numbers and no N × N mask. Videos i and j are a positive pair if their distance
   max(t_i, t_j)   the union: each may choose the other      min(t_i, t_j)   mutual: both must
 
 "absolute" and "quantile" give all videos the same threshold. "top_k" gives each video the middle
-between the distances of its k-th and its next neighbour. The quantile over N² pairs is found
+between the distances of its k-th and its next neighbor. The quantile over N² pairs is found
 without sorting or storing them: each pass counts the pairs below 64 edges and keeps the interval
 that contains the quantile.
 
@@ -34,7 +34,7 @@ Carry = TypeVar("Carry")
 KINDS = ("absolute", "quantile", "top_k", "none")
 COMBINE = ("union", "mutual")
 _EDGES = 64
-_PASSES = 8  # 64^8 is beyond float32: the interval then contains only neighbouring numbers
+_PASSES = 8  # 64^8 is beyond float32: the interval then contains only neighboring numbers
 _EXCESS = 1e-4  # a quantile may contain this share of all pairs more than requested
 
 
@@ -67,7 +67,7 @@ class Rule:
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(known)}")
     wanted = {
       "quantile": (0 < self.value <= 1, "a share of the pairs in (0, 1]"),
-      "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbours, 1 or more"),
+      "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbors, 1 or more"),
       "absolute": (0 < self.value < math.inf, "a distance above 0"),
     }
     fits, what = wanted.get(self.kind, (True, ""))
@@ -266,8 +266,8 @@ def _top_k(videos: Gaussians, rule: Rule, block_size: int, axis_name: AxisName |
 
   start = lax.full_like(videos.mean, jnp.inf, shape=(n, k + 1))
   nearest = fold_pairs(step, start, n, axis_name, block_size)
-  # Use the middle, so that different rounding in a later pass cannot move a neighbour across the
-  # threshold. If several neighbours tie at the k-th place, all are taken.
+  # Use the middle, so that different rounding in a later pass cannot move a neighbor across the
+  # threshold. If several neighbors tie at the k-th place, all are taken.
   last, after = nearest[:, k - 1], nearest[:, k]
   above = jnp.maximum(jnp.nextafter(last, jnp.inf), jnp.finfo(jnp.float32).tiny)
   return jnp.maximum(0.5 * (last + after), above)

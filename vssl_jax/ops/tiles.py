@@ -169,7 +169,7 @@ def nearest(
   Args:
     queries: `[Q, D]`.
     bank: `[N, D]`.
-    k: number of neighbours, 1 ≤ k ≤ N.
+    k: number of neighbors, 1 ≤ k ≤ N.
     block_size: side of a tile, or (queries, bank rows).
     precision: precision of the matrix products; the default keeps float32 even where the backend
       would use TF32.

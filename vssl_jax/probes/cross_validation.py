@@ -40,7 +40,7 @@ def evaluate(
   folds: int = FOLDS,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Scores logistic regression and nearest neighbours; each fold is held out once.
+  """Scores logistic regression and nearest neighbors; each fold is held out once.
 
   Args:
     features: float `[V, F]`, one row per video.

@@ -57,7 +57,7 @@ class Videos:
     """`video`, or 0 … V − 1 if it is None, `[V]`."""
     return np.arange(len(self.mean)) if self.video is None else self.video
 
-  def labelled(self, split: str) -> Videos:
+  def labeled(self, split: str) -> Videos:
     """The videos with a label; raises `UserError`, naming the split, if there is none."""
     known = np.asarray(self.label) >= 0
     if not known.any():
@@ -120,12 +120,12 @@ def evaluate(
     `mean`: R@k and mAP by the cosine of μ(V). `bhattacharyya`: R@k by the Bhattacharyya distance of
     N(μ(V), σ²(V)), always with λ = ¼ and in D dimensions, even if training mined pairs by another
     rule. `uncertainty`: the mean Σ_d σ_d² over all queries (`all`), over those whose first
-    neighbour in `mean` has their class (`hit`), and over the others (`miss`); None without queries.
+    neighbor in `mean` has their class (`hit`), and over the others (`miss`); None without queries.
 
   Raises:
-    UserError: the bank or the queries have no labelled video.
+    UserError: the bank or the queries have no labeled video.
   """
-  bank, queries = bank.labelled("training"), queries.labelled("evaluation")
+  bank, queries = bank.labeled("training"), queries.labeled("evaluation")
   labels = (bank.label, queries.label)
   by_mean = retrieval.evaluate(bank.mean, labels[0], queries.mean, labels[1], recalls=recalls)
   order = nearest(queries, bank, min(max(recalls), len(labels[0])), Rule())

@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification: a probe of features without any training.
+"""Weighted nearest-neighbor classification: a probe of features without any training.
 
 scikit-learn's classifier with the same weights runs only on the CPU. This one runs on the device of
 the features, one tile of the similarity matrix at a time.
@@ -38,7 +38,7 @@ def weighted_knn(
     labels: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
     classes: C.
-    k: number of neighbours; at most all labelled videos are used.
+    k: number of neighbors; at most all labeled videos are used.
     temperature: T > 0.
     chunk: rows and columns of the tile of the similarity matrix that is in memory at a time.
 
@@ -50,7 +50,7 @@ def weighted_knn(
   """
   labels = np.asarray(labels)
   known = labels >= 0
-  too_few_videos.require_labels(labels, "training", "nearest neighbours")
+  too_few_videos.require_labels(labels, "training", "nearest neighbors")
   if labels.max() >= classes:
     raise UserError(
       f"weighted_knn: a training video has label {labels.max()} but there are {classes} classes"
@@ -89,7 +89,7 @@ def evaluate(
   temperature: float = 0.07,
   chunk: int = 1024,
 ) -> float:
-  """Top-1 accuracy of `weighted_knn`: the fraction of labelled queries with the right class.
+  """Top-1 accuracy of `weighted_knn`: the fraction of labeled queries with the right class.
 
   A query whose class is missing from the bank counts as wrong. For equal votes the lower class
   index wins.
@@ -99,7 +99,7 @@ def evaluate(
     bank_label: int `[V]`; videos with a negative label are left out.
     queries: float `[Q, F]`.
     query_label: int `[Q]`; videos with a negative label are left out.
-    k: number of neighbours, limited to the size of the bank.
+    k: number of neighbors, limited to the size of the bank.
     temperature: temperature of the votes.
     chunk: side of the tiles.
 
@@ -107,11 +107,11 @@ def evaluate(
     A fraction in [0, 1].
 
   Raises:
-    UserError: the bank or the queries have no labelled video.
+    UserError: the bank or the queries have no labeled video.
   """
   query_label = np.asarray(query_label)
   known = query_label >= 0
-  too_few_videos.require_labels(query_label, "evaluation", "nearest neighbours")
+  too_few_videos.require_labels(query_label, "evaluation", "nearest neighbors")
   classes = int(max(np.max(bank_label), query_label.max())) + 1
   scores = weighted_knn(
     bank,

@@ -1,4 +1,4 @@
-"""Nearest-neighbour retrieval: videos of one split query for their class in another split.
+"""Nearest-neighbor retrieval: videos of one split query for their class in another split.
 
 scikit-learn's `average_precision_score` takes one query per call and merges equal scores; here
 whole blocks of queries are ranked at once.
@@ -27,7 +27,7 @@ def evaluate(
   mean_average_precision: bool = True,
   block_size: int = 1024,
 ) -> dict[str, float]:
-  """R@k and mAP of cosine neighbours, by the usual protocol: test videos query training videos.
+  """R@k and mAP of cosine neighbors, by the usual protocol: test videos query training videos.
 
   R@k is the fraction of queries with at least one video of their class among the k nearest. mAP is
   the mean over queries of the average precision of the whole ranked bank. A query whose class is
@@ -46,10 +46,10 @@ def evaluate(
     `{"R@1": ..., "mAP": ...}`, fractions in [0, 1].
 
   Raises:
-    UserError: the bank or the queries have no labelled video.
+    UserError: the bank or the queries have no labeled video.
   """
-  bank, bank_label = _labelled(bank, bank_label, "training")
-  queries, query_label = _labelled(queries, query_label, "evaluation")
+  bank, bank_label = _labeled(bank, bank_label, "training")
+  queries, query_label = _labeled(queries, query_label, "evaluation")
   k = min(max(recalls), len(bank))
   _, nearest = tiles.nearest(jnp.asarray(queries), jnp.asarray(bank), k, block_size)
   hits = bank_label[np.asarray(nearest)] == query_label[:, None]
@@ -73,7 +73,7 @@ def _average_precision(
   return np.concatenate(out)
 
 
-def _labelled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _labeled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
   too_few_videos.require_labels(label, split, "queries and their bank")
   known = np.asarray(label) >= 0
   x = np.asarray(features, np.float32)[known]

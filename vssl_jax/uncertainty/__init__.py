@@ -1,4 +1,4 @@
-"""Analyses the uncertainty of Gaussian embeddings: numbers, pictures and the command."""
+"""Analyzes the uncertainty of Gaussian embeddings: numbers, pictures and the command."""
 
 from vssl_jax import former
 

@@ -63,7 +63,7 @@ def by_quantile(
 
   Args:
     uncertainty: float `[Q]`.
-    hit: bool `[Q]`, whether the first neighbour has the query's class.
+    hit: bool `[Q]`, whether the first neighbor has the query's class.
     groups: number of groups, from 2 to Q.
 
   Returns:

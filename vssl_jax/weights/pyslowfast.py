@@ -31,7 +31,7 @@ ARCHS = {"slow": "slow", "slow_c2d": "c2d", "c2d": "c2d", "slowfast": "slowfast"
 ALPHA_BY_LATERAL = {7: 4}
 # The sections of a cfg that are read here.
 SECTIONS = ("BN", "CONTRASTIVE", "DATA", "MODEL", "RESNET", "SLOWFAST", "SOLVER", "TEST")
-# The supervised classifier, and the memory of PySlowFast's nearest-neighbour monitor.
+# The supervised classifier, and the memory of PySlowFast's nearest-neighbor monitor.
 LEFT_OUT = (
   "*head.projection.weight",
   "*head.projection.bias",

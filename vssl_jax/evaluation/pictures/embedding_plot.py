@@ -22,7 +22,7 @@ def methods() -> tuple[str, ...]:
 
 
 def sample(label: np.ndarray, seed: int, most: int = _MOST) -> np.ndarray:
-  """Positions of the labelled videos to draw: all, or a seeded sample; int `[n]`, ascending."""
+  """Positions of the labeled videos to draw: all, or a seeded sample; int `[n]`, ascending."""
   known = np.flatnonzero(np.asarray(label) >= 0)
   return np.sort(np.random.default_rng(seed).permutation(known)[:most])
 

@@ -1,7 +1,7 @@
 """Measures how well a feature space separates actions from each other and from background.
 
 The sample is drawn from the snippets of a split: half are background, the other half is spread over
-the classes. It is measured in each of several feature spaces. Neighbours are found by cosine and
+the classes. It is measured in each of several feature spaces. Neighbors are found by cosine and
 come from other videos only: within a video the next moment would always be the nearest.
 """
 
@@ -70,10 +70,10 @@ def purity(x: np.ndarray, label: np.ndarray, video: np.ndarray, k: int = 10) -> 
     x: `[N, F]`.
     label: `[N]`.
     video: `[N]`.
-    k: number of neighbours; fewer if there are not so many.
+    k: number of neighbors; fewer if there are not so many.
 
   Returns:
-    In [0, 1]; NaN if no snippet has a neighbour.
+    In [0, 1]; NaN if no snippet has a neighbor.
   """
   unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
   likeness = np.where(video[:, None] == video, -np.inf, unit @ unit.T)
@@ -100,7 +100,7 @@ def quality(sample: Sample, k: int = 10) -> dict[str, dict[str, float]]:
   """Silhouette and purity of each space.
 
   `silhouette` and `knn_purity` use the classes and background as labels. `action_purity` has only
-  two labels, action and background. `chance` is the `knn_purity` of randomly drawn neighbours.
+  two labels, action and background. `chance` is the `knn_purity` of randomly drawn neighbors.
   """
   _, counts = np.unique(sample.label, return_counts=True)
   chance = float(np.square(counts / max(len(sample.label), 1)).sum())
