@@ -39,7 +39,7 @@ def _arguments() -> argparse.Namespace:
     "--memory_size",
     type=int,
     default=65536,
-    help="N whose memory is analysed by compiling without running; 0: none",
+    help="N whose memory is analyzed by compiling without running; 0: none",
   )
   parser.add_argument(
     "--optax_up_to",

@@ -367,7 +367,7 @@ np.testing.assert_allclose(S, by_hand, rtol=1e-6)
 
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-axes.scatter(*three.centers.T, marker="x", color="0.5", label="centre of a cluster")
+axes.scatter(*three.centers.T, marker="x", color="0.5", label="center of a cluster")
 for side, color, text in ((marked, "C3", "action"), (~marked, "C0", "background")):
   axes.scatter(
     *plane[side].T, s=260 * S[side], color=color, alpha=0.7, label=f"pseudo-label {text}"
@@ -751,7 +751,7 @@ spaces = {
 }
 sample = drawn["DCC"]._replace(spaces=spaces)
 notes = {
-  name: f"neighbours of the same class {q['knn_purity']:.2f} (chance {q['chance']:.2f}),\n"
+  name: f"neighbors of the same class {q['knn_purity']:.2f} (chance {q['chance']:.2f}),\n"
   f"action or not {q['action_purity']:.2f}"
   for name, q in snippet_spaces.quality(sample).items()
 }

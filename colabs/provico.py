@@ -629,7 +629,7 @@ def thumbnail(place: int, **more: float) -> dict:
 
 rows = []
 for anchor in mined_pairs.evenly_spaced(few.uncertainty, 3):
-  near, far = mined_pairs.neighbours(apart, positive, anchor, 3)
+  near, far = mined_pairs.neighbors(apart, positive, anchor, 3)
   positives, negatives = (
     [thumbnail(p.video, distance=p.distance) for p in pairs] for pairs in (near, far)
   )

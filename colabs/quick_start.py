@@ -359,7 +359,7 @@ axis = fig.subplots()
 for label, of in groups.items():
   label = f"{label}: mean {cosine[of].mean():+.2f}"
   axis.hist(cosine[of], np.linspace(-1, 1, 31), density=True, histtype="step", label=label)
-axis.set(xlabel="cosine of centred features", ylabel="density")
+axis.set(xlabel="cosine of centered features", ylabel="density")
 fig.legend(loc="outside upper center", frameon=False, fontsize=8)
 fig
 

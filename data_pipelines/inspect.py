@@ -49,6 +49,8 @@ def training_rows(
     UserError: the data cannot be read, or has no pixels.
   """
   data, size = config.data, config.batch_size
+  if size < 1:
+    raise UserError(f"config.batch_size: {size} videos per batch; set it to 1 or more.")
 
   def load(size: int) -> source.Source:
     # Pretend to be the first of several processes: then only its share of the batch is decoded.
@@ -64,6 +66,8 @@ def training_rows(
     )
 
   found = load(size)
+  if not found.num_videos:
+    raise UserError(f"config.data.train_split: {data.train_split!r} has no videos.")
   if found.num_videos < size:
     size = found.num_videos
     found = load(size)
@@ -185,7 +189,7 @@ def statistics(folder: str | pathlib.Path) -> str:
   if not names:
     raise UserError(
       f"{folder}: has neither {manifest.MANIFEST} nor shards named SPLIT-00000-of-00008; make them "
-      "with `python -m data_pipelines.prepare`."
+      "with `vssl prepare`."
     )
   return "\n".join(_scanned_text(folder, name) for name in names)
 
@@ -238,10 +242,12 @@ def parser() -> arguments.Parser:
   p = arguments.Parser("vssl inspect", __doc__, EXAMPLES, config=True)
   add = p.add_argument
   add("folder", metavar="DIR", nargs="?", default="", help="folder of records")
-  add("--output", default="clips.png", metavar="FILE", help="PNG file to write (clips.png)")
-  add("--videos", type=int, default=6, help="maximum number of videos to show (6)")
-  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (0)")
-  arguments.switch(p, "augment", "show clips after augmentation on the device", default=True)
+  add(
+    "--output", default="clips.png", metavar="FILE", help="PNG file to write (default: clips.png)"
+  )
+  add("--videos", type=int, default=6, help="largest number of videos to show (default: 6)")
+  add("--batch", type=int, default=0, help="number of the batch to show, from 0 (default: 0)")
+  arguments.switch(p, "augment", "show clips as augmented on the device", default=True)
   return p
 
 

@@ -160,8 +160,12 @@ def load(
 
   Raises:
     UserError: the source is unknown, a file is missing, the batch is larger than the split or not
-      a multiple of the number of processes, or the source needs TensorFlow and it is not installed.
+      a multiple of the number of processes, clips have no frames or pixels, or the source needs
+      TensorFlow and it is not installed.
   """
+  for field in ("frames", "size"):
+    if data[field] < 1:
+      raise UserError(f"config.data.{field}: {data[field]}; set it to 1 or more.")
   if data.source not in _MODULES:
     names = ", ".join(_MODULES)
     raise UserError(f"config.data.source: unknown source {data.source!r}; choose one of {names}.")

@@ -132,7 +132,7 @@ EVALUATED = {
   "kNN": "knn.top-1",
   "fine-tuned, all labels": "finetune.top-1",
   "fine-tuned, 10 % of the labels": "semi_supervised.10 % of labels, top-1",
-  "fine-tuned, 1 % of the labels (one video a class)": "semi_supervised.1 % of labels, top-1",
+  "fine-tuned, 1 % of the labels (one video per class)": "semi_supervised.1 % of labels, top-1",
   "5-way, 5 shots": "few_shot.5-way 5-shot",
   "5-way, 1 shot": "few_shot.5-way 1-shot",
   "retrieval, R@1": "retrieval.R@1",

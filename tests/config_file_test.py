@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -74,6 +75,27 @@ def test_a_file_may_define_classes(tmp_path):
   assert config_file.load(tmp_path / "mine.py").data.frames == 5
 
 
+def test_a_file_may_import_what_lies_beside_it(tmp_path):
+  (tmp_path / "shared_parts.py").write_text("FRAMES = 5\n")
+  (tmp_path / "mine.py").write_text(
+    "import shared_parts\n"
+    "from vssl_jax import config_file\n"
+    "def get_config():\n"
+    "  import shared_parts as later\n"
+    "  c = config_file.load('cvrl:demo')\n"  # a shipped recipe, in a checkout and installed
+    "  c.name, c.data.frames = 'mine', later.FRAMES\n"
+    "  return c\n"
+  )
+  before = list(sys.path)
+  config = config_file.load(tmp_path / "mine.py")
+  assert sys.path == before
+  assert (config.name, config.data.frames, config.data.source) == ("mine", 5, "digits")
+  (tmp_path / "bad.py").write_text("import nothing_beside")
+  with pytest.raises(UserError, match="No module named 'nothing_beside'"):
+    config_file.load(tmp_path / "bad.py")
+  assert sys.path == before
+
+
 def test_a_name_that_is_nothing_lists_the_recipes():
   with pytest.raises(
     UserError, match="'cvlr' is neither a file nor a recipe; the recipes are cvrl"
@@ -103,6 +125,7 @@ def test_changed_fields():
   ("changes", "message"),
   [
     ({"optim.lrr": 1}, "config.optim has no field 'lrr'. Did you mean 'lr'?"),
+    ({"lr": 1}, "config has no field 'lr'. Did you mean 'optim.lr'?"),
     ({"optimm.lr": 1}, "config has no field 'optimm'. Did you mean 'optim'?"),
     ({"seed.x": 1}, "config.seed has no field 'x'."),
     ({"data.path": 3}, "config.data.path: "),

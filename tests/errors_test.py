@@ -1,5 +1,8 @@
 """One line out of any exception."""
 
+import pytest
+from ml_collections import ConfigDict
+
 from vssl_jax import errors
 
 
@@ -14,3 +17,18 @@ def test_an_unknown_config_field_is_named_plainly():
   text = '\'epoch\'\nDid you mean "epochs" instead of "epoch"?'
   said = 'the config has no field \'epoch\'. Did you mean "epochs" instead of "epoch"?'
   assert errors.brief(KeyError(text)) == said
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize(
+  ("field", "near"), [("lrr", ' Did you mean "lr" instead of "lrr"?'), ("foo", "")]
+)
+def test_an_unknown_field_of_a_config_file_is_named_too(locked, field, near):
+  config = ConfigDict({"lr": 0.1, "name": "sgd"})
+  with pytest.raises(AttributeError) as e:
+    setattr(config.lock(), field, 1) if locked else getattr(config, field)
+  assert errors.brief(e.value) == f"the config has no field {field!r}.{near}"
+
+
+def test_a_missing_key_of_something_else_stays_as_it_is():
+  assert errors.brief(KeyError("foo")) == "foo"

@@ -31,12 +31,12 @@ def _main(*args):
     (["--config=configs/cvrl.py:demo,foo"], "no change 'foo' of cvrl; there are uniform"),
     (
       ["--config=configs/cvrl.py:demo", "--config.optim.lrr=3"],
-      "error: the config has no field 'lrr'. Did you mean \"lr\"",
+      "error: config.optim has no field 'lrr'. Did you mean 'lr'?",
     ),
     (["--config=configs/none.py"], "configs/none.py"),
     pytest.param(
       ["--config=configs/cvrl.py"],
-      "python -m data_pipelines.prepare",
+      "vssl prepare",
       marks=pytest.mark.skipif(
         importlib.util.find_spec("tensorflow") is None,
         reason="needs TensorFlow, of the extra 'data'",

@@ -7,7 +7,7 @@ thousandfold on its way to the gradient, and a bias before a batch norm, whose g
 given nothing but rounding. No fixed number fits both, and one that was read off a run fits that
 run's processor alone.
 
-So the tests measure. `value_and_rounding` moves every weight to a neighbouring float32, which no
+So the tests measure. `value_and_rounding` moves every weight to a neighboring float32, which no
 program can promise to tell apart from the weight itself, and sees how far each array of the result
 goes: its condition number times float32's precision. A second program is right if it lies no more
 than `FACTOR` such distances away. The same numbers then hold on any processor, and a real mistake
@@ -17,8 +17,8 @@ than `FACTOR` such distances away. The same numbers then hold on any processor, 
 import jax
 import numpy as np
 
-ULP = 2.0**-23  # the distance of float32 neighbours, relative to their size
-# Neighbours of the weights stand for one rounding, a program makes one at each of its layers. On
+ULP = 2.0**-23  # the distance of float32 neighbors, relative to their size
+# Neighbors of the weights stand for one rounding, a program makes one at each of its layers. On
 # every instruction set tried, other orders of summation came within 4 distances.
 FACTOR = 8
 # A comparison that allows more than this share of an array's largest entry shows nothing.
@@ -38,7 +38,7 @@ def summed(terms):
 FLOOR = summed(256)
 
 
-def neighbour(tree, seed):
+def neighbor(tree, seed):
   """The tree with each float32 moved up or down by about one unit of its last place.
 
   Args:
@@ -56,19 +56,19 @@ def neighbour(tree, seed):
 
 
 def value_and_rounding(fn, *args, draws=4):
-  """fn(*args), and how far it goes when its arguments move to neighbouring floats.
+  """fn(*args), and how far it goes when its arguments move to neighboring floats.
 
   Args:
     fn: from trees of arrays to a tree of arrays; compiled, as it runs `draws` + 1 times.
     *args: whatever rounding should reach: parameters and state, not keys or labels.
-    draws: of neighbours; the largest distance counts.
+    draws: of neighbors; the largest distance counts.
 
   Returns:
     The value, on the host, and for each of its arrays the largest distance of any entry.
   """
   args = jax.device_get(args)
   value = jax.device_get(fn(*args))
-  moved = [jax.device_get(fn(*neighbour(args, seed))) for seed in range(draws)]
+  moved = [jax.device_get(fn(*neighbor(args, seed))) for seed in range(draws)]
   return value, spread(value, moved)
 
 
@@ -110,7 +110,7 @@ def close(got, want, rounding=None):
     off = _distance(x, y)
     assert off <= allowed, (
       f"{name}: {off:.2g} apart, where rounding explains {allowed:.2g} "
-      f"(neighbouring weights move it by {moved:.2g}; its largest entry is {size:.2g})"
+      f"(neighboring weights move it by {moved:.2g}; its largest entry is {size:.2g})"
     )
 
 

@@ -11,7 +11,7 @@ N = 4096
 
 
 def _layer(axis_first):
-  """Normalised features' loss and gradient, their sums taken in one of two orders."""
+  """Normalized features' loss and gradient, their sums taken in one of two orders."""
 
   def total(x):
     x = x.reshape(64, -1)
@@ -66,9 +66,9 @@ def test_integers_shapes_and_nan_are_exact():
     tolerance.close({"count": tree["count"]}, tree)
 
 
-def test_neighbours_are_one_unit_away_and_other_types_stay():
+def test_neighbors_are_one_unit_away_and_other_types_stay():
   tree = {"x": np.float32([1.5, -3, 0]), "n": np.int32(2)}
-  moved = tolerance.neighbour(tree, 0)
+  moved = tolerance.neighbor(tree, 0)
   assert moved["n"] == 2
   assert moved["x"].dtype == np.float32
   np.testing.assert_array_equal(

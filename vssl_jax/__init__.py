@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vssl_jax import former
 from vssl_jax._version import __version__
 
 if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
@@ -64,14 +65,18 @@ __all__ = [
   "probes",
 ]
 
+_former = former.names(__name__)
+
 
 def __getattr__(name: str) -> Any:
   """Imports a name when it is first used (PEP 562)."""
   if name not in _PLACES:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _former(name)
   module, attribute = _PLACES[name]
   found = importlib.import_module(module)
   globals()[name] = getattr(found, attribute) if attribute else found
+  if name == "evaluate":
+    former.add_main(globals()[name], "vssl_jax.commands.evaluate")
   return globals()[name]
 
 

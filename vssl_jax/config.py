@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import former
 from vssl_jax.errors import UserError
 
 # Published linear probes, as changes to the fields of `config.probe`; its defaults are CVRL's.
@@ -350,17 +350,4 @@ def to_json(config: ConfigDict) -> str:
   return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True, ensure_ascii=False)
 
 
-# Functions that were here before and that config files of users call, and where they are now.
-_MOVED = {
-  "base": ("vssl_jax.methods", "base_config"),
-  "complete": ("vssl_jax.methods", "complete"),
-  "compose": ("vssl_jax.recipes", "compose"),
-}
-
-
-def __getattr__(name: str) -> Any:
-  """The functions in `_MOVED`, for one more version."""
-  if name not in _MOVED:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  module, function = _MOVED[name]
-  return getattr(importlib.import_module(module), function)
+__getattr__ = former.names(__name__)

@@ -6,13 +6,14 @@ the recipe `cvrl`, a file in `configs/` (in a checkout) or `vssl_jax/configs` (i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.machinery
 import os
 import pathlib
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,8 +35,11 @@ def recipes() -> dict[str, pathlib.Path]:
 def load(name: str | os.PathLike[str]) -> ConfigDict:
   """Loads the config of a name.
 
+  A config file can call this for a recipe or another file to start from, and import modules that
+  lie beside it.
+
   Args:
-    name: a file or a recipe, optionally with a variant after a colon.
+    name: a file or a recipe, optionally with a variant after a colon, such as "cvrl:demo".
 
   Returns:
     An unlocked config, as the file returns it: some fields may have former names.
@@ -49,8 +53,9 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     module = types.ModuleType(loader.name)
     module.__file__ = str(path)
     sys.modules[loader.name] = module  # where dataclasses and pickle look for a class's module
-    loader.exec_module(module)
-    config = module.get_config(*variant)
+    with _found_in(path.resolve().parent):
+      loader.exec_module(module)
+      config = module.get_config(*variant)
   except UserError:
     raise
   except Exception as e:  # it is the user's program
@@ -58,6 +63,17 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
   return config.unlock()
+
+
+@contextlib.contextmanager
+def _found_in(folder: pathlib.Path) -> Iterator[None]:
+  """Modules of a folder can be imported meanwhile, before others of the same names."""
+  sys.path.insert(0, str(folder))
+  try:
+    yield
+  finally:
+    with contextlib.suppress(ValueError):  # the config file has removed it
+      sys.path.remove(str(folder))
 
 
 def _find(name: str) -> tuple[pathlib.Path, list[str]]:
@@ -100,13 +116,41 @@ def resolve(
   return config.lock()
 
 
-def _set(config: ConfigDict, name: str, value: Any) -> None:
-  *parents, field = name.split(".")
+def require(config: ConfigDict, name: str) -> None:
+  """Checks that a config has a field.
+
+  Args:
+    config: any config.
+    name: the field's dotted name.
+
+  Raises:
+    UserError: there is no such field; the message names the nearest one, or the same name elsewhere
+      in the config.
+  """
   group, at = config, "config"
-  for parent in parents:
-    _require(group, parent, at)
-    group, at = group[parent], f"{at}.{parent}"
-  _require(group, field, at)
+  for field in name.split("."):
+    fields = list(group) if isinstance(group, ConfigDict) else []
+    if field not in fields:
+      near = difflib.get_close_matches(field, fields, n=1)
+      near = near or [n for n in _names(config) if n.rpartition(".")[2] == field][:1]
+      meant = f" Did you mean {near[0]!r}?" if near else ""
+      raise UserError(f"{at} has no field {field!r}.{meant}")
+    group, at = group[field], f"{at}.{field}"
+
+
+def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+  for key, value in config.items():
+    yield prefix + key
+    if isinstance(value, ConfigDict):
+      yield from _names(value, f"{prefix}{key}.")
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+  require(config, name)
+  parents, _, field = name.rpartition(".")
+  group = config
+  for parent in filter(None, parents.split(".")):
+    group = group[parent]
   if isinstance(value, os.PathLike):
     value = os.fspath(value)
   if isinstance(group[field], tuple) and isinstance(value, list):
@@ -114,12 +158,4 @@ def _set(config: ConfigDict, name: str, value: Any) -> None:
   try:
     group[field] = value
   except (TypeError, ValueError) as e:
-    raise UserError(f"{at}.{field}: {brief(e)}") from None
-
-
-def _require(group: Any, field: str, at: str) -> None:
-  fields = list(group) if isinstance(group, ConfigDict) else []
-  if field not in fields:
-    near = difflib.get_close_matches(field, fields, n=1)
-    meant = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{at} has no field {field!r}.{meant}")
+    raise UserError(f"config.{name}: {brief(e)}") from None

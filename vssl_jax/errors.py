@@ -2,6 +2,11 @@
 
 import re
 
+# What ml_collections says of a field that is read, and of one that is set in a locked config.
+_UNKNOWN_FIELD = re.compile(
+  r"""(?:'(\w+)'|Key "(\w+)" does not exist and cannot be added .*?)(?: (Did you mean .*\?))?"""
+)
+
 
 class UserError(ValueError):
   """Bad input; the message is one line: which file or field, what was wrong, what to do.
@@ -20,6 +25,8 @@ class Preempted(Exception):
 
 def brief(error: BaseException) -> str:
   """Shortens an exception to one line; its text may contain the traceback of another exception."""
+  if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):
+    error = error.args[0]  # as ml_collections raises it
   text = error.args[0] if isinstance(error, KeyError) and error.args else error
   whole = str(text).replace("\\n", "\n").replace("\\'", "'")
   lines = [line.strip() for line in whole.splitlines() if line.strip()]
@@ -27,7 +34,7 @@ def brief(error: BaseException) -> str:
     kind, _, message = line.partition("UserError: ")
     if message and " " not in kind:
       return message
-  if unknown := re.search(r"'(\w+)' (Did you mean .*\?)", " ".join(lines)):
-    return f"the config has no field {unknown[1]!r}. {unknown[2]}"
+  if unknown := _UNKNOWN_FIELD.fullmatch(" ".join(lines)):
+    return f"the config has no field {unknown[1] or unknown[2]!r}. {unknown[3] or ''}".rstrip()
   shown = [line for line in lines if not line.startswith(("File ", "Traceback"))]
   return " ".join(shown[:4]) or type(error).__name__

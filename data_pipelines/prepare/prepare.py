@@ -27,7 +27,7 @@ from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
-from vssl_jax import text
+from vssl_jax import former, text
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
@@ -243,40 +243,74 @@ def parser() -> arguments.Parser:
   assert __doc__
   p = arguments.Parser("vssl prepare", __doc__, EXAMPLES)
   add = p.add_argument
-  add("input", metavar="INPUT", help="folder of videos or CSV")
+  add("input", metavar="INPUT", help="folder of videos, or a CSV that names them")
   add("output", metavar="OUTPUT", help="folder for the records")
-  add("--split", default="train", help="name of the split if nothing else gives one (train)")
-  add("--split_column", metavar="NAME", help="CSV column with the splits (`split` if it exists)")
-  add("--split_list", metavar="FILE", nargs="+", default=(), help="official UCF101 or HMDB51 lists")
-  add("--root", metavar="DIR", help="folder that the CSV's relative paths start from (the CSV's)")
-  add("--flat", action="store_true", help="take all videos of a folder as unlabelled")
-  add("--labels", metavar="FILE", help="class names in the order of the class indices (sorted)")
-  add("--fps", type=float, default=0.0, help="frames per second to store (0: each video's own)")
+  add(
+    "--split", default="train", help="name of the split, if nothing else gives one (default: train)"
+  )
+  add(
+    "--split_column",
+    metavar="NAME",
+    help="column of the CSV with the splits (default: `split`, if there)",
+  )
+  add(
+    "--split_list",
+    metavar="FILE",
+    nargs="+",
+    default=(),
+    help="official lists of a split of UCF101 or HMDB51",
+  )
+  add(
+    "--root",
+    metavar="DIR",
+    help="folder that relative paths in the CSV start from (default: the CSV's)",
+  )
+  add("--flat", action="store_true", help="take all videos of a folder as unlabeled")
+  add(
+    "--labels",
+    metavar="FILE",
+    help="file of class names in the order of the class indices (default: names sorted)",
+  )
+  add(
+    "--fps",
+    type=float,
+    default=0.0,
+    help="frames per second to store; 0: each video's own (default: 0)",
+  )
   add(
     "--short_side",
     type=int,
     default=256,
-    help="shorter side of the frames, pixels; never enlarged (256; 0: keep the size)",
+    help="shorter side of the frames, pixels, never enlarged; 0: keep the size (default: 256)",
   )
-  add("--quality", type=int, default=85, help="JPEG quality, 1 to 100 (85)")
+  add("--quality", type=int, default=85, help="JPEG quality, 1 to 100 (default: 85)")
   add(
     "--max_seconds",
     type=float,
     default=120.0,
-    help="longest record, seconds; longer videos are split (120; 0: never split)",
+    help="longest record, seconds; longer videos are split; 0: never (default: 120)",
   )
-  add("--shards", type=int, default=0, help="shards per split (0: by the size of the video files)")
-  add("--workers", type=int, default=0, help="number of processes (0: one per core)")
+  add(
+    "--shards",
+    type=int,
+    default=0,
+    help="shards per split; 0: by the size of the video files (default: 0)",
+  )
+  add("--workers", type=int, default=0, help="number of processes; 0: one per core (default: 0)")
   add(
     "--timeout",
     type=float,
     default=TIMEOUT,
     metavar="SECONDS",
-    help="maximum time per video, or per record of a video that is split "
-    f"({TIMEOUT:g}; 0: no limit)",
+    help="longest time per video, or per record of a video that is split; 0: no limit "
+    f"(default: {TIMEOUT:g})",
   )
   add("--strict", action="store_true", help="stop at the first unreadable video")
-  add("--overwrite", action="store_true", help="remove what an earlier run wrote")
+  add(
+    "--overwrite",
+    action="store_true",
+    help="first remove what an earlier run wrote for these splits",
+  )
   return p
 
 
@@ -285,8 +319,7 @@ def run(args: argparse.Namespace) -> int:
   try:
     result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
-    print(f"error: {text.printable(str(error))} (--strict)", file=sys.stderr)
-    return 3
+    raise UserError(f"{error} (--strict)") from None
   output = text.printable(args.output)
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
@@ -296,3 +329,6 @@ def run(args: argparse.Namespace) -> int:
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
   return 3 if unreadable else 0
+
+
+former.callable_module(__name__, "prepare")

@@ -189,7 +189,7 @@ def _no_such_split(folder: pathlib.Path, split: str, names: Sequence[str], other
   there = "no shards at all" if names else "no such folder, or empty"
   return (
     f"{folder}: no records of split {split!r} ({there}): make them with "
-    f"`python -m data_pipelines.prepare VIDEOS {folder}`"
+    f"`vssl prepare VIDEOS {folder}`"
   )
 
 

@@ -167,8 +167,8 @@ def summary(manifest: dict[str, Any]) -> str:
       low, high = min(classes.values()), max(classes.values())
       line += f"{len(classes)} class{'es' if len(classes) > 1 else ''} of {low}"
       line += f"{f' to {high}' if high > low else ''} videos"
-    if unlabelled := split["classes"].get(""):
-      line += f"{', ' if classes else ''}{unlabelled} without label"
+    if unlabeled := split["classes"].get(""):
+      line += f"{', ' if classes else ''}{unlabeled} without label"
     line += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"
     line += f"; fps {_most(split['fps'])}; size {_most(split['size'])}"
     line += f", stored {_most(split['stored_size'])}"

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from data_pipelines import source
+from data_pipelines import optional, source
 from data_pipelines.clips.builders import IMAGE, LABEL
 from data_pipelines.records import fingerprint
 from vssl_jax.errors import UserError
@@ -116,7 +116,9 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as e:
-    raise UserError(f"config.data.name: {data.name} cannot be imported ({e}).") from None
+    missing = (getattr(e, "name", None) or "").partition(".")[0] == "dmvr"
+    way_out = f"; {optional.install('dmvr')}" if missing else ""
+    raise UserError(f"config.data.name: {data.name} cannot be imported ({e}){way_out}.") from None
   return DmvrSource(data, *make(data, split), split=split, **kwargs)
 
 

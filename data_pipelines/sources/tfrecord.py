@@ -66,7 +66,7 @@ class RecordStore:
     if not folder:
       raise UserError(
         "config.data.path: empty; make a folder of records with "
-        "`python -m data_pipelines.prepare VIDEOS DIR` and pass --config.data.path=DIR."
+        "`vssl prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
     self._folder, self._split = folder, split
     self._index = index.load(folder, split)

@@ -46,7 +46,7 @@ from vssl_jax.localization.annotations import Video
 # Maximum number of problems printed per split: if the run goes on, and if it stops.
 _NOTES, _ERRORS = 5, 20
 _HELD_OUT = 6  # `purpose` of the random numbers, see `source.generator`
-UNLABELLED = "unlabelled"
+UNLABELED = "unlabeled"
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
 
@@ -294,7 +294,7 @@ def _look_through(
       stream,
       step_seconds=step_of(data),
       label_names=names,
-      labelled=learns and split == data.train_split,
+      labeled=learns and split == data.train_split,
       width=width,
     )
   _tell(found, f"{data.path}, {split}")
@@ -314,8 +314,8 @@ def _note(text: str) -> None:
   print(text, end="", file=sys.stderr, flush=True)
 
 
-def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
-  """All feature sequences of a folder without annotations, as the split `UNLABELLED`.
+def unlabeled(data: Any, label_names: Sequence[str]) -> Dataset:
+  """All feature sequences of a folder without annotations, as the split `UNLABELED`.
 
   Args:
     data: `config.data`.
@@ -331,11 +331,11 @@ def unlabelled(data: Any, label_names: Sequence[str]) -> Dataset:
     raise UserError(
       f"config.data.path: {streams[0]} holds no feature sequences; give a folder of <video>.npy."
     )
-  videos = {name: Video(UNLABELLED, None, ()) for name in paths}
+  videos = {name: Video(UNLABELED, None, ()) for name in paths}
   if fields.check:
     found = []
     for stream in streams:
-      found += check.find_problems(videos, stream, labelled=False)
+      found += check.find_problems(videos, stream, labeled=False)
     _tell(found, str(folder))
   return Dataset(
     videos,

@@ -235,13 +235,20 @@ def parser() -> arguments.Parser:
   p = arguments.Parser("python -m data_pipelines.untrimmed", __doc__, EXAMPLES)
   add = p.add_argument
   arguments.output(p, "folder to write")
-  add("--annotations", default="", help="JSON in ActivityNet's format with real action times")
+  add(
+    "--annotations",
+    default="",
+    help="JSON in ActivityNet's format, to take the times of actions from",
+  )
   add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
-  add("--width", type=int, default=SimulationSettings.width)
-  add("--classes", type=int, default=SimulationSettings.classes)
-  add("--videos", type=int, default=200)
-  add("--eval_videos", type=int, default=100)
-  add("--seed", type=int, default=0)
+  for name, default, what in (
+    ("width", SimulationSettings.width, "feature dimension"),
+    ("classes", SimulationSettings.classes, "number of classes, if times are made up"),
+    ("videos", 200, "number of training videos, if times are made up"),
+    ("eval_videos", 100, "number of evaluation videos, if times are made up"),
+    ("seed", 0, "seed of all random draws"),
+  ):
+    add(f"--{name}", type=int, default=default, help=f"{what} (default: {default})")
   return p
 
 

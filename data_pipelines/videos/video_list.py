@@ -108,7 +108,7 @@ def from_folder(
   elif 1 in depths:
     raise UserError(
       f"{folder}: videos both directly in the folder and in sub-folders: pass --flat to take all "
-      "videos as unlabelled, or move the videos in the folder itself into class folders"
+      "videos as unlabeled, or move the videos in the folder itself into class folders"
     )
   elif min(depths) > 2 and {p[0] for p in parts} <= _SPLIT_FOLDERS:
     entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]

@@ -46,6 +46,15 @@ def test_former_names_of_fields_are_taken_with_a_note(parser, capsys, tmp_path):
   assert "config.probe.normalise is now config.probe.normalize" in capsys.readouterr().err
 
 
+def test_former_names_of_fields_are_switched_off_too(parser, capsys):
+  flags = ["--config=provico:demo", "--noconfig.probe.normalise", "--noconfig.encoder.spread"]
+  config = parser.parse_args(flags).config
+  assert (config.probe.normalize, config.encoder.slow_to_last) == (False, False)
+  said = capsys.readouterr().err
+  assert "--noconfig.probe.normalise is now --noconfig.probe.normalize" in said
+  assert "--noconfig.encoder.spread is now --noconfig.encoder.slow_to_last" in said
+
+
 @pytest.mark.parametrize(
   ("flags", "dry_run", "augment"),
   [
@@ -68,14 +77,24 @@ def test_switches_in_the_forms_that_absl_takes(parser, flags, dry_run, augment):
     (["--config=cvrl:demoo"], "no variant 'demoo' of cvrl"),
     (["--config="], "the recipes are cvrl"),
     (["--config"], "the recipes are cvrl"),
-    (["--config=cvrl:demo", "--config.optim.lrr=3"], "no field 'lrr'. Did you mean \"lr\""),
+    (
+      ["--config=cvrl:demo", "--config.optim.lrr=3"],
+      "optim has no field 'lrr'. Did you mean 'lr'?",
+    ),
+    (["--config=cvrl:demo", "--config.foo=1"], "config has no field 'foo'."),
+    (["--config=cvrl:demo", "--config.lr", "1"], "no field 'lr'. Did you mean 'optim.lr'?"),
+    (["--config=cvrl:demo", "--config.provico.x=1"], "config has no field 'provico'."),
+    (["--config=cvrl:demo", "--noconfig.prob.run"], "no field 'prob'. Did you mean 'probe'?"),
+    (["--config=cvrl:demo", "--noconfig.optim.lr"], "give --config.optim.lr=VALUE"),
+    (["--config=cvrl:demo", "a", ""], "'': an empty argument; leave it out"),
+    (["--config=cvrl:demo", "a", "b c"], "b c: an argument without a flag"),
     (["--config=cvrl:demo", "--config.epochs=x"], "could not convert string to float: 'x'"),
     (["--config=cvrl:demo", "--config.batch_size"], "Missing value for flag --config.batch_size"),
     (["--config.epochs=3"], "--config.epochs=3: give --config as well"),
     (["--outputs=o"], "no flag --outputs; did you mean --output?"),
     (["--xyz"], "no flag --xyz (vssl x --help)"),
     (["a", "b.py"], "b.py: an argument without a flag; did you mean --config=b.py?"),
-    (["--dry_run=maybe"], "--dry_run"),
+    (["--dry_run=maybe"], "argument --dry_run: 'maybe' is neither true nor false"),
     (["--output"], "--output"),
   ],
 )

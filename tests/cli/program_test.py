@@ -1,5 +1,6 @@
 """`vssl` as a user meets it: help, mistakes, exit codes."""
 
+import errno
 import importlib
 import os
 import re
@@ -180,6 +181,43 @@ def test_an_unforeseen_error_is_one_line_and_a_file(command, capsys):
   assert told.startswith(f"vssl_jax {__version__}, Python 3.")
   assert "Traceback (most recent call last)" in told
   assert "program_test.py" in told
+
+
+def test_an_unforeseen_error_where_nothing_can_be_written(command, capsys, monkeypatch):
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(program.tempfile, "NamedTemporaryFile", full)
+  command(_raises(KeyError("lost")))
+  assert cli.main(["odd"]) == 1
+  error = capsys.readouterr().err
+  assert error.startswith("error: unexpected KeyError: lost (--verbose prints its traceback")
+  assert "No space left on device" in error
+  assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_the_console_script_finds_modules_of_this_folder_as_python_m_does(tmp_path, safe):
+  """A script's own folder is first in its path, not the folder that it is called in."""
+  (tmp_path / "bin").mkdir()
+  (tmp_path / "bin" / "vssl").write_text(VSSL[-1])
+  here = tmp_path / "here"
+  (here / "data_pipelines").mkdir(parents=True)
+  (here / "data_pipelines" / "__init__.py").write_text("raise RuntimeError('another package')")
+  (here / "own_part.py").write_text("DEPTH = 101\n")
+  (tmp_path / "mine.py").write_text(
+    "import own_part\nfrom vssl_jax import config_file\n\n\ndef get_config():\n"
+    "  c = config_file.load('cvrl:demo')\n  c.encoder.depth = own_part.DEPTH\n  return c\n"
+  )
+  flags = ("--config=../mine.py", "--dry_run")
+  environment = {"PYTHONSAFEPATH": "1"} if safe else {}
+  done = _run(
+    sys.executable, str(tmp_path / "bin" / "vssl"), "train", *flags, cwd=here, env=environment
+  )
+  if safe:
+    assert "No module named 'own_part'" in done.stderr
+  else:
+    assert (done.returncode, '"depth": 101' in done.stdout) == (0, True), done.stderr
 
 
 @pytest.mark.parametrize("argv", [["odd", "--verbose"], ["--verbose", "odd"]])

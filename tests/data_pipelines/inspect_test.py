@@ -65,6 +65,7 @@ def test_program_writes_the_sheet_and_prints_the_splits(tmp_path):
     ([], {"variant": ":odd"}, "no variant 'odd'"),
     ([], {"output": "none/sheet.png"}, "there is no folder"),
     (["--videos=0"], {}, "--videos"),
+    (["--config.batch_size=0"], {}, "config.batch_size: 0 videos per batch; set it to 1 or more"),
     (["--config.data.nothing=1"], {}, "nothing"),
   ],
 )
@@ -133,6 +134,23 @@ def test_fewer_videos_than_asked_for():
   _, batch, size = inspect.training_rows(c, step=1, videos=20)
   assert sorted(batch["video"]) == list(range(13))
   assert size == 13
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"batch_size": 0}, r"config\.batch_size: 0 videos per batch"),
+    ({"batch_size": -3}, r"config\.batch_size: -3 videos per batch"),
+    ({"data.frames": 0}, r"config\.data\.frames: 0; set it to 1 or more"),
+    ({"data.size": 0}, r"config\.data\.size: 0; set it to 1 or more"),
+    ({"data.synthetic.videos": 0}, "'train' has no videos"),
+  ],
+)
+def test_what_makes_no_batch_is_named(values, message):
+  c = config()
+  c.update_from_flattened_dict(values)
+  with pytest.raises(UserError, match=message):
+    inspect.training_rows(c, step=0, videos=2)
 
 
 def test_labels_of_any_script_draw_without_a_warning(tmp_path):

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import source
+from data_pipelines import optional, source
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
@@ -36,7 +36,7 @@ def test_numpy_sources_work_where_tensorflow_is_missing_and_others_say_so():
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("\n") == 1
-  assert "needs tensorflow, which is not installed: pip install 'vssl_jax[data]'" in done.stdout
+  assert f"needs tensorflow, which is not installed: {optional.install('data')}" in done.stdout
   assert "synthetic" in done.stdout
 
 

@@ -10,12 +10,13 @@ from vssl_jax import methods, results
 from vssl_jax.encoder import card
 from vssl_jax.errors import UserError
 
+SUMMARY = "evaluation/summary.json"
 OURS, OTHER = "a" * 64, "b" * 64
 
 
 def _write(folder, *, probed=OURS, evaluated=OURS):
   results.write_json({"seed": 3, "trained": {"encoder_sha256": probed}}, folder / card.RESULT)
-  results.write_json({"mean": 0.5, "encoder_sha256": evaluated}, folder / card.SUMMARY)
+  results.write_json({"mean": 0.5, "encoder_sha256": evaluated}, folder / SUMMARY)
 
 
 def test_results_of_these_weights(tmp_path, capsys):
@@ -39,8 +40,20 @@ def test_results_of_other_weights_are_left_out_and_noted(tmp_path, capsys, which
   assert ("evaluation" in found) == (which == "probed")
   note = capsys.readouterr().err
   assert note.count("\n") == 1
-  assert str(tmp_path / (card.RESULT if which == "probed" else card.SUMMARY)) in note
+  assert str(tmp_path / (card.RESULT if which == "probed" else SUMMARY)) in note
   assert ("other weights (sha256 bbbbbbbbbbbb…)" if told else "has no encoder_sha256") in note
+
+
+@pytest.mark.parametrize("name", ["evaluation_best", "evaluation_500"])
+def test_the_evaluation_of_another_checkpoint_is_found(tmp_path, capsys, name):
+  _write(tmp_path, evaluated=OTHER)  # of the last checkpoint
+  results.write_json({"mean": 0.25, "encoder_sha256": OURS}, tmp_path / name / "summary.json")
+  assert card.results(tmp_path, {OURS})["evaluation"]["mean"] == 0.25
+  assert card.results(tmp_path, {OTHER})["evaluation"]["mean"] == 0.5
+  assert "evaluation" not in card.results(tmp_path, {"c" * 64})
+  note = capsys.readouterr().err
+  assert f"{tmp_path / SUMMARY} is of other weights" in note
+  assert f"{tmp_path / name / 'summary.json'} is of other weights" in note
 
 
 def test_a_run_without_probe_has_no_scores_of_others(tmp_path):

@@ -307,7 +307,7 @@ def test_nothing_is_written_where_tensorflow_lacks(run_folder, tmp_path, monkeyp
   assert not (tmp_path / "out").exists()
 
 
-def test_features_are_of_all_videos_whatever_was_learnt_from(run_folder, tmp_path):
+def test_features_are_of_all_videos_whatever_was_learned_from(run_folder, tmp_path):
   folder, _ = run_folder
   config = encoder_lib.load_encoder(folder)[0]
   with config.unlocked():

@@ -167,7 +167,7 @@ def test_a_monitor_that_changes_the_encoder_is_noticed(monkeypatch):
     watch({"params": {"weight": jnp.ones(3)}})
 
 
-def test_unlabelled_data_and_bad_fields_are_told(monkeypatch):
+def test_unlabeled_data_and_bad_fields_are_told(monkeypatch):
   monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
   bare = Source(30, 0)
   bare.label_names = ()

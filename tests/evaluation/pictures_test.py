@@ -30,7 +30,7 @@ def test_bars_of_few_and_many_classes(tmp_path):
   assert _size(many)[1] > 3 * _size(few)[1]
 
 
-def test_neighbours_stay_neighbours_on_the_plane():
+def test_neighbors_stay_neighbors_on_the_plane():
   rng = np.random.default_rng(0)
   label = np.repeat([0, 1, 2], 12)
   x = np.eye(6)[label] + 0.05 * rng.normal(size=(36, 6))
@@ -41,7 +41,7 @@ def test_neighbours_stay_neighbours_on_the_plane():
   assert "t-SNE" in embedding_plot.methods()
 
 
-def test_the_sample_is_of_labelled_videos():
+def test_the_sample_is_of_labeled_videos():
   label = np.array([-1, 0, 1, -1, 2, 0])
   np.testing.assert_array_equal(embedding_plot.sample(label, 0), [1, 2, 4, 5])
   assert len(embedding_plot.sample(label, 0, 2)) == 2
@@ -112,7 +112,7 @@ def test_a_gallery_with_a_missing_frame(tmp_path):
     {"frame": frame, "label": "a", "name": "x/y.avi", "cosine": 0.5, "right": True},
   ]
   query = {"frame": frame, "label": "a", "name": "q/long_name_of_a_video.avi"}
-  rows = [{"query": query, "neighbours": near}, {"query": query, "neighbours": near[:1]}]
+  rows = [{"query": query, "neighbors": near}, {"query": query, "neighbors": near[:1]}]
   gallery.draw(tmp_path / "g.png", rows, "title")
   width, height = _size(tmp_path / "g.png")
   pixels = np.asarray(PIL.Image.open(tmp_path / "g.png").convert("RGB")).reshape(-1, 3)

@@ -25,7 +25,7 @@ from vssl_jax.training import checkpoints, loop, run_folder, sources
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
 TRAINED = "linear,finetune,semi_supervised"
-EVERY = f"{QUICK},{TRAINED}".split(",")  # of labelled clips
+EVERY = f"{QUICK},{TRAINED}".split(",")  # of labeled clips
 FEW = (
   "--epochs=1",
   "--semi_epochs=2",
@@ -490,7 +490,7 @@ def test_what_needs_labels_is_not_begun_without(
   assert found == ({"embedding", "cross_validation"} if videos == 8 else {"embedding"})
 
 
-def test_only_labelled_videos_count_as_scored(checkpoint, tmp_path, monkeypatch):
+def test_only_labeled_videos_count_as_scored(checkpoint, tmp_path, monkeypatch):
   _unlabel(monkeypatch, 8, which=slice(0, None, 4))
   assert _main(checkpoint, tmp_path, names="knn,retrieval,linear") == 0
   found = _results(tmp_path)
@@ -563,7 +563,7 @@ def test_what_was_run_is_in_the_table_where_a_later_protocol_fails(
   broken = dataclasses.replace(protocols.PROTOCOLS["knn"], run=fails)
   monkeypatch.setitem(protocols.PROTOCOLS, "knn", broken)
   assert _main(checkpoint, tmp_path, "--k=3", names="logistic,knn") == 2
-  table = (tmp_path / "table.md").read_text()  # not the votes of other neighbours than asked for
+  table = (tmp_path / "table.md").read_text()  # not the votes of other neighbors than asked for
   assert "| logistic |" in table
   assert "| knn |" not in table
 
@@ -608,7 +608,7 @@ def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch
     (["--protocols=finetune", "--epochs=0"], "--epochs: 0.0 is not above 0"),
     (["--protocols=semi_supervised", "--batch_size=0"], "--batch_size: 0 is not 1 or more"),
     (["--protocols=localization_features"], "give the untrimmed videos, --untrimmed=DIR"),
-    (["--protocols=all", "--untrimmed=nowhere"], "nowhere is no folder"),
+    (["--protocols=all", "--untrimmed=nowhere"], "--untrimmed: nowhere is no folder"),
     (["--protocols=semi_supervised", "--fractions=0.9999"], "too few videos"),
     (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
     (["--seed=-1"], "--seed: -1 is negative"),

@@ -17,7 +17,7 @@ def _counts(chosen):
   ("fraction", "each"), [(0.01, [1, 1, 1]), (0.1, [3, 3, 3]), (0.75, [25, 25, 20])]
 )
 def test_as_many_of_each_class(fraction, each):
-  # 100 labelled videos of 3 classes: 0.33, 3.3 and 25 a class; the smallest has but 20.
+  # 100 labeled videos of 3 classes: 0.33, 3.3 and 25 a class; the smallest has but 20.
   chosen = subsets.balanced(LABEL, fraction, 0)
   assert _counts(chosen) == each
   assert np.array_equal(chosen, np.unique(chosen))

@@ -93,7 +93,11 @@ def test_thresholds_may_be_others(run, tmp_path, capsys):
     assert scores["mAP"] == pytest.approx(want["mAP"], rel=1e-3)
   for text, message in {
     "0.3:0.7": "'0.3:0.7' is neither first:last:step",
-    "0:1:0": "neither",
+    "0:1:0": "'0:1:0' is an empty range; give first:last:step that rises",
+    "0.7:0.3:0.1": "'0.7:0.3:0.1' is an empty range",
+    "0.3:0.7:-0.1": "is an empty range",
+    "0.3:nan:0.1": "neither",
+    "inf": "neither",
     "a,b": "neither",
     "0.5,1.5": r"thresholds must be in [0, 1)",
     "0:1:1e-13": "give 1000 or fewer",
@@ -169,9 +173,9 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
   data.path, data.localization.streams = str(tmp_path), ("a", "b")
   for name in ("a", "b"):
     features(tmp_path / name, [4, 6], width=2)
-  dataset = sequences.unlabelled(data, ("x",))
+  dataset = sequences.unlabeled(data, ("x",))
   assert dataset.features["v1"]().shape == (6, 4)
-  assert dataset.videos["v0"] == Video(sequences.UNLABELLED, None, ())
+  assert dataset.videos["v0"] == Video(sequences.UNLABELED, None, ())
 
 
 def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monkeypatch):

@@ -290,10 +290,10 @@ CHANGES = (
 def test_every_variant_traces_at_its_own_size(variant):
   config = small.load("cvrl.py", variant)
 
-  class Labelled:
+  class Labeled:
     label_names, steps_per_epoch, fingerprint = ("a", "b"), 0, ""
 
-  config = methods.resolve(config.lock(), Labelled())
+  config = methods.resolve(config.lock(), Labeled())
   method = methods.load(config.method).build(config, None)
   batch = method.example(2)
 

@@ -95,7 +95,7 @@ def test_length_against_duration(folder):
 
 def test_the_width_of_other_videos_and_videos_that_need_no_action(folder):
   none = Video("test", 10.0, ())
-  assert found(folder, made=none, features=np.ones((20, 4)), labelled=False, width=4) == []
+  assert found(folder, made=none, features=np.ones((20, 4)), labeled=False, width=4) == []
   problems = found(folder, features=np.ones((20, 4)), width=5)
   assert [p.message for p in problems] == [
     "features are 4 wide, those of the training videos 5"

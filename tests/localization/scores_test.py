@@ -86,7 +86,7 @@ def test_predictions_are_in_seconds_and_by_name():
 
 
 def test_unknown_protocol_is_named():
-  with pytest.raises(UserError, match="'ava': choose one of thumos14, activitynet"):
+  with pytest.raises(UserError, match=r"^protocol is 'ava': choose one of thumos14, activitynet"):
     scores_lib.evaluate(_oracle, _source(), protocol="ava", batch_size=2)
 
 

@@ -117,16 +117,16 @@ def test_dropout_keeps_the_mean_and_its_rate():
 
 
 def test_classes_come_from_the_data():
-  class Labelled:
+  class Labeled:
     label_names = ("a", "b", "c", "d")
 
   config = _config(**{"classify.classes": 0})
-  assert classify.resolve(config, Labelled()).classify.classes == 4
+  assert classify.resolve(config, Labeled()).classify.classes == 4
   assert config.classify.classes == 0
   assert classify.resolve(config, None).classify.classes == 2
-  Labelled.label_names = ()
+  Labeled.label_names = ()
   with pytest.raises(UserError, match=r"config\.classify\.classes is 0"):
-    classify.resolve(config, Labelled())
+    classify.resolve(config, Labeled())
 
 
 @pytest.mark.parametrize(

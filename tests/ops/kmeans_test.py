@@ -63,14 +63,14 @@ def test_equals_scikit_learn_on_any_blobs(seed, spread):
 
 
 def test_points_far_from_the_origin():
-  """Scores about the centres' mean: at 10,000 times the spread float32 still tells the clusters."""
+  """Scores about the centers' mean: at 10,000 times the spread float32 still tells the clusters."""
   x, label = blobs(n=300, d=16, spread=0.3, offset=1e4)
   start = np.stack([x[label == c][0] for c in range(8)])
   found = run(x, start)
   np.testing.assert_array_equal(found.labels, label)
 
 
-def test_last_labels_fit_the_last_centres():
+def test_last_labels_fit_the_last_centers():
   x, _ = blobs()
   found = run(x, x[:8], iterations=2)
   apart = ((x[:, None] - np.asarray(found.centers)[None]) ** 2).sum(-1)
@@ -111,7 +111,7 @@ def test_empty_cluster_takes_the_farthest_point_as_scikit_learn_has_it():
 
 
 def test_several_empty_clusters_take_the_farthest_in_turn():
-  """By hand: all points near 0 belong to centre 0; the two farthest leave it."""
+  """By hand: all points near 0 belong to center 0; the two farthest leave it."""
   x = np.array([[0.0], [1], [2], [9], [7], [0]], np.float32)
   found = run(x, np.array([[0.0], [50], [60]], np.float32), iterations=1)
   np.testing.assert_allclose(found.centers, [[0.75], [9], [7]])
@@ -119,7 +119,7 @@ def test_several_empty_clusters_take_the_farthest_in_turn():
   np.testing.assert_array_equal(found.counts, [4, 1, 1])
 
 
-def test_more_centres_than_distinct_points():
+def test_more_centers_than_distinct_points():
   x = np.repeat(np.array([[0.0, 1], [4, 2]], np.float32), 5, axis=0)
   found = run(x, x[:4], iterations=5)
   assert found.inertia == 0
@@ -207,7 +207,7 @@ def test_the_form_for_accelerators_agrees(monkeypatch):
   np.testing.assert_allclose(other.centers, usual.centers, rtol=1e-5, atol=1e-6)
 
 
-def test_of_equal_centres_the_first_wins():
+def test_of_equal_centers_the_first_wins():
   x, _ = blobs(n=20)
   found = run(x, np.concatenate([x[:1] + 9, x[:1], x[:1]]), iterations=0)
   assert set(np.asarray(found.labels)) <= {0, 1}
@@ -230,7 +230,7 @@ def test_no_gradient_flows_and_half_precision_is_summed_in_float32():
 
 
 def test_memory_is_bounded():
-  """Scores of 1,000,000 points and 1,000 centres would be 4 GB."""
+  """Scores of 1,000,000 points and 1,000 centers would be 4 GB."""
   shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1_000_000, 8), (1000, 8))]
   memory = run.lower(*shapes).compile().memory_analysis()
   assert memory.temp_size_in_bytes < 40e6
@@ -296,7 +296,7 @@ def test_plus_plus_with_masks_duplicates_and_devices():
     (lambda x: kmeans(x[0], x), r"\[N, D\]"),
     (lambda x: kmeans(x, x[:, :1]), r"\[N, D\]"),
     (lambda x: kmeans(x[:0], x), "N > 0"),
-    (lambda x: kmeans(x, x[:0]), "0 centres"),
+    (lambda x: kmeans(x, x[:0]), "0 centers"),
     (lambda x: kmeans(x, x, mask=np.ones(3, bool)), r"\[4\]"),
     (lambda x: kmeans(x, x, iterations=-1), "-1"),
     (lambda x: kmeans(x, x, block_size=0), "block_size"),

@@ -148,7 +148,7 @@ def test_one_video_has_no_other():
     ({"form": "full"}, "diagonal, reviewed"),
     ({"value": 0.0}, r"\(0, 1\]"),
     ({"value": 5.0}, r"\(0, 1\]"),
-    ({"kind": "top_k", "value": 1.5}, "a number of neighbours"),
+    ({"kind": "top_k", "value": 1.5}, "a number of neighbors"),
     ({"kind": "top_k", "value": 0}, "1 or more"),
     ({"weight": -1.0}, "must not be negative"),
     ({"kind": "absolute", "value": 0.0}, "above 0"),
@@ -159,7 +159,7 @@ def test_impossible_rules_are_named(values, message):
     mining.Rule(**values)
 
 
-def test_of_equal_neighbours_at_the_last_place_all_are_taken():
+def test_of_equal_neighbors_at_the_last_place_all_are_taken():
   x = jnp.float32([[0, 0], [0, 0], [0, 0], [3, 0], [9, 9]])
   g = bhattacharyya.gaussians(x, jnp.ones_like(x))
   for k, wanted in ((1, {0: 2, 3: 3}), (2, {0: 2, 3: 3}), (3, {0: 3, 3: 3})):

@@ -38,7 +38,7 @@ def test_equal_to_scikit_learn():
     one = KNeighborsClassifier(1).fit(unit[fit], y[fit])
     near += list(one.predict(unit[held]) == y[held])
   assert found["R@1"] == pytest.approx(np.mean(near))
-  # The inner folds standardise by their whole training part here, and by theirs there.
+  # The inner folds standardize by their whole training part here, and by theirs there.
   assert found["top1"] == pytest.approx(np.mean(right), abs=0.03)
   assert found["folds"] == 5
   assert sum(r["videos"] for r in found["by_fold"]) == 90
@@ -56,7 +56,7 @@ def test_copies_in_other_folds_tell_nothing_once_grouped():
   assert found["top1"] < 0.75
 
 
-def test_unlabelled_videos_are_left_out():
+def test_unlabeled_videos_are_left_out():
   x, y = _blobs(60)
   more, label = np.concatenate([x, x + 9]), np.concatenate([y, np.full(60, -1)])
   assert cross_validation.evaluate(more, label) == cross_validation.evaluate(x, y)

@@ -13,7 +13,7 @@ def _features(rng, classes, each, noise):
   return np.eye(8)[label] + noise * rng.normal(size=(len(label), 8)), label
 
 
-def test_one_video_a_class_is_the_nearest_neighbour():
+def test_one_video_a_class_is_the_nearest_neighbor():
   """With one support video a class to choose from, every episode is known: cosine 1-NN."""
   rng = np.random.default_rng(0)
   bank, bank_label = _features(rng, 4, 1, 0.6)

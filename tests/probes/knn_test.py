@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours against brute force in float64 and scikit-learn."""
+"""Weighted nearest neighbors against brute force in float64 and scikit-learn."""
 
 import hypothesis
 import numpy as np
@@ -43,7 +43,7 @@ def test_equals_brute_force(sizes, k, temperature, seed):
   np.testing.assert_allclose(got, want, atol=2e-6 + 5e-7 / temperature)
 
 
-def test_many_neighbours_at_a_high_temperature_are_scikit_learns_uniform_vote():
+def test_many_neighbors_at_a_high_temperature_are_scikit_learns_uniform_vote():
   rng = np.random.default_rng(0)
   train, queries, labels = rng.normal(size=(50, 5)), rng.normal(size=(9, 5)), np.arange(50) % 3
   got = knn.weighted_knn(train, labels, queries, classes=3, k=11, temperature=1e6, chunk=7)
@@ -51,7 +51,7 @@ def test_many_neighbours_at_a_high_temperature_are_scikit_learns_uniform_vote():
   np.testing.assert_allclose(got, model.predict_proba(unit(queries)), atol=1e-5)
 
 
-def test_more_neighbours_than_videos_is_all_of_them():
+def test_more_neighbors_than_videos_is_all_of_them():
   x, labels = np.eye(3), np.array([0, 1, 1])
   few, many = (
     knn.weighted_knn(x, labels, x[:1], classes=2, k=k, temperature=0.5) for k in (3, 200)
@@ -75,7 +75,7 @@ def _top1(bank, bank_label, queries, query_label, classes, **settings):
   return metrics.accuracy(votes, query_label).top1
 
 
-def test_accuracy_leaves_unlabelled_videos_out():
+def test_accuracy_leaves_unlabeled_videos_out():
   x = np.eye(4)
   bank, queries = np.array([0, 1, -1, 2]), np.array([0, -1, 3, 2])
   assert _top1(x, bank, x, queries, 4, k=1) == pytest.approx(2 / 3)

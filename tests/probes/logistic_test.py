@@ -14,10 +14,10 @@ from vssl_jax.probes import logistic, too_few_videos
 
 
 def _blobs(videos=60, dim=5, classes=3, seed=0, spread=1.5):
-  centres = np.random.default_rng(1).normal(size=(classes, dim))
+  centers = np.random.default_rng(1).normal(size=(classes, dim))
   rng = np.random.default_rng(seed)
   label = np.arange(videos) % classes
-  x = centres[label] + spread * rng.normal(size=(videos, dim))
+  x = centers[label] + spread * rng.normal(size=(videos, dim))
   return (x * np.arange(1, dim + 1) + 7.0).astype(np.float32), label.astype(np.int32)
 
 
@@ -64,7 +64,7 @@ def test_l2_looks_at_directions_only():
   np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-3)
 
 
-def test_constant_features_and_unlabelled_videos_do_no_harm():
+def test_constant_features_and_unlabeled_videos_do_no_harm():
   (train, y), (test, z) = _blobs(), _blobs(30, seed=5)
   plain = logistic.evaluate(train, y, test, z, strength=1.0)
   wide = [np.hstack([x, np.full((len(x), 1), 1e6, np.float32)]) for x in (train, test)]
@@ -136,7 +136,7 @@ def test_what_suffices_is_known_before_the_fit():
   names = ["a", "a", "a", "b", "b", "b", "c"]  # one recording per class
   with pytest.raises(too_few_videos.TooFewVideos, match="too few training recordings per class"):
     logistic.check(label, names, 0)
-  with pytest.raises(too_few_videos.TooFewVideos, match="two labelled classes"):
+  with pytest.raises(too_few_videos.TooFewVideos, match="two labeled classes"):
     logistic.check(np.array([1, 1, -1]), None, 0)
 
 
@@ -150,7 +150,7 @@ def test_classes_missing_from_training_get_no_probability():
 
 def test_bad_input_is_told():
   x, y = _blobs(9)
-  with pytest.raises(UserError, match="two labelled classes"):
+  with pytest.raises(UserError, match="two labeled classes"):
     logistic.evaluate(x, np.where(y == 1, 1, -1), x, y)
   with pytest.raises(UserError, match="'whiten' is unknown"):
     logistic.evaluate(x, y, x, y, normalization="whiten", strength=1.0)

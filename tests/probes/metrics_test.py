@@ -33,7 +33,7 @@ def test_ties_go_to_the_lower_class():
   assert found.top5 == pytest.approx(2 / 3)
 
 
-def test_unlabelled_videos_are_left_out():
+def test_unlabeled_videos_are_left_out():
   scores = np.eye(3)
   found = metrics.accuracy(scores, np.array([0, -1, 1]))
   assert found.top1 == 0.5

@@ -52,7 +52,7 @@ def test_length_of_a_feature_does_not_matter():
   assert a == pytest.approx(b)
 
 
-def test_unlabelled_videos_are_left_out():
+def test_unlabeled_videos_are_left_out():
   x = np.eye(4)
   found = retrieval.evaluate(
     x[[0, 1, 2]], np.array([-1, 0, 1]), x[[0, 1]], np.array([-1, 0]), recalls=(1,)

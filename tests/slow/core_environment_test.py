@@ -75,4 +75,4 @@ def test_sources_that_need_it_say_so_in_one_line(python, source, tmp_path):
   assert done.returncode == 2
   assert done.stderr.count("\n") == 1, done.stderr
   assert f"config.data.source={source} needs tensorflow" in done.stderr
-  assert optional.INSTALL in done.stderr
+  assert "which is not installed: pip install " in done.stderr

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from tests import small
 from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.training import checkpoints
@@ -379,3 +380,37 @@ def test_config_round_trips_with_its_tuples(begun):
 def test_no_run_is_one_clear_line(tmp_path):
   with pytest.raises(UserError, match=r"no config\.json there"):
     checkpoints.load_config(pathlib.Path(tmp_path / "nowhere"))
+
+
+FOREIGN = {
+  "of another library": b'{"model_type": "bert", "a.b": 1}',
+  "cut short": b'{"method": "cvrl", "data": {',
+  "no object": b"[1, 2]",
+  "no text": b"\xff",
+  "a method that is no name": b'{"method": {"name": "x"}}',
+  "an unknown method": b'{"method": "bert"}',
+}
+COMMANDS = (
+  ("evaluate",),
+  ("export", "--output=OUT"),
+  ("extract", "--videos=VIDEOS", "--output=OUT"),
+  ("localize", "--output=OUT"),
+  ("uncertainty", "--output=OUT"),
+  ("convert", "--to_format=pyslowfast", "--to=OUT"),
+  ("train", "--config=linear_probe:demo", "--workdir=OUT"),
+)
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_or_damaged_config_is_one_line_of_every_command(tmp_path, capsys, text):
+  (tmp_path / checkpoints.CONFIG).write_bytes(text)
+  if text != FOREIGN["an unknown method"]:
+    with pytest.raises(UserError, match=r"config\.json: "):
+      checkpoints.load_config(tmp_path)
+  flags = {"convert": "--from", "train": "--config.checkpoint"}
+  for name, *rest in COMMANDS:
+    folder = f"{flags.get(name, '--checkpoint')}={tmp_path}"
+    assert small.vssl(name, folder, *(x.replace("OUT", str(tmp_path / "out")) for x in rest)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, (name, error)
+    assert error.startswith(("error: config.method: ", f"error: {tmp_path / 'config.json'}: "))

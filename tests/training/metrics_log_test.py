@@ -4,6 +4,9 @@ import json
 import math
 import sys
 
+import pytest
+
+from data_pipelines import optional
 from vssl_jax.training import metrics_log
 
 
@@ -23,10 +26,19 @@ def test_cut_back_keeps_rows_up_to_the_step_and_drops_a_torn_line(tmp_path):
       w.write(step, {"loss": float(step)})
   with (tmp_path / metrics_log.FILE).open("a") as f:
     f.write('{"step": 4, "lo')
+  assert [r["step"] for r in metrics_log.read(tmp_path)] == [1, 2, 3]
   metrics_log.cut_back(tmp_path, 2)
   assert [r["step"] for r in metrics_log.read(tmp_path)] == [1, 2]
   metrics_log.cut_back(tmp_path, 0)
   assert metrics_log.read(tmp_path) == []
+
+
+@pytest.mark.parametrize("torn", [b"{", b"4", b'{"step"', b'{"step": 4, "\xce', b"\0\0\0"])
+def test_a_line_cut_short_anywhere_is_skipped(tmp_path, torn):
+  (tmp_path / metrics_log.FILE).write_bytes(b'{"step": 1}\n' + torn)
+  assert metrics_log.read(tmp_path) == [{"step": 1}]
+  metrics_log.cut_back(tmp_path, 9)
+  assert (tmp_path / metrics_log.FILE).read_bytes() == b'{"step": 1}\n'
 
 
 def test_cut_back_of_a_new_run_is_nothing(tmp_path):
@@ -62,4 +74,4 @@ def test_without_tensorboards_packages_one_line_says_so(tmp_path, monkeypatch, c
   assert [p.name for p in tmp_path.iterdir()] == [metrics_log.FILE]
   said = capsys.readouterr().out
   assert said.count("\n") == 1
-  assert "clu, which is not installed: pip install 'vssl_jax[data]'" in said
+  assert f"clu, which is not installed: {optional.install('data')}" in said

@@ -113,12 +113,12 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
 def test_without_labels_the_pairs_alone(run, tmp_path, monkeypatch, capsys):
   load = sources.load_source
 
-  def unlabelled(*args, **kwargs):
+  def unlabeled(*args, **kwargs):
     source = load(*args, **kwargs)
     source.label_names = ()
     return source
 
-  monkeypatch.setattr(sources, "load_source", unlabelled)
+  monkeypatch.setattr(sources, "load_source", unlabeled)
   out = tmp_path / "out"
   assert small.vssl("uncertainty", "--checkpoint", str(run[0]), "--output", str(out)) == 0
   assert {x.name for x in out.iterdir()} == {"pairs_run.png", "analysis.json"}
@@ -152,7 +152,7 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
   monkeypatch.setattr(corruptions, "CORRUPTIONS", {})
   found = {}
   for name in ("clean", "lost"):
-    found[name] = analysis.analyse(run[0], **wishes)["pairs"]
+    found[name] = analysis.analyze(run[0], **wishes)["pairs"]
     monkeypatch.setattr(sources, "load_source", some)
   for one, other in zip(found["clean"], found["lost"], strict=True):
     a, b = one["anchor"], other["anchor"]
@@ -164,7 +164,7 @@ def test_videos_that_could_not_be_read_shift_no_other(run, monkeypatch):
     assert lost not in [item["video"] for item in items]
   wishes["videos"] = [lost]
   with pytest.raises(UserError, match="training video 1 could not be read"):
-    analysis.analyse(run[0], **wishes)
+    analysis.analyze(run[0], **wishes)
 
 
 def test_a_run_opened_gives_every_checkpoint(run):
@@ -187,7 +187,7 @@ def test_a_run_opened_gives_every_checkpoint(run):
 def test_impossible_wishes_are_refused(run, change, message):
   wishes = {"quantiles": 2} | change
   with pytest.raises(UserError, match=message):
-    analysis.analyse(run[0], **wishes)
+    analysis.analyze(run[0], **wishes)
 
 
 def test_other_folders_are_refused_in_one_line(tmp_path, capsys):

@@ -48,10 +48,10 @@ def test_samples_add_their_noise_to_distances_where_training_mines_on_them():
   assert (sampled != mined_pairs.mine(v, settings("samples"), seed=1)[0]).any()
 
 
-def test_neighbours_are_nearest_first_on_either_side():
+def test_neighbors_are_nearest_first_on_either_side():
   v = videos()
   apart, positive = mined_pairs.mine(v, settings(kind="top_k", value=3))
-  near, far = mined_pairs.neighbours(apart, positive, 5, 4)
+  near, far = mined_pairs.neighbors(apart, positive, 5, 4)
   assert all(p.positive for p in near)
   assert not any(p.positive for p in far)
   assert len(far) == 4
@@ -59,11 +59,11 @@ def test_neighbours_are_nearest_first_on_either_side():
   assert [p.video for p in near] == [j for j in order if positive[5, j]][:4]
   assert [p.video for p in far] == [j for j in order if not positive[5, j]][:4]
   assert [p.distance for p in far] == [float(apart[5, p.video]) for p in far]
-  none, far = mined_pairs.neighbours(*mined_pairs.mine(v, settings(kind="none")), 0, 30)
+  none, far = mined_pairs.neighbors(*mined_pairs.mine(v, settings(kind="none")), 0, 30)
   assert none == []
   assert len(far) == 23
   with pytest.raises(UserError, match="video 24: there are 24"):
-    mined_pairs.neighbours(apart, positive, 24, 1)
+    mined_pairs.neighbors(apart, positive, 24, 1)
 
 
 def test_anchors_go_from_certain_to_uncertain():

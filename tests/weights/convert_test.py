@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 import vssl_jax
+from data_pipelines import optional
 from tests import small
 from tests.weights import stages
 from tests.weights.pyslowfast_test import depth_14  # noqa: F401  a fixture
@@ -181,9 +182,9 @@ def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
   assert "no such file of weights" in fails(f"{source}/y.pyth", "--format=torchvision")
   assert "not a safetensors file" in fails(f"{source}/x.safetensors", "--format=torchvision")
   monkeypatch.setitem(sys.modules, "torch", None)
-  assert "pip install torch, or give a .safetensors" in fails(
+  assert f"{optional.install('torch')}, or give a .safetensors" in fails(
     f"{source}/x.pyth", "--format=pyslowfast"
   )
   monkeypatch.setitem(sys.modules, "tensorflow", None)
-  assert "pip install 'vssl_jax[data]'" in fails(source, "--format=tf_garden")
+  assert optional.install("data") in fails(source, "--format=tf_garden")
   assert not (tmp_path / "out").exists()

@@ -39,7 +39,7 @@ def luma(planes: Planes) -> jax.Array:
   return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
 
 
-def contrast_centre(planes: Planes, mean: str) -> Planes:
+def contrast_center(planes: Planes, mean: str) -> Planes:
   """The value that contrast does not change, one scalar per channel.
 
   Args:
@@ -53,11 +53,11 @@ def contrast_centre(planes: Planes, mean: str) -> Planes:
 
 
 def affine(
-  planes: Planes, factor: jax.Array | float, centre: tuple[jax.Array | float, ...]
+  planes: Planes, factor: jax.Array | float, center: tuple[jax.Array | float, ...]
 ) -> Planes:
-  """`centre + factor · (plane − centre)`, exact at factor 1, clipped to [0, 1]."""
+  """`center + factor · (plane − center)`, exact at factor 1, clipped to [0, 1]."""
   rest = 1.0 - factor
-  return unit(tuple(factor * p + rest * c for p, c in zip(planes, centre, strict=True)))
+  return unit(tuple(factor * p + rest * c for p, c in zip(planes, center, strict=True)))
 
 
 def hue_saturation(planes: Planes, hue: jax.Array | float, saturation: jax.Array | float) -> Planes:
@@ -121,7 +121,7 @@ def adjust_contrast(clip: jax.Array, factor: jax.Array | float, mean: str = "cli
     float `[T, H, W, 3]` in [0, 1].
   """
   planes = split(clip)
-  return merge(affine(planes, factor, contrast_centre(planes, mean)))
+  return merge(affine(planes, factor, contrast_center(planes, mean)))
 
 
 def adjust_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:

@@ -62,8 +62,8 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
 def _affine(planes, d, view, contrast: jax.Array):
   """Contrast if `contrast`, otherwise brightness, which is contrast with center 0."""
   factor = jnp.where(contrast, d.contrast, d.brightness)
-  centre: tuple[jax.Array | float, ...] = (0.0,) * len(planes)
+  center: tuple[jax.Array | float, ...] = (0.0,) * len(planes)
   if view.contrast:
-    means = color.contrast_centre(planes, view.contrast_mean)
-    centre = tuple(jnp.where(contrast, m, 0.0) for m in means)
-  return color.affine(planes, factor, centre)
+    means = color.contrast_center(planes, view.contrast_mean)
+    center = tuple(jnp.where(contrast, m, 0.0) for m in means)
+  return color.affine(planes, factor, center)

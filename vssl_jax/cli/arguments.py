@@ -17,8 +17,7 @@ from vssl_jax import config_file
 from vssl_jax.errors import UserError, brief
 
 _CONFIG = re.compile(r"--?config(=|$)")
-_FIELD = re.compile(r"--?(no)?config\.")
-_UNKNOWN = "unrecognized arguments: "  # argparse's words
+_FIELD = re.compile(r"(--?(?:no)?config\.)([^=]*)(.*)", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,10 +48,12 @@ class Parser(argparse.ArgumentParser):
         f"recipes: {', '.join(config_file.recipes())}",
       )
       self.add_argument(
-        "--config.FIELD", metavar="VALUE", help="another value of a field, such as optim.lr"
+        "--config.FIELD", metavar="VALUE", help="change a field of the config, such as optim.lr"
       )
     self.add_argument(
-      "--verbose", action="store_true", help="show what libraries print, and tracebacks"
+      "--verbose",
+      action="store_true",
+      help="show what libraries print, and the traceback of an error",
     )
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -61,23 +62,24 @@ class Parser(argparse.ArgumentParser):
     config = None
     if self._takes_config and not {"-h", "--help"} & set(args):
       config, args = _take_config(args)
-    found = super().parse_args(args, namespace)
+    found, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+      self.error(self._unknown(unknown[0]))
     if self._takes_config:
       found.config = config
     return found
 
   def error(self, message: str) -> NoReturn:
     """Called by argparse if the flags are wrong."""
-    if message.startswith(_UNKNOWN):
-      message = self._unknown(message.removeprefix(_UNKNOWN))
     raise UserError(f"{message} ({self.prog} --help)")
 
-  def _unknown(self, arguments: str) -> str:
-    first = arguments.split()[0]
-    name = first.partition("=")[0]
+  def _unknown(self, argument: str) -> str:
+    if not argument.strip():
+      return f"{argument!r}: an empty argument; leave it out, or put its flag before it"
+    name = argument.partition("=")[0]
     if not name.startswith("-"):
-      meant = f"; did you mean --config={first}?" if self._takes_config else ""
-      return f"{first}: an argument without a flag{meant}"
+      meant = f"; did you mean --config={argument}?" if self._takes_config else ""
+      return f"{argument}: an argument without a flag{meant}"
     near = difflib.get_close_matches(name, [x for x in self._option_string_actions], n=1)
     return f"no flag {name}" + (f"; did you mean {near[0]}?" if near else "")
 
@@ -102,22 +104,28 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
   config, values = config_file.load(name), flags.FlagValues()
   for old in config_lib.rename_fields(config):
     print(f"note: config.{old} is now config.{config_lib.RENAMED[old]}.", file=sys.stderr)
+  for field in filter(None, map(_FIELD.match, rest)):
+    config_file.require(config, re.sub(r"\[.*", "", field[2]))  # ml_collections takes field[0] too
   try:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["vssl", *rest])
     _, *rest = values(["vssl", *rest], known_only=True)
-    return values.config, rest
   except Exception as e:  # absl and ml_collections have many
     raise UserError(brief(e)) from e
+  for field in filter(None, map(_FIELD.match, rest)):
+    raise UserError(
+      f"{field[0]}: only a field of True or False has this form; give --config.{field[2]}=VALUE."
+    )
+  return values.config, rest
 
 
 def _present_name(argument: str) -> str:
   """`--config.OLD=value` with the new name of a renamed field; prints a note about it."""
-  flag, equals, value = argument.partition("=")
-  new = config_lib.RENAMED.get(flag.lstrip("-").removeprefix("config."))
-  if new is None or not _FIELD.match(argument):
+  field = _FIELD.match(argument)
+  new = config_lib.RENAMED.get(field[2]) if field else None
+  if field is None or new is None:
     return argument
-  print(f"note: {flag} is now --config.{new}.", file=sys.stderr)
-  return f"--config.{new}{equals}{value}"
+  print(f"note: {field[1]}{field[2]} is now {field[1]}{new}.", file=sys.stderr)
+  return f"{field[1]}{new}{field[3]}"
 
 
 def listed(kind: Callable[[str], Any] = str) -> Callable[[str], tuple]:
@@ -149,10 +157,15 @@ def switch(parser: Parser, name: str, what: str, *, default: bool = False) -> No
 
 
 def _boolean(text: str) -> bool:
-  return flags.BooleanParser().parse(text)
+  try:
+    return flags.BooleanParser().parse(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
 
 
-def checkpoint(parser: Parser, what: str = "run folder, or folder by vssl export") -> None:
+def checkpoint(
+  parser: Parser, what: str = "folder of a run, or one that vssl export wrote"
+) -> None:
   """Adds `--checkpoint` and `--which`."""
   parser.add_argument("--checkpoint", required=True, metavar="DIR", help=what)
   which(parser)
@@ -164,8 +177,8 @@ def which(parser: Parser) -> None:
     "--which",
     default="last",
     metavar="last|best|STEP",
-    help="which of a run's checkpoints: the last, the best by its config.save.best, or a step "
-    "(default: last)",
+    help="which of a run's checkpoints to take: the last, the best by its config.save.best, or a "
+    "step (default: last)",
   )
 
 

@@ -50,6 +50,8 @@ _DASHES = ("-h", "--help")
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command `vssl` and returns its exit code."""
+  if argv is None:
+    _find_modules_here()
   argv = list(sys.argv[1:] if argv is None else argv)
   with _reader_may_go() as gone:
     verbose = _VERBOSE in argv[:1]
@@ -65,6 +67,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
       return _fail(f"no command {name!r}; {meant}")
   return BROKEN_PIPE if gone else OK
+
+
+def _find_modules_here() -> None:
+  """Lets modules that fields name, as `config.data.name` does, lie in this folder, as with -m."""
+  importlib.import_module("data_pipelines")  # first, so that it comes from where this package does
+  with contextlib.suppress(OSError):  # this folder has been removed
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
+      sys.path.insert(0, here)
 
 
 def run(module: str, argv: Sequence[str] | None = None) -> int:
@@ -125,13 +136,16 @@ def _unforeseen(verbose: bool) -> int:
     traceback.print_exc()
     where = "its traceback is above"
   else:
-    with tempfile.NamedTemporaryFile(
-      "w", prefix="vssl-error-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-      python = f"Python {platform.python_version()} on {platform.platform()}"
-      file.write(f"vssl_jax {__version__}, {python}\n{sys.argv}\n")
-      traceback.print_exc(file=file)
-    where = f"its traceback is in {file.name}, which a bug report needs; --verbose prints it"
+    python = f"Python {platform.python_version()} on {platform.platform()}"
+    told = f"vssl_jax {__version__}, {python}\n{sys.argv}\n{traceback.format_exc()}"
+    try:
+      with tempfile.NamedTemporaryFile(
+        "w", prefix="vssl-error-", suffix=".txt", delete=False, encoding="utf-8"
+      ) as file:
+        file.write(told)
+      where = f"its traceback is in {file.name}, which a bug report needs; --verbose prints it"
+    except OSError as e:
+      where = f"--verbose prints its traceback; no file could be written for it: {brief(e)}"
   _fail(f"unexpected {type(error).__name__}: {brief(error)[:500]} ({where})")
   return UNEXPECTED
 

@@ -14,8 +14,8 @@ SwAV; TF Garden's CVRL with its head) a run folder of its method at step 0. Eith
 to vssl train (probes, fine-tuning), vssl evaluate, vssl export and vssl_jax.load.
 
 PyTorch files are read with weights_only=True; .safetensors files need no PyTorch. A missing,
-left-over or misshapen tensor is an error that names it; classifiers are left out, and named. What
-tensors cannot tell and a file without PySlowFast's cfg lacks, --arch and --alpha say.
+left-over or misshapen tensor is an error that names it; classifiers are left out, and named. A
+PySlowFast file without its cfg may need --arch and --alpha.
 """
 EXAMPLES = """\
 vssl convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
@@ -30,20 +30,34 @@ def parser() -> arguments.Parser:
   """The flags."""
   p = arguments.Parser("vssl convert", DESCRIPTION, EXAMPLES)
   add = p.add_argument
-  add("--from", dest="source", required=True, help="file, checkpoint or run folder")
-  add("--to", required=True, help="folder to write; a file with --to_format")
+  add(
+    "--from",
+    dest="source",
+    required=True,
+    help="what to convert: a file of weights, a checkpoint, or a run folder",
+  )
+  add("--to", required=True, help="folder to write, or with --to_format the file")
   add(
     "--format",
     default="",
     metavar="NAME",
-    help="of --from: pyslowfast, tf_garden, torchvision or resnet2d",
+    help="format of --from: pyslowfast, tf_garden, torchvision or resnet2d",
   )
-  add("--to_format", default="", metavar="NAME", help="write ours in this format: pyslowfast")
+  add(
+    "--to_format",
+    default="",
+    metavar="NAME",
+    help="write our weights in another format: pyslowfast",
+  )
   add("--arch", default="", help="PySlowFast's MODEL.ARCH, if the file has no cfg")
   add("--alpha", type=int, default=0, help="PySlowFast's SLOWFAST.ALPHA, if the file has no cfg")
-  add("--encoder_only", action="store_true", help="no heads, no momentum encoder")
-  add("--encoder", default="", help="resnet2d: slow (default), c2d or r3d")
-  add("--inflate", default="", help="resnet2d: mean (default) or centre")
+  add("--encoder_only", action="store_true", help="leave out heads and momentum encoder")
+  add("--encoder", default="", help="resnet2d: encoder to make, slow, c2d or r3d (default: slow)")
+  add(
+    "--inflate",
+    default="",
+    help="resnet2d: how kernels grow in time, mean or centre (default: mean)",
+  )
   return p
 
 

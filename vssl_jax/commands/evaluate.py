@@ -44,25 +44,38 @@ def parser() -> arguments.Parser:
     type=listed,
     default=(),
     metavar="DIR,…",
-    help="folder(s) of prepared records (with --source=tfds, names of data sets); default: the "
-    "run's",
-  )
-  p.add_argument("--source", default="", help="config.data.source of --data; default: tfrecord")
-  p.add_argument(
-    "--data_dir", default="", help="with --source=tfds, where its data lies; default: TFDS's own"
+    help="folders of prepared records, or with --source=tfds names of data sets (default: the "
+    "run's)",
   )
   p.add_argument(
-    "--splits", type=listed, default=(), metavar="TRAIN:TEST,…", help="default: the run's"
+    "--source", default="", help="config.data.source that reads --data (default: tfrecord)"
   )
-  p.add_argument("--protocols", default="all", help="names between commas; default: all")
-  arguments.output(p, "default: evaluation in the checkpoint's folder", required=False)
+  p.add_argument(
+    "--data_dir", default="", help="folder of TFDS's data, with --source=tfds (default: TFDS's own)"
+  )
+  p.add_argument(
+    "--splits",
+    type=listed,
+    default=(),
+    metavar="TRAIN:TEST,…",
+    help="pairs of splits to evaluate on (default: the run's)",
+  )
+  p.add_argument(
+    "--protocols", default="all", metavar="NAME,…", help="protocols to run (default: all)"
+  )
+  arguments.output(
+    p,
+    "folder for the results (default: evaluation in the checkpoint's folder, or evaluation_WHICH)",
+    required=False,
+  )
   p.add_argument("--again", action="store_true", help="run finished protocols again")
   for field in dataclasses.fields(options_lib.Options):
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
     kind = int if field.name == "seed" else kind
     default: Any = field.default
     shown = ",".join(map(str, default)) if field.name in _LISTS else default
-    own = f" (default: {shown})"
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
+    own = "" if shown == "" else f" (default: {shown})"
     if field.name in options_lib.FROM_CHECKPOINT:
       own = " (default: the checkpoint's)"
     names = [f"--{field.name}", *options_lib.FORMER_FLAGS.get(field.name, ())]

@@ -31,15 +31,21 @@ def parser() -> arguments.Parser:
     type=listed,
     default=("safetensors",),
     metavar="NAME,…",
-    help="safetensors (always), program (jax.export), savedmodel (TensorFlow)",
+    help="what to write: safetensors (always), program (jax.export), savedmodel (TensorFlow)",
   )
-  add("--features", action="store_true", help="also write features of --split")
-  add("--data", default="", metavar="DIR", help="folder of prepared records; default: the run's")
-  add("--split", type=listed, default=("train", "test"), metavar="NAME,…", help="(train,test)")
-  add("--clips", type=int, default=0, help="clips per video; default: the run's")
-  add("--crops", type=int, default=0, help="crops per clip; default: the run's")
-  add("--batch_size", type=int, default=0, help="videos read at a time; default: the run's")
-  add("--overwrite", action="store_true", help="replace an export that exists")
+  add("--features", action="store_true", help="also write the features of --split")
+  add("--data", default="", metavar="DIR", help="folder of prepared records (default: the run's)")
+  add(
+    "--split",
+    type=listed,
+    default=("train", "test"),
+    metavar="NAME,…",
+    help="splits whose features are written (default: train,test)",
+  )
+  add("--clips", type=int, default=0, help="clips per video (default: the run's)")
+  add("--crops", type=int, default=0, help="crops per clip (default: the run's)")
+  add("--batch_size", type=int, default=0, help="videos read at a time (default: the run's)")
+  add("--overwrite", action="store_true", help="replace an export that is there already")
   return p
 
 

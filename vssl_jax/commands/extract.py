@@ -29,20 +29,30 @@ def parser() -> arguments.Parser:
   arguments.checkpoint(p)
   add("--videos", required=True, metavar="DIR", help="folder of videos")
   arguments.output(p, "folder for the features", "--out")
-  add("--frames", type=int, default=16, help="frames per snippet (16)")
-  add("--step", type=int, default=1, help="frames from one of a snippet's to the next (1)")
-  add("--stride", type=int, default=16, help="frames from a snippet to the next (16)")
-  add("--fps", type=float, default=25.0, help="frames per second (25; 0: each video's own)")
-  add("--resize", type=int, help="pixels of the shorter side (as the checkpoint is evaluated)")
-  add("--size", type=int, help="side of the central square, pixels (likewise)")
-  add("--batch_size", type=int, default=16, help="snippets at a time (16)")
-  add("--workers", type=int, default=0, help="decoding processes (0: one per core)")
+  add("--frames", type=int, default=16, help="frames per snippet (default: 16)")
+  add("--step", type=int, default=1, help="distance of a snippet's frames, in frames (default: 1)")
+  add("--stride", type=int, default=16, help="distance of snippets, in frames (default: 16)")
+  add(
+    "--fps",
+    type=float,
+    default=25.0,
+    help="frames per second to read; 0: each video's own (default: 25)",
+  )
+  add("--resize", type=int, help="shorter side of the frames, pixels (default: the checkpoint's)")
+  add("--size", type=int, help="side of the central square, pixels (default: the checkpoint's)")
+  add("--batch_size", type=int, default=16, help="snippets per call of the encoder (default: 16)")
+  add(
+    "--workers",
+    type=int,
+    default=0,
+    help="number of decoding processes; 0: one per core (default: 0)",
+  )
   add(
     "--timeout",
     type=float,
     default=600.0,
     metavar="SECONDS",
-    help="longest wait for a video's next snippet (600; 0: no limit)",
+    help="longest wait for a video's next snippet; 0: no limit (default: 600)",
   )
   return p
 

@@ -36,13 +36,22 @@ def parser() -> arguments.Parser:
   p = arguments.Parser("vssl localize", DESCRIPTION, EXAMPLES)
   add = p.add_argument
   arguments.checkpoint(p, "folder of a run of configs/dcc.py")
-  add("--data", default="", help="folder of feature sequences (the run's own test split)")
-  add("--annotations", default="", help="ground truth, ActivityNet's JSON (DATA/annotations.json)")
-  add("--durations", default="", help="CSV of video_id, duration_s, where the JSON has none")
-  add("--split", default="", help="subset of the annotations (the run's evaluation split)")
-  add("--thresholds", default="", help="of proposals, FIRST:LAST:STEP or A,B,… (the run's)")
+  add("--data", default="", help="folder of feature sequences (default: the run's own test split)")
+  add(
+    "--annotations",
+    default="",
+    help="ground truth, ActivityNet's JSON (default: DATA/annotations.json)",
+  )
+  add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
+  add("--split", default="", help="subset of the annotations (default: the run's evaluation split)")
+  add(
+    "--thresholds",
+    default="",
+    metavar="FIRST:LAST:STEP|A,B,…",
+    help="activations above which proposals are made (default: the run's)",
+  )
   arguments.output(p, "folder for predictions and pictures")
-  add("--timelines", type=int, default=8, help="videos drawn, evenly spaced (8)")
+  add("--timelines", type=int, default=8, help="number of videos drawn, evenly spaced (default: 8)")
   return p
 
 
@@ -65,17 +74,25 @@ def _thresholds(text: str) -> tuple[float, ...]:
   """Parses `first:last:step`, or comma-separated numbers.
 
   Raises:
-    UserError: the text is neither, or has too many numbers.
+    UserError: the text is neither, the range is empty, or there are too many numbers.
   """
   try:
-    if ":" not in text:
-      return tuple(float(x) for x in text.split(","))
-    first, last, step = (float(x) for x in text.split(":"))
-    count = math.floor((last - first) / step + 1e-9) + 1  # 0.3:0.7:0.1 has five, despite rounding
-  except (ValueError, ZeroDivisionError, OverflowError):
+    numbers = [float(x) for x in text.split(":" if ":" in text else ",")]
+    if not all(map(math.isfinite, numbers)) or (":" in text and len(numbers) != 3):
+      raise ValueError
+  except ValueError:
     raise UserError(
       f"--thresholds: {text!r} is neither first:last:step nor numbers between commas."
     ) from None
+  if ":" not in text:
+    return tuple(numbers)
+  first, last, step = numbers
+  if step <= 0 or last < first:
+    raise UserError(
+      f"--thresholds: {text!r} is an empty range; give first:last:step that rises, such as "
+      "0.3:0.7:0.1."
+    )
+  count = math.floor(min((last - first) / step, 1e9) + 1e-9) + 1  # 0.3:0.7:0.1 has five
   if count > _THRESHOLDS:
     raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
   return tuple((first + step * np.arange(count)).tolist())

@@ -26,12 +26,16 @@ def parser() -> arguments.Parser:
   add = p.add_argument
   add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
   add("--predictions", required=True, help="predictions, ActivityNet's JSON")
-  add("--subset", default="", help="of the ground truth (all of it)")
-  add("--protocol", default="thumos14", help="thumos14 (tIoU 0.1:0.7) or activitynet (0.5:0.95)")
+  add("--subset", default="", help="subset of the ground truth (default: all of it)")
   add(
-    "--lenient", action="store_true", help="take predictions in other videos and of other classes"
+    "--protocol",
+    default="thumos14",
+    help="tIoU thresholds: thumos14, 0.1:0.7, or activitynet, 0.5:0.95 (default: thumos14)",
   )
-  add("--json", default="", help="also write the figures to this file")
+  add(
+    "--lenient", action="store_true", help="allow predictions in other videos and of other classes"
+  )
+  add("--json", default="", help="file to write the figures to as well")
   return p
 
 

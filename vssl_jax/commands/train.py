@@ -32,7 +32,7 @@ def parser() -> arguments.Parser:
   p.add_argument(
     "--workdir",
     metavar="DIR",
-    help="folder of the run; default: runs/<config.name>. Running again resumes",
+    help="folder of the run, which a second call continues (default: runs/<config.name>)",
   )
   arguments.switch(
     p, "dry_run", "print the resolved config, parameters, FLOPs, bytes and devices, and exit"

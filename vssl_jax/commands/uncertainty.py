@@ -9,7 +9,7 @@ from vssl_jax.cli import arguments
 DESCRIPTION = """\
 What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
 
-Written are for the evaluation videos, whose bank is the training split:
+Evaluation videos are the queries, the training split is the bank. The output folder gets
 
   training.png    uncertainty and R@1 by epoch, of all checkpoints kept (config.save.keep)
   quantiles.png   R@1 of groups of videos by uncertainty
@@ -17,8 +17,8 @@ Written are for the evaluation videos, whose bank is the training split:
   pairs_RUN.png   for some training videos the mined positives and the hardest negatives
   analysis.json   every number
 
-and printed is whether uncertainty and R@1 correlate, ending in a RESULT line. A run without labels
-gets the pairs alone.
+The command prints whether uncertainty and R@1 correlate, and a RESULT line at the end. A run
+without labels gets the pairs alone.
 
 Uncertainty is pushed without regard to any video, which such a correlation over training cannot
 tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
@@ -40,20 +40,25 @@ def parser() -> arguments.Parser:
     required=True,
     nargs="+",
     metavar="DIR",
-    help="run folders of provico",
+    help="folders of runs of provico",
   )
   arguments.which(p)
   arguments.output(p, "folder to write, made if missing")
-  add("--data", default="", metavar="DIR", help="folder of prepared records; default: the run's")
+  add("--data", default="", metavar="DIR", help="folder of prepared records (default: the run's)")
   add(
     "--videos",
     type=int,
     nargs="+",
     default=[],
     metavar="N",
-    help="numbers of training videos to show pairs of; default: six, by uncertainty",
+    help="training videos whose pairs are shown, by number (default: six, by uncertainty)",
   )
-  add("--quantiles", type=int, default=5, help="groups of videos by uncertainty (5)")
+  add(
+    "--quantiles",
+    type=int,
+    default=5,
+    help="number of groups of videos by uncertainty (default: 5)",
+  )
   return p
 
 
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
   from vssl_jax import results
   from vssl_jax.uncertainty import analysis
 
-  runs, files = analysis.analyse_runs(**arguments.given(args))
+  runs, files = analysis.analyze_runs(**arguments.given(args))
   for name, found in runs.items():
     print(analysis.describe(name, found))
     if "videos" not in found:

@@ -20,8 +20,8 @@ from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 
 RESULT = "result.json"  # written by a run with probes
-# The default output of vssl_jax.evaluate.
-SUMMARY = pathlib.PurePath("evaluation", "summary.json")
+# What vssl_jax.evaluate writes by default: `evaluation`, `evaluation_best`, `evaluation_STEP`.
+SUMMARIES = "evaluation*/summary.json"
 MANIFEST = "manifest.json"  # in a folder of prepared records
 
 
@@ -40,14 +40,24 @@ def results(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
     UserError: a file is not JSON.
   """
   probed = _read(folder / RESULT)
-  evaluated = _read(folder / SUMMARY)
   # A run without probes has no scores to check.
   scored = probed.get("trained", {})
-  if scored and not _same(scored.get("encoder_sha256"), hashes, folder / RESULT):
+  if scored and scored.get("encoder_sha256") not in hashes:
+    _note_others(scored, folder / RESULT)
     probed = {}
-  if evaluated and not _same(evaluated.get("encoder_sha256"), hashes, folder / SUMMARY):
-    evaluated = {}
+  evaluated = _evaluated(folder, hashes)
   return probed | ({"evaluation": evaluated} if evaluated else {})
+
+
+def _evaluated(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
+  """The first summary of this encoder; each checkpoint of a run has a folder of its own."""
+  summaries = {file: _read(file) for file in sorted(folder.glob(SUMMARIES))}
+  for summary in summaries.values():
+    if summary.get("encoder_sha256") in hashes:
+      return summary
+  for file, summary in summaries.items():
+    _note_others(summary, file)
+  return {}
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
@@ -60,12 +70,10 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def _same(stored: str | None, hashes: Collection[str], file: pathlib.Path) -> bool:
-  if stored in hashes:
-    return True
+def _note_others(scores: dict[str, Any], file: pathlib.Path) -> None:
+  stored = scores.get("encoder_sha256")
   reason = f"is of other weights (sha256 {stored[:12]}…)" if stored else "has no encoder_sha256"
   _note(f"{file} {reason}: left out of the card; probe or evaluate again, then export")
-  return False
 
 
 def data(d: ConfigDict) -> dict[str, Any]:

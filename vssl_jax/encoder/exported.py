@@ -152,7 +152,7 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
       raise UserError(
         f"{file}: format {card['format']} is newer than this version of vssl_jax; update vssl_jax"
       )
-    if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]:
+    if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]["method"]:
       raise KeyError("weights or config")
   except FileNotFoundError:
     raise UserError(f"{path}: no {CARD} there; give a folder that vssl_jax.export wrote") from None

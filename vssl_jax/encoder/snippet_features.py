@@ -60,8 +60,9 @@ def extract_features(
     resize: short side, pixels; None for the value that the checkpoint is evaluated with.
     size: side of the central square, pixels; None as for `resize`.
     batch_size: snippets per call of the encoder.
-    workers: decoding processes; 0 for one per core, 1 to decode in this process.
-    timeout: seconds to wait for the next snippet of a video; 0 for no limit.
+    workers: number of decoding processes; 0 for one per core.
+    timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
+      0 for no limit, in which case a single worker decodes in this process.
     progress: print one line per video.
 
   Returns:
@@ -118,7 +119,7 @@ def extract(
     out: created if missing; a folder has features of one checkpoint with one group of settings.
     settings: how snippets are cut.
     batch_size: snippets per call of the encoder.
-    workers: decoding processes; 0 for one per core.
+    workers: number of decoding processes; 0 for one per core.
     timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
       0 for no limit, in which case a single worker decodes in this process.
     progress: print one line per video.
@@ -193,8 +194,12 @@ def extract(
   return manifest
 
 
-def find(folder: pathlib.Path) -> list[pathlib.Path]:
+def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   """Videos at any depth, sorted by name.
+
+  Args:
+    folder: where they lie.
+    flag: which named the folder, for errors.
 
   Raises:
     UserError: there are none, or two have one name, so their features would have one file.
@@ -202,15 +207,15 @@ def find(folder: pathlib.Path) -> list[pathlib.Path]:
   from data_pipelines.videos.video_list import EXTENSIONS
 
   if not folder.is_dir():
-    raise UserError(f"--videos: {folder} is no folder.")
+    raise UserError(f"{flag}: {folder} is no folder.")
   inside = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
   by_name: dict[str, pathlib.Path] = {}
   for path in sorted(inside):
     if path.stem in by_name:
-      raise UserError(f"--videos: {by_name[path.stem]} and {path} have one name; rename either.")
+      raise UserError(f"{flag}: {by_name[path.stem]} and {path} have one name; rename either.")
     by_name[path.stem] = path
   if not by_name:
-    raise UserError(f"--videos: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
+    raise UserError(f"{flag}: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
   return [by_name[name] for name in sorted(by_name)]
 
 
@@ -301,7 +306,7 @@ class _Journal:
     if rows and rows[0] != json.loads(json.dumps(head)):
       changed = sorted(k for k in head if rows[0].get(k) != json.loads(json.dumps(head[k])))
       raise UserError(
-        f"--out: {path.parent} holds features of another {' and '.join(changed)}; give another "
+        f"--output: {path.parent} holds features of another {' and '.join(changed)}; give another "
         "folder, or remove this one."
       )
     for row in rows[1:]:

@@ -20,7 +20,7 @@ from vssl_jax.evaluation.task import (
 from vssl_jax.probes import confusion, features, few_shot, knn, logistic, metrics, retrieval
 from vssl_jax.probes import cross_validation as folds_lib
 
-_NEIGHBOURS = 5  # neighbors shown per query
+_NEIGHBORS = 5  # neighbors shown per query
 _TITLES = {"logistic": "logistic regression"}  # titles of pictures
 
 
@@ -34,7 +34,7 @@ def _scored(task: Task, name: str, found: metrics.Accuracy) -> Result:
     "top5": found.top5,
     "mean_class_top1": found.mean_class,
     "per_class": dict(zip(task.label_names, found.per_class.tolist(), strict=True)),
-    "videos": task.labelled,
+    "videos": task.labeled,
     "read": task.read,
     "videos_a_class": dict(
       zip(task.label_names, found.confusion.sum(axis=1).tolist(), strict=True)
@@ -119,14 +119,14 @@ def _run_retrieval(task: Task) -> Result:
   scores = retrieval.evaluate(*task.given)
   if task.options.gallery > 0:
     _gallery(task, scores["R@1"])
-  return scores | {"videos": task.labelled, "read": task.read, "headline": scores}
+  return scores | {"videos": task.labeled, "read": task.read, "headline": scores}
 
 
 def _gallery(task: Task, r1: float) -> None:
   bank, queries = task.bank, task.queries
   rows = gallery.choose(queries.label, task.options.gallery, task.config.seed)
   known = np.flatnonzero(bank.label >= 0)
-  cosine, found = gallery.nearest(bank.mean()[known], queries.mean()[rows], _NEIGHBOURS)
+  cosine, found = gallery.nearest(bank.mean()[known], queries.mean()[rows], _NEIGHBORS)
   found = known[found]
   asked = gallery.frames(task.test, queries.video[rows])
   shown = gallery.frames(task.train, bank.video[found.ravel()])
@@ -138,14 +138,14 @@ def _gallery(task: Task, r1: float) -> None:
 
   pictured = []
   for q, near, cosines in zip(rows, found, cosine, strict=True):
-    neighbours = [
+    neighbors = [
       item(bank, n, shown, cosine=float(c), right=bool(bank.label[n] == queries.label[q]))
       for n, c in zip(near, cosines, strict=True)
     ]
-    pictured.append({"query": item(queries, q, asked), "neighbours": neighbours})
+    pictured.append({"query": item(queries, q, asked), "neighbors": neighbors})
   title = (
     f"Nearest training videos of random {task.config.data.eval_split} videos; R@1 over all "
-    f"{task.labelled['eval']}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
+    f"{task.labeled['eval']}: {100 * r1:.1f} %\ngreen ✓: the query's class, red ✗: another"
   )
   gallery.draw(task.output / "retrieval.png", pictured, title)
 

@@ -69,7 +69,7 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
   if not train.label_names:
     raise UserError(
       "config.knn.every_epochs is positive but the data has no labels: set it to 0, or give "
-      "labelled videos."
+      "labeled videos."
     )
   if c.clips < 1 or c.k < 1 or not c.temperature > 0 or not 0 < c.held_out < 1:
     raise UserError(

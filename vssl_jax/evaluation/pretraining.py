@@ -57,7 +57,7 @@ def notes(pretraining: Result, data: Result) -> list[str]:
   if own and own == data["train"]["fingerprint"]:
     found.append(
       f"training and evaluation split hold the same videos: {data['eval']['name']!r} is scored by "
-      "classifiers that learnt its labels, and every query finds itself"
+      "classifiers that learned its labels, and every query finds itself"
     )
   if not seen or seen != own:
     return found

@@ -34,7 +34,7 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
   try:
     found = splits(config)
   except UserError as e:
-    return str(e)
+    return str(e).removesuffix(".")
   names = found[0].label_names
   if len(names) < 2:
     return f"the data has {'labels of only one class' if names else 'no labels'}"

@@ -86,7 +86,7 @@ class Task:
     return {"train": len(self.bank.label), "eval": len(self.queries.label)}
 
   @property
-  def labelled(self) -> dict[str, int]:
+  def labeled(self) -> dict[str, int]:
     """The number of videos read from each split that have a label."""
     labels = {"train": self.bank.label, "eval": self.queries.label}
     return {split: int(np.sum(label >= 0)) for split, label in labels.items()}

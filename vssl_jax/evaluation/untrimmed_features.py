@@ -30,7 +30,7 @@ def _describe(task: Task) -> Result:
   if not task.options.untrimmed:
     raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")
   folder = pathlib.Path(task.options.untrimmed)
-  videos = fingerprint.of_files(snippet_features.find(folder), folder)
+  videos = fingerprint.of_files(snippet_features.find(folder, "--untrimmed"), folder)
   return {"snippets": dataclasses.asdict(_settings(task)), "videos_fingerprint": videos}
 
 

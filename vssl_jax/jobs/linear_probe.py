@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel
+from vssl_jax import former, parallel
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run
@@ -61,3 +61,6 @@ def load(config: ConfigDict) -> tuple[ConfigDict, ConfigDict, Variables, dict[st
       for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
         config.data[field] = trained.data[field]
   return config, trained, variables, info
+
+
+former.callable_module(__name__, "linear_probe")

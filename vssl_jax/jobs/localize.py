@@ -78,7 +78,7 @@ def localize(
   output = make_folder(output)
   params = jax.device_get(state.params)
   options = dict(localizer.predict)
-  if thresholds:
+  if len(thresholds):  # an array has no truth of its own
     chosen = {"thresholds": tuple(thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
   predictions, accuracy = scores_lib.predict(localizer.activate(params), source, **options)
@@ -145,8 +145,8 @@ def open_split(
         f"--split and --durations are of annotated videos: give --annotations, or put "
         f"annotations.json into {data}."
       )
-    split = sequences.UNLABELLED
-    dataset = sequences.unlabelled(config.data, names)
+    split = sequences.UNLABELED
+    dataset = sequences.unlabeled(config.data, names)
   source = sequences.LocalizationSource(config.data, dataset, split=split, **where)
   width = source.sequence(0).shape[1]
   if width != localizer.width:

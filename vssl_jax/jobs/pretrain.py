@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
-from vssl_jax import methods, parallel, results
+from vssl_jax import former, methods, parallel, results
 from vssl_jax.encoder import card, encoder, exported
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import end_of_run, monitor
@@ -233,3 +233,6 @@ def report(outcome: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
   if jax.process_index() == 0:
     results.write_json(outcome, workdir / card.RESULT)
   return results.plain(outcome)
+
+
+former.callable_module(__name__, "pretrain")

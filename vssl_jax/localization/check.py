@@ -33,7 +33,7 @@ def find_problems(
   *,
   step_seconds: float | None = None,
   label_names: Collection[str] | None = None,
-  labelled: bool = True,
+  labeled: bool = True,
   width: int | None = None,
   slack: float = 0.1,
 ) -> list[Problem]:
@@ -50,7 +50,7 @@ def find_problems(
     folder: contains `<video>.npy`.
     step_seconds: time from one feature to the next; None if it varies or is unknown.
     label_names: the classes of training; None to accept any class.
-    labelled: whether each video must have an action, as for training.
+    labeled: whether each video must have an action, as for training.
     width: D of the features of the training videos; None for that of the first file here.
     slack: a difference in length up to this share of the duration plus two steps is accepted.
 
@@ -69,7 +69,7 @@ def find_problems(
       width = shape[1] if width is None else width
       if shape[1] != width:
         found(f"features are {shape[1]} wide, those of {others} {width}")
-    if labelled and not video.segments:
+    if labeled and not video.segments:
       found("has no annotated action")
     known = video.labels if label_names is None else label_names
     for label in sorted(set(video.labels) - set(known)):

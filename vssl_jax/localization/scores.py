@@ -52,7 +52,7 @@ def predict(
   Returns:
     Predictions by video name, and the share of labeled videos whose most likely class is correct.
   """
-  predictions, right, labelled = {}, 0, 0
+  predictions, right, labeled = {}, 0, 0
   for batch in source.eval_batches(batch_size):
     cas, probability = jax.device_get(activate(batch["features"], batch["mask"]))
     kept = ("mask", "labels", "seconds", "video", "valid")
@@ -69,9 +69,9 @@ def predict(
       chosen = suppress(proposals, threshold=nms, sigma=sigma)
       predictions[source.names[video]] = chosen.predictions(source.label_names)
       labels = rows["labels"][i]
-      labelled += bool(labels.any())
+      labeled += bool(labels.any())
       right += bool(labels[rows["probability"][i].argmax()])
-  return predictions, right / max(labelled, 1)
+  return predictions, right / max(labeled, 1)
 
 
 def evaluate(
@@ -138,7 +138,7 @@ def summary(found: maps.DetectionMap, protocol: str) -> dict[str, Any]:
 
 def _check(protocol: str) -> None:
   if protocol not in TIOUS:
-    raise UserError(f"config.dcc.protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
+    raise UserError(f"protocol is {protocol!r}: choose one of {', '.join(TIOUS)}.")
 
 
 def gather(rows: Mapping[str, Any]) -> Mapping[str, Any]:

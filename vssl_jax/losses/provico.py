@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from vssl_jax import parallel
+from vssl_jax import former, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.losses import match
 from vssl_jax.ops import bhattacharyya, gaussian, mining
@@ -230,3 +230,6 @@ def _metrics(stats):
     "mining_recall": share(stats["same_positives"], stats["same"]),
     "uncertainty": stats["uncertainty"],
   }
+
+
+__getattr__ = former.names(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ from jax.sharding import PartitionSpec
 
 from data_pipelines.source import Source
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import LossSettings
-from vssl_jax.ops import grad_cache
+from vssl_jax.ops import grad_cache, mining
 
 Params = Any
 State = Any
@@ -108,6 +107,25 @@ class Localizer:
   width: int
 
 
+class PairMining(Protocol):
+  """How a loss on Gaussians mines pairs of videos.
+
+  Attributes:
+    rule: which distance, and below which threshold a pair counts as positive.
+    distance_on: "samples" of the Gaussians | their "moments".
+    samples: number of samples per video, where distances are between samples.
+  """
+
+  @property
+  def rule(self) -> mining.Rule: ...  # noqa: D102
+
+  @property
+  def distance_on(self) -> str: ...  # noqa: D102
+
+  @property
+  def samples(self) -> int: ...  # noqa: D102
+
+
 @dataclasses.dataclass(frozen=True)
 class Gaussians:
   """The Gaussian embeddings that a method learns.
@@ -115,12 +133,12 @@ class Gaussians:
   Attributes:
     apply: (variables, clips uint8 `[B, T, H, W, C]`) -> `[B, 2D]`: μ, then log σ².
     variables: (params, state) -> the variables that `apply` takes.
-    settings: the settings of the loss, among them how it mines pairs.
+    settings: how the loss mines pairs.
   """
 
   apply: Callable[[Mapping[str, Any], jax.Array], jax.Array]
   variables: Callable[[Params, State], Variables]
-  settings: LossSettings
+  settings: PairMining
 
 
 @dataclasses.dataclass(frozen=True)

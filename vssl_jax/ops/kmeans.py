@@ -92,14 +92,14 @@ def kmeans(
   """
   if x.ndim != 2 or centers.ndim != 2 or x.shape[1] != centers.shape[1] or not len(x):
     raise UserError(
-      f"kmeans: points and centres must be [N, D] and [K, D], N > 0; got {x.shape} and "
+      f"kmeans: points and centers must be [N, D] and [K, D], N > 0; got {x.shape} and "
       f"{centers.shape}"
     )
   if mask is not None and mask.shape != x.shape[:1]:
     raise UserError(f"kmeans: the mask must be [{len(x)}], one a point; got {mask.shape}")
   if not len(centers) or (isinstance(iterations, int) and iterations < 0) or block_size < 1:
     raise UserError(
-      f"kmeans: needs centres, iterations ≥ 0 and block_size ≥ 1; got {len(centers)} centres, "
+      f"kmeans: needs centers, iterations ≥ 0 and block_size ≥ 1; got {len(centers)} centers, "
       f"iterations {iterations}, block_size {block_size}"
     )
   x, centers = jnp.asarray(x), jnp.asarray(centers)

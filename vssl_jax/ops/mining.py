@@ -67,7 +67,7 @@ class Rule:
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(known)}")
     wanted = {
       "quantile": (0 < self.value <= 1, "a share of the pairs in (0, 1]"),
-      "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbours, 1 or more"),
+      "top_k": (self.value >= 1 and self.value % 1 == 0, "a number of neighbors, 1 or more"),
       "absolute": (0 < self.value < math.inf, "a distance above 0"),
     }
     fits, what = wanted.get(self.kind, (True, ""))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vssl_jax import former
+
 # A vector with ‖x‖² up to this is treated as having no direction.
 _NO_DIRECTION = 1e-12
 
@@ -30,3 +32,6 @@ def inverse_norm(x: jax.Array) -> jax.Array:
 def l2_normalize(x: jax.Array) -> jax.Array:
   """Normalizes x `[..., D]` along the last axis, in float32 or wider; 0 where ‖x‖ ≤ 1e-6."""
   return x.astype(jnp.result_type(x, jnp.float32)) * inverse_norm(x)[..., None]
+
+
+__getattr__ = former.names(__name__)

@@ -57,7 +57,7 @@ class Videos:
     """`video`, or 0 … V − 1 if it is None, `[V]`."""
     return np.arange(len(self.mean)) if self.video is None else self.video
 
-  def labelled(self, split: str) -> Videos:
+  def labeled(self, split: str) -> Videos:
     """The videos with a label; raises `UserError`, naming the split, if there is none."""
     known = np.asarray(self.label) >= 0
     if not known.any():
@@ -125,7 +125,7 @@ def evaluate(
   Raises:
     UserError: the bank or the queries have no labeled video.
   """
-  bank, queries = bank.labelled("training"), queries.labelled("evaluation")
+  bank, queries = bank.labeled("training"), queries.labeled("evaluation")
   labels = (bank.label, queries.label)
   by_mean = retrieval.evaluate(bank.mean, labels[0], queries.mean, labels[1], recalls=recalls)
   order = nearest(queries, bank, min(max(recalls), len(labels[0])), Rule())

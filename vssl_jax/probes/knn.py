@@ -50,7 +50,7 @@ def weighted_knn(
   """
   labels = np.asarray(labels)
   known = labels >= 0
-  too_few_videos.require_labels(labels, "training", "nearest neighbours")
+  too_few_videos.require_labels(labels, "training", "nearest neighbors")
   if labels.max() >= classes:
     raise UserError(
       f"weighted_knn: a training video has label {labels.max()} but there are {classes} classes"

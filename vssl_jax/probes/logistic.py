@@ -152,7 +152,7 @@ def check(
 
 def _require_classes(label: np.ndarray) -> None:
   if len(np.unique(label)) < 2:
-    raise TooFewVideos("logistic regression needs training videos of at least two labelled classes")
+    raise TooFewVideos("logistic regression needs training videos of at least two labeled classes")
 
 
 def recordings(names: Sequence[str]) -> list[str] | None:

@@ -48,8 +48,8 @@ def evaluate(
   Raises:
     UserError: the bank or the queries have no labeled video.
   """
-  bank, bank_label = _labelled(bank, bank_label, "training")
-  queries, query_label = _labelled(queries, query_label, "evaluation")
+  bank, bank_label = _labeled(bank, bank_label, "training")
+  queries, query_label = _labeled(queries, query_label, "evaluation")
   k = min(max(recalls), len(bank))
   _, nearest = tiles.nearest(jnp.asarray(queries), jnp.asarray(bank), k, block_size)
   hits = bank_label[np.asarray(nearest)] == query_label[:, None]
@@ -73,7 +73,7 @@ def _average_precision(
   return np.concatenate(out)
 
 
-def _labelled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _labeled(features: np.ndarray, label: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
   too_few_videos.require_labels(label, split, "queries and their bank")
   known = np.asarray(label) >= 0
   x = np.asarray(features, np.float32)[known]

@@ -384,12 +384,20 @@ def load_config(path: pathlib.Path) -> ConfigDict:
   """Reads the config of a run folder.
 
   Raises:
-    UserError: the folder holds no run.
+    UserError: the folder holds no run, or its `config.json` is damaged or of another library.
   """
   file = pathlib.Path(path) / CONFIG
   if not file.is_file():
     raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
-  values = json.loads(file.read_text(encoding="utf-8"))
+  try:
+    values = json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as e:
+    raise UserError(f"{file}: damaged, not JSON ({e}); restore it, or give another run.") from None
+  if not isinstance(values, dict) or not isinstance(values.get("method"), str):
+    raise UserError(
+      f"{file}: no config of a run, as it names no method; give the folder of a run (--workdir of "
+      "training)."
+    )
   return ConfigDict(jax.tree.map(_tuple, values, is_leaf=lambda x: isinstance(x, list)))
 
 

@@ -61,20 +61,24 @@ def cut_back(workdir: pathlib.Path, step: int) -> None:
   path = workdir / FILE
   if not path.exists():
     return
-  kept = []
-  for line in path.read_text(encoding="utf-8").splitlines():
-    try:
-      if json.loads(line)["step"] <= step:
-        kept.append(line + "\n")
-    except (json.JSONDecodeError, KeyError):
-      continue
+  kept = [line + "\n" for line, row in _rows(path) if row["step"] <= step]
   with files.replacing(path) as file:
     file.write("".join(kept).encode())
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """All rows of a run's JSONL file, oldest first."""
+  """All rows of a run's JSONL file, oldest first, without one that is not yet written whole."""
   path = workdir / FILE
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+  return [row for _, row in _rows(path)] if path.exists() else []
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, float]]]:
+  """Lines and rows; the last line is cut short where a run was killed, or is still writing it."""
+  for whole in path.read_bytes().splitlines():
+    try:
+      line = whole.decode()
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict) and "step" in row:
+      yield line, row

@@ -22,7 +22,7 @@ from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import StrPath, listed
-from vssl_jax.losses.provico import LossSettings
+from vssl_jax.methods.base import PairMining
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
 from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
@@ -30,7 +30,7 @@ from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
 RESULT = "analysis.json"
-_NEIGHBOURS = 4  # number of positives and of negatives shown per video
+_NEIGHBORS = 4  # number of positives and of negatives shown per video
 
 
 class Frames(Wrapped):
@@ -56,7 +56,7 @@ class Frames(Wrapped):
       yield batch
 
 
-def analyse_runs(
+def analyze_runs(
   checkpoint: StrPath | Sequence[StrPath],
   output: StrPath,
   *,
@@ -65,12 +65,12 @@ def analyse_runs(
   videos: Sequence[int] = (),
   quantiles: int = 5,
 ) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
-  """Analyses one or several runs; writes pictures of them side by side and `analysis.json`.
+  """Analyzes one or several runs; writes pictures of them side by side and `analysis.json`.
 
   Args:
     checkpoint: one or several run folders of ProViCo.
     output: output folder, created if missing.
-    which: see `analyse`.
+    which: see `analyze`.
     data: folder of prepared records; "" for that of each run.
     videos: indices of the training videos whose pairs are shown.
     quantiles: number of groups of videos by uncertainty.
@@ -79,7 +79,7 @@ def analyse_runs(
     The numbers of each run, keyed by its folder's name, and the paths of the written files.
 
   Raises:
-    UserError: see `analyse`; or two folders have the same name.
+    UserError: see `analyze`; or two folders have the same name.
   """
   folders = [pathlib.Path(f) for f in listed(checkpoint)]
   names = [f.absolute().name for f in folders]
@@ -88,13 +88,13 @@ def analyse_runs(
       "--checkpoint: two folders have the same name, but pictures are named by it; rename one."
     )
   runs = {
-    name: analyse(folder, which=which, data=data, videos=videos, quantiles=quantiles)
+    name: analyze(folder, which=which, data=data, videos=videos, quantiles=quantiles)
     for name, folder in zip(names, folders, strict=True)
   }
   return runs, write(runs, pathlib.Path(output))
 
 
-def analyse(
+def analyze(
   folder: StrPath,
   *,
   which: str | int = run_folder.LAST,
@@ -125,10 +125,10 @@ def analyse(
     )
   with run_folder.open_run(folder) as kept:
     chosen = run_folder.choose(kept, folder, which)
-    return _analyse(folder, kept, chosen, os.fspath(data), tuple(videos), quantiles)
+    return _analyze(folder, kept, chosen, os.fspath(data), tuple(videos), quantiles)
 
 
-def _analyse(
+def _analyze(
   folder: pathlib.Path,
   kept: run_folder.Run,
   chosen: tuple[int, step_lib.TrainState],
@@ -142,12 +142,12 @@ def _analyse(
     config.data.source, config.data.path = "tfrecord", data
   opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=1))  # noqa: E731
   train = opened(config.data.train_split)
-  labelled = bool(train.label_names)
-  test = opened(config.data.eval_split) if labelled else None
+  labeled = bool(train.label_names)
+  test = opened(config.data.eval_split) if labeled else None
   if test is not None:
     correlation.check_groups(test.num_videos, groups)
   gaussians = methods.evaluator(config).gaussians
-  assert gaussians is not None  # checked by `analyse`
+  assert gaussians is not None  # checked by `analyze`
 
   def extract(source: Source, variables: Any, what: str) -> gaussian.Videos:
     progress = f"{folder.name}, {what}"
@@ -158,14 +158,14 @@ def _analyse(
   epoch = config.steps_per_epoch or max(1, train.num_videos // config.batch_size)
   out: dict[str, Any] = {"training": []}
   step = chosen[0]
-  others = [x for x in kept.reader.steps if x != step] if labelled else []
+  others = [x for x in kept.reader.steps if x != step] if labeled else []
   for at in [*others, step]:  # the chosen one last: its videos are looked at below
     state = kept.reader.read(at, kept.like) if at != step else chosen[1]
     variables = jax.device_get(gaussians.variables(state.params, state.method))
     bank = extract(frames, variables, f"step {at}, training split")
     if test is not None:
       queries = extract(test, variables, f"step {at}, evaluation split")
-      row = correlation.scores(bank.labelled("training"), queries.labelled("evaluation"))
+      row = correlation.scores(bank.labeled("training"), queries.labeled("evaluation"))
       out["training"].append({"step": at, "epoch": at / epoch, **row})
   out["training"].sort(key=lambda row: row["step"])
   out["step"] = step
@@ -174,7 +174,7 @@ def _analyse(
   if test is None:
     return {k: out[k] for k in ("step", "pairs", "distance_on")}
 
-  bank, queries = bank.labelled("training"), queries.labelled("evaluation")
+  bank, queries = bank.labeled("training"), queries.labeled("evaluation")
   hit = gaussian.hits(bank, queries)
   out["logged"] = _logged(folder)
   parts = ("uncertainty", "predicted", "spread")
@@ -184,7 +184,7 @@ def _analyse(
   for name, (_, strengths) in corruptions.CORRUPTIONS.items():
     for strength in strengths:
       worse = corruptions.Corrupted(test, name, strength, config.seed)
-      seen = extract(worse, variables, f"{name} {strength:g}").labelled("evaluation")
+      seen = extract(worse, variables, f"{name} {strength:g}").labeled("evaluation")
       row = correlation.scores(bank, seen)
       out["corruption"].append({"name": name, "strength": strength, **row})
   out["correlations"] = correlation.correlations(out)
@@ -204,7 +204,7 @@ def _batch(videos: int, config: ConfigDict, chosen: Iterable[int]) -> np.ndarray
 
 def _pairs(
   config: ConfigDict,
-  settings: LossSettings,
+  settings: PairMining,
   bank: gaussian.Videos,
   places: np.ndarray,
   frames: Frames,
@@ -231,7 +231,7 @@ def _pairs(
   rows = []
   anchors = range(len(wanted)) if wanted else mined_pairs.evenly_spaced(few.uncertainty, 6)
   for anchor in anchors:
-    near, far = mined_pairs.neighbours(apart, positive, anchor, _NEIGHBOURS)
+    near, far = mined_pairs.neighbors(apart, positive, anchor, _NEIGHBORS)
     listed = lambda pairs: [item(p.video, distance=p.distance) for p in pairs]  # noqa: E731
     rows.append({"anchor": item(anchor), "positives": listed(near), "negatives": listed(far)})
   return rows

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vssl_jax import former
 from vssl_jax.errors import UserError
-from vssl_jax.losses.provico import LossSettings
+from vssl_jax.methods.base import PairMining
 from vssl_jax.ops import bhattacharyya, gaussian, mining
 from vssl_jax.probes.gaussian import Videos
 
@@ -29,12 +30,12 @@ class Pair(NamedTuple):
   positive: bool
 
 
-def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def mine(videos: Videos, settings: PairMining, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
   """Distances and positives of all pairs of the videos, mined as if they were one batch.
 
   Args:
     videos: N videos; all N² distances are in memory.
-    settings: the loss settings of the run.
+    settings: how the loss of the run mines pairs.
     seed: seed of the samples, if distances are between samples.
 
   Returns:
@@ -59,7 +60,7 @@ def mine(videos: Videos, settings: LossSettings, seed: int = 0) -> tuple[np.ndar
   return apart, positive
 
 
-def neighbours(
+def neighbors(
   apart: np.ndarray, positive: np.ndarray, anchor: int, count: int
 ) -> tuple[list[Pair], list[Pair]]:
   """The nearest positives of a video and its hardest (nearest) negatives.
@@ -89,3 +90,6 @@ def evenly_spaced(uncertainty: np.ndarray, count: int) -> list[int]:
   order = np.argsort(uncertainty, kind="stable")
   ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
   return [int(order[r]) for r in ranks]
+
+
+__getattr__ = former.names(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import optional
 from vssl_jax import files
 from vssl_jax.errors import UserError, brief
 from vssl_jax.weights.table import Tensors
@@ -74,8 +75,8 @@ def _torch(path: pathlib.Path) -> Any:
     import torch
   except ImportError:
     raise UserError(
-      f"{path}: this is a PyTorch file, but PyTorch is not installed: pip install torch, or give a "
-      ".safetensors file."
+      f"{path}: this is a PyTorch file, but PyTorch is not installed: {optional.install('torch')}, "
+      "or give a .safetensors file."
     ) from None
   return torch
 

@@ -167,7 +167,7 @@ class TestOrder:
     for place in (0, 1, 50, 100):
       assert stats.kstest((orders[:, place] + 0.5) / 101, "uniform").pvalue > 1e-3
 
-  def test_neighbours_and_epochs_are_uncorrelated(self, orders):
+  def test_neighbors_and_epochs_are_uncorrelated(self, orders):
     serial = [np.corrcoef(o[:-1], o[1:])[0, 1] for o in orders]
     between = [np.corrcoef(a, b)[0, 1] for a, b in itertools.pairwise(orders)]
     for correlations in (serial, between):
@@ -303,7 +303,7 @@ class TestEvaluation:
 
 class TestErrors:
   def test_no_path(self):
-    with pytest.raises(UserError, match=r"data_pipelines\.prepare"):
+    with pytest.raises(UserError, match=r"vssl prepare"):
       load("")
 
   def test_batch_larger_than_split(self, folder):

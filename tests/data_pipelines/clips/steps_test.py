@@ -218,7 +218,7 @@ class TestEval:
     for crop, top in zip(out, (0, 4, 8), strict=True):
       np.testing.assert_allclose(crop, tiny.ramp(32, 24)[top : top + 24], atol=6)
 
-  def test_one_crop_is_the_centre_and_both_sides_are_cut(self):
+  def test_one_crop_is_the_center_and_both_sides_are_cut(self):
     views = self.views | {"crops": 1, "size": 16}
     out = run({"image": tf.fill([20], tiny.jpeg(tiny.ramp()))}, **views)["image"][0, 0]
     np.testing.assert_allclose(out.astype(int), tiny.ramp()[4:20, 8:24], atol=6)

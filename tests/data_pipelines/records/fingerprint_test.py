@@ -220,11 +220,11 @@ def test_tfds_made_anew_of_other_videos(tmp_path, monkeypatch, file_format):
   whole, found = TinyVideos._generate_examples, []
   for name, label in (("a", 0), ("b", 1)):  # the first video's label, under the same name
 
-    def relabelled(self, label=label):
+    def relabeled(self, label=label):
       for v, example in whole(self):
         yield v, {**example, "label": example["label"] if v else label}
 
-    monkeypatch.setattr(TinyVideos, "_generate_examples", relabelled)
+    monkeypatch.setattr(TinyVideos, "_generate_examples", relabeled)
     TinyVideos(data_dir=str(tmp_path / name), file_format=file_format).download_and_prepare()
     found.append(of(tiny.data(tmp_path / name, source="tfds", name="tiny_videos")))
   assert found[0] != found[1]

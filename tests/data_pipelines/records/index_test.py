@@ -131,7 +131,7 @@ def test_tensorflows_shards_are_read(tmp_path, tf):
 def test_no_records_says_how_to_make_them(tmp_path, name):
   if name:
     write(tmp_path / name, [b"a"])
-  with pytest.raises(UserError, match=r"no records of split 'train'.*data_pipelines\.prepare") as e:
+  with pytest.raises(UserError, match=r"no records of split 'train'.*vssl prepare VIDEOS") as e:
     index.load(tmp_path, "train")
   assert "\n" not in str(e.value)
 

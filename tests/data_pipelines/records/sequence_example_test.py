@@ -70,7 +70,7 @@ def test_round_trip():
   assert example.Video(**{**vars(found), "fps": 29.97}) == VIDEO
 
 
-def test_an_unlabelled_video_has_a_label_that_batches(parse, tf):
+def test_an_unlabeled_video_has_a_label_that_batches(parse, tf):
   found = parse(example.encode(example.Video(frames=(b"a", b"b"), fps=25)))
   assert found["clip/label/index"].tolist() == [-1]
   assert found["clip/label/text"].tolist() == [b""]

@@ -11,6 +11,7 @@ from vssl_jax.errors import UserError
 
 tf = pytest.importorskip("tensorflow")
 from data_pipelines.clips import steps  # noqa: E402
+from data_pipelines.sources import dmvr  # noqa: E402
 
 
 class Factory:
@@ -127,3 +128,15 @@ def test_our_records_in_dmvrs_own_image_pipeline(tmp_path):
     features = builder.build()(features)
   assert features["image"].shape == (4, 8, 8, 3)
   assert int(features["label"][0]) == 1
+
+
+def test_a_factory_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
+  (tmp_path / "needs_dmvr.py").write_text("import dmvr.video_dataset\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setitem(sys.modules, "dmvr", None)
+  for name, told in {
+    "nowhere_at_all:make": r"No module named 'nowhere_at_all'\)\.",
+    "needs_dmvr:make": r"\); pip install .*dmvr",
+  }.items():
+    with pytest.raises(UserError, match=rf"config\.data\.name: {name} cannot be imported .*{told}"):
+      dmvr.load(tiny.data(source="dmvr", name=name), split="train", seed=0, batch_size=2)

@@ -235,17 +235,17 @@ def test_only_training_videos_need_an_action(tmp_path):
     load(data)
 
 
-def test_unlabelled_sequences_are_looked_through(tmp_path):
+def test_unlabeled_sequences_are_looked_through(tmp_path):
   data = fields(str(tmp_path))
   for v, x in enumerate([sequence(0, 4), sequence(0, 4, 5)]):
     np.save(tmp_path / f"v{v}.npy", x)
   with pytest.raises(UserError, match=r"'v1': features are 5 wide, those of the first video 3"):
-    sequences.unlabelled(data, ("a",))
+    sequences.unlabeled(data, ("a",))
   np.save(tmp_path / "v1.npy", sequence(0, 4) + np.inf)
   with pytest.raises(UserError, match=r"'v1':.*has NaN or infinity in 4 of 4 rows"):
-    sequences.unlabelled(data, ("a",))
+    sequences.unlabeled(data, ("a",))
   np.save(tmp_path / "v1.npy", sequence(1, 4))
-  assert list(sequences.unlabelled(data, ("a",)).videos) == ["v0", "v1"]
+  assert list(sequences.unlabeled(data, ("a",)).videos) == ["v0", "v1"]
 
 
 def test_bad_input_is_named(tmp_path):

@@ -275,7 +275,7 @@ def test_refresh_clusters_the_data_set_every_so_many_epochs():
   assert first.centers.shape == (4 * C, 4)  # K a class
   assert np.asarray(first.centers).any()
   assert np.all((np.asarray(first.shares) >= 0) & (np.asarray(first.shares) <= 1))
-  # Shares times sizes are the pseudo-labelled snippets of each class: roughly half of its videos'.
+  # Shares times sizes are the pseudo-labeled snippets of each class: roughly half of its videos'.
   assert np.asarray(first.shares).max() > 0.05
   moved = jax.tree.map(lambda p: 1.1 * p + 0.01, params)
   _, second = method.on_epoch_start(moved, first, Split())

@@ -44,13 +44,13 @@ def test_purity_against_sklearn_one_snippet_a_video():
   np.testing.assert_allclose(snippet_spaces.purity(x, label, np.arange(40), 5), want)
 
 
-def test_neighbours_of_the_same_video_do_not_count():
+def test_neighbors_of_the_same_video_do_not_count():
   x = np.array([[1, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1.0]])
   label, video = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 2, 1])
   # 0 and 1 are each other's nearest but of one video: their next is 2, of the other label.
   np.testing.assert_allclose(snippet_spaces.purity(x, label, video, 1), 2 / 5)
   assert math.isnan(snippet_spaces.purity(x, label, np.zeros(5), 1))
-  # Fewer neighbours than asked for: those there are.
+  # Fewer neighbors than asked for: those there are.
   np.testing.assert_allclose(snippet_spaces.purity(x[[0, 2]], label[[0, 2]], video[[0, 2]], 10), 0)
 
 

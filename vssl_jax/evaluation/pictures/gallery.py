@@ -69,12 +69,12 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
 
   Args:
     path: path of the PNG.
-    rows: for each query `query`, a thumbnail, and `neighbours`, a list of thumbnails, nearest
+    rows: for each query `query`, a thumbnail, and `neighbors`, a list of thumbnails, nearest
       first. A thumbnail has `frame` uint8 `[H, W, 3]` or None, `label` (class name), `name` (of the
       video) and, for neighbors, `cosine` and `right`.
     title: title above the picture.
   """
-  near = max(len(r["neighbours"]) for r in rows)
+  near = max(len(r["neighbors"]) for r in rows)
   side, step, rise, head, edge = 1.35, 1.48, 1.72, 0.95, 0.12  # inches
   left = [edge] + [edge + 0.2 + step * (i + 1) for i in range(near)]
   width, height = left[-1] + side + edge, head + rise * len(rows)
@@ -82,7 +82,7 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
   figure.set_layout_engine("none")  # a grid of equal squares is placed by hand
   for i, row in enumerate(rows):
     bottom = height - head - rise * i - side
-    for x, item in zip(left, [row["query"], *row["neighbours"]], strict=False):
+    for x, item in zip(left, [row["query"], *row["neighbors"]], strict=False):
       axis = figure.add_axes((x / width, bottom / height, side / width, side / height))
       _thumbnail(axis, item)
   heads = ((left[0], "query"), (left[1], f"{near} nearest training videos, nearest first"))

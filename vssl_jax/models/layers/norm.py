@@ -102,26 +102,26 @@ def _normalize(x, scale, bias, shift, epsilon, axis_name, dtype):
 
 def _normalize_forward(x, scale, bias, shift, epsilon, axis_name, dtype):
   size = x.shape[1] * x.shape[2]
-  centred = x.astype(jnp.float32) - shift
-  first, second = _sum(centred) / size, _sum(centred * centred) / size
+  centered = x.astype(jnp.float32) - shift
+  first, second = _sum(centered) / size, _sum(centered * centered) / size
   if axis_name is not None:
     first, second = lax.pmean((first, second), axis_name)
   var = jnp.maximum(second - first * first, 0)
   mean, inverse = first + shift, lax.rsqrt(var + epsilon)
-  y = ((centred - first) * (inverse * scale) + bias).astype(dtype)
+  y = ((centered - first) * (inverse * scale) + bias).astype(dtype)
   return (y, first[:, 0, 0], var[:, 0, 0]), (x, scale, mean, inverse)
 
 
 def _normalize_backward(epsilon, axis_name, dtype, saved, gradients):
   x, scale, mean, inverse = saved
   dy = gradients[0].astype(jnp.float32)
-  centred = (x.astype(jnp.float32) - mean) * inverse
-  dbias, dscale = _sum(dy), _sum(dy * centred)
+  centered = (x.astype(jnp.float32) - mean) * inverse
+  dbias, dscale = _sum(dy), _sum(dy * centered)
   size = x.shape[1] * x.shape[2]
   first, second = dbias / size, dscale / size
   if axis_name is not None:
     first, second = lax.pmean((first, second), axis_name)
-  dx = (dy - first - centred * second) * (inverse * scale)
+  dx = (dy - first - centered * second) * (inverse * scale)
   return dx.astype(x.dtype), dscale.sum((0, 1, 2)), dbias.sum((0, 1, 2)), jnp.zeros_like(scale)
 
 
