@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines import source
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
-from vssl_jax.text import printable
+from vssl_jax.files import printable
 
 _COLUMNS = 8  # maximum number of frames shown per clip
 _SAMPLE = 200  # records read for the statistics if there is no manifest

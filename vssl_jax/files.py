@@ -1,6 +1,10 @@
-"""Writes files atomically (a file appears complete or not at all), and makes folders.
+"""Files: written atomically (complete or not at all), and texts with file names of any bytes.
 
-This is implemented here because atomicwrites, a library for it, is no longer maintained.
+Writing is implemented here because atomicwrites, a library for it, is no longer maintained.
+
+A file name may contain any byte except `/` and NUL. Python represents a byte that is not valid
+UTF-8 as a lone surrogate (PEP 383). The functions for text do the same when they read, and write
+the surrogate back as the original byte.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import BinaryIO
 from vssl_jax.errors import UserError
 
 StrPath = str | os.PathLike[str]
+_ERRORS = "surrogateescape"
 
 
 def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
@@ -68,3 +73,36 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as file:
     file.write(data)
+
+
+def encode(text: str) -> bytes:
+  """Encodes a text as UTF-8; lone surrogates become the bytes they stand for."""
+  return text.encode("utf-8", _ERRORS)
+
+
+def decode(data: bytes) -> str:
+  """Decodes any bytes; the inverse of `encode`."""
+  return data.decode("utf-8", _ERRORS)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+  """Reads a text file; line ends become newlines, a byte order mark is dropped."""
+  return pathlib.Path(path).read_text(encoding="utf-8-sig", errors=_ERRORS)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file atomically."""
+  with replacing(path) as file:
+    file.write(encode(text))
+
+
+def printable(text: str) -> str:
+  """Makes a text safe to print or draw: one line, with raw bytes and control characters escaped."""
+  return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+  code = ord(character)
+  if 0xDC80 <= code <= 0xDCFF:
+    return f"\\x{code - 0xDC00:02x}"
+  return character.encode("unicode_escape").decode()

@@ -27,7 +27,7 @@ from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
 from data_pipelines.videos import workers as workers_lib
-from vssl_jax import former, text
+from vssl_jax import files, former
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
@@ -100,7 +100,7 @@ def prepare(
   videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
-      print(f"note: {text.printable(note)}", file=sys.stderr)
+      print(f"note: {files.printable(note)}", file=sys.stderr)
   output = pathlib.Path(output)
   try:
     with resume.claim(output):
@@ -225,8 +225,8 @@ def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
   splits = (manifest.read(output) or {"splits": {}})["splits"]
   for job in planned:
     results = [task.result() for task in tasks[job.split]]
-    files = [task.path for task in tasks[job.split]]
-    index.write(index.build(files), index.path_of(output, job.split))
+    paths = [task.path for task in tasks[job.split]]
+    index.write(index.build(paths), index.path_of(output, job.split))
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
       "settings": dataclasses.asdict(job.settings),
@@ -320,12 +320,12 @@ def run(args: argparse.Namespace) -> int:
     result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
     raise UserError(f"{error} (--strict)") from None
-  output = text.printable(args.output)
+  output = files.printable(args.output)
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]
   for file in unreadable[:_LISTED]:
-    print(text.printable(f"  unreadable: {file['path']}: {file['reason']}"))
+    print(files.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
   return 3 if unreadable else 0

@@ -24,7 +24,7 @@ from data_pipelines.prepare.shards import STATE, Shard, assign, default_count
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry, VideoList
-from vssl_jax import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 _AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"
@@ -129,7 +129,7 @@ def settle_labels(
       f"label {unknown[0]!r} is not in {source}: prepare the split with all classes first, or give "
       "--labels"
     )
-  text.write(output / manifest.LABELS, "".join(f"{name}\n" for name in names))
+  files.write_text(output / manifest.LABELS, "".join(f"{name}\n" for name in names))
   return names
 
 
@@ -142,7 +142,7 @@ def settle(output: pathlib.Path, job: Job) -> Job:
   """
   path = _path(output, job.split)
   try:
-    before = json.loads(text.read(path)) if path.exists() else None
+    before = json.loads(files.read_text(path)) if path.exists() else None
   except ValueError:
     before = None
   if not job.shards:

@@ -15,7 +15,7 @@ from typing import Any
 from data_pipelines.records import manifest, sequence_example, tfrecord
 from data_pipelines.videos import decode
 from data_pipelines.videos.video_list import Entry
-from vssl_jax import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 STATE = ".prepare"  # folder with the results of the finished shards
@@ -75,7 +75,7 @@ class Shard:
   def result(self) -> dict[str, Any] | None:
     """The result of an earlier run; None if the shard must still be written."""
     try:
-      result = json.loads(text.read(self.state))
+      result = json.loads(files.read_text(self.state))
       complete = os.path.getsize(self.path) == result["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
       return None

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vssl_jax import files, text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -123,7 +123,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   """
   path = pathlib.Path(folder) / MANIFEST
   try:
-    manifest = json.loads(text.read(path))
+    manifest = json.loads(files.read_text(path))
   except FileNotFoundError:
     return None
   except ValueError as error:
@@ -147,7 +147,7 @@ def label_lines(path: str | os.PathLike) -> tuple[str, ...]:
   Raises:
     OSError: the file cannot be read.
   """
-  return tuple(text.read(path).rstrip("\n").splitlines())
+  return tuple(files.read_text(path).rstrip("\n").splitlines())
 
 
 def summary(manifest: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from vssl_jax import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 FRAMES = "image/encoded"
@@ -65,14 +65,14 @@ def encode(video: Video) -> bytes:
   message = _sequence_example()()
   context = message.context.feature
   context[LABEL_INDEX].int64_list.value.append(video.label)
-  context[LABEL_TEXT].bytes_list.value.append(text.encode(video.label_text))
-  context[FILENAME].bytes_list.value.append(text.encode(video.filename))
+  context[LABEL_TEXT].bytes_list.value.append(files.encode(video.label_text))
+  context[FILENAME].bytes_list.value.append(files.encode(video.filename))
   context[START].int64_list.value.append(video.start)
   context[END].int64_list.value.append(video.end)
   if video.fps > 0:
     context[FRAME_RATE].float_list.value.append(video.fps)
   if video.caption:
-    context[CAPTION].bytes_list.value.append(text.encode(video.caption))
+    context[CAPTION].bytes_list.value.append(files.encode(video.caption))
   frames = message.feature_lists.feature_list[FRAMES].feature
   for jpeg in video.frames:
     frames.add().bytes_list.value.append(jpeg)
@@ -190,7 +190,7 @@ def _first(context: Mapping[str, Any], key: str, default):
 
 def _text(context: Mapping[str, Any], key: str) -> str:
   value = _first(context, key, b"")
-  return text.decode(value) if isinstance(value, bytes) else str(value)
+  return files.decode(value) if isinstance(value, bytes) else str(value)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from data_pipelines.clips.builders import Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
 from data_pipelines.records import fingerprint, index, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
-from vssl_jax import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 _HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
@@ -71,7 +71,7 @@ class RecordStore:
     self._folder, self._split = folder, split
     self._index = index.load(folder, split)
     self._reader = RecordReader(self._index)
-    self.label_names = tuple(map(text.printable, manifest.read_labels(folder)))
+    self.label_names = tuple(map(files.printable, manifest.read_labels(folder)))
 
   def __len__(self) -> int:
     return len(self._index)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 
 from data_pipelines.videos.video_list import Entry, VideoList, sort_labels
-from vssl_jax import text
+from vssl_jax import files as files_lib
 from vssl_jax.errors import UserError
 
 _UCF = re.compile(r"(train|test|val)(idation)?list(\d*)\.txt", re.IGNORECASE)
@@ -85,12 +85,12 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
   return dataclasses.replace(videos, entries=entries, labels=labels, notes=notes)
 
 
-def _read(files: Sequence[str | os.PathLike]) -> _Lists:
+def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
   lists = _Lists(splits={}, names={}, numbers={})
   numbers = set()
-  for file in map(pathlib.Path, files):
+  for file in map(pathlib.Path, paths):
     try:
-      lines = text.read(file).splitlines()
+      lines = files_lib.read_text(file).splitlines()
     except OSError as error:
       raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     if ucf := _UCF.fullmatch(file.name):

@@ -25,6 +25,7 @@ COMMANDS = {
   "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
   "inspect": ("data_pipelines.inspect", "a picture of what the model sees, and statistics"),
   "train": ("vssl_jax.commands.train", "pre-train, fine-tune or probe, as a config says"),
+  "plan": ("vssl_jax.commands.plan", "what a run needs on a machine that is not here"),
   "evaluate": ("vssl_jax.commands.evaluate", "every protocol from one checkpoint, as a table"),
   "export": ("vssl_jax.commands.export", "an encoder as safetensors, programs, features"),
   "convert": ("vssl_jax.commands.convert", "other frameworks' weights into ours, and back"),
@@ -122,7 +123,7 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-  from vssl_jax.text import printable
+  from vssl_jax.files import printable
 
   print(f"error: {printable(message)}", file=sys.stderr)
   return BAD_INPUT

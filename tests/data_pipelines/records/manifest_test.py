@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_pipelines.records import manifest
-from vssl_jax import text
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 
@@ -68,7 +68,7 @@ def test_files(tmp_path):
   assert manifest.read_labels(tmp_path) == ()
   built = manifest.build(["ä", "b c"], {})
   manifest.write_json(tmp_path / manifest.MANIFEST, built)
-  text.write(tmp_path / manifest.LABELS, "ä\nb c\n")
+  files.write_text(tmp_path / manifest.LABELS, "ä\nb c\n")
   assert manifest.read(tmp_path) == built
   assert manifest.read_labels(tmp_path) == ("ä", "b c")
   assert len(list(tmp_path.iterdir())) == 2
