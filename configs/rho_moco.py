@@ -36,10 +36,13 @@ from vssl_jax import recipes
 
 
 def k400(c):
-  """The paper's Kinetics-400 recipe: MLP without batch norm, keys shuffled over groups of 8."""
+  """The paper's Kinetics-400 recipe: MLP without batch norm, keys shuffled over groups of 8.
+
+  PySlowFast shuffles the 64 videos of a machine. Here 8 neighboring groups exchange rows.
+  """
   recipes.rho_k400(c)
   c.head.hidden, c.head.out, c.head.bn = (2048, 2048), 128, False
-  c.encoder.bn_groups = 64
+  c.encoder.bn_groups, c.rho_moco.shuffle_block = 64, 8
   c.optim.name, c.optim.lr, c.optim.weight_decay = "sgd", 0.4, 1e-4
 
 

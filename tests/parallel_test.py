@@ -1,6 +1,10 @@
 """The mesh."""
 
+import dataclasses
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -30,3 +34,61 @@ def test_arrays_of_several_processes_stay_where_they_lie(monkeypatch):
   assert put["new"].sharding == there.sharding
   again = parallel.put(mesh, there, PartitionSpec())  # another layout
   assert again.sharding.is_fully_replicated
+
+
+def test_the_platform_is_that_of_the_mesh():
+  """Not that of the process: programs are compiled for devices that are elsewhere."""
+  assert parallel.platform(None) == parallel.platform(parallel.make_mesh()) == "cpu"
+  for name, platform in {"tpu": "tpu", "cuda": "gpu", "rocm": "gpu", "gpu": "gpu"}.items():
+    assert parallel.platform(_mesh([Device(name, 0)])) == platform
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """Stands for a device of another machine."""
+
+  platform: str
+  process_index: int
+  id: int = 0
+
+
+def _mesh(devices):
+  return types.SimpleNamespace(devices=np.array(devices))
+
+
+def test_rows_keep_their_split():
+  mesh = parallel.make_mesh()
+  rows = parallel.split(mesh)
+
+  def text(fn):
+    x = jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=rows)
+    return jax.jit(fn).lower(x).as_text()
+
+  assert "sharding_constraint" in text(lambda x: parallel.keep_rows(mesh, {"a": x})["a"])
+  for other in (None, parallel.make_mesh(jax.devices()[:1])):
+    assert "sharding_constraint" not in text(lambda x, m=other: parallel.keep_rows(m, x))
+  odd = np.ones((15, 4))
+  assert parallel.keep_rows(mesh, odd) is odd
+
+
+def test_the_order_of_devices_that_batches_need():
+  parallel._check_order.__wrapped__(_mesh([Device("cpu", i) for i in (0, 0, 1, 1)]))
+  with pytest.raises(ValueError, match=r"devices of the processes \[0, 1, 0, 1\]"):
+    parallel._check_order.__wrapped__(_mesh([Device("cpu", i) for i in (0, 1, 0, 1)]))
+
+
+def test_the_default_mesh_has_the_devices_of_each_process_together(monkeypatch):
+  """As TPU pods number them, the devices of a host are not neighbors."""
+  theirs = [Device("tpu", i // 2 % 2, i) for i in range(8)]
+  monkeypatch.setattr(jax, "devices", lambda: theirs)
+  monkeypatch.setattr(parallel, "Mesh", lambda devices, axes: devices)
+  assert [d.id for d in parallel.make_mesh()] == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_a_function_of_rows_runs_on_each_device():
+  mesh = parallel.make_mesh()
+  x = jax.device_put(np.arange(32.0).reshape(16, 2), parallel.split(mesh))
+  got = jax.jit(parallel.by_rows(lambda x: x - x[:1], mesh))(x)
+  np.testing.assert_array_equal(got[::2], 0)
+  np.testing.assert_array_equal(got[1::2], 2)
+  assert got.sharding.is_equivalent_to(parallel.split(mesh), 2)

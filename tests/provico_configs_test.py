@@ -77,7 +77,9 @@ def _config(variant, **values):
 
 @pytest.fixture
 def flat(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+  monkeypatch.setattr(
+    models, "build_encoder", lambda config, mesh=None: conftest.Flat(config.bn_groups)
+  )
 
 
 @pytest.mark.slow

@@ -18,10 +18,12 @@ from tests.methods.conftest import Flat
 from vssl_jax import methods, models, parallel, results
 from vssl_jax.training import run_folder
 
-FUNCTIONS = ("evaluate", "export", "extract_features", "load", "localize", "pretrain")
+FUNCTIONS = ("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain")
 MODULES = ("augment", "losses", "methods", "models", "ops", "probes")
 # What `python -m` alone may import: as modules they would stand in the functions' places.
-SHIMS = {f"vssl_jax.{name}" for name in ("evaluate", "export", "extract_features", "localize")}
+SHIMS = {
+  f"vssl_jax.{name}" for name in ("evaluate", "export", "extract_features", "localize", "plan")
+}
 HEAVY = ("jax", "numpy", "tensorflow", "ml_collections", "orbax", "absl")
 
 
@@ -134,7 +136,7 @@ def small_world():
   whole = parallel.make_mesh
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, "make_mesh", lambda devices=None: whole(devices or jax.devices()[:1]))
-    patch.setattr(models, "build_encoder", lambda config: Flat(config.bn_groups))
+    patch.setattr(models, "build_encoder", lambda config, mesh=None: Flat(config.bn_groups))
     yield
 
 

@@ -92,7 +92,8 @@ def test_probes_keep_the_study_s_protocol_and_no_span():
   ("name", "variant"), [*((name, "demo") for name in METHODS), ("rho_swav", "ucf6")]
 )
 def test_small_recipes_run(name, variant, tmp_path, monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+  flat = lambda config, mesh=None: conftest.Flat(config.bn_groups)
+  monkeypatch.setattr(models, "build_encoder", flat)
   values = {
     "probe.run": False,
     "knn.every_epochs": 1.0,

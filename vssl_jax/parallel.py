@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,17 +50,51 @@ def initialize(config: ConfigDict) -> None:
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   """A one-axis mesh over the given devices, by default all devices of all processes.
 
+  Devices of one process are neighbors, in the order of the processes: process i has the i-th part
+  of the rows of a batch (see `put_batch`).
+
   With more than one CPU device, this switches JAX's persistent compilation cache off for the
   process. XLA runs a CPU program's collectives in the same order on every device, except when the
   program comes from that cache; then the devices wait for each other forever (jaxlib 0.10).
   """
-  devices = devices if devices is not None else jax.devices()
+  if devices is None:
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   on_host = len(devices) > 1 and devices[0].platform == "cpu"
   # The type checker does not know the attribute, because JAX creates it at run time.
   if on_host and jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX reads the setting only once, at the first compilation
   return Mesh(np.asarray(devices), (AXIS,))
+
+
+def platform(mesh: Mesh | None) -> str:
+  """The platform that a program for the mesh runs on: `cpu`, `gpu` or `tpu`.
+
+  Everything that depends on the platform asks here, because a program may be compiled for devices
+  that this process does not have. Without a mesh it is the platform of JAX's default device.
+  """
+  name = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+  return "gpu" if name in ("cuda", "rocm") else name
+
+
+def run_once(mesh: Mesh | None) -> dict[str, Any] | None:
+  """Options of `jax.jit` for a program that runs once.
+
+  On CPU, optimizing the code of such a program takes longer than that saves.
+  """
+  return {"xla_backend_optimization_level": 0} if platform(mesh) == "cpu" else None
+
+
+def keep_rows(mesh: Mesh | None, tree: Tree) -> Tree:
+  """Under `jit`: holds arrays `[N, ...]` split over the devices of the mesh by their first axis.
+
+  Args:
+    mesh: None or one device changes nothing.
+    tree: arrays whose N is the same; if the devices do not divide N, nothing changes.
+  """
+  if mesh is None or mesh.size == 1 or jax.tree.leaves(tree)[0].shape[0] % mesh.size:
+    return tree
+  return lax.with_sharding_constraint(tree, split(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -88,9 +123,25 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Turns this process's rows `[N / processes, ...]` into global arrays `[N, ...]` on the mesh."""
+  """Turns this process's rows `[N / processes, ...]` into global arrays `[N, ...]` on the mesh.
+
+  Raises:
+    ValueError: the devices of the mesh are not in the order of the processes, so that the rows of a
+      process would be elsewhere in the global arrays than in the global batch.
+  """
+  _check_order(mesh)
   sharding = split(mesh)
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+@functools.cache
+def _check_order(mesh: Mesh) -> None:
+  owners = [d.process_index for d in mesh.devices.flat]
+  if owners != sorted(owners):
+    raise ValueError(
+      f"the mesh has devices of the processes {owners}: batches need the devices of process 0 "
+      "first, then those of process 1, and so on; see parallel.make_mesh"
+    )
 
 
 def shardings(mesh: Mesh, specs: Tree) -> Tree:
@@ -150,6 +201,16 @@ def over_pairs(
     in_specs=(rows, rows),
     out_specs=(PartitionSpec(), PartitionSpec()),
   )
+
+
+def by_rows(fn: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
+  """Runs `fn` on each device's rows of arrays `[N, ...]`; the result is split the same way.
+
+  The devices must divide N. There is no check of what the result depends on, so `fn` must treat
+  devices alike; use it for what has no gradient.
+  """
+  rows = PartitionSpec(AXIS)
+  return jax.shard_map(fn, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
 
 
 def vary_with(x: jax.Array, *parameters: jax.Array) -> tuple[jax.Array, ...]:

@@ -116,7 +116,7 @@ def test_contrast_mean_is_over_the_clip():
 
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_inconsistent_draws_differ_by_frame(clips, keys, tf_clip, monkeypatch, one_by_one):
-  monkeypatch.setattr(branch, "one_by_one", lambda: one_by_one)
+  monkeypatch.setattr(branch, "one_by_one", lambda mesh: one_by_one)
   cfg = presets.none(config.augment())
   cfg.consistent, cfg.jitter_p, cfg.blur_p = False, 1.0, (1.0,)
   cfg.contrast = cfg.saturation = cfg.hue = 0.0
@@ -165,16 +165,18 @@ def test_a_view_does_not_depend_on_how_many_there_are(clips, keys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one_by_one", [True, False])
-def test_sharded_over_eight_devices(run, clips, keys, whole, monkeypatch, one_by_one):
+def test_sharded_over_eight_devices(clips, keys, whole, monkeypatch, one_by_one):
   mesh = parallel.make_mesh()
   assert mesh.size == 8
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  settings = strong()
   if not one_by_one:  # several steps on each device
-    monkeypatch.setattr(branch, "one_by_one", lambda: False)
+    settings = light()
+    monkeypatch.setattr(branch, "one_by_one", lambda mesh: False)
     monkeypatch.setattr(branch, "_STEP_BYTES", 1)
-    run = jax.jit(augment.build(light(), S))
     keys, clips = jnp.concatenate([keys, keys]), np.concatenate([clips, clips])
-    whole = np.asarray(run(keys, clips))
+    whole = np.asarray(jax.jit(augment.build(settings, S))(keys, clips))
+  run = jax.jit(augment.build(settings, S, mesh))
   args = jax.device_put((keys, clips), rows)
   compiled = run.lower(*args).compile()
   out = compiled(*args)
@@ -195,7 +197,7 @@ def test_one_clip_at_a_time_is_what_all_at_once_are(clips, keys, traced):
 
 
 def test_looped_and_vectorized_agree(clips, keys, whole, monkeypatch):
-  monkeypatch.setattr(branch, "one_by_one", lambda: False)
+  monkeypatch.setattr(branch, "one_by_one", lambda mesh: False)
   near(jax.jit(augment.build(strong(), S))(keys, clips), whole)
 
 

@@ -66,7 +66,7 @@ def _mesh():
 
 
 def test_separable_videos_score_one_and_dead_features_chance(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Brightness())
   c = _config(**{"knn.k": 5, "knn.clips": 2})
   watch = monitor.neighbors(c, Source(42, 0), mesh=_mesh())
   assert watch({"params": {"weight": jnp.ones(3)}}) == {"knn_top1": 1.0}
@@ -140,7 +140,7 @@ def test_a_run_of_before_anything_was_held_out_goes_on(tmp_path):
 
 @pytest.mark.parametrize("labelled", ["held out", "others"])
 def test_a_part_without_any_label_is_told_before_training(monkeypatch, labelled):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Brightness())
   source = Source(42, 0)
   rest, held = splits.hold_out(source, 0.2, seed=0)
   source.label[held if labelled == "others" else rest] = -1
@@ -168,7 +168,7 @@ def test_a_monitor_that_changes_the_encoder_is_noticed(monkeypatch):
 
 
 def test_unlabeled_data_and_bad_fields_are_told(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Brightness())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Brightness())
   bare = Source(30, 0)
   bare.label_names = ()
   with pytest.raises(UserError, match="no labels"):

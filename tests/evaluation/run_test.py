@@ -63,7 +63,7 @@ def flat_network():
       return nn.relu(BatchNorm(name="norm")(x, train))
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, "build_encoder", lambda config: Flat())
+    patch.setattr(models, "build_encoder", lambda config, mesh=None: Flat())
     yield
 
 

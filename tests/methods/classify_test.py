@@ -149,7 +149,7 @@ class _Plain(nn.Module):
 
 
 def test_an_encoder_without_running_statistics(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: _Plain())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: _Plain())
   _, first, last, metrics = _steps(_config())
   assert last.method.encoder == {}
   assert np.isfinite(metrics["loss"])

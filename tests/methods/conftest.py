@@ -36,10 +36,10 @@ class Flat(nn.Module):
 @pytest.fixture
 def flat(monkeypatch):
   """Makes every encoder a single dense layer."""
-  monkeypatch.setattr(models, "build_encoder", lambda config: Flat(config.bn_groups))
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Flat(config.bn_groups))
 
 
 @pytest.fixture
 def tiny(monkeypatch):
   """Makes every encoder a one-layer one."""
-  monkeypatch.setattr(models, "build_encoder", lambda config: Tiny(config.bn_groups))
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Tiny(config.bn_groups))

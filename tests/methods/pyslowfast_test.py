@@ -36,7 +36,7 @@ class Encoder(nn.Module):
 
 @pytest.fixture(autouse=True)
 def encoder(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Encoder())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Encoder())
 
 
 def _config(method, rho):

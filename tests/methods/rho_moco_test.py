@@ -1,7 +1,5 @@
 """ρ-MoCo: the loss by hand, the queue's order, and that nothing moves while it fills."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
@@ -170,22 +168,22 @@ def test_shuffled_keys_see_other_groups():
   np.testing.assert_allclose(whole["k"], same["k"], rtol=1e-4, atol=1e-4)
 
 
-def test_shuffled_keys_are_split_over_the_devices_too():
-  values = {"encoder.bn_groups": 4, "head.bn_groups": 4, "rho_moco.shuffle_bn": True}
-  c = rho.config("rho_moco", **values)
-  method, mesh, params, state = rho.start(c, devices=8)
-  batch, _ = rho.keyed(c)
-  program = rho.hasty(method.embed).lower(params, state, parallel.put_batch(mesh, batch))
-  rows = re.findall(r"= f32\[(\d+),\d+\]\S* dot\(", program.compile().as_text())
-  assert {int(n) for n in rows} == {rho.N // 8}
-
-
 @pytest.mark.slow
-def test_grouped_and_shuffled_one_device_equals_eight():
+@pytest.mark.parametrize("block", [0, 2])
+def test_grouped_and_shuffled_one_device_equals_two_and_eight(block):
+  """With two devices, a group lies on each; with eight, a group spans several."""
   values = {"encoder.bn_groups": 2, "head.bn_groups": 2, "head.bn": True}
-  c = rho.config("rho_moco", **values)
+  c = rho.config("rho_moco", **values, **{"rho_moco.shuffle_block": block})
   want, rounding = rho.gradients_and_rounding(c)
-  tolerance.close(rho.gradients(c, devices=8), want, rounding)
+  for devices in (2, 8):
+    tolerance.close(rho.gradients(c, devices=devices), want, rounding)
+
+
+def test_a_block_of_groups_that_does_not_fit_is_refused():
+  for block, said in ((3, "must divide the 4 batch norm groups"), (-1, "must not be negative")):
+    values = {"encoder.bn_groups": 4, "rho_moco.shuffle_bn": True, "rho_moco.shuffle_block": block}
+    with pytest.raises(UserError, match=f"rho_moco.shuffle_block is {block}: .*{said}"):
+      methods.build(rho.config("rho_moco", **values))
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ class Counted:
 
 @pytest.fixture
 def setup(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Net())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Net())
   c = methods.base_config("cvrl")
   c.data.source, c.data.synthetic.videos, c.data.synthetic.length = "synthetic", 5, 6
   e = c.data.eval

@@ -49,7 +49,7 @@ def _config():
 
 @pytest.fixture(autouse=True)
 def small_net(monkeypatch):
-  monkeypatch.setattr(models, "build_encoder", lambda config: Net())
+  monkeypatch.setattr(models, "build_encoder", lambda config, mesh=None: Net())
 
 
 def _quick(config, variables, train, test, **more):

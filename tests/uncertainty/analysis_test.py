@@ -24,7 +24,8 @@ def run(tmp_path_factory):
   folder.mkdir()
   one = parallel.make_mesh(jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, "build_encoder", lambda config: conftest.Flat(config.bn_groups))
+    flat = lambda config, mesh=None: conftest.Flat(config.bn_groups)
+    patch.setattr(models, "build_encoder", flat)
     patch.setattr(parallel, "make_mesh", lambda devices=None: one)
     config = small.shrink(small.load("provico.py", "demo"), **{"save.keep": 9})
     config = methods.resolve(config.lock(), sources.load_source(config, "train"))

@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vssl_jax import parallel
 
 _STEP_BYTES = 2**29  # largest float32 copy of the clips of one step, on an accelerator
 
 
-def one_by_one() -> bool:
+def one_by_one(mesh: Mesh | None) -> bool:
   """Whether clips are processed one by one: on CPUs, where a branch not taken costs nothing."""
-  return jax.default_backend() == "cpu"
+  return parallel.platform(mesh) == "cpu"
 
 
 def apply_if(happens: jax.Array | bool, fn: Callable, value):
@@ -28,14 +31,14 @@ def drawn(happens: jax.Array, p: float) -> jax.Array | bool:
   return p == 1 if p in (0, 1) else happens
 
 
-def each(fn: Callable, *args):
+def each(fn: Callable, *args, mesh: Mesh | None = None):
   """Maps `fn` over the leading axis of all `args`, in one step or one by one."""
-  if one_by_one():
+  if one_by_one(mesh):
     return jax.lax.map(lambda a: fn(*a), args)
   return jax.vmap(fn)(*args)
 
 
-def over_rows(fn: Callable, *args) -> jax.Array:
+def over_rows(fn: Callable, *args, mesh: Mesh | None = None) -> jax.Array:
   """Maps `fn` over the leading axis of all `args`, in steps that fit in memory.
 
   A CPU processes one row at a time: a clip stays in the cache, and operations that its draw leaves
@@ -48,14 +51,15 @@ def over_rows(fn: Callable, *args) -> jax.Array:
   Args:
     fn: takes one row of each argument and returns one array.
     *args: trees of arrays `[M, ...]`; the first is one array.
+    mesh: the devices that the rows are split over; None is one device.
 
   Returns:
     Array `[M, ...]`.
   """
   rows = args[0].shape[0]
-  pieces = math.gcd(rows, jax.device_count())
+  pieces = 1 if mesh is None else math.gcd(rows, mesh.size)
   length, width = rows // pieces, 1
-  if not one_by_one():
+  if not one_by_one(mesh):
     fits = max(1, _STEP_BYTES // (4 * (args[0].size // rows)))
     width = max(w for w in range(1, length + 1) if length % w == 0 and w <= fits)
   steps = length // width

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vssl_jax import parallel
 from vssl_jax.augment import blur, branch, color, draws, geometry, settings
 from vssl_jax.augment.jitter import jitter
 from vssl_jax.errors import UserError
@@ -70,12 +72,15 @@ def _normalized(clip, mean, std):
   return clip
 
 
-def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def build(
+  cfg: ConfigDict, size: int, mesh: Mesh | None = None
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """The augmentation that `config.augment` describes.
 
   Args:
     cfg: `config.augment`.
     size: side of the square frames, pixels.
+    mesh: the devices that the clips are split over along N; None is one device.
 
   Returns:
     A jittable function of `keys` (typed PRNG keys `[N]`, one per example), `clips` (uint8
@@ -83,7 +88,7 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
     in [0, 1], minus `mean`, divided by `std`. Clip r of an example is view v = `first` + r, so a
     caller can augment a few clips at a time; `first` may be traced. The draw of a view depends only
     on `fold_in(key, v)`; if not `cfg.consistent`, the draw of frame t depends only on
-    `fold_in(fold_in(key, v), t)`. If clips are sharded along N, the result is too.
+    `fold_in(fold_in(key, v), t)`. The result is split over the mesh as the clips are.
 
   Raises:
     UserError: a field of `cfg` has an impossible value, or color operations are on and C is not 3.
@@ -102,7 +107,7 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
     if consistent:
       out = apply(clip, d, view)
     else:  # a frame is a clip of length one
-      out = branch.each(lambda frame, e: apply(frame[None], e, view)[0], clip, d)
+      out = branch.each(lambda frame, e: apply(frame[None], e, view)[0], clip, d, mesh=mesh)
     return _normalized(out, mean, std)
 
   def augment(keys, clips, first=0):
@@ -130,7 +135,8 @@ def build(cfg: ConfigDict, size: int) -> Callable[[jax.Array, jax.Array], jax.Ar
       return jnp.stack([one_view(some[v], drawn[v], settled[v]) for v in range(row)])
 
     rows = clips.reshape(-1, row, *clips.shape[2:])
-    return branch.over_rows(one_row, rows, u).reshape(clips.shape)
+    out = branch.over_rows(one_row, rows, u, mesh=mesh).reshape(clips.shape)
+    return parallel.keep_rows(mesh, out)
 
   return augment
 

@@ -97,7 +97,7 @@ def build(
 
   Args:
     config: `classify`, `encoder`, `augment` and `data` are read.
-    mesh: not needed here; in training every term is a mean over examples.
+    mesh: the devices; in training every term is a mean over examples.
     encoder_variables: initial weights of the encoder; None initializes it at random.
 
   Raises:
@@ -109,9 +109,9 @@ def build(
   for field in ("dropout", "label_smoothing"):
     if not 0 <= c[field] < 1:
       raise UserError(f"config.classify.{field} is {c[field]}: it must lie in [0, 1).")
-  encoder = models.build_encoder(config.encoder)
+  encoder = models.build_encoder(config.encoder, mesh)
   classifier = heads.Classifier(c.classes, normalize=c.normalize)
-  transform = augment.build(config.augment, config.data.size)
+  transform = augment.build(config.augment, config.data.size, mesh)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     encoder_rng, classifier_rng = jax.random.split(rng)

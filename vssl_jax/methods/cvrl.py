@@ -57,8 +57,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     raise UserError(f"config.data.clips is {config.data.clips}: CVRL needs 2 clips; set it to 2.")
   if config.cvrl.temperature <= 0:
     raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
-  net = network.build(config)
-  transform = augment.build(config.augment, config.data.size)
+  net = network.build(config, mesh)
+  transform = augment.build(config.augment, config.data.size, mesh)
   contrast = parallel.over_pairs(
     lambda a, b, axis: info_nce(
       a, b, config.cvrl.temperature, block_size=config.cvrl.block_size or None, axis_name=axis

@@ -20,13 +20,14 @@ from jax import lax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.methods import multiclip
 from vssl_jax.methods.base import Batch, Loss, Metrics, Params
 from vssl_jax.methods.network import Network
 from vssl_jax.ops import ema
+from vssl_jax.ops import shuffle as shuffle_lib
 
+Permute = Callable[[jax.Array, int], shuffle_lib.Shuffle]  # (rng, rows) -> the permutation
 QUERIES = ("mean", "sum")
 _SHUFFLE = 1_000_003  # to derive a key that differs from those of augmentation (numbers of views)
 
@@ -45,6 +46,9 @@ def defaults() -> ConfigDict:
   c.anneal = True  # True: m rises from m_base to 1 over the run (cosine) | False: m stays m_base
   c.ema_buffers = False  # also average the running statistics of batch norm
   c.shuffle_bn = False  # shuffle the videos of the keys, so their batch norm groups differ
+  # Shuffle among this many neighboring batch norm groups, which moves each clip at most once
+  # between devices; 0 shuffles the whole batch, which moves all clips through all devices.
+  c.shuffle_block = 0
   c.statistics = "clip"  # batch norm statistics: clip (each clip index separately) | joint (all)
   c.queries = "mean"  # combine the ρ queries: mean (paper) | sum (released code, sequential mode)
   c.sequential = False  # keep the activations of only one clip in memory at a time
@@ -76,7 +80,7 @@ def keys(
   clips: multiclip.Clips,
   target: Target,
   batch: Batch,
-  shuffle: bool,
+  shuffle: Permute | None,
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Target]:
   """The momentum network's embeddings of all clips, without gradient.
@@ -88,31 +92,54 @@ def keys(
     clips: how to augment and normalize.
     target: the momentum network.
     batch: `clips` and `key` are read.
-    shuffle: permute the videos before the network and undo it afterwards, so that the batch norm
-      groups contain other videos than those of the queries (MoCo, He et al. 2020, §3.3).
-    mesh: the devices over which the permuted videos are sharded again. Without it, every device
-      would compute all videos.
+    shuffle: gives the permutation of the videos that is applied before the network and undone
+      afterwards, so that the batch norm groups contain other videos than those of the queries
+      (MoCo, He et al. 2020, §3.3); None for no permutation.
+    mesh: the devices that the videos are split over.
 
   Returns:
     Keys `[N, ρ, D]`, and the target with updated running statistics.
   """
   rows = {name: batch[name] for name in ("clips", "key")}
-  if shuffle:
-    order = _permutation(batch["key"], len(batch["key"]))
-    rows = _split({name: x[order] for name, x in rows.items()}, mesh)
+  order = None
+  if shuffle is not None:
+    order = shuffle(jax.random.fold_in(batch["key"][0], _SHUFFLE), len(batch["key"]))
+    data = jax.random.key_data(batch["key"])  # typed keys cannot be exchanged between devices
+    mixed = shuffle_lib.apply(order, {"clips": batch["clips"], "key": data}, mesh)
+    rows = {
+      **mixed,
+      "key": jax.random.wrap_key_data(mixed["key"], impl=jax.random.key_impl(batch["key"])),
+    }
   k, stats = clips.forward(net, target.params, target.stats, rows)
-  if shuffle:
-    k = _split(k[jnp.argsort(order)], mesh)
+  if order is not None:
+    k = shuffle_lib.undo(order, k, mesh)
   return lax.stop_gradient((k, target.replace(stats=stats)))
 
 
-def _split(rows: Any, mesh: Mesh | None) -> Any:
-  return rows if mesh is None else lax.with_sharding_constraint(rows, parallel.split(mesh))
+def permutation(config: ConfigDict, fields: ConfigDict) -> Permute | None:
+  """The shuffle that the config describes; None if the videos are not shuffled.
 
+  Args:
+    config: the resolved config.
+    fields: the method's own config fields; `shuffle_bn` and `shuffle_block` are read.
 
-def _permutation(key: jax.Array, rows: int) -> jax.Array:
-  """A random permutation of the rows, drawn from the PRNG key of the first example."""
-  return jax.random.permutation(jax.random.fold_in(key[0], _SHUFFLE), rows)
+  Raises:
+    UserError: the batch does not split into blocks of `shuffle_block` groups.
+  """
+  groups, block = max(config.encoder.bn_groups, config.head.bn_groups), fields.shuffle_block
+  if not fields.shuffle_bn or groups == 1:
+    return None
+  if block <= 1:
+    if block < 0:
+      raise UserError(f"config.{config.method}.shuffle_block is {block}: it must not be negative.")
+    return shuffle_lib.whole
+  size = config.batch_size // config.accumulate // groups
+  if groups % block or size % block:
+    raise UserError(
+      f"config.{config.method}.shuffle_block is {block}: it must divide the {groups} batch norm "
+      f"groups and the {size} videos of each; 0 shuffles the whole batch."
+    )
+  return lambda rng, rows: shuffle_lib.draw(rng, rows, groups, block)
 
 
 def follow(

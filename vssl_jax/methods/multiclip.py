@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import augment
@@ -87,12 +88,13 @@ class Clips:
     return (jnp.mean(values), aux), jax.tree.map(lambda g: g / self.count, total)
 
 
-def build(config: ConfigDict, fields: ConfigDict) -> Clips:
+def build(config: ConfigDict, fields: ConfigDict, mesh: Mesh | None = None) -> Clips:
   """The clips that `config.data` and `config.augment` describe.
 
   Args:
     config: the resolved config.
     fields: the method's own config fields; `statistics` is read.
+    mesh: the devices that the videos are split over.
 
   Raises:
     UserError: there are fewer than two clips, `statistics` is unknown, or the batch does not split
@@ -116,7 +118,8 @@ def build(config: ConfigDict, fields: ConfigDict) -> Clips:
         "divisor that leaves at least 2 rows per group."
       )
   spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
-  return Clips(d.clips, augment.build(config.augment, d.size), fields.statistics, spec)
+  transform = augment.build(config.augment, d.size, mesh)
+  return Clips(d.clips, transform, fields.statistics, spec)
 
 
 def choose(config: ConfigDict, fields: ConfigDict, name: str, values: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import models
@@ -48,11 +49,12 @@ class Network:
     return {"params": params["encoder"], "batch_stats": stats["encoder"]}
 
 
-def build(config: ConfigDict) -> Network:
-  """The network that `config.encoder` and `config.head` describe."""
+def build(config: ConfigDict, mesh: Mesh | None = None) -> Network:
+  """The network that `config.encoder` and `config.head` describe, for the devices of a mesh."""
   h = config.head
   return Network(
-    models.build_encoder(config.encoder), mlp(config, h.hidden, out_bn=h.get("out_bn", False))
+    models.build_encoder(config.encoder, mesh),
+    mlp(config, h.hidden, out_bn=h.get("out_bn", False)),
   )
 
 

@@ -127,7 +127,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """
   c = config.provico
   chosen = settings(config)
-  clips = multiclip.build(config, c)
+  clips = multiclip.build(config, c, mesh)
   multiclip.positive(config, c, "slope", "trace")
   low, high = c.clamp
   start = math.log(c.trace / config.head.out)
@@ -143,7 +143,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     )
   if config.head.out_bn:
     raise UserError("config.head.out_bn is True: provico uses a layer norm there; set it to False.")
-  net = _network(config)
+  net = _network(config, mesh)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params, stats = net.init(rng, batch["clips"][:, 0])
@@ -194,7 +194,7 @@ def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
   return Evaluator(scores=scores, gaussians=gaussians)
 
 
-def _network(config: ConfigDict) -> network.Network:
+def _network(config: ConfigDict, mesh: Mesh | None = None) -> network.Network:
   c, h = config.provico, config.head
   head = GaussianHead(
     h.out,
@@ -206,7 +206,7 @@ def _network(config: ConfigDict) -> network.Network:
     h.get("bn", True),
     models.DTYPES[config.encoder.dtype],
   )
-  return network.Network(models.build_encoder(config.encoder), head)
+  return network.Network(models.build_encoder(config.encoder, mesh), head)
 
 
 def clip_gaussians(config: ConfigDict) -> features.Apply:

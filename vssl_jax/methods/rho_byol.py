@@ -75,10 +75,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       "config.rho_byol.target is False: without a momentum network config.rho_byol.anneal has no "
       "effect; leave it True (no changes `fixed` or `momentum0`)."
     )
-  net = network.build(config)
+  net = network.build(config, mesh)
   predictor = network.mlp(config, c.predictor)
-  clips = multiclip.build(config, c)
-  shuffle = c.shuffle_bn and max(config.encoder.bn_groups, config.head.bn_groups) > 1
+  clips = multiclip.build(config, c, mesh)
+  shuffle = momentum.permutation(config, c)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     rng, predictor_rng = jax.random.split(rng)

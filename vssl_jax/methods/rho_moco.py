@@ -72,9 +72,9 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   multiclip.choose(config, c, "enqueue", ENQUEUE)
   if c.queue < 1:
     raise UserError(f"config.rho_moco.queue is {c.queue}: give a number of keys, at least 1.")
-  net = network.build(config)
-  clips = multiclip.build(config, c)
-  shuffle = c.shuffle_bn and max(config.encoder.bn_groups, config.head.bn_groups) > 1
+  net = network.build(config, mesh)
+  clips = multiclip.build(config, c, mesh)
+  shuffle = momentum.permutation(config, c)
   rows = config.batch_size * (clips.count if c.enqueue == "all" else 1)  # keys per step
   idle = -(-c.queue // rows) if c.wait else 0
 

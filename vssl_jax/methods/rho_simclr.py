@@ -79,8 +79,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     raise UserError(
       f"config.rho_simclr.block_size is {c.block_size}: pairs=joint has no tiles; set it to 0."
     )
-  net = network.build(config)
-  clips = multiclip.build(config, c)
+  net = network.build(config, mesh)
+  clips = multiclip.build(config, c, mesh)
   contrast = parallel.over_pairs(
     lambda a, b, axis: info_nce(
       a, b, c.temperature, block_size=c.block_size or None, axis_name=axis

@@ -87,8 +87,8 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   }.items():
     if c[field] < least:
       raise UserError(f"config.rho_swav.{field} is {c[field]}: it must be at least {least}.")
-  net = network.build(config)
-  clips = multiclip.build(config, c)
+  net = network.build(config, mesh)
+  clips = multiclip.build(config, c, mesh)
   if c.codes_from > clips.count:
     raise UserError(
       f"config.rho_swav.codes_from is {c.codes_from}: a video has only {clips.count} clips; use at "

@@ -7,26 +7,30 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax.errors import UserError
 from vssl_jax.models import r3d, vit
-from vssl_jax.models.layers.conv import LOWERINGS, he_fan_out
+from vssl_jax.models.layers.conv import LOWERINGS, fastest, he_fan_out
 from vssl_jax.models.r2plus1d import R2Plus1D
 from vssl_jax.models.r3d import R3D
 from vssl_jax.models.s3dg import S3DG
 from vssl_jax.models.slowfast import SlowFast
 from vssl_jax.models.vit import ViT
+from vssl_jax.parallel import platform
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 RESIDUAL = (50, *(d for d in r3d.DEPTHS if d != 50))  # the usual depth first
 
 
-def build_encoder(config: ConfigDict) -> nn.Module:
+def build_encoder(config: ConfigDict, mesh: Mesh | None = None) -> nn.Module:
   """Builds the encoder that `config.encoder` describes.
 
   Args:
     config: `config.encoder`, see `vssl_jax.config.encoder`.
+    mesh: The devices that it is compiled for, which decide what `config.encoder.conv = auto` means;
+      without it, JAX's default device.
 
   Returns:
     A module: `[N, T, H, W, 3]` floating-point clips to `[N, features_dim]` float32 features.
@@ -36,6 +40,10 @@ def build_encoder(config: ConfigDict) -> nn.Module:
   """
   for field, known in {"name": ENCODERS, "dtype": DTYPES, "conv": LOWERINGS}.items():
     _choose(config, field, known)
+  if config.conv == "auto":
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.conv = fastest(platform(mesh))
   return ENCODERS[config.name](config)
 
 

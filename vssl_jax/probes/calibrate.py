@@ -164,8 +164,5 @@ def random_variables(
 
 
 def _init(encoder: nn.Module, seed: int, clip: jax.ShapeDtypeStruct) -> dict[str, Any]:
-  # This program runs once: on CPU, optimizing it takes five times as long as compiling it.
-  cpu = jax.default_backend() == "cpu"
-  options = {"xla_backend_optimization_level": 0} if cpu else None
-  draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=options)
+  draw = jax.jit(lambda key: encoder.lazy_init(key, clip), compiler_options=parallel.run_once(None))
   return draw(jax.random.key(seed))

@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import parallel
-from vssl_jax.config import total_steps
 from vssl_jax.errors import NonFiniteError, UserError
 from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
@@ -105,28 +104,9 @@ def _train(
   tensorboard: bool,
   monitor: Callable[[Variables | Params], dict[str, float]] | None,
 ) -> Result:
-  for field in ("log_every", "accumulate"):
-    if config[field] < 1:
-      raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
-  parallel.check_batch(config.batch_size, config.accumulate, mesh)
-  total = total_steps(config, source.steps_per_epoch)
-  if method.frozen_steps >= total:
-    raise UserError(
-      f"the run has {total} steps, and {config.method} updates nothing in its first "
-      f"{method.frozen_steps}: make config.epochs larger, or make the queue that is filled first "
-      "smaller."
-    )
-  schedule = (
-    config.optim,
-    config.batch_size,
-    total - method.frozen_steps,
-    config.optim.warmup_epochs * source.steps_per_epoch,
-  )
-  rate = optim.learning_rate(*schedule)
-  tx = optim.build(config.optim, rate)
-  advance = step_lib.make_step(
-    method, tx, rate, seed=config.seed, accumulate=config.accumulate, mesh=mesh
-  )
+  if config.log_every < 1:
+    raise UserError(f"config.log_every is {config.log_every}: it must be at least 1.")
+  tx, advance, total, schedule = step_lib.assemble(config, method, mesh, source.steps_per_epoch)
   state = step_lib.init(method, tx, config.seed, mesh, config.batch_size)
 
   saver = checkpoints.Checkpoints(workdir, config.save)

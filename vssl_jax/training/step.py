@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax import parallel
+from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Batch, Method, Metrics, value_and_grad
 from vssl_jax.ops import step_keys
+from vssl_jax.training import optim
 from vssl_jax.training.optim import Schedule
 
 EMBEDDINGS = "embeddings"
@@ -37,6 +40,52 @@ class TrainState(flax.struct.PyTreeNode):
   optim: optax.OptState
 
 
+class Program(NamedTuple):
+  """The train step of a config, and what belongs to it.
+
+  Attributes:
+    tx: the optimizer.
+    advance: the step, see `make_step`.
+    total: number of steps of the run.
+    schedule: arguments of `optim.learning_rate` and `optim.describe`.
+  """
+
+  tx: optax.GradientTransformation
+  advance: jax.stages.Wrapped
+  total: int
+  schedule: tuple[ConfigDict, int, int, float]
+
+
+def assemble(config: ConfigDict, method: Method, mesh: Mesh, steps_per_epoch: int) -> Program:
+  """The train step that a config describes.
+
+  Args:
+    config: resolved.
+    method: the method of the config, built for the mesh.
+    mesh: the devices.
+    steps_per_epoch: the number of batches in the training split.
+
+  Raises:
+    UserError: the batch does not divide among the devices, or the run ends before its first update.
+  """
+  if config.accumulate < 1:
+    raise UserError(f"config.accumulate is {config.accumulate}: it must be at least 1.")
+  parallel.check_batch(config.batch_size, config.accumulate, mesh)
+  total = config_lib.total_steps(config, steps_per_epoch)
+  if method.frozen_steps >= total:
+    raise UserError(
+      f"the run has {total} steps, and {config.method} updates nothing in its first "
+      f"{method.frozen_steps}: make config.epochs larger, or make the queue that is filled first "
+      "smaller."
+    )
+  warmup = config.optim.warmup_epochs * steps_per_epoch
+  schedule = (config.optim, config.batch_size, total - method.frozen_steps, warmup)
+  rate = optim.learning_rate(*schedule)
+  tx = optim.build(config.optim, rate)
+  advance = make_step(method, tx, rate, seed=config.seed, accumulate=config.accumulate, mesh=mesh)
+  return Program(tx, advance, total, schedule)
+
+
 def init(
   method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
 ) -> TrainState:
@@ -47,9 +96,31 @@ def init(
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, params, state, tx.init(params))
 
-  # This program runs once: on CPU, optimizing its code takes longer than that saves.
-  options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  return jax.jit(create, out_shardings=_layout(method, mesh), compiler_options=options)()
+  layout = _layout(method, mesh)
+  return jax.jit(create, out_shardings=layout, compiler_options=parallel.run_once(mesh))()
+
+
+def abstract(
+  method: Method, tx: optax.GradientTransformation, mesh: Mesh, batch_size: int
+) -> tuple[TrainState, Batch]:
+  """Shapes, dtypes and shardings of a state and a batch, to compile the step for any mesh."""
+
+  def create() -> TrainState:
+    params, state = method.init(jax.random.key(0), method.example(2))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, zero, params, state, tx.init(params))
+
+  def place(sharding: NamedSharding, part: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part)
+
+  state = jax.tree.map(place, _layout(method, mesh), jax.eval_shape(create))
+  row = jax.ShapeDtypeStruct((), jnp.int32)
+  one = {**method.batch_spec, "label": row, "video": row}
+  rows = parallel.split(mesh)
+  batch: Any = {
+    k: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype, sharding=rows) for k, x in one.items()
+  }
+  return state, batch
 
 
 def _layout(method: Method, mesh: Mesh) -> TrainState:
@@ -78,7 +149,7 @@ def make_step(
   seed: int,
   accumulate: int,
   mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
   """The jitted train step.
 
   Args:
@@ -90,8 +161,8 @@ def make_step(
     mesh: devices that hold the state; batches are split along its axis.
 
   Returns:
-    (state, batch) -> (state, metrics); metrics are float32 scalars (and `embeddings`), among
-    them `loss`, `grad_norm`, `update_norm`, `param_norm` and `lr`.
+    A jitted function (state, batch) -> (state, metrics). Metrics are float32 scalars (and
+    `embeddings`), among them `loss`, `grad_norm`, `update_norm`, `param_norm` and `lr`.
   """
   grad_fn = value_and_grad(method, accumulate)
 
@@ -143,5 +214,5 @@ def make_step(
     in_shardings=(layout, parallel.split(mesh)),
     out_shardings=(layout, parallel.replicated(mesh)),
     # No donation on CPU: while a checkpoint is written, host arrays may alias device buffers.
-    donate_argnums=() if jax.default_backend() == "cpu" else (0,),
+    donate_argnums=() if parallel.platform(mesh) == "cpu" else (0,),
   )

@@ -27,7 +27,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.models.layers import conv_cpu
 from vssl_jax.models.layers.conv_cpu import fold_time
 from vssl_jax.models.layers.padding import Padding, Pads, Triple, pads
-from vssl_jax.parallel import vary_with
+from vssl_jax.parallel import platform, vary_with
 
 LOWERINGS = ("auto", "lax", "fold", "cpu")
 
@@ -35,6 +35,11 @@ LOWERINGS = ("auto", "lax", "fold", "cpu")
 lecun_normal = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # PySlowFast's and torchvision's "MSRA": He et al., ICCV 2015, by the fan-out.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def fastest(platform: str) -> str:
+  """The lowering that `auto` stands for on a platform, see `parallel.platform`."""
+  return {"cpu": "cpu", "gpu": "fold"}.get(platform, "lax")
 
 
 def conv3d(
@@ -47,7 +52,8 @@ def conv3d(
     kernel: `[t, h, w, C, F]`, of the same dtype.
     strides: In time, height and width.
     padding: See `padding.pads`.
-    lowering: One of `LOWERINGS`. `cpu` has a reverse-mode gradient only.
+    lowering: One of `LOWERINGS`. `cpu` has a reverse-mode gradient only. `auto` is for programs
+      that run on JAX's default device; `build_encoder` replaces it for those of a mesh.
 
   Returns:
     `[N, T', H', W', F]`, of the same dtype.
@@ -59,7 +65,7 @@ def conv3d(
     choices = ", ".join(LOWERINGS)
     raise UserError(f"config.encoder.conv = {lowering!r} is unknown: use {choices}")
   if lowering == "auto":
-    lowering = {"cpu": "cpu", "gpu": "fold"}.get(jax.default_backend(), "lax")
+    lowering = fastest(platform(None))
   pad = cast(Pads, pads(x.shape[1:4], kernel.shape[:3], strides, padding))
   if lowering == "lax":
     return lax.conv_general_dilated(
