@@ -58,7 +58,9 @@ def slots(labels: jax.Array, most: int) -> jax.Array:
   _, c = labels.shape
   if most > c:
     return jnp.pad(slots(labels, c), ((0, 0), (0, most - c)), constant_values=-1)
-  value, index = lax.top_k(labels, most)
+  # A sort stays split over the devices that hold the videos; `lax.top_k` would gather them.
+  index = jnp.argsort(-labels, axis=1)[:, :most]
+  value = jnp.take_along_axis(labels, index, axis=1)
   return jnp.where(value > 0, index, -1).astype(jnp.int32)
 
 

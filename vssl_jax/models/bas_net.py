@@ -84,21 +84,24 @@ class BasNet(nn.Module):
     attention = self._filter(x) * mask
     products, bias = Taps(self.hidden, dtype=self.dtype, name="conv1")(x)
     w = attention[..., None].astype(self.dtype)
-    both = jnp.stack([shifted(products), shifted([w * p for p in products])])
+    # Videos are the first axis until the end: they are split over devices, and an axis that is
+    # merged with another stays split only if it is the first of the two.
+    both = jnp.stack([shifted(products), shifted([w * p for p in products])], axis=1)
     # Padding is set to zero before each layer, as beyond the ends of a video.
-    both = jnp.where(inside, _activate(both + bias), 0)
+    both = jnp.where(inside[:, None], _activate(both + bias), 0)
     n, t = mask.shape
     products, bias = Taps(self.hidden, dtype=self.dtype, name="conv2")(both.reshape(2 * n, t, -1))
-    trunk = _activate(shifted(products) + bias).reshape(2, n, t, self.hidden)
+    trunk = _activate(shifted(products) + bias).reshape(n, 2, t, self.hidden)
 
     classifier = self._dense(self.classes + 1, "classifier", use_bias=False)
     clean = lax.stop_gradient(_flat(classifier, trunk))
     cas = _flat(classifier, trunk if keys is None else _dropout(trunk, keys, self.dropout))
     embedding = _flat(self._dense(self.dim, "projection"), trunk)
     cas, clean, embedding = (
-      jnp.where(inside, part.astype(jnp.float32), 0) for part in (cas, clean, embedding)
+      jnp.where(inside, part.swapaxes(0, 1).astype(jnp.float32), 0)
+      for part in (cas, clean, embedding)
     )
-    return Activations(attention, cas, clean, embedding, trunk)
+    return Activations(attention, cas, clean, embedding, trunk.swapaxes(0, 1))
 
   def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
     return nn.Dense(width, use_bias, dtype=self.dtype, kernel_init=_init, name=name)
@@ -156,12 +159,12 @@ def _activate(x: jax.Array) -> jax.Array:
 
 
 def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-  """Inverted dropout on `[2, N, T, F]`, drawn per branch and video from the keys of the videos."""
+  """Inverted dropout on `[N, 2, T, F]`, drawn per branch and video from the keys of the videos."""
 
   def draw(key: jax.Array) -> jax.Array:
-    return jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (2, *x.shape[2:]))
+    return jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, x.shape[1:])
 
-  keep = jax.vmap(draw, out_axes=1)(keys)
+  keep = jax.vmap(draw)(keys)
   return jnp.where(keep, x / (1 - rate), 0)
 
 
@@ -179,7 +182,8 @@ def top_mean(cas: jax.Array, mask: jax.Array, share: int = 8) -> jax.Array:
   most = top_count(mask.shape[1], share)
   count = top_count(jnp.sum(mask, axis=1), share)  # [N]
   hidden = jnp.where(mask[..., None], cas, -jnp.inf)
-  best, _ = lax.top_k(jnp.swapaxes(hidden, -1, -2), most)  # [..., N, C, k]
+  # A sort stays split over the devices that hold the videos; `lax.top_k` would gather them.
+  best = -jnp.sort(-jnp.swapaxes(hidden, -1, -2), axis=-1)[..., :most]  # [..., N, C, k]
   used = jnp.arange(most) < count[:, None]
   return jnp.sum(jnp.where(used[:, None, :], best, 0), axis=-1) / count[:, None]
 

@@ -187,7 +187,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
       "accuracy": _accuracy(scores[SUPPRESSED], labels),
     }
     if contrasts:
-      fresh, trust = pseudo_labels.regions(c, out, batch, state)
+      fresh, trust = pseudo_labels.regions(c, out, batch, state, mesh)
       video = batch["video"]
       value, seen = parts.contrast(
         fresh,

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vssl_jax import parallel
 from vssl_jax.losses import dcc as parts
 from vssl_jax.methods.base import Batch
 from vssl_jax.models.bas_net import BASE, SUPPRESSED, Activations
@@ -54,7 +56,7 @@ def points(c: ConfigDict, out: Activations, batch: Batch) -> jax.Array:
 
 
 def regions(
-  c: ConfigDict, out: Activations, batch: Batch, state: Any
+  c: ConfigDict, out: Activations, batch: Batch, state: Any, mesh: Mesh | None = None
 ) -> tuple[parts.Regions, dict[str, jax.Array]]:
   """The denoised regions of a batch, and metrics.
 
@@ -63,6 +65,7 @@ def regions(
     out: output of the network for the batch.
     batch: `mask` bool `[N, T]`, `labels` `[N, C]`, `key` `[N]`.
     state: has `centers` and `shares` if the data set is clustered.
+    mesh: the devices that the videos are split over.
 
   Returns:
     The regions, with L = `c.labels`, and scalars: the share of snippets with the pseudo-label
@@ -72,7 +75,7 @@ def regions(
   classes, pseudo = pseudo_labels(c, out, batch, c.labels)
   trust = jnp.ones(pseudo.shape, jnp.float32)
   if denoises(c):
-    trust = confidence(c, out, pseudo, classes, batch, state)
+    trust = confidence(c, out, pseudo, classes, batch, state, mesh)
   real = (classes >= 0)[:, None, :] & mask[..., None]
   count = jnp.maximum(jnp.sum(real), 1)
   watched = {
@@ -100,12 +103,18 @@ def pseudo_labels(
 
 
 def confidence(
-  c: ConfigDict, out: Activations, pseudo: jax.Array, classes: jax.Array, batch: Batch, state: Any
+  c: ConfigDict,
+  out: Activations,
+  pseudo: jax.Array,
+  classes: jax.Array,
+  batch: Batch,
+  state: Any,
+  mesh: Mesh | None = None,
 ) -> jax.Array:
   """The confidence S of each pseudo-label, `[N, T, L]`."""
   mask, x = batch["mask"], points(c, out, batch)
   if clusters_videos(c):
-    found = _cluster_videos(c, x, mask, batch["key"])
+    found = _cluster_videos(c, x, mask, batch["key"], mesh)
     share = parts.shares(found, pseudo, c.clusters)
   else:
     n, t, dim = x.shape
@@ -120,14 +129,19 @@ def keys(seed: int, videos: jax.Array | np.ndarray) -> jax.Array:
   return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(videos)
 
 
-def _cluster_videos(c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Array) -> jax.Array:
+def _cluster_videos(
+  c: ConfigDict, x: jax.Array, mask: jax.Array, keys: jax.Array, mesh: Mesh | None
+) -> jax.Array:
   """Cluster number of each snippet, int32 `[N, T]`, −1 in padding, of points `[N, T, d]`.
 
-  Each video is clustered separately.
+  Each video is clustered separately, and each device stops when its own videos are done.
   """
 
   def one(key: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
     centers = plus_plus(jax.random.fold_in(key, 2), x, c.clusters, mask=mask)
     return kmeans(x, centers, iterations=c.cluster_iterations, mask=mask).labels
 
-  return jax.vmap(one)(keys, x, mask)
+  every = jax.vmap(one)
+  if mesh is not None and mesh.size > 1 and len(x) % mesh.size == 0:
+    every = parallel.by_rows(every, mesh)
+  return every(keys, x, mask)
