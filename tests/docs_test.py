@@ -46,6 +46,7 @@ CHAIN = [
   "exporting",
   "localization",
   "commands",
+  "pods_and_storage",
 ]
 ALONE = ["index", "cvrl", "rho_simclr", "rho_moco", "rho_byol", "rho_swav", "provico", "dcc"]
 SHELL = [b for page in PAGES for b in blocks(page) if b.language == "sh"]

@@ -15,7 +15,7 @@ LAYERS = (
   ("vssl_jax.former",),  # imports by name what users ask for under a former name
   ("vssl_jax.errors", "vssl_jax._version", "vssl_jax.io"),
   ("vssl_jax.files", "vssl_jax.parallel"),
-  ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.text", "vssl_jax.config"),
+  ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.config"),
   ("vssl_jax.config_file",),
   ("vssl_jax.cli",),  # knows commands by name, and imports one when it is called
   ("vssl_jax.ops",),
@@ -32,7 +32,7 @@ LAYERS = (
   ("vssl_jax.recipes", "vssl_jax.training"),
   ("vssl_jax.encoder",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
-  ("vssl_jax.jobs",),
+  ("vssl_jax.jobs", "vssl_jax.planning"),
   ("vssl_jax.commands",),
   # What `python -m` finds, and the package's own names, which are imported when they are asked for.
   (
@@ -41,6 +41,7 @@ LAYERS = (
     "vssl_jax.export",
     "vssl_jax.extract_features",
     "vssl_jax.localize",
+    "vssl_jax.plan",
   ),
   ("vssl_jax", "data_pipelines"),
 )

@@ -26,10 +26,11 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.evaluation.run import evaluate
   from vssl_jax.jobs.localize import localize
   from vssl_jax.jobs.run import pretrain
+  from vssl_jax.planning.run import plan
 
 # Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
-# `extract_features` and `localize` are also modules, but only for `python -m`: nothing may import
-# them, because the module would then replace the function of the same name.
+# `extract_features`, `localize` and `plan` are also modules, but only for `python -m`: nothing may
+# import them, because the module would then replace the function of the same name.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),
@@ -43,6 +44,7 @@ _PLACES = {
   "methods": ("vssl_jax.methods", ""),
   "models": ("vssl_jax.models", ""),
   "ops": ("vssl_jax.ops", ""),
+  "plan": ("vssl_jax.planning.run", "plan"),
   "pretrain": ("vssl_jax.jobs.run", "pretrain"),
   "probes": ("vssl_jax.probes", ""),
 }
@@ -61,6 +63,7 @@ __all__ = [
   "methods",
   "models",
   "ops",
+  "plan",
   "pretrain",
   "probes",
 ]

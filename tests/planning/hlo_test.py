@@ -1,0 +1,180 @@
+"""The reader of compiled programs: FLOPs, traffic and collectives of programs with known ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from vssl_jax import parallel
+from vssl_jax.planning import arithmetic, hlo
+
+
+def _program(fn, *args):
+  return hlo.Program(jax.jit(fn).lower(*args).compile().as_text())
+
+
+def _shape(*shape, sharding=None, dtype=jnp.float32):
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def test_loops_are_multiplied_out():
+  def loop(x, w):
+    return lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, length=7)[0]
+
+  program = _program(loop, _shape(64, 32), _shape(32, 32))
+  assert program.flops() == 7 * 2 * 64 * 32 * 32
+  assert program.unknown_loops == 0
+  assert program.products() == {"f32": program.flops()}
+
+
+def test_a_loop_without_a_known_length_counts_once_and_is_told():
+  def loop(x, w):
+    return lax.while_loop(lambda c: jnp.sum(c) < 100, lambda c: c @ w, x)
+
+  program = _program(loop, _shape(64, 32), _shape(32, 32))
+  assert program.unknown_loops == 1
+  assert program.flops() == 2 * 64 * 32 * 32
+
+
+def test_the_length_of_a_loop_is_read_from_its_condition():
+  """As TPU programs have it, which note no length."""
+  text = """\
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p = (s32[], f32[4,8]{1,0}) parameter(0)
+  %w = f32[8,8]{1,0} constant({...})
+  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
+  %i = s32[] get-tuple-element(%p), index=0
+  %y = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[4,8]{1,0}) tuple(%i, %y)
+}
+
+%condition (q: (s32[], f32[4,8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(3)
+  %q = (s32[], f32[4,8]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %lt = pred[] compare(%j, %n), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %a = (s32[], f32[4,8]{1,0}) parameter(0)
+  ROOT %loop = (s32[], f32[4,8]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""
+  program = hlo.Program(text)
+  assert program.entry == "main"
+  assert program.flops() == 3 * 2 * 4 * 8 * 8
+  assert program.unknown_loops == 0
+
+
+def test_convolutions_and_their_gradients():
+  def conv(k, x):
+    y = lax.conv_general_dilated(
+      x, k, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.mean(y * y)
+
+  grad = jax.grad(conv, argnums=(0, 1))
+  args = _shape(3, 3, 8, 16), _shape(4, 17, 17, 8)
+  assert _program(grad, *args).flops() == arithmetic.flops(grad, *args)
+
+
+CUDNN = """\
+ENTRY %main (k: bf16[128,3,3,64], x: bf16[8,56,56,64], y: bf16[8,56,56,128]) -> bf16[8] {{
+  %k = bf16[128,3,3,64]{{3,2,1,0}} parameter(0)
+  %x = bf16[8,56,56,64]{{3,2,1,0}} parameter(1)
+  %y = bf16[8,56,56,128]{{3,2,1,0}} parameter(2)
+  ROOT %c = ({result}, u8[0]{{0}}) custom-call({operands}), window={{size=3x3 pad=1_1x1_1}}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn${name}"
+}}
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "result", "operands"),
+  [
+    ("convForward", "bf16[8,56,56,128]{3,2,1,0}", "%x, %k"),
+    ("convBackwardInput", "bf16[8,56,56,64]{3,2,1,0}", "%y, %k"),
+    ("convBackwardFilter", "bf16[128,3,3,64]{3,2,1,0}", "%x, %y"),
+  ],
+)
+def test_convolutions_of_a_gpu_program(name, result, operands):
+  program = hlo.Program(CUDNN.format(name=name, result=result, operands=operands))
+  met = 3 * 56 - 2  # pairs of an output and a tap with data, along one axis
+  assert program.flops() == 2 * 8 * met * met * 64 * 128
+
+
+def test_matrix_products_of_a_gpu_program():
+  text = """\
+ENTRY %main (a: bf16[4,8], b: bf16[8,16]) -> bf16[4,16] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = bf16[8,16]{1,0} parameter(1)
+  ROOT %c = (bf16[4,16]{1,0}, s8[33554432]{0}) custom-call(%a, %b), \
+custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{\
+"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+}
+"""
+  assert hlo.Program(text).flops() == 2 * 4 * 8 * 16
+
+
+def test_collectives_with_kind_dtype_size_and_times():
+  mesh = parallel.make_mesh(jax.devices()[:8])
+  rows, whole = parallel.split(mesh), parallel.replicated(mesh)
+
+  def step(w, x):
+    gathered = lax.with_sharding_constraint(x, whole)
+    return jax.grad(lambda w: jnp.mean((x @ w) ** 2))(w), gathered
+
+  program = _program(step, _shape(32, 16, sharding=whole), _shape(64, 32, sharding=rows))
+  found = {c.kind: c for c in program.collectives()}
+  assert set(found) == {"all-reduce", "all-gather"}
+  assert found["all-gather"].bytes == 64 * 32 * 4
+  assert found["all-reduce"].bytes == 32 * 16 * 4
+  assert found["all-reduce"].dtype == "f32"
+  assert all(c.times == 1 for c in found.values())
+  assert "dot_general" in found["all-reduce"].source
+
+
+def test_collectives_inside_a_loop_count_as_often_as_it_runs():
+  mesh = parallel.make_mesh(jax.devices()[:8])
+
+  def loop(x):
+    def body(total, i):
+      return total + jnp.sum(x * i), None
+
+    return lax.scan(body, 0.0, jnp.arange(5.0))[0]
+
+  program = _program(loop, _shape(64, sharding=parallel.split(mesh)))
+  assert sum(c.times for c in program.collectives()) in (1, 5)  # XLA may move it out of the loop
+
+
+def test_traffic_counts_operands_and_results_but_not_what_stays_in_a_fusion():
+  program = _program(lambda x: jnp.tanh(jnp.sin(x) * 2 + 1), _shape(1000))
+  assert program.bytes() == 2 * 4 * 1000
+
+
+def test_a_slice_counts_as_large_as_its_part():
+  program = _program(lambda x, i: lax.dynamic_slice_in_dim(x, i, 10), _shape(1000), 3)
+  assert program.bytes() < 200
+
+
+@pytest.mark.parametrize(
+  ("dtype", "bits"), [("f32", 32), ("bf16", 16), ("u8", 8), ("pred", 8), ("f8e4m3fn", 8), ("s4", 4)]
+)
+def test_sizes_of_dtypes(dtype, bits):
+  assert hlo.Array(dtype, (4, 6)).size() == 24 * bits // 8
+  (found,) = hlo._arrays(f"{dtype}[4,6]{{1,0:T(8,128)}}")
+  assert found == hlo.Array(dtype, (4, 6))
+
+
+def test_a_step_compiled_for_a_tpu_counts_as_much_as_its_operations():
+  """The gradient of a small network, against the count from JAX's operations."""
+
+  def loss(w, x):
+    for _ in range(3):
+      x = jnp.tanh(x @ w)
+    return jnp.mean(x)
+
+  args = _shape(16, 16), _shape(8, 16)
+  grad = jax.grad(loss)
+  np.testing.assert_allclose(_program(grad, *args).flops(), arithmetic.flops(grad, *args))

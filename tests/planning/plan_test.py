@@ -1,0 +1,140 @@
+"""Plans: of a small recipe on virtual devices, of too large ones, and their tables."""
+
+import json
+
+import pytest
+
+import vssl_jax
+from vssl_jax import config_file
+from vssl_jax.errors import UserError
+from vssl_jax.models import build_encoder, cost
+from vssl_jax.planning import fit, isolated, machines, report
+from vssl_jax.planning import plan as plan_lib
+
+
+def small(**changes):
+  c = config_file.load("cvrl:demo")
+  with c.unlocked():
+    c.encoder.width, c.encoder.conv, c.batch_size = 0.0625, "lax", 16
+    c.data.frames, c.data.size = 4, 16
+    c.head.hidden, c.head.out = (16,), 8
+    c.update_from_flattened_dict(changes)
+  return c
+
+
+@pytest.fixture(scope="module")
+def found():
+  return plan_lib.plan(small(), machines.find("cpu:8"), videos=800)
+
+
+def test_a_plan_of_virtual_devices(found):
+  assert found["config"]["clips"] == 32
+  assert found["clips_per_chip"] == 4
+  assert found["steps"] == round(small().epochs * 50)
+  assert found["memory"]["fits"]
+  assert "seconds" not in found
+  c = small()
+  clip = cost.count(build_encoder(c.encoder), (4, 16, 16, 3)).macs
+  # Six FLOPs per multiply-add of each of four clips, less those on padding, which are many here.
+  assert clip * 4 < found["flops"]["program"] < 6 * clip * 4
+
+
+def test_the_compiled_program_computes_what_is_written(found):
+  assert found["flops"]["compiled"] == pytest.approx(found["flops"]["program"], rel=0.02)
+  assert set(found["flops"]["by_dtype"]) == {"f32"}
+
+
+def test_gradients_are_reduced_once(found):
+  whole = sum(c["bytes"] * c["times"] for c in found["collectives"] if c["kind"] == "all-reduce")
+  assert 4 * found["parameters"] <= whole < 1.3 * 4 * found["parameters"]
+
+
+def test_a_table_shows_all(found):
+  text = report.table([found | {"machine": found["machine"]}])
+  assert "cvrl" in text.splitlines()[0]
+  for name in ("clips per chip", "FLOPs per device", "all-reduce, f32", "temporaries"):
+    assert name in text
+
+
+def test_figures_of_a_machine_with_speed(found):
+  """The arithmetic of the table, from a program compiled for virtual devices."""
+  cpu = machines.find("cpu:8")
+  machine = machines.Machine("v5e:2x4", machines.CHIPS["v5e"], cpu.mesh, 8)
+  p = plan_lib.plan(small(), machine, videos=800)
+  bound = max(p["flops"]["compiled"] / 197e12, p["bytes"] / 0.819e12)
+  assert p["seconds"]["bound"] == pytest.approx(bound)
+  assert p["clips_per_second"] == pytest.approx(32 / bound)
+  assert p["chip_hours"] == pytest.approx(p["steps"] * bound * 8 / 3600)
+  assert p["host_cores"]["needed"] == pytest.approx(32 / bound / 2 / plan_lib.CLIPS_PER_CORE)
+  assert "chip-hours of the run" in report.table([p])
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+  with pytest.raises(UserError, match=r"config.batch_size is 12: it must be a multiple"):
+    plan_lib.plan(small(batch_size=12), machines.find("cpu:8"), videos=800)
+
+
+@pytest.mark.parametrize(
+  ("message", "total", "limit"),
+  [
+    ("RESOURCE_EXHAUSTED: … Used 30.12G of 15.75G hbm. Exceeded …", 30.12 * 2**30, 15.75 * 2**30),
+    ("RESOURCE_EXHAUSTED: no numbers", None, None),
+  ],
+)
+def test_what_the_compiler_says_of_memory(message, total, limit):
+  memory = plan_lib._exceeded(message)
+  assert memory == {"fits": False, "total": pytest.approx(total), "limit": pytest.approx(limit)}
+  assert plan_lib._exceeded("INTERNAL: something else") is None
+
+
+def test_a_plan_without_a_program_is_a_table_too(found):
+  short = {k: found[k] for k in ("config", "machine", "clips_per_chip", "parameters")}
+  short |= {"checkpoint_bytes": 10, "memory": plan_lib._exceeded("RESOURCE_EXHAUSTED")}
+  assert "does NOT fit" in report.table([short])
+  aborted = {k: found[k] for k in ("config", "machine")} | {"aborted": "Check failed: x"}
+  assert "the compiler aborted: Check failed: x" in report.table([found, aborted])
+
+
+def test_candidates_need_less_and_less_memory():
+  c = small()
+  got = list(fit.candidates(c, 8))
+  assert got[0] == {"accumulate": 1, "encoder.remat": False}
+  assert got[1] == {"accumulate": 1, "encoder.remat": True}
+  assert [s["accumulate"] for s in got[2:]] == [2]  # 16 videos among 8 devices
+  momentum = config_file.load("rho_moco:k400")
+  names = [s.get("rho_moco.sequential") for s in fit.candidates(momentum, 64)]
+  assert names[:3] == [False, True, True]
+
+
+def test_fit_stops_at_the_first_that_fits():
+  asked = []
+
+  def compile(config):
+    asked.append((config.accumulate, config.encoder.remat))
+    return {"memory": {"fits": config.encoder.remat}}
+
+  tried = fit.fit(small(), 8, compile)
+  assert asked == [(1, False), (1, True)]
+  assert tried[-1]["settings"] == {"accumulate": 1, "encoder.remat": True}
+
+
+def test_the_reason_of_an_abort_is_one_line(tmp_path):
+  log = (tmp_path / "log").open("w+b")
+  log.write(b"W0101 noise\nF1130 11:00:00.123456  77 memory.cc:12] Conflicting aliased  use\n*** x")
+  assert isolated._reason(log, -6) == "memory.cc:12] Conflicting aliased use"
+  other = (tmp_path / "other").open("w+b")
+  assert isolated._reason(other, -9) == "SIGKILL"
+
+
+@pytest.mark.slow
+def test_the_function_compiles_in_a_process_of_its_own(tmp_path):
+  """Also on more virtual devices than this process has."""
+  c = small(batch_size=32)
+  (p,) = vssl_jax.plan(c, "cpu:16", videos=800, output=tmp_path / "plan.json")
+  assert p["machine"]["devices"] == 16
+  written = json.loads((tmp_path / "plan.json").read_text())
+  assert written["plans"][0]["flops"] == p["flops"]
+  with pytest.raises(UserError, match="--videos is 0"):
+    vssl_jax.plan(c, "cpu:16", videos=0)
+  with pytest.raises(UserError, match=r"config\.batch_size is 32"):
+    vssl_jax.plan(c, "cpu:24", videos=800)

@@ -1,0 +1,344 @@
+"""Reads a compiled program (XLA's HLO text): FLOPs and collectives, with loops multiplied out.
+
+XLA's own `cost_analysis` counts the body of a loop once, however often it runs. The text of the
+program tells the number of iterations of each loop whose length is known at compile time.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vssl_jax.planning import arithmetic
+
+COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+  "ragged-all-to-all",
+)
+# Instructions that move no data, or only announce and finish what another one moves.
+_FREE = re.compile(
+  r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|iota"
+  r"|partition-id|replica-id|opt-barrier|async-.*|.*-done"
+)
+_BITS = {"pred": 8, "token": 0, "bf16": 16, "s4": 4, "u4": 4}
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+[a-z]*)?)\[([0-9,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_OPCODE = re.compile(r"(?:^|[\s)}])([a-z][a-z0-9\-]*)\(")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|condition|body|true_computation|false_computation|branch_computations"
+  r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_LIBRARY = re.compile(r'custom_call_target="(__cu(?:dnn\$conv|blas\$)[^"]*)"')
+# The summed axes of the left factor, of a `dot` and of a library's matrix product.
+_SUMMED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([^}\]]*)')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+class Array(NamedTuple):
+  """An array of one device."""
+
+  dtype: str
+  shape: tuple[int, ...]
+
+  def size(self) -> int:
+    """Size in bytes."""
+    digits = re.sub(r"\D.*", "", self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    bits = _BITS.get(self.dtype, int(digits or 8))
+    return math.prod(self.shape) * bits // 8
+
+
+class Instruction(NamedTuple):
+  """One instruction.
+
+  Attributes:
+    name: its name in the program.
+    opcode: such as `convolution`.
+    results: its results.
+    operands: names of its operands.
+    rest: all that follows the operands.
+  """
+
+  name: str
+  opcode: str
+  results: tuple[Array, ...]
+  operands: tuple[str, ...]
+  rest: str
+
+  @property
+  def source(self) -> str:
+    """The JAX operation that it was compiled from; "" if XLA made it."""
+    found = _OP_NAME.search(self.rest)
+    return found[1] if found else ""
+
+
+class Collective(NamedTuple):
+  """Collectives of one kind.
+
+  Attributes:
+    kind: one of `COLLECTIVES`.
+    dtype: of the largest array that is exchanged.
+    bytes: size of the result on each device.
+    times: how often it runs in a step.
+    source: the JAX operation that it was compiled from.
+  """
+
+  kind: str
+  dtype: str
+  bytes: int
+  times: int
+  source: str
+
+
+class Program:
+  """A compiled program of one device.
+
+  Attributes:
+    computations: instructions by name of computation.
+    entry: the computation that is called.
+    unknown_loops: number of loops whose length the program does not tell; they count once.
+  """
+
+  def __init__(self, text: str):
+    """Parses `compiled.as_text()`."""
+    self.computations: dict[str, list[Instruction]] = {}
+    self.entry, current = "", ""
+    for line in text.splitlines():
+      if head := _COMPUTATION.match(line):
+        current = head[2]
+        self.computations[current] = []
+        self.entry = current if head[1] else self.entry
+      elif current and (found := _INSTRUCTION.match(line)):
+        self.computations[current].append(_parse(found[1], found[2]))
+    self.unknown_loops = 0
+    self._inside = self._fused()
+    self._runs = self._count_runs()
+
+  def instructions(self) -> Iterator[tuple[Instruction, int, dict[str, Instruction]]]:
+    """Instructions, how often each runs in a step, and those of its computation by name."""
+    for name, body in self.computations.items():
+      if runs := self._runs[name]:
+        named = {x.name: x for x in body}
+        for instruction in body:
+          yield instruction, runs, named
+
+  def flops(self) -> int:
+    """FLOPs of matrix products and convolutions: two per multiply-add with data (no padding)."""
+    total = 0
+    for x, runs, named in self.instructions():
+      if _is_product(x):
+        total += runs * _flops(x, named)
+    return total
+
+  def products(self) -> dict[str, int]:
+    """FLOPs of matrix products and convolutions by the dtype of their first operand."""
+    total: collections.Counter[str] = collections.Counter()
+    for x, runs, named in self.instructions():
+      if _is_product(x):
+        total[_operand(x, 0, named).dtype] += runs * _flops(x, named)
+    return dict(total)
+
+  def bytes(self) -> int:
+    """Bytes that instructions read and write in memory, each operand and result once.
+
+    What a fusion computes inside stays on the chip. A slice counts as large as the part it takes,
+    an update as the part that it writes.
+    """
+    total = 0
+    for x, runs, named in self.instructions():
+      if x.name in self._inside or _FREE.fullmatch(x.opcode):
+        continue
+      read = [a.size() for o in x.operands if o in named for a in named[o].results]
+      written = sum(a.size() for a in x.results)
+      kind = self._root(x)
+      if kind == "dynamic-update-slice" and read:  # the largest operand is changed in place
+        part = sum(read) - max(read)
+        total += runs * 2 * part
+      elif kind in ("dynamic-slice", "slice", "gather"):
+        total += runs * (written + sum(min(r, written) for r in read))
+      else:
+        total += runs * (sum(read) + written)
+    return total
+
+  def _root(self, x: Instruction) -> str:
+    """The opcode, of a fusion that of its last instruction."""
+    if x.opcode != "fusion" or not (body := self.computations.get(_called(x)[0])):
+      return x.opcode
+    return body[-1].opcode
+
+  def collectives(self) -> list[Collective]:
+    """All collectives, those of one kind, size and source together, the largest first."""
+    found: collections.Counter[tuple[str, str, int, str]] = collections.Counter()
+    for x, runs, _ in self.instructions():
+      kind = x.opcode.removesuffix("-start")
+      if kind not in COLLECTIVES:
+        continue
+      arrays = x.results
+      if x.opcode.endswith("-start") and len(arrays) > 1 and kind != "all-reduce":
+        arrays = arrays[len(arrays) // 2 :]  # operands, then results
+      if not arrays:
+        continue
+      largest = max(arrays, key=Array.size)
+      found[kind, largest.dtype, sum(a.size() for a in arrays), x.source] += runs
+    rows = [Collective(*key[:3], count, key[3]) for key, count in found.items()]
+    return sorted(rows, key=lambda c: -c.bytes * c.times)
+
+  def _fused(self) -> set[str]:
+    """Names of the instructions inside fusions, reductions and the like."""
+    bodies = [
+      called
+      for instructions in self.computations.values()
+      for x in instructions
+      if x.opcode not in ("while", "conditional", "call", "async-start")
+      for called in _called(x)
+    ]
+    return {x.name for body in bodies for x in self.computations.get(body, ())}
+
+  def _trips(self, loop: Instruction) -> int | None:
+    """The number of iterations: as noted, or the n of a condition `i < n`, as scans have it."""
+    if noted := _TRIPS.search(loop.rest):
+      return int(noted[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    body = self.computations.get(condition[1], []) if condition else []
+    if not body or body[-1].opcode != "compare" or "direction=LT" not in body[-1].rest:
+      return None
+    named = {x.name: x for x in body}
+    _, bound = (named.get(o) for o in body[-1].operands)
+    if bound is None or bound.opcode != "constant":
+      return None
+    return int(bound.operands[0])
+
+  def _count_runs(self) -> dict[str, int]:
+    """How often each computation runs; all branches of a conditional count."""
+    runs: collections.Counter[str] = collections.Counter()
+    waiting: dict[str, int] = collections.Counter()  # callers of each computation yet to be visited
+    reached, stack = set(), [self.entry]
+    while stack:
+      if (name := stack.pop()) in reached:
+        continue
+      reached.add(name)
+      for x in self.computations.get(name, ()):
+        for called in _called(x):
+          waiting[called] += 1
+          stack.append(called)
+    runs[self.entry], ready = 1, [self.entry]
+    while ready:
+      name = ready.pop()
+      for x in self.computations.get(name, ()):
+        times = 1
+        if x.opcode == "while":
+          trips = self._trips(x)
+          self.unknown_loops += trips is None
+          times = trips or 1
+        for called in _called(x):
+          runs[called] += runs[name] * times
+          waiting[called] -= 1
+          if not waiting[called]:
+            ready.append(called)
+    return runs
+
+
+def _called(x: Instruction) -> list[str]:
+  names = []
+  for group in _CALLED.findall(x.rest):
+    names += [n.strip().lstrip("%") for n in group.strip("{}").split(",") if n.strip()]
+  return names
+
+
+def _parse(name: str, text: str) -> Instruction:
+  opcode = _OPCODE.search(text)
+  if opcode is None:
+    return Instruction(name, "", (), (), text)
+  results = tuple(_arrays(text[: opcode.start(1)]))
+  depth, end = 1, opcode.end()
+  while depth and end < len(text):
+    depth += {"(": 1, ")": -1}.get(text[end], 0)
+    end += 1
+  operands = re.findall(r"%([\w.\-]+)", text[opcode.end() : end])
+  if not operands:  # the short form, without %
+    operands = re.findall(r"[\w.\-]+", text[opcode.end() : end])
+  return Instruction(name, opcode[1], results, tuple(operands), text[end:])
+
+
+def _arrays(text: str) -> Iterator[Array]:
+  for dtype, shape in _ARRAY.findall(text):
+    yield Array(dtype, tuple(int(x) for x in shape.split(",") if x))
+
+
+def _operand(x: Instruction, index: int, named: dict[str, Instruction]) -> Array:
+  return named[x.operands[index]].results[0]
+
+
+def _is_product(x: Instruction) -> bool:
+  return x.opcode in ("dot", "convolution") or bool(_library(x))
+
+
+def _library(x: Instruction) -> str:
+  """The name of the library's function that a GPU program calls for a product; "" if none."""
+  found = _LIBRARY.search(x.rest) if x.opcode == "custom-call" else None
+  return found[1] if found else ""
+
+
+def _flops(x: Instruction, named: dict[str, Instruction]) -> int:
+  left, right, result = _operand(x, 0, named), _operand(x, 1, named), x.results[0]
+  called = _library(x)
+  if "BackwardInput" in called:
+    return _of_convolution(result, right, left, x.rest)
+  if "BackwardFilter" in called:
+    return _of_convolution(left, result, right, x.rest)
+  if x.opcode == "convolution" or "conv" in called:
+    return _of_convolution(left, right, result, x.rest)
+  summed = _SUMMED.search(x.rest)
+  axes = re.findall(r"\d+", summed[1]) if summed else []
+  return 2 * math.prod(result.shape) * math.prod(left.shape[int(a)] for a in axes)
+
+
+def _of_convolution(image: Array, kernel: Array, result: Array, rest: str) -> int:
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
+  assert labels is not None, rest
+  of_image, of_kernel, of_result = labels.groups()
+  taps = 1
+  for axis, (size, stride, low, dilation, spread) in enumerate(_window(rest, of_kernel)):
+    taps *= arithmetic.taps(
+      image.shape[of_image.index(str(axis))],
+      result.shape[of_result.index(str(axis))],
+      size,
+      stride=stride,
+      low=low,
+      dilation=dilation,
+      kernel_dilation=spread,
+    )
+  outputs = result.shape[of_result.index("b")] * result.shape[of_result.index("f")]
+  return 2 * outputs * kernel.shape[of_kernel.index("i")] * taps
+
+
+def _window(rest: str, labels: str) -> list[tuple[int, int, int, int, int]]:
+  """Size, stride, padding before, dilation of the image and of the kernel, for each axis."""
+  axes = sum(c.isdigit() for c in labels)
+  text = re.search(r"window=\{([^}]*)\}", rest)
+  fields = dict(part.split("=") for part in text[1].split()) if text else {}
+
+  def values(name: str, default: str) -> list[int]:
+    given = fields.get(name)
+    parts = given.split("x") if given else [default] * axes
+    return [int(p.split("_")[0]) for p in parts]
+
+  return list(
+    zip(
+      values("size", "1"),
+      values("stride", "1"),
+      values("pad", "0"),
+      values("lhs_dilate", "1"),
+      values("rhs_dilate", "1"),
+      strict=True,
+    )
+  )

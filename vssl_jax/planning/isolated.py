@@ -1,0 +1,81 @@
+"""Compiles in a process of its own, because a compiler that aborts takes its process with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vssl_jax.errors import UserError
+from vssl_jax.planning import machines
+
+# Lines of the compiler's log that say why it stopped: "F0101 12:00:00.000000 1 file.cc:1] reason".
+_FATAL = re.compile(r"^F\d{4} [\d:.]+ +\d+ (.*)$", re.MULTILINE)
+
+
+def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
+  """As `plan.plan` for the machine that `topology` names, in a new process.
+
+  If the compiler aborts, the outcome has the entry `aborted`, the reason in one line, and nothing
+  of the program.
+
+  Raises:
+    UserError: see `machines.find` and `plan.plan`.
+  """
+  environment = machines.environment(topology) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+  context = multiprocessing.get_context("spawn")
+  ours, theirs = context.Pipe(duplex=False)
+  with tempfile.TemporaryFile() as log:
+    # The process inherits the environment, and must not look for real devices.
+    saved = dict(os.environ)
+    os.environ.update(environment)
+    try:
+      child = context.Process(
+        target=_run, args=(theirs, log_path(log), config, topology, videos), daemon=True
+      )
+      child.start()
+    finally:
+      os.environ.clear()
+      os.environ.update(saved)
+    theirs.close()
+    try:
+      kind, value = ours.recv()
+    except EOFError:
+      child.join()
+      return {"aborted": _reason(log, child.exitcode)}
+    child.join()
+  if kind == "error":
+    raise UserError(value)
+  return value
+
+
+def log_path(log: Any) -> str:
+  """A path to an open file, for another process of this user."""
+  return f"/proc/{os.getpid()}/fd/{log.fileno()}"
+
+
+def _run(answer: Connection, log: str, config: ConfigDict, topology: str, videos: int) -> None:
+  os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+  from vssl_jax.planning import plan as plan_lib
+
+  try:
+    answer.send(("plan", plan_lib.plan(config, machines.find(topology), videos=videos)))
+  except UserError as e:
+    answer.send(("error", str(e)))
+
+
+def _reason(log: Any, code: int | None) -> str:
+  log.seek(0)
+  text = log.read().decode(errors="replace")
+  if fatal := _FATAL.search(text):
+    return " ".join(fatal[1].split())[:300]
+  how = signal.Signals(-code).name if code and code < 0 else f"exit status {code}"
+  lines = [line for line in text.splitlines() if line.strip()]
+  return f"{how}; last line: {lines[-1][:200]}" if lines else how

@@ -1,0 +1,145 @@
+"""What a run would cost on a machine, from its train step compiled for that machine."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vssl_jax import methods
+from vssl_jax.models import cost
+from vssl_jax.planning import arithmetic, hlo
+from vssl_jax.planning.machines import Machine
+from vssl_jax.training import step as step_lib
+
+# Clips per core-second of the input pipeline: 2 clips of 16 x 224 x 224 per video, from records;
+# measured by us, see benchmarks/README.md.
+CLIPS_PER_CORE = 55.0
+_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]:
+  """Compiles the train step of a config for a machine, and describes the program.
+
+  Args:
+    config: any config.
+    machine: see `machines.find`.
+    videos: number of training videos, which gives the length of an epoch.
+
+  Returns:
+    Plain data, see `report.table`. All figures are of one device and one step, if not named
+    otherwise. Without enough memory there is no program: only `memory` with `fits` False.
+
+  Raises:
+    UserError: the batch does not divide among the devices, or a field is impossible.
+  """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.steps_per_epoch = max(1, videos // config.batch_size)
+  config = methods.resolve(config, None)
+  method = methods.build(config, machine.mesh)
+  program = step_lib.assemble(config, method, machine.mesh, config.steps_per_epoch)
+  state, batch = step_lib.abstract(method, program.tx, machine.mesh, config.batch_size)
+  clips = config.batch_size * (config.data.clips if method.encoder else 1)
+  outcome: dict[str, Any] = {
+    "config": {"name": config.name, "method": config.method, "batch_size": config.batch_size}
+    | {"accumulate": config.accumulate, "clips": clips},
+    "machine": {
+      "topology": machine.name,
+      "chips": machine.chips,
+      "devices": machine.devices,
+      "hosts": machine.hosts,
+    },
+    "clips_per_chip": clips / machine.chips,
+    "checkpoint_bytes": sum(x.size * x.dtype.itemsize for x in _arrays(state)),
+    "parameters": cost.parameters(state.params),
+    "steps": program.total,
+    "flops": {"program": arithmetic.flops(program.advance, state, batch) / machine.devices},
+  }
+  began = time.perf_counter()
+  try:
+    compiled = program.advance.lower(state, batch).compile(machine.compiler_options)
+  except jax.errors.JaxRuntimeError as e:
+    memory = _exceeded(str(e))
+    if memory is None:
+      raise
+    return outcome | {"memory": memory}
+  outcome["compile_seconds"] = time.perf_counter() - began
+  return outcome | _describe(compiled, outcome, machine)
+
+
+def _arrays(state: Any) -> list[Any]:
+  leaves = jax.tree.leaves(state)
+  return [x for x in leaves if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+
+
+def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[str, Any]:
+  text = hlo.Program(compiled.as_text())
+  chip = machine.chip
+  flops, moved = text.flops(), text.bytes()
+  described = {
+    "memory": _memory(compiled.memory_analysis(), machine),
+    "flops": outcome["flops"] | {"compiled": flops, "by_dtype": text.products()},
+    "bytes": moved,
+    "collectives": [c._asdict() for c in text.collectives()],
+    "unknown_loops": text.unknown_loops,
+  }
+  if chip.platform == "cpu":  # virtual devices have no speed
+    return described
+  seconds = {
+    "arithmetic": flops / (chip.flops * machine.per_device),
+    "memory": moved / (chip.bandwidth * machine.per_device),
+  }
+  estimate = (compiled.cost_analysis() or {}).get("optimal_seconds", -1.0)
+  bound = max(seconds.values())
+  clips = outcome["config"]["clips"] / bound
+  return described | {
+    "seconds": seconds | {"bound": bound, "xla": estimate if estimate > 0 else None},
+    "clips_per_second": clips,
+    "chip_hours": outcome["steps"] * bound * machine.chips / 3600,
+    "host_cores": {
+      "needed": clips / machine.hosts / CLIPS_PER_CORE,
+      "has": chip.host_cores,
+    },
+  }
+
+
+def _memory(analysis: Any, machine: Machine) -> dict[str, Any]:
+  chip = machine.chip
+  whole = chip.memory * machine.per_device
+  limit = whole * chip.usable if math.isfinite(whole) else None
+  arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+  results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+  code = analysis.generated_code_size_in_bytes
+  total = arguments + temporaries + results + code
+  return {
+    "arguments": arguments,
+    "temporaries": temporaries,
+    "results": results,
+    "code": code,
+    "total": total,
+    "limit": limit,
+    "fits": limit is None or total <= limit,
+    # JAX's setting for what share of the memory it takes, if the default is too small.
+    "fraction": total / whole if limit and limit < total <= 0.95 * whole else None,
+  }
+
+
+def _exceeded(message: str) -> dict[str, Any] | None:
+  """What the compiler says where a program needs more memory than a chip has."""
+  found = _OUT_OF_MEMORY.search(message)
+  if found is None:
+    if "RESOURCE_EXHAUSTED" not in message:
+      return None
+    return {"fits": False, "total": None, "limit": None}
+  used, unit, limit, limit_unit = found.groups()
+  return {
+    "fits": False,
+    "total": float(used) * _UNITS[unit],
+    "limit": float(limit) * _UNITS[limit_unit],
+  }
