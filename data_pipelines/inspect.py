@@ -20,7 +20,7 @@ import numpy as np
 from data_pipelines import source
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
-from vssl_jax.files import printable
+from vssl_jax.files import local, printable
 
 _COLUMNS = 8  # maximum number of frames shown per clip
 _SAMPLE = 200  # records read for the statistics if there is no manifest
@@ -184,7 +184,7 @@ def statistics(folder: str | pathlib.Path) -> str:
 
   if stored := manifest.read(folder):
     return "\n".join(_split_text(name, counts) for name, counts in stored["splits"].items())
-  shards = pathlib.Path(folder).glob("*-of-*")
+  shards = local(folder).glob("*-of-*")
   names = sorted({p.name.rpartition("-of-")[0][:-6] for p in shards} - {""})
   if not names:
     raise UserError(
@@ -258,7 +258,7 @@ def run(args: argparse.Namespace) -> int:
   for name, low in {"videos": 1, "batch": 0}.items():
     if getattr(args, name) < low:
       raise UserError(f"--{name}={getattr(args, name)}: give {low} or more.")
-  folder = pathlib.Path(args.output).absolute().parent
+  folder = local(args.output).absolute().parent
   if not folder.is_dir():
     raise UserError(f"--output={args.output}: there is no folder {folder}; make it first.")
   config = args.config.copy_and_resolve_references().unlock()

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError, brief
+from vssl_jax.files import local
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 
@@ -79,7 +80,7 @@ def _found_in(folder: pathlib.Path) -> Iterator[None]:
 def _find(name: str) -> tuple[pathlib.Path, list[str]]:
   """The file, and a list with the variant, or an empty list."""
   first, colon, variant = name.partition(":")
-  if not pathlib.Path(first).is_file() and pathlib.Path(name).is_file():  # C:\..., or odd names
+  if not local(first).is_file() and local(name).is_file():  # C:\..., or odd names
     first, colon, variant = name, "", ""
   path, known = pathlib.Path(first), recipes()
   if not path.is_file():

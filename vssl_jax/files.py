@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from vssl_jax.errors import UserError
 
 StrPath = str | os.PathLike[str]
 _ERRORS = "surrogateescape"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also of a `Path`, which has lost a slash
 
 
 def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
@@ -27,13 +29,27 @@ def listed(paths: StrPath | Sequence[StrPath]) -> list[str]:
   return [os.fspath(path) for path in several if os.fspath(path)]
 
 
+def local(path: StrPath) -> pathlib.Path:
+  """The path of a file or folder in a file system.
+
+  Raises:
+    UserError: it is an address, such as `gs://bucket/run`, which would silently become a folder
+      `gs:` here.
+  """
+  if _ADDRESS.match(text := os.fspath(path)):
+    raise UserError(
+      f"{text}: only file systems are supported; mount the bucket, or copy it to this machine."
+    )
+  return pathlib.Path(path)
+
+
 def make_folder(path: str | os.PathLike[str]) -> pathlib.Path:
   """Makes a folder and its missing parent folders; an existing folder is fine.
 
   Raises:
     UserError: the folder cannot be made, for example because there is a file of this name.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as e:
@@ -56,7 +72,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   Raises:
     OSError: the file cannot be written.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
   try:
     with open(temporary, "wb") as file:
@@ -70,7 +86,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file under a temporary name, then renames it; makes its folder if missing."""
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  local(path).parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as file:
     file.write(data)
 
@@ -87,7 +103,7 @@ def decode(data: bytes) -> str:
 
 def read_text(path: str | os.PathLike[str]) -> str:
   """Reads a text file; line ends become newlines, a byte order mark is dropped."""
-  return pathlib.Path(path).read_text(encoding="utf-8-sig", errors=_ERRORS)
+  return local(path).read_text(encoding="utf-8-sig", errors=_ERRORS)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

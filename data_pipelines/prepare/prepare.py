@@ -30,6 +30,7 @@ from data_pipelines.videos import workers as workers_lib
 from vssl_jax import files, former
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 TIMEOUT = 600.0  # seconds
 RESUMES = True
@@ -97,11 +98,11 @@ def prepare(
   """
   settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
   _check(settings, shards, workers, timeout)
-  videos = _list(pathlib.Path(input), split, split_column, split_list, root, flat)
+  videos = _list(local(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
-  output = pathlib.Path(output)
+  output = local(output)
   try:
     with resume.claim(output):
       planned = resume.plan(videos, settings, shards)

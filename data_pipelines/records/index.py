@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.records import tfrecord
 from vssl_jax.errors import UserError
-from vssl_jax.files import replacing
+from vssl_jax.files import local, replacing
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<shard>\d{5,})-of-(?P<count>\d{5,})(\.tfrecords?)?")
 
@@ -81,7 +81,7 @@ def path_of(folder: str | os.PathLike, split: str) -> pathlib.Path:
 
 def write(index: Index, path: str | os.PathLike) -> None:
   """Writes an index as `.npz`, atomically; it stores the shards' paths relative to the index."""
-  path = pathlib.Path(path)
+  path = local(path)
   names = [os.path.relpath(f, path.parent) for f in index.files]
   with replacing(path) as file:
     np.savez(
@@ -104,7 +104,7 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   Returns:
     The index, or None if a new scan is needed.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   try:
     with np.load(path, allow_pickle=False) as stored:
       fields = {name: stored[name] for name in ("files", "sizes", "shard", "offset", "length")}
@@ -142,7 +142,7 @@ def load(folder: str | os.PathLike, split: str) -> Index:
 
 def find(folder: str | os.PathLike, split: str) -> list[str]:
   """Paths of a split's shards, sorted; see `load`."""
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   names = sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
   numbered = {n: m for n in names if (m := _SHARD.fullmatch(n))}
   if glob.has_magic(split):

@@ -7,12 +7,12 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
@@ -121,7 +121,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   Raises:
     UserError: the file is not a manifest of this format.
   """
-  path = pathlib.Path(folder) / MANIFEST
+  path = local(folder) / MANIFEST
   try:
     manifest = json.loads(files.read_text(path))
   except FileNotFoundError:
@@ -136,7 +136,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
 def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
   """Class names by index, from `labels.txt`; () if there is no such file."""
   try:
-    return label_lines(pathlib.Path(folder) / LABELS)
+    return label_lines(local(folder) / LABELS)
   except FileNotFoundError:
     return ()
 

@@ -27,6 +27,7 @@ import numpy as np
 from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
@@ -105,7 +106,7 @@ def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
   Raises:
     UserError: the path does not exist, or has no sequences of that split.
   """
-  path = pathlib.Path(data.path)
+  path = local(data.path)
   if not data.path or not path.exists():
     raise UserError(
       f"config.data.path: no .npz file or folder of feature sequences at {data.path!r}."

@@ -38,7 +38,7 @@ import numpy as np
 from data_pipelines.records import fingerprint
 from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder
+from vssl_jax.files import local, make_folder
 from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Video
@@ -244,7 +244,7 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
   Raises:
     UserError: files are missing or malformed, or a label is not one of the classes.
   """
-  fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
+  fields, folder, step_seconds = data.localization, local(data.path), step_of(data)
   if not data.path or not folder.is_dir():
     raise UserError(
       f"config.data.path: {data.path!r} is not a folder; give one with feature sequences, "
@@ -324,7 +324,7 @@ def unlabeled(data: Any, label_names: Sequence[str]) -> Dataset:
   Raises:
     UserError: the folder does not exist, or its sequences are missing or unusable.
   """
-  fields, folder, step_seconds = data.localization, pathlib.Path(data.path), step_of(data)
+  fields, folder, step_seconds = data.localization, local(data.path), step_of(data)
   streams = [folder / s for s in fields.streams] or [folder]
   paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
   if not paths:

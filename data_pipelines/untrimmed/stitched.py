@@ -17,7 +17,6 @@ or are log-normal. A step lasts `step_seconds`, for features of any frame rate.
 from __future__ import annotations
 
 import math
-import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from data_pipelines.untrimmed.sequences import (
   subset_of,
 )
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 from vssl_jax.localization import annotations as files
 from vssl_jax.localization import check
 from vssl_jax.localization.annotations import Segment, Video
@@ -62,7 +62,7 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
       background.
   """
   fields, step_seconds = data.localization, step_of(data)
-  sources = _read_folder(data.path) if pathlib.Path(data.path).is_dir() else _read_npz(data.path)
+  sources = _read_folder(data.path) if local(data.path).is_dir() else _read_npz(data.path)
   if fields.check:
     _require_finite(sources, data.path)
   names = sources.names | _names(fields.stitched.names, sources.names)
@@ -155,7 +155,7 @@ class _Sources(NamedTuple):
 
 
 def _read_folder(path: str) -> _Sources:
-  files = sorted(pathlib.Path(path).glob("*/*/*.npy"))
+  files = sorted(local(path).glob("*/*/*.npy"))
   if not files:
     raise UserError(f"config.data.path: {path}: no <subset>/<label>/<video>.npy in this folder.")
   features = [check.read_sequence(f, mapped=True) for f in files]
@@ -173,7 +173,7 @@ def _read_folder(path: str) -> _Sources:
 
 
 def _read_npz(path: str) -> _Sources:
-  if not path or not pathlib.Path(path).is_file():
+  if not path or not local(path).is_file():
     raise UserError(f"config.data.path: {path!r} is neither a .npz file of features nor a folder.")
   try:
     stored = np.load(path)
@@ -219,7 +219,7 @@ def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:
   if not path:
     return {}
   try:
-    rows = [line.split() for line in pathlib.Path(path).read_text("utf-8").splitlines()]
+    rows = [line.split() for line in local(path).read_text("utf-8").splitlines()]
     return {int(r[0]): r[1] for r in rows if r and int(r[0]) in labels}
   except (OSError, ValueError, IndexError) as e:
     raise UserError(

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 EXTENSIONS = frozenset(
   f".{extension}"
@@ -91,7 +92,7 @@ def from_folder(
     UserError: the folder does not exist, has no videos, or has videos both directly in it and in
       sub-folders; or the name of a class folder contains a control character.
   """
-  root = pathlib.Path(folder)
+  root = local(folder)
   if not root.is_dir():
     raise UserError(f"{folder}: no such folder or .csv file: give a folder of videos or a CSV")
   paths, ignored = _walk(root)
@@ -143,7 +144,7 @@ def from_csv(
   Raises:
     UserError: the file is unreadable, a column is missing or a value is bad; names the line.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   if path.suffix.lower() in EXTENSIONS:
     raise UserError(f"{path} is a video: give its folder or a CSV that lists it instead")
   try:
@@ -178,7 +179,7 @@ def from_csv(
   notes = [f"{unused} videos have no value in column {split_column!r}"] if unused else []
   if not entries:
     raise UserError(f"{path}: lists no videos; add at least one")
-  return _checked(pathlib.Path(root) if root is not None else path.parent, entries, notes)
+  return _checked(local(root) if root is not None else path.parent, entries, notes)
 
 
 def _entry(

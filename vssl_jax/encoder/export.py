@@ -21,7 +21,7 @@ from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.encoder import encoder, exported, features_file, program, saved_model
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder
+from vssl_jax.files import local, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.training import checkpoints, run_folder
 
@@ -65,7 +65,7 @@ def export(
     UserError: there is no such checkpoint or data, or a file exists and may not be replaced.
   """
   splits = [split] if isinstance(split, str) else [s for s in split if s]
-  output = pathlib.Path(output)
+  output = local(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
   if (output / checkpoints.CONFIG).exists():
     raise UserError(
@@ -99,7 +99,7 @@ def export(
   sources = [_open(seen, split) for split in splits] if features else []
   # As in the probes: a network for single frames is inflated for clips.
   seen, probed = inflate.inflated(seen, variables)
-  folder = pathlib.Path(checkpoint)
+  folder = local(checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
   # An export is exported again: the contents of its card stay valid.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))

@@ -18,6 +18,7 @@ from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -65,7 +66,7 @@ def save_encoder(
   """
   from safetensors.numpy import save
 
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   host = jax.device_get({name: variables.get(name) or {} for name in COLLECTIONS})
   # safetensors writes raw memory, so views and transposed arrays must be copied to C order.
   flat = {
@@ -113,7 +114,7 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
   Raises:
     UserError: a file is missing, or the hash of the weights differs from the card.
   """
-  folder = pathlib.Path(path)
+  folder = local(path)
   card = load_card(folder)
   file = folder / card["weights"]["file"]
   if not file.is_file():
@@ -145,7 +146,7 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: the folder has no card, or the card is not valid.
   """
-  file = pathlib.Path(path) / CARD
+  file = local(path) / CARD
   try:
     card = json.loads(file.read_text(encoding="utf-8"))
     if card["format"] != 1:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder, replacing
+from vssl_jax.files import local, make_folder, replacing
 
 if TYPE_CHECKING:
   from data_pipelines.videos.snippets import SnippetSettings
@@ -134,8 +134,8 @@ def extract(
   from data_pipelines.videos import snippets
   from data_pipelines.videos import workers as workers_lib
 
-  out = pathlib.Path(out)
-  paths = find(pathlib.Path(videos))
+  out = local(out)
+  paths = find(local(videos))
   encode, width, made_from = _encoder(checkpoint, settings, batch_size)
   make_folder(out)
   journal = _Journal(out / JOURNAL, made_from)

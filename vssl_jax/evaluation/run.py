@@ -34,7 +34,7 @@ from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
-from vssl_jax.files import StrPath, listed, make_folder
+from vssl_jax.files import StrPath, listed, local, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.training import run_folder
@@ -116,7 +116,7 @@ def evaluate(
   wanted = _protocols(protocols, bool(chosen.untrimmed))
   trained, variables, info = encoder.load_encoder(checkpoint, which)
   suffix = "" if which == run_folder.LAST else f"_{which}"
-  output = make_folder(output or pathlib.Path(checkpoint) / f"evaluation{suffix}")
+  output = make_folder(output or local(checkpoint) / f"evaluation{suffix}")
   mesh = parallel.make_mesh()
   told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
   cases = _cases(trained, listed(data), source, data_dir, listed(splits))
@@ -192,7 +192,7 @@ def _cases(
   if data_dir and source != "tfds":
     raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
   for folder in folders:
-    if not source and not pathlib.Path(folder).is_dir():
+    if not source and not local(folder).is_dir():
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
   if not (folders or source or d.path or d.name or d.source != "tfrecord"):
     raise UserError("--data: the checkpoint's config names no data; give folders of records.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
+from vssl_jax.files import local
 
 if TYPE_CHECKING:
   from data_pipelines.videos.snippets import SnippetSettings
@@ -29,7 +29,7 @@ def _describe(task: Task) -> Result:
 
   if not task.options.untrimmed:
     raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")
-  folder = pathlib.Path(task.options.untrimmed)
+  folder = local(task.options.untrimmed)
   videos = fingerprint.of_files(snippet_features.find(folder, "--untrimmed"), folder)
   return {"snippets": dataclasses.asdict(_settings(task)), "videos_fingerprint": videos}
 

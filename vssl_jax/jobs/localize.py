@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder
+from vssl_jax.files import local, make_folder
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import write_predictions
@@ -65,7 +64,7 @@ def localize(
     UserError: there is no such run, the run is of another method, there is no such data, or the
       data has another width or other classes.
   """
-  folder = pathlib.Path(checkpoint)
+  folder = local(checkpoint)
   config, _, state = run_folder.load_state(folder, which)
   localizer = methods.evaluator(config).localizer
   if localizer is None:
@@ -137,7 +136,7 @@ def open_split(
       "--data: the run is of before class names were kept; it knows its own data only."
     )
   where = {"batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
-  if annotations or (pathlib.Path(data) / "annotations.json").is_file():
+  if annotations or (local(data) / "annotations.json").is_file():
     dataset = sequences.read(config.data, split, label_names=names)
   else:
     if chosen or durations:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import config_file, parallel
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 from vssl_jax.jobs.linear_probe import linear_probe
 from vssl_jax.jobs.pretrain import pretrain as train
 
@@ -47,5 +47,5 @@ def pretrain(
   if run is None:
     raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(_JOBS)}.")
   parallel.initialize(config.distributed)
-  workdir = pathlib.Path(workdir or pathlib.Path("runs") / (config.name or config.method))
+  workdir = local(workdir or local("runs") / (config.name or config.method))
   return run(config, workdir, allow_config_change=allow_config_change)

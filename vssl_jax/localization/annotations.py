@@ -14,14 +14,13 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import write_atomic
+from vssl_jax.files import local, write_atomic
 from vssl_jax.localization.segments import covers
 
 _VERSION = "VERSION 1.3"
@@ -213,7 +212,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     return tree
 
   try:
-    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    text = local(path).read_text(encoding="utf-8-sig")
     return json.loads(text, object_pairs_hook=unique)
   except UserError:
     raise

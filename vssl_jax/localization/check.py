@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 from vssl_jax.localization.annotations import Annotations
 
 
@@ -57,7 +58,7 @@ def find_problems(
   Returns:
     Findings, in the order of the videos.
   """
-  folder, problems = pathlib.Path(folder), []
+  folder, problems = local(folder), []
   others = "the first video" if width is None else "the training videos"
 
   def found(message: str, *, fatal: bool = True) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import config_file, files, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 from vssl_jax.planning import fit as fit_lib
 from vssl_jax.planning import isolated, machines
 
@@ -43,14 +43,15 @@ def plan(
   """
   if videos < 1:
     raise UserError(f"--videos is {videos}: it must be at least 1.")
+  file = None if output is None else local(output)
   config = config_file.load(config) if isinstance(config, str) else config
   plans: list[dict[str, Any]] = []
   for name in files.listed(topology):
     chip, chips = machines.parse(name)
     compile = functools.partial(_one, topology=name, videos=videos)
     plans += fit_lib.fit(config, chips * chip.cores, compile) if fit else [compile(config)]
-  if output is not None:
-    results.write_json({"plans": plans}, pathlib.Path(output))
+  if file is not None:
+    results.write_json({"plans": plans}, file)
   return plans
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 
 from vssl_jax import files, parallel
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 
 Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
@@ -239,7 +239,7 @@ def _gather(rows: dict[str, np.ndarray], block_bytes: int = 1 << 26) -> dict[str
 
 def save(path: str | os.PathLike[str], features: Features) -> None:
   """Writes an `.npz` file (no pickles): the arrays, names, and `info` as JSON text; atomic."""
-  path = pathlib.Path(path)
+  path = local(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as f:
     np.savez(

@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from vssl_jax import config as config_lib
 from vssl_jax import files, methods
 from vssl_jax.errors import UserError, brief
+from vssl_jax.files import local
 
 Tree = Any
 FOLDER = "checkpoints"
@@ -148,7 +149,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
-    self._root, self._config = pathlib.Path(workdir).absolute() / FOLDER, config
+    self._root, self._config = local(workdir).absolute() / FOLDER, config
     self._read_only = read_only
     rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
@@ -386,7 +387,7 @@ def load_config(path: pathlib.Path) -> ConfigDict:
   Raises:
     UserError: the folder holds no run, or its `config.json` is damaged or of another library.
   """
-  file = pathlib.Path(path) / CONFIG
+  file = local(path) / CONFIG
   if not file.is_file():
     raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
   try:

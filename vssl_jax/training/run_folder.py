@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import methods, parallel, results
 from vssl_jax.errors import UserError
+from vssl_jax.files import local
 from vssl_jax.methods.base import Method
 from vssl_jax.training import checkpoints, optim
 from vssl_jax.training import step as step_lib
@@ -150,7 +151,7 @@ def save_run(
   Raises:
     UserError: the folder already holds a run or something else.
   """
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   if (folder / checkpoints.FOLDER).exists():
     raise UserError(f"{folder}: holds a run already; give another folder.")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -23,7 +23,7 @@ from vssl_jax import results
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder
+from vssl_jax.files import local, make_folder
 from vssl_jax.training import checkpoints, run_folder
 from vssl_jax.weights import (
   contrastive,
@@ -90,13 +90,13 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
   Raises:
     UserError: the folder already holds a run or an encoder, or is a file.
   """
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder}: is a file; give a folder as --to.")
   make_folder(folder.parent)
   if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
-  file = pathlib.Path(origin)
+  file = local(origin)
   facts = {**found.facts, "file": file.name, "left_out": found.left_out}
   if file.is_file():
     facts["sha256"] = results.file_hash(file)
@@ -122,9 +122,9 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   Raises:
     UserError: the file exists, or PySlowFast has no such encoder.
   """
-  if pathlib.Path(file).exists():
+  if local(file).exists():
     raise UserError(f"{file}: exists; give another --to, or remove it.")
-  folder = pathlib.Path(path)
+  folder = local(path)
   whole: tuple[Any, Any] | None = None
   info: Mapping[str, Any] = {}
   exported = (folder / exported_lib.CARD).is_file()

@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines import optional
 from vssl_jax import files
 from vssl_jax.errors import UserError, brief
+from vssl_jax.files import local
 from vssl_jax.weights.table import Tensors
 
 # Keys under which PyTorch programs save the state dict.
@@ -37,7 +38,7 @@ def read_torch(path: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
   Raises:
     UserError: the file is missing or has another format, or PyTorch is needed but not installed.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   if not path.is_file():
     raise UserError(f"{path}: no such file of weights.")
   if path.suffix == ".safetensors" or _is_safetensors(path):
@@ -114,7 +115,7 @@ def write_torch(path: str | os.PathLike[str], tensors: Tensors, rest: Mapping[st
   Raises:
     UserError: PyTorch is needed but not installed, or the folder cannot be created.
   """
-  path = pathlib.Path(path)
+  path = local(path)
   files.make_folder(path.parent)
   if path.suffix == ".safetensors":
     from safetensors.numpy import save
