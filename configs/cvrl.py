@@ -34,7 +34,7 @@ from vssl_jax import augment, recipes
 
 def k400(c):
   """The paper's Kinetics-400 recipe; all other values are the defaults."""
-  c.probe.run = True
+  recipes.published_probe(c)
 
 
 def k600(c):

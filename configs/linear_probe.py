@@ -16,10 +16,6 @@ Variants, after a colon:
 from vssl_jax import recipes
 
 
-def _published(c):
-  del c
-
-
 def ucf6(c):
   """The protocols of the ucf6 recipe, plus the linear probe, which that recipe leaves out."""
   recipes.ucf6(c)
@@ -27,7 +23,7 @@ def ucf6(c):
 
 
 VARIANTS = {
-  "published": _published,
+  "published": recipes.published_probe,
   "demo": recipes.demo,
   "ucf6": ucf6,
 }

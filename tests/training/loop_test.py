@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.training import checkpoints, loop, metrics_log
 
 
-def _train(path, source=None, method=None, devices=1, **values):
+def _train(path, source=None, method=None, devices=1, profile=0, **values):
   mesh = parallel.make_mesh(jax.devices()[:devices])
   return loop.train(
     toy.config(**values),
@@ -23,6 +24,7 @@ def _train(path, source=None, method=None, devices=1, **values):
     method or toy.method(),
     mesh,
     tensorboard=False,
+    profile=profile,
   )
 
 
@@ -232,3 +234,45 @@ def test_impossible_configs_fail_before_the_first_step(tmp_path, values, message
   with pytest.raises(UserError, match=message):
     _train(tmp_path, source=_Dies(0), devices=8, **values)
   assert not (tmp_path / checkpoints.FOLDER).exists()
+
+
+def test_a_trace_of_some_steps_and_of_a_resumed_run(tmp_path, capsys):
+  plain = _train(tmp_path / "plain", steps=6)
+  traced = _train(tmp_path / "run", steps=6, profile=2)
+  _same(plain, traced)
+  assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
+  said = capsys.readouterr().out
+  assert f"Trace: {tmp_path}/run/profile; see tensorboard --logdir={tmp_path}/run" in said
+  assert not (tmp_path / "plain" / "profile").exists()
+
+
+def test_a_trace_of_more_steps_than_the_run_has_is_written_at_its_end(tmp_path):
+  _train(tmp_path, steps=4, profile=100)
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_that_ends_before_the_trace_has_none(tmp_path):
+  _train(tmp_path, steps=2, profile=5, **{"optim.warmup_epochs": 0.0})
+  assert not (tmp_path / "profile").exists()
+
+
+class _Slow(toy.Source):
+  """Gives batches much later than they are wanted."""
+
+  def train_batches(self, start=0):
+    for batch in super().train_batches(start):
+      time.sleep(0.05)
+      yield batch
+
+
+def test_waiting_for_input_is_told_once_with_what_to_do(tmp_path, caplog):
+  _train(tmp_path, source=_Slow(), steps=8, log_every=1)
+  told = [r.message for r in caplog.records if "the devices wait for clips" in r.message]
+  assert len(told) == 1
+  assert "vssl prepare --short_side" in told[0]
+
+
+def test_a_fast_source_is_not_complained_of(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(loop, "MOST_WAITING", 1.0)
+  _train(tmp_path, steps=8, log_every=1)
+  assert "the devices wait" not in caplog.text

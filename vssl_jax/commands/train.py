@@ -40,6 +40,13 @@ def parser() -> arguments.Parser:
   arguments.switch(
     p, "allow_config_change", "continue a run under a config other than the one it began with"
   )
+  p.add_argument(
+    "--profile",
+    type=int,
+    default=0,
+    metavar="STEPS",
+    help="trace so many train steps, for TensorBoard or xprof (default: 0)",
+  )
   return p
 
 
@@ -58,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
     print(dry_run.describe(args.config))
     return 0
   outcome = pretrain(
-    args.config, workdir=args.workdir, allow_config_change=args.allow_config_change
+    args.config,
+    workdir=args.workdir,
+    allow_config_change=args.allow_config_change,
+    profile=args.profile,
   )
   if jax.process_index() == 0:
     print(results.result_line(outcome), flush=True)

@@ -18,7 +18,11 @@ from vssl_jax.methods.base import Variables
 
 
 def linear_probe(
-  config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  allow_config_change: bool = False,
+  profile: int = 0,
 ) -> dict[str, Any]:
   """Probes the encoder of `config.checkpoint`.
 
@@ -26,10 +30,12 @@ def linear_probe(
     The contents of `result.json`.
 
   Raises:
-    UserError: no checkpoint, or one that cannot be read; or its data cannot be probed. An earlier
-      `result.json` stays then.
+    UserError: no checkpoint, or one that cannot be read; its data cannot be probed; or a trace is
+      asked for. An earlier `result.json` stays then.
   """
   del allow_config_change
+  if profile:
+    raise UserError(f"--profile is {profile}: probes are not traced; leave it out.")
   began = time.perf_counter()
   config, trained, variables, info = load(config)
   make_folder(workdir)

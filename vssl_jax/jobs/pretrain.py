@@ -55,7 +55,11 @@ class Run(NamedTuple):
 
 
 def pretrain(
-  config: ConfigDict, workdir: pathlib.Path, *, allow_config_change: bool = False
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  *,
+  allow_config_change: bool = False,
+  profile: int = 0,
 ) -> dict[str, Any]:
   """Trains `config.method`, and probes its encoder if the config asks for it.
 
@@ -63,6 +67,7 @@ def pretrain(
     config: locked or not; fields that depend on the data are filled in.
     workdir: folder of the run; an existing run is continued.
     allow_config_change: continue a run even if its config differs.
+    profile: number of steps to trace.
 
   Returns:
     The contents of `result.json`.
@@ -81,6 +86,7 @@ def pretrain(
     run.mesh,
     allow_config_change=allow_config_change,
     monitor=run.monitor,
+    profile=profile,
   )
   if result.preempted:
     raise loop.Preempted(f"step {result.steps} of {workdir}")

@@ -23,6 +23,7 @@ def pretrain(
   workdir: str | os.PathLike[str] | None = None,
   overrides: Mapping[str, Any] | None = None,
   allow_config_change: bool = False,
+  profile: int = 0,
 ) -> dict[str, Any]:
   """Trains what a config describes, and probes it if the config asks for that.
 
@@ -33,6 +34,7 @@ def pretrain(
     workdir: folder of the run; `runs/<config.name>` by default.
     overrides: changed fields by dotted names, such as {"epochs": 2, "data.path": "records"}.
     allow_config_change: continue a run even if its config differs.
+    profile: number of train steps to trace, for TensorBoard or xprof; 0 for none.
 
   Returns:
     The contents of `result.json` in the folder, in types of JSON.
@@ -46,6 +48,8 @@ def pretrain(
   run = _JOBS.get(config.job)
   if run is None:
     raise UserError(f"config.job is {config.job!r}: choose one of {', '.join(_JOBS)}.")
+  if profile < 0:
+    raise UserError(f"--profile is {profile}: give a number of steps.")
   parallel.initialize(config.distributed)
   workdir = local(workdir or local("runs") / (config.name or config.method))
-  return run(config, workdir, allow_config_change=allow_config_change)
+  return run(config, workdir, allow_config_change=allow_config_change, profile=profile)

@@ -26,9 +26,11 @@ from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
 from vssl_jax.training import checkpoints, metrics_log, optim
+from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
 WATCHED = ("loss", "grad_norm")
+MOST_WAITING, WAITS_TOLD = 0.3, 3  # share of the time, in so many logged rows in succession
 SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
 
 
@@ -65,6 +67,7 @@ def train(
   allow_config_change: bool = False,
   tensorboard: bool = True,
   monitor: Callable[[Variables | Params], dict[str, float]] | None = None,
+  profile: int = 0,
 ) -> Result:
   """Trains until the last step or SIGTERM; continues the run in `workdir` if there is one.
 
@@ -79,6 +82,7 @@ def train(
     monitor: evaluates the encoder and returns numbers to log. It runs every
       `config.knn.every_epochs` epochs and at the end. For a method without an encoder it gets the
       parameters and runs at each checkpoint. Its time is left out of the measured rates.
+    profile: number of steps to trace, see `training.profile`; 0 for none.
 
   Returns:
     The result; its state is also the last checkpoint.
@@ -92,7 +96,7 @@ def train(
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
       checkpoints.check_config(workdir, config)
-    return _train(config, workdir, source, method, mesh, tensorboard, monitor)
+    return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
 
 
 def _train(
@@ -103,6 +107,7 @@ def _train(
   mesh: Mesh,
   tensorboard: bool,
   monitor: Callable[[Variables | Params], dict[str, float]] | None,
+  profile: int,
 ) -> Result:
   if config.log_every < 1:
     raise UserError(f"config.log_every is {config.log_every}: it must be at least 1.")
@@ -129,9 +134,10 @@ def _train(
 
   with (
     metrics_log.open_writer(workdir, enabled=lead, tensorboard=tensorboard) as writer,
+    contextlib.closing(profile_lib.Profile(workdir, profile, start)) as trace,
     _termination() as terminated,
   ):
-    loop = _Loop(config, source, method, mesh, advance, saver, writer, total, monitor)
+    loop = _Loop(config, source, method, mesh, advance, saver, writer, total, monitor, trace)
     try:
       return loop.run(state, start, terminated)
     finally:
@@ -141,7 +147,8 @@ def _train(
 class _Loop:
   """Holds what stays fixed during the loop, so that each phase below is one short method."""
 
-  def __init__(self, config, source, method, mesh, advance, saver, writer, total, monitor):
+  def __init__(self, config, source, method, mesh, advance, saver, writer, total, monitor, trace):
+    self.trace = trace
     self.config, self.source, self.method, self.mesh = config, source, method, mesh
     self.advance, self.saver, self.writer, self.total = advance, saver, writer, total
     self.clips = config.batch_size * config.data.clips
@@ -151,6 +158,7 @@ class _Loop:
     self.row: dict[str, float] = {}
     self.complete = False  # whether a row had all that is logged, the monitor's figures too
     self.warned: str | None = None
+    self.waits = 0  # logged rows in a row with much waiting for input
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
     began = time.perf_counter()
@@ -166,10 +174,12 @@ class _Loop:
           params=parallel.put_replicated(self.mesh, params),
           method=parallel.put(self.mesh, method_state, self.method.state_spec),
         )
-      asked = time.perf_counter()
-      batch = self._device_batch(next(batches))
-      pause = time.perf_counter() - asked
-      state, metrics = self.advance(state, batch)
+      with self.trace.step(step):
+        asked = time.perf_counter()
+        batch = self._device_batch(next(batches))
+        pause = time.perf_counter() - asked
+        state, metrics = self.advance(state, batch)
+      self.trace.after(step, metrics)
 
       # Read the previous step's metrics while this step runs: the device never waits for the host.
       if previous is not None:
@@ -249,6 +259,7 @@ class _Loop:
       rate = steps / seconds
       row |= {"steps_per_second": rate, "clips_per_second": rate * self.clips}
       row["input_wait"] = waited / seconds
+      self._warn_of_waiting(step, row["input_wait"])
       row["eta_seconds"] = (self.total - step) / rate
       note = (
         f"  {row['clips_per_second']:.0f} clips/s  input wait {row['input_wait']:.0%}"
@@ -267,6 +278,18 @@ class _Loop:
     self.complete = True
     best = self.config.save.best
     return bool(best) and best not in self.row
+
+  def _warn_of_waiting(self, step: int, share: float) -> None:
+    """Says once how to speed up a run whose devices wait for clips."""
+    self.waits = self.waits + 1 if share > MOST_WAITING else 0
+    if self.waits == WAITS_TOLD:
+      logging.warning(
+        "Input at step %d: the devices wait for clips %.0f %% of the time. Prepare records whose "
+        "frames are hardly larger than the crops (vssl prepare --short_side), use more CPU cores "
+        "or hosts per device, or read the records from a local disk.",
+        step,
+        100 * share,
+      )
 
   def _warn(self, step: int, cause: str | None) -> None:
     if cause is not None and cause != self.warned:

@@ -1,0 +1,60 @@
+"""Traces a few train steps, for TensorBoard's profile tab or xprof."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+
+FOLDER = "profile"
+SKIPPED = 2  # steps before the trace: the first compiles, the second may still fill buffers
+
+
+class Profile:
+  """A trace of consecutive steps, written once.
+
+  A step is traced from its batch to its result, so that waiting for input shows too.
+  """
+
+  def __init__(self, folder: pathlib.Path, steps: int, start: int):
+    """Plans a trace.
+
+    Args:
+      folder: the run's folder; the trace is written under `profile/`.
+      steps: number of steps; 0 for no trace.
+      start: the step that the run begins or continues at.
+    """
+    self.folder = folder / FOLDER
+    self._first = start + 1 + SKIPPED
+    self._last = self._first + steps - 1
+    self._running = False
+
+  def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
+    """Marks a step in the trace; begins the trace before its first step."""
+    if not self._first <= step <= self._last:
+      return contextlib.nullcontext()
+    if not self._running:
+      jax.profiler.start_trace(str(self.folder))
+      self._running = True
+    return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+  def after(self, step: int, result: Any) -> None:
+    """Ends the trace after its last step.
+
+    Args:
+      step: the step that was started.
+      result: its result, which is waited for.
+    """
+    if self._running and step >= self._last:
+      jax.block_until_ready(result)
+      self.close()
+
+  def close(self) -> None:
+    """Writes the trace if it has begun, also when the run ends early."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
+      if jax.process_index() == 0:
+        print(f"Trace: {self.folder}; see tensorboard --logdir={self.folder.parent}", flush=True)
