@@ -29,6 +29,7 @@ MODULES = {
   "prepare": "data_pipelines.prepare",
   "inspect": "data_pipelines.inspect",
   "train": "vssl_jax.main",
+  "plan": "vssl_jax.plan",
   "evaluate": "vssl_jax.evaluate",
   "export": "vssl_jax.export",
   "convert": "vssl_jax.weights.convert",
