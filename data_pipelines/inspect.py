@@ -220,9 +220,10 @@ def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
   lengths = [len(v.frames) for v in videos]
   rates = collections.Counter(f"{v.fps:g}" if v.fps else "unknown" for v in videos)
   labels = collections.Counter(v.label_text or str(v.label) for v in videos)
+  gigabytes = where.length().sum() / 1e9
   return "\n".join(
     [
-      f"{split}: {len(where):,} records, {where.length.sum() / 1e9:.2f} GB; {len(chosen)} sampled:",
+      f"{split}: {len(where):,} records, {gigabytes:.2f} GB; {len(chosen)} sampled:",
       f"  frames: {min(lengths)} to {max(lengths)}, median {int(np.median(lengths))}",
       f"  frames per second: {_histogram(rates)}",
       f"  classes: {_histogram(labels)}",

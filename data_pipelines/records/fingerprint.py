@@ -19,6 +19,8 @@ from data_pipelines.records import manifest
 from data_pipelines.records.index import Index
 from vssl_jax.errors import UserError
 
+_PART = 1 << 16  # numbers written at a time
+
 
 def of(*parts: Any) -> str:
   """SHA-256, in hex, of any values that JSON can represent."""
@@ -45,7 +47,24 @@ def of_records(folder: str | os.PathLike[str], split: str, where: Index) -> str:
   shards = stored["splits"].get(split, {}).get("shards", [])
   if [(s["name"], s["bytes"]) for s in shards] == [*zip(names, where.sizes.tolist(), strict=True)]:
     return of([(s["name"], s["sha256"]) for s in shards])
-  return of(names, where.shard.tolist(), where.offset.tolist(), where.length.tolist())
+  digest = hashlib.sha256(b"[" + json.dumps(names).encode())
+  for array in (where.shard(), where.offset, where.length()):
+    digest.update(b", ")
+    _add(digest, array)
+  digest.update(b"]")
+  return digest.hexdigest()
+
+
+def _add(digest: Any, array: np.ndarray) -> None:
+  """Adds the integers of an array as `of` would write them.
+
+  It writes a part at a time, because a Python list takes ten times the memory of the array.
+  """
+  digest.update(b"[")
+  for first in range(0, len(array), _PART):
+    part = ", ".join(map(str, array[first : first + _PART].tolist()))
+    digest.update((", " if first else "").encode() + part.encode())
+  digest.update(b"]")
 
 
 def of_npz(path: str | os.PathLike[str], *parts: Any) -> str:

@@ -2,6 +2,9 @@
 
 `prepare` writes `{split}.index.npz` beside the shards. For other shards, one scan of the record
 headers makes the index; it is saved beside the shards if the folder is writable.
+
+Records follow each other without gaps, so the offsets alone say where each begins and ends: 8 bytes
+per record, which are read from the file when they are needed.
 """
 
 from __future__ import annotations
@@ -9,9 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import math
 import os
 import pathlib
 import re
+import struct
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,21 +34,43 @@ class Index:
   """Records of one split, numbered 0 to n − 1 in the order of the files.
 
   Attributes:
-    files: paths of the shards.
-    shard: position in `files` of each record's shard, int32 [n].
+    files: paths of the F shards.
+    starts: number of the first record of each shard, and n, int64 [F + 1].
     offset: position of each record's first payload byte in its shard, int64 [n].
-    length: size of each payload in bytes, int64 [n].
-    sizes: size of each shard in bytes when it was scanned, int64 [number of files].
+    sizes: size of each shard in bytes when it was scanned, int64 [F].
   """
 
   files: tuple[str, ...]
-  shard: np.ndarray
+  starts: np.ndarray
   offset: np.ndarray
-  length: np.ndarray
   sizes: np.ndarray
 
   def __len__(self) -> int:
     return len(self.offset)
+
+  def shard_of(self, i: int) -> int:
+    """Position in `files` of record i's shard."""
+    return int(np.searchsorted(self.starts, i, side="right")) - 1
+
+  def place_of(self, i: int) -> tuple[str, int, int]:
+    """Shard, position of the first payload byte, and size of the payload in bytes, of record i."""
+    shard = self.shard_of(i)
+    last = i + 1 == self.starts[shard + 1]
+    end = int(self.sizes[shard] if last else self.offset[i + 1] - tfrecord.HEADER)
+    offset = int(self.offset[i])
+    return self.files[shard], offset, end - tfrecord.FOOTER - offset
+
+  def shard(self) -> np.ndarray:
+    """Position in `files` of each record's shard, int32 [n]."""
+    return np.repeat(np.arange(len(self.files), dtype=np.int32), np.diff(self.starts))
+
+  def length(self) -> np.ndarray:
+    """Size of each payload in bytes, int64 [n]."""
+    ends = np.empty_like(self.offset)
+    ends[:-1] = self.offset[1:] - tfrecord.HEADER
+    full = np.diff(self.starts) > 0
+    ends[self.starts[1:][full] - 1] = self.sizes[full]
+    return ends - tfrecord.FOOTER - self.offset
 
 
 def build(files: Sequence[str | os.PathLike]) -> Index:
@@ -54,22 +82,17 @@ def build(files: Sequence[str | os.PathLike]) -> Index:
   Raises:
     UserError: a file is missing, truncated or not a TFRecord file; names the file and the byte.
   """
-  shards, offsets, lengths, sizes = [], [], [], []
-  for number, path in enumerate(files):
+  offsets, sizes = [np.zeros(0, np.int64)], []
+  for path in files:
     try:
       sizes.append(os.path.getsize(path))
-      offset, length = tfrecord.scan(path)
+      offsets.append(tfrecord.scan(path)[0])
     except OSError as error:
       raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    shards.append(np.full(len(offset), number, np.int32))
-    offsets.append(offset)
-    lengths.append(length)
-  empty = np.zeros(0, np.int64)
   return Index(
     files=tuple(str(f) for f in files),
-    shard=np.concatenate([empty.astype(np.int32), *shards]),
-    offset=np.concatenate([empty, *offsets]),
-    length=np.concatenate([empty, *lengths]),
+    starts=np.cumsum([len(o) for o in offsets], dtype=np.int64),
+    offset=np.concatenate(offsets),
     sizes=np.array(sizes, np.int64),
   )
 
@@ -88,14 +111,15 @@ def write(index: Index, path: str | os.PathLike) -> None:
       file,
       files=np.array(names, dtype=np.str_),
       sizes=index.sizes,
-      shard=index.shard,
+      starts=index.starts,
       offset=index.offset,
-      length=index.length,
     )
 
 
 def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index | None:
   """Reads an index, if it is undamaged and describes exactly these files with their current sizes.
+
+  The offsets stay in the file, and are read when they are needed.
 
   Args:
     path: the `.npz` file.
@@ -107,14 +131,59 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   path = local(path)
   try:
     with np.load(path, allow_pickle=False) as stored:
-      fields = {name: stored[name] for name in ("files", "sizes", "shard", "offset", "length")}
+      fields = {name: stored[name] for name in ("files", "sizes", "starts")}
+    fields["offset"] = _mapped(path, "offset.npy")
     sizes = [os.path.getsize(f) for f in files]
   except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions
     return None
   names = [os.path.relpath(f, path.parent) for f in files]
   if fields.pop("files").tolist() != names or fields["sizes"].tolist() != sizes:
     return None
-  return Index(files=tuple(str(f) for f in files), **fields)
+  index = Index(files=tuple(str(f) for f in files), **fields)
+  return index if _is_sound(index) else None
+
+
+def _mapped(path: pathlib.Path, member: str) -> np.ndarray:
+  """An array in an uncompressed `.npz` file, mapped into memory; checks the stored CRC once.
+
+  NumPy maps `.npy` files only.
+  """
+  with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    info = archive.getinfo(member)
+    if info.compress_type != zipfile.ZIP_STORED:
+      raise ValueError(f"{member} is compressed")
+    if np.lib.format.read_magic(file) != (1, 0):
+      raise ValueError(f"{member} has an unknown header")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    header = file.tell()
+    while file.read(1 << 20):  # to the end, where zipfile compares the CRC
+      pass
+  with open(path, "rb") as raw:
+    raw.seek(info.header_offset + 26)  # the lengths of name and extra field, before the data
+    name, extra = struct.unpack("<HH", raw.read(4))
+  begin = info.header_offset + 30 + name + extra + header
+  if not math.prod(shape):
+    return np.zeros(shape, dtype)
+  return np.memmap(path, dtype, "r", begin, shape)
+
+
+def _is_sound(index: Index) -> bool:
+  """Whether every record lies within its shard, in order; else reading would fail or lie."""
+  starts, offset, sizes = index.starts, index.offset, index.sizes
+  arrays = (starts, offset, sizes)
+  if any(x.ndim != 1 or x.dtype != np.int64 for x in arrays) or len(starts) != len(sizes) + 1:
+    return False
+  if starts[0] != 0 or starts[-1] != len(offset) or np.any(np.diff(starts) < 0):
+    return False
+  for a, b, size in zip(starts[:-1], starts[1:], sizes, strict=True):
+    of_shard = offset[a:b]
+    between = np.diff(of_shard, append=size + tfrecord.HEADER)
+    least = tfrecord.HEADER + tfrecord.FOOTER
+    if a < b and (of_shard[0] != tfrecord.HEADER or np.any(between < least)):
+      return False
+    if a == b and size:
+      return False
+  return True
 
 
 def load(folder: str | os.PathLike, split: str) -> Index:
@@ -149,6 +218,7 @@ def find(folder: str | os.PathLike, split: str) -> list[str]:
     found = [n for n in names if pathlib.PurePath(n).match(split) and not n.endswith(".npz")]
   else:
     found = [n for n, m in numbered.items() if m["split"] == split]
+    found.sort(key=lambda n: int(numbered[n]["shard"]))  # 100000 comes after 99999
     _check_complete(folder, [numbered[n] for n in found])
     if not found:
       pattern = re.compile(re.escape(split) + r"([._-].*)?\.tfrecords?")
@@ -172,8 +242,7 @@ def read_record(index: Index, i: int, *, verify: bool = False) -> bytes:
   """
   if not 0 <= i < len(index):
     raise IndexError(f"record {i} of {len(index)}")
-  path = index.files[index.shard[i]]
-  return tfrecord.read(path, int(index.offset[i]), int(index.length[i]), verify=verify)
+  return tfrecord.read(*index.place_of(i), verify=verify)
 
 
 def _no_such_split(folder: pathlib.Path, split: str, names: Sequence[str], others: set[str]) -> str:

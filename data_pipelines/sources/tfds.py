@@ -206,7 +206,7 @@ def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, where: str) -> Rec
   whole = index.build([p.filename for p in parts])
   chosen = []
   for number, part in enumerate(parts):
-    (rows,) = np.nonzero(whole.shard == number)
+    rows = np.arange(whole.starts[number], whole.starts[number + 1])
     stop = None if part.take < 0 else part.skip + part.take
     chosen.append(rows[part.skip : stop])
   return RecordReader(whole, np.concatenate(chosen))

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines import source
 from data_pipelines.prepare import prepare
-from data_pipelines.records import fingerprint, index, manifest
+from data_pipelines.records import fingerprint, index, manifest, tfrecord
 from data_pipelines.sources.features import FeatureSource
 from data_pipelines.untrimmed import simulated as simulated_lib
 from data_pipelines.untrimmed import stitched
@@ -68,6 +68,20 @@ class TestRecords:
     changed = fingerprint.of_records(one, "train", where)
     assert changed not in (of(tiny.data(other)), fingerprint.of_records(tmp_path, "train", where))
     assert changed == fingerprint.of([("train-00000-of-00001.tfrecord", "0" * 64)])
+
+  def test_records_without_a_manifest_keep_their_fingerprint(self, tmp_path, monkeypatch):
+    """Runs of earlier versions continue: the numbers are hashed as one JSON text was."""
+    monkeypatch.setattr(fingerprint, "_PART", 2)
+    for number, count in enumerate((3, 0, 2)):
+      with tfrecord.ShardWriter(tmp_path / f"train-{number:05d}-of-00003") as writer:
+        for i in range(count):
+          writer.write(b"x" * i)
+    where = index.load(tmp_path, "train")
+    names = [f"train-{i:05d}-of-00003" for i in range(3)]
+    want = fingerprint.of(
+      names, where.shard().tolist(), where.offset.tolist(), where.length().tolist()
+    )
+    assert fingerprint.of_records(tmp_path, "train", where) == want
 
   def test_a_split_that_joins_later_changes_nothing(self, tmp_path, make_video):
     make_video(tmp_path / "in" / "1.mp4")

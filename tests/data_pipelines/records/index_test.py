@@ -1,6 +1,8 @@
 """The record offset index: built by a scan, kept, and never trusted when stale."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -31,9 +33,11 @@ def test_finds_every_record_of_every_shard_in_order(tmp_path, shards):
     write(file, payloads)
   found = index.build(files)
   assert everything(found) == [payload for payloads in shards for payload in payloads]
-  assert found.shard.tolist() == [i for i, payloads in enumerate(shards) for _ in payloads]
-  assert found.shard.dtype == np.int32
-  assert found.offset.dtype == found.length.dtype == np.int64
+  assert found.shard().tolist() == [i for i, payloads in enumerate(shards) for _ in payloads]
+  assert found.length().tolist() == [len(p) for payloads in shards for p in payloads]
+  assert [found.shard_of(i) for i in range(len(found))] == found.shard().tolist()
+  assert found.shard().dtype == np.int32
+  assert found.offset.dtype == found.length().dtype == np.int64
   index.write(found, tmp_path / "x.npz")
   again = index.read(tmp_path / "x.npz", files)
   assert everything(again) == everything(found)
@@ -86,6 +90,101 @@ def test_a_damaged_index_is_rebuilt(tmp_path):
   assert everything(index.load(tmp_path, "train")) == [b"a"]
   path.write_bytes(b"no zip")
   assert everything(index.load(tmp_path, "train")) == [b"a"]
+
+
+def _changed(path, **changes):
+  with np.load(path) as stored:
+    fields = {**stored, **changes}
+  with open(path, "wb") as file:
+    np.savez(file, **{k: v for k, v in fields.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"offset": np.array([12, 2**60])},
+    {"offset": np.array([12, 5])},
+    {"offset": np.array([12, 1000])},
+    {"offset": np.array([13, 29])},
+    {"offset": np.array([12.0, 29.0])},
+    {"offset": np.array([[12, 29]])},
+    {"offset": np.array([12, 29, 46])},
+    {"offset": np.array(["a", "b"])},
+    {"offset": None},
+    {"starts": np.array([0, 1])},
+    {"starts": np.array([0, 2, 2])},
+    {"starts": np.array([1, 2])},
+    {"starts": np.array([0, 2], np.int32)},
+    {"starts": None},
+    {"sizes": np.array([[35]])},
+  ],
+)
+def test_an_index_that_does_not_fit_its_shards_is_rebuilt(tmp_path, changes):
+  """Reading by it would fail, or return other bytes."""
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a", b"bc"])
+  index.load(tmp_path, "train")
+  _changed(tmp_path / "train.index.npz", **changes)
+  assert index.read(tmp_path / "train.index.npz", index.find(tmp_path, "train")) is None
+  assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
+
+
+def test_an_index_of_an_earlier_version_is_rebuilt(tmp_path):
+  """It stored the shard and the length of each record."""
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a", b"bc"])
+  found = index.load(tmp_path, "train")
+  old = {"shard": found.shard(), "length": found.length(), "starts": None}
+  _changed(tmp_path / "train.index.npz", **old)
+  assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
+
+
+def test_shards_beyond_99999_are_in_order(tmp_path, monkeypatch):
+  for number in (99998, 99999, 100000, 100001):
+    write(tmp_path / f"train-{number:05d}-of-100002.tfrecord", [b"%d" % number])
+  monkeypatch.setattr(index, "_check_complete", lambda folder, shards: None)  # the others
+  assert everything(index.load(tmp_path, "train")) == [b"99998", b"99999", b"100000", b"100001"]
+
+
+_MEMORY = """
+import resource, sys, time
+import numpy as np
+from data_pipelines.records import index
+from data_pipelines.sources.tfrecord import RecordReader
+
+RecordReader(index.Index(("a",), np.array([0, 1]), np.array([12]), np.array([17])))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.perf_counter()
+where = index.read(sys.argv[1], sys.argv[2:])
+reader = RecordReader(where)
+seconds = time.perf_counter() - began
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(where), (after - before) * 1024 / len(where), seconds, where.place_of(len(where) - 1)[1:])
+"""
+
+
+@pytest.mark.slow
+def test_ten_million_records_take_little_memory(tmp_path):
+  count, size = 10_000_000, 100  # bytes of a record, with header and footer
+  per_shard = count // 10
+  files = [tmp_path / f"train-{i:05d}-of-00010.tfrecord" for i in range(10)]
+  for file in files:
+    file.touch()
+    os.truncate(file, per_shard * size)  # sparse
+  offset = np.tile(np.arange(per_shard) * size + tfrecord.HEADER, 10)
+  starts, sizes = np.arange(11) * per_shard, np.full(10, per_shard * size)
+  where = index.Index(tuple(map(str, files)), starts, offset, sizes)
+  index.write(where, tmp_path / "train.index.npz")
+  done = subprocess.run(
+    [sys.executable, "-c", _MEMORY, str(tmp_path / "train.index.npz"), *map(str, files)],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  records, each, seconds, *last = done.stdout.split()
+  print(f"{records} records: {float(each):.1f} bytes per record, opened in {float(seconds):.2f} s")
+  assert int(records) == count
+  assert "".join(last) == f"({(per_shard - 1) * size + tfrecord.HEADER},{size - 16})"
+  # Eight bytes in TensorFlow, and eight in pages of the file, which the system may drop.
+  assert float(each) <= 16
 
 
 def test_a_folder_that_cannot_be_written_to_is_scanned(tmp_path, monkeypatch):
