@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -59,6 +60,12 @@ def make_folder(path: str | os.PathLike[str]) -> pathlib.Path:
   return path
 
 
+def temporary_of(path: StrPath) -> pathlib.Path:
+  """The name of a file while it is written; no other process has it, on this host or another."""
+  path = pathlib.Path(path)
+  return path.with_name(f".tmp-{socket.gethostname()}-{os.getpid()}-{path.name}")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   """Opens a new file for writing; it gets its name only when it is complete and on disk.
@@ -73,7 +80,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     OSError: the file cannot be written.
   """
   path = local(path)
-  temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+  temporary = temporary_of(path)
   try:
     with open(temporary, "wb") as file:
       yield file

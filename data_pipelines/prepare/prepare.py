@@ -38,6 +38,7 @@ EXAMPLES = """\
 vssl prepare VIDEOS RECORDS
 vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_side=128
 vssl prepare videos.csv RECORDS --split_column=split --workers=8
+vssl prepare VIDEOS RECORDS --part=3/16
 """
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
@@ -61,6 +62,7 @@ def prepare(
   timeout: float = TIMEOUT,
   strict: bool = False,
   overwrite: bool = False,
+  part: str | None = None,
   progress: bool = False,
 ) -> dict[str, Any]:
   """Converts videos to TFRecords; the same arguments give the same bytes, however many workers.
@@ -87,10 +89,14 @@ def prepare(
       worker, everything runs in this process.
     strict: stop at the first unreadable video.
     overwrite: first remove what an earlier run wrote for these splits.
+    part: "3/16" writes the third of sixteen parts of the shards. The other parts may be written at
+      the same time, by other processes or machines that share OUTPUT. A last call without `part`
+      finds the shards, writes what is missing, the index and the manifest.
     progress: show a progress bar and notes on standard error.
 
   Returns:
-    The manifest, as written to `manifest.json`.
+    The manifest, as written to `manifest.json`. With `part`, no manifest is written, and this is
+    what it would have of the part's shards.
 
   Raises:
     UserError: bad arguments or lists, or `output` has records of other settings or videos.
@@ -98,13 +104,16 @@ def prepare(
   """
   settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
   _check(settings, shards, workers, timeout)
+  share = None if part is None else resume.Part.parse(part)
+  if share and overwrite:
+    raise UserError("overwrite would remove what other parts write: give it to the first run alone")
   videos = _list(local(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
   output = local(output)
   try:
-    with resume.claim(output):
+    with resume.claim(output, share):
       planned = resume.plan(videos, settings, shards)
       if overwrite:
         resume.remove(output, [job.split for job in planned])
@@ -114,8 +123,12 @@ def prepare(
       for job in planned:
         resume.record(output, job)
       tasks = {job.split: resume.tasks(output, videos.root, job, names, strict) for job in planned}
+      if share:
+        tasks = {name: share.of(group) for name, group in tasks.items()}
       everything = [t for group in tasks.values() for t in group]
       _run(everything, workers or _cores(), timeout, progress)
+      if share:
+        return manifest.build(names, _splits(planned, tasks, videos.notes))
       return _finish(output, planned, tasks, names, videos.notes)
   except OSError as error:
     raise UserError(
@@ -135,7 +148,7 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
   values = dataclasses.asdict(settings)
   values |= {"shards": shards, "workers": workers, "timeout": timeout}
   for name, value in values.items():
-    low, high = bounds.get(name, (0, 99999))
+    low, high = bounds.get(name, (0, 9_999_999))
     if not low <= value <= high:
       raise UserError(f"{name} is {value}: it must be between {low:g} and {high:g}")
 
@@ -224,19 +237,25 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
 def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
   """Writes the offset indices and the manifest; other splits in the manifest are kept."""
   splits = (manifest.read(output) or {"splits": {}})["splits"]
+  for name, group in tasks.items():
+    index.write(index.build([task.path for task in group]), index.path_of(output, name))
+  built = manifest.build(names, splits | _splits(planned, tasks, notes))
+  manifest.write_json(output / manifest.MANIFEST, built)
+  return built
+
+
+def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
+  """What the manifest has of each split, from the results of its shards."""
+  splits = {}
   for job in planned:
     results = [task.result() for task in tasks[job.split]]
-    paths = [task.path for task in tasks[job.split]]
-    index.write(index.build(paths), index.path_of(output, job.split))
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
       "settings": dataclasses.asdict(job.settings),
       "notes": list(notes),
       "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
     }
-  built = manifest.build(names, splits)
-  manifest.write_json(output / manifest.MANIFEST, built)
-  return built
+  return splits
 
 
 def parser() -> arguments.Parser:
@@ -312,6 +331,12 @@ def parser() -> arguments.Parser:
     action="store_true",
     help="first remove what an earlier run wrote for these splits",
   )
+  add(
+    "--part",
+    metavar="I/N",
+    help="write only the I-th of N parts of the shards, as in a job array; the same command "
+    "without it then completes the records",
+  )
   return p
 
 
@@ -322,6 +347,8 @@ def run(args: argparse.Namespace) -> int:
   except shards_lib.UnreadableVideoError as error:
     raise UserError(f"{error} (--strict)") from None
   output = files.printable(args.output)
+  if args.part:
+    print(f"{output}: part {args.part} is written; when all are, run the command without --part")
   print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]

@@ -58,27 +58,69 @@ class Job:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A share of the shards, which another process or machine does not write.
+
+  Attributes:
+    number: 1 to `count`.
+    count: number of parts.
+  """
+
+  number: int
+  count: int
+
+  @classmethod
+  def parse(cls, text: str) -> Part:
+    """Parses "3/16".
+
+    Raises:
+      UserError: it is something else.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+      raise UserError(f"part is {text!r}: give the number of the part and of all parts, as in 3/16")
+    return cls(int(found[1]), int(found[2]))
+
+  def of(self, shards: Sequence[Shard]) -> list[Shard]:
+    """This part's shards: every `count`-th one."""
+    return list(shards[self.number - 1 :: self.count])
+
+
 @contextlib.contextmanager
-def claim(output: pathlib.Path) -> Iterator[None]:
+def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
   """Creates OUTPUT, locks it against a second run, and removes half-written files of a killed run.
 
+  Parts run at the same time, each once; they leave half-written files to the run that follows.
+
   Raises:
-    UserError: another run is writing to OUTPUT.
+    UserError: another run is writing to OUTPUT, or to the same part of it.
   """
   state = output / STATE
   state.mkdir(parents=True, exist_ok=True)
-  with open(state / "lock", "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
-    except OSError:
-      pass  # the file system has no locks
+  with contextlib.ExitStack() as locks:
+    locks.enter_context(_locked(output, "lock", shared=part is not None))
+    if part is not None:
+      locks.enter_context(_locked(output, f"lock.{part.number}-of-{part.count}", shared=False))
+      yield
+      return
     _clear(output)
     try:
       yield
     finally:
       _clear(output)
+
+
+@contextlib.contextmanager
+def _locked(output: pathlib.Path, name: str, *, shared: bool) -> Iterator[None]:
+  with open(output / STATE / name, "w") as lock:
+    try:
+      fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
+    except OSError:
+      pass  # the file system has no locks
+    yield
 
 
 def _clear(output: pathlib.Path) -> None:
@@ -214,7 +256,7 @@ def _path(output: pathlib.Path, split: str) -> pathlib.Path:
 
 
 def _shard_names(output: pathlib.Path, split: str) -> list[str]:
-  pattern = re.compile(re.escape(split) + r"-\d{5}-of-\d{5}(\.tfrecord)?")
+  pattern = re.compile(re.escape(split) + r"-\d{5,}-of-\d{5,}(\.tfrecord)?")
   return sorted(path.name for path in output.iterdir() if pattern.fullmatch(path.name))
 
 

@@ -19,6 +19,7 @@ import google_crc32c
 import numpy as np
 
 from vssl_jax.errors import UserError
+from vssl_jax.files import temporary_of
 
 HEADER = 12  # bytes before a payload
 FOOTER = 4  # bytes after a payload
@@ -46,7 +47,7 @@ class ShardWriter:
     self.path = pathlib.Path(path)
     self.size = 0
     self.sha256 = ""
-    self._temporary = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
+    self._temporary = temporary_of(self.path)
     self._hash = hashlib.sha256()
 
   def __enter__(self) -> ShardWriter:

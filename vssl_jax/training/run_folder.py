@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import methods, parallel, results
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
+from vssl_jax.files import local, temporary_of
 from vssl_jax.methods.base import Method
 from vssl_jax.training import checkpoints, optim
 from vssl_jax.training import step as step_lib
@@ -159,7 +159,7 @@ def save_run(
   tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
   folder = folder.absolute()
-  partial = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+  partial = temporary_of(folder)
   partial.mkdir(parents=True)
   try:
     checkpoints.write_config(partial, config)
