@@ -63,6 +63,8 @@ ENTRY %main (a: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
 """
   program = hlo.Program(text)
   assert program.entry == "main"
+  once = 4 * (4 * 8 + 8 * 8 + 4 * 8) + 4 + 4 + 1  # of the product, and of the comparison
+  assert (program.bytes(loops=False), program.bytes()) == (once, 3 * once)
   assert program.flops() == 3 * 2 * 4 * 8 * 8
   assert program.unknown_loops == 0
 
@@ -156,6 +158,17 @@ def test_traffic_counts_operands_and_results_but_not_what_stays_in_a_fusion():
 def test_a_slice_counts_as_large_as_its_part():
   program = _program(lambda x, i: lax.dynamic_slice_in_dim(x, i, 10), _shape(1000), 3)
   assert program.bytes() < 200
+
+
+def test_a_loop_reads_only_its_slice_of_stacked_arrays():
+  """As activations that a loop over clips has stored."""
+
+  def loop(x):
+    return lax.map(lambda i: jnp.tanh(x[i] * 2), jnp.arange(10))
+
+  program = _program(loop, _shape(10, 1000))
+  # Read once and written once, and perhaps a copy of both.
+  assert 2 * 4 * 10_000 <= program.bytes() <= 4.5 * 4 * 10_000
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from vssl_jax.planning import arithmetic
@@ -28,6 +28,7 @@ _FREE = re.compile(
   r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|iota"
   r"|partition-id|replica-id|opt-barrier|async-.*|.*-done"
 )
+_SLICES = ("dynamic-slice", "slice", "gather")
 _BITS = {"pred": 8, "token": 0, "bf16": 16, "s4": 4, "u4": 4}
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+[a-z]*)?)\[([0-9,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -147,33 +148,39 @@ class Program:
         total[_operand(x, 0, named).dtype] += runs * _flops(x, named)
     return dict(total)
 
-  def bytes(self) -> int:
+  def bytes(self, *, loops: bool = True) -> int:
     """Bytes that instructions read and write in memory, each operand and result once.
 
     What a fusion computes inside stays on the chip. A slice counts as large as the part it takes,
-    an update as the part that it writes.
-    """
-    total = 0
-    for x, runs, named in self.instructions():
-      if x.name in self._inside or _FREE.fullmatch(x.opcode):
-        continue
-      read = [a.size() for o in x.operands if o in named for a in named[o].results]
-      written = sum(a.size() for a in x.results)
-      kind = self._root(x)
-      if kind == "dynamic-update-slice" and read:  # the largest operand is changed in place
-        part = sum(read) - max(read)
-        total += runs * 2 * part
-      elif kind in ("dynamic-slice", "slice", "gather"):
-        total += runs * (written + sum(min(r, written) for r in read))
-      else:
-        total += runs * (sum(read) + written)
-    return total
+    an update as the part that it writes. This is more than is really moved, because a fusion may
+    need only a part of an operand.
 
-  def _root(self, x: Instruction) -> str:
-    """The opcode, of a fusion that of its last instruction."""
-    if x.opcode != "fusion" or not (body := self.computations.get(_called(x)[0])):
-      return x.opcode
-    return body[-1].opcode
+    Args:
+      loops: multiply by how often loops run; else each instruction counts once, as in XLA's own
+        `cost_analysis`.
+    """
+    return sum(
+      (runs if loops else 1) * self._traffic(x, named)
+      for x, runs, named in self.instructions()
+      if x.name not in self._inside and not _FREE.fullmatch(x.opcode)
+    )
+
+  def _traffic(self, x: Instruction, named: dict[str, Instruction]) -> int:
+    body = self.computations.get(_called(x)[0], []) if x.opcode == "fusion" else []
+    if not body:  # as a fusion of one instruction
+      body = [_parameter(o, i) for i, o in enumerate(x.operands)] + [x]
+    inner = {i.name: i for i in body}
+    users = collections.defaultdict(list)
+    for i in body:
+      for operand in set(i.operands):
+        users[operand].append(i)
+    read = 0
+    for i in body:
+      if i.opcode == "parameter" and int(i.rest or i.operands[0]) < len(x.operands):
+        given = named.get(x.operands[int(i.rest or i.operands[0])])
+        whole = sum(a.size() for a in given.results) if given else 0
+        read += min(whole, _read(i.name, whole, users))
+    return read + _written(body[-1], inner, named)
 
   def collectives(self) -> list[Collective]:
     """All collectives, those of one kind, size and source together, the largest first."""
@@ -245,6 +252,39 @@ class Program:
           if not waiting[called]:
             ready.append(called)
     return runs
+
+
+def _parameter(name: str, number: int) -> Instruction:
+  return Instruction(name, "parameter", (), (), str(number))
+
+
+def _read(name: str, whole: int, users: Mapping[str, list[Instruction]]) -> int:
+  """Bytes that are read of a parameter of `whole` bytes: of slices, only what they take."""
+  total = 0
+  for user in users[name]:
+    if user.opcode == "bitcast":
+      total += _read(user.name, whole, users)
+    elif user.opcode in _SLICES and user.operands[0] == name:
+      total += sum(a.size() for a in user.results)
+    elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+      return whole
+  return total
+
+
+def _written(
+  x: Instruction, inner: Mapping[str, Instruction], named: Mapping[str, Instruction]
+) -> int:
+  """Bytes that are written of a result: of an update in place, only its part."""
+  if x.opcode == "tuple":
+    return sum(_written(inner[o], inner, named) for o in x.operands if o in inner)
+  if x.opcode == "bitcast" and x.operands[0] in inner:
+    return _written(inner[x.operands[0]], inner, named)
+  if x.opcode == "dynamic-update-slice":
+    part = inner.get(x.operands[1])
+    if part is None or (part.opcode == "parameter" and not part.results):
+      part = named.get(x.operands[1])
+    return sum(a.size() for a in part.results) if part else 0
+  return sum(a.size() for a in x.results)
 
 
 def _called(x: Instruction) -> list[str]:

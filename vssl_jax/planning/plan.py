@@ -48,7 +48,7 @@ def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]
   clips = config.batch_size * (config.data.clips if method.encoder else 1)
   outcome: dict[str, Any] = {
     "config": {"name": config.name, "method": config.method, "batch_size": config.batch_size}
-    | {"accumulate": config.accumulate, "clips": clips},
+    | {"accumulate": config.accumulate, "clips": clips, "decodes": method.encoder is not None},
     "machine": {
       "topology": machine.name,
       "chips": machine.chips,
@@ -81,7 +81,10 @@ def _arrays(state: Any) -> list[Any]:
 def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[str, Any]:
   text = hlo.Program(compiled.as_text())
   chip = machine.chip
+  analysis = compiled.cost_analysis() or {}
   flops, moved = text.flops(), text.bytes()
+  if once := analysis.get("bytes accessed"):  # XLA knows better, but counts loops once
+    moved = once * moved / text.bytes(loops=False)
   described = {
     "memory": _memory(compiled.memory_analysis(), machine),
     "flops": outcome["flops"] | {"compiled": flops, "by_dtype": text.products()},
@@ -95,7 +98,7 @@ def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[
     "arithmetic": flops / (chip.flops * machine.per_device),
     "memory": moved / (chip.bandwidth * machine.per_device),
   }
-  estimate = (compiled.cost_analysis() or {}).get("optimal_seconds", -1.0)
+  estimate = analysis.get("optimal_seconds", -1.0)
   bound = max(seconds.values())
   clips = outcome["config"]["clips"] / bound
   return described | {
@@ -103,7 +106,7 @@ def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[
     "clips_per_second": clips,
     "chip_hours": outcome["steps"] * bound * machine.chips / 3600,
     "host_cores": {
-      "needed": clips / machine.hosts / CLIPS_PER_CORE,
+      "needed": clips / machine.hosts / CLIPS_PER_CORE if outcome["config"]["decodes"] else None,
       "has": chip.host_cores,
     },
   }

@@ -55,8 +55,9 @@ def _column(p: Mapping[str, Any]) -> dict[str, str]:
       "clips/s at the larger": f"{p['clips_per_second']:,.0f}",
       "steps of the run": f"{p['steps']:,}",
       "chip-hours of the run": f"{p['chip_hours']:,.0f}",
-      "host cores for decoding": f"{cores['needed']:,.0f} of {cores['has']} per host",
     }
+    if cores["needed"] is not None:
+      shown["host cores for decoding"] = f"{cores['needed']:,.0f} of {cores['has']} per host"
   if p["unknown_loops"]:
     shown["loops counted once"] = str(p["unknown_loops"])
   shown["compiled in"] = f"{p['compile_seconds']:.0f} s"
