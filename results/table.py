@@ -300,10 +300,37 @@ def summary(table: Summary) -> str:
   return layout([table.heading, *table.columns], rows)
 
 
+def plans() -> str:
+  """The table of compiled recipes, from `plans/*.json` as `vssl plan --output` writes them."""
+  files = sorted((HERE / "plans").glob("*.json"))
+  found = [p for f in files for p in json.loads(f.read_text(encoding="utf-8"))["plans"]]
+  rows = [
+    [
+      f"{p['config']['name']}, {p['machine']['topology']}",
+      f"{p['clips_per_chip']:g}",
+      f"{p['memory']['total'] / 2**30:.1f} of {p['memory']['limit'] / 2**30:.1f}",
+      f"{p['flops']['compiled'] / 1e12:.2f} ({p['flops']['program'] / 1e12:.2f})",
+      f"{p['bytes'] / 2**30:.0f}",
+      *(_exchanged(p, kind) for kind in ("all-reduce", "all-gather", "all-to-all")),
+      f"{p['seconds']['arithmetic'] * 1e3:.0f}, {p['seconds']['memory'] * 1e3:.0f}",
+    ]
+    for p in found
+  ]
+  heads = ["recipe, machine", "clips per chip", "memory, GiB", "TFLOPs compiled (written)"]
+  heads += ["memory traffic, GiB", "all-reduce, MiB", "all-gather, MiB", "all-to-all, MiB"]
+  return layout([*heads, "arithmetic, traffic, ms"], rows)
+
+
+def _exchanged(p: Result, kind: str) -> str:
+  total = sum(c["bytes"] * c["times"] for c in p["collectives"] if c["kind"] == kind)
+  return f"{total / 2**20:.0f}" if total else "0"
+
+
 def tables() -> dict[str, str]:
   """All tables by name, without those whose files are missing."""
   found = {one.name: summary(one) for one in SUMMARIES}
   found |= {one.name: markdown(one) for one in TABLES}
+  found["plans"] = plans()
   return {name: text for name, text in found.items() if text}
 
 
