@@ -1,5 +1,7 @@
 """Every method on 16 virtual devices: what its compiled train step computes and exchanges."""
 
+import importlib.util
+
 import pytest
 
 import vssl_jax
@@ -64,3 +66,14 @@ def test_a_shuffle_of_the_whole_batch_gathers_clips():
   assert p["flops"]["compiled"] <= 1.1 * p["flops"]["program"]
   clips = c.batch_size * c.data.clips * c.data.frames * c.data.size**2 * 3
   assert max(x["bytes"] for x in p["collectives"] if x["kind"] != "all-reduce") >= clips / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_step_compiles_for_a_tpu_slice(method):
+  (p,) = vssl_jax.plan(shrunk(method), "v5e:2x4", videos=2400)
+  assert p["memory"]["fits"], p
+  assert p["flops"]["compiled"] <= 1.1 * p["flops"]["program"]
+  # The state is donated, so the results are new metrics alone.
+  assert p["memory"]["results"] < p["checkpoint_bytes"] / 2 + 100_000
