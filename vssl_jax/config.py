@@ -283,6 +283,8 @@ def shared() -> ConfigDict:
   c.distributed.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM; "": alone
   c.distributed.processes = 1  # number of processes
   c.distributed.index = 0  # index of this process, from 0
+  # Seconds of silence after which another process counts as gone, and the run ends; 0: never.
+  c.distributed.timeout = 30.0
   return c
 
 

@@ -8,6 +8,9 @@ _UNKNOWN_FIELD = re.compile(
 )
 
 
+PEER_LOST = 75  # exit status of a process of a run whose other processes are gone
+
+
 class UserError(ValueError):
   """Bad input; the message is one line: which file or field, what was wrong, what to do.
 

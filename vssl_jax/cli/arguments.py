@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
     """The parsed flags; `config` is a `ConfigDict`, or None if it was not given."""
-    args = list(sys.argv[1:] if args is None else args)
+    args = given = list(sys.argv[1:] if args is None else args)
     config = None
     if self._takes_config and not {"-h", "--help"} & set(args):
       config, args = _take_config(args)
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
     if unknown:
       self.error(self._unknown(unknown[0]))
     if self._takes_config:
-      found.config = config
+      found.config, found.argv = config, given
     return found
 
   def error(self, message: str) -> NoReturn:
@@ -189,4 +189,4 @@ def output(parser: Parser, what: str, *former: str, required: bool = True) -> No
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
   """The flags as arguments of the command's function."""
-  return {k: v for k, v in vars(args).items() if k != "verbose"}
+  return {k: v for k, v in vars(args).items() if k not in ("verbose", "argv")}

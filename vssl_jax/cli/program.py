@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from vssl_jax._version import __version__
 from vssl_jax.cli import quiet
-from vssl_jax.errors import NonFiniteError, Preempted, UserError, brief
+from vssl_jax.errors import PEER_LOST, NonFiniteError, Preempted, UserError, brief
 
 COMMANDS = {
   "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
@@ -41,6 +41,7 @@ exit codes:
   {UNEXPECTED}    an error that nobody foresaw; its traceback is in the file that is named
   {BAD_INPUT}    bad input: one line says which flag, file or field, and what to do
   {DROPPED}    done, but some videos could not be read and are left out
+  {PEER_LOST}   another process of the same run is gone; one line says which, and how to continue
   {INTERRUPTED}  Ctrl-C
   {BROKEN_PIPE}  whoever read the output has gone, as `head` does
   {PREEMPTED}  SIGTERM; all is saved, and the same command goes on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vssl_jax.cli import arguments
+from vssl_jax.cli import arguments, restarts
 from vssl_jax.errors import UserError
 
 RESUMES = True
@@ -47,6 +47,13 @@ def parser() -> arguments.Parser:
     metavar="STEPS",
     help="trace so many train steps, for TensorBoard or xprof (default: 0)",
   )
+  p.add_argument(
+    "--restarts",
+    type=int,
+    default=0,
+    metavar="N",
+    help="start the run again up to N times if it crashes or loses another process (default: 0)",
+  )
   return p
 
 
@@ -54,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
   """Runs the config, and prints the RESULT line."""
   if args.config is None:
     raise UserError("--config is missing: e.g. --config=cvrl:demo")
+  if args.restarts < 0:
+    raise UserError(f"--restarts is {args.restarts}: give a number of times.")
+  if args.restarts and not args.dry_run:
+    return restarts.supervise(args.argv, args.restarts)
   import jax
 
   from vssl_jax import parallel, results

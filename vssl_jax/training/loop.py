@@ -25,7 +25,7 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim
+from vssl_jax.training import checkpoints, metrics_log, optim, peers
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -96,7 +96,14 @@ def train(
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
       checkpoints.check_config(workdir, config)
-    return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
+    with peers.watched(config.distributed.timeout, lambda: _how_to_go_on(workdir)):
+      return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
+
+
+def _how_to_go_on(workdir: pathlib.Path) -> str:
+  steps = [int(p.name) for p in (workdir / checkpoints.FOLDER).glob("*") if p.name.isdigit()]
+  saved = f"the last checkpoint is of step {max(steps)}" if steps else "there is no checkpoint yet"
+  return f"{saved}; run the same command on every host to continue."
 
 
 def _train(

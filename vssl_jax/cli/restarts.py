@@ -1,0 +1,79 @@
+"""Starts a command again when it crashes: `vssl train --restarts=N`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from vssl_jax.errors import PEER_LOST
+
+PAUSE = 5.0  # seconds before a start, in which the other processes end as well
+_FLAG = re.compile(r"--?restarts(=|$)")
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def supervise(argv: Sequence[str], restarts: int) -> int:
+  """Runs `vssl train` in a process of its own, and again while it crashes.
+
+  A crash is the loss of another process (status 75) or a signal such as SIGKILL. Bad input, other
+  errors, Ctrl-C and SIGTERM end the command as without `--restarts`.
+
+  Args:
+    argv: the flags of the command.
+    restarts: how often it is started again at most.
+
+  Returns:
+    The last exit code; 128 plus its number for a signal.
+  """
+  command = [sys.executable, "-m", "vssl_jax.main", *_without_restarts(argv)]
+  for left in range(restarts, -1, -1):
+    code, stopped = _run(command)
+    crashed = code == PEER_LOST or code < 0
+    if not crashed or stopped or not left:
+      break
+    why = f"signal {-code}" if code < 0 else f"status {code}"
+    print(f"note: the run ended with {why}; starting it again, {left - 1} times more.", flush=True)
+    time.sleep(PAUSE)
+  return 128 - code if code < 0 else code
+
+
+def _without_restarts(argv: Sequence[str]) -> list[str]:
+  kept, values = [], iter(argv)
+  for argument in values:
+    if not _FLAG.match(argument):
+      kept.append(argument)
+    elif "=" not in argument:
+      next(values, None)
+  return kept
+
+
+def _run(command: Sequence[str]) -> tuple[int, bool]:
+  """The exit code, and whether this process was asked to stop, which it passes on."""
+  process = subprocess.Popen(command)
+  with _passed_on(process) as stopped:
+    code = process.wait()
+  return code, bool(stopped)
+
+
+@contextlib.contextmanager
+def _passed_on(process: subprocess.Popen) -> Iterator[list[int]]:
+  stopped: list[int] = []
+
+  def pass_on(number: int, frame: FrameType | None) -> None:
+    del frame
+    stopped.append(number)
+    if number == signal.SIGTERM:  # Ctrl-C reaches the process by itself
+      process.send_signal(number)
+
+  before = {number: signal.signal(number, pass_on) for number in _STOPS}
+  try:
+    yield stopped
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
