@@ -38,7 +38,7 @@ def test_kinetics_recipe_traces_at_its_own_size(name):
     loss, (state, _) = method.objective(params, state, z, batch, jax.random.key(0), 0)
     return loss, method.after_update(params, state, 1), method.encoder(params, state)["params"]
 
-  loss, _, encoder = jax.eval_shape(step, method.example(64))
+  loss, _, encoder = jax.eval_shape(step, method.example(config.batch_size))
   assert loss.shape == ()
   assert sum(x.size for x in jax.tree.leaves(encoder)) == 31_634_496  # Slow-R50
   assert (config.optim.warmup_epochs, config.data.interval.distribution) == (35.0, "independent")

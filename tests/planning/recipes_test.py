@@ -11,7 +11,7 @@ DEVICES = 16
 METHODS = ("cvrl", "rho_simclr", "rho_moco", "rho_byol", "rho_swav", "provico", "dcc")
 # Bytes per video that may be gathered: embeddings, queues, memories, statistics and random keys.
 # One video's clips have at least 24,576 bytes, its features 20,480, and activations more.
-MOST_GATHERED = 2_000
+MOST_GATHERED = 4_000
 
 
 def shrunk(method):
