@@ -26,6 +26,10 @@ class Preempted(Exception):
   """The process received SIGTERM, and everything is saved; the message says what."""
 
 
+class PeerLost(Exception):
+  """The other processes of a run cannot be reached; the message says what to do."""
+
+
 def brief(error: BaseException) -> str:
   """Shortens an exception to one line; its text may contain the traceback of another exception."""
   if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):

@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from vssl_jax.errors import UserError
+from vssl_jax.errors import PeerLost, UserError, brief
 
 AXIS = "data"
 Tree = Any
@@ -28,6 +28,7 @@ def initialize(config: ConfigDict) -> None:
 
   Raises:
     UserError: the fields contradict each other.
+    PeerLost: the other processes did not come in time.
   """
   if not config.coordinator:
     if config.processes != 1:
@@ -36,15 +37,20 @@ def initialize(config: ConfigDict) -> None:
         "config.distributed.coordinator=host:port (or auto)."
       )
     return
-  if config.coordinator == "auto":
-    jax.distributed.initialize()
-    return
-  if not 0 <= config.index < config.processes:
+  auto = config.coordinator == "auto"
+  if not auto and not 0 <= config.index < config.processes:
     raise UserError(
       f"config.distributed.index is {config.index}: it must be from 0 to processes - 1 = "
       f"{config.processes - 1}."
     )
-  jax.distributed.initialize(config.coordinator, config.processes, config.index)
+  where = () if auto else (config.coordinator, config.processes, config.index)
+  try:
+    jax.distributed.initialize(*where)
+  except jax.errors.JaxRuntimeError as e:  # DEADLINE_EXCEEDED, for example
+    raise PeerLost(
+      f"config.distributed.coordinator is {config.coordinator}: the processes did not all come "
+      f"({brief(e)[:200]}); start the same command on every host."
+    ) from e
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -52,15 +52,22 @@ def test_the_flag_is_left_out_in_both_forms():
     assert restarts._without_restarts(["--a", *flags, "--b=c"]) == ["--a", "--b=c"]
 
 
+def test_flags_are_not_abbreviated(capsys):
+  """A supervisor would start another, and that another."""
+  assert cli.main(["train", "--config=cvrl:demo", "--restart=3"]) == 2
+  assert "no flag --restart; did you mean --restarts?" in capsys.readouterr().err
+
+
 def test_bad_numbers_and_bad_input_end_at_once(capsys):
   assert cli.main(["train", "--config=cvrl:demo", "--restarts=-1"]) == 2
   assert "--restarts is -1" in capsys.readouterr().err
 
 
-def test_sigterm_reaches_the_run(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_run(number):
   """The run says what it got; its end is passed on."""
   inner = "import signal, sys, time\n"
-  inner += "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nprint('on', flush=True)\n"
+  inner += f"signal.signal({int(number)}, lambda *_: sys.exit(143))\nprint('on', flush=True)\n"
   inner += "time.sleep(60)"
   outer = f"import sys\nfrom vssl_jax.cli import restarts\ninner = {inner!r}\n"
   outer += "print(restarts._run([sys.executable, '-c', inner]))"
@@ -68,5 +75,5 @@ def test_sigterm_reaches_the_run(tmp_path):
     [sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True, cwd=small.ROOT, env=os.environ
   )
   assert process.stdout.readline() == "on\n"
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   assert process.communicate(timeout=60)[0] == "(143, True)\n"

@@ -267,7 +267,7 @@ class _Slow(toy.Source):
 
 def test_waiting_for_input_is_told_once_with_what_to_do(tmp_path, caplog):
   _train(tmp_path, source=_Slow(), steps=8, log_every=1)
-  told = [r.message for r in caplog.records if "the devices wait for clips" in r.message]
+  told = [r.message for r in caplog.records if "the devices wait for it" in r.message]
   assert len(told) == 1
   assert "vssl prepare --short_side" in told[0]
 

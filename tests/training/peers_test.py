@@ -18,8 +18,8 @@ class Losses:
   def __init__(self):
     self.found, self.event = [], threading.Event()
 
-  def __call__(self, peer, why):
-    self.found.append((peer, why))
+  def __call__(self, peer, why, raised):
+    self.found.append((peer, why) + ("raised",) * raised)
     self.event.set()
 
   def wait(self):
@@ -49,7 +49,7 @@ def run(server, secret):
   _until(lambda: len(watches[0]._links) == 2)
   yield watches, losses
   for watch in watches:
-    watch.close(clean=True)
+    watch.close()
 
 
 def _until(happens):
@@ -68,7 +68,7 @@ def test_nothing_is_noticed_while_all_live(run):
 @pytest.mark.parametrize("gone", [1, 2])
 def test_a_process_that_dies_is_noticed_by_all(run, gone):
   watches, losses = run
-  watches[gone].close(clean=False)
+  watches[gone].close(b"")
   other = 3 - gone
   assert losses[0].wait() == [(gone, "it has ended")]
   assert losses[other].wait() == [(gone, "process 0 has lost it")]
@@ -77,7 +77,7 @@ def test_a_process_that_dies_is_noticed_by_all(run, gone):
 
 def test_all_notice_the_loss_of_process_0(run):
   watches, losses = run
-  watches[0].close(clean=False)
+  watches[0].close(b"")
   for i in (1, 2):
     assert losses[i].wait() == [(0, "it has ended")]
 
@@ -94,9 +94,60 @@ def test_a_process_that_is_silent_is_noticed(run, server, secret):
 @pytest.mark.parametrize("first", [0, 1])
 def test_processes_that_finish_are_not_missed(run, first):
   watches, losses = run
-  watches[first].close(clean=True)
+  watches[first].close()
   time.sleep(3 * TIMEOUT)
   assert all(not x.found for x in losses)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_error_of_all_processes_is_no_loss(run, first):
+  """Each has the time to raise its own."""
+  watches, losses = run
+  for watch in (watches[first], *watches[:first], *watches[first + 1 :]):
+    watch.close(peers._RAISED)
+    time.sleep(0.1)
+  time.sleep(3 * TIMEOUT)
+  assert all(not x.found for x in losses)
+
+
+def test_an_error_of_one_process_ends_the_others_later(run, monkeypatch):
+  monkeypatch.setattr(peers, "_GRACE", 0.3)
+  watches, losses = run
+  began = time.monotonic()
+  watches[1].close(peers._RAISED)
+  assert losses[0].wait() == [(1, "it has ended with an error", "raised")]
+  assert losses[2].wait() == [(1, "process 0 has lost it")]
+  assert time.monotonic() - began > 0.3
+
+
+def test_who_is_lost_by_process_0_alone_says_so(run):
+  watches, losses = run
+  watches[0]._send(peers._GONE + (2).to_bytes(4, "big"))
+  assert losses[2].wait() == [(0, "it has lost this process")]
+  assert losses[1].wait() == [(2, "process 0 has lost it")]
+
+
+def test_a_silent_stranger_keeps_nobody_out(server, secret):
+  losses = [Losses(), Losses()]
+  watches = [peers.Watch(i, 5.0, losses[i]) for i in range(2)]
+  watches[0].serve(server, secret)
+  with socket.create_connection(server.getsockname()):
+    began = time.monotonic()
+    watches[1].join(socket.create_connection(server.getsockname()), secret)
+    assert time.monotonic() - began < 4
+  for watch in watches:
+    watch.close()
+
+
+def test_an_answer_of_another_program_is_not_process_0(secret):
+  with socket.create_server(("127.0.0.1", 0)) as other:
+    threading.Thread(
+      target=lambda: other.accept()[0].sendall(b"HTTP/1.1 400 Bad"), daemon=True
+    ).start()
+    watch = peers.Watch(1, TIMEOUT, Losses())
+    with pytest.raises(ConnectionError):
+      watch.join(socket.create_connection(other.getsockname()), secret)
+    watch.close()
 
 
 def test_strangers_are_not_let_in(run, server):
@@ -114,5 +165,10 @@ def test_one_process_watches_nothing():
     assert threading.active_count() <= before
 
 
-def test_own_addresses():
-  assert "127.0.0.1" in peers._addresses()
+def test_addresses_of_process_0():
+  assert peers._addresses("127.0.0.1:12") == ["127.0.0.1"]
+  assert peers._addresses("localhost:12") == ["localhost"]
+  assert peers._addresses("[::1]:12") == ["::1"]
+  assert peers._addresses("node7.example:12")[0] == "node7.example"
+  for found in (peers._addresses("auto"), peers._addresses("")):
+    assert not any(peers._is_loopback(a) for a in found)

@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
       description=description.strip(),
       epilog=f"examples:\n{lines}",
       formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,  # a new flag must not change what an old command means
     )
     self._takes_config = config
     if config:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from vssl_jax._version import __version__
 from vssl_jax.cli import quiet
-from vssl_jax.errors import PEER_LOST, NonFiniteError, Preempted, UserError, brief
+from vssl_jax.errors import PEER_LOST, NonFiniteError, PeerLost, Preempted, UserError, brief
 
 COMMANDS = {
   "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
@@ -109,6 +109,9 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
     except Preempted as e:
       print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
       return PREEMPTED
+    except PeerLost as e:
+      _fail(str(e))
+      return PEER_LOST
     except KeyboardInterrupt:
       goes_on = ": run the same command again, it goes on where it stopped" if resumes else ""
       print(f"interrupted{goes_on}", file=sys.stderr)

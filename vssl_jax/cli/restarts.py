@@ -55,25 +55,29 @@ def _without_restarts(argv: Sequence[str]) -> list[str]:
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:
   """The exit code, and whether this process was asked to stop, which it passes on."""
-  process = subprocess.Popen(command)
-  with _passed_on(process) as stopped:
-    code = process.wait()
+  with _passed_on() as (running, stopped):
+    # In a group of its own, Ctrl-C reaches it once, through this process.
+    running.append(subprocess.Popen(command, process_group=0))
+    if stopped:  # before it ran
+      running[0].send_signal(stopped[0])
+    code = running[0].wait()
   return code, bool(stopped)
 
 
 @contextlib.contextmanager
-def _passed_on(process: subprocess.Popen) -> Iterator[list[int]]:
+def _passed_on() -> Iterator[tuple[list[subprocess.Popen], list[int]]]:
+  running: list[subprocess.Popen] = []
   stopped: list[int] = []
 
   def pass_on(number: int, frame: FrameType | None) -> None:
     del frame
     stopped.append(number)
-    if number == signal.SIGTERM:  # Ctrl-C reaches the process by itself
+    for process in running:
       process.send_signal(number)
 
   before = {number: signal.signal(number, pass_on) for number in _STOPS}
   try:
-    yield stopped
+    yield running, stopped
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

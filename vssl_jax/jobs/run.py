@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.files import local
 from vssl_jax.jobs.linear_probe import linear_probe
 from vssl_jax.jobs.pretrain import pretrain as train
+from vssl_jax.training import checkpoints, peers
 
 _JOBS = {"pretrain": train, "linear_probe": linear_probe}
 
@@ -52,4 +54,12 @@ def pretrain(
     raise UserError(f"--profile is {profile}: give a number of steps.")
   parallel.initialize(config.distributed)
   workdir = local(workdir or local("runs") / (config.name or config.method))
-  return run(config, workdir, allow_config_change=allow_config_change, profile=profile)
+  timeout, coordinator = config.distributed.timeout, config.distributed.coordinator
+  with peers.watched(timeout, lambda: _how_to_continue(workdir), coordinator):
+    return run(config, workdir, allow_config_change=allow_config_change, profile=profile)
+
+
+def _how_to_continue(workdir: pathlib.Path) -> str:
+  steps = [int(p.name) for p in (workdir / checkpoints.FOLDER).glob("*") if p.name.isdigit()]
+  saved = f"the last checkpoint is of step {max(steps)}" if steps else "there is no checkpoint yet"
+  return f"{saved}; run the same command on every host to continue."

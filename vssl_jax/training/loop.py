@@ -25,7 +25,7 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim, peers
+from vssl_jax.training import checkpoints, metrics_log, optim
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -96,14 +96,7 @@ def train(
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
       checkpoints.check_config(workdir, config)
-    with peers.watched(config.distributed.timeout, lambda: _how_to_go_on(workdir)):
-      return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
-
-
-def _how_to_go_on(workdir: pathlib.Path) -> str:
-  steps = [int(p.name) for p in (workdir / checkpoints.FOLDER).glob("*") if p.name.isdigit()]
-  saved = f"the last checkpoint is of step {max(steps)}" if steps else "there is no checkpoint yet"
-  return f"{saved}; run the same command on every host to continue."
+    return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
 
 
 def _train(
@@ -288,14 +281,19 @@ class _Loop:
 
   def _warn_of_waiting(self, step: int, share: float) -> None:
     """Says once how to speed up a run whose devices wait for clips."""
+    if self.waits >= WAITS_TOLD:
+      return
     self.waits = self.waits + 1 if share > MOST_WAITING else 0
     if self.waits == WAITS_TOLD:
+      decoding = (
+        "Prepare records whose frames are hardly larger than the crops (vssl prepare "
+        "--short_side), use more CPU cores or hosts per device, or read"
+      )
       logging.warning(
-        "Input at step %d: the devices wait for clips %.0f %% of the time. Prepare records whose "
-        "frames are hardly larger than the crops (vssl prepare --short_side), use more CPU cores "
-        "or hosts per device, or read the records from a local disk.",
+        "Input at step %d: the devices wait for it %.0f %% of the time. %s from a local disk.",
         step,
         100 * share,
+        decoding if self.method.encoder else "Read",
       )
 
   def _warn(self, step: int, cause: str | None) -> None:
