@@ -124,8 +124,8 @@ def _locked(output: pathlib.Path, name: str, *, shared: bool) -> Iterator[None]:
     except OSError as e:
       if e.errno not in _NO_LOCKS:
         raise UserError(
-          f"{lock.name}: cannot be locked ({e.strerror}); without the lock, two runs could write the "
-          "same files: repair the file system, or give another OUTPUT"
+          f"{lock.name}: cannot be locked ({e.strerror}); without the lock, two runs could write "
+          "the same files: repair the file system, or give another OUTPUT"
         ) from None
     yield
 

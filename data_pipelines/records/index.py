@@ -134,8 +134,11 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
     with np.load(path, allow_pickle=False) as stored:
       fields = {name: stored[name] for name in ("files", "sizes")}
       before = {name: stored[name] for name in ("shard", "length") if "starts" not in stored}
-      counts = np.bincount(before["shard"], minlength=len(files)) if before else []
-      fields["starts"] = np.cumsum([0, *counts]) if before else stored["starts"]
+      if before:
+        counts = np.bincount(before["shard"], minlength=len(files))
+        fields["starts"] = np.cumsum([0, *counts])
+      else:
+        fields["starts"] = stored["starts"]
     fields["offset"] = _mapped(path, "offset.npy")
     sizes = [os.path.getsize(f) for f in files]
   except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions

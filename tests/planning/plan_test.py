@@ -1,6 +1,9 @@
 """Plans: of a small recipe on virtual devices, of too large ones, and their tables."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,8 @@ from vssl_jax.errors import UserError
 from vssl_jax.models import build_encoder, cost
 from vssl_jax.planning import fit, isolated, machines, report
 from vssl_jax.planning import plan as plan_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def small(**changes):
@@ -132,7 +137,8 @@ def test_fit_goes_on_after_a_candidate_that_is_impossible(found):
     return found | {"memory": found["memory"] | {"fits": config.accumulate > 1}}
 
   first, refused, last = fit.fit(small(), 8, compile)
-  assert not first["memory"]["fits"] and last["memory"]["fits"]
+  assert not first["memory"]["fits"]
+  assert last["memory"]["fits"]
   assert refused == {
     "refused": "config.x is 1: impossible.",
     "settings": {"accumulate": 1, "encoder.remat": True},
@@ -176,7 +182,7 @@ def test_a_machine_that_is_refused_leaves_the_plans_of_others(known, tmp_path):
 
 def test_what_was_planned_before_a_crash_is_written(known, tmp_path):
   with pytest.raises(RuntimeError, match="a crash"):
-    vssl_jax.plan(small(), "cpu:8,h200:8".split(","), output=tmp_path / "plan.json")
+    vssl_jax.plan(small(), ["cpu:8", "h200:8"], output=tmp_path / "plan.json")
   (written,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
   assert written["machine"]["topology"] == "cpu:8"
 
@@ -243,7 +249,7 @@ def test_the_reason_of_an_abort_is_one_line(tmp_path):
   other = (tmp_path / "other").open("w+b")
   assert isolated._reason(other, -9) == "SIGKILL"
   other.write(b"bad\n")
-  with pytest.raises(RuntimeError, match=r"exit status 1; last line: bad; a script must plan under"):
+  with pytest.raises(RuntimeError, match="exit status 1; last line: bad; a script must plan under"):
     isolated._reason(other, 1)
 
 
@@ -251,6 +257,16 @@ def test_an_error_in_the_process_is_no_abort():
   """It is raised with its traceback."""
   with pytest.raises(RuntimeError, match=r"for cpu:8:\nTraceback (.|\n)*TypeError"):
     isolated.plan(small(), "cpu:8", "many")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told(tmp_path):
+  script = tmp_path / "script.py"
+  call = "vssl_jax.plan('cvrl:demo', 'cpu:2', videos=80)"
+  script.write_text(f"import vssl_jax\n\n{call}\n")
+  run = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT)
+  assert run.returncode == 1
+  assert 'a script must plan under if __name__ == "__main__":' in run.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

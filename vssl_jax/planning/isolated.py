@@ -67,9 +67,9 @@ def log_path(log: Any) -> str:
 
 def _run(answer: Connection, log: str, config: ConfigDict, topology: str, videos: int) -> None:
   os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
-  from vssl_jax.planning import plan as plan_lib
-
   try:
+    from vssl_jax.planning import plan as plan_lib
+
     answer.send(("plan", plan_lib.plan(config, machines.find(topology), videos=videos)))
   except UserError as e:
     answer.send(("error", str(e)))

@@ -50,7 +50,7 @@ def plan(
   if videos < 1:
     raise UserError(f"--videos is {videos}: it must be at least 1.")
   # What can be found wrong now must not end a run of hours later.
-  named = {name: machines.parse(name) for name in files.listed(topology) or [""]}
+  named = [(name, *machines.parse(name)) for name in files.listed(topology) or [""]]
   file = None if output is None else _writable(output)
   config = config_file.load(config) if isinstance(config, str) else config
   if (job := config.get("job", "pretrain")) != "pretrain":
@@ -60,7 +60,7 @@ def plan(
     )
   plans: list[dict[str, Any]] = []
   first: UserError | None = None
-  for name, (chip, chips) in named.items():
+  for name, chip, chips in named:
     compile = functools.partial(isolated.plan, topology=name, videos=videos)
     tried = fit_lib.fit(config, chips * chip.cores, compile) if fit else _once(config, compile)
     known = {"config": {"name": config.name}, "machine": {"topology": name}}

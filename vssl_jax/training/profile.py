@@ -57,7 +57,7 @@ class Profile:
       self.close()
 
   def close(self) -> None:
-    """Writes the trace if it has begun, also when the run ends early; else says that there is none."""
+    """Writes the trace if it has begun, also when the run ends early; else says there is none."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
@@ -67,7 +67,7 @@ class Profile:
       self._waiting = False
       if jax.process_index() == 0:
         print(
-          f"No trace: the run ended before step {self._first}, the first that --profile would trace "
-          f"(the {SKIPPED} before it only warm up); train for more steps.",
+          f"No trace: the run ended before step {self._first}, the first that --profile would "
+          f"trace (the {SKIPPED} before it only warm up); train for more steps.",
           flush=True,
         )
