@@ -313,12 +313,13 @@ def plans() -> str:
       f"{p['bytes'] / 2**30:.0f}",
       *(_exchanged(p, kind) for kind in ("all-reduce", "all-gather", "all-to-all")),
       f"{p['seconds']['arithmetic'] * 1e3:.0f}, {p['seconds']['memory'] * 1e3:.0f}",
+      str(p["unknown_loops"]),
     ]
     for p in found
   ]
   heads = ["recipe, machine", "clips per chip", "memory, GiB", "TFLOPs compiled (written)"]
   heads += ["memory traffic, GiB", "all-reduce, MiB", "all-gather, MiB", "all-to-all, MiB"]
-  return layout([*heads, "arithmetic, traffic, ms"], rows)
+  return layout([*heads, "arithmetic, traffic, ms", "loops counted once"], rows)
 
 
 def _exchanged(p: Result, kind: str) -> str:

@@ -32,7 +32,8 @@ LAYERS = (
   ("vssl_jax.recipes", "vssl_jax.training"),
   ("vssl_jax.encoder",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
-  ("vssl_jax.jobs", "vssl_jax.planning"),
+  ("vssl_jax.jobs",),
+  ("vssl_jax.planning",),
   ("vssl_jax.commands",),
   # What `python -m` finds, and the package's own names, which are imported when they are asked for.
   (

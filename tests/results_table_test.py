@@ -7,6 +7,8 @@ import statistics
 
 import pytest
 
+from vssl_jax import results
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +57,25 @@ def test_every_plan_has_a_row(table):
     name = f"{plan['config']['name']}, {plan['machine']['topology']}"
     assert file.stem == name.replace(", ", "_").replace(":", "_")
     assert any(row.startswith(f"| {name} |") for row in rows)
+
+
+def test_plans_are_as_the_command_writes_them(table, tmp_path):
+  for file in (table.HERE / "plans").glob("*.json"):
+    found = json.loads(file.read_text())
+    results.write_json(found, tmp_path / file.name)
+    assert file.read_text() == (tmp_path / file.name).read_text()
+    for plan in found["plans"]:
+      assert (plan["host_cores"]["needed"] is not None) == plan["config"]["decodes"]
+      # The contexts of an exchange that is started are none of its results.
+      assert not [c for c in plan["collectives"] if c["dtype"] == "u32" and c["bytes"] <= 8]
+
+
+def test_loops_of_unknown_length_are_told(table):
+  head, _, *rows = table.tables()["plans"].splitlines()
+  assert head.endswith("| loops counted once |")
+  counts = {row.split(" | ")[0].strip("| "): row.split(" | ")[-1].strip(" |") for row in rows}
+  assert counts["dcc_thumos14, v5e:2x4"] == "1"
+  assert counts["rho_byol_k400, h100:8"] == "0"
 
 
 def test_mean_and_deviation_over_seeds(table, tmp_path, monkeypatch):

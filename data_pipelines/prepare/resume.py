@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,7 @@ from data_pipelines.videos.video_list import Entry, VideoList
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
 _AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"
 
 
@@ -94,7 +96,7 @@ def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
   Parts run at the same time, each once; they leave half-written files to the run that follows.
 
   Raises:
-    UserError: another run is writing to OUTPUT, or to the same part of it.
+    UserError: another run is writing to OUTPUT, or to the same part of it, or the lock fails.
   """
   state = output / STATE
   state.mkdir(parents=True, exist_ok=True)
@@ -113,13 +115,18 @@ def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(output: pathlib.Path, name: str, *, shared: bool) -> Iterator[None]:
-  with open(output / STATE / name, "w") as lock:
+  # NFS gives a shared lock only on a file that is open for reading, an exclusive one for writing.
+  with open(output / STATE / name, "a+") as lock:
     try:
       fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
-    except OSError:
-      pass  # the file system has no locks
+    except OSError as e:
+      if e.errno not in _NO_LOCKS:
+        raise UserError(
+          f"{lock.name}: cannot be locked ({e.strerror}); without the lock, two runs could write "
+          "the same files: repair the file system, or give another OUTPUT"
+        ) from None
     yield
 
 

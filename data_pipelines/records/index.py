@@ -4,7 +4,7 @@
 headers makes the index; it is saved beside the shards if the folder is writable.
 
 Records follow each other without gaps, so the offsets alone say where each begins and ends: 8 bytes
-per record, which are read from the file when they are needed.
+per record in memory, for whoever reads them.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def write(index: Index, path: str | os.PathLike) -> None:
 def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index | None:
   """Reads an index, if it is undamaged and describes exactly these files with their current sizes.
 
-  The offsets stay in the file, and are read when they are needed.
+  The offsets are mapped into memory from the file. An index of an earlier version, which stored the
+  shard and the length of each record, is converted.
 
   Args:
     path: the `.npz` file.
@@ -131,7 +132,13 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   path = local(path)
   try:
     with np.load(path, allow_pickle=False) as stored:
-      fields = {name: stored[name] for name in ("files", "sizes", "starts")}
+      fields = {name: stored[name] for name in ("files", "sizes")}
+      before = {name: stored[name] for name in ("shard", "length") if "starts" not in stored}
+      if before:
+        counts = np.bincount(before["shard"], minlength=len(files))
+        fields["starts"] = np.cumsum([0, *counts])
+      else:
+        fields["starts"] = stored["starts"]
     fields["offset"] = _mapped(path, "offset.npy")
     sizes = [os.path.getsize(f) for f in files]
   except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions
@@ -140,7 +147,11 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   if fields.pop("files").tolist() != names or fields["sizes"].tolist() != sizes:
     return None
   index = Index(files=tuple(str(f) for f in files), **fields)
-  return index if _is_sound(index) else None
+  if not _is_sound(index):
+    return None
+  if before and not all(np.array_equal(getattr(index, name)(), x) for name, x in before.items()):
+    return None
+  return index
 
 
 def _mapped(path: pathlib.Path, member: str) -> np.ndarray:

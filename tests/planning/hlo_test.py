@@ -37,36 +37,53 @@ def test_a_loop_without_a_known_length_counts_once_and_is_told():
   assert program.flops() == 2 * 64 * 32 * 32
 
 
-def test_the_length_of_a_loop_is_read_from_its_condition():
-  """As TPU programs have it, which note no length."""
-  text = """\
-%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
-  %p = (s32[], f32[4,8]{1,0}) parameter(0)
-  %w = f32[8,8]{1,0} constant({...})
-  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
+# As TPU programs have it, which note no length.
+LOOP = """\
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {{
+  %p = (s32[], f32[4,8]{{1,0}}) parameter(0)
+  %w = f32[8,8]{{1,0}} constant({{...}})
+  %x = f32[4,8]{{1,0}} get-tuple-element(%p), index=1
   %i = s32[] get-tuple-element(%p), index=0
-  %y = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  ROOT %t = (s32[], f32[4,8]{1,0}) tuple(%i, %y)
-}
+  %y = f32[4,8]{{1,0}} dot(%x, %w), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT %t = (s32[], f32[4,8]{{1,0}}) tuple(%i, %y)
+}}
 
-%condition (q: (s32[], f32[4,8])) -> pred[] {
-  %n = s32[]{:T(128)} constant(3)
-  %q = (s32[], f32[4,8]{1,0}) parameter(0)
+%condition (q: (s32[], f32[4,8])) -> pred[] {{
+  %n = s32[]{{:T(128)}} constant(3)
+  %q = (s32[], f32[4,8]{{1,0}}) parameter(0)
   %j = s32[] get-tuple-element(%q), index=0
   ROOT %lt = pred[] compare(%j, %n), direction=LT
-}
+}}
 
-ENTRY %main (a: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
-  %a = (s32[], f32[4,8]{1,0}) parameter(0)
-  ROOT %loop = (s32[], f32[4,8]{1,0}) while(%a), condition=%condition, body=%body
-}
+ENTRY %main (a: f32[4,8], b: s32[], c: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {{
+  %a = f32[4,8]{{1,0}} parameter(0)
+  %b = s32[] parameter(1)
+  %c = (s32[], f32[4,8]{{1,0}}) parameter(2)
+  %zero = s32[]{{:T(128)}} constant(0)
+  %one = s32[]{{:T(128)}} constant(1)
+  %copied = s32[]{{:T(128)}} copy(%zero)
+  %begin = (s32[], f32[4,8]{{1,0}}) tuple(%{begin}, %a)
+  ROOT %loop = (s32[], f32[4,8]{{1,0}}) while(%{given}), condition=%condition, body=%body
+}}
 """
-  program = hlo.Program(text)
+
+
+@pytest.mark.parametrize("begin", ["zero", "copied"])
+def test_the_length_of_a_loop_is_read_from_its_condition(begin):
+  program = hlo.Program(LOOP.format(begin=begin, given="begin"))
   assert program.entry == "main"
   once = 4 * (4 * 8 + 8 * 8 + 4 * 8) + 4 + 4 + 1  # of the product, and of the comparison
-  assert (program.bytes(loops=False), program.bytes()) == (once, 3 * once)
+  assert program.bytes(loops=False) == once + 8
+  assert program.bytes() == 3 * once + 8  # and of the copy
   assert program.flops() == 3 * 2 * 4 * 8 * 8
   assert program.unknown_loops == 0
+
+
+@pytest.mark.parametrize(("begin", "given"), [("one", "begin"), ("b", "begin"), ("zero", "c")])
+def test_a_condition_tells_no_length_where_the_loop_does_not_begin_at_zero(begin, given):
+  program = hlo.Program(LOOP.format(begin=begin, given=given))
+  assert program.flops() == 2 * 4 * 8 * 8
+  assert program.unknown_loops == 1
 
 
 def test_convolutions_and_their_gradients():
@@ -148,6 +165,55 @@ def test_collectives_inside_a_loop_count_as_often_as_it_runs():
 
   program = _program(loop, _shape(64, sharding=parallel.split(mesh)))
   assert sum(c.times for c in program.collectives()) in (1, 5)  # XLA may move it out of the loop
+
+
+@pytest.mark.parametrize(
+  ("results", "call", "kind", "size"),
+  [
+    ("(f32[8]{0}, f32[64]{0})", "all-gather-start(%x)", "all-gather", 256),
+    (
+      "((f32[8]{0}, bf16[4]{0}), (f32[64]{0}, bf16[32]{0}))",
+      "all-gather-start(%x, %y)",
+      "all-gather",
+      256 + 64,
+    ),
+    (
+      "(f32[8]{0}, f32[8]{0}, u32[], u32[])",
+      "collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}",
+      "collective-permute",
+      32,
+    ),
+    ("((f32[8]{0}), f32[1]{0}, u32[])", "reduce-scatter-start(%x)", "reduce-scatter", 4),
+    ("f32[8]{0}", "all-reduce-start(%x), to_apply=%add", "all-reduce", 32),
+    ("(f32[8]{0}, bf16[4]{0})", "all-reduce-start(%x, %y), to_apply=%add", "all-reduce", 40),
+  ],
+)
+def test_a_collective_that_is_started_counts_its_results(results, call, kind, size):
+  """Not its operands, which most return too, nor what the compiler keeps of the exchange."""
+  text = f"""\
+ENTRY %main (x: f32[8], y: bf16[4]) -> f32[] {{
+  %x = f32[8]{{0}} parameter(0)
+  %y = bf16[4]{{0}} parameter(1)
+  ROOT %c = {results} {call}
+}}
+"""
+  (found,) = hlo.Program(text).collectives()
+  assert (found.kind, found.dtype, found.bytes, found.times) == (kind, "f32", size, 1)
+
+
+def test_parameters_of_a_fusion_may_have_metadata():
+  text = """\
+%fused (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0), metadata={op_name="x"}
+  ROOT %s = f32[100]{0} sine(%p)
+}
+
+ENTRY %main (x: f32[100]) -> f32[100] {
+  %x = f32[100]{0} parameter(0), metadata={op_name="x"}
+  ROOT %f = f32[100]{0} fusion(%x), kind=kLoop, calls=%fused
+}
+"""
+  assert hlo.Program(text).bytes() == 2 * 4 * 100
 
 
 def test_traffic_counts_operands_and_results_but_not_what_stays_in_a_fusion():

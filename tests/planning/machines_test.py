@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from data_pipelines import optional
 from vssl_jax.errors import UserError
 from vssl_jax.planning import machines
 
@@ -41,6 +43,14 @@ def test_virtual_devices():
     machines.find("cpu:4096")
 
 
+@pytest.mark.parametrize(
+  ("topology", "hosts"), [("h100:4", 1), ("h100:8", 1), ("h100:12", 2), ("v5e:8x8", 16)]
+)
+def test_hosts_are_rounded_up(topology, hosts):
+  chip, chips = machines.parse(topology)
+  assert machines.Machine(topology, chip, machines.find("cpu:1").mesh, chips).hosts == hosts
+
+
 def test_the_environment_gives_virtual_devices():
   environment = machines.environment("cpu:24")
   count = "import jax; print(jax.device_count())"
@@ -52,7 +62,8 @@ def test_the_environment_gives_virtual_devices():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_a_missing_tpu_compiler_is_named():
-  with pytest.raises(UserError, match=r"v5e:8x8 needs the TPU compiler, the package libtpu"):
+  message = f"v5e:8x8 needs the TPU compiler, the package libtpu: {optional.install('plan')}."
+  with pytest.raises(UserError, match=re.escape(message)):
     machines.find("v5e:8x8")
 
 

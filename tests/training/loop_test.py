@@ -13,6 +13,7 @@ from tests import toy
 from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.training import checkpoints, loop, metrics_log
+from vssl_jax.training import profile as profile_lib
 
 
 def _train(path, source=None, method=None, devices=1, profile=0, **values):
@@ -251,9 +252,20 @@ def test_a_trace_of_more_steps_than_the_run_has_is_written_at_its_end(tmp_path):
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_a_run_that_ends_before_the_trace_has_none(tmp_path):
+def test_a_run_that_ends_before_the_trace_has_none_and_says_so(tmp_path, capsys):
   _train(tmp_path, steps=2, profile=5, **{"optim.warmup_epochs": 0.0})
   assert not (tmp_path / "profile").exists()
+  said = capsys.readouterr().out
+  assert said.count("No trace: the run ended before step 3,") == 1
+  _train(tmp_path, steps=2, **{"optim.warmup_epochs": 0.0})
+  assert "No trace" not in capsys.readouterr().out
+
+
+def test_each_process_traces_into_its_own_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  trace = profile_lib.Profile(tmp_path, 2, 0)
+  assert trace.folder == tmp_path / "profile" / "process_1"
 
 
 class _Slow(toy.Source):

@@ -176,8 +176,8 @@ class Program:
         users[operand].append(i)
     read = 0
     for i in body:
-      if i.opcode == "parameter" and int(i.rest or i.operands[0]) < len(x.operands):
-        given = named.get(x.operands[int(i.rest or i.operands[0])])
+      if i.opcode == "parameter" and int(i.operands[0]) < len(x.operands):
+        given = named.get(x.operands[int(i.operands[0])])
         whole = sum(a.size() for a in given.results) if given else 0
         read += min(whole, _read(i.name, whole, users))
     return read + _written(body[-1], inner, named)
@@ -190,8 +190,9 @@ class Program:
       if kind not in COLLECTIVES:
         continue
       arrays = x.results
-      if x.opcode.endswith("-start") and len(arrays) > 1 and kind != "all-reduce":
-        arrays = arrays[len(arrays) // 2 :]  # operands, then results
+      if x.opcode.endswith("-start") and kind != "all-reduce":
+        # Operands, then as many results, then what the compiler keeps of the exchange.
+        arrays = arrays[len(x.operands) : 2 * len(x.operands)]
       if not arrays:
         continue
       largest = max(arrays, key=Array.size)
@@ -210,8 +211,15 @@ class Program:
     ]
     return {x.name for body in bodies for x in self.computations.get(body, ())}
 
-  def _trips(self, loop: Instruction) -> int | None:
-    """The number of iterations: as noted, or the n of a condition `i < n`, as scans have it."""
+  def _trips(self, loop: Instruction, outside: Mapping[str, Instruction]) -> int | None:
+    """The number of iterations: as noted, or the n of a condition `i < n`, as scans have it.
+
+    The condition tells it only where i begins at 0.
+
+    Args:
+      loop: the instruction `while`.
+      outside: the instructions of its computation by name.
+    """
     if noted := _TRIPS.search(loop.rest):
       return int(noted[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
@@ -219,8 +227,14 @@ class Program:
     if not body or body[-1].opcode != "compare" or "direction=LT" not in body[-1].rest:
       return None
     named = {x.name: x for x in body}
-    _, bound = (named.get(o) for o in body[-1].operands)
+    counter, bound = (_origin(o, named) for o in body[-1].operands)
+    if counter is None or counter.opcode != "get-tuple-element":
+      return None
     if bound is None or bound.opcode != "constant":
+      return None
+    index = re.search(r"index=(\d+)", counter.rest)
+    begin = _origin(loop.operands[0], outside, int(index[1]) if index else 0)
+    if begin is None or begin.opcode != "constant" or begin.operands != ("0",):
       return None
     return int(bound.operands[0])
 
@@ -240,10 +254,11 @@ class Program:
     runs[self.entry], ready = 1, [self.entry]
     while ready:
       name = ready.pop()
+      named = {x.name: x for x in self.computations.get(name, ())}
       for x in self.computations.get(name, ()):
         times = 1
         if x.opcode == "while":
-          trips = self._trips(x)
+          trips = self._trips(x, named)
           self.unknown_loops += trips is None
           times = trips or 1
         for called in _called(x):
@@ -254,8 +269,31 @@ class Program:
     return runs
 
 
+def _origin(
+  name: str, named: Mapping[str, Instruction], index: int | None = None
+) -> Instruction | None:
+  """The instruction that makes a value, behind copies and the like.
+
+  Args:
+    name: the value.
+    named: the instructions of its computation by name.
+    index: for a tuple, the element that is asked for.
+
+  Returns:
+    The instruction; None if it is not found in the computation.
+  """
+  while (x := named.get(name)) is not None:
+    if index is not None and x.opcode == "tuple":
+      name, index = x.operands[index], None
+    elif x.opcode in ("copy", "bitcast", "reshape", "opt-barrier"):
+      name = x.operands[0]
+    else:
+      return x if index is None else None
+  return None
+
+
 def _parameter(name: str, number: int) -> Instruction:
-  return Instruction(name, "parameter", (), (), str(number))
+  return Instruction(name, "parameter", (), (str(number),), "")
 
 
 def _read(name: str, whole: int, users: Mapping[str, list[Instruction]]) -> int:

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import tempfile
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,6 +29,7 @@ def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
 
   Raises:
     UserError: see `machines.find` and `plan.plan`.
+    RuntimeError: the process failed otherwise; the message has its traceback, if there is one.
   """
   environment = machines.environment(topology) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
   context = multiprocessing.get_context("spawn")
@@ -53,6 +55,8 @@ def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
     child.join()
   if kind == "error":
     raise UserError(value)
+  if kind == "crash":
+    raise RuntimeError(f"the train step could not be compiled for {topology}:\n{value}")
   return value
 
 
@@ -63,19 +67,31 @@ def log_path(log: Any) -> str:
 
 def _run(answer: Connection, log: str, config: ConfigDict, topology: str, videos: int) -> None:
   os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
-  from vssl_jax.planning import plan as plan_lib
-
   try:
+    from vssl_jax.planning import plan as plan_lib
+
     answer.send(("plan", plan_lib.plan(config, machines.find(topology), videos=videos)))
   except UserError as e:
     answer.send(("error", str(e)))
+  except Exception:
+    answer.send(("crash", traceback.format_exc()))
 
 
 def _reason(log: Any, code: int | None) -> str:
+  """Why the process ended without an answer, in one line.
+
+  Raises:
+    RuntimeError: it exited by itself, so that no compiler aborted.
+  """
   log.seek(0)
   text = log.read().decode(errors="replace")
   if fatal := _FATAL.search(text):
     return " ".join(fatal[1].split())[:300]
-  how = signal.Signals(-code).name if code and code < 0 else f"exit status {code}"
   lines = [line for line in text.splitlines() if line.strip()]
-  return f"{how}; last line: {lines[-1][:200]}" if lines else how
+  last = f"; last line: {lines[-1][:200]}" if lines else ""
+  if code is None or code >= 0:
+    raise RuntimeError(
+      f"the process that compiles ended with exit status {code}{last}; a script must plan under "
+      'if __name__ == "__main__":'
+    )
+  return f"{signal.Signals(-code).name}{last}"

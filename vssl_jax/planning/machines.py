@@ -17,6 +17,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from data_pipelines.optional import install
 from vssl_jax import parallel
 from vssl_jax.errors import UserError, brief
 
@@ -71,7 +72,6 @@ CHIPS = {
 _TPU_ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
@@ -111,8 +111,8 @@ class Machine:
 
   @property
   def hosts(self) -> int:
-    """The number of hosts, at least one."""
-    return max(1, self.chips // self.chip.per_host)
+    """The number of hosts; the last one may have fewer chips."""
+    return -(-self.chips // self.chip.per_host)
 
 
 def parse(topology: str) -> tuple[Chip, int]:
@@ -164,15 +164,13 @@ def _cpus(chips: int) -> Sequence[jax.Device]:
 
 def _tpus(topology: str) -> Sequence[jax.Device]:
   for key, value in _TPU_ENVIRONMENT.items():
-    if value:
-      os.environ.setdefault(key, value)
+    os.environ.setdefault(key, value)
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except Exception as e:  # the compiler has one kind of error for all that is wrong
     if "not installed" in str(e) or "libtpu" in str(e):
       raise UserError(
-        f"--topology: {topology} needs the TPU compiler, the package libtpu: pip install -e "
-        f"'.[plan]' in the checkout."
+        f"--topology: {topology} needs the TPU compiler, the package libtpu: {install('plan')}."
       ) from e
     raise UserError(f"--topology: {topology}: {brief(e)}") from e
 

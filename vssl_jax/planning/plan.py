@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vssl_jax import methods
+from vssl_jax.jobs import pretrain
 from vssl_jax.models import cost
 from vssl_jax.planning import arithmetic, hlo
 from vssl_jax.planning.machines import Machine
@@ -27,7 +28,7 @@ def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]
   """Compiles the train step of a config for a machine, and describes the program.
 
   Args:
-    config: any config.
+    config: any config of pre-training; with `config.checkpoint`, the encoder is the one there.
     machine: see `machines.find`.
     videos: number of training videos, which gives the length of an epoch.
 
@@ -36,13 +37,14 @@ def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]
     otherwise. Without enough memory there is no program: only `memory` with `fits` False.
 
   Raises:
-    UserError: the batch does not divide among the devices, or a field is impossible.
+    UserError: the batch does not divide among the devices, a field is impossible, or the
+      checkpoint cannot be read.
   """
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.steps_per_epoch = max(1, videos // config.batch_size)
   config = methods.resolve(config, None)
-  method = methods.build(config, machine.mesh)
+  config, method = pretrain.build(config, machine.mesh)
   program = step_lib.assemble(config, method, machine.mesh, config.steps_per_epoch)
   state, batch = step_lib.abstract(method, program.tx, machine.mesh, config.batch_size)
   clips = config.batch_size * (config.data.clips if method.encoder else 1)

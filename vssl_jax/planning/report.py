@@ -21,10 +21,12 @@ def table(plans: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _column(p: Mapping[str, Any]) -> dict[str, str]:
-  if reason := p.get("aborted"):
-    return {"memory": f"the compiler aborted: {reason}"}
-  config, machine = p["config"], p["machine"]
   shown = {"settings": ", ".join(f"{k}={v}" for k, v in p.get("settings", {}).items())}
+  if reason := p.get("aborted"):
+    return shown | {"memory": f"the compiler aborted: {reason}"}
+  if reason := p.get("refused"):
+    return shown | {"memory": f"refused: {reason}"}
+  config, machine = p["config"], p["machine"]
   shown |= {
     "batch": f"{config['batch_size']:,} videos, {config['clips']:,} clips",
     "micro-batches": str(config["accumulate"]),

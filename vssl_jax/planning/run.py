@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from vssl_jax import config_file, files, results
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 from vssl_jax.planning import fit as fit_lib
 from vssl_jax.planning import isolated, machines
 
@@ -26,36 +26,82 @@ def plan(
 ) -> list[dict[str, Any]]:
   """Compiles the train step of a config for machines, each in a process of its own.
 
+  These processes import the script that calls this function, so a script must call it under
+  `if __name__ == "__main__":`.
+
   Args:
     config: a config, or the name of one, such as `cvrl:k400`.
     topology: machines such as `v5e:8x8`, see `planning.machines`.
     videos: number of training videos, which gives the length of the run.
     fit: search settings with which the step fits, the fastest first.
-    output: file for the plans as JSON.
+    output: file for the plans as JSON, written again after each plan.
 
   Returns:
     A plan for each machine, with `fit` one for each setting that was tried: plain data, see
-    `planning.plan.plan`. Where the compiler itself aborted, the plan has an entry `aborted`.
+    `planning.plan.plan`. Where the compiler itself aborted, the plan has an entry `aborted`; where
+    a machine or setting cannot be planned though others can, an entry `refused`.
 
   Raises:
-    UserError: a machine is unknown, its compiler is not installed, the batch does not divide among
-      its devices, or a field of the config is impossible.
+    UserError: a machine is unknown, the output cannot be written, or nothing can be planned: the
+      compiler is not installed, the batch does not divide among the devices, or a field of the
+      config is impossible.
+    RuntimeError: a process failed otherwise; its traceback is the message.
   """
   if videos < 1:
     raise UserError(f"--videos is {videos}: it must be at least 1.")
-  file = None if output is None else local(output)
+  # What can be found wrong now must not end a run of hours later.
+  named = [(name, *machines.parse(name)) for name in files.listed(topology) or [""]]
+  file = None if output is None else _writable(output)
   config = config_file.load(config) if isinstance(config, str) else config
+  if (job := config.get("job", "pretrain")) != "pretrain":
+    raise UserError(
+      f"config.job is {job!r}: only pre-training can be planned; give a config of pre-training, "
+      "such as cvrl:k400."
+    )
   plans: list[dict[str, Any]] = []
-  for name in files.listed(topology):
-    chip, chips = machines.parse(name)
-    compile = functools.partial(_one, topology=name, videos=videos)
-    plans += fit_lib.fit(config, chips * chip.cores, compile) if fit else [compile(config)]
-  if file is not None:
-    results.write_json({"plans": plans}, file)
+  first: UserError | None = None
+  for name, chip, chips in named:
+    compile = functools.partial(isolated.plan, topology=name, videos=videos)
+    tried = fit_lib.fit(config, chips * chip.cores, compile) if fit else _once(config, compile)
+    known = {"config": {"name": config.name}, "machine": {"topology": name}}
+    try:
+      for found in tried:
+        plans.append(known | found)
+        _write(plans, file)
+    except UserError as e:
+      first = first or e
+      plans.append(known | {"refused": str(e)})
+      _write(plans, file)
+  if first and not _any(plans):
+    raise first
   return plans
 
 
-def _one(config: ConfigDict, *, topology: str, videos: int) -> dict[str, Any]:
-  found = isolated.plan(config, topology, videos)
-  named = {"config": {"name": config.name}, "machine": {"topology": topology}}
-  return named | found
+def _once(config: ConfigDict, compile: fit_lib.Compile) -> Iterator[dict[str, Any]]:
+  yield compile(config)
+
+
+def _any(plans: Sequence[dict[str, Any]]) -> bool:
+  return any("refused" not in p for p in plans)
+
+
+def _writable(output: str | os.PathLike[str]) -> pathlib.Path:
+  """The file for the plans, after a trial that it can be written; makes its folder."""
+  file = files.local(output)
+  files.make_folder(file.parent)
+  if file.is_dir():
+    raise UserError(f"--output: {file} is a folder; give a file.")
+  trial = files.temporary_of(file)
+  try:
+    trial.touch()
+    trial.unlink()
+  except OSError as e:
+    raise UserError(
+      f"--output: {file} cannot be written ({e.strerror}); choose another path."
+    ) from None
+  return file
+
+
+def _write(plans: Sequence[dict[str, Any]], file: pathlib.Path | None) -> None:
+  if file is not None and _any(plans):
+    results.write_json({"plans": plans}, file)

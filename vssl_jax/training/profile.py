@@ -22,11 +22,16 @@ class Profile:
     """Plans a trace.
 
     Args:
-      folder: the run's folder; the trace is written under `profile/`.
+      folder: the run's folder; the trace is written under `profile/`, with several processes each
+        under its own `profile/process_<index>/`.
       steps: number of steps; 0 for no trace.
       start: the step that the run begins or continues at.
     """
     self.folder = folder / FOLDER
+    if jax.process_count() > 1:  # those of one host would write files of the same name
+      self.folder /= f"process_{jax.process_index()}"
+    self._run = folder
+    self._waiting = steps > 0
     self._first = start + 1 + SKIPPED
     self._last = self._first + steps - 1
     self._running = False
@@ -37,7 +42,7 @@ class Profile:
       return contextlib.nullcontext()
     if not self._running:
       jax.profiler.start_trace(str(self.folder))
-      self._running = True
+      self._running, self._waiting = True, False
     return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
   def after(self, step: int, result: Any) -> None:
@@ -52,9 +57,17 @@ class Profile:
       self.close()
 
   def close(self) -> None:
-    """Writes the trace if it has begun, also when the run ends early."""
+    """Writes the trace if it has begun, also when the run ends early; else says there is none."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
       if jax.process_index() == 0:
-        print(f"Trace: {self.folder}; see tensorboard --logdir={self.folder.parent}", flush=True)
+        print(f"Trace: {self.folder}; see tensorboard --logdir={self._run}", flush=True)
+    elif self._waiting:
+      self._waiting = False
+      if jax.process_index() == 0:
+        print(
+          f"No trace: the run ended before step {self._first}, the first that --profile would "
+          f"trace (the {SKIPPED} before it only warm up); train for more steps.",
+          flush=True,
+        )

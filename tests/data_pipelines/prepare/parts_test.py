@@ -1,5 +1,8 @@
 """Parts of a preparation, as the jobs of an array write them, give the records of one run."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 
@@ -96,6 +99,42 @@ def test_who_may_work_at_the_same_time(tmp_path):
     pytest.raises(UserError, match="another prepare"),
     resume.claim(tmp_path, one),
   ):
+    pass
+
+
+def test_a_lock_is_taken_on_a_file_open_for_reading_and_writing(tmp_path, monkeypatch):
+  """As NFS needs it."""
+  modes = []
+
+  def lock(file, _):
+    modes.append((file.readable(), file.writable()))
+
+  monkeypatch.setattr(fcntl, "flock", lock)
+  with resume.claim(tmp_path, resume.Part(1, 2)):
+    pass
+  assert modes == [(True, True)] * 2
+
+
+@pytest.mark.parametrize("code", ["EBADF", "EIO", "ESTALE"])
+def test_a_lock_that_fails_is_reported(tmp_path, monkeypatch, code):
+  def fail(*_):
+    raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+  monkeypatch.setattr(fcntl, "flock", fail)
+  with (
+    pytest.raises(UserError, match=r"lock: cannot be locked \(.*\); without the lock"),
+    resume.claim(tmp_path),
+  ):
+    pass
+
+
+@pytest.mark.parametrize("code", ["ENOTSUP", "EOPNOTSUPP", "ENOSYS", "ENOLCK"])
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code):
+  def fail(*_):
+    raise OSError(getattr(errno, code), "no locks")
+
+  monkeypatch.setattr(fcntl, "flock", fail)
+  with resume.claim(tmp_path):
     pass
 
 

@@ -128,12 +128,43 @@ def test_an_index_that_does_not_fit_its_shards_is_rebuilt(tmp_path, changes):
   assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
 
 
-def test_an_index_of_an_earlier_version_is_rebuilt(tmp_path):
-  """It stored the shard and the length of each record."""
-  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a", b"bc"])
-  found = index.load(tmp_path, "train")
+def _as_before(folder, **changes):
+  """Writes an index as earlier versions did, with the shard and the length of each record."""
+  found = index.load(folder, "train")
   old = {"shard": found.shard(), "length": found.length(), "starts": None}
-  _changed(tmp_path / "train.index.npz", **old)
+  _changed(folder / "train.index.npz", **(old | changes))
+
+
+def test_an_index_of_an_earlier_version_is_converted(tmp_path, monkeypatch):
+  """So that a folder that cannot be written to is not scanned again by every process."""
+  shards = ([b"a", b"bc"], [], [b"def"])
+  for number, payloads in enumerate(shards):
+    write(tmp_path / f"train-{number:05d}-of-00003.tfrecord", payloads)
+  _as_before(tmp_path)
+  monkeypatch.setattr(index, "build", lambda files: pytest.fail("scanned again"))
+  found = index.load(tmp_path, "train")
+  assert everything(found) == [b"a", b"bc", b"def"]
+  assert found.starts.tolist() == [0, 2, 2, 3]
+  assert found.starts.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"length": np.array([1, 3])},
+    {"length": np.array([1])},
+    {"length": None},
+    {"shard": np.array([0, 1], np.int32)},
+    {"shard": np.array([0, -1], np.int32)},
+    {"shard": np.array([0.0, 0.0])},
+    {"shard": None},
+    {"offset": np.array([12, 30])},
+  ],
+)
+def test_an_index_of_an_earlier_version_that_does_not_fit_is_rebuilt(tmp_path, changes):
+  write(tmp_path / "train-00000-of-00001.tfrecord", [b"a", b"bc"])
+  _as_before(tmp_path, **changes)
+  assert index.read(tmp_path / "train.index.npz", index.find(tmp_path, "train")) is None
   assert everything(index.load(tmp_path, "train")) == [b"a", b"bc"]
 
 
