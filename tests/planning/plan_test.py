@@ -281,3 +281,13 @@ def test_the_function_compiles_in_a_process_of_its_own(tmp_path):
     vssl_jax.plan(c, "cpu:16", videos=0)
   with pytest.raises(UserError, match=r"config\.batch_size is 32"):
     vssl_jax.plan(c, "cpu:24", videos=800)
+
+
+def test_fit_tries_nothing_else_without_an_encoder_of_clips():
+  asked = []
+
+  def compile(config):
+    asked.append(config.accumulate)
+    return {"config": {"decodes": False}, "memory": {"fits": False}}
+
+  assert len(list(fit.fit(small(), 8, compile))) == len(asked) == 1

@@ -40,7 +40,8 @@ def fit(config: ConfigDict, chips: int, compile: Compile) -> Iterator[dict[str, 
         raise
       found = {"refused": str(e)}
     yield found | {"settings": settings}
-    if found.get("memory", {}).get("fits"):
+    # Without an encoder of clips there are no activations to save.
+    if found.get("memory", {}).get("fits") or not found.get("config", {}).get("decodes", True):
       return
 
 
@@ -56,9 +57,8 @@ def candidates(config: ConfigDict, chips: int) -> Iterator[dict[str, Any]]:
   """
   plain: dict[str, Any] = {"accumulate": 1}
   fields = config.get(config.method, {})
-  saves = "encoder" in config and config.method != "dcc"
   remat: dict[str, Any] = {}
-  if saves and not config.get("checkpoint"):  # else the encoder is as it was trained
+  if not config.get("checkpoint"):  # else the encoder is as it was trained
     plain["encoder.remat"] = False
     remat["encoder.remat"] = True
   one_by_one = f"{config.method}.sequential"
@@ -71,8 +71,6 @@ def candidates(config: ConfigDict, chips: int) -> Iterator[dict[str, Any]]:
       yield plain | {one_by_one: True} | remat
   elif remat:
     yield plain | remat
-  if not saves:
-    return
   parts = 2
   while parts <= MOST_MICRO_BATCHES and config.batch_size % (parts * chips) == 0:
     yield plain | remat | {"accumulate": parts}
