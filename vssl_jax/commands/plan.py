@@ -8,7 +8,7 @@ from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
 
 DESCRIPTION = """\
-Plans a run for a machine that need not be here: compiles the real train step for its devices.
+Plans a run for TPUs or GPUs without having them: compiles the real train step for them.
 
 The table says whether the step fits into the memory of a chip, how much it computes, reads and
 exchanges between devices, and from these how long a step and the run take at best. TPUs need the

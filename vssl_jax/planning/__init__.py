@@ -1,1 +1,1 @@
-"""Plans a run for machines that are not here: compiles its step for them and reads the result."""
+"""Plans a run: compiles its step for TPUs or GPUs, without having them, and reads the program."""

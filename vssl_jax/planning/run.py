@@ -1,4 +1,4 @@
-"""Plans a run for machines that need not be here."""
+"""Plans a run for TPUs or GPUs, without having them: `vssl_jax.plan`."""
 
 from __future__ import annotations
 
