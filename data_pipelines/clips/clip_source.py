@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
@@ -38,6 +39,11 @@ class Store(Protocol):
   @property
   def codec(self) -> steps_lib.Codec:
     """How the frames are stored."""
+    ...
+
+  @property
+  def reads_ahead(self) -> int:
+    """Number of videos to read at once beyond one per thread, to hide the delay of a network."""
     ...
 
   @property
@@ -233,6 +239,8 @@ class ClipSource:
 
   def _mapped(self, examples: Any, example: Callable, limit: int = 0) -> Any:
     threads = self._data.threads
+    if ahead := self._store.reads_ahead:
+      threads = (threads or os.cpu_count() or 1) + ahead  # those that wait for bytes use no core
     options = tf.data.Options()
     options.deterministic = True
     options.threading.max_intra_op_parallelism = 1  # parallel over videos, not within a video

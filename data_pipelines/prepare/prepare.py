@@ -3,15 +3,16 @@
 INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
 line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
 OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
-`labels.txt` and `manifest.json`. If a run is interrupted, run the same command again: it continues
-with the unfinished shards. Several runs may write different splits into one OUTPUT; the splits
-share its labels.
+`labels.txt` and `manifest.json`. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
+If a run is interrupted, run the same command again: it continues with the unfinished shards.
+Several runs may write different splits into one OUTPUT; the splits share its labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -30,7 +31,6 @@ from data_pipelines.videos import workers as workers_lib
 from vssl_jax import files, former
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 
 TIMEOUT = 600.0  # seconds
 RESUMES = True
@@ -40,6 +40,7 @@ vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_
 vssl prepare videos.csv RECORDS --split_column=split --workers=8
 vssl prepare VIDEOS RECORDS --part=3/16
 """
+_REQUESTS = 16  # results of shards that are read at the same time
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
 
@@ -107,11 +108,11 @@ def prepare(
   share = None if part is None else resume.Part.parse(part)
   if share and overwrite:
     raise UserError("overwrite would remove what other parts write: give it to the first run alone")
-  videos = _list(local(input), split, split_column, split_list, root, flat)
+  videos = _list(files.path(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
-  output = local(output)
+  output = files.path(output)
   try:
     with resume.claim(output, share):
       planned = resume.plan(videos, settings, shards)
@@ -184,7 +185,10 @@ def _cores() -> int:
 def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progress: bool) -> None:
   """Writes all shards that are not complete yet."""
   total = sum(len(task.entries) for task in tasks)
-  tasks = [t for t in tasks if (r := t.result()) is None or (t.strict and _unreadable(r))]
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+    results = [*pool.map(shards_lib.Shard.result, tasks)]
+  pairs = zip(tasks, results, strict=True)
+  tasks = [t for t, r in pairs if r is None or (t.strict and _unreadable(r))]
   done = total - sum(len(task.entries) for task in tasks)
   at: dict[str, int | None] = {}  # position of each shard's current video
   ended: dict[str, int] = collections.defaultdict(int)  # number of finished videos per shard
@@ -217,7 +221,7 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
         raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {crash.reason}")
       return dataclasses.replace(task, crashed={**task.crashed, position: crash.reason})
 
-    results = workers_lib.run(
+    running = workers_lib.run(
       shards_lib.write,
       tasks,
       workers=workers,
@@ -225,8 +229,8 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
       on_report=on_report,
       on_crash=on_crash,
     )
-    with contextlib.closing(results):
-      for _ in results:
+    with contextlib.closing(running):
+      for _ in running:
         pass
 
 
@@ -248,7 +252,9 @@ def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
   """What the manifest has of each split, from the results of its shards."""
   splits = {}
   for job in planned:
-    results = [task.result() for task in tasks[job.split]]
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+      results = [r for r in pool.map(shards_lib.Shard.result, tasks[job.split]) if r is not None]
+    assert len(results) == len(tasks[job.split])  # all are written now
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
       "settings": dataclasses.asdict(job.settings),

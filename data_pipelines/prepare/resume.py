@@ -2,17 +2,13 @@
 
 There is one job per split. `.prepare/{split}.job.json` stores its settings, videos and number of
 shards; a job that differs from it is refused.
-
-The lock is a single `flock`. A library such as filelock would add waiting and support for other
-systems, which is not needed here.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -23,12 +19,13 @@ from typing import Any
 
 from data_pipelines.prepare.shards import STATE, Shard, assign, default_count
 from data_pipelines.records import index, manifest
-from data_pipelines.videos import decode
+from data_pipelines.videos import decode, video_list
 from data_pipelines.videos.video_list import Entry, VideoList
 from vssl_jax import files
 from vssl_jax.errors import UserError
+from vssl_jax.files import lock
 
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
+_REQUESTS = 32  # sizes that are asked for at the same time
 _AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"
 
 
@@ -98,8 +95,7 @@ def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
   Raises:
     UserError: another run is writing to OUTPUT, or to the same part of it, or the lock fails.
   """
-  state = output / STATE
-  state.mkdir(parents=True, exist_ok=True)
+  files.make_folder(output / STATE)
   with contextlib.ExitStack() as locks:
     locks.enter_context(_locked(output, "lock", shared=part is not None))
     if part is not None:
@@ -115,22 +111,17 @@ def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(output: pathlib.Path, name: str, *, shared: bool) -> Iterator[None]:
-  # NFS gives a shared lock only on a file that is open for reading, an exclusive one for writing.
-  with open(output / STATE / name, "a+") as lock:
+  with contextlib.ExitStack() as held:
     try:
-      fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
+      held.enter_context(lock.hold(output / STATE / name, shared=shared))
+    except lock.Held:
       raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
-    except OSError as e:
-      if e.errno not in _NO_LOCKS:
-        raise UserError(
-          f"{lock.name}: cannot be locked ({e.strerror}); without the lock, two runs could write "
-          "the same files: repair the file system, or give another OUTPUT"
-        ) from None
     yield
 
 
 def _clear(output: pathlib.Path) -> None:
+  if files.is_remote(output):  # there is no half-written object
+    return
   for folder in (output, output / STATE):
     for path in folder.glob(".tmp-*"):
       path.unlink(missing_ok=True)
@@ -143,7 +134,7 @@ def plan(videos: VideoList, settings: decode.FrameSettings, shards: int) -> list
     groups.setdefault(entry.split, []).append(entry)
   plans = []
   for split, entries in sorted(groups.items()):
-    sizes = {entry.path: _size(videos.root / entry.path) for entry in entries}
+    sizes = _sizes(videos, entries)
     plans.append(Job(split, tuple(entries), sizes, settings, min(shards, len(entries))))
   return plans
 
@@ -264,11 +255,18 @@ def _path(output: pathlib.Path, split: str) -> pathlib.Path:
 
 def _shard_names(output: pathlib.Path, split: str) -> list[str]:
   pattern = re.compile(re.escape(split) + r"-\d{5,}-of-\d{5,}(\.tfrecord)?")
-  return sorted(path.name for path in output.iterdir() if pattern.fullmatch(path.name))
+  return sorted(name for name in files.sizes(output) if pattern.fullmatch(name))
 
 
-def _size(path: pathlib.Path) -> int:
-  try:
-    return path.stat().st_size
-  except OSError:
-    return -1
+def _sizes(videos: VideoList, entries: Sequence[Entry]) -> dict[str, int]:
+  """Size of each file in bytes, by path; −1 if it is missing."""
+  names = sorted({entry.path for entry in entries})
+
+  def size(name: str) -> int:
+    try:
+      return videos.sizes.get(name) or files.size(video_list.locate(videos.root, name))
+    except OSError:
+      return -1
+
+  with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+    return dict(zip(names, pool.map(size, names), strict=True))

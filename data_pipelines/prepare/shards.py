@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.records import manifest, sequence_example, tfrecord
-from data_pipelines.videos import decode
+from data_pipelines.videos import decode, video_list
 from data_pipelines.videos.video_list import Entry
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -60,7 +60,7 @@ class Shard:
   @property
   def state(self) -> pathlib.Path:
     """Path of the result file, which exists once the shard is complete."""
-    return pathlib.Path(self.path).parent / STATE / f"{self.name}.json"
+    return files.path(self.path).parent / STATE / f"{self.name}.json"
 
   def fingerprint(self) -> str:
     """Digest of the videos and label indices, not of the settings (the job compares those)."""
@@ -76,7 +76,7 @@ class Shard:
     """The result of an earlier run; None if the shard must still be written."""
     try:
       result = json.loads(files.read_text(self.state))
-      complete = os.path.getsize(self.path) == result["bytes"]
+      complete = files.size(self.path) == result["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
       return None
     return result if complete and result["fingerprint"] == self.fingerprint() else None
@@ -152,7 +152,7 @@ def write(shard: Shard, report) -> dict[str, Any]:
 
 def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, written) -> None:
   parts, frames, seconds = 0, 0, 0.0
-  path = os.path.join(shard.root, entry.path)
+  path = video_list.locate(shard.root, entry.path)
   for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
     if sum(map(len, part.frames)) > _RECORD_BYTES:
       raise decode.UnreadableError(

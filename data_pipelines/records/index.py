@@ -9,6 +9,7 @@ per record in memory, for whoever reads them.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import glob
@@ -23,9 +24,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.records import tfrecord
+from vssl_jax import files as files_lib
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, replacing
+from vssl_jax.files import replacing
 
+_SCANS = 16  # shards that are scanned at the same time; in a bucket each header is a request
 _SHARD = re.compile(r"(?P<split>.+)-(?P<shard>\d{5,})-of-(?P<count>\d{5,})(\.tfrecords?)?")
 
 
@@ -82,30 +85,34 @@ def build(files: Sequence[str | os.PathLike]) -> Index:
   Raises:
     UserError: a file is missing, truncated or not a TFRecord file; names the file and the byte.
   """
-  offsets, sizes = [np.zeros(0, np.int64)], []
-  for path in files:
-    try:
-      sizes.append(os.path.getsize(path))
-      offsets.append(tfrecord.scan(path)[0])
-    except OSError as error:
-      raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+  with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
+    scanned = [*pool.map(_scan, files)]
+  offsets = [np.zeros(0, np.int64), *(offset for offset, _ in scanned)]
   return Index(
     files=tuple(str(f) for f in files),
     starts=np.cumsum([len(o) for o in offsets], dtype=np.int64),
     offset=np.concatenate(offsets),
-    sizes=np.array(sizes, np.int64),
+    sizes=np.array([size for _, size in scanned], np.int64),
   )
+
+
+def _scan(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+  """Positions of a shard's payloads, and its size in bytes."""
+  try:
+    return tfrecord.scan(path)[0], files_lib.size(path)
+  except OSError as error:
+    raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def path_of(folder: str | os.PathLike, split: str) -> pathlib.Path:
   """Path of the index file of a split."""
-  return pathlib.Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', split)}.index.npz"
+  return files_lib.path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', split)}.index.npz"
 
 
 def write(index: Index, path: str | os.PathLike) -> None:
   """Writes an index as `.npz`, atomically; it stores the shards' paths relative to the index."""
-  path = local(path)
-  names = [os.path.relpath(f, path.parent) for f in index.files]
+  path = files_lib.path(path)
+  names = [os.path.relpath(f, str(path.parent)) for f in index.files]
   with replacing(path) as file:
     np.savez(
       file,
@@ -119,8 +126,8 @@ def write(index: Index, path: str | os.PathLike) -> None:
 def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index | None:
   """Reads an index, if it is undamaged and describes exactly these files with their current sizes.
 
-  The offsets are mapped into memory from the file. An index of an earlier version, which stored the
-  shard and the length of each record, is converted.
+  The offsets are mapped into memory from the file; those of an index in a bucket are read. An index
+  of an earlier version, which stored the shard and the length of each record, is converted.
 
   Args:
     path: the `.npz` file.
@@ -129,9 +136,9 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   Returns:
     The index, or None if a new scan is needed.
   """
-  path = local(path)
+  path = files_lib.path(path)
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with files_lib.open_read(path) as file, np.load(file, allow_pickle=False) as stored:
       fields = {name: stored[name] for name in ("files", "sizes")}
       before = {name: stored[name] for name in ("shard", "length") if "starts" not in stored}
       if before:
@@ -139,11 +146,14 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
         fields["starts"] = np.cumsum([0, *counts])
       else:
         fields["starts"] = stored["starts"]
-    fields["offset"] = _mapped(path, "offset.npy")
-    sizes = [os.path.getsize(f) for f in files]
+      if files_lib.is_remote(path):
+        fields["offset"] = stored["offset"]
+    if not files_lib.is_remote(path):
+      fields["offset"] = _mapped(path, "offset.npy")
+    sizes = _sizes(files)
   except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions
     return None
-  names = [os.path.relpath(f, path.parent) for f in files]
+  names = [os.path.relpath(f, str(path.parent)) for f in files]
   if fields.pop("files").tolist() != names or fields["sizes"].tolist() != sizes:
     return None
   index = Index(files=tuple(str(f) for f in files), **fields)
@@ -152,6 +162,13 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   if before and not all(np.array_equal(getattr(index, name)(), x) for name, x in before.items()):
     return None
   return index
+
+
+def _sizes(files: Sequence[str | os.PathLike]) -> list[int]:
+  """Sizes of files in bytes, from one listing of each folder."""
+  paths = [files_lib.path(f) for f in files]
+  folders = {folder: files_lib.sizes(folder) for folder in {p.parent for p in paths}}
+  return [folders[p.parent][p.name] for p in paths]
 
 
 def _mapped(path: pathlib.Path, member: str) -> np.ndarray:
@@ -222,8 +239,8 @@ def load(folder: str | os.PathLike, split: str) -> Index:
 
 def find(folder: str | os.PathLike, split: str) -> list[str]:
   """Paths of a split's shards, sorted; see `load`."""
-  folder = local(folder)
-  names = sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+  folder = files_lib.path(folder)
+  names = sorted(files_lib.sizes(folder))
   numbered = {n: m for n in names if (m := _SHARD.fullmatch(n))}
   if glob.has_magic(split):
     found = [n for n in names if pathlib.PurePath(n).match(split) and not n.endswith(".npz")]

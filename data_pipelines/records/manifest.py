@@ -12,7 +12,6 @@ from typing import Any
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
@@ -121,7 +120,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   Raises:
     UserError: the file is not a manifest of this format.
   """
-  path = local(folder) / MANIFEST
+  path = files.path(folder) / MANIFEST
   try:
     manifest = json.loads(files.read_text(path))
   except FileNotFoundError:
@@ -136,7 +135,7 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
 def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:
   """Class names by index, from `labels.txt`; () if there is no such file."""
   try:
-    return label_lines(local(folder) / LABELS)
+    return label_lines(files.path(folder) / LABELS)
   except FileNotFoundError:
     return ()
 

@@ -10,16 +10,16 @@ TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import pathlib
 import struct
 
 import google_crc32c
 import numpy as np
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.files import temporary_of
 
 HEADER = 12  # bytes before a payload
 FOOTER = 4  # bytes after a payload
@@ -35,8 +35,7 @@ def masked_crc32c(data: bytes) -> int:
 class ShardWriter:
   """Writes a TFRecord file that gets its name only when it is complete.
 
-  Use it as a context manager: a normal exit syncs the file to disk and renames it; an exception
-  removes what was written. A killed process leaves only a `.tmp-*` file.
+  Use it as a context manager; see `files.replacing`.
 
   Attributes:
     size: bytes written so far.
@@ -44,14 +43,14 @@ class ShardWriter:
   """
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
     self.size = 0
     self.sha256 = ""
-    self._temporary = temporary_of(self.path)
     self._hash = hashlib.sha256()
+    self._whole = contextlib.ExitStack()
+    self._path = path
 
   def __enter__(self) -> ShardWriter:
-    self._file = open(self._temporary, "wb")
+    self._file = self._whole.enter_context(files.replacing(self._path))
     return self
 
   def write(self, record: bytes) -> None:
@@ -75,15 +74,8 @@ class ShardWriter:
     self._file.truncate()
 
   def __exit__(self, kind, value, traceback) -> None:
-    if kind is not None:
-      self._file.close()
-      self._temporary.unlink(missing_ok=True)
-      return
-    self._file.flush()
-    os.fsync(self._file.fileno())
-    self._file.close()
-    self.sha256 = self._hash.hexdigest()
-    os.replace(self._temporary, self.path)
+    self._whole.__exit__(kind, value, traceback)
+    self.sha256 = "" if kind else self._hash.hexdigest()
 
 
 def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -98,13 +90,12 @@ def scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     UserError: the file ends inside a record, or a header's CRC is wrong; names the file and byte.
   """
-  size = os.path.getsize(path)
+  size = files.size(path)
   offsets, lengths = [], []
   position = 0
-  with open(path, "rb", buffering=0) as file:
+  with files.ranges(path) as read_range:
     while position < size:
-      file.seek(position)
-      header = file.read(HEADER)
+      header = read_range(position, HEADER)
       if len(header) == HEADER and not _header_is_sound(header):
         raise UserError(_damage(path, position))
       length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER else 0
@@ -133,10 +124,8 @@ def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = Fa
     UserError: the file ends before the payload does, or a CRC is wrong; names the file and byte.
   """
   start = offset - HEADER
-  with open(path, "rb", buffering=0) as file:
-    file.seek(start if verify else offset)
-    wanted = HEADER + length + FOOTER if verify else length
-    data = _read_exactly(file, wanted)
+  wanted = HEADER + length + FOOTER if verify else length
+  data = files.read_range(path, start if verify else offset, wanted)
   if len(data) < wanted:
     raise UserError(f"{path}: truncated inside the record at byte {start}: prepare it again")
   if not verify:
@@ -147,17 +136,6 @@ def read(path: str | os.PathLike, offset: int, length: int, *, verify: bool = Fa
   if not sound or stored != masked_crc32c(payload):
     raise UserError(_damage(path, start))
   return payload
-
-
-def _read_exactly(file, count: int) -> bytes:
-  """Reads `count` bytes, or fewer at the end of the file (a single raw read may stop at 2 GiB)."""
-  data = file.read(count)
-  while len(data) < count:
-    more = file.read(count - len(data))
-    if not more:
-      break
-    data += more
-  return data
 
 
 def _header_is_sound(header: bytes) -> bool:

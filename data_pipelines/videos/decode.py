@@ -12,12 +12,15 @@ import io
 import itertools
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import av
 from av.video.reformatter import VideoReformatter
 from PIL import Image
+
+from vssl_jax import files
 
 _CLOCK = 2e-3  # tolerance, seconds; some containers round time stamps to milliseconds
 _SEEK_FROM = 10.0  # seconds; earlier starts are reached by decoding, which is always exact
@@ -103,8 +106,8 @@ def decode(
     UnreadableError: the file is missing, empty or broken, has no video stream or fewer than two
       frames. The error may come after some parts; the caller must drop them.
   """
-  with _explained():
-    source = _Source(path, start)
+  with _copied(path) as file, _explained():
+    source = _Source(file, start)
     frames = _between(source, start, end)
     if settings.fps:
       frames = _at_rate(frames, settings.fps)
@@ -148,10 +151,25 @@ def frames(
     UnreadableError: the file is missing, empty or broken, or has no video stream. The error may
       come after some frames.
   """
-  with _explained():
-    source = _Source(path, 0.0)
+  with _copied(path) as file, _explained():
+    source = _Source(file, 0.0)
     for time, frame in _at_rate(source, fps) if fps else source:
       yield time, frame, source.fps
+
+
+@contextlib.contextmanager
+def _copied(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """The file, or a temporary copy of what an address names; decoders read in many small pieces.
+
+  Raises:
+    UnreadableError: there is no such object. Other errors of a storage are no fault of the video.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      file = stack.enter_context(files.local_copy(path))
+    except FileNotFoundError:
+      raise UnreadableError("no such file") from None
+    yield file
 
 
 @contextlib.contextmanager

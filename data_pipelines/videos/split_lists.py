@@ -88,7 +88,7 @@ def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
 def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
   lists = _Lists(splits={}, names={}, numbers={})
   numbers = set()
-  for file in map(pathlib.Path, paths):
+  for file in map(files_lib.path, paths):
     try:
       lines = files_lib.read_text(file).splitlines()
     except OSError as error:

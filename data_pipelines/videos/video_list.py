@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -12,8 +13,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 
 EXTENSIONS = frozenset(
   f".{extension}"
@@ -34,7 +35,8 @@ class Entry:
   """One video to prepare, or one span of it.
 
   Attributes:
-    path: path of the file with forward slashes, absolute or relative to the root, as listed.
+    path: path of the file with forward slashes, absolute or relative to the root, or its address,
+      as listed.
     split: name of the split.
     label: class name; empty if unknown.
     start: start of the span, seconds; 0 for the beginning.
@@ -59,12 +61,23 @@ class VideoList:
     entries: what to prepare.
     labels: class names; the position of a name is its class index.
     notes: one line for each kind of video or file that was left out, with the reason.
+    sizes: size of each file in bytes, by path, if listing the files has told it.
   """
 
   root: pathlib.Path
   entries: tuple[Entry, ...]
   labels: tuple[str, ...]
   notes: tuple[str, ...] = ()
+  sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def locate(root: str | os.PathLike, path: str) -> str:
+  """Path or address of an entry's file."""
+  if files.is_address(path):
+    return path
+  if files.is_address(str(root)):
+    return f"{str(root).rstrip('/')}/{path}"
+  return os.path.join(root, path)
 
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
@@ -92,10 +105,10 @@ def from_folder(
     UserError: the folder does not exist, has no videos, or has videos both directly in it and in
       sub-folders; or the name of a class folder contains a control character.
   """
-  root = local(folder)
+  root = files.path(folder)
   if not root.is_dir():
     raise UserError(f"{folder}: no such folder or .csv file: give a folder of videos or a CSV")
-  paths, ignored = _walk(root)
+  paths, ignored, sizes = _walk_bucket(root) if files.is_remote(root) else _walk(root)
   if not paths:
     raise UserError(f"{folder}: contains no videos (no file named *.mp4, *.avi, *.mkv, …)")
   notes = []
@@ -119,7 +132,7 @@ def from_folder(
       notes.append("class folders have sub-folders: the first folder below INPUT is the label")
   for entry in entries:
     _check_label(f"{folder}, class folder", entry.label)
-  return _checked(root, entries, notes)
+  return dataclasses.replace(_checked(root, entries, notes), sizes=sizes)
 
 
 def from_csv(
@@ -144,15 +157,16 @@ def from_csv(
   Raises:
     UserError: the file is unreadable, a column is missing or a value is bad; names the line.
   """
-  path = local(path)
+  path = files.path(path)
   if path.suffix.lower() in EXTENSIONS:
     raise UserError(f"{path} is a video: give its folder or a CSV that lists it instead")
   try:
-    with open(path, "rb") as file:
+    with files.open_read(path) as file:
       if b"\0" in file.read(_HEAD):
         raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV")
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-      reader = csv.DictReader(file, skipinitialspace=True)
+      file.seek(0)
+      text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+      reader = csv.DictReader(text, skipinitialspace=True)
       columns = [(c or "").strip() for c in reader.fieldnames or ()]
       reader.fieldnames = columns
       rows = [(reader.line_num, row) for row in reader]
@@ -179,7 +193,7 @@ def from_csv(
   notes = [f"{unused} videos have no value in column {split_column!r}"] if unused else []
   if not entries:
     raise UserError(f"{path}: lists no videos; add at least one")
-  return _checked(local(root) if root is not None else path.parent, entries, notes)
+  return _checked(files.path(root) if root is not None else path.parent, entries, notes)
 
 
 def _entry(
@@ -222,18 +236,21 @@ def _seconds(where: str, name: str, text: str | None, default: float) -> float:
   return value
 
 
-def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
+_Found = tuple[list[str], collections.Counter[str], dict[str, int]]
+
+
+def _walk(root: pathlib.Path) -> _Found:
   """Finds all videos; returns their sorted relative paths and counts of other extensions."""
   ignored: collections.Counter[str] = collections.Counter()
   paths, visited = [], set()
-  for folder, folders, files in os.walk(root, followlinks=True):
+  for folder, folders, names in os.walk(root, followlinks=True):
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in visited:  # a link to a folder above
       folders.clear()
       continue
     visited.add((status.st_dev, status.st_ino))
     folders[:] = sorted(f for f in folders if not f.startswith("."))
-    for name in files:
+    for name in names:
       extension = os.path.splitext(name)[1].lower()
       if name.startswith("."):
         continue
@@ -241,7 +258,22 @@ def _walk(root: pathlib.Path) -> tuple[list[str], collections.Counter[str]]:
         paths.append(pathlib.Path(folder, name).relative_to(root).as_posix())
       else:
         ignored[extension] += 1
-  return sorted(paths), ignored
+  return sorted(paths), ignored, {}
+
+
+def _walk_bucket(root: pathlib.Path) -> _Found:
+  """As `_walk`; a bucket also tells the sizes of its objects."""
+  ignored: collections.Counter[str] = collections.Counter()
+  sizes = {}
+  for name, size in files.tree(root).items():
+    extension = os.path.splitext(name)[1].lower()
+    if any(part.startswith(".") for part in name.split("/")):
+      continue
+    if extension in EXTENSIONS:
+      sizes[name] = size
+    else:
+      ignored[extension] += 1
+  return sorted(sizes), ignored, sizes
 
 
 def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str]) -> VideoList:

@@ -1,0 +1,30 @@
+"""Files: in file systems and in buckets, written whole, with names of any bytes."""
+
+from vssl_jax.files.paths import StrPath as StrPath
+from vssl_jax.files.paths import download as download
+from vssl_jax.files.paths import is_address as is_address
+from vssl_jax.files.paths import is_remote as is_remote
+from vssl_jax.files.paths import listed as listed
+from vssl_jax.files.paths import local as local
+from vssl_jax.files.paths import local_copy as local_copy
+from vssl_jax.files.paths import move_tree as move_tree
+from vssl_jax.files.paths import open_read as open_read
+from vssl_jax.files.paths import path as path
+from vssl_jax.files.paths import ranges as ranges
+from vssl_jax.files.paths import read_range as read_range
+from vssl_jax.files.paths import remove_tree as remove_tree
+from vssl_jax.files.paths import size as size
+from vssl_jax.files.paths import sizes as sizes
+from vssl_jax.files.paths import storage_errors as storage_errors
+from vssl_jax.files.paths import tree as tree
+from vssl_jax.files.paths import upload as upload
+from vssl_jax.files.text import decode as decode
+from vssl_jax.files.text import encode as encode
+from vssl_jax.files.text import printable as printable
+from vssl_jax.files.text import read_text as read_text
+from vssl_jax.files.text import write_text as write_text
+from vssl_jax.files.writing import make_folder as make_folder
+from vssl_jax.files.writing import replacing as replacing
+from vssl_jax.files.writing import replacing_folder as replacing_folder
+from vssl_jax.files.writing import temporary_of as temporary_of
+from vssl_jax.files.writing import write_atomic as write_atomic
