@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 from typing import Any
 
 from vssl_jax import files
@@ -27,9 +26,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
   buffer = io.BytesIO()
   # Leave out Matplotlib's version, so that equal pictures give equal files.
   figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  with files.replacing(path) as file:
-    file.write(buffer.getvalue())
+  files.write_atomic(path, buffer.getvalue())
 
 
 def colors(count: int) -> list[Any]:

@@ -86,7 +86,7 @@ def config_hash(config: ConfigDict) -> str:
 
 def file_hash(path: str | os.PathLike[str]) -> str:
   """SHA-256 of the bytes of a file."""
-  with open(path, "rb") as f:
+  with files.open_read(path) as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 

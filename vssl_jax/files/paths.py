@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from vssl_jax.errors import UserError, brief
 
@@ -217,7 +217,7 @@ def ranges(where: StrPath) -> Iterator[Callable[[int, int], bytes]]:
     yield read
 
 
-def open_read(where: StrPath | pathlib.Path) -> BinaryIO:
+def open_read(where: StrPath | pathlib.Path) -> io.BufferedReader | io.BytesIO:
   """Opens a file for reading, with `seek`; an object of a bucket is read whole.
 
   Raises:

@@ -9,9 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vssl_jax import config_file, parallel
+from vssl_jax import config_file, files, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 from vssl_jax.jobs.linear_probe import linear_probe
 from vssl_jax.jobs.pretrain import pretrain as train
 from vssl_jax.training import checkpoints, peers
@@ -53,7 +52,7 @@ def pretrain(
   if profile < 0:
     raise UserError(f"--profile is {profile}: give a number of steps.")
   parallel.initialize(config.distributed)
-  workdir = local(workdir or local("runs") / (config.name or config.method))
+  workdir = files.path(workdir or pathlib.Path("runs") / (config.name or config.method))
   timeout, coordinator = config.distributed.timeout, config.distributed.coordinator
   with peers.watched(timeout, lambda: _how_to_continue(workdir), coordinator):
     return run(config, workdir, allow_config_change=allow_config_change, profile=profile)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
+from vssl_jax import files as files_lib
 from vssl_jax import models, results
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, views
@@ -86,7 +87,7 @@ def extract(
   facts = origin(config, source, split, before)
   key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   safe = "".join(x if x.isalnum() or x in "-_." else "_" for x in split)
-  file = pathlib.Path(folder) / f"{safe}-{key[:16]}.npz"
+  file = files_lib.path(folder) / f"{safe}-{key[:16]}.npz"
   if (found := _kept(file, facts)) is not None:
     return found
   apply = views.feature_fn(models.build_encoder(config.encoder), config)

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from vssl_jax import files, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 
 Batch = Mapping[str, np.ndarray]
 Variables = Mapping[str, Any]
@@ -239,8 +238,7 @@ def _gather(rows: dict[str, np.ndarray], block_bytes: int = 1 << 26) -> dict[str
 
 def save(path: str | os.PathLike[str], features: Features) -> None:
   """Writes an `.npz` file (no pickles): the arrays, names, and `info` as JSON text; atomic."""
-  path = local(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  files.make_folder(files.path(path).parent)
   with files.replacing(path) as f:
     np.savez(
       f,
@@ -258,7 +256,7 @@ def load(path: str | os.PathLike[str]) -> Features:
     UserError: the file is missing, damaged, or not a feature file.
   """
   try:
-    with np.load(path, allow_pickle=False) as f:
+    with files.open_read(path) as file, np.load(file, allow_pickle=False) as f:
       return Features(
         **{key: f[key] for key in _ARRAYS},
         names=tuple(f["names"].tolist()),

@@ -1,17 +1,15 @@
 """Checkpoints: written atomically and asynchronously, and verified when they are read.
 
 If a checkpoint is damaged, the run falls back to the one before it. A run folder holds
-`config.json`, `metrics.jsonl` and `checkpoints/<step>/`. A checkpoint is the whole train state;
-the step alone gives the position in the data. A checkpoint also stores a digest of each array,
-computed on the device, so that reading detects any damage.
+`config.json`, `metrics.jsonl` and `checkpoints/<step>/`, in a file system or a bucket. A checkpoint
+is the whole train state; the step alone gives the position in the data. A checkpoint also stores a
+digest of each array, computed on the device, so that reading detects any damage.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -28,7 +26,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from vssl_jax import config as config_lib
 from vssl_jax import files, methods
 from vssl_jax.errors import UserError, brief
-from vssl_jax.files import local
+from vssl_jax.files import lock
+from vssl_jax.training import mirror
 
 Tree = Any
 FOLDER = "checkpoints"
@@ -108,16 +107,14 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
   if jax.process_index() > 0:
     yield
     return
-  with open(workdir / ".lock", "w") as file:
+  with contextlib.ExitStack() as held:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+      held.enter_context(lock.hold(workdir / ".lock"))
+    except lock.Held:
       raise UserError(
         f"{workdir}: another process is training in this folder; wait for it to end, or give "
         "another --workdir."
       ) from None
-    except OSError:  # this file system has no locks
-      pass
     yield
 
 
@@ -149,8 +146,9 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
-    self._root, self._config = local(workdir).absolute() / FOLDER, config
+    self._root, self._config = files.path(workdir).absolute() / FOLDER, config
     self._read_only = read_only
+    self._mirror = mirror.Mirror(self._root) if mirror.is_needed(self._root) else None
     rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
@@ -161,7 +159,7 @@ class Checkpoints:
 
       policies.append(preservation.BestN(get_metric_fn=rank, n=1))
     self._manager = ocp.CheckpointManager(
-      self._root,
+      str(self._mirror.folder if self._mirror else self._root),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
         best_fn=rank,  # stores the metrics with the arrays, so that a resumed run knows its best
@@ -186,6 +184,8 @@ class Checkpoints:
     without its checkpoints.
     """
     self._manager.check_for_errors()
+    if self._mirror:
+      self._mirror.check()
     if step in self._manager.all_steps():
       return
     digests = [int(x) for x in jax.device_get(digest(state))]
@@ -197,6 +197,8 @@ class Checkpoints:
       ),
       metrics=dict(metrics or {}),
     )
+    if self._mirror:
+      self._mirror.follow(step)
 
   def restore(self, like: Tree) -> tuple[int, Tree] | None:
     """Reads the newest undamaged checkpoint, with the shapes, dtypes and shardings of `like`.
@@ -301,7 +303,9 @@ class Checkpoints:
           if not target.exists():
             break
           target = self._root / f"damaged-{step}.{n}"
-        os.replace(self._root / str(step), target)
+        files.move_tree(self._root / str(step), target)
+        if self._mirror:
+          files.remove_tree(self._mirror.folder / str(step))
     self._manager.reload()
 
   def close(self) -> None:
@@ -309,6 +313,8 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
+    if self._mirror:
+      self._mirror.close()
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -387,7 +393,7 @@ def load_config(path: pathlib.Path) -> ConfigDict:
   Raises:
     UserError: the folder holds no run, or its `config.json` is damaged or of another library.
   """
-  file = local(path) / CONFIG
+  file = files.path(path) / CONFIG
   if not file.is_file():
     raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
   try:

@@ -8,7 +8,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.source import Source
+from data_pipelines.source import Batches, Source
 from vssl_jax import parallel
 from vssl_jax.errors import NonFiniteError, UserError
 from vssl_jax.errors import Preempted as Preempted
@@ -161,10 +161,19 @@ class _Loop:
     self.waits = 0  # logged rows in a row with much waiting for input
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
+    batches = self.source.train_batches(start)
+    try:
+      return self._run(state, start, batches, terminated)
+    finally:
+      if isinstance(batches, Generator):
+        batches.close()  # at the end of the process, threads that still read would wait for ever
+
+  def _run(
+    self, state: step_lib.TrainState, start: int, batches: Batches, terminated: Any
+  ) -> Result:
     began = time.perf_counter()
     clock, waited, measured = began, 0.0, 0
     window, window_wait, window_start = began, 0.0, start
-    batches = self.source.train_batches(start)
     previous: tuple[int, Any] | None = None
     step, preempted = start, False
     for step in range(start + 1, self.total + 1):
@@ -210,6 +219,7 @@ class _Loop:
       # The steps before the monitor's first pass may be many; a wrong name must not lose them.
       if saves or preempted or (lacks_best and watched):
         self._check(*previous)
+        self.writer.flush()
         # A checkpoint has the figures of its own step or none: the best is chosen by them.
         self.saver.save(step, state, self.row if logs else None)
       if lacks_best:

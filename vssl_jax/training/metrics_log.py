@@ -1,4 +1,8 @@
-"""Logs metrics to a JSONL file, and to TensorBoard if CLU and TensorFlow are installed."""
+"""Logs metrics to a JSONL file, and to TensorBoard if CLU and TensorFlow are installed.
+
+To an object in a bucket nothing can be appended. There, both are written to this machine, and
+uploaded again every `EVERY` seconds, before each checkpoint, and at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import contextlib
 import json
 import math
 import pathlib
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 
 from data_pipelines import optional
@@ -13,6 +19,7 @@ from vssl_jax import files
 from vssl_jax.errors import UserError
 
 FILE = "metrics.jsonl"
+EVERY = 30.0  # seconds between two uploads to a bucket
 
 
 class Writer:
@@ -22,6 +29,14 @@ class Writer:
     self._path = workdir / FILE
     self._enabled = enabled
     self._clu = None
+    self._bucket: pathlib.Path | None = None
+    if enabled and files.is_remote(workdir):
+      self._bucket, self._place = workdir, tempfile.TemporaryDirectory(prefix="vssl-")
+      self._uploaded, self._changed = time.monotonic(), False
+      workdir = pathlib.Path(self._place.name)
+      if self._path.exists():
+        files.download(str(self._path), workdir / FILE)
+      self._path = workdir / FILE
     if enabled and tensorboard:
       try:
         clu = optional.require("clu.metric_writers", "a log for TensorBoard")
@@ -39,11 +54,28 @@ class Writer:
       f.write(json.dumps(row) + "\n")
     if self._clu is not None:
       self._clu.write_scalars(step, dict(scalars))
+    if self._bucket is not None:
+      self._changed = True
+      if time.monotonic() - self._uploaded > EVERY:
+        self.flush()
+
+  def flush(self) -> None:
+    """Uploads the rows so far if the run's folder is in a bucket."""
+    if self._bucket is None or not self._changed:
+      return
+    if self._clu is not None:
+      self._clu.flush()
+    files.upload(self._path.parent, str(self._bucket))
+    self._uploaded, self._changed = time.monotonic(), False
 
   def close(self) -> None:
     """Flushes what TensorBoard has not written yet."""
     if self._clu is not None:
       self._clu.close()
+      self._clu = None
+    if self._bucket is not None:
+      self.flush()
+      self._place.cleanup()
 
 
 @contextlib.contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
+
+from vssl_jax import files
 
 FOLDER = "profile"
 SKIPPED = 2  # steps before the trace: the first compiles, the second may still fill buffers
@@ -41,7 +44,9 @@ class Profile:
     if not self._first <= step <= self._last:
       return contextlib.nullcontext()
     if not self._running:
-      jax.profiler.start_trace(str(self.folder))
+      self._place = tempfile.TemporaryDirectory(prefix="vssl-")
+      remote = files.is_remote(self.folder)
+      jax.profiler.start_trace(self._place.name if remote else str(self.folder))
       self._running, self._waiting = True, False
     return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
@@ -61,6 +66,9 @@ class Profile:
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
+      if files.is_remote(self.folder):
+        files.upload(pathlib.Path(self._place.name), str(self.folder))
+      self._place.cleanup()
       if jax.process_index() == 0:
         print(f"Trace: {self.folder}; see tensorboard --logdir={self._run}", flush=True)
     elif self._waiting:

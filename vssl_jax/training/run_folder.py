@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,11 +12,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vssl_jax import methods, parallel, results
+from vssl_jax import files, methods, parallel, results
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, temporary_of
 from vssl_jax.methods.base import Method
-from vssl_jax.training import checkpoints, optim
+from vssl_jax.training import checkpoints, mirror, optim
 from vssl_jax.training import step as step_lib
 
 LAST, BEST = "last", "best"  # names for a checkpoint, besides its step
@@ -151,26 +148,22 @@ def save_run(
   Raises:
     UserError: the folder already holds a run or something else.
   """
-  folder = local(folder)
+  folder = files.path(folder)
   if (folder / checkpoints.FOLDER).exists():
     raise UserError(f"{folder}: holds a run already; give another folder.")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f"{folder}: exists and is not an empty folder; give another folder.")
   tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
-  folder = folder.absolute()
-  partial = temporary_of(folder)
-  partial.mkdir(parents=True)
-  try:
+  with files.replacing_folder(folder.absolute()) as partial:
     checkpoints.write_config(partial, config)
     for name, facts in (beside or {}).items():
       results.write_json(facts, partial / name)
     writer = checkpoints.Checkpoints(partial, config.save)
     writer.save(0, _start(tx, params, state))
     writer.close()
-    os.replace(partial, folder)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    if files.is_remote(folder):
+      (partial / checkpoints.FOLDER / "0" / mirror.COMPLETE).write_text("complete\n")
 
 
 def _start(tx: optax.GradientTransformation, params: Any, state: Any) -> step_lib.TrainState:
