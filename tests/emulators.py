@@ -87,10 +87,8 @@ def _wait(url, server):
   for _ in range(600):
     assert server.poll() is None, "the server ended"
     with contextlib.suppress(OSError):
-      try:
+      with contextlib.suppress(urllib.error.HTTPError):  # an error is an answer, too
         urllib.request.urlopen(url, timeout=1).close()
-      except urllib.error.HTTPError:
-        pass  # it answers
       return
     time.sleep(0.1)
   raise TimeoutError(url)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import files
 from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
 
@@ -86,7 +87,7 @@ def data(d: ConfigDict) -> dict[str, Any]:
     The card's fields. `manifest_sha256` is None unless the records now at `d.path` are those that
     the encoder was trained on; if they are not, a line on stderr says so.
   """
-  manifest = pathlib.Path(d.path) / MANIFEST
+  manifest = files.path(d.path) / MANIFEST
   found = {k: d.get(k, "") for k in ("source", "name", "train_split", "fingerprint")}
   known = d.source == "tfrecord" and d.path and found["fingerprint"] and manifest.is_file()
   if known and _fingerprint(d) != found["fingerprint"]:

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
-from vssl_jax import augment, methods, models
+from vssl_jax import augment, files, methods, models
 from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.encoder.exported import CARD, WEIGHTS
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
 from vssl_jax.training import checkpoints, run_folder
@@ -142,7 +141,7 @@ def load_encoder(
   Raises:
     UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
-  folder = local(path)
+  folder = files.path(path)
   exported, trained = (folder / x for x in (CARD, checkpoints.CONFIG))
   if exported.is_file() and trained.is_file():
     raise UserError(

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from data_pipelines import source as source_lib
+from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.encoder import encoder, exported, features_file, program, saved_model
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, make_folder
+from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
 from vssl_jax.training import checkpoints, run_folder
 
@@ -65,7 +65,7 @@ def export(
     UserError: there is no such checkpoint or data, or a file exists and may not be replaced.
   """
   splits = [split] if isinstance(split, str) else [s for s in split if s]
-  output = local(output)
+  output = files_lib.path(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
   if (output / checkpoints.CONFIG).exists():
     raise UserError(
@@ -95,11 +95,11 @@ def export(
   config, variables, info = encoder.load_encoder(checkpoint, which)
   config = config.copy_and_resolve_references()
   seen = config.copy_and_resolve_references()
-  _use_data(seen, os.fspath(data), numbers)
+  _use_data(seen, str(data), numbers)
   sources = [_open(seen, split) for split in splits] if features else []
   # As in the probes: a network for single frames is inflated for clips.
   seen, probed = inflate.inflated(seen, variables)
-  folder = local(checkpoint)
+  folder = files_lib.path(checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
   # An export is exported again: the contents of its card stay valid.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
@@ -131,7 +131,7 @@ def _hashes(*variables: Mapping[str, Any]) -> set[str]:
 
 def _remove(path: pathlib.Path) -> None:
   if path.is_dir():
-    shutil.rmtree(path)
+    files_lib.remove_tree(path)
   elif path.exists():
     path.unlink()
 

@@ -18,7 +18,6 @@ from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -66,7 +65,7 @@ def save_encoder(
   """
   from safetensors.numpy import save
 
-  folder = local(folder)
+  folder = files_lib.path(folder)
   host = jax.device_get({name: variables.get(name) or {} for name in COLLECTIONS})
   # safetensors writes raw memory, so views and transposed arrays must be copied to C order.
   flat = {
@@ -114,7 +113,7 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
   Raises:
     UserError: a file is missing, or the hash of the weights differs from the card.
   """
-  folder = local(path)
+  folder = files_lib.path(path)
   card = load_card(folder)
   file = folder / card["weights"]["file"]
   if not file.is_file():
@@ -146,7 +145,7 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: the folder has no card, or the card is not valid.
   """
-  file = local(path) / CARD
+  file = files_lib.path(path) / CARD
   try:
     card = json.loads(file.read_text(encoding="utf-8"))
     if card["format"] != 1:

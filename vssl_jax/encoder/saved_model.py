@@ -9,16 +9,15 @@ Its input and output are those of `encoder.program`. Keep a reference to the loa
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 import jax
 
 from data_pipelines import optional
+from vssl_jax import files
 from vssl_jax.encoder.encoder import Encoder
 from vssl_jax.encoder.program import PLATFORMS, portable
 from vssl_jax.errors import UserError
-from vssl_jax.files import temporary_of
 
 SAVED_MODEL = "saved_model"
 
@@ -67,7 +66,5 @@ def save_model(folder: str | os.PathLike[str], encoder: Encoder) -> None:
     return convert(module.params, clips)
 
   module.features = features
-  partial = temporary_of(folder)
-  tf.saved_model.save(module, str(partial), signatures={"serving_default": features})
-  shutil.rmtree(folder, ignore_errors=True)
-  os.replace(partial, folder)
+  with files.replacing_folder(folder) as partial:
+    tf.saved_model.save(module, str(partial), signatures={"serving_default": features})

@@ -12,14 +12,16 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vssl_jax import files
 from vssl_jax import results as results_lib
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, make_folder, replacing
+from vssl_jax.files import make_folder, replacing
 
 if TYPE_CHECKING:
   from data_pipelines.videos.snippets import SnippetSettings
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
 TIMEOUT = 600.0  # seconds
+_EVERY = 30.0  # seconds between two writes of the journal to a bucket
 
 
 def extract_features(
@@ -134,8 +137,8 @@ def extract(
   from data_pipelines.videos import snippets
   from data_pipelines.videos import workers as workers_lib
 
-  out = local(out)
-  paths = find(local(videos))
+  out = files.path(out)
+  paths = find(files.path(videos))
   encode, width, made_from = _encoder(checkpoint, settings, batch_size)
   make_folder(out)
   journal = _Journal(out / JOURNAL, made_from)
@@ -176,6 +179,7 @@ def extract(
     else:
       batches.end(task.path, facts)
   batches.flush()
+  journal.write()
   entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
   manifest = {
     **made_from,
@@ -208,7 +212,11 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
 
   if not folder.is_dir():
     raise UserError(f"{flag}: {folder} is no folder.")
-  inside = (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+  if files.is_remote(folder):
+    found = [folder / name for name in files.tree(folder)]
+  else:
+    found = [p for p in folder.rglob("*") if p.is_file()]
+  inside = (p for p in found if p.suffix.lower() in EXTENSIONS)
   by_name: dict[str, pathlib.Path] = {}
   for path in sorted(inside):
     if path.stem in by_name:
@@ -312,7 +320,8 @@ class _Journal:
     for row in rows[1:]:
       self._facts[row["name"]] = row
     # Rewritten, so that a line cut short by a kill does not merge with the next one.
-    _write_lines(path, [head, *self._facts.values()])
+    self._head = head
+    self.write()
 
   def has(self, path: pathlib.Path) -> bool:
     row = self._facts.get(path.stem)
@@ -321,9 +330,18 @@ class _Journal:
 
   def add(self, path: pathlib.Path, facts: dict[str, Any]) -> None:
     row = {"name": path.stem, "bytes": path.stat().st_size, **facts}
+    self._facts[path.stem] = row
+    if files.is_remote(self._path):  # nothing can be appended to an object
+      if time.monotonic() - self._written > _EVERY:
+        self.write()
+      return
     with open(self._path, "a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
-    self._facts[path.stem] = row
+
+  def write(self) -> None:
+    """Writes the whole list."""
+    _write_lines(self._path, [self._head, *self._facts.values()])
+    self._written = time.monotonic()
 
   def facts(self, path: pathlib.Path) -> dict[str, Any]:
     return {k: v for k, v in self._facts[path.stem].items() if k != "name"}

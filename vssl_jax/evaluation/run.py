@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vssl_jax import parallel, results
+from vssl_jax import files, parallel, results
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
@@ -34,7 +33,7 @@ from vssl_jax.evaluation import summary as summary_lib
 from vssl_jax.evaluation.pictures import class_bars
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
-from vssl_jax.files import StrPath, listed, local, make_folder
+from vssl_jax.files import StrPath, listed, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.training import run_folder
@@ -116,7 +115,7 @@ def evaluate(
   wanted = _protocols(protocols, bool(chosen.untrimmed))
   trained, variables, info = encoder.load_encoder(checkpoint, which)
   suffix = "" if which == run_folder.LAST else f"_{which}"
-  output = make_folder(output or local(checkpoint) / f"evaluation{suffix}")
+  output = make_folder(output or files.path(checkpoint) / f"evaluation{suffix}")
   mesh = parallel.make_mesh()
   told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
   cases = _cases(trained, listed(data), source, data_dir, listed(splits))
@@ -154,13 +153,13 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
         PROTOCOLS[name].describe(task)
   for _, task in tasks:
     assert task.features_folder is not None
-    shutil.rmtree(task.features_folder, ignore_errors=True)
+    files.remove_tree(task.features_folder)
     if untrimmed_features.FOLDER in wanted:
-      shutil.rmtree(task.features_folder.parent / untrimmed_features.FOLDER, ignore_errors=True)
+      files.remove_tree(task.features_folder.parent / untrimmed_features.FOLDER)
     for name in wanted:
       for run in task.output.glob(f"{name}*-*"):
         if run.is_dir():
-          shutil.rmtree(run)
+          files.remove_tree(run)
   return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
@@ -192,7 +191,7 @@ def _cases(
   if data_dir and source != "tfds":
     raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
   for folder in folders:
-    if not source and not local(folder).is_dir():
+    if not source and not files.path(folder).is_dir():
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
   if not (folders or source or d.path or d.name or d.source != "tfrecord"):
     raise UserError("--data: the checkpoint's config names no data; give folders of records.")

@@ -11,7 +11,6 @@ import numpy as np
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
 from vssl_jax.probes.too_few_videos import TooFewVideos
 
 _HEADER = "video\tclass\tname"
@@ -105,7 +104,7 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
     UserError: the file cannot be read, names a video that is not in the split, or names no video.
   """
   try:
-    lines = local(path).read_text(encoding="utf-8").splitlines()
+    lines = files.path(path).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f"{path}: this subset file cannot be read ({e}).") from None
   places: dict[str, list[int]] = {}

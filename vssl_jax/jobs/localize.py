@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vssl_jax import methods, results
+from vssl_jax import files, methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import local, make_folder
 from vssl_jax.localization import scores as scores_lib
@@ -64,7 +64,7 @@ def localize(
     UserError: there is no such run, the run is of another method, there is no such data, or the
       data has another width or other classes.
   """
-  folder = local(checkpoint)
+  folder = files.path(checkpoint)
   config, _, state = run_folder.load_state(folder, which)
   localizer = methods.evaluator(config).localizer
   if localizer is None:
@@ -72,8 +72,8 @@ def localize(
       f"--checkpoint: {folder} is a run of {config.method}, which does not localize; give one of "
       "configs/dcc.py."
     )
-  given = {"annotations": os.fspath(annotations), "durations": os.fspath(durations)}
-  source = open_split(config, localizer, os.fspath(data), split=split, **given)
+  given = {"annotations": str(annotations), "durations": str(durations)}
+  source = open_split(config, localizer, str(data), split=split, **given)
   output = make_folder(output)
   params = jax.device_get(state.params)
   options = dict(localizer.predict)

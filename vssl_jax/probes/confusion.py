@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +28,7 @@ def write_classes(
   title = f"{name}: top-1 {100 * scored.top1:.1f} %"
   confusion_png(picture, scored.confusion, label_names, title)
   table = class_table(scored, label_names)
-  files.write_atomic(pathlib.Path(picture).with_suffix(".md"), table.encode())
+  files.write_atomic(files.path(picture).with_suffix(".md"), table.encode())
 
 
 def class_names(label_names: Sequence[str], classes: int) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Batch, Batches, Source, Wrapped
-from vssl_jax import augment, results
+from vssl_jax import augment, files, results
 from vssl_jax.probes import features
 
 VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # fields of config.data.eval
@@ -69,7 +69,7 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
   """The facts about data, views, network and config that every result line contains."""
   d = config.data
 
-  manifest = pathlib.Path(d.path) / "manifest.json"
+  manifest = files.path(d.path) / "manifest.json"
   return {
     "data": {
       "source": d.source,

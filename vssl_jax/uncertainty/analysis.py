@@ -8,7 +8,6 @@ the divergence) side by side.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Batches, Source, Wrapped
+from vssl_jax import files as files_lib
 from vssl_jax import methods, results
 from vssl_jax.errors import UserError
-from vssl_jax.files import StrPath, listed, local
+from vssl_jax.files import StrPath, listed
 from vssl_jax.methods.base import PairMining
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
@@ -81,7 +81,7 @@ def analyze_runs(
   Raises:
     UserError: see `analyze`; or two folders have the same name.
   """
-  folders = [local(f) for f in listed(checkpoint)]
+  folders = [files_lib.path(f) for f in listed(checkpoint)]
   names = [f.absolute().name for f in folders]
   if len(set(names)) < len(names):
     raise UserError(
@@ -91,7 +91,7 @@ def analyze_runs(
     name: analyze(folder, which=which, data=data, videos=videos, quantiles=quantiles)
     for name, folder in zip(names, folders, strict=True)
   }
-  return runs, write(runs, local(output))
+  return runs, write(runs, files_lib.path(output))
 
 
 def analyze(
@@ -116,7 +116,7 @@ def analyze(
   Raises:
     UserError: there is no such run or no checkpoint, or something that was asked for is missing.
   """
-  folder = local(folder)
+  folder = files_lib.path(folder)
   config = methods.complete(checkpoints.load_config(folder))
   if methods.evaluator(config).gaussians is None:
     raise UserError(
@@ -125,7 +125,7 @@ def analyze(
     )
   with run_folder.open_run(folder) as kept:
     chosen = run_folder.choose(kept, folder, which)
-    return _analyze(folder, kept, chosen, os.fspath(data), tuple(videos), quantiles)
+    return _analyze(folder, kept, chosen, str(data), tuple(videos), quantiles)
 
 
 def _analyze(
