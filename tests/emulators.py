@@ -5,7 +5,7 @@ As a program, `python tests/emulators.py gs 19023 0.02` serves one, each answer 
 
 import contextlib
 import functools
-import http
+import http.server
 import os
 import pathlib
 import socket
@@ -125,9 +125,10 @@ def _serve_gs(port, latency):
     insert(request, response, storage, *args, **kwargs)
 
   objects.download, objects.insert = told, checked
-  from gcp_storage_emulator.server import create_server
+  from gcp_storage_emulator import server
 
-  create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET).run()
+  server.server.HTTPServer = http.server.ThreadingHTTPServer  # else one request at a time
+  server.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET).run()
 
 
 def _serve_s3(port, latency):

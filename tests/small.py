@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -93,6 +94,22 @@ def xla_flags(devices=1):
 def vssl(*argv):
   """The exit code of a `vssl` command line, run in this process."""
   return cli.main([str(x) for x in argv])
+
+
+def write_videos(folder):
+  """Eight short videos of noise, of two classes; returns the folder."""
+  rng = np.random.default_rng(0)
+  for i in range(8):
+    path = folder / "ab"[i % 2] / f"{i}.mp4"
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+      stream = container.add_stream("mpeg4", rate=10)
+      stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+      for _ in range(12):
+        pixels = rng.integers(0, 256, (24, 32, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+      container.mux(stream.encode())
+  return folder
 
 
 def init(method):

@@ -16,6 +16,7 @@ from vssl_jax.files.paths import remove_tree as remove_tree
 from vssl_jax.files.paths import size as size
 from vssl_jax.files.paths import sizes as sizes
 from vssl_jax.files.paths import storage_errors as storage_errors
+from vssl_jax.files.paths import system_of as system_of
 from vssl_jax.files.paths import tree as tree
 from vssl_jax.files.paths import upload as upload
 from vssl_jax.files.text import decode as decode

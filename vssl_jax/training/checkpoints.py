@@ -310,11 +310,12 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until the last write is complete; raises its error if it failed."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
-    self._manager.close()
-    if self._mirror:
-      self._mirror.close()
+    with contextlib.ExitStack() as last:
+      if self._mirror:
+        last.callback(self._mirror.close)
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+      self._manager.close()
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

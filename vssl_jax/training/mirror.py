@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import pathlib
 import tempfile
-import time
+import threading
 
 import jax
 
@@ -55,6 +55,7 @@ class Mirror:
     self._place = tempfile.TemporaryDirectory(prefix="vssl-")
     self.folder = pathlib.Path(self._place.name)
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
+    self._ended = threading.Event()  # whether Orbax writes no more
     self._uploads: list[concurrent.futures.Future[None]] = []
     for step in self._complete():
       files.download(str(root / step), self.folder / step)
@@ -75,8 +76,18 @@ class Mirror:
   def _follow(self, step: int) -> None:
     folder = self.folder / str(step)
     while not folder.is_dir():  # Orbax renames a complete checkpoint
-      time.sleep(_POLL)
-    push(folder, self._root / str(step))
+      newer = any(p.name.isdigit() and int(p.name) > step for p in self.folder.iterdir())
+      if (newer or self._ended.wait(_POLL)) and not folder.is_dir():
+        return  # removed again already, or never written
+    try:
+      push(folder, self._root / str(step))
+    except FileNotFoundError:
+      if folder.is_dir():
+        raise
+    self._prune()
+
+  def _prune(self) -> None:
+    """Removes from the bucket what has been removed here; Orbax removes some time after it saves."""
     kept = {p.name for p in self.folder.iterdir()}
     for old in {name.split("/")[0] for name in files.tree(self._root)} - kept:
       if old.isdigit():
@@ -99,9 +110,13 @@ class Mirror:
       self._uploads.pop(0).result()
 
   def close(self) -> None:
-    """Waits until all is uploaded, and removes the folder on this machine."""
+    """Waits until all is uploaded, and removes the folder on this machine; Orbax must be done."""
+    self._ended.set()
     try:
+      saved = bool(self._uploads)
       self.wait()
+      if saved:
+        self._prune()
     finally:
       self._pool.shutdown()
       self._place.cleanup()
