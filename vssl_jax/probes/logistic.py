@@ -26,9 +26,9 @@ from vssl_jax.probes.too_few_videos import TooFewVideos
 NORMALIZATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C to try, strongest penalty first
 SOLVERS = ("auto", "sklearn", "device")
-# Videos x features x classes, the multiplications of a gradient, from which the devices solve. A
-# fit of this size took scikit-learn seconds on two cores, as measured by us, and several threads
-# are slower than one below it.
+# Videos x features x classes, the multiplications of a gradient, from which the devices solve and
+# libraries use several threads. On CPUs both solvers take about as long around this size, as
+# measured by us (benchmarks/README.md); by arithmetic, devices win from there on.
 LARGE = 10**8
 _MAX_ITERATIONS = 2000
 _LEAST = 1e-12  # probability, in the loss of held-out videos
