@@ -105,6 +105,7 @@ def test_every_option_has_its_help():
     ("lr", -0.1, "--lr: -0.1 is negative"),
     ("shots", (), "--shots: nothing given"),
     ("fractions", (), "--fractions: nothing given"),
+    ("solver", "newton", "--solver=newton: choose one of auto, sklearn, device"),
     ("subsets", ("a/few.tsv", "b/few.tsv"), "--subsets: two files are named 'few'"),
   ],
 )

@@ -157,7 +157,7 @@ def test_fit_goes_on_after_a_candidate_that_is_impossible(found):
 def known(monkeypatch, found):
   """Plans of machines without compiling; `h100:8` is refused and `h200:8` crashes."""
 
-  def plan(config, topology, videos):
+  def plan(config, topology, videos, stage):
     if topology == "h100:8":
       raise UserError("--topology: h100:8 needs JAX's CUDA plugin.")
     if topology == "h200:8":

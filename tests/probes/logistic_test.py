@@ -1,5 +1,6 @@
 """Logistic regression: the optimum, the choice of C, and what must not matter."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation import options
+from vssl_jax.ops import softmax_regression
 from vssl_jax.probes import logistic, too_few_videos
 
 
@@ -19,6 +23,10 @@ def _blobs(videos=60, dim=5, classes=3, seed=0, spread=1.5):
   label = np.arange(videos) % classes
   x = centers[label] + spread * rng.normal(size=(videos, dim))
   return (x * np.arange(1, dim + 1) + 7.0).astype(np.float32), label.astype(np.int32)
+
+
+def _one_device():
+  return parallel.make_mesh(jax.devices()[:1])
 
 
 @settings(max_examples=8, deadline=None)
@@ -89,16 +97,20 @@ def test_strength_is_that_of_the_lowest_cross_validated_loss():
   assert (found.folds, found.grouped) == (4, False)
 
 
-def test_folds_are_fitted_on_the_larger_part_and_scored_on_the_smaller():
+@pytest.mark.parametrize(
+  "kind", [logistic._Sklearn, lambda *given: logistic._Device(*given, _one_device())]
+)
+def test_folds_are_fitted_on_the_larger_part_and_scored_on_the_smaller(kind):
   # Half of the labels of part a are wrong: a fit on it must be weak, a fit on b may be strong.
   x, y = _blobs(90, spread=0.5)
   x = (x - x.mean(0)) / x.std(0)
   a, b = np.arange(60), np.arange(60, 90)
   y[:30] = np.random.default_rng(0).integers(0, 3, 30)
-  weak = logistic._choose(x, y, [(a, b)], 3)
-  strong = logistic._choose(x, y, [(b, b)], 3)
+  problem = kind(x, y, 3)
+  weak = logistic._choose(problem, [(a, b)])
+  strong = logistic._choose(problem, [(b, b)])
   assert weak < strong
-  assert logistic._choose(x, y, [(b, a)], 3) < weak
+  assert logistic._choose(problem, [(b, a)]) < weak
 
 
 def test_the_choice_never_sees_the_evaluation_split():
@@ -179,3 +191,87 @@ def test_summary_is_the_whole_protocol():
   assert summary["C_chosen_by"] == "3 stratified folds of the training split, log-loss"
   assert summary["normalization"] == "standard"
   assert logistic.evaluate(x, y, x, y, strength=2.0).summary()["C_chosen_by"] == "given"
+
+
+@pytest.mark.parametrize("normalization", logistic.NORMALIZATIONS)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_devices_find_what_scikit_learn_finds(normalization, grouped):
+  """The same C by the same folds, and the same predictions."""
+  (train, y), (test, z) = _blobs(120, spread=3.0), _blobs(60, seed=5, spread=3.0)
+  y[7] = -1
+  given = {"normalization": normalization, "mesh": _one_device(), "num_classes": 4}
+  given |= {"groups": [f"g{i // 4}" for i in range(120)]} if grouped else {}
+  host = logistic.evaluate(train, y, test, z, solver="sklearn", **given)
+  device = logistic.evaluate(train, y, test, z, solver="device", **given)
+  assert device.strength == host.strength
+  assert (device.folds, device.grouped) == (host.folds, host.grouped)
+  # scikit-learn ends at a gradient that leaves more to gain.
+  np.testing.assert_allclose(device.probabilities, host.probabilities, atol=1e-2)
+  assert device.accuracy.top1 == pytest.approx(host.accuracy.top1, abs=1 / 60)
+  assert (device.probabilities[:, 3] == 0).all()
+  assert device.converged
+  assert host.summary()["optimizer"] == "L-BFGS (scikit-learn, float64), L2 penalty on weights"
+  assert device.summary()["optimizer"] == (
+    "preconditioned L-BFGS (on the devices, float32), L2 penalty on weights"
+  )
+
+
+def test_the_devices_take_more_features_than_videos():
+  (train, y), (test, z) = _blobs(20, 64), _blobs(15, 64, seed=3)
+  host, device = (
+    logistic.evaluate(train, y, test, z, strength=0.1, solver=s, mesh=_one_device())
+    for s in ("sklearn", "device")
+  )
+  np.testing.assert_allclose(device.probabilities, host.probabilities, atol=5e-3)
+
+
+def test_features_far_from_the_origin_keep_their_digits_on_the_devices():
+  (train, y), (test, z) = _blobs(), _blobs(30, seed=5)
+  given = {"normalization": "none", "strength": 1.0, "mesh": _one_device()}
+  plain = logistic.evaluate(train, y, test, z, solver="device", **given)
+  far = [x.astype(np.float64) + 1e7 for x in (train, test)]
+  moved = logistic.evaluate(far[0], y, far[1], z, solver="device", **given)
+  np.testing.assert_allclose(moved.probabilities, plain.probabilities, atol=1e-3)
+
+
+def test_normalization_in_blocks_is_that_of_the_whole(monkeypatch):
+  (train, _), (test, _) = _blobs(), _blobs(30, seed=5)
+  for how in logistic.NORMALIZATIONS:
+    whole = logistic._normalize(train, test, how, np.float64)
+    with monkeypatch.context() as m:
+      m.setattr(logistic, "_BLOCK", 7)
+      for a, b in zip(logistic._normalize(train, test, how, np.float64), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+  mean, std = train.astype(np.float64).mean(axis=0), train.astype(np.float64).std(axis=0)
+  whole = logistic._normalize(train, test, "standard", np.float64)
+  np.testing.assert_array_equal(whole[1], (test - mean) / std)
+
+
+def test_large_problems_go_to_the_devices(monkeypatch):
+  x, y = _blobs(30)
+  seen = []
+  rows = softmax_regression.Rows
+
+  def count(*args, **kwargs):
+    seen.append(args[0].dtype)
+    return rows(*args, **kwargs)
+
+  monkeypatch.setattr(softmax_regression, "Rows", count)
+
+  def run(size, solver):
+    monkeypatch.setattr(logistic, "LARGE", size)
+    logistic.evaluate(x, y, x, y, strength=1.0, solver=solver, mesh=_one_device())
+    return len(seen)
+
+  assert run(30 * 5 * 3 + 1, "auto") == 0
+  assert run(30 * 5 * 3, "sklearn") == 0
+  assert run(30 * 5 * 3, "auto") == 1
+  assert run(10**9, "device") == 2
+  assert set(seen) == {np.dtype(np.float32)}
+
+
+def test_an_unknown_solver_is_told():
+  x, y = _blobs(9)
+  assert logistic.SOLVERS == options.SOLVERS
+  with pytest.raises(UserError, match="solver 'newton' is unknown: use auto, sklearn, device"):
+    logistic.evaluate(x, y, x, y, strength=1.0, solver="newton")

@@ -13,7 +13,7 @@ Plans a run for TPUs or GPUs without having them: compiles the real train step f
 The table says whether the step fits into the memory of a chip, how much it computes, reads and
 exchanges between devices, and from these how long a step and the run take at best. TPUs need the
 package libtpu, which the extra `plan` brings; GPUs need JAX's CUDA plugin, but no GPU. A recipe
-takes 2 to 30 minutes to compile.
+takes 2 to 30 minutes to compile. --stage compiles what comes after pre-training instead.
 """
 EXAMPLES = """\
 vssl plan --config=cvrl:k400 --topology=v5e:8x8
@@ -40,6 +40,12 @@ def parser() -> arguments.Parser:
     metavar="N",
     help="training videos, for the length of the run (default: 240,000, those of Kinetics-400)",
   )
+  p.add_argument(
+    "--stage",
+    default="train",
+    metavar="NAME",
+    help="what to compile: train (default), linear_probe, features, knn or logistic",
+  )
   arguments.switch(p, "fit", "search settings that fit, the fastest first; compiles several times")
   p.add_argument("--output", metavar="FILE", help="also write the plans as JSON")
   return p
@@ -52,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
   from vssl_jax.planning.report import table
   from vssl_jax.planning.run import plan
 
-  plans = plan(args.config, args.topology, videos=args.videos, fit=args.fit, output=args.output)
+  options = {"videos": args.videos, "fit": args.fit, "stage": args.stage, "output": args.output}
+  plans = plan(args.config, args.topology, **options)
   print(table(plans))
   return 0

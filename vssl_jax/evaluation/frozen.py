@@ -62,12 +62,21 @@ def _check_logistic(task: Task) -> None:
 
 
 def _describe_logistic(task: Task) -> Result:
-  del task
-  return {"normalization": "standard", "strengths": logistic.STRENGTHS, "penalty": "L2"}
+  described = {"normalization": "standard", "strengths": logistic.STRENGTHS, "penalty": "L2"}
+  return described | _solver(task)
+
+
+def _solver(task: Task) -> Result:
+  """The solver that was asked for; nothing for "auto", as in results from before the option."""
+  solver = task.options.solver
+  return {} if solver == "auto" else {"solver": solver}
 
 
 def _run_logistic(task: Task) -> Result:
-  fitted = logistic.fit(task.config, task.train, *task.given, names=task.bank.names)
+  names, solver = task.bank.names, task.options.solver
+  fitted = logistic.fit(
+    task.config, task.train, *task.given, names=names, solver=solver, mesh=task.mesh
+  )
   return fitted.summary() | _scored(task, "logistic", fitted.accuracy)
 
 
@@ -87,8 +96,8 @@ def _run_knn(task: Task) -> Result:
 
 
 def _describe_cross_validation(task: Task) -> Result:
-  del task
-  return {"folds": folds_lib.FOLDS, "split": "train", "C": "by folds inside each training part"}
+  described = {"folds": folds_lib.FOLDS, "split": "train"}
+  return described | {"C": "by folds inside each training part"} | _solver(task)
 
 
 def _check_cross_validation(task: Task) -> None:
@@ -99,7 +108,12 @@ def _check_cross_validation(task: Task) -> None:
 def _run_cross_validation(task: Task) -> Result:
   bank = task.bank
   found = folds_lib.evaluate(
-    bank.mean(), bank.label, groups=logistic.recordings(bank.names), seed=task.config.seed
+    bank.mean(),
+    bank.label,
+    groups=logistic.recordings(bank.names),
+    seed=task.config.seed,
+    solver=task.options.solver,
+    mesh=task.mesh,
   )
   headline = {"top-1": found["top1"], "R@1": found["R@1"]}
   return found | {"read": {"train": len(bank.label)}, "headline": headline}

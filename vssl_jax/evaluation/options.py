@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
+SOLVERS = ("auto", "sklearn", "device")  # of `probes.logistic`, which is slow to import
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 
@@ -31,6 +32,7 @@ class Options:
   linear_epochs: float = 0.0
   k: int = 0
   temperature: float = 0.0
+  solver: str = "auto"
   epochs: float = 20.0
   batch_size: int = 32
   optimizer: str = "sgd"
@@ -82,6 +84,7 @@ HELP = {
   "linear_epochs": "epochs of the linear probe; 0: as published or configured",
   "k": "nearest neighbors: number that vote",
   "temperature": "nearest neighbors: temperature of their votes",
+  "solver": "logistic regression: sklearn, device, or auto, which takes the devices for large data",
   "epochs": "fine-tuning: number of epochs",
   "batch_size": "fine-tuning: videos per batch",
   "optimizer": "fine-tuning: sgd, adamw, lars or adam",
@@ -127,7 +130,8 @@ def check(options: Options) -> None:
   """Checks everything that needs neither data nor checkpoint.
 
   Raises:
-    UserError: a negative seed or number, an empty list, or two files of videos under one name.
+    UserError: a negative seed or number, an unknown solver, an empty list, or two files of videos
+      under one name.
   """
   for name in _NOT_NEGATIVE:
     if (getattr(options, name) or 0) < 0:
@@ -136,6 +140,8 @@ def check(options: Options) -> None:
   for name, values in seeds.items():
     if bad := [x for x in values if x < 0]:
       raise UserError(f"--{name}: {bad[0]} is negative; seeds are 0 or more.")
+  if options.solver not in SOLVERS:
+    raise UserError(f"--solver={options.solver}: choose one of {', '.join(SOLVERS)}.")
   for name in ("shots", "fractions", "subset_seeds"):
     if not getattr(options, name):
       raise UserError(f"--{name}: nothing given; give one value or more, or leave the flag out.")

@@ -21,7 +21,7 @@ from vssl_jax.planning import machines
 _FATAL = re.compile(r"^F\d{4} [\d:.]+ +\d+ (.*)$", re.MULTILINE)
 
 
-def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
+def plan(config: ConfigDict, topology: str, videos: int, stage: str = "train") -> dict[str, Any]:
   """As `plan.plan` for the machine that `topology` names, in a new process.
 
   If the compiler aborts, the outcome has the entry `aborted`, the reason in one line, and nothing
@@ -40,7 +40,7 @@ def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
     os.environ.update(environment)
     try:
       child = context.Process(
-        target=_run, args=(theirs, log_path(log), config, topology, videos), daemon=True
+        target=_run, args=(theirs, log_path(log), config, topology, videos, stage), daemon=True
       )
       child.start()
     finally:
@@ -56,7 +56,8 @@ def plan(config: ConfigDict, topology: str, videos: int) -> dict[str, Any]:
   if kind == "error":
     raise UserError(value)
   if kind == "crash":
-    raise RuntimeError(f"the train step could not be compiled for {topology}:\n{value}")
+    what = "train step" if stage == "train" else f"stage {stage}"
+    raise RuntimeError(f"the {what} could not be compiled for {topology}:\n{value}")
   return value
 
 
@@ -65,12 +66,15 @@ def log_path(log: Any) -> str:
   return f"/proc/{os.getpid()}/fd/{log.fileno()}"
 
 
-def _run(answer: Connection, log: str, config: ConfigDict, topology: str, videos: int) -> None:
+def _run(
+  answer: Connection, log: str, config: ConfigDict, topology: str, videos: int, stage: str
+) -> None:
   os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
   try:
     from vssl_jax.planning import plan as plan_lib
 
-    answer.send(("plan", plan_lib.plan(config, machines.find(topology), videos=videos)))
+    found = plan_lib.plan(config, machines.find(topology), videos=videos, stage=stage)
+    answer.send(("plan", found))
   except UserError as e:
     answer.send(("error", str(e)))
   except Exception:

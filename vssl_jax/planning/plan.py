@@ -1,4 +1,4 @@
-"""What a run would cost on a machine, from its train step compiled for that machine."""
+"""What a run would cost on a machine, from its programs compiled for that machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vssl_jax import methods
 from vssl_jax.jobs import pretrain
 from vssl_jax.models import cost
-from vssl_jax.planning import arithmetic, hlo
+from vssl_jax.planning import arithmetic, hlo, stages
 from vssl_jax.planning.machines import Machine
 from vssl_jax.training import step as step_lib
 
@@ -24,22 +24,56 @@ _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]:
-  """Compiles the train step of a config for a machine, and describes the program.
+def plan(
+  config: ConfigDict, machine: Machine, *, videos: int, stage: str = stages.TRAIN
+) -> dict[str, Any]:
+  """Compiles the train step of a config, or another stage, for a machine; describes the program.
 
   Args:
     config: any config of pre-training; with `config.checkpoint`, the encoder is the one there.
     machine: see `machines.find`.
     videos: number of training videos, which gives the length of an epoch.
+    stage: one of `stages.STAGES`.
 
   Returns:
     Plain data, see `report.table`. All figures are of one device and one step, if not named
-    otherwise. Without enough memory there is no program: only `memory` with `fits` False.
+    otherwise. Without enough memory there is no program: only `memory` with `fits` False. Another
+    stage than the train step has the entry `stage`.
 
   Raises:
-    UserError: the batch does not divide among the devices, a field is impossible, or the
-      checkpoint cannot be read.
+    UserError: the batch does not divide among the devices, a field is impossible, the checkpoint
+      cannot be read, or the config does not have the stage.
   """
+  if stage == stages.TRAIN:
+    return _step(config, machine, videos)
+  config, _ = pretrain.build(methods.resolve(config, None), machine.mesh)
+  if stage == stages.LINEAR_PROBE:
+    stages.require_encoder(stage, config, machine.mesh)
+    return _step(stages.probing(config), machine, videos) | {"stage": stage}
+  return _stage(stages.build(stage, config, machine, videos), stage, config, machine)
+
+
+def _stage(built: stages.Stage, stage: str, config: ConfigDict, machine: Machine) -> dict[str, Any]:
+  outcome = {
+    "stage": stage,
+    "work": built.work,
+    "config": {"name": config.name, "method": config.method, "clips": built.clips},
+    "machine": _of_machine(machine) | {"devices": built.devices},
+    "flops": {"program": arithmetic.flops(built.function, *built.arguments) / built.devices},
+  }
+  return _compile(built.function, built.arguments, outcome, machine)
+
+
+def _of_machine(machine: Machine) -> dict[str, Any]:
+  return {
+    "topology": machine.name,
+    "chips": machine.chips,
+    "devices": machine.devices,
+    "hosts": machine.hosts,
+  }
+
+
+def _step(config: ConfigDict, machine: Machine, videos: int) -> dict[str, Any]:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.steps_per_epoch = max(1, videos // config.batch_size)
@@ -51,21 +85,25 @@ def plan(config: ConfigDict, machine: Machine, *, videos: int) -> dict[str, Any]
   outcome: dict[str, Any] = {
     "config": {"name": config.name, "method": config.method, "batch_size": config.batch_size}
     | {"accumulate": config.accumulate, "clips": clips, "decodes": method.encoder is not None},
-    "machine": {
-      "topology": machine.name,
-      "chips": machine.chips,
-      "devices": machine.devices,
-      "hosts": machine.hosts,
-    },
+    "machine": _of_machine(machine),
     "clips_per_chip": clips / machine.chips,
     "checkpoint_bytes": sum(x.size * x.dtype.itemsize for x in _arrays(state)),
     "parameters": cost.parameters(state.params),
     "steps": program.total,
     "flops": {"program": arithmetic.flops(program.advance, state, batch) / machine.devices},
   }
+  return _compile(program.advance, (state, batch), outcome, machine)
+
+
+def _compile(
+  function: jax.stages.Wrapped,
+  arguments: tuple[Any, ...],
+  outcome: dict[str, Any],
+  machine: Machine,
+) -> dict[str, Any]:
   began = time.perf_counter()
   try:
-    compiled = program.advance.lower(state, batch).compile(machine.compiler_options)
+    compiled = function.lower(*arguments).compile(machine.compiler_options)
   except jax.errors.JaxRuntimeError as e:
     memory = _exceeded(str(e))
     if memory is None:
@@ -103,8 +141,10 @@ def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[
   estimate = analysis.get("optimal_seconds", -1.0)
   bound = max(seconds.values())
   clips = outcome["config"]["clips"] / bound
+  described["seconds"] = seconds | {"bound": bound, "xla": estimate if estimate > 0 else None}
+  if "steps" not in outcome:
+    return described | ({"clips_per_second": clips} if clips else {})
   return described | {
-    "seconds": seconds | {"bound": bound, "xla": estimate if estimate > 0 else None},
     "clips_per_second": clips,
     "chip_hours": outcome["steps"] * bound * machine.chips / 3600,
     "host_cores": {

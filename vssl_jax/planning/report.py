@@ -27,15 +27,21 @@ def _column(p: Mapping[str, Any]) -> dict[str, str]:
   if reason := p.get("refused"):
     return shown | {"memory": f"refused: {reason}"}
   config, machine = p["config"], p["machine"]
-  shown |= {
-    "batch": f"{config['batch_size']:,} videos, {config['clips']:,} clips",
-    "micro-batches": str(config["accumulate"]),
-    "clips per chip": f"{p['clips_per_chip']:g}",
-    "chips, hosts": f"{machine['chips']}, {machine['hosts']}",
-    "parameters": f"{p['parameters']:,}",
-    "checkpoint": size(p["checkpoint_bytes"]),
-    "memory": _memory(p["memory"]),
-  }
+  shown |= {key: p[key] for key in ("stage", "work") if key in p}
+  of_step = "clips_per_chip" in p
+  if of_step:
+    shown |= {
+      "batch": f"{config['batch_size']:,} videos, {config['clips']:,} clips",
+      "micro-batches": str(config["accumulate"]),
+      "clips per chip": f"{p['clips_per_chip']:g}",
+    }
+  shown["chips, hosts"] = f"{machine['chips']}, {machine['hosts']}"
+  if of_step:
+    shown["parameters"] = f"{p['parameters']:,}"
+    shown["checkpoint"] = size(p["checkpoint_bytes"])
+  else:
+    shown["devices that work"] = str(machine["devices"])
+  shown["memory"] = _memory(p["memory"])
   if "compile_seconds" not in p:
     return shown
   m, flops = p["memory"], p["flops"]
@@ -49,16 +55,17 @@ def _column(p: Mapping[str, Any]) -> dict[str, str]:
   }
   shown |= _collectives(p["collectives"])
   if seconds := p.get("seconds"):
-    cores = p["host_cores"]
     shown |= {
       "step, arithmetic": milliseconds(seconds["arithmetic"]),
       "step, memory traffic": milliseconds(seconds["memory"]),
       "step, XLA's estimate": milliseconds(seconds["xla"]) if seconds["xla"] else "none",
-      "clips/s at the larger": f"{p['clips_per_second']:,.0f}",
-      "steps of the run": f"{p['steps']:,}",
-      "chip-hours of the run": f"{p['chip_hours']:,.0f}",
     }
-    if cores["needed"] is not None:
+    if "clips_per_second" in p:
+      shown["clips/s at the larger"] = f"{p['clips_per_second']:,.0f}"
+    if of_step:
+      shown["steps of the run"] = f"{p['steps']:,}"
+      shown["chip-hours of the run"] = f"{p['chip_hours']:,.0f}"
+    if (cores := p.get("host_cores")) and cores["needed"] is not None:
       shown["host cores for decoding"] = f"{cores['needed']:,.0f} of {cores['has']} per host"
   if p["unknown_loops"]:
     shown["loops counted once"] = str(p["unknown_loops"])

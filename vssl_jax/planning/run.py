@@ -15,6 +15,9 @@ from vssl_jax.errors import UserError
 from vssl_jax.planning import fit as fit_lib
 from vssl_jax.planning import isolated, machines
 
+# Those of `planning.stages`, which imports more than a process needs that compiles nothing.
+STAGES = ("train", "linear_probe", "features", "knn", "logistic")
+
 
 def plan(
   config: ConfigDict | str,
@@ -22,9 +25,12 @@ def plan(
   *,
   videos: int = 240_000,
   fit: bool = False,
+  stage: str = "train",
   output: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-  """Compiles the train step of a config for machines, each in a process of its own.
+  """Compiles the train step of a config, or another stage of its run, for machines.
+
+  Each is compiled in a process of its own.
 
   These processes import the script that calls this function, so a script must call it under
   `if __name__ == "__main__":`.
@@ -33,7 +39,9 @@ def plan(
     config: a config, or the name of one, such as `cvrl:k400`.
     topology: machines such as `v5e:8x8`, see `planning.machines`.
     videos: number of training videos, which gives the length of the run.
-    fit: search settings with which the step fits, the fastest first.
+    fit: search settings with which the train step fits, the fastest first.
+    stage: "train"; "linear_probe", its train step; "features", the extraction of one batch of
+      views; or on all features of Kinetics-400 "knn" or "logistic", the fit of a classifier.
     output: file for the plans as JSON, written again after each plan.
 
   Returns:
@@ -42,13 +50,17 @@ def plan(
     a machine or setting cannot be planned though others can, an entry `refused`.
 
   Raises:
-    UserError: a machine is unknown, the output cannot be written, or nothing can be planned: the
-      compiler is not installed, the batch does not divide among the devices, or a field of the
-      config is impossible.
+    UserError: a machine or stage is unknown, the output cannot be written, or nothing can be
+      planned: the compiler is not installed, the batch does not divide among the devices, or a
+      field of the config is impossible.
     RuntimeError: a process failed otherwise; its traceback is the message.
   """
   if videos < 1:
     raise UserError(f"--videos is {videos}: it must be at least 1.")
+  if stage not in STAGES:
+    raise UserError(f"--stage: {stage!r} is unknown; there are {', '.join(STAGES)}.")
+  if fit and stage != "train":
+    raise UserError(f"--fit: it searches settings of the train step; leave out --stage={stage}.")
   # What can be found wrong now must not end a run of hours later.
   named = [(name, *machines.parse(name)) for name in files.listed(topology) or [""]]
   file = None if output is None else _writable(output)
@@ -61,9 +73,10 @@ def plan(
   plans: list[dict[str, Any]] = []
   first: UserError | None = None
   for name, chip, chips in named:
-    compile = functools.partial(isolated.plan, topology=name, videos=videos)
+    compile = functools.partial(isolated.plan, topology=name, videos=videos, stage=stage)
     tried = fit_lib.fit(config, chips * chip.cores, compile) if fit else _once(config, compile)
-    known = {"config": {"name": config.name}, "machine": {"topology": name}}
+    known: dict[str, Any] = {} if stage == "train" else {"stage": stage}
+    known |= {"config": {"name": config.name}, "machine": {"topology": name}}
     try:
       for found in tried:
         plans.append(known | found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from vssl_jax.probes import logistic, retrieval
 
@@ -39,6 +40,8 @@ def evaluate(
   groups: Sequence[str] | None = None,
   folds: int = FOLDS,
   seed: int = 0,
+  solver: str = "auto",
+  mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Scores logistic regression and nearest neighbors; each fold is held out once.
 
@@ -49,6 +52,8 @@ def evaluate(
       folds that choose C.
     folds: number of folds; fewer if every class has fewer videos or groups.
     seed: seed of the folds.
+    solver: see `logistic.evaluate`.
+    mesh: see `logistic.evaluate`.
 
   Returns:
     `top1` and `R@1` as fractions of all videos; `by_fold`, the same for each fold; `folds`;
@@ -63,7 +68,9 @@ def evaluate(
   rows = []
   for fit, held in logistic.split(y, names, folds, seed):
     own = None if names is None else list(names[fit])
-    found = logistic.evaluate(x[fit], y[fit], x[held], y[held], groups=own, seed=seed)
+    found = logistic.evaluate(
+      x[fit], y[fit], x[held], y[held], groups=own, seed=seed, solver=solver, mesh=mesh
+    )
     near = retrieval.evaluate(
       x[fit], y[fit], x[held], y[held], recalls=(1,), mean_average_precision=False
     )

@@ -17,6 +17,8 @@ from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
 from vssl_jax.probes import too_few_videos
 
+CHUNK = 1024  # side of a tile of the similarity matrix
+
 
 def weighted_knn(
   train: np.ndarray | jax.Array,
@@ -26,7 +28,7 @@ def weighted_knn(
   classes: int,
   k: int = 200,
   temperature: float = 0.07,
-  chunk: int = 1024,
+  chunk: int = CHUNK,
 ) -> np.ndarray:
   """Votes of the k nearest videos of each query, each for its class with weight exp(cosine / T).
 
@@ -59,7 +61,7 @@ def weighted_knn(
     raise UserError(f"weighted_knn: k and temperature must be positive; got {k} and {temperature}")
   if not known.all():
     train, labels = np.asarray(train)[known], labels[known]
-  votes = _votes(
+  found = votes(
     jnp.asarray(train),
     jnp.asarray(labels, jnp.int32),
     jnp.asarray(queries),
@@ -68,11 +70,21 @@ def weighted_knn(
     k=min(k, len(labels)),
     chunk=chunk,
   )
-  return np.asarray(votes)
+  return np.asarray(found)
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "k", "chunk"))
-def _votes(train, labels, queries, temperature, *, classes, k, chunk):
+def votes(
+  train: jax.Array,
+  labels: jax.Array,
+  queries: jax.Array,
+  temperature: float | jax.Array,
+  *,
+  classes: int,
+  k: int,
+  chunk: int,
+) -> jax.Array:
+  """The program of `weighted_knn`, for videos that all have a label; k is at most V."""
   cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, chunk)
   weight = jax.nn.softmax(cosine / temperature, axis=1)
   row = jnp.arange(len(queries))[:, None]

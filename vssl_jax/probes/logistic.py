@@ -1,25 +1,38 @@
-"""Logistic regression on extracted features: a fast version of the linear probe."""
+"""Logistic regression on extracted features: a fast version of the linear probe.
+
+Small problems are solved by scikit-learn in float64. Large ones are solved on the devices, in
+float32, by `vssl_jax.ops.softmax_regression`, which minimizes the same function.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax.errors import UserError
+from vssl_jax.ops import softmax_regression
 from vssl_jax.probes import metrics
 from vssl_jax.probes.too_few_videos import TooFewVideos
 
 NORMALIZATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C to try, strongest penalty first
+SOLVERS = ("auto", "sklearn", "device")
+# Videos x features x classes, the multiplications of a gradient, from which the devices solve and
+# libraries use several threads. On CPUs both solvers take about as long around this size, as
+# measured by us (benchmarks/README.md); by arithmetic, devices win from there on.
+LARGE = 10**8
 _MAX_ITERATIONS = 2000
-_SMALL = 10**8  # multiplications per gradient; below this, several threads are slower than one
+_LEAST = 1e-12  # probability, in the loss of held-out videos
+_BLOCK = 1 << 14  # videos that are converted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Result:
     folds: number of folds of the cross-validation that chose C; 0 if C was given.
     grouped: whether each group of videos stayed within one fold.
     converged: whether the last fit reached the solver's tolerance.
+    optimizer: what fitted it, in words.
   """
 
   accuracy: metrics.Accuracy
@@ -43,6 +57,7 @@ class Result:
   folds: int
   grouped: bool
   converged: bool
+  optimizer: str
 
   def summary(self) -> dict:
     """A JSON-able dict: the numbers, and how they were obtained."""
@@ -56,7 +71,7 @@ class Result:
       "C": self.strength,
       "C_chosen_by": chosen,
       "normalization": self.normalization,
-      "optimizer": "L-BFGS, L2 penalty on weights",
+      "optimizer": f"{self.optimizer}, L2 penalty on weights",
       "converged": self.converged,
     }
 
@@ -73,6 +88,8 @@ def evaluate(
   folds: int = 5,
   groups: Sequence[str] | None = None,
   seed: int = 0,
+  solver: str = "auto",
+  mesh: Mesh | None = None,
 ) -> Result:
   """Fits multinomial logistic regression on one split and scores another.
 
@@ -95,28 +112,41 @@ def evaluate(
     groups: one group name per training video. Videos of one group (cut from one recording) stay in
       the same fold; otherwise C would be chosen on near-duplicates.
     seed: seed of the folds.
+    solver: "sklearn"; "device" (see `vssl_jax.ops.softmax_regression`); or "auto", which takes the
+      devices if V x F x K is at least `LARGE`.
+    mesh: the devices; None takes all of this process. With several processes, all of them call with
+      the same arrays.
 
   Raises:
-    UserError: the normalization is unknown.
+    UserError: the normalization or the solver is unknown.
     TooFewVideos: there are fewer than two classes, or no folds can be made to choose C.
   """
   import threadpoolctl
 
+  if solver not in SOLVERS:
+    raise UserError(f"solver {solver!r} is unknown: use {', '.join(SOLVERS)}")
   known = train_label >= 0
   _require_classes(train_label[known])
   group_of = np.asarray(groups)[known] if groups is not None else None
-  train, train_label = np.asarray(train, np.float64)[known], train_label[known]
+  train, train_label = np.asarray(train)[known], train_label[known]
   classes = num_classes or int(max(train_label.max(), test_label.max())) + 1
-  threads = 1 if train.size * classes < _SMALL else None
-  with threadpoolctl.threadpool_limits(threads):
-    train, test = _normalize(train, np.asarray(test, np.float64), normalization)
+  large = train.size * classes >= LARGE
+  on_devices = solver == "device" or (solver == "auto" and large)
+  with threadpoolctl.threadpool_limits(None if large else 1):
+    dtype = np.float32 if on_devices else np.float64
+    train, test = _normalize(train, np.asarray(test), normalization, dtype)
     train, test = _span(train, test)
+    problem: _Sklearn | _Device
+    if on_devices:
+      problem = _Device(train, train_label, classes, mesh)
+    else:
+      problem = _Sklearn(train, train_label, classes)
     parts = []
     if strength is None:
       parts = split(train_label, group_of, folds, seed)
-      strength = _choose(train, train_label, parts, classes)
-    model = _fit(train, train_label, strength)
-    probabilities = _predict(model, test, classes)
+      strength = _choose(problem, parts)
+    model = problem.fit(None, strength)
+    probabilities = problem.predict(model, test)
   return Result(
     accuracy=metrics.accuracy(probabilities, np.asarray(test_label)),
     probabilities=probabilities,
@@ -124,7 +154,8 @@ def evaluate(
     normalization=normalization,
     folds=len(parts),
     grouped=bool(parts) and groups is not None,
-    converged=bool(np.max(model.n_iter_) < _MAX_ITERATIONS),
+    converged=problem.converged(model),
+    optimizer=problem.optimizer,
   )
 
 
@@ -175,60 +206,120 @@ def recordings(names: Sequence[str]) -> list[str] | None:
   return [name or f"unnamed {i}" for i, name in enumerate(names)]
 
 
-def _choose(
-  x: np.ndarray, label: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], classes: int
-) -> float:
+class _Sklearn:
+  """Fits on parts of the training videos with scikit-learn."""
+
+  optimizer = "L-BFGS (scikit-learn, float64)"
+
+  def __init__(self, x: np.ndarray, label: np.ndarray, classes: int):
+    self._x, self._label, self._classes = x, label, classes
+
+  def fit(self, rows: np.ndarray | None, strength: float, start: Any = None) -> Any:
+    """Fits on the videos with the numbers `rows` (None: all), from another fit."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, warm_start=start is not None)
+    if start is not None:
+      model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
+    x, label = (self._x, self._label) if rows is None else (self._x[rows], self._label[rows])
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # `Result.converged` says if it did not converge
+      return model.fit(x, label)
+
+  def loss(self, model: Any, rows: np.ndarray) -> float:
+    """The sum of the log-losses of the videos `rows`."""
+    own = self.predict(model, self._x[rows])[np.arange(len(rows)), self._label[rows]]
+    return -float(np.log(np.maximum(own, _LEAST)).sum())
+
+  def predict(self, model: Any, x: np.ndarray) -> np.ndarray:
+    """The probabilities of the classes, float64 `[U, K]`."""
+    probabilities = np.zeros((len(x), self._classes))
+    probabilities[:, model.classes_] = model.predict_proba(x)
+    return probabilities
+
+  def converged(self, model: Any) -> bool:
+    """Whether a fit reached the tolerance."""
+    return bool(np.max(model.n_iter_) < _MAX_ITERATIONS)
+
+
+class _Device:
+  """The same on the devices, which hold the features once: a fold is a weight of each video."""
+
+  optimizer = "preconditioned L-BFGS (on the devices, float32)"
+
+  def __init__(self, x: np.ndarray, label: np.ndarray, classes: int, mesh: Mesh | None):
+    self._videos = len(x)
+    self._rows = softmax_regression.Rows(x, label, classes=classes, mesh=mesh)
+
+  def fit(self, rows: np.ndarray | None, strength: float, start: Any = None) -> Any:
+    used = None
+    if rows is not None:
+      used = np.zeros(self._videos, bool)
+      used[rows] = True
+    return self._rows.fit(strength, used=used, start=start)
+
+  def loss(self, model: Any, rows: np.ndarray) -> float:
+    own = self._rows.log_likelihood(model)[rows]
+    return -float(np.maximum(own, np.log(_LEAST)).sum())
+
+  def predict(self, model: Any, x: np.ndarray) -> np.ndarray:
+    return self._rows.probabilities(model, x)
+
+  def converged(self, model: Any) -> bool:
+    return bool(model.converged)
+
+
+def _choose(problem: _Sklearn | _Device, parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
   """The C with the lowest held-out log-loss; each fit starts from the one with the smaller C."""
   models, losses = [None] * len(parts), []
   for strength in STRENGTHS:
     loss = 0.0
     for i, (fit_on, held) in enumerate(parts):
-      models[i] = _fit(x[fit_on], label[fit_on], strength, models[i])
-      own = _predict(models[i], x[held], classes)[np.arange(len(held)), label[held]]
-      loss -= np.log(np.maximum(own, 1e-12)).sum()
+      models[i] = problem.fit(fit_on, strength, models[i])
+      loss += problem.loss(models[i], held)
     losses.append(loss)
     if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
       break
   return STRENGTHS[int(np.argmin(losses))]
 
 
-def _fit(x: np.ndarray, label: np.ndarray, strength: float, start: Any = None) -> Any:
-  from sklearn.linear_model import LogisticRegression
+def _normalize(
+  train: np.ndarray, test: np.ndarray, how: str, dtype: type
+) -> tuple[np.ndarray, np.ndarray]:
+  """Normalizes in float64, by blocks, so that no large array is there in float64 on the way."""
 
-  model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, warm_start=start is not None)
-  if start is not None:
-    model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # `Result.converged` says if it did not converge
-    return model.fit(x, label)
+  def convert(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    out: np.ndarray = np.empty(x.shape, dtype)
+    for i in range(0, len(x), _BLOCK):
+      out[i : i + _BLOCK] = change(x[i : i + _BLOCK].astype(np.float64))
+    return out
 
+  def total(change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    blocks = (train[i : i + _BLOCK].astype(np.float64) for i in range(0, len(train), _BLOCK))
+    return functools.reduce(np.add, (change(x).sum(axis=0) for x in blocks))
 
-def _predict(model: Any, x: np.ndarray, classes: int) -> np.ndarray:
-  probabilities = np.zeros((len(x), classes))
-  probabilities[:, model.classes_] = model.predict_proba(x)
-  return probabilities
-
-
-def _normalize(train: np.ndarray, test: np.ndarray, how: str) -> tuple[np.ndarray, np.ndarray]:
   if how == "standard":
-    mean, std = train.mean(axis=0), train.std(axis=0)
+    mean = total(lambda x: x) / len(train)
+    std = np.sqrt(total(lambda x: np.square(x - mean)) / len(train))
     std = np.where(std > 1e-12 * np.maximum(np.abs(mean), 1.0), std, 1.0)  # constant features
-    return (train - mean) / std, (test - mean) / std
-  if how == "l2":
+    change = lambda x: (x - mean) / std  # noqa: E731
+  elif how == "l2":
     tiny = np.finfo(np.float64).tiny
-    return tuple(
-      x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), tiny) for x in (train, test)
-    )
-  if how == "none":
-    return train, test
-  raise UserError(f"normalization {how!r} is unknown: use {', '.join(NORMALIZATIONS)}")
+    change = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), tiny)  # noqa: E731
+  elif how == "none":
+    # The bias makes up for a shift, which saves float32's digits.
+    shift = total(lambda x: x) / len(train) if dtype == np.float32 else 0.0
+    change = lambda x: x - shift  # noqa: E731
+  else:
+    raise UserError(f"normalization {how!r} is unknown: use {', '.join(NORMALIZATIONS)}")
+  return convert(train, change), convert(test, change)
 
 
 def _span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Projects onto the span of the training rows, which contains the optimal weights."""
   if train.shape[1] <= train.shape[0]:
     return train, test
-  basis = np.linalg.qr(train.T)[0]  # [F, V]
+  basis = np.linalg.qr(train.T.astype(np.float64))[0].astype(train.dtype)  # [F, V]
   return train @ basis, test @ basis
 
 
@@ -278,6 +369,9 @@ def fit(
   test: np.ndarray,
   test_label: np.ndarray,
   names: Sequence[str],
+  *,
+  solver: str = "auto",
+  mesh: Mesh | None = None,
 ) -> Result:
   """Fits logistic regression on features, one row per video; C is chosen with folds by recording.
 
@@ -289,6 +383,8 @@ def fit(
     test: float `[U, F]`.
     test_label: int `[U]`.
     names: names of the V training videos, or ().
+    solver: see `evaluate`.
+    mesh: see `evaluate`.
   """
   return evaluate(
     train,
@@ -298,4 +394,6 @@ def fit(
     num_classes=len(source_train.label_names),
     groups=recordings(names),
     seed=config.seed,
+    solver=solver,
+    mesh=mesh,
   )
