@@ -182,7 +182,7 @@ def drive(
   tasks: Sequence[Any],
   *,
   on_report: Callable[[Any, Any], None],
-  on_crash: Callable[[Any, Crash], Any],
+  on_crash: Callable[[Any, Crash], Sequence[Any]],
   on_ready: Callable[[Any], str] = lambda facts: "",
 ) -> Generator[tuple[Any, Any]]:
   """Gives tasks to actors and yields (task, result) as the tasks end.
@@ -196,7 +196,7 @@ def drive(
     tasks: the tasks, in the order in which they start.
     on_report: called with (task, message).
     on_crash: called with (task, crash) if an actor sent a crash, or was lost during the task, which
-      counts as a crash from outside; returns the task to run instead, or None to give it up.
+      counts as a crash from outside; returns the tasks to run instead.
     on_ready: called with what `ready()` returned; returns why the actor cannot be used, "" if it
       can.
 
@@ -229,7 +229,7 @@ def drive(
         starting += 1
       ready, _ = ray.wait(list(slots), timeout=_PATIENCE)
       if not ready and not noted and not any(slot.busy for slot in slots.values()):
-        print("note: the cluster has no room for a worker yet; waiting for it", file=sys.stderr)
+        _note_waiting()
         noted = True
       if ready:
         ready, _ = ray.wait(list(slots), num_returns=len(slots), timeout=0)
@@ -243,13 +243,10 @@ def drive(
           if not slot.busy:
             failed += 1
             if failed > 2 * count:
-              raise UserError(
-                f"workers cannot start on the cluster ({_last_line(e)}): install this version of "
-                "vssl_jax, and what it needs, on all nodes"
-              ) from e
+              raise _cannot_start(e) from e
           elif slot.began or slot.failed_starts:
-            if (retry := on_crash(slot.task, Crash(LOST, outside=True))) is not None:
-              queue.appendleft((retry, 0))
+            again = on_crash(slot.task, Crash(LOST, outside=True))
+            queue.extendleft((task, 0) for task in reversed(again))
           else:
             queue.appendleft((slot.task, 1))
           continue
@@ -270,14 +267,54 @@ def drive(
         if kind == "result":
           yield slot.task, value
         elif kind == "crash":
-          if (retry := on_crash(slot.task, value)) is not None:
-            queue.appendleft((retry, 0))
+          queue.extendleft((task, 0) for task in reversed(on_crash(slot.task, value)))
         else:
           raise value
   finally:
     for slot in (*idle, *slots.values()):
       with contextlib.suppress(Exception):  # the cluster may be gone
         ray.kill(slot.actor)
+
+
+def first(ray: Any, start: Callable[[], Any]) -> tuple[Any, Any]:
+  """Starts an actor and waits until it is ready, for what must be known before the tasks are.
+
+  Args:
+    ray: the package, which has joined a cluster.
+    start: see `drive`, to which the actor can be given later.
+
+  Returns:
+    The actor, and what its `ready()` returned.
+
+  Raises:
+    UserError: no actor can start.
+  """
+  for tries_left in (2, 1, 0):
+    actor = start()
+    answer = actor.ready.remote()
+    try:
+      if not ray.wait([answer], timeout=_PATIENCE)[0]:
+        _note_waiting()
+      return actor, ray.get(answer)
+    except ray.exceptions.RayError as e:
+      ray.kill(actor)
+      if not tries_left:
+        raise _cannot_start(e) from e
+    except BaseException:
+      ray.kill(actor)
+      raise
+  raise AssertionError  # the last try returns or raises
+
+
+def _note_waiting() -> None:
+  print("note: the cluster has no room for a worker yet; waiting for it", file=sys.stderr)
+
+
+def _cannot_start(error: BaseException) -> UserError:
+  return UserError(
+    f"workers cannot start on the cluster ({_last_line(error)}): install this version of vssl_jax, "
+    "and what it needs, on all nodes"
+  )
 
 
 def _last_line(error: BaseException) -> str:

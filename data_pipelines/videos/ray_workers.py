@@ -55,6 +55,11 @@ def run(
   """
   if not tasks:
     return
+
+  def again(task: Any, crash: workers.Crash) -> list[Any]:
+    retry = on_crash(task, crash)
+    return [] if retry is None else [retry]
+
   with ray_cluster.joined(address) as ray:
     actor = ray.remote(Watcher).options(
       num_cpus=1, scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0
@@ -65,7 +70,7 @@ def run(
       count or ray_cluster.cpus(ray),
       tasks,
       on_report=on_report,
-      on_crash=on_crash,
+      on_crash=again,
       on_ready=problem,
     )
 

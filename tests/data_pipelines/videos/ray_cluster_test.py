@@ -54,7 +54,7 @@ def _raise_or_return(found):
   return found
 
 
-def drive(script, count=2, ready=None, retry=lambda task: task, **options):
+def drive(script, count=2, ready=None, retry=lambda task: [task], **options):
   """Runs the tasks of a script; returns results, reports, crashes, and the actors started."""
   ray, reports, crashes, actors = _Ray(), [], [], []
   ready = iter(ready or [])
@@ -102,7 +102,7 @@ def test_a_crash_that_an_actor_sends_is_as_it_is():
   results, _, crashes, actors = drive(script)
   assert (results, crashes, actors) == ({1: 10, 2: 20}, [(1, crash)], 2)
   script = {1: [[("crash", crash)]], 2: [done(2)]}
-  assert drive(script, retry=lambda task: None)[0] == {2: 20}
+  assert drive(script, retry=lambda task: [])[0] == {2: 20}
 
 
 @pytest.mark.parametrize("end", [[_Error("node")], []], ids=["error", "silence"])
