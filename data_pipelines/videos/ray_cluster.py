@@ -238,6 +238,8 @@ def drive(
         try:
           found = ray.get(next(waiting) if slot.busy else waiting)
         except (ray.exceptions.RayError, StopIteration) as e:
+          if slot.busy and isinstance(e, ray.exceptions.RayTaskError):
+            raise  # a defect of `work` itself, not of the cluster
           del slots[waiting]
           ray.kill(slot.actor)
           if not slot.busy:

@@ -18,7 +18,6 @@ from tests.encoder.export_test import _config
 from vssl_jax import models
 from vssl_jax.encoder import exported, ray_features
 from vssl_jax.encoder.snippet_encoder import Made
-from vssl_jax.errors import UserError
 
 FLAGS = ("--frames=2", "--stride=3", "--fps=10", "--batch_size=4", "--timeout=60")
 
@@ -124,28 +123,6 @@ def test_the_videos_of_lost_nodes_are_done_by_others(cluster, checkpoint, videos
 
 
 # Without a cluster.
-
-
-@pytest.mark.parametrize(
-  ("nodes", "share"),
-  [
-    ([{"CPU": 8.0}, {"CPU": 8.0}], ("", 8, 2)),
-    ([{"CPU": 0.0}, {"CPU": 2.0}, {"CPU": 8.0}, {"CPU": 17.0}], ("", 17, 1)),
-    ([{"CPU": 16.0}, {"CPU": 16.0, "GPU": 8.0}, {"CPU": 32.0, "GPU": 8.0}], ("GPU", 2, 16)),
-    ([{"CPU": 2.0, "GPU": 8.0}], ("GPU", 1, 2)),
-    ([{"CPU": 96.0, "TPU": 4.0}, {"CPU": 8.0}], ("TPU", 24, 4)),
-  ],
-)
-def test_how_a_cluster_is_divided(nodes, share):
-  assert ray_features.shared_out(nodes) == share
-
-
-def test_what_is_asked_of_ray():
-  assert ray_features.Share("", 8, 2).options() == {"num_cpus": 8}
-  assert ray_features.Share("GPU", 2, 2).options() == {"num_cpus": 2, "num_gpus": 1}
-  assert ray_features.Share("TPU", 2, 2).options()["resources"] == {"TPU": 1}
-  with pytest.raises(UserError, match="has no CPU"):
-    ray_features.shared_out([{"CPU": 0.0}])
 
 
 @pytest.fixture

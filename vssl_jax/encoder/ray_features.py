@@ -9,67 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_pipelines.videos import ray_cluster, ray_workers
 from data_pipelines.videos.workers import Crash
+from vssl_jax.encoder import ray_share, snippet_encoder
 from vssl_jax.encoder import slide as slide_lib
-from vssl_jax.encoder import snippet_encoder
 from vssl_jax.encoder.snippet_encoder import Made
 from vssl_jax.errors import UserError
 from vssl_jax.files import local
 
-ACCELERATORS = ("GPU", "TPU")  # Ray's names
 _COMPARED = 3  # videos whose size each node compares
 _TASKS = 4  # per encoder at least, so that they end at about the same time
-
-
-class Share(NamedTuple):
-  """What one encoder takes of a cluster.
-
-  Attributes:
-    accelerator: one of this kind; "" for processors alone.
-    cpus: number of CPUs.
-    encoders: how many the cluster has room for.
-  """
-
-  accelerator: str
-  cpus: int
-  encoders: int
-
-  def options(self) -> dict[str, Any]:
-    """Ray's options of the actor."""
-    asked: dict[str, dict[str, Any]] = {
-      "GPU": {"num_gpus": 1},
-      "TPU": {"resources": {"TPU": 1}},
-    }
-    return {"num_cpus": self.cpus, **asked.get(self.accelerator, {})}
-
-
-def shared_out(nodes: Sequence[Mapping[str, float]]) -> Share:
-  """Divides a cluster: one encoder per accelerator, or one per node if there are none.
-
-  Nodes without an accelerator are left out if others have one: they would be slow, and their
-  features would differ in the last bits. Without any, the largest nodes are taken.
-
-  Args:
-    nodes: the resources of each node, by Ray's names.
-
-  Raises:
-    UserError: no node has a CPU.
-  """
-  nodes = [n for n in nodes if n.get("CPU", 0) >= 1]
-  for kind in ACCELERATORS:
-    having = [n for n in nodes if n.get(kind, 0) >= 1]
-    if having:
-      cpus = max(1, min(int(n["CPU"] // n[kind]) for n in having))
-      return Share(kind, cpus, sum(int(min(n[kind], n["CPU"] // cpus)) for n in having))
-  if not nodes:
-    raise UserError("the Ray cluster has no CPU: add nodes that have")
-  cpus = max(int(n["CPU"]) for n in nodes)
-  return Share("", cpus, sum(int(n["CPU"] // cpus) for n in nodes))
 
 
 @contextlib.contextmanager
@@ -106,10 +58,8 @@ def encoders(
   folder = local(checkpoint)
   compared = {os.path.abspath(p): p.stat().st_size for p in paths[:_COMPARED]}
   with ray_cluster.joined(address) as ray:
-    share = shared_out([n["Resources"] for n in ray.nodes() if n["Alive"]])
-    actor = ray.remote(NodeEncoder).options(
-      scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0, **share.options()
-    )
+    share = ray_share.of(ray)
+    actor = ray.remote(NodeEncoder).options(**share.options())
     given = (os.path.abspath(folder), which, dict(cut), batch_size, workers or share.cpus)
 
     def start() -> Any:
@@ -155,7 +105,7 @@ class _Check:
   """Compares what nodes say about themselves with what the first one said."""
 
   def __init__(self, first: Mapping[str, Any]):
-    self._first, self._noted = first, False
+    self._first, self._kinds = first, ray_share.Kinds()
 
   def __call__(self, facts: Mapping[str, Any]) -> str:
     """Why a node cannot take part; "" if it can."""
@@ -169,13 +119,7 @@ class _Check:
         f"{self._first['host']}: all nodes must have the same storage; of a run that still trains, "
         "give --which=STEP"
       )
-    if facts["device"] != self._first["device"] and not self._noted:
-      self._noted = True
-      print(
-        f"note: {facts['host']} has {facts['device']}, {self._first['host']} has "
-        f"{self._first['device']}: features of different devices differ in their last bits",
-        file=sys.stderr,
-      )
+    self._kinds.add(facts["host"], facts["device"])
     return ""
 
 
@@ -237,19 +181,13 @@ class NodeEncoder:
   def _load(
     self, checkpoint: str, which: str | int, cut: dict[str, Any], batch_size: int, accelerator: str
   ) -> None:
-    import jax
-
     from vssl_jax.encoder import encoder
 
-    device = jax.local_devices()[0]
-    if accelerator and device.platform.upper() != accelerator:
-      raise UserError(
-        f"JAX finds no {accelerator}, although Ray does: install the extra of the accelerator there"
-      )
+    device = ray_share.device(accelerator)
     loaded = encoder.load_encoder(checkpoint, which)
     self._settings = snippet_encoder.settings_of(loaded, cut)
     self._encode, made = snippet_encoder.build(loaded, self._settings, batch_size)
-    self._facts |= {"made": made, "device": device.device_kind}
+    self._facts |= {"made": made, "device": device}
 
   def ready(self) -> dict[str, Any]:
     """What `ray_workers.describe` says, and `made`, `device` and `error` of the encoder."""

@@ -19,12 +19,16 @@ class _Error(Exception):
   """Of Ray."""
 
 
+class _TaskError(_Error):
+  """An exception of the actor's own code."""
+
+
 class _Ray(types.ModuleType):
   """What `drive` uses of Ray; everything that is waited for is ready at once."""
 
   def __init__(self):
     super().__init__("ray")
-    self.exceptions = types.SimpleNamespace(RayError=_Error)
+    self.exceptions = types.SimpleNamespace(RayError=_Error, RayTaskError=_TaskError)
     self.killed = []
 
   def wait(self, waiting, num_returns=1, timeout=None):
@@ -49,7 +53,7 @@ class _Actor:
 
 
 def _raise_or_return(found):
-  if isinstance(found, Exception):
+  if isinstance(found, BaseException):
     raise found
   return found
 
@@ -123,6 +127,25 @@ def test_the_first_error_ends_everything():
   script = {1: [[("report", 1), ("error", KeyError("x"))]], 2: [done(2)]}
   with pytest.raises(KeyError, match="x"):
     drive(script, count=1)
+
+
+def test_a_defect_of_an_actor_is_not_taken_for_a_loss():
+  with pytest.raises(_TaskError):
+    drive({1: [[("report", 1), _TaskError("defect")]]}, count=1)
+
+
+def test_a_first_actor_for_what_must_be_known_before():
+  ray, lost = _Ray(), _Error("x\nOSError: gone")
+  ready = iter([lost, "facts"])
+  actor, facts = ray_cluster.first(ray, lambda: _Actor({}, next(ready)))
+  assert (facts, len(ray.killed)) == ("facts", 1)
+  assert actor not in ray.killed
+  with pytest.raises(UserError, match=r"cannot start on the cluster \(OSError: gone\)"):
+    ray_cluster.first(ray, lambda: _Actor({}, lost))
+  assert len(ray.killed) == 4
+  with pytest.raises(KeyboardInterrupt):
+    ray_cluster.first(ray, lambda: _Actor({}, KeyboardInterrupt()))
+  assert len(ray.killed) == 5
 
 
 def test_actors_that_cannot_start():
