@@ -4,7 +4,6 @@ import json
 import threading
 import time
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,7 +14,6 @@ from tests import small
 from tests.data_pipelines import ray_nodes
 from tests.data_pipelines.conftest import _make_video
 from tests.encoder.export_test import _config
-from vssl_jax import models
 from vssl_jax.encoder import exported, ray_features
 from vssl_jax.encoder.snippet_encoder import Made
 
@@ -32,10 +30,7 @@ def cluster():
 def checkpoint(tmp_path_factory):
   """An exported encoder that is small, and real."""
   folder, config = tmp_path_factory.mktemp("encoder"), _config()
-  network = models.build_encoder(config.encoder)
-  clips = np.zeros((1, 2, 8, 8, 3), np.float32)
-  init = jax.jit(lambda: network.init(jax.random.key(3), clips, train=False))
-  exported.save_encoder(folder, config, init())
+  exported.save_encoder(folder, config, small.weights(config))
   return folder
 
 

@@ -9,7 +9,6 @@ from data_pipelines.videos import ray_cluster
 from tests import small
 from tests.data_pipelines import ray_nodes, tiny
 from tests.encoder.export_test import _config
-from vssl_jax import models
 from vssl_jax.encoder import exported, features_file, ray_splits
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features
@@ -21,9 +20,7 @@ def encoder(**values):
     config.data.synthetic.videos = 37
     config.data.synthetic.eval_videos = 5
     config.update_from_flattened_dict(values)
-  network = models.build_encoder(config.encoder)
-  clips = np.zeros((1, 2, 8, 8, 3), np.float32)
-  return config.lock(), jax.jit(lambda: network.init(jax.random.key(3), clips, train=False))()
+  return config.lock(), small.weights(config)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The encoder that slides is that of the evaluation, and says what it is."""
 
-import jax
 import numpy as np
 import pytest
 
 from data_pipelines.videos.snippets import SnippetSettings
+from tests import small
 from tests.encoder.export_test import _config
-from vssl_jax import models
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder, snippet_encoder
 from vssl_jax.errors import UserError
@@ -15,10 +14,7 @@ from vssl_jax.errors import UserError
 @pytest.fixture(scope="module")
 def loaded():
   config = _config()
-  network = models.build_encoder(config.encoder)
-  clips = np.zeros((1, 2, 8, 8, 3), np.float32)
-  variables = jax.jit(lambda: network.init(jax.random.key(3), clips, train=False))()
-  return config, jax.device_get(variables), {"checkpoint": "here", "step": 3}
+  return config, small.weights(config), {"checkpoint": "here", "step": 3}
 
 
 def test_features_are_those_of_the_loaded_encoder(loaded):
