@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from vssl_jax import cli, methods, parallel
+from vssl_jax import cli, methods, models, parallel
 from vssl_jax.training import loop, metrics_log, sources
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -119,6 +119,14 @@ def init(method):
     compiler_options={"xla_backend_optimization_level": 0},
   )
   return create()
+
+
+def weights(config, seed=0):
+  """Random variables of an encoder, without compiling what draws its own."""
+  network = models.build_encoder(config.encoder)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 2, 8, 8, 3), np.float32))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: 0.2 * rng.random(x.shape, np.float32), shapes)
 
 
 def flat(tree, prefix=""):

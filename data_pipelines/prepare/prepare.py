@@ -23,11 +23,11 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines.prepare import engine as engine_lib
 from data_pipelines.prepare import resume
 from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, split_lists, video_list
-from data_pipelines.videos import workers as workers_lib
 from vssl_jax import files, former
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
@@ -39,6 +39,7 @@ vssl prepare VIDEOS RECORDS
 vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_side=128
 vssl prepare videos.csv RECORDS --split_column=split --workers=8
 vssl prepare VIDEOS RECORDS --part=3/16
+vssl prepare VIDEOS RECORDS --engine=ray --address=auto
 """
 _REQUESTS = 16  # results of shards that are read at the same time
 _LISTED = 10  # unreadable videos printed; the manifest has all
@@ -64,6 +65,8 @@ def prepare(
   strict: bool = False,
   overwrite: bool = False,
   part: str | None = None,
+  engine: str = "local",
+  address: str = "",
   progress: bool = False,
 ) -> dict[str, Any]:
   """Converts videos to TFRecords; the same arguments give the same bytes, however many workers.
@@ -84,7 +87,7 @@ def prepare(
     quality: JPEG quality, 1 to 100.
     max_seconds: longest record; a longer video becomes several records; 0 never splits.
     shards: shards per split; 0 chooses by the size of the video files.
-    workers: number of processes; 0 starts one per core.
+    workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
       `max_seconds` may take this time for each of its records. 0 sets no limit; with 0 and one
       worker, everything runs in this process.
@@ -93,6 +96,10 @@ def prepare(
     part: "3/16" writes the third of sixteen parts of the shards. The other parts may be written at
       the same time, by other processes or machines that share OUTPUT. A last call without `part`
       finds the shards, writes what is missing, the index and the manifest.
+    engine: "local" runs on this machine, "ray" on all nodes of a Ray cluster. All nodes must have
+      `input` and `output` on shared storage under the same path, and the same software.
+    address: of the Ray cluster: "HOST:PORT" of its head node, or "auto" on one of its nodes; by
+      default the environment's RAY_ADDRESS, else a new cluster on this machine.
     progress: show a progress bar and notes on standard error.
 
   Returns:
@@ -100,7 +107,8 @@ def prepare(
     what it would have of the part's shards.
 
   Raises:
-    UserError: bad arguments or lists, or `output` has records of other settings or videos.
+    UserError: bad arguments or lists, `output` has records of other settings or videos, or the
+      cluster cannot do the work.
     UnreadableVideoError: a video is unreadable and `strict` is True.
   """
   settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
@@ -108,11 +116,12 @@ def prepare(
   share = None if part is None else resume.Part.parse(part)
   if share and overwrite:
     raise UserError("overwrite would remove what other parts write: give it to the first run alone")
+  output = files.path(output)
+  run_tasks = engine_lib.choose(engine, address, workers, output)
   videos = _list(files.path(input), split, split_column, split_list, root, flat)
   if progress:
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
-  output = files.path(output)
   try:
     with resume.claim(output, share):
       planned = resume.plan(videos, settings, shards)
@@ -127,7 +136,7 @@ def prepare(
       if share:
         tasks = {name: share.of(group) for name, group in tasks.items()}
       everything = [t for group in tasks.values() for t in group]
-      _run(everything, workers or _cores(), timeout, progress)
+      _run(everything, run_tasks, timeout, progress)
       if share:
         return manifest.build(names, _splits(planned, tasks, videos.notes))
       return _finish(output, planned, tasks, names, videos.notes)
@@ -176,13 +185,9 @@ def _list(
   return split_lists.apply(videos, split_list) if split_list else videos
 
 
-def _cores() -> int:
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progress: bool) -> None:
+def _run(
+  tasks: Sequence[shards_lib.Shard], run_tasks: engine_lib.Run, timeout: float, progress: bool
+) -> None:
   """Writes all shards that are not complete yet."""
   total = sum(len(task.entries) for task in tasks)
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
@@ -221,13 +226,8 @@ def _run(tasks: Sequence[shards_lib.Shard], workers: int, timeout: float, progre
         raise shards_lib.UnreadableVideoError(f"{task.entries[position].path}: {crash.reason}")
       return dataclasses.replace(task, crashed={**task.crashed, position: crash.reason})
 
-    running = workers_lib.run(
-      shards_lib.write,
-      tasks,
-      workers=workers,
-      timeout=timeout,
-      on_report=on_report,
-      on_crash=on_crash,
+    running = run_tasks(
+      shards_lib.write, tasks, timeout=timeout, on_report=on_report, on_crash=on_crash
     )
     with contextlib.closing(running):
       for _ in running:
@@ -343,6 +343,7 @@ def parser() -> arguments.Parser:
     help="write only the I-th of N parts of the shards, as in a job array; the same command "
     "without it then completes the records",
   )
+  arguments.engine(p, "INPUT and OUTPUT")
   return p
 
 

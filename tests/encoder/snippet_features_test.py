@@ -12,7 +12,7 @@ from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields
-from vssl_jax.encoder import encoder, snippet_features
+from vssl_jax.encoder import encoder, snippet_encoder, snippet_features
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
@@ -40,7 +40,8 @@ def world(tmp_path, monkeypatch):
     return encode(clips)
 
   made = {"encoder_sha256": "x", "preprocessing": {}, "checkpoint": {"step": 1}}
-  monkeypatch.setattr(snippet_features, "_encoder", lambda *args: (counted, 2, dict(made)))
+  build = lambda _, settings, size: (counted, snippet_encoder.Made(settings, 2, dict(made)))
+  monkeypatch.setattr(snippet_encoder, "build", build)
   config = small.load("cvrl.py", "demo")
   config.data.eval.resize, config.data.eval.size = 20, 18
   monkeypatch.setattr(encoder, "load_encoder", lambda *_: (config, {}, {}))

@@ -14,7 +14,7 @@ from tests.data_pipelines.conftest import _make_video as make_video
 from vssl_jax import augment, methods, parallel
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder as encoder_lib
-from vssl_jax.encoder import snippet_features
+from vssl_jax.encoder import snippet_encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier, protocols, run, splits, subsets
 from vssl_jax.models.layers.norm import BatchNorm
@@ -653,9 +653,10 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
     config, variables, _ = given
     assert (settings.frames, settings.size) == (16, config.data.eval.size)
     mean = lambda clips: clips.mean(axis=(2, 3, 4)).astype(np.float32)
-    return mean, 16, {"encoder_sha256": results_lib.tree_hash(variables)}
+    origin = {"encoder_sha256": results_lib.tree_hash(variables)}
+    return mean, snippet_encoder.Made(settings, 16, origin)
 
-  monkeypatch.setattr(snippet_features, "_encoder", encoder)
+  monkeypatch.setattr(snippet_encoder, "build", encoder)
   for name, frames in (("a", 50), ("b", 20)):
     make_video(tmp_path / "videos" / f"{name}.mp4", frames=frames, fps=25)
   names, flag = "localization_features", f"--untrimmed={tmp_path / 'videos'}"

@@ -188,6 +188,29 @@ def output(parser: Parser, what: str, *former: str, required: bool = True) -> No
   parser.add_argument("--output", *former, required=required, metavar="DIR", help=what)
 
 
+def engine(parser: Parser, shared: str) -> None:
+  """Adds `--engine` and `--address`.
+
+  Args:
+    parser: the command's.
+    shared: what must be on storage that all nodes of a cluster share.
+  """
+  parser.add_argument(
+    "--engine",
+    choices=("local", "ray"),
+    default="local",
+    help="local: this machine; ray: all nodes of a Ray cluster, which must have the same software, "
+    f"and {shared} on shared storage under the same path (default: local)",
+  )
+  parser.add_argument(
+    "--address",
+    default="",
+    metavar="HOST:PORT|auto|local",
+    help="Ray cluster: that of this head node, the one that this machine is a node of, or a new "
+    "one on this machine (default: the environment's RAY_ADDRESS, else local)",
+  )
+
+
 def given(args: argparse.Namespace) -> dict[str, Any]:
   """The flags as arguments of the command's function."""
   return {k: v for k, v in vars(args).items() if k not in ("verbose", "argv")}

@@ -46,6 +46,7 @@ def parser() -> arguments.Parser:
   add("--crops", type=int, default=0, help="crops per clip (default: the run's)")
   add("--batch_size", type=int, default=0, help="videos read at a time (default: the run's)")
   add("--overwrite", action="store_true", help="replace an export that is there already")
+  arguments.engine(p, "--data")
   return p
 
 

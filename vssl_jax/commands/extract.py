@@ -18,6 +18,7 @@ from. A killed run goes on when started again: each file appears whole, and is m
 EXAMPLES = """\
 vssl extract --checkpoint=runs/mine --videos=UNTRIMMED --output=FEATURES
 vssl extract --checkpoint=exported --videos=UNTRIMMED --output=FEATURES --fps=0 --stride=8
+vssl extract --checkpoint=runs/mine --videos=UNTRIMMED --output=FEATURES --engine=ray
 """
 _LISTED = 10  # unreadable videos printed; the manifest has all
 
@@ -45,7 +46,7 @@ def parser() -> arguments.Parser:
     "--workers",
     type=int,
     default=0,
-    help="number of decoding processes; 0: one per core (default: 0)",
+    help="number of decoding processes, with ray for each encoder; 0: one per core (default: 0)",
   )
   add(
     "--timeout",
@@ -54,6 +55,7 @@ def parser() -> arguments.Parser:
     metavar="SECONDS",
     help="longest wait for a video's next snippet; 0: no limit (default: 600)",
   )
+  arguments.engine(p, "--checkpoint and --videos")
   return p
 
 

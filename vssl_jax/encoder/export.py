@@ -16,10 +16,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_pipelines import source as source_lib
+from data_pipelines.videos import ray_cluster
 from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
-from vssl_jax.encoder import encoder, exported, features_file, program, saved_model
+from vssl_jax.encoder import encoder, exported, features_file, program, ray_splits, saved_model
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
@@ -41,6 +42,8 @@ def export(
   crops: int = 0,
   batch_size: int = 0,
   overwrite: bool = False,
+  engine: str = "local",
+  address: str = "",
 ) -> list[pathlib.Path]:
   """Writes an encoder as safetensors with a JSON card, and on demand programs and features.
 
@@ -57,13 +60,20 @@ def export(
     crops: crops per clip.
     batch_size: videos per batch.
     overwrite: replace an existing export.
+    engine: "local" extracts features on this machine, "ray" on all accelerators of a Ray cluster,
+      or on its processors if it has none. All nodes must have the data on shared storage under the
+      same path, and the same software.
+    address: of the Ray cluster: "HOST:PORT" of its head node, or "auto" on one of its nodes; by
+      default the environment's RAY_ADDRESS, else a new cluster on this machine.
 
   Returns:
     The files written, in order.
 
   Raises:
-    UserError: there is no such checkpoint or data, or a file exists and may not be replaced.
+    UserError: there is no such checkpoint or data, a file exists and may not be replaced, or the
+      cluster cannot do the work.
   """
+  ray_cluster.check(engine, address)
   splits = [split] if isinstance(split, str) else [s for s in split if s]
   output = files_lib.path(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
@@ -85,13 +95,16 @@ def export(
   if existing and not overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
   numbers = {"clips": clips, "crops": crops, "batch_size": batch_size}
-  idle = [name for name, value in {"data": data, **numbers}.items() if value]
+  of_features = {"data": data, **numbers, "engine": engine != "local"}
+  idle = [name for name, value in of_features.items() if value]
   if idle and not features:
     raise UserError(f"--{idle[0]} is of the features that are written with --features; give both.")
   if bad := next((name for name, value in numbers.items() if value < 0), None):
     raise UserError(f"--{bad}={numbers[bad]}: give 1 or more.")
   if "savedmodel" in formats:
     saved_model.exporters()
+  if engine == "ray":  # leave room on a GPU of this machine, which is a node too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   config, variables, info = encoder.load_encoder(checkpoint, which)
   config = config.copy_and_resolve_references()
   seen = config.copy_and_resolve_references()
@@ -99,6 +112,9 @@ def export(
   sources = [_open(seen, split) for split in splits] if features else []
   # As in the probes: a network for single frames is inflated for clips.
   seen, probed = inflate.inflated(seen, variables)
+  found: dict[str, list[features_file.Found]] = {}
+  if engine == "ray":  # before anything is written, because it may fail
+    found = ray_splits.outputs(address, seen, probed, dict(zip(splits, sources, strict=True)))
   folder = files_lib.path(checkpoint)
   old = exported.load_card(folder) if (folder / exported.CARD).is_file() else {}
   # An export is exported again: the contents of its card stay valid.
@@ -119,7 +135,9 @@ def export(
     programs=card_lib.programs(output, written),
   )
   for split, source, file in zip(splits, sources, files[kept:], strict=False):
-    features_file.export_features(seen, probed, source, file, split=split, info=info)
+    features_file.export_features(
+      seen, probed, source, file, split=split, info=info, found=found.get(split)
+    )
   return files
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
@@ -15,6 +16,8 @@ from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
 from vssl_jax.encoder import exported
 from vssl_jax.probes import features, views
+
+Found = tuple[np.ndarray, Mapping[str, np.ndarray]]  # outputs of a batch, and its rows
 
 
 def export_features(
@@ -25,6 +28,7 @@ def export_features(
   *,
   split: str,
   info: Mapping[str, Any] | None = None,
+  found: Iterable[Found] | None = None,
 ) -> features.Features:
   """Writes the features of every view of a split to an `.npz` file (see `features.save`).
 
@@ -35,6 +39,7 @@ def export_features(
     file: path of the `.npz` file.
     split: the split's name, stored in the file.
     info: facts about the checkpoint.
+    found: the outputs, if they are known (see `features.forward`); otherwise they are computed.
 
   Returns:
     The features that were written.
@@ -49,16 +54,20 @@ def export_features(
     "vssl_jax": __version__,
     "views": views.protocol(config, source, source)["views"],
   }
-  found = features.extract(
-    views.feature_fn(models.build_encoder(config.encoder), config),
-    variables,
-    views.eval_batches(source, config),
+  made = features.collect(
+    outputs(config, variables, source) if found is None else found,
     names=source.video_names,
     label_names=source.label_names,
     info=results_lib.plain(facts),
-    progress=f"features, {split} split",
+    progress="" if found else f"features, {split} split",
     total=source.num_videos,
   )
   if jax.process_index() == 0:
-    features.save(file, found)
-  return found
+    features.save(file, made)
+  return made
+
+
+def outputs(config: ConfigDict, variables: Mapping[str, Any], source: Source) -> Iterator[Found]:
+  """What `features.forward` yields for every view of a source."""
+  apply = views.feature_fn(models.build_encoder(config.encoder), config)
+  return features.forward(apply, variables, views.eval_batches(source, config))

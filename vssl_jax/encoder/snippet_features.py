@@ -7,27 +7,27 @@ atomically, so an interrupted run continues when it is started again.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import functools
 import json
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from data_pipelines.videos import ray_cluster
+from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import files
 from vssl_jax import results as results_lib
+from vssl_jax.encoder import ray_features, snippet_encoder
+from vssl_jax.encoder import slide as slide_lib
+from vssl_jax.encoder.snippet_encoder import Checkpoint
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder, replacing
 
-if TYPE_CHECKING:
-  from data_pipelines.videos.snippets import SnippetSettings
-
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
-Checkpoint = str | os.PathLike[str] | tuple[Any, Any, dict[str, Any]]
 TIMEOUT = 600.0  # seconds
 _EVERY = 30.0  # seconds between two writes of the journal to a bucket
 
@@ -47,6 +47,8 @@ def extract_features(
   batch_size: int = 16,
   workers: int = 0,
   timeout: float = TIMEOUT,
+  engine: str = "local",
+  address: str = "",
   progress: bool = False,
 ) -> dict[str, Any]:
   """Writes `<output>/<video's name>.npy`, float32 `[T, D]`, and the manifest.
@@ -63,9 +65,14 @@ def extract_features(
     resize: short side, pixels; None for the value that the checkpoint is evaluated with.
     size: side of the central square, pixels; None as for `resize`.
     batch_size: snippets per call of the encoder.
-    workers: number of decoding processes; 0 for one per core.
+    workers: number of decoding processes, with Ray for each encoder; 0 for one per core.
     timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
       0 for no limit, in which case a single worker decodes in this process.
+    engine: "local" runs on one device of this machine, "ray" on all accelerators of a Ray cluster,
+      or on its processors if it has none. All nodes must have `checkpoint` and `videos` on shared
+      storage under the same path, and the same software.
+    address: of the Ray cluster: "HOST:PORT" of its head node, or "auto" on one of its nodes; by
+      default the environment's RAY_ADDRESS, else a new cluster on this machine.
     progress: print one line per video.
 
   Returns:
@@ -73,33 +80,25 @@ def extract_features(
     lists the videos that are left out.
 
   Raises:
-    UserError: bad arguments, no such checkpoint, no videos, two videos with one name, or `output`
-      has features of something else.
+    UserError: bad arguments, no such checkpoint, no videos, two videos with one name, `output` has
+      features of something else, or the cluster cannot do the work.
   """
-  from data_pipelines.videos.snippets import SnippetSettings
   from vssl_jax.encoder import encoder
 
   if batch_size < 1 or workers < 0 or not 0 <= timeout <= 1e9:
     raise UserError("--batch_size must be positive, --workers and --timeout not negative.")
+  ray_cluster.check(engine, address)
+  cut = {
+    "frames": frames, "step": step, "stride": stride, "fps": fps, "resize": resize, "size": size
+  }  # fmt: skip
+  how: Any = {"batch_size": batch_size, "workers": workers, "timeout": timeout}
+  if engine == "ray":
+    out, paths = files.path(output), find(files.path(videos))
+    with ray_features.encoders(address, checkpoint, which, cut, paths, **how) as (made, slide):
+      return _write(out, paths, made, slide, progress)
   loaded = encoder.load_encoder(checkpoint, which)
-  views = loaded[0].data.eval
-  settings = SnippetSettings(
-    frames=frames,
-    step=step,
-    stride=stride,
-    fps=fps,
-    resize=views.resize if resize is None else resize,
-    size=views.size if size is None else size,
-  )
   return extract(
-    loaded,
-    videos,
-    output,
-    settings,
-    batch_size=batch_size,
-    workers=workers,
-    timeout=timeout,
-    progress=progress,
+    loaded, videos, output, snippet_encoder.settings_of(loaded, cut), **how, progress=progress
   )
 
 
@@ -134,19 +133,44 @@ def extract(
     UserError: bad arguments, no videos, two videos with one name, or `out` has features of
       something else.
   """
-  from data_pipelines.videos import snippets
-  from data_pipelines.videos import workers as workers_lib
-
   out = files.path(out)
   paths = find(files.path(videos))
-  encode, width, made_from = _encoder(checkpoint, settings, batch_size)
+  encode, made = snippet_encoder.build(checkpoint, settings, batch_size)
+  slide = functools.partial(
+    slide_lib.slide,
+    encode,
+    settings=settings,
+    batch_size=batch_size,
+    workers=workers or _cores(),
+    timeout=timeout,
+  )
+  return _write(out, paths, made, slide, progress)
+
+
+def _write(
+  out: pathlib.Path,
+  paths: list[pathlib.Path],
+  made: snippet_encoder.Made,
+  slide: Callable[..., dict[pathlib.Path, str]],
+  progress: bool,
+) -> dict[str, Any]:
+  """Extracts what is not there yet, file by file, and writes the manifest.
+
+  Args:
+    out: folder for the features.
+    paths: all videos.
+    made: what the features are made from.
+    slide: `slide(paths, finish)`, as `slide.slide` with its other arguments given.
+    progress: print one line per video.
+
+  Returns:
+    The manifest.
+  """
   make_folder(out)
-  journal = _Journal(out / JOURNAL, made_from)
+  journal = _Journal(out / JOURNAL, made.origin)
   left = [p for p in paths if not journal.has(p)]
   if progress:
     print(f"{len(paths)} videos, {len(paths) - len(left)} of them done before", flush=True)
-  unreadable: dict[pathlib.Path, str] = {}
-  killed: set[pathlib.Path] = set()  # whose worker was killed before
 
   def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
     _save(out / f"{path.stem}.npy", features)
@@ -154,37 +178,14 @@ def extract(
     if progress:
       print(f"{path.stem}: {len(features)} snippets", flush=True)
 
-  def crashed(task: snippets.Task, crash: workers_lib.Crash) -> snippets.Task | None:
-    batches.drop(task.path)
-    if crash.outside and task.path not in killed:
-      killed.add(task.path)
-      return task
-    unreadable[task.path] = crash.reason
-    return None
-
-  batches = _Batches(encode, batch_size, finish)
-  tasks = [snippets.Task(p, settings) for p in left]
-  results = workers_lib.run(
-    snippets.send,
-    tasks,
-    workers=workers or _cores(),
-    timeout=timeout,
-    on_crash=crashed,
-    on_report=lambda task, snippet: batches.add(task.path, snippet),
-  )
-  for task, facts in results:
-    if "error" in facts:
-      unreadable[task.path] = facts["error"]
-      batches.drop(task.path)
-    else:
-      batches.end(task.path, facts)
-  batches.flush()
+  unreadable = slide(left, finish)
   journal.write()
+  settings = made.settings
   entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
   manifest = {
-    **made_from,
+    **made.origin,
     "step_seconds": settings.stride / settings.fps if settings.fps else None,
-    "width": width,
+    "width": made.width,
     "counts": {
       "videos": len(entries),
       "unreadable": len(unreadable),
@@ -225,81 +226,6 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   if not by_name:
     raise UserError(f"{flag}: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
   return [by_name[name] for name in sorted(by_name)]
-
-
-def _encoder(
-  checkpoint: Checkpoint, settings: SnippetSettings, batch_size: int
-) -> tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, Any]]:
-  """The encoder as a function of uint8 `[batch_size, T, H, W, 3]`, its D, and its origin."""
-  import jax
-
-  from vssl_jax import models
-  from vssl_jax.encoder import encoder
-  from vssl_jax.models import inflate
-  from vssl_jax.probes import views as views_lib
-
-  loaded = checkpoint if isinstance(checkpoint, tuple) else encoder.load_encoder(checkpoint)
-  config, variables, info = loaded
-  digest = results_lib.tree_hash(variables)
-  config, variables = inflate.inflated(config, variables)
-  apply = jax.jit(views_lib.feature_fn(models.build_encoder(config.encoder), config))
-  clips = jax.ShapeDtypeStruct(
-    (batch_size, settings.frames, settings.size, settings.size, 3), np.uint8
-  )
-  width = jax.eval_shape(apply, variables, clips).shape[1]
-  variables = jax.device_put(variables)
-  a = config.augment
-  made_from = {
-    "encoder_sha256": digest,
-    "checkpoint": {k: str(v) if isinstance(v, os.PathLike) else v for k, v in info.items()},
-    "encoder": config.encoder.to_dict(),
-    "preprocessing": {
-      **dataclasses.asdict(settings),
-      "mean": list(a.mean),
-      "std": list(a.std),
-      "crop": "central square",
-      "scale": "0 to 1, minus mean, over std",
-    },
-  }
-  return lambda x: np.asarray(apply(variables, x), np.float32), width, made_from
-
-
-class _Batches:
-  """Gathers snippets of several videos into full batches, and returns features by video."""
-
-  def __init__(self, encode: Callable[[np.ndarray], np.ndarray], size: int, finish: Callable):
-    self._encode, self._size, self._finish = encode, size, finish
-    self._waiting: list[tuple[pathlib.Path, np.ndarray]] = []
-    self._features: dict[pathlib.Path, list[np.ndarray]] = collections.defaultdict(list)
-    self._ended: dict[pathlib.Path, dict[str, Any]] = {}
-
-  def add(self, path: pathlib.Path, snippet: np.ndarray) -> None:
-    self._waiting.append((path, snippet))
-    if len(self._waiting) == self._size:
-      self.flush()
-
-  def end(self, path: pathlib.Path, facts: dict[str, Any]) -> None:
-    self._ended[path] = facts
-    self._settle()
-
-  def drop(self, path: pathlib.Path) -> None:
-    self._waiting = [row for row in self._waiting if row[0] != path]
-    self._features.pop(path, None)
-
-  def flush(self) -> None:
-    """Encodes the waiting snippets, in a batch padded with zeros so that its shape is constant."""
-    if self._waiting:
-      clips = np.stack([snippet for _, snippet in self._waiting])
-      empty = np.zeros((self._size - len(clips), *clips.shape[1:]), clips.dtype)
-      rows = self._encode(np.concatenate([clips, empty]))
-      for (path, _), row in zip(self._waiting, rows, strict=False):
-        self._features[path].append(row)
-      self._waiting = []
-    self._settle()
-
-  def _settle(self) -> None:
-    for path in [p for p, f in self._ended.items() if len(self._features[p]) == f["snippets"]]:
-      self._finish(path, self._ended.pop(path), np.stack(self._features.pop(path)))
 
 
 class _Journal:

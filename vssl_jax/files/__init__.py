@@ -1,6 +1,7 @@
 """Files: in file systems and in buckets, written whole, with names of any bytes."""
 
 from vssl_jax.files.paths import StrPath as StrPath
+from vssl_jax.files.paths import absolute as absolute
 from vssl_jax.files.paths import download as download
 from vssl_jax.files.paths import is_address as is_address
 from vssl_jax.files.paths import is_remote as is_remote

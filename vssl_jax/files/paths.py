@@ -66,6 +66,11 @@ def path(given: StrPath) -> pathlib.Path:
   return cast(pathlib.Path, found)
 
 
+def absolute(given: StrPath) -> str:
+  """A path that means the same to a process with another current folder; an address stays."""
+  return str(given) if is_address(given) else os.path.abspath(given)
+
+
 def local(given: StrPath) -> pathlib.Path:
   """The path of a file or folder in a file system.
 

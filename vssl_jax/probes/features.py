@@ -130,7 +130,7 @@ def extract(
   progress: str = "",
   total: int = 0,
 ) -> Features:
-  """Collects the outputs of `forward` for a whole split, from all processes.
+  """`collect` of `forward`: a whole split, from all processes.
 
   Args:
     apply: see `forward`.
@@ -138,6 +138,47 @@ def extract(
     batches: see `forward`; with several processes, each passes its own share.
     mesh: see `forward`.
     chunk: see `forward`.
+    average: see `collect`, as for the rest.
+    split: the split's name.
+    names: name of each video.
+    label_names: name of each class.
+    info: facts to store.
+    progress: text before a progress bar.
+    total: expected number of videos.
+
+  Returns:
+    Features sorted by video index, each video once.
+
+  Raises:
+    UserError: the batches hold no video, or an output is not finite.
+  """
+  return collect(
+    forward(apply, variables, batches, mesh=mesh, chunk=chunk),
+    average=average,
+    split=split,
+    names=names,
+    label_names=label_names,
+    info=info,
+    progress=progress,
+    total=total,
+  )
+
+
+def collect(
+  found: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+  *,
+  average: bool = False,
+  split: str = "",
+  names: Sequence[str] = (),
+  label_names: Sequence[str] = (),
+  info: Mapping[str, Any] | None = None,
+  progress: str = "",
+  total: int = 0,
+) -> Features:
+  """Collects outputs for a whole split, from all processes.
+
+  Args:
+    found: what `forward` yields, in any order.
     average: keep only the mean over the views, features [V, 1, F].
     split: the split's name, for messages.
     names: name of each video, indexed by `video`; empty if unknown.
@@ -159,7 +200,7 @@ def extract(
   )
   parts = []
   with bar:
-    for outputs, rows in forward(apply, variables, batches, mesh=mesh, chunk=chunk):
+    for outputs, rows in found:
       if average:
         outputs = outputs.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
       parts.append((outputs, rows["label"], rows["video"], rows["offset"]))

@@ -87,7 +87,7 @@ class Mirror:
     self._prune()
 
   def _prune(self) -> None:
-    """Removes from the bucket what has been removed here; Orbax removes some time after it saves."""
+    """Removes from the bucket what is no longer here; Orbax removes some time after it saves."""
     kept = {p.name for p in self.folder.iterdir()}
     for old in {name.split("/")[0] for name in files.tree(self._root)} - kept:
       if old.isdigit():
