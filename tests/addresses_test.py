@@ -161,7 +161,8 @@ def test_exported_evaluated_and_loaded(places, runs, bucket, videos):
   ]
   assert summaries[0] == summaries[1]
   clips = np.zeros((1, 4, 16, 16, 3), np.uint8)
-  features = [vssl_jax.load(str(p / "encoder"))(clips) for p in places]
+  encoders = [vssl_jax.load(str(p / "encoder")) for p in places]
+  features = [encoder.apply(encoder.params, clips) for encoder in encoders]
   np.testing.assert_array_equal(*features)
 
 

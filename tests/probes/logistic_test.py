@@ -259,7 +259,7 @@ def test_large_problems_go_to_the_devices(monkeypatch):
   monkeypatch.setattr(softmax_regression, "Rows", count)
 
   def run(size, solver):
-    monkeypatch.setattr(logistic, "LARGE", size)
+    monkeypatch.setattr(logistic, "LARGE_ON_CPUS", size)
     logistic.evaluate(x, y, x, y, strength=1.0, solver=solver, mesh=_one_device())
     return len(seen)
 

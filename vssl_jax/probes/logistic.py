@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops import softmax_regression
 from vssl_jax.probes import metrics
@@ -26,10 +27,12 @@ from vssl_jax.probes.too_few_videos import TooFewVideos
 NORMALIZATIONS = ("standard", "l2", "none")
 STRENGTHS = tuple(10.0**e for e in range(-4, 3))  # values of C to try, strongest penalty first
 SOLVERS = ("auto", "sklearn", "device")
-# Videos x features x classes, the multiplications of a gradient, from which the devices solve and
-# libraries use several threads. On CPUs both solvers take about as long around this size, as
-# measured by us (benchmarks/README.md); by arithmetic, devices win from there on.
+# Videos x features x classes, the multiplications of a gradient, from which accelerators solve, by
+# arithmetic, and libraries use several threads.
 LARGE = 10**8
+# On CPUs both take about as long, as measured by us (benchmarks/README.md), but scikit-learn copies
+# the features of each fold as float64: from here on the devices solve there, too.
+LARGE_ON_CPUS = 10**10
 _MAX_ITERATIONS = 2000
 _LEAST = 1e-12  # probability, in the loss of held-out videos
 _BLOCK = 1 << 14  # videos that are converted at a time
@@ -113,7 +116,7 @@ def evaluate(
       the same fold; otherwise C would be chosen on near-duplicates.
     seed: seed of the folds.
     solver: "sklearn"; "device" (see `vssl_jax.ops.softmax_regression`); or "auto", which takes the
-      devices if V x F x K is at least `LARGE`.
+      devices if V x F x K is at least `LARGE`, or `LARGE_ON_CPUS` on CPUs.
     mesh: the devices; None takes all of this process. With several processes, all of them call with
       the same arrays.
 
@@ -130,8 +133,10 @@ def evaluate(
   group_of = np.asarray(groups)[known] if groups is not None else None
   train, train_label = np.asarray(train)[known], train_label[known]
   classes = num_classes or int(max(train_label.max(), test_label.max())) + 1
-  large = train.size * classes >= LARGE
-  on_devices = solver == "device" or (solver == "auto" and large)
+  size = train.size * classes
+  large = size >= LARGE
+  least = LARGE_ON_CPUS if parallel.platform(mesh) == "cpu" else LARGE
+  on_devices = solver == "device" or (solver == "auto" and size >= least)
   with threadpoolctl.threadpool_limits(None if large else 1):
     dtype = np.float32 if on_devices else np.float64
     train, test = _normalize(train, np.asarray(test), normalization, dtype)
