@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import source
+from vssl_jax import files
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
 from vssl_jax.files import local, printable
@@ -184,7 +185,7 @@ def statistics(folder: str | pathlib.Path) -> str:
 
   if stored := manifest.read(folder):
     return "\n".join(_split_text(name, counts) for name, counts in stored["splits"].items())
-  shards = local(folder).glob("*-of-*")
+  shards = files.matching(files.path(folder), "*-of-*")
   names = sorted({p.name.rpartition("-of-")[0][:-6] for p in shards} - {""})
   if not names:
     raise UserError(

@@ -97,14 +97,62 @@ def test_records_are_the_same(places, bucket, capsys):
   assert "already has split 'train' with shards=2 (now 3)" in capsys.readouterr().err
 
 
-def test_a_csv_names_objects(bucket, places, tmp_path):
+def test_a_split_of_fewer_classes_keeps_the_labels_whatever_the_folder_is_called(bucket, tmp_path):
+  for name, folders in (("train", "ab"), ("test", "b")):
+    source = tmp_path / name
+    small.write_videos(source, folders)
+    argv = ["prepare", source, bucket / "of[1]", f"--split={name}", "--timeout=0", "--workers=1"]
+    assert small.vssl(*argv, "--shards=1") == 0
+  assert files.read_text(bucket / "of[1]" / "labels.txt") == "a\nb\n"
+  found = index.load(bucket / "of[1]", "test")
+  assert example.decode(index.read_record(found, 0)).label == 1
+
+
+def test_a_storage_that_fails_stops_the_run_and_replaces_no_video(places, monkeypatch):
+  pytest.importorskip("tensorflow")
+  from data_pipelines import source as source_lib
+  from data_pipelines.sources import tfrecord
+  from vssl_jax import config
+
+  data = config.data()
+  data.path, data.size, data.frames = str(places[1] / "records"), 16, 4
+  read = index.read_record
+  tries = []
+
+  def failing(where, i, *, verify=False):
+    tries.append(i)
+    if len(tries) in broken:
+      raise OSError(5, "the storage answered with an error", where.files[0])
+    return read(where, i, verify=verify)
+
+  monkeypatch.setattr(index, "read_record", failing)
+  monkeypatch.setattr(tfrecord, "_PAUSES", (0.0, 0.0))
+
+  def first():
+    tries.clear()
+    batches = source_lib.load(data, split="train", batch_size=4, seed=0).train_batches()
+    batch = next(batches)["video"].tolist()
+    batches.close()
+    return batch
+
+  broken = range(0)
+  whole = first()
+  broken = range(1, 3)
+  assert first() == whole
+  broken = range(1, 1000)
+  with pytest.raises(UserError, match="the storage answered with an error: the records cannot be"):
+    first()
+
+
+def test_a_csv_names_objects(bucket, places, tmp_path, videos):
   names = sorted(files.tree(bucket / "videos"))
-  rows = [f"{bucket}/videos/{names[0]},x", f"videos/{names[1]},y", "videos/none.mp4,y"]
-  files.write_text(bucket / "list.csv", "\n".join(["path,label", *rows]) + "\n")
-  argv = ["prepare", bucket / "list.csv", tmp_path, "--timeout=0", "--workers=1"]
+  rows = [f"{bucket}/videos/{names[0]},x", f"../videos/{names[1]},y", "videos/none.mp4,y"]
+  rows.append(f"{videos / names[2]},x")
+  files.write_text(bucket / "lists" / "a.csv", "\n".join(["path,label", *rows]) + "\n")
+  argv = ["prepare", bucket / "lists" / "a.csv", tmp_path, "--timeout=0", "--workers=1"]
   assert small.vssl(*argv) == 3
   manifest = json.loads((tmp_path / "manifest.json").read_text())
-  assert manifest["splits"]["train"]["videos"] == 2
+  assert manifest["splits"]["train"]["videos"] == 3
   assert manifest["splits"]["train"]["unreadable"] == [
     {"path": "videos/none.mp4", "reason": "no such file"}
   ]

@@ -96,12 +96,12 @@ def vssl(*argv):
   return cli.main([str(x) for x in argv])
 
 
-def write_videos(folder):
-  """Eight short videos of noise, of two classes; returns the folder."""
+def write_videos(folder, classes="ab"):
+  """Eight short videos of noise, of classes in turn; returns the folder."""
   rng = np.random.default_rng(0)
   for i in range(8):
-    path = folder / "ab"[i % 2] / f"{i}.mp4"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / classes[i % len(classes)] / f"{i}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
       stream = container.add_stream("mpeg4", rate=10)
       stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"

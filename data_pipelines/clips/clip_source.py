@@ -68,6 +68,10 @@ class Store(Protocol):
     """Reads and parses video `i` (int64 `[]`): `image`, `label` and, if known, `frame_rate`."""
     ...
 
+  def check(self) -> None:
+    """Raises `UserError` if the storage failed, which is no fault of a video."""
+    ...
+
   def name_of(self, i: int) -> str:
     """The name of video `i`, "" if it has none."""
     ...
@@ -143,6 +147,7 @@ class ClipSource:
         batch = next(batches)
       except tf.errors.OpError as e:
         raise self._explained(e, step) from None
+      self._store.check()
       self._check_train(batch)
       yield _public(batch)
 
@@ -210,6 +215,7 @@ class ClipSource:
     dataset = dataset.map(graph.postprocessor_builder.build()).prefetch(1)
     try:
       for batch in dataset.as_numpy_iterator():
+        self._store.check()
         for video in batch["wanted"][batch["failed"] > 0]:
           self._warn(int(video), "left out of the evaluation")
         yield _public(batch)
@@ -278,6 +284,7 @@ class ClipSource:
     return self._user_error(error)
 
   def _user_error(self, error: tf.errors.OpError) -> UserError:
+    self._store.check()
     reason = (error.message or type(error).__name__).split("\n")[0][:300]
     others = (
       "to continue without it, set config.data.strict=False"

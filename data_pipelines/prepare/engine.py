@@ -80,7 +80,7 @@ def _token(output: pathlib.Path) -> Iterator[dict[str, int]]:
   try:
     yield {str(file): len("shared\n")}
   finally:
-    file.unlink(missing_ok=True)
+    files.unlink(file, missing_ok=True)
 
 
 def _videos(tasks: Sequence[Shard]) -> dict[str, int]:

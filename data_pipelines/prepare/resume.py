@@ -147,7 +147,7 @@ def settle_labels(
   Raises:
     UserError: a video's label is not among the names, or an earlier run used other names.
   """
-  before = manifest.read_labels(output) if any((output / STATE).glob("*.job.json")) else ()
+  before = manifest.read_labels(output) if files.matching(output / STATE, "*.job.json") else ()
   names = before or videos.labels
   source = f"{output / manifest.LABELS}, written by an earlier run"
   if file is not None:
@@ -236,17 +236,17 @@ def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
     if not job.exists():
       continue
     for name in _shard_names(output, split):
-      (output / name).unlink()
-      (output / STATE / f"{name}.json").unlink(missing_ok=True)
-    index.path_of(output, split).unlink(missing_ok=True)
-    job.unlink()
+      files.unlink(output / name)
+      files.unlink(output / STATE / f"{name}.json", missing_ok=True)
+    files.unlink(index.path_of(output, split), missing_ok=True)
+    files.unlink(job)
   old = manifest.read(output)
   if old is not None:
     rest = {name: split for name, split in old["splits"].items() if name not in splits}
     if rest:
       manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
     else:
-      (output / manifest.MANIFEST).unlink()
+      files.unlink(output / manifest.MANIFEST)
 
 
 def _path(output: pathlib.Path, split: str) -> pathlib.Path:
@@ -255,7 +255,7 @@ def _path(output: pathlib.Path, split: str) -> pathlib.Path:
 
 def _shard_names(output: pathlib.Path, split: str) -> list[str]:
   pattern = re.compile(re.escape(split) + r"-\d{5,}-of-\d{5,}(\.tfrecord)?")
-  return sorted(name for name in files.sizes(output) if pattern.fullmatch(name))
+  return sorted(name for name in files.names(output) if pattern.fullmatch(name))
 
 
 def _sizes(videos: VideoList, entries: Sequence[Entry]) -> dict[str, int]:
@@ -263,9 +263,13 @@ def _sizes(videos: VideoList, entries: Sequence[Entry]) -> dict[str, int]:
   names = sorted({entry.path for entry in entries})
 
   def size(name: str) -> int:
+    where = video_list.locate(videos.root, name)
     try:
-      return videos.sizes.get(name) or files.size(video_list.locate(videos.root, name))
-    except OSError:
+      return videos.sizes.get(name) or files.size(where)
+    except OSError as error:
+      # A storage that does not answer now may answer the next run, which must find the same.
+      if files.is_address(where) and not isinstance(error, FileNotFoundError):
+        raise
       return -1
 
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:

@@ -240,7 +240,7 @@ def load(folder: str | os.PathLike, split: str) -> Index:
 def find(folder: str | os.PathLike, split: str) -> list[str]:
   """Paths of a split's shards, sorted; see `load`."""
   folder = files_lib.path(folder)
-  names = sorted(files_lib.sizes(folder))
+  names = files_lib.names(folder)
   numbered = {n: m for n in names if (m := _SHARD.fullmatch(n))}
   if glob.has_magic(split):
     found = [n for n in names if pathlib.PurePath(n).match(split) and not n.endswith(".npz")]

@@ -117,6 +117,9 @@ class TfdsStore:
     del i
     return ""
 
+  def check(self) -> None:
+    """See `Store`."""
+
   def describe(self, i: int) -> str:
     """See `Store`."""
     return f"{self._where}: video {i}"

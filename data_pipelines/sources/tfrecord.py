@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from vssl_jax import files
 from vssl_jax.errors import UserError
 
 _AHEAD = 16  # records of a bucket that are read at the same time, beyond one per thread
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to read a record of a bucket
 _HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 
 
@@ -28,9 +31,13 @@ class RecordReader:
   Args:
     where: offset index of the records.
     rows: numbers of the records to use, int64 `[n]`; all by default.
+
+  Attributes:
+    failure: why a record of a bucket could not be read, after several tries; "" if all could.
   """
 
   def __init__(self, where: index.Index, rows: np.ndarray | None = None):
+    self.failure = ""
     self._count = len(where) if rows is None else len(rows)
     self._rows = None if rows is None else tf.constant(rows, tf.int64)
     self._where = where if any(map(files.is_address, where.files)) else None
@@ -68,7 +75,16 @@ class RecordReader:
     # TensorFlow knows few kinds of storage, and one request of its reader may become several.
     def read(i: np.ndarray) -> bytes:
       assert self._where is not None
-      return index.read_record(self._where, int(i), verify=True)
+      for pause in _PAUSES:
+        with contextlib.suppress(OSError):
+          return index.read_record(self._where, int(i), verify=True)
+        time.sleep(pause)
+      try:
+        return index.read_record(self._where, int(i), verify=True)
+      except OSError as error:
+        # Else the next video would replace this one, and the batches would be others.
+        self.failure = f"{error.filename or self._where.files[0]}: {error.strerror or error}"
+        raise
 
     return tf.ensure_shape(tf.numpy_function(read, [i], tf.string), [])
 
@@ -107,6 +123,14 @@ class RecordStore:
   def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
     """See `Store`."""
     return parse(self._reader.read(i))
+
+  def check(self) -> None:
+    """See `Store`."""
+    if self._reader.failure:
+      raise UserError(
+        f"{self._reader.failure}: the records cannot be read now; run the same command again, it "
+        "goes on where it stopped"
+      )
 
   def name_of(self, i: int) -> str:
     """The video's name in its record; "" if it has none or the record is damaged."""

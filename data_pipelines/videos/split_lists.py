@@ -92,7 +92,7 @@ def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
     try:
       lines = files_lib.read_text(file).splitlines()
     except OSError as error:
-      raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+      raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
     if ucf := _UCF.fullmatch(file.name):
       numbers.add(ucf[3])
       _read_ucf(file, lines, ucf[1].lower(), lists)

@@ -9,6 +9,7 @@ import io
 import math
 import os
 import pathlib
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,9 +76,10 @@ def locate(root: str | os.PathLike, path: str) -> str:
   """Path or address of an entry's file."""
   if files.is_address(path):
     return path
-  if files.is_address(str(root)):
-    return f"{str(root).rstrip('/')}/{path}"
-  return os.path.join(root, path)
+  if not files.is_address(str(root)) or path.startswith("/"):
+    return os.path.join(root, path)
+  scheme, _, key = str(root).partition("://")
+  return f"{scheme}://{posixpath.normpath(posixpath.join(key, path))}"
 
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:

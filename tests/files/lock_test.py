@@ -1,13 +1,16 @@
 """A lock has one holder; that of a bucket outlives neither its process nor its renewals."""
 
+import errno
 import json
 import multiprocessing
 import os
-import signal
+import threading
+import time
 
 import pytest
 
 from vssl_jax import files
+from vssl_jax.errors import UserError
 from vssl_jax.files import lock
 
 
@@ -83,13 +86,49 @@ def test_a_dead_process_of_this_machine_has_nothing(bucket, monkeypatch):
     pass
 
 
-def test_a_lost_lease_is_told_and_left_to_its_holder(bucket, monkeypatch, caplog):
-  monkeypatch.setattr(lock, "RENEWS", 0.05)
+def _hold_and(bucket, event):
   with lock.hold(bucket / ".lock"):
-    files.write_atomic(bucket / ".lock", b'{"token": "another"}')
-    for _ in range(200):
-      if "another process took the lock over" in caplog.text:
-        break
-      signal.sigtimedwait([], 0.05)
-  assert "another process took the lock over" in caplog.text
+    event()
+    time.sleep(20)
+
+
+def test_the_holder_of_a_lost_lease_is_interrupted(bucket, monkeypatch, caplog):
+  monkeypatch.setattr(lock, "RENEWS", 0.05)
+  with pytest.raises(KeyboardInterrupt):
+    _hold_and(bucket, lambda: files.write_atomic(bucket / ".lock", b'{"token": "another"}'))
+  assert "the lock is lost, another process took it over" in caplog.text
   assert json.loads((bucket / ".lock").read_bytes()) == {"token": "another"}
+
+
+def test_a_lease_that_cannot_be_renewed_is_given_up(bucket, monkeypatch, caplog):
+  monkeypatch.setattr(lock, "RENEWS", 0.05)
+  monkeypatch.setattr(lock, "LOST", 0.3)
+
+  def unreachable(*args, **kwargs):
+    raise OSError("no network")
+
+  with pytest.raises(KeyboardInterrupt):
+    _hold_and(bucket, lambda: monkeypatch.setattr(lock, "_put", unreachable))
+  assert "could not be renewed (no network)" in caplog.text
+  assert "the lock is lost, it could not be renewed for 0.3 s" in caplog.text
+
+
+def test_a_file_system_that_fails_to_lock(tmp_path, monkeypatch):
+  def fails(*args):
+    raise OSError(errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(lock.fcntl, "flock", fails)
+  with pytest.raises(UserError, match="cannot be locked"), lock.hold(tmp_path / ".lock"):
+    pass
+  with lock.hold(tmp_path / ".lock", required=False):
+    pass
+
+
+def test_where_an_object_cannot_be_created_alone_the_last_one_has_it(bucket, monkeypatch):
+  monkeypatch.setattr(lock, "_EXCLUSIVE", ())
+  monkeypatch.setattr(lock, "_SETTLES", 0.3)
+  rival = threading.Timer(0.1, files.write_atomic, (bucket / ".lock", b'{"token": "another"}'))
+  rival.start()
+  with pytest.raises(lock.Held), lock.hold(bucket / ".lock"):
+    pass
+  rival.join()

@@ -59,6 +59,7 @@ def test_both_are_listed(bucket, tmp_path):
   assert files.listed(both) == [str(bucket / "a"), str(tmp_path)]
   assert files.listed(bucket) == [str(bucket)]
   assert files.listed("") == []
+  assert files.listed(x for x in "ab") == ["a", "b"]
 
 
 def test_sizes_and_ranges(bucket, tmp_path):
@@ -110,6 +111,44 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(bucket, tmp_path):
   with pytest.raises(UserError, match="a name that leads out of the folder"):
     files.download(str(bucket / "f"), tmp_path / "here")
   assert not (tmp_path / "here").exists()
+
+
+def test_a_bracket_is_no_pattern(bucket):
+  for name in ("a[1]", "a1"):
+    for file in ("x.json", "below/y.json"):
+      files.write_atomic(bucket / name / file, name.encode())
+  odd, other = bucket / "a[1]", bucket / "a1"
+  assert [p.name for p in files.matching(odd, "*.json")] == ["x.json"]
+  assert [p.name for p in files.matching(odd, "*/y*")] == ["y.json"]
+  with files.local_copy(odd) as folder:
+    assert (folder / "below" / "y.json").read_text() == "a[1]"
+  files.unlink(odd / "x.json")
+  files.move_tree(odd, bucket / "b[1]")
+  assert set(files.tree(bucket / "b[1]")) == {"below/y.json"}
+  files.remove_tree(bucket / "b[1]")
+  files.remove_tree(odd)
+  assert set(files.tree(bucket)) == {"a1/x.json", "a1/below/y.json"}
+  assert other.is_dir()
+
+
+def test_matching_here_and_there(bucket, tmp_path):
+  for folder in (tmp_path, bucket):
+    for name in ("a/x", "b/x", "b/y", "c"):
+      files.write_atomic(folder / name, b"")
+    assert files.matching(folder, "*") == [folder / n for n in "abc"]
+    assert files.matching(folder, "*/x") == [folder / "a" / "x", folder / "b" / "x"]
+    assert files.matching(folder / "none", "*") == []
+    assert files.names(folder) == ["c"]
+    files.unlink(folder / "c")
+    files.unlink(folder / "c", missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+      files.unlink(folder / "c")
+
+
+def test_a_file_that_vanishes_has_no_size(tmp_path, monkeypatch):
+  (tmp_path / "a").write_text("a")
+  monkeypatch.setattr("vssl_jax.files.contents.names", lambda folder: ["a", "gone"])
+  assert files.sizes(tmp_path) == {"a": 1}
 
 
 def test_trees_move_and_go(bucket, tmp_path):

@@ -107,10 +107,50 @@ def test_a_failed_upload_is_raised(bucket, config, monkeypatch):
     saver.close()
 
 
+def test_the_bucket_has_a_checkpoint_while_newer_ones_wait(bucket, config):
+  saved(bucket, config, 10)
+  follower = mirror.Mirror(bucket / "checkpoints")
+  (follower.folder / "10").rename(follower.folder / "30")  # 20 came and went meanwhile
+  follower._prune()
+  assert names(bucket) == {"10"}
+  mirror.push(follower.folder / "30", bucket / "checkpoints" / "30")
+  follower._prune()
+  assert names(bucket) == {"30"}
+  follower.close()
+
+
+def test_a_reader_copies_what_it_reads(bucket, config):
+  config.keep = 3
+  saved(bucket, config, 1, 2, 3)
+  reader = checkpoints.Checkpoints(bucket, config, read_only=True)
+  assert reader.restore(state(0))[0] == 3
+  assert [p.name for p in reader._mirror.folder.iterdir()] == ["3"]
+  files.remove_tree(bucket / "checkpoints" / "2")
+  with pytest.raises(UserError, match="damaged"):
+    reader.read(2, state(0))
+  reader.close()
+
+
+def test_metrics_that_cannot_be_uploaded_now_are_uploaded_later(bucket, monkeypatch, caplog):
+  upload = files.upload
+
+  def unreachable(*args):
+    raise OSError("no network")
+
+  with metrics_log.open_writer(bucket, tensorboard=False) as writer:
+    monkeypatch.setattr(files, "upload", unreachable)
+    writer.write(1, {"loss": 1.0})
+    writer.flush()
+    assert "could not be uploaded (no network); trying again" in caplog.text
+    monkeypatch.setattr(files, "upload", upload)
+  assert len(metrics_log.read(bucket)) == 1
+
+
 def test_several_processes_are_refused(bucket, config, monkeypatch):
   monkeypatch.setattr("jax.process_count", lambda: 2)
   with pytest.raises(UserError, match=r"give a --workdir in gs:// or in a file system"):
     mirror.Mirror(bucket / "checkpoints")
+  mirror.Mirror(bucket / "checkpoints", read_only=True).close()
 
 
 def test_rows_are_uploaded_and_continued(bucket, monkeypatch):

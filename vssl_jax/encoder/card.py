@@ -7,6 +7,7 @@ training videos, and programs written with the card. One line on stderr says wha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -52,7 +53,7 @@ def results(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
 
 def _evaluated(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
   """The first summary of this encoder; each checkpoint of a run has a folder of its own."""
-  summaries = {file: _read(file) for file in sorted(folder.glob(SUMMARIES))}
+  summaries = {file: _read(file) for file in files.matching(folder, SUMMARIES)}
   for summary in summaries.values():
     if summary.get("encoder_sha256") in hashes:
       return summary
@@ -87,9 +88,12 @@ def data(d: ConfigDict) -> dict[str, Any]:
     The card's fields. `manifest_sha256` is None unless the records now at `d.path` are those that
     the encoder was trained on; if they are not, a line on stderr says so.
   """
-  manifest = files.path(d.path) / MANIFEST
   found = {k: d.get(k, "") for k in ("source", "name", "train_split", "fingerprint")}
-  known = d.source == "tfrecord" and d.path and found["fingerprint"] and manifest.is_file()
+  known, manifest = False, pathlib.Path(MANIFEST)
+  if d.source == "tfrecord" and d.path and found["fingerprint"]:
+    with contextlib.suppress(UserError, OSError):  # a bucket that this machine cannot reach
+      manifest = files.path(d.path) / MANIFEST
+      known = manifest.is_file()
   if known and _fingerprint(d) != found["fingerprint"]:
     _note(
       f"{d.path}: its split {d.train_split!r} is not what the encoder was trained on; the card "
@@ -116,8 +120,8 @@ def programs(folder: pathlib.Path, names: Iterable[str]) -> dict[str, dict[str, 
 def _hash(path: pathlib.Path) -> str:
   if path.is_file():
     return results_lib.file_hash(path)
-  files = sorted(f for f in path.rglob("*") if f.is_file())
-  lines = [f"{f.relative_to(path).as_posix()} {results_lib.file_hash(f)}\n" for f in files]
+  inside = sorted(pathlib.PurePosixPath(name) for name in files.tree(path))
+  lines = [f"{name} {results_lib.file_hash(path / name)}\n" for name in inside]
   return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -90,7 +90,7 @@ def export(
     files += [output / f"features_{split}.npz" for split in splits]
   # Programs and features of an earlier export have other weights: remove all or nothing.
   stale = [output / name for name in programs.values() if name not in written]
-  stale += sorted(set(output.glob("features_*.npz")) - set(files))
+  stale += sorted(set(files_lib.matching(output, "features_*.npz")) - set(files))
   existing = [f for f in (*files, *stale) if f.exists()]
   if existing and not overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
@@ -151,7 +151,7 @@ def _remove(path: pathlib.Path) -> None:
   if path.is_dir():
     files_lib.remove_tree(path)
   elif path.exists():
-    path.unlink()
+    files_lib.unlink(path)
 
 
 def _formats(names: Sequence[str]) -> list[str]:

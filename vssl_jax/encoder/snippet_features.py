@@ -178,8 +178,10 @@ def _write(
     if progress:
       print(f"{path.stem}: {len(features)} snippets", flush=True)
 
-  unreadable = slide(left, finish)
-  journal.write()
+  try:
+    unreadable = slide(left, finish)
+  finally:
+    journal.write()
   settings = made.settings
   entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
   manifest = {

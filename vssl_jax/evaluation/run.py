@@ -157,7 +157,7 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
     if untrimmed_features.FOLDER in wanted:
       files.remove_tree(task.features_folder.parent / untrimmed_features.FOLDER)
     for name in wanted:
-      for run in task.output.glob(f"{name}*-*"):
+      for run in files.matching(task.output, f"{name}*-*"):
         if run.is_dir():
           files.remove_tree(run)
   return [(case, dataclasses.replace(task)) for case, task in tasks]

@@ -6,7 +6,8 @@ such as filelock would add waiting and support for other systems, which is not n
 A bucket has no locks. There, a lease is an object that its holder writes again every few seconds.
 A lease that does not change for `EXPIRES` seconds has no living holder, and is taken over. Clocks
 of different machines are not compared. A lease whose holder is known to be dead, because it was a
-process of this machine, is taken over at once.
+process of this machine, is taken over at once. A holder that could not write its lease for `LOST`
+seconds, or finds another's, is interrupted (SIGINT), so that two never write for long.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import fcntl
 import json
 import os
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -27,10 +29,13 @@ from typing import Any
 from absl import logging
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import paths
+from vssl_jax.files import contents, paths
 
 RENEWS = 10.0  # seconds between two renewals of a lease
-EXPIRES = 45.0  # seconds without a renewal after which a lease has no holder
+EXPIRES = 120.0  # seconds without a renewal after which a lease has no holder
+LOST = 90.0  # seconds without a renewal after which its holder gives up
+_SETTLES = 1.0  # seconds until several processes that create one lease see which has it
+_EXCLUSIVE = ("gs://", "s3://", "memory://")  # create an object only if there is none
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
 
 
@@ -39,29 +44,30 @@ class Held(Exception):
 
 
 @contextlib.contextmanager
-def hold(path: pathlib.Path, *, shared: bool = False) -> Iterator[None]:
+def hold(path: pathlib.Path, *, shared: bool = False, required: bool = True) -> Iterator[None]:
   """Holds a lock until the end of the block.
 
   Args:
     path: file of the lock, from `files.path`; its folder must exist.
     shared: several processes may hold it at once, but none that does not share it.
+    required: refuse to go on without the lock where a file system fails to lock.
 
   Raises:
     Held: another process holds the lock.
-    UserError: the file system refuses the lock, although it has locks.
+    UserError: the file system refuses the lock, although it has locks, and it is `required`.
   """
   if paths.is_remote(path):
     with _lease(path, shared):
       yield
     return
   # NFS gives a shared lock only on a file that is open for reading, an exclusive one for writing.
-  with open(path, "a+") as file:
+  with open(path, "a+" if shared else "w") as file:
     try:
       fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
       raise Held from None
     except OSError as e:
-      if e.errno not in _NO_LOCKS:
+      if required and e.errno not in _NO_LOCKS:
         raise UserError(
           f"{file.name}: cannot be locked ({e.strerror}); without the lock, two processes could "
           "write the same files: repair the file system, or give another folder."
@@ -82,28 +88,30 @@ def _lease(path: pathlib.Path, shared: bool) -> Iterator[None]:
     for other in others:
       if _is_alive(other):
         raise Held
-      other.unlink(missing_ok=True)
+      contents.unlink(other, missing_ok=True)
     yield
   finally:
     renewal.stop()
     with contextlib.suppress(OSError):
       if (_read(mine) or {}).get("token") == token:
-        mine.unlink(missing_ok=True)
+        contents.unlink(mine, missing_ok=True)
 
 
 def _shared(path: pathlib.Path) -> list[pathlib.Path]:
-  names = paths.sizes(path.parent)
+  names = contents.names(path.parent)
   return [path.with_name(n) for n in names if n.startswith(f"{path.name}.shared-")]
 
 
 def _create(path: pathlib.Path, token: str) -> None:
   """Creates a lease; takes over one without a living holder."""
   if _put(path, token, new=True):
-    return
-  if _is_alive(path):
+    if str(path).startswith(_EXCLUSIVE):
+      return
+  elif _is_alive(path):
     raise Held
-  _put(path, token, new=False)
-  time.sleep(1.0)  # of several processes that take it over, the last one has it
+  else:
+    _put(path, token, new=False)
+  time.sleep(_SETTLES)  # of several processes that write it, the last one has it
   if (_read(path) or {}).get("token") != token:
     raise Held
 
@@ -124,7 +132,7 @@ def _put(path: pathlib.Path, token: str, *, new: bool, count: int = 0) -> bool:
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
-    return json.loads(paths.open_read(path).read())
+    return json.loads(contents.open_read(path).read())
   except FileNotFoundError:
     return None
   except ValueError:
@@ -135,6 +143,8 @@ def _is_alive(path: pathlib.Path) -> bool:
   """Whether a lease has a living holder; takes up to `EXPIRES` seconds if it has none."""
   before = _read(path)
   end = time.monotonic() + EXPIRES
+  if before is not None and not _is_dead(before):
+    print(f"{path}: waiting for up to {EXPIRES:g} s to see whether its process lives", flush=True)
   while before is not None and time.monotonic() < end:
     if _is_dead(before):
       return False
@@ -182,16 +192,24 @@ class _Renewal:
     self._thread.start()
 
   def _run(self) -> None:
-    count = 0
+    count, renewed = 0, time.monotonic()
     while not self._end.wait(RENEWS):
       count += 1
       try:
         if (_read(self._path) or {}).get("token") != self._token:
-          logging.error("%s: another process took the lock over; stop one of the two.", self._path)
+          self._give_up("another process took it over")
           return
         _put(self._path, self._token, new=False, count=count)
+        renewed = time.monotonic()
       except OSError as e:
         logging.warning("%s: the lock could not be renewed (%s).", self._path, e)
+        if time.monotonic() - renewed > LOST:
+          self._give_up(f"it could not be renewed for {LOST:g} s")
+          return
+
+  def _give_up(self, why: str) -> None:
+    logging.error("%s: the lock is lost, %s; stopping.", self._path, why)
+    os.kill(os.getpid(), signal.SIGINT)
 
   def stop(self) -> None:
     self._end.set()

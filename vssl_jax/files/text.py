@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 
-from vssl_jax.files import paths
+from vssl_jax.files import contents
 from vssl_jax.files.paths import StrPath
 from vssl_jax.files.writing import replacing
 
@@ -32,7 +32,7 @@ def read_text(path: StrPath) -> str:
   Raises:
     OSError: the file cannot be read.
   """
-  with paths.open_read(path) as file:
+  with contents.open_read(path) as file:
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors=_ERRORS).read()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import paths
+from vssl_jax.files import copies, paths
 from vssl_jax.files.paths import StrPath
 
 
@@ -64,7 +64,7 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
     with tempfile.NamedTemporaryFile(prefix="vssl-") as file:
       yield cast(BinaryIO, file)
       file.flush()
-      paths.upload(pathlib.Path(file.name), str(path))
+      copies.upload(pathlib.Path(file.name), path)
     return
   temporary = temporary_of(path)
   try:
@@ -78,26 +78,35 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: StrPath) -> Iterator[pathlib.Path]:
+def replacing_folder(path: StrPath, *, replace: bool = True) -> Iterator[pathlib.Path]:
   """A new folder to write into; it takes the place of `path` at the end of the block.
 
   In a bucket, the objects of the old folder are removed before the new ones are uploaded.
+
+  Args:
+    path: the folder to create.
+    replace: also if there is one with something in it.
+
+  Raises:
+    OSError: the folder cannot be written, or exists and may not be replaced.
   """
   path = paths.path(path)
   if paths.is_remote(path):
     with tempfile.TemporaryDirectory(prefix="vssl-") as folder:
       yield pathlib.Path(folder)
-      paths.remove_tree(path)
-      paths.upload(pathlib.Path(folder), str(path))
+      if replace:
+        copies.remove_tree(path)
+      copies.upload(pathlib.Path(folder), path)
     return
   temporary = temporary_of(path)
   try:
     temporary.mkdir(parents=True)
     yield temporary
-    paths.remove_tree(path)
+    if replace:
+      copies.remove_tree(path)
     os.replace(temporary, path)
   finally:
-    paths.remove_tree(temporary)
+    copies.remove_tree(temporary)
 
 
 def write_atomic(path: StrPath, data: bytes) -> None:

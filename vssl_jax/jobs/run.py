@@ -59,6 +59,7 @@ def pretrain(
 
 
 def _how_to_continue(workdir: pathlib.Path) -> str:
-  steps = [int(p.name) for p in (workdir / checkpoints.FOLDER).glob("*") if p.name.isdigit()]
+  found = files.matching(workdir / checkpoints.FOLDER, "*")
+  steps = [int(p.name) for p in found if p.name.isdigit()]
   saved = f"the last checkpoint is of step {max(steps)}" if steps else "there is no checkpoint yet"
   return f"{saved}; run the same command on every host to continue."

@@ -125,7 +125,7 @@ def extract(
     return found
   features.save(file, found)
   for part_file in files:
-    part_file.unlink(missing_ok=True)
+    files_lib.unlink(part_file, missing_ok=True)
   return found
 
 

@@ -69,12 +69,11 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
   """The facts about data, views, network and config that every result line contains."""
   d = config.data
 
-  manifest = files.path(d.path) / "manifest.json"
   return {
     "data": {
       "source": d.source,
       "name": d.name or pathlib.PurePath(d.path).name,
-      "manifest_sha256": results.file_hash(manifest) if d.path and manifest.is_file() else None,
+      "manifest_sha256": _manifest_hash(d),
       "classes": len(source_eval.label_names),
       "train": {"name": d.train_split, "videos": source_train.num_videos},
       "eval": {"name": d.eval_split, "videos": source_eval.num_videos},
@@ -84,3 +83,9 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
     "seed": config.seed,
     "config_sha256": results.config_hash(config),
   }
+
+
+def _manifest_hash(d: ConfigDict) -> str | None:
+  """SHA-256 of the manifest of `config.data`, or None if there is none."""
+  manifest = files.path(d.path) / "manifest.json" if d.path else None
+  return results.file_hash(manifest) if manifest is not None and manifest.is_file() else None

@@ -109,7 +109,7 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
     return
   with contextlib.ExitStack() as held:
     try:
-      held.enter_context(lock.hold(workdir / ".lock"))
+      held.enter_context(lock.hold(workdir / ".lock", required=False))
     except lock.Held:
       raise UserError(
         f"{workdir}: another process is training in this folder; wait for it to end, or give "
@@ -148,7 +148,9 @@ class Checkpoints:
   def __init__(self, workdir: pathlib.Path, config: ConfigDict, *, read_only: bool = False):
     self._root, self._config = files.path(workdir).absolute() / FOLDER, config
     self._read_only = read_only
-    self._mirror = mirror.Mirror(self._root) if mirror.is_needed(self._root) else None
+    self._mirror: mirror.Mirror | None = None
+    if mirror.is_needed(self._root):
+      self._mirror = mirror.Mirror(self._root, read_only=read_only)
     rank = None
     policies = [preservation.LatestN(max(1, config.keep))]
     if config.best:
@@ -175,7 +177,8 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """The steps of all complete checkpoints, oldest first."""
-    return sorted(self._manager.all_steps())
+    elsewhere = self._mirror.steps if self._mirror and self._read_only else ()
+    return sorted({*self._manager.all_steps(), *elsewhere})
 
   def save(self, step: int, state: Tree, metrics: Mapping[str, float] | None = None) -> None:
     """Starts writing `state`; the folder appears under its final name only when complete.
@@ -265,6 +268,8 @@ class Checkpoints:
       UserError: the checkpoint cannot be read, or holds another network.
     """
     sign = best_sign(self._config)
+    for step in self.steps:
+      self._fetch(step)
     scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
     scores = {s: sign * x for s, x in scores.items() if x is not None}
     if not scores:
@@ -272,7 +277,13 @@ class Checkpoints:
     step = max(scores, key=lambda s: (scores[s], -s))
     return step, self.read(step, like)
 
+  def _fetch(self, step: int) -> None:
+    """Copies a checkpoint that is read only to this machine, if Orbax cannot read it there."""
+    if self._mirror and self._read_only and self._mirror.fetch(step):
+      self._manager.reload()
+
   def _read(self, step: int, abstract: Tree) -> Tree:
+    self._fetch(step)
     kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
       "digest"
     ]

@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
+from absl import logging
+
 from data_pipelines import optional
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -59,14 +61,28 @@ class Writer:
       if time.monotonic() - self._uploaded > EVERY:
         self.flush()
 
-  def flush(self) -> None:
-    """Uploads the rows so far if the run's folder is in a bucket."""
+  def flush(self, *, patient: bool = True) -> None:
+    """Uploads the rows so far if the run's folder is in a bucket.
+
+    Args:
+      patient: only warn if it fails; all is uploaded again the next time.
+
+    Raises:
+      OSError: it fails, and that must not be.
+    """
     if self._bucket is None or not self._changed:
       return
     if self._clu is not None:
       self._clu.flush()
-    files.upload(self._path.parent, str(self._bucket))
-    self._uploaded, self._changed = time.monotonic(), False
+    self._uploaded = time.monotonic()
+    try:
+      files.upload(self._path.parent, self._bucket)
+    except OSError as e:
+      if not patient:
+        raise
+      logging.warning("%s: the metrics could not be uploaded (%s); trying again.", self._bucket, e)
+    else:
+      self._changed = False
 
   def close(self) -> None:
     """Flushes what TensorBoard has not written yet."""
@@ -74,8 +90,8 @@ class Writer:
       self._clu.close()
       self._clu = None
     if self._bucket is not None:
-      self.flush()
-      self._place.cleanup()
+      with self._place:
+        self.flush(patient=False)
 
 
 @contextlib.contextmanager

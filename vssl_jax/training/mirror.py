@@ -8,7 +8,9 @@ checkpoint is complete once it has the file `commit_success.txt`, as Orbax has i
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import pathlib
+import shutil
 import tempfile
 import threading
 
@@ -23,15 +25,21 @@ _POLL = 0.2  # seconds
 
 def is_needed(root: pathlib.Path) -> bool:
   """Whether checkpoints at `root` need a mirror."""
-  return files.is_remote(root) and not str(root).startswith(("gs://", "gcs://"))
+  return files.is_remote(root) and not str(root).startswith("gs://")
 
 
 def push(folder: pathlib.Path, where: pathlib.Path) -> None:
   """Uploads one checkpoint, in the place of what is there; it is complete or not there at all."""
-  mark = where / COMPLETE
-  mark.unlink(missing_ok=True)
-  files.upload(folder, str(where))
-  files.write_atomic(mark, b"complete\n")
+  files.unlink(where / COMPLETE, missing_ok=True)
+  files.upload(folder, where)
+  mark_complete(where)
+
+
+def mark_complete(where: pathlib.Path) -> None:
+  """Marks an uploaded checkpoint as complete: its parts first, as Orbax does it."""
+  for part in {p.parent for p in files.matching(where, "*/*")}:
+    files.write_atomic(part / COMPLETE, b"complete\n")
+  files.write_atomic(where / COMPLETE, b"complete\n")
 
 
 class Mirror:
@@ -39,13 +47,18 @@ class Mirror:
 
   Args:
     root: address of the folder of checkpoints.
+    read_only: change nothing in the bucket, and copy a checkpoint when it is asked for.
 
   Attributes:
-    folder: the folder on this machine; it begins with the complete checkpoints of the bucket.
+    folder: the folder on this machine.
+    steps: steps of the complete checkpoints that the bucket had at the beginning, ascending.
+
+  Raises:
+    UserError: several processes would write.
   """
 
-  def __init__(self, root: pathlib.Path):
-    if jax.process_count() > 1:
+  def __init__(self, root: pathlib.Path, *, read_only: bool = False):
+    if jax.process_count() > 1 and not read_only:
       scheme = str(root).partition("://")[0]
       raise UserError(
         f"{root}: with several processes, checkpoints cannot be written to {scheme}://; give a "
@@ -57,14 +70,33 @@ class Mirror:
     self._pool = concurrent.futures.ThreadPoolExecutor(1)
     self._ended = threading.Event()  # whether Orbax writes no more
     self._uploads: list[concurrent.futures.Future[None]] = []
-    for step in self._complete():
-      files.download(str(root / step), self.folder / step)
-      (self.folder / step / COMPLETE).unlink()
+    self.steps = self._complete()
+    if not read_only:
+      for step in self.steps:
+        self.fetch(step)
 
-  def _complete(self) -> list[str]:
-    """Names of the complete checkpoints in the bucket."""
-    names = [name.split("/") for name in files.tree(self._root)]
-    return sorted({n[0] for n in names if n[0].isdigit() and n[1:] == [COMPLETE]}, key=int)
+  def _complete(self) -> list[int]:
+    """Steps of the complete checkpoints in the bucket."""
+    found = (name.split("/") for name in files.tree(self._root))
+    return sorted({int(n[0]) for n in found if n[0].isdigit() and n[1:] == [COMPLETE]})
+
+  def fetch(self, step: int) -> bool:
+    """Copies a checkpoint to this machine; False if it is here already.
+
+    Raises:
+      OSError: it cannot be copied, for example because the run has removed it.
+    """
+    target = self.folder / str(step)
+    if target.exists():
+      return False
+    partial = self.folder / f"partial-{step}"
+    try:
+      files.download(self._root / str(step), partial)
+      (partial / COMPLETE).unlink(missing_ok=True)
+      partial.rename(target)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+    return True
 
   def follow(self, step: int) -> None:
     """Uploads a checkpoint, in the background, when it is complete on this machine.
@@ -84,19 +116,21 @@ class Mirror:
     except FileNotFoundError:
       if folder.is_dir():
         raise
+      return
     self._prune()
 
   def _prune(self) -> None:
-    """Removes from the bucket what is no longer here; Orbax removes some time after it saves."""
-    kept = {p.name for p in self.folder.iterdir()}
-    for old in {name.split("/")[0] for name in files.tree(self._root)} - kept:
-      if old.isdigit():
-        self.remove(int(old))
+    """Removes from the bucket what is no longer here and older than the newest that both have.
 
-  def remove(self, step: int) -> None:
-    """Removes a checkpoint from the bucket, first the mark that it is complete."""
-    (self._root / str(step) / COMPLETE).unlink(missing_ok=True)
-    files.remove_tree(self._root / str(step))
+    So the bucket always has a checkpoint, also while newer ones wait to be uploaded.
+    """
+    kept = {p.name for p in self.folder.iterdir()}
+    complete = self._complete()
+    newest = max((s for s in complete if str(s) in kept), default=-1)
+    for old in complete:
+      if old < newest and str(old) not in kept:
+        files.unlink(self._root / str(old) / COMPLETE, missing_ok=True)
+        files.remove_tree(self._root / str(old))
 
   def check(self) -> None:
     """Raises the error of an upload that failed."""
@@ -112,11 +146,10 @@ class Mirror:
   def close(self) -> None:
     """Waits until all is uploaded, and removes the folder on this machine; Orbax must be done."""
     self._ended.set()
-    try:
+    with contextlib.ExitStack() as last:
+      last.callback(self._place.cleanup)
+      last.callback(self._pool.shutdown)
       saved = bool(self._uploads)
       self.wait()
-      if saved:
+      if saved:  # Orbax removes some time after it saves
         self._prune()
-    finally:
-      self._pool.shutdown()
-      self._place.cleanup()

@@ -155,15 +155,15 @@ def save_run(
     raise UserError(f"{folder}: exists and is not an empty folder; give another folder.")
   tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
-  with files.replacing_folder(folder.absolute()) as partial:
+  with files.replacing_folder(folder.absolute(), replace=False) as partial:
     checkpoints.write_config(partial, config)
     for name, facts in (beside or {}).items():
       results.write_json(facts, partial / name)
     writer = checkpoints.Checkpoints(partial, config.save)
     writer.save(0, _start(tx, params, state))
     writer.close()
-    if files.is_remote(folder):
-      (partial / checkpoints.FOLDER / "0" / mirror.COMPLETE).write_text("complete\n")
+  if files.is_remote(folder):
+    mirror.mark_complete(folder / checkpoints.FOLDER / "0")
 
 
 def _start(tx: optax.GradientTransformation, params: Any, state: Any) -> step_lib.TrainState:
