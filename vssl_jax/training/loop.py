@@ -8,7 +8,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim
+from vssl_jax.training import checkpoints, metrics_log, optim, sources
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -109,6 +109,11 @@ def _train(
   monitor: Callable[[Variables | Params], dict[str, float]] | None,
   profile: int,
 ) -> Result:
+  if config.data.echo > 1 and method.encoder is None:
+    raise UserError(
+      f"config.data.echo is {config.data.echo}: {config.method} augments nothing on the device, so "
+      "it would see the same batch again; set 1."
+    )
   if config.log_every < 1:
     raise UserError(f"config.log_every is {config.log_every}: it must be at least 1.")
   tx, advance, total, schedule = step_lib.assemble(config, method, mesh, source.steps_per_epoch)
@@ -161,12 +166,9 @@ class _Loop:
     self.waits = 0  # logged rows in a row with much waiting for input
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
-    batches = self.source.train_batches(start)
-    try:
+    batches = sources.train_batches(self.source, start, echo=self.config.data.echo)
+    with contextlib.closing(batches):
       return self._run(state, start, batches, terminated)
-    finally:
-      if isinstance(batches, Generator):
-        batches.close()  # at the end of the process, threads that still read would wait for ever
 
   def _run(
     self, state: step_lib.TrainState, start: int, batches: Batches, terminated: Any
@@ -297,7 +299,8 @@ class _Loop:
     if self.waits == WAITS_TOLD:
       decoding = (
         "Prepare records whose frames are hardly larger than the crops (vssl prepare "
-        "--short_side), use more CPU cores or hosts per device, or read"
+        "--short_side), use more CPU cores or hosts per device, use each clip in several steps "
+        "with new colors and blur (config.data.echo=2), or read"
       )
       logging.warning(
         "Input at step %d: the devices wait for it %.0f %% of the time. %s from a local disk.",
