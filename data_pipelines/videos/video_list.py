@@ -76,7 +76,9 @@ def locate(root: str | os.PathLike, path: str) -> str:
   """Path or address of an entry's file."""
   if files.is_address(path):
     return path
-  if not files.is_address(str(root)) or path.startswith("/"):
+  if os.path.isabs(path):
+    return path
+  if not files.is_address(str(root)):
     return os.path.join(root, path)
   scheme, _, key = str(root).partition("://")
   return f"{scheme}://{posixpath.normpath(posixpath.join(key, path))}"
