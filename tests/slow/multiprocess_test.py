@@ -1,5 +1,6 @@
 """Two processes of four devices each on loopback get the single process's numbers."""
 
+import shutil
 import socket
 import subprocess
 
@@ -61,54 +62,76 @@ def _run_here(**values):
   return run, start.params
 
 
-@pytest.mark.slow
-def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
-  # Plain SGD in small steps: at this size gradients are steep, and larger ones amplify rounding.
-  settings = {
-    "steps": STEPS,
-    "probe.run": True,
-    "save.every": 2,
-    "optim.name": "sgd",
-    "optim.lr": 1e-5,
-    "optim.warmup_epochs": 1.0,
-    "head.out_bn": False,
-  }
-  one, two = tmp_path / "one", tmp_path / "two"
-  done = subprocess.run(
-    resume_test.command(one, **settings),
-    cwd=small.ROOT,
-    env=resume_test.environment(8),
-    text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    timeout=900,
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout
+# Plain SGD in small steps: at this size gradients are steep, and larger ones amplify rounding.
+SETTINGS = {
+  "steps": STEPS,
+  "log_every": 1,
+  "probe.run": True,
+  "save.every": 2,
+  "optim.name": "sgd",
+  "optim.lr": 1e-5,
+  "optim.warmup_epochs": 1.0,
+  "head.out_bn": False,
+}
+
+
+def _start(folder, processes, devices):
+  """Starts a run of several processes of several devices each."""
   address = f"127.0.0.1:{_free_port()}"
-  processes = [
+  several = [
+    {"distributed.coordinator": address, "distributed.processes": processes, "distributed.index": i}
+    for i in range(processes)
+  ]
+  return [
     subprocess.Popen(
-      resume_test.command(
-        two,
-        **settings,
-        **{"distributed.coordinator": address, "distributed.processes": 2, "distributed.index": i},
-      ),
+      resume_test.command(folder, **SETTINGS, **(values if processes > 1 else {})),
       cwd=small.ROOT,
-      env=resume_test.environment(4),
+      env=resume_test.environment(devices),
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
     )
-    for i in range(2)
+    for values in several
   ]
+
+
+def _finish(processes):
   outputs = [p.communicate(timeout=900)[0] for p in processes]
-  assert [p.returncode for p in processes] == [0, 0], outputs[0] + outputs[1]
+  assert [p.returncode for p in processes] == [0] * len(processes), "".join(outputs)
+  return outputs
+
+
+def _check(folder, want, rounding):
+  step, state = resume_test.arrays(folder)
+  assert step == STEPS
+  rows = [{k: np.float32(r[k]) for k in LOGGED} for r in metrics_log.read(folder)]
+  tolerance.close((state, rows), want, rounding)
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
+  _finish(_start(tmp_path / "one", 1, 8))
+  outputs = _finish(_start(tmp_path / "two", 2, 4))
   assert outputs[0].count("RESULT ") == 1
   assert "RESULT " not in outputs[1]
-  run, start = _run_here(**settings)
+  run, start = _run_here(**SETTINGS)
   want, rounding = tolerance.value_and_rounding(run, start)
-  for folder in (one, two):
-    step, state = resume_test.arrays(folder)
-    assert step == STEPS
-    rows = [{k: np.float32(r[k]) for k in LOGGED} for r in metrics_log.read(folder)]
-    tolerance.close((state, rows), want, rounding)
+  for folder in ("one", "two"):
+    _check(tmp_path / folder, want, rounding)
+
+  # The same run, cut off by SIGKILL and continued by another number of processes.
+  for before, after in (((2, 4), (1, 8)), ((1, 8), (4, 2))):
+    folder = tmp_path / f"from_{before[0]}_to_{after[0]}"
+    killed = _start(folder, *before)
+    for line in killed[0].stdout:
+      if line.startswith("step 3/"):
+        break
+    for process in killed:
+      process.kill()
+      process.wait()
+    saved = folder / "checkpoints"
+    assert (saved / "2").exists()
+    shutil.rmtree(saved / str(STEPS), ignore_errors=True)  # if the kill came too late
+    output = _finish(_start(folder, *after))[0]
+    assert f"Resuming {folder} at step 2 of {STEPS}" in output
+    _check(folder, want, rounding)

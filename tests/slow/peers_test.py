@@ -1,6 +1,7 @@
 """Two processes of a run: one is killed or stopped, the other ends soon and says so."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,11 +13,14 @@ from tests.slow import multiprocess_test, resume_test
 from vssl_jax.errors import PEER_LOST
 
 
-def _start(folder, count=2, **values):
-  address = f"127.0.0.1:{multiprocess_test._free_port()}"
+def _start(folder, count=2, host="127.0.0.1", inside=(), **values):
+  """Starts the processes; `inside` has the beginning of each one's command."""
+  address = f"{host}:{multiprocess_test._free_port()}"
+  inside = inside or [[]] * count
   return [
     subprocess.Popen(
-      resume_test.command(
+      inside[i]
+      + resume_test.command(
         folder,
         **values,
         **{
@@ -94,3 +98,59 @@ def test_an_error_of_all_processes_is_told_as_it_is(tmp_path):
   outputs = [p.communicate(timeout=120)[0] for p in processes]
   assert [p.returncode for p in processes] == [2, 2], outputs
   assert all("config.batch_size" in x and "is gone" not in x for x in outputs)
+
+
+def _ip(*argv):
+  return subprocess.run(["ip", *argv], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def hosts():
+  """Two hosts on one cable, as network namespaces; yields their names and the first's address."""
+  names, ends = ("vssl-a", "vssl-b"), ("vssl-ea", "vssl-eb")
+  if not shutil.which("ip") or any(_ip("netns", "add", n).returncode for n in names):
+    _clear(names)
+    pytest.skip("no network namespaces can be made here")
+  try:
+    assert _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1]).returncode == 0
+    for i, (name, end) in enumerate(zip(names, ends, strict=True), start=1):
+      _ip("link", "set", end, "netns", name)
+      for command in (
+        ["addr", "add", f"10.213.7.{i}/24", "dev", end],
+        ["link", "set", end, "up"],
+        ["link", "set", "lo", "up"],
+      ):
+        done = _ip("-n", name, *command)
+        assert done.returncode == 0, done.stderr
+    yield names, ends, "10.213.7.1"
+  finally:
+    _clear(names)
+
+
+def _clear(names):
+  for name in names:
+    _ip("netns", "del", name)
+
+
+@pytest.mark.slow
+def test_a_cut_cable_ends_both_processes(tmp_path, hosts):
+  names, ends, address = hosts
+  settings = {"steps": 100_000, "save.every": 5, "distributed.timeout": 4.0}
+  inside = [["ip", "netns", "exec", name] for name in names]
+  processes = _start(tmp_path / "run", host=address, inside=inside, **settings)
+  try:
+    for line in processes[0].stdout:
+      if line.startswith("step 12/"):
+        break
+    assert _ip("-n", names[1], "link", "set", ends[1], "down").returncode == 0
+    began = time.monotonic()
+    for i, process in enumerate(processes):
+      output = process.communicate(timeout=60)[0]
+      assert process.returncode == PEER_LOST, output
+      assert f"error: process {1 - i} of 2 is gone (it has been silent for 4 s)" in output
+      assert "the last checkpoint is of step" in output
+    assert time.monotonic() - began < 60
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
