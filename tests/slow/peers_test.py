@@ -1,8 +1,10 @@
 """Two processes of a run: one is killed or stopped, the other ends soon and says so."""
 
+import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -11,6 +13,8 @@ import pytest
 from tests import small
 from tests.slow import multiprocess_test, resume_test
 from vssl_jax.errors import PEER_LOST
+
+NETNS = pathlib.Path("/etc/netns")
 
 
 def _start(folder, count=2, host="127.0.0.1", inside=(), **values):
@@ -122,6 +126,9 @@ def hosts():
       ):
         done = _ip("-n", name, *command)
         assert done.returncode == 0, done.stderr
+      # `ip netns exec` shows it as /etc/hosts, in which Gloo looks for this machine's own address.
+      (NETNS / name).mkdir(parents=True)
+      (NETNS / name / "hosts").write_text(f"10.213.7.{i} {socket.gethostname()}\n")
     yield names, ends, "10.213.7.1"
   finally:
     _clear(names)
@@ -130,6 +137,7 @@ def hosts():
 def _clear(names):
   for name in names:
     _ip("netns", "del", name)
+    shutil.rmtree(NETNS / name, ignore_errors=True)
 
 
 @pytest.mark.slow

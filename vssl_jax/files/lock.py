@@ -60,8 +60,9 @@ def hold(path: pathlib.Path, *, shared: bool = False, required: bool = True) -> 
     with _lease(path, shared):
       yield
     return
-  # NFS gives a shared lock only on a file that is open for reading, an exclusive one for writing.
-  with open(path, "a+" if shared else "w") as file:
+  # NFS gives a shared lock only on a file that is open for reading, an exclusive one for writing;
+  # some mounted buckets cannot open a file for both.
+  with open(path, "a+" if required else "w") as file:
     try:
       fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
