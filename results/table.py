@@ -306,7 +306,7 @@ def plans() -> str:
   found = [p for f in files for p in json.loads(f.read_text(encoding="utf-8"))["plans"]]
   rows = [
     [
-      f"{p['config']['name']}, {p['machine']['topology']}",
+      f"{_planned(p['config'])}, {p['machine']['topology']}",
       f"{p['clips_per_chip']:g}",
       f"{p['memory']['total'] / 2**30:.1f} of {p['memory']['limit'] / 2**30:.1f}",
       f"{p['flops']['compiled'] / 1e12:.2f} ({p['flops']['program'] / 1e12:.2f})",
@@ -320,6 +320,12 @@ def plans() -> str:
   heads = ["recipe, machine", "clips per chip", "memory, GiB", "TFLOPs compiled (written)"]
   heads += ["memory traffic, GiB", "all-reduce, MiB", "all-gather, MiB", "all-to-all, MiB"]
   return layout([*heads, "arithmetic, traffic, ms", "loops counted once"], rows)
+
+
+def _planned(c: Result) -> str:
+  """A recipe's name, with the settings that the plan changed."""
+  parts = c["accumulate"]
+  return c["name"] if parts == 1 else f"{c['name']} accumulate={parts}"
 
 
 def _exchanged(p: Result, kind: str) -> str:
