@@ -43,9 +43,9 @@ def test_a_missing_library_is_named(monkeypatch):
   monkeypatch.setattr(fsspec, "filesystem", missing)
   monkeypatch.setattr("upath.core.get_filesystem_class", missing, raising=False)
   monkeypatch.setitem(__import__("sys").modules, "upath", None)
-  with pytest.raises(UserError, match=r"pip install 'vssl_jax\[gcs\]'"):
+  with pytest.raises(UserError, match=r"pip install .*gcs"):
     files.path("gs://b/c")
-  with pytest.raises(UserError, match=r"pip install 'vssl_jax\[s3\]'"):
+  with pytest.raises(UserError, match=r"pip install .*s3"):
     files.path("s3://b/c")
 
 

@@ -202,7 +202,7 @@ def test_without_any_plan_the_error_is_raised_and_no_file_replaced(known, tmp_pa
     ("cpu:8", "file/plan.json", r"file: no folder can be made here"),
     ("cpu:8", "", r"--output: .* is a folder; give a file"),
     ("cpu:8", "/proc/plan.json", r"--output: /proc/plan.json cannot be written"),
-    ("cpu:8", "gs://bucket/plan.json", r"only file systems are supported"),
+    ("cpu:8", "gs://bucket/plan.json", r"must be a file or folder in a file system"),
   ],
 )
 def test_what_is_wrong_is_said_before_anything_is_compiled(

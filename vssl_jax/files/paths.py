@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+from vssl_jax import extras
 from vssl_jax.errors import UserError, brief
 
 StrPath = str | os.PathLike[str]
@@ -93,7 +94,7 @@ def path(given: StrPath) -> pathlib.Path:
     system = found.fs
   except (ImportError, ValueError) as e:
     extra = _EXTRAS.get(scheme)
-    what = f"pip install 'vssl_jax[{extra}]'" if extra else "install what fsspec has for it"
+    what = extras.install(extra) if extra else "install what fsspec has for it"
     raise UserError(f"{text}: no support for {scheme}:// is installed ({brief(e)}): {what}.") from e
   _reach(system, scheme, found.path.lstrip("/").partition("/")[0], text)
   return cast(pathlib.Path, found)
