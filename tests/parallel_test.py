@@ -56,6 +56,20 @@ def _mesh(devices):
   return types.SimpleNamespace(devices=np.array(devices))
 
 
+def test_only_cpus_of_several_processes_exchange_in_order():
+  def mesh(platform, *processes):
+    devices = [types.SimpleNamespace(platform=platform, process_index=i) for i in processes]
+    return types.SimpleNamespace(devices=np.array(devices), size=len(devices))
+
+  assert parallel.in_order(None) is None
+  assert parallel.in_order(parallel.make_mesh()) is None
+  assert parallel.in_order(mesh("cpu", 0, 0)) is None
+  assert parallel.in_order(mesh("tpu", 0, 1)) is None
+  options = parallel.in_order(mesh("cpu", 0, 1))
+  double = jax.jit(lambda x: 2 * x, compiler_options=options)
+  assert double(1.0) == 2.0  # XLA knows the option
+
+
 def test_rows_keep_their_split():
   mesh = parallel.make_mesh()
   rows = parallel.split(mesh)

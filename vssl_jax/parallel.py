@@ -91,6 +91,19 @@ def run_once(mesh: Mesh | None) -> dict[str, Any] | None:
   return {"xla_backend_optimization_level": 0} if platform(mesh) == "cpu" else None
 
 
+def in_order(mesh: Mesh | None) -> dict[str, Any] | None:
+  """Options of `jax.jit` for a program that exchanges data between the devices of a mesh.
+
+  On CPUs of several processes, XLA otherwise starts exchanges that do not depend on each other in
+  any order, and what one process sends for the first arrives as another's second: larger programs
+  end with "collective mismatch" (jaxlib 0.10).
+  """
+  if mesh is None or platform(mesh) != "cpu":
+    return None
+  several = len({device.process_index for device in mesh.devices.flat}) > 1
+  return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if several else None
+
+
 def keep_rows(mesh: Mesh | None, tree: Tree) -> Tree:
   """Under `jit`: holds arrays `[N, ...]` split over the devices of the mesh by their first axis.
 

@@ -75,7 +75,7 @@ SETTINGS = {
 }
 
 
-def _start(folder, processes, devices):
+def _start(folder, processes, devices, **values):
   """Starts a run of several processes of several devices each."""
   address = f"127.0.0.1:{_free_port()}"
   several = [
@@ -84,14 +84,14 @@ def _start(folder, processes, devices):
   ]
   return [
     subprocess.Popen(
-      resume_test.command(folder, **SETTINGS, **(values if processes > 1 else {})),
+      resume_test.command(folder, **{**SETTINGS, **values, **(own if processes > 1 else {})}),
       cwd=small.ROOT,
       env=resume_test.environment(devices),
       text=True,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
     )
-    for values in several
+    for own in several
   ]
 
 
@@ -135,3 +135,10 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
     output = _finish(_start(folder, *after))[0]
     assert f"Resuming {folder} at step 2 of {STEPS}" in output
     _check(folder, want, rounding)
+
+
+@pytest.mark.slow
+def test_a_program_too_large_to_run_in_sequence(tmp_path):
+  """XLA runs small programs in sequence on a CPU; their exchanges cannot overtake each other."""
+  values = {"encoder.width": 0.125, "data.size": 56, "head.hidden": (256,), "steps": 2}
+  _finish(_start(tmp_path, 2, 1, **values))
