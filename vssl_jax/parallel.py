@@ -66,8 +66,8 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   if devices is None:
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   on_host = len(devices) > 1 and devices[0].platform == "cpu"
-  # The type checker does not know the attribute, because JAX creates it at run time.
-  if on_host and jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
+  settings: Any = jax.config  # JAX creates the attribute at run time
+  if on_host and settings.jax_enable_compilation_cache:
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX reads the setting only once, at the first compilation
   return Mesh(np.asarray(devices), (AXIS,))

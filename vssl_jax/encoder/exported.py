@@ -22,7 +22,7 @@ from vssl_jax.errors import UserError
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
 COLLECTIONS = ("params", "batch_stats")
-_DTYPES = {
+_DTYPES: dict[str, Any] = {
   "F64": np.float64,
   "F32": np.float32,
   "F16": np.float16,

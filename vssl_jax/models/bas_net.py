@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 BASE, SUPPRESSED = 0, 1  # indices of the branches
 PARTS = ("filter1", "filter2", "conv1", "conv2", "classifier", "projection")  # parameter names
@@ -66,7 +67,7 @@ class BasNet(nn.Module):
   filter: int = 512
   dim: int = 512
   dropout: float = 0.7
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -121,7 +122,7 @@ class Taps(nn.Module):
 
   features: int
   width: int = 3
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:

@@ -7,6 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vssl_jax.models.heads import glorot_uniform
 from vssl_jax.models.layers.norm import BatchNorm
@@ -40,7 +41,7 @@ class GaussianHead(nn.Module):
   bn_momentum: float = 0.9
   bn_groups: int = 1
   bn: bool = True
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vssl_jax.models.layers.norm import BatchNorm
 
@@ -24,7 +25,7 @@ class ProjectionHead(nn.Module):
   bn_momentum: float = 0.997
   bn_epsilon: float = 1e-5
   bn_groups: int = 1
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   bn: bool = True
   out_bn: bool = False
 

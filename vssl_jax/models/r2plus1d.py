@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import he_fan_out
@@ -62,7 +63,7 @@ class R2Plus1D(nn.Module):
   """
 
   width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import lecun_normal
@@ -77,7 +78,7 @@ class R3D(nn.Module):
 
   depth: int = 50
   width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

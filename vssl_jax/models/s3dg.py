@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import he_fan_out
@@ -68,7 +69,7 @@ class Separable(nn.Module):
 class Gate(nn.Module):
   """y = σ(W · mean(x) + b) ⊙ x, the mean over time and space (section 4.4 of the paper)."""
 
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -119,7 +120,7 @@ class S3DG(nn.Module):
   """
 
   width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

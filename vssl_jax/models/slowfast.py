@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.blocks import layers
@@ -34,7 +35,7 @@ class SlowFast(nn.Module):
 
   depth: int = 50
   width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.attention import Attend
@@ -42,7 +43,7 @@ class Block(nn.Module):
   """
 
   heads: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -79,7 +80,7 @@ class ViT(nn.Module):
   fixed_size: ClassVar[bool] = True  # all clips must have one size: positions depend on it
   size: str = "B"
   width: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   remat: bool = False
   tubelet: Triple = (2, 16, 16)
   depth: int = DEPTH

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers import conv_cpu
@@ -115,8 +116,8 @@ class Conv(nn.Module):
   strides: Triple = (1, 1, 1)
   padding: Padding = "SAME"
   use_bias: bool = False
-  dtype: jnp.dtype = jnp.float32  # of the computation and the result
-  param_dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32  # of the computation and the result
+  param_dtype: DTypeLike = jnp.float32
   kernel_init: Callable = lecun_normal
   lowering: str = "auto"
 

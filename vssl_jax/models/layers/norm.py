@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from vssl_jax.errors import UserError
 from vssl_jax.parallel import vary_with
@@ -39,7 +40,7 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5
   groups: int = 1
   axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   affine: bool = True
 
   @nn.compact
