@@ -64,11 +64,12 @@ def _rate(args: argparse.Namespace, records: str) -> float:
   return rate
 
 
-def _compare(args: argparse.Namespace, latency: float) -> dict[str, float]:
+def _compare(args: argparse.Namespace, latency: float, port: int) -> dict[str, float]:
   from tests import emulators
   from vssl_jax import files
 
-  with emulators.serve(args.kind, latency=latency / 1e3) as variables, emulators.used(variables):
+  server = emulators.serve(args.kind, latency=latency / 1e3, port=port)
+  with server as variables, emulators.used(variables):
     address = f"{args.kind}://{emulators.BUCKET}/records"
     files.upload(pathlib.Path(args.records), address)
     sides = {"local": args.records, "bucket": address}
@@ -90,7 +91,10 @@ def main() -> None:
   """Prints the table."""
   args = _arguments()
   sys.path.insert(0, str(ROOT))
-  rows = [_compare(args, latency) for latency in args.latency]
+  from tests import emulators
+
+  port = emulators.free_port()
+  rows = [_compare(args, latency, port) for latency in args.latency]
   print(f"{'latency, ms':>12}{'local':>10}{'bucket':>10}  clips/s     bucket / local")
   for row in rows:
     print(

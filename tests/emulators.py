@@ -17,7 +17,8 @@ import urllib.request
 BUCKET = "bucket"
 
 
-def _free_port():
+def free_port():
+  """A port that nothing listens at."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     return s.getsockname()[1]
@@ -47,14 +48,15 @@ def environment(kind, port):
 
 
 @contextlib.contextmanager
-def serve(kind, *, latency=0.0):
+def serve(kind, *, latency=0.0, port=0):
   """Starts a server with an empty bucket `bucket`; yields the environment for its clients.
 
   Args:
     kind: "gs" or "s3".
     latency: seconds that each answer comes late.
+    port: where it listens; 0 for any. Clients keep the address that they began with.
   """
-  port = _free_port()
+  port = port or free_port()
   command = [sys.executable, __file__, kind, str(port), str(latency)]
   server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   try:
