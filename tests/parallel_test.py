@@ -1,6 +1,7 @@
 """The mesh."""
 
 import dataclasses
+import os
 import types
 
 import jax
@@ -56,18 +57,14 @@ def _mesh(devices):
   return types.SimpleNamespace(devices=np.array(devices))
 
 
-def test_only_cpus_of_several_processes_exchange_in_order():
-  def mesh(platform, *processes):
-    devices = [types.SimpleNamespace(platform=platform, process_index=i) for i in processes]
-    return types.SimpleNamespace(devices=np.array(devices), size=len(devices))
-
-  assert parallel.in_order(None) is None
-  assert parallel.in_order(parallel.make_mesh()) is None
-  assert parallel.in_order(mesh("cpu", 0, 0)) is None
-  assert parallel.in_order(mesh("tpu", 0, 1)) is None
-  options = parallel.in_order(mesh("cpu", 0, 1))
-  double = jax.jit(lambda x: 2 * x, compiler_options=options)
-  assert double(1.0) == 2.0  # XLA knows the option
+@pytest.mark.parametrize("plugin", [None, "jax_plugins", "libtpu"])
+def test_only_without_accelerators_xla_is_told_to_exchange_in_order(plugin, monkeypatch):
+  monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: name == plugin or None)
+  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
+  for _ in range(2):
+    parallel._exchange_in_order()
+  told = "--xla_cpu_max_isa=AVX2 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+  assert os.environ["XLA_FLAGS"] == (told if plugin is None else "--xla_cpu_max_isa=AVX2")
 
 
 def test_rows_keep_their_split():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from ml_collections import ConfigDict
 from vssl_jax.errors import PeerLost, UserError, brief
 
 AXIS = "data"
+_IN_ORDER = "xla_cpu_enable_concurrency_optimized_scheduler"  # of XLA_FLAGS; false: in order
 Tree = Any
 
 
@@ -43,6 +46,7 @@ def initialize(config: ConfigDict) -> None:
       f"config.distributed.index is {config.index}: it must be from 0 to processes - 1 = "
       f"{config.processes - 1}."
     )
+  _exchange_in_order()
   where = () if auto else (config.coordinator, config.processes, config.index)
   try:
     jax.distributed.initialize(*where)
@@ -51,6 +55,20 @@ def initialize(config: ConfigDict) -> None:
       f"config.distributed.coordinator is {config.coordinator}: the processes did not all come "
       f"({brief(e)[:200]}); start the same command on every host."
     ) from e
+
+
+def _exchange_in_order() -> None:
+  """Has XLA start the exchanges of a CPU program in one order; before anything is compiled.
+
+  Otherwise it starts those that do not depend on each other in any order, and what one process
+  sends for the first arrives as another's second: all but small programs end with "collective
+  mismatch" (jaxlib 0.10). As an option of `jax.jit` the setting has no effect.
+  """
+  if any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")):
+    return  # there may be accelerators, whose compilers may not know the setting
+  given = os.environ.get("XLA_FLAGS", "")
+  if _IN_ORDER not in given:
+    os.environ["XLA_FLAGS"] = f"{given} --{_IN_ORDER}=false".strip()
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -89,19 +107,6 @@ def run_once(mesh: Mesh | None) -> dict[str, Any] | None:
   On CPU, optimizing the code of such a program takes longer than that saves.
   """
   return {"xla_backend_optimization_level": 0} if platform(mesh) == "cpu" else None
-
-
-def in_order(mesh: Mesh | None) -> dict[str, Any] | None:
-  """Options of `jax.jit` for a program that exchanges data between the devices of a mesh.
-
-  On CPUs of several processes, XLA otherwise starts exchanges that do not depend on each other in
-  any order, and what one process sends for the first arrives as another's second: larger programs
-  end with "collective mismatch" (jaxlib 0.10).
-  """
-  if mesh is None or platform(mesh) != "cpu":
-    return None
-  several = len({device.process_index for device in mesh.devices.flat}) > 1
-  return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if several else None
 
 
 def keep_rows(mesh: Mesh | None, tree: Tree) -> Tree:

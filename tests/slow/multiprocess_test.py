@@ -141,4 +141,5 @@ def test_two_processes_of_four_devices_equal_one_of_eight(tmp_path):
 def test_a_program_too_large_to_run_in_sequence(tmp_path):
   """XLA runs small programs in sequence on a CPU; their exchanges cannot overtake each other."""
   values = {"encoder.width": 0.125, "data.size": 56, "head.hidden": (256,), "steps": 2}
+  values |= {"optim.warmup_epochs": 0.0, "probe.run": False}
   _finish(_start(tmp_path, 2, 1, **values))

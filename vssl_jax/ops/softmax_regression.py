@@ -196,7 +196,7 @@ def programs(mesh: Mesh) -> Programs:
 
   def over(function: Any, specs: Any, out: Any, **options: Any) -> jax.stages.Wrapped:
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out)
-    return jax.jit(mapped, compiler_options=parallel.in_order(mesh), **options)
+    return jax.jit(mapped, **options)
 
   return Programs(
     gram=over(lambda x: _total(_dot(x.T, x)), rows, whole),

@@ -66,9 +66,7 @@ def calibrate(
     return dict(variables)
   mesh = mesh or parallel.make_mesh()
 
-  options = {"compiler_options": parallel.in_order(mesh)}
-
-  @partial(jax.jit, out_shardings=parallel.replicated(mesh), **options)
+  @partial(jax.jit, out_shardings=parallel.replicated(mesh))
   def update(params: Any, stats: Any, clips: jax.Array) -> dict[Path, jax.Array]:
     inputs = preprocess(clips)
     _, new = encoder.apply(

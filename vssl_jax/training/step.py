@@ -215,5 +215,4 @@ def make_step(
     out_shardings=(layout, parallel.replicated(mesh)),
     # No donation on CPU: while a checkpoint is written, host arrays may alias device buffers.
     donate_argnums=() if parallel.platform(mesh) == "cpu" else (0,),
-    compiler_options=parallel.in_order(mesh),
   )
