@@ -40,3 +40,14 @@ def cache_until_several_devices():
 def tf():
   """TensorFlow; a test that asks for it, or whose source reads with it, is skipped without."""
   return pytest.importorskip("tensorflow", reason="needs TensorFlow, of the extra 'data'")
+
+
+@pytest.fixture
+def bucket(tmp_path):
+  """The address of an empty folder in a bucket that is in this process's memory."""
+  pytest.importorskip("upath")
+  from vssl_jax import files
+
+  folder = files.path(f"memory://bucket{tmp_path}")
+  yield folder
+  files.remove_tree(folder)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
@@ -26,6 +25,7 @@ from absl import logging
 from data_pipelines import source
 from data_pipelines.clips import steps as steps_lib
 from data_pipelines.clips.builders import IMAGE, Features, Graph
+from data_pipelines.videos import workers
 from vssl_jax.errors import UserError
 
 _ROUNDS = 24  # rounds of the cipher that shuffles an epoch
@@ -246,7 +246,7 @@ class ClipSource:
   def _mapped(self, examples: Any, example: Callable, limit: int = 0) -> Any:
     threads = self._data.threads
     if ahead := self._store.reads_ahead:
-      threads = (threads or os.cpu_count() or 1) + ahead  # those that wait for bytes use no core
+      threads = (threads or workers.cores()) + ahead  # those that wait for bytes use no core
     options = tf.data.Options()
     options.deterministic = True
     options.threading.max_intra_op_parallelism = 1  # parallel over videos, not within a video

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import secrets
 import time
@@ -36,14 +35,8 @@ def choose(engine: str, address: str, count: int, output: pathlib.Path) -> Run:
   """
   ray_cluster.check(engine, address)
   if engine == "local":
-    return functools.partial(workers.run, workers=count or _cores())
+    return functools.partial(workers.run, workers=count or workers.cores())
   return functools.partial(_on_ray, address, count, output)
-
-
-def _cores() -> int:
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _on_ray(

@@ -27,6 +27,13 @@ _TICK = 0.1  # seconds between two checks for time limits and for processes that
 _OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)  # signals not caused by a decoder itself
 
 
+def cores() -> int:
+  """Number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Crash:
   """How a process was lost in the middle of a task.

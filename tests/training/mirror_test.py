@@ -11,14 +11,6 @@ from vssl_jax.training import checkpoints, metrics_log, mirror
 
 
 @pytest.fixture
-def bucket(tmp_path):
-  pytest.importorskip("upath")
-  folder = files.path(f"memory://bucket{tmp_path}")
-  yield folder
-  files.remove_tree(folder)
-
-
-@pytest.fixture
 def config():
   return small.shrink(small.load("cvrl.py", "demo")).save
 

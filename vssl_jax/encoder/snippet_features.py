@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.videos import ray_cluster
+from data_pipelines.videos import workers as workers_lib
 from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import files
 from vssl_jax import results as results_lib
@@ -141,7 +142,7 @@ def extract(
     encode,
     settings=settings,
     batch_size=batch_size,
-    workers=workers or _cores(),
+    workers=workers or workers_lib.cores(),
     timeout=timeout,
   )
   return _write(out, paths, made, slide, progress)
@@ -290,7 +291,3 @@ def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
 def _save(path: pathlib.Path, features: np.ndarray) -> None:
   with replacing(path) as file:
     np.save(file, features)
-
-
-def _cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
