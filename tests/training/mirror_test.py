@@ -7,7 +7,7 @@ import pytest
 from tests import small
 from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.training import checkpoints, metrics_log, mirror
+from vssl_jax.training import checkpoints, metrics_log, mirror, profile
 
 
 @pytest.fixture
@@ -177,3 +177,22 @@ def test_what_orbax_removed_again_or_never_wrote_is_not_waited_for(bucket, confi
   follower.follow(9)
   follower.close()
   assert names(bucket) == set()
+
+
+def test_a_trace_is_uploaded_or_said_to_be_missing(bucket, monkeypatch, capsys):
+  def trace(run):
+    traced = profile.Profile(run, 1, 0)
+    for step in (1, 2, 3):
+      with traced.step(step):
+        result = jnp.ones(3) * step
+      traced.after(step, result)
+
+  trace(bucket / "run")
+  assert any(name.startswith("run/profile/") for name in files.tree(bucket))
+
+  def unreachable(*args):
+    raise OSError("no network")
+
+  monkeypatch.setattr(files, "upload", unreachable)
+  trace(bucket / "other")
+  assert "No trace: it could not be uploaded" in capsys.readouterr().out

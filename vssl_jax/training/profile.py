@@ -66,9 +66,13 @@ class Profile:
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
-      if files.is_remote(self.folder):
-        files.upload(pathlib.Path(self._place.name), str(self.folder))
-      self._place.cleanup()
+      with self._place:
+        if files.is_remote(self.folder):
+          try:
+            files.upload(pathlib.Path(self._place.name), self.folder)
+          except OSError as e:  # no reason to end the run
+            print(f"No trace: it could not be uploaded to {self.folder} ({e}).", flush=True)
+            return
       if jax.process_index() == 0:
         print(f"Trace: {self.folder}; see tensorboard --logdir={self._run}", flush=True)
     elif self._waiting:
