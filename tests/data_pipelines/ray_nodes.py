@@ -7,8 +7,10 @@ import pathlib
 import signal
 import sys
 
+import jax
 import pytest
 
+from data_pipelines.videos import workers
 from tests import small
 
 _STORE = 80 << 20  # bytes of Ray's object store, the least that it takes
@@ -31,6 +33,8 @@ def cluster(count, *folders, cpus=1):
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("JAX_PLATFORMS", "cpu")
     patch.setenv("XLA_FLAGS", small.xla_flags(1))
+    # The last bits depend on XLA's number of threads: here one per device or core, so there too.
+    patch.setenv("NPROC", str(max(jax.local_device_count(), workers.cores())))
     patch.delenv("RAY_ADDRESS", raising=False)
     for folder in folders:
       patch.syspath_prepend(str(folder))

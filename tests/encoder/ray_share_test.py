@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_pipelines.videos import workers
 from vssl_jax.encoder import ray_share
 from vssl_jax.errors import UserError
 
@@ -30,7 +31,7 @@ def test_what_is_asked_of_ray():
 
 
 def test_the_device_must_be_what_ray_promised():
-  assert ray_share.device("") == "cpu"
+  assert ray_share.device("") == f"{workers.cores()} CPU cores"
   for kind in ray_share.ACCELERATORS:
     with pytest.raises(UserError, match=f"JAX finds no {kind}, although Ray does"):
       ray_share.device(kind)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from data_pipelines.videos import workers
 from vssl_jax.errors import UserError
 
 ACCELERATORS = ("GPU", "TPU")  # Ray's names
@@ -69,7 +70,9 @@ def of(ray: Any) -> Share:
 
 
 def device(accelerator: str) -> str:
-  """The kind of JAX's default device.
+  """The kind of JAX's default device; of a CPU, the number of its cores.
+
+  Results of CPUs differ in their last bits if XLA divides the work among other numbers of threads.
 
   Args:
     accelerator: what it must be, one of `ACCELERATORS`; "" for anything.
@@ -84,7 +87,7 @@ def device(accelerator: str) -> str:
     raise UserError(
       f"JAX finds no {accelerator}, although Ray does: install JAX for it there, as setup.cfg says"
     )
-  return found.device_kind
+  return f"{workers.cores()} CPU cores" if found.platform == "cpu" else found.device_kind
 
 
 class Kinds:
