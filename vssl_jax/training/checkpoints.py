@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -27,7 +26,7 @@ from vssl_jax import config as config_lib
 from vssl_jax import files, methods
 from vssl_jax.errors import UserError, brief
 from vssl_jax.files import lock
-from vssl_jax.training import mirror
+from vssl_jax.training import mirror, stored
 
 Tree = Any
 FOLDER = "checkpoints"
@@ -62,39 +61,6 @@ _LARGEST = re.compile(
 
 
 _HELD_OUT = "data.held_out_sha256"
-
-
-@jax.jit
-def digest(tree: Tree) -> list[jax.Array]:
-  """A 32-bit digest of each array: the sum of its words times odd position weights, modulo 2^32.
-
-  A change of any single word changes the digest. A swap of two different words changes it in all
-  but one of 2^31 cases. The digest is computed on the array's own devices, with any sharding.
-  """
-
-  def one(x: jax.Array) -> jax.Array:
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-      x = x.astype(jnp.uint8)
-    word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
-    words = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)
-    for axis in range(x.ndim):
-      index = index * x.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    weight = (index * jnp.uint32(2654435761)) | jnp.uint32(1)
-    return jnp.sum(words * weight, dtype=jnp.uint32)
-
-  return [one(x) for x in jax.tree.leaves(tree)]
-
-
-def layout(tree: Tree) -> dict[str, str]:
-  """The dtype and shape of every array, keyed by its path in the tree."""
-  flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-    for path, x in flat
-  }
 
 
 @contextlib.contextmanager
@@ -171,7 +137,7 @@ class Checkpoints:
         # Create folders at once, so that a full or read-only disk fails in `save` and not later.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
-      item_names=("state", "digest"),
+      handler_registry=stored.handlers(),
     )
 
   @property
@@ -191,12 +157,12 @@ class Checkpoints:
       self._mirror.check()
     if step in self._manager.all_steps():
       return
-    digests = [int(x) for x in jax.device_get(digest(state))]
+    digests = [int(x) for x in jax.device_get(stored.digest(state))]
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        digest=ocp.args.JsonSave({"arrays": digests, "layout": layout(state)}),
+        state=ocp.args.PyTreeSave(state),
+        digest=ocp.args.JsonSave({"arrays": digests, "layout": stored.layout(state)}),
       ),
       metrics=dict(metrics or {}),
     )
@@ -287,7 +253,7 @@ class Checkpoints:
     kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
       "digest"
     ]
-    here, there = layout(abstract), kept.get("layout", {})
+    here, there = stored.layout(abstract), kept.get("layout", {})
     for path in sorted({*here, *there} if there else ()):
       if here.get(path) != there.get(path):
         raise UserError(
@@ -297,9 +263,13 @@ class Checkpoints:
         )
     restored = self._manager.restore(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+        )
+      ),
     )
-    found = [int(x) for x in jax.device_get(digest(restored["state"]))]
+    found = [int(x) for x in jax.device_get(stored.digest(restored["state"]))]
     if found != kept["arrays"]:
       raise ValueError("its arrays differ from those that were written")
     return restored["state"]
