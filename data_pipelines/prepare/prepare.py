@@ -138,8 +138,8 @@ def prepare(
       everything = [t for group in tasks.values() for t in group]
       _run(everything, run_tasks, timeout, progress)
       if share:
-        return manifest.build(names, _splits(planned, tasks, videos.notes))
-      return _finish(output, planned, tasks, names, videos.notes)
+        return manifest.build(names, _splits(planned, tasks, videos))
+      return _finish(output, planned, tasks, names, videos)
   except OSError as error:
     raise UserError(
       f"{error.filename or output}: {error.strerror or error}: fix this and run the same command "
@@ -181,8 +181,9 @@ def _list(
   if split_column or root:
     flag = "split_column" if split_column else "root"
     raise UserError(f"{path} is not a CSV file: {flag} needs a CSV")
-  videos = video_list.from_folder(path, split=split, flat=flat)
-  return split_lists.apply(videos, split_list) if split_list else videos
+  if split_list:  # they say what the folders say, and more
+    return split_lists.apply(video_list.unsorted(path), split_list)
+  return video_list.from_folder(path, split=split, flat=flat)
 
 
 def _run(
@@ -238,17 +239,17 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
   return result["counts"]["unreadable"]
 
 
-def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
+def _finish(output, planned, tasks, names, videos) -> dict[str, Any]:
   """Writes the offset indices and the manifest; other splits in the manifest are kept."""
   splits = (manifest.read(output) or {"splits": {}})["splits"]
   for name, group in tasks.items():
     index.write(index.build([task.path for task in group]), index.path_of(output, name))
-  built = manifest.build(names, splits | _splits(planned, tasks, notes))
+  built = manifest.build(names, splits | _splits(planned, tasks, videos))
   manifest.write_json(output / manifest.MANIFEST, built)
   return built
 
 
-def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
+def _splits(planned, tasks, videos) -> dict[str, dict[str, Any]]:
   """What the manifest has of each split, from the results of its shards."""
   splits = {}
   for job in planned:
@@ -258,7 +259,8 @@ def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
       "settings": dataclasses.asdict(job.settings),
-      "notes": list(notes),
+      "notes": list(videos.notes),
+      "left_out": videos.left_out,
       "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
     }
   return splits
@@ -348,7 +350,7 @@ def parser() -> arguments.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prepares, and prints what was written; 3 where videos could not be read."""
+  """Prepares, and prints what was written; 3 where videos could not be read or are in no list."""
   try:
     result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
@@ -363,7 +365,13 @@ def run(args: argparse.Namespace) -> int:
     print(files.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
-  return 3 if unreadable else 0
+  # Each split has the number of the run that wrote it.
+  left_out = max((split.get("left_out", 0) for split in result["splits"].values()), default=0)
+  if left_out:
+    print(
+      f"  left out: {left_out} videos of the folder that are in no list, see {manifest.MANIFEST}"
+    )
+  return 3 if unreadable or left_out else 0
 
 
 former.callable_module(__name__, "prepare")
