@@ -35,12 +35,14 @@ class Found:
     paths: paths of the videos relative to the folder, with forward slashes, sorted.
     notes: one line for each kind of file that was left out.
     sizes: size of each video in bytes, by path, if listing the files has told it.
+    lost: the note on folders that cannot be listed, so that their videos are missing; else "".
   """
 
   root: pathlib.Path
   paths: tuple[str, ...]
   notes: tuple[str, ...]
   sizes: Mapping[str, int]
+  lost: str = ""
 
   def files(self) -> list[pathlib.Path]:
     """Path of each video, or its address; one that only looks like an address is made absolute."""
@@ -62,16 +64,18 @@ def find(folder: str | os.PathLike | pathlib.Path) -> Found:
   if not files.is_remote(root) and files.is_address(root):
     root = pathlib.Path(os.path.abspath(root))  # a folder named `gs:`
   names, sizes, closed = _in_bucket(root) if files.is_remote(root) else _on_disk(root)
-  notes = [f"{counted(closed, 'folder')} cannot be read: {few(closed)}"] if closed else []
+  lost = f"{counted(closed, 'folder')} cannot be read: {few(closed)}" if closed else ""
+  notes = [lost] if lost else []
   ignored = collections.Counter(e for e in map(_extension, names) if e not in EXTENSIONS)
   if ignored:
     kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
     notes.append(f"files left out because their extension is not of a video: {kinds}")
   paths = tuple(sorted(name for name in names if _extension(name) in EXTENSIONS))
   if not paths:
-    more = f"; {notes[0]}" if closed else ""
+    more = lost and f"; {lost}"
     raise UserError(f"{folder}: contains no videos (no file named *.mp4, *.avi, *.mkv, …){more}")
-  return Found(root, paths, tuple(notes), {path: sizes[path] for path in paths if path in sizes})
+  known = {path: sizes[path] for path in paths if path in sizes}
+  return Found(root, paths, tuple(notes), known, lost)
 
 
 def few(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -218,6 +219,8 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
     found = finding.find(folder)
   except UserError as error:
     raise UserError(f"{flag}: {error}.") from None
+  if found.lost:
+    print(f"note: {files.printable(found.lost)}", file=sys.stderr, flush=True)
   by_name: dict[str, pathlib.Path] = {}
   for path in found.files():
     if path.stem in by_name:

@@ -73,7 +73,7 @@ def test_folders_that_cannot_be_listed_are_noted(folder, monkeypatch):
   monkeypatch.setattr(os, "scandir", scandir)
   found = finding.find(folder)
   assert "a/deep/1.avi" not in found.paths
-  assert found.notes[0] == f"1 folder cannot be read: {folder / 'a' / 'deep'}"
+  assert found.notes[0] == found.lost == f"1 folder cannot be read: {folder / 'a' / 'deep'}"
 
 
 def test_nothing_to_find(tmp_path):
