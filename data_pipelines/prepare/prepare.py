@@ -1,7 +1,8 @@
 """Converts videos to sharded TFRecords: `vssl prepare INPUT OUTPUT`.
 
-INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
-line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
+INPUT is a folder of class folders, a flat folder of videos without labels, folders of splits with
+either in them, or a CSV with a header line (`path,label[,start,end][,split…]`, or DMVR's
+`video_path,start,end[,label][,caption]`).
 OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
 `labels.txt` and `manifest.json`. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
 If a run is interrupted, run the same command again: it continues with the unfinished shards.
@@ -76,9 +77,9 @@ def prepare(
     output: folder for the records, created if missing.
     split: name of the split if no column, list or folder gives one.
     split_column: CSV column with each video's split; videos with an empty value are left out.
-    split_list: official UCF101 or HMDB51 lists of one split, for a folder.
+    split_list: official UCF101 or HMDB51 lists of one split, for a folder of any layout.
     root: folder that the CSV's relative paths start from; by default the folder of the CSV.
-    flat: take all videos of a folder, at any depth, as unlabeled.
+    flat: take all videos of a folder, at any depth, as unlabeled and of one split.
     labels: text file with one class name per line, in the order of the class indices; by default
       the names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
     fps: frames per second to store, sampled by time stamps; 0 keeps each video's own frames.
@@ -104,7 +105,8 @@ def prepare(
 
   Returns:
     The manifest, as written to `manifest.json`. With `part`, no manifest is written, and this is
-    what it would have of the part's shards.
+    what it would have of the part's shards. A split's `left_out` is the number of videos of the
+    folder that are in no list.
 
   Raises:
     UserError: bad arguments or lists, `output` has records of other settings or videos, or the
@@ -293,7 +295,7 @@ def parser() -> arguments.Parser:
     metavar="DIR",
     help="folder that relative paths in the CSV start from (default: the CSV's)",
   )
-  add("--flat", action="store_true", help="take all videos of a folder as unlabeled")
+  add("--flat", action="store_true", help="take all videos of a folder as unlabeled, of one split")
   add(
     "--labels",
     metavar="FILE",

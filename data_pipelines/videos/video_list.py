@@ -288,4 +288,9 @@ def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str])
   if alike := _alike(labels):
     shown = [" and ".join(map(repr, group)) for group in alike]
     notes = [*notes, f"labels that differ only by capitals are different classes: {few(shown)}"]
+  if "-1" in labels:
+    notes = [
+      *notes,
+      "label -1 is a class like any other; leave the label of unlabeled videos empty",
+    ]
   return VideoList(root=root, entries=tuple(entries), labels=labels, notes=tuple(notes))

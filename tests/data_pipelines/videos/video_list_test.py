@@ -152,6 +152,14 @@ def test_columns_that_are_not_read_are_named(tmp_path):
   assert found.notes == ("columns that are not read: lable",)
 
 
+def test_a_label_that_looks_unlabeled_is_noted(tmp_path):
+  found = video_list.from_csv(csv(tmp_path, "path,label\na,-1\nb,3\n"))
+  assert found.labels == ("-1", "3")
+  assert found.notes == (
+    "label -1 is a class like any other; leave the label of unlabeled videos empty",
+  )
+
+
 def test_a_path_with_a_colon_is_no_address(tmp_path):
   touch(tmp_path, "cam:/1.mp4")
   found = video_list.from_csv(csv(tmp_path, "path\ncam:/1.mp4\ngs://bucket/2.mp4\n"))
