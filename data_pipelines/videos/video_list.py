@@ -193,11 +193,13 @@ def _entry(
   end = _seconds(where, "end", row.get("end"), math.inf)
   if end <= start:
     raise UserError(f"{where}: end ({end:g} s) is not after start ({start:g} s)")
-  _check_label(f"{where}, field 'label'", row.get("label", ""))
+  label = row.get("label", "")
+  if not label.isprintable():  # quick; also false for characters that a label may have
+    _check_label(f"{where}, field 'label'", label)
   return Entry(
     path=row[column],
     split=row[split_column] if split_column else split,
-    label=row.get("label", ""),
+    label=label,
     start=start,
     end=end,
     caption=row.get("caption", ""),
@@ -244,9 +246,12 @@ def _check_addresses(
 
 def _repeated(entries: Sequence[Entry], lines: Sequence[int]) -> list[str]:
   """Notes on videos that are listed more than once with the same span."""
+  spans = [(_same(entry.path), entry.start, entry.end) for entry in entries]
+  count = collections.Counter(spans)
   rows, names = collections.defaultdict(list), collections.defaultdict(set)
-  for entry, line in zip(entries, lines, strict=True):
-    span = _same(entry.path), entry.start, entry.end
+  for span, entry, line in zip(spans, entries, lines, strict=True):
+    if count[span] < 2:
+      continue
     rows[span, entry.split].append(str(line))
     names[span].add(entry.label)
   twice = [f"{k[0][0]} (lines {' and '.join(n[:3])})" for k, n in rows.items() if len(n) > 1]

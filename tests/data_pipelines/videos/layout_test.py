@@ -140,6 +140,7 @@ AMBIGUOUS = {
   "the name of a data set": ["walk/1.mp4", "run/2.mp4", "UCF_mine_test/3.mp4"],
   "one folder alone": ["foo_train/1.mp4"],
   "each class with its test": ["walk/1.mp4", "walk_test/2.mp4", "test_run/3.mp4", "run/4.mp4"],
+  "one class with its test": ["walk/1.mp4", "test_walk/2.mp4", "run/3.mp4"],
   "two folders of a split": ["train/1.mp4", "Train/2.mp4"],
   "parts of a split": ["train_part1/1.mp4", "train_part2/2.mp4", "val/3.mp4"],
   "official splits side by side": ["train1/a/1.mp4", "test1/a/2.mp4", "train2/a/3.mp4"],
