@@ -118,6 +118,10 @@ def from_folder(
       Entry(path, split=place.split or split, label=place.label)
       for path, place in zip(found.paths, places, strict=True)
     ]
+  own = layout.parse(found.root.name)
+  other = found.root.name.isalpha() and not own.rest and own.split not in ("", split)
+  if other and {entry.split for entry in entries} == {split}:
+    notes.append(f"--split: the videos of {found.root.name} become split {split!r}")
   for label in sorted({entry.label for entry in entries}):
     _check_label(f"{folder}, class folder", label)
   return dataclasses.replace(_checked(found.root, entries, notes), sizes=found.sizes)

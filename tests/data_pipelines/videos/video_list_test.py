@@ -70,6 +70,15 @@ def test_folders_of_splits_are_no_classes(tmp_path):
   assert not listed.notes
 
 
+def test_a_folder_of_one_split_is_told(tmp_path):
+  touch(tmp_path, "Val/a/1.mp4", "train/b/2.mp4")
+  found = video_list.from_folder(tmp_path / "Val")
+  assert [(e.split, e.label) for e in found.entries] == [("train", "a")]
+  assert found.notes == ("--split: the videos of Val become split 'train'",)
+  assert not video_list.from_folder(tmp_path / "Val", split="val").notes
+  assert not video_list.from_folder(tmp_path / "train").notes
+
+
 def test_ambiguous_folders_need_flat(tmp_path):
   touch(tmp_path, "walk/1.mp4", "run/2.mp4", "test/3.mp4")
   with pytest.raises(UserError, match=r"test is named like a split, but not run, walk beside it"):
