@@ -235,6 +235,58 @@ def generator(seed: int, epoch: int, video: int = 0, purpose: int = 0) -> np.ran
   return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
+def check_labels(label: Any, count: int, names: Sequence[str], where: str) -> np.ndarray:
+  """Checks class indices, so that a wrong one stops here and not in a probe that looks up its name.
+
+  Args:
+    label: one integer per video `[V]`, −1 if unknown, or one row of C values per video `[V, C]`.
+    count: V.
+    names: the classes; () if their number is unknown.
+    where: file and field, for errors.
+
+  Returns:
+    The labels as an array; whole numbers in floats become integers.
+
+  Raises:
+    UserError: they are no numbers, their number is not V, or one is out of range.
+  """
+  label = np.asarray(label)
+  if label.ndim not in (1, 2) or len(label) != count:
+    raise UserError(
+      f"{where}: {len(label) if label.ndim else 1} labels of shape {list(label.shape)} for {count} "
+      "videos; give one per video."
+    )
+  if label.dtype.kind not in "biuf":
+    raise UserError(f"{where}: labels must be class indices, not {label.dtype}.")
+  if label.ndim == 2:
+    if names and label.shape[1] != len(names):
+      raise UserError(f"{where}: rows of {label.shape[1]} values for {len(names)} classes.")
+    return label
+  if label.dtype.kind == "f":
+    if bad := [x for x in label.tolist() if not float(x).is_integer()]:
+      raise UserError(f"{where}: label {bad[0]} is no class index.")
+    label = label.astype(np.int64)
+  highest = len(names) if names else 1 << 31
+  if wrong := np.flatnonzero((label < -1) | (label >= highest)).tolist():
+    known = (
+      f"the {len(names)} class names end at {len(names) - 1}" if names else "it is out of range"
+    )
+    raise UserError(
+      f"{where}: video {wrong[0]} has label {label[wrong[0]]}, but {known}; -1 is for unknown. "
+      "Add the missing names or correct the label."
+    )
+  return label
+
+
+def occurring(source: Any) -> frozenset[int] | None:
+  """The class indices that some video of a source has; None if only reading all videos would tell.
+
+  A source says it with a method `occurring`, which it need not have.
+  """
+  tell = getattr(source, "occurring", None)
+  return None if tell is None else tell()
+
+
 class NumpySource:
   """Base class of sources that make their examples with NumPy, one at a time; it makes batches.
 

@@ -52,6 +52,11 @@ class Store(Protocol):
     ...
 
   @property
+  def classes(self) -> frozenset[int] | None:
+    """Class indices that some video has; None if only reading all videos would tell."""
+    ...
+
+  @property
   def fingerprint(self) -> str:
     """Digest of the videos; see `source.Source`."""
     ...
@@ -129,6 +134,10 @@ class ClipSource:
     """See `source.Source`."""
     return self._store.fingerprint
 
+  def occurring(self) -> frozenset[int] | None:
+    """See `source.occurring`."""
+    return self._store.classes if len(self.ids) == len(self._store) else None
+
   def only(self, videos: Sequence[int] | np.ndarray) -> Self:
     """See `source.Source`."""
     few = copy.copy(self)
@@ -149,6 +158,7 @@ class ClipSource:
         raise self._explained(e, step) from None
       self._store.check()
       self._check_train(batch)
+      self._check_labels(batch)
       yield _public(batch)
 
   def _train_dataset(self, start: int, *, strict: bool) -> tf.data.Dataset:
@@ -218,6 +228,7 @@ class ClipSource:
         self._store.check()
         for video in batch["wanted"][batch["failed"] > 0]:
           self._warn(int(video), "left out of the evaluation")
+        self._check_labels(batch)
         yield _public(batch)
     except tf.errors.OpError as e:
       raise self._user_error(e) from None
@@ -268,6 +279,16 @@ class ClipSource:
     for wanted, failed in zip(batch["wanted"], batch["failed"], strict=True):
       for i in range(int(failed)):
         self._warn((int(wanted) + i) % self.num_videos, "the next video replaces it")
+
+  def _check_labels(self, batch: source.Batch) -> None:
+    """Stops at a label without a name, of records whose labels could not be checked before."""
+    label, names = batch["label"], self.label_names
+    if names and (label >= len(names)).any():
+      row = int(np.argmax(label >= len(names)))
+      raise UserError(
+        f"{self.describe(int(batch['video'][row]))}: has label {label[row]}, but there are "
+        f"{len(names)} class names: add the missing names, or prepare the data again."
+      )
 
   def _warn(self, video: int, consequence: str) -> None:
     self.unreadable += 1

@@ -1,7 +1,8 @@
 """Converts videos to sharded TFRecords: `vssl prepare INPUT OUTPUT`.
 
-INPUT is a folder of class folders, a flat folder of videos without labels, or a CSV with a header
-line (`path,label[,start,end][,split…]`, or DMVR's `video_path,start,end[,label][,caption]`).
+INPUT is a folder of class folders, a flat folder of videos without labels, folders of splits with
+either in them, or a CSV with a header line (`path,label[,start,end][,split…]`, or DMVR's
+`video_path,start,end[,label][,caption]`).
 OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
 `labels.txt` and `manifest.json`. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
 If a run is interrupted, run the same command again: it continues with the unfinished shards.
@@ -76,9 +77,9 @@ def prepare(
     output: folder for the records, created if missing.
     split: name of the split if no column, list or folder gives one.
     split_column: CSV column with each video's split; videos with an empty value are left out.
-    split_list: official UCF101 or HMDB51 lists of one split, for a folder.
+    split_list: official UCF101 or HMDB51 lists of one split, for a folder of any layout.
     root: folder that the CSV's relative paths start from; by default the folder of the CSV.
-    flat: take all videos of a folder, at any depth, as unlabeled.
+    flat: take all videos of a folder, at any depth, as unlabeled and of one split.
     labels: text file with one class name per line, in the order of the class indices; by default
       the names in OUTPUT's `labels.txt` from an earlier run, else all names sorted.
     fps: frames per second to store, sampled by time stamps; 0 keeps each video's own frames.
@@ -104,7 +105,8 @@ def prepare(
 
   Returns:
     The manifest, as written to `manifest.json`. With `part`, no manifest is written, and this is
-    what it would have of the part's shards.
+    what it would have of the part's shards. A split's `left_out` is the number of videos of the
+    folder that are in no list.
 
   Raises:
     UserError: bad arguments or lists, `output` has records of other settings or videos, or the
@@ -138,8 +140,8 @@ def prepare(
       everything = [t for group in tasks.values() for t in group]
       _run(everything, run_tasks, timeout, progress)
       if share:
-        return manifest.build(names, _splits(planned, tasks, videos.notes))
-      return _finish(output, planned, tasks, names, videos.notes)
+        return manifest.build(names, _splits(planned, tasks, videos))
+      return _finish(output, planned, tasks, names, videos)
   except OSError as error:
     raise UserError(
       f"{error.filename or output}: {error.strerror or error}: fix this and run the same command "
@@ -181,8 +183,9 @@ def _list(
   if split_column or root:
     flag = "split_column" if split_column else "root"
     raise UserError(f"{path} is not a CSV file: {flag} needs a CSV")
-  videos = video_list.from_folder(path, split=split, flat=flat)
-  return split_lists.apply(videos, split_list) if split_list else videos
+  if split_list:  # they say what the folders say, and more
+    return split_lists.apply(video_list.unsorted(path), split_list)
+  return video_list.from_folder(path, split=split, flat=flat)
 
 
 def _run(
@@ -238,17 +241,17 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
   return result["counts"]["unreadable"]
 
 
-def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
+def _finish(output, planned, tasks, names, videos) -> dict[str, Any]:
   """Writes the offset indices and the manifest; other splits in the manifest are kept."""
   splits = (manifest.read(output) or {"splits": {}})["splits"]
   for name, group in tasks.items():
     index.write(index.build([task.path for task in group]), index.path_of(output, name))
-  built = manifest.build(names, splits | _splits(planned, tasks, notes))
+  built = manifest.build(names, splits | _splits(planned, tasks, videos))
   manifest.write_json(output / manifest.MANIFEST, built)
   return built
 
 
-def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
+def _splits(planned, tasks, videos) -> dict[str, dict[str, Any]]:
   """What the manifest has of each split, from the results of its shards."""
   splits = {}
   for job in planned:
@@ -258,7 +261,8 @@ def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
       "settings": dataclasses.asdict(job.settings),
-      "notes": list(notes),
+      "notes": list(videos.notes),
+      "left_out": videos.left_out,
       "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
     }
   return splits
@@ -291,7 +295,7 @@ def parser() -> arguments.Parser:
     metavar="DIR",
     help="folder that relative paths in the CSV start from (default: the CSV's)",
   )
-  add("--flat", action="store_true", help="take all videos of a folder as unlabeled")
+  add("--flat", action="store_true", help="take all videos of a folder as unlabeled, of one split")
   add(
     "--labels",
     metavar="FILE",
@@ -348,7 +352,7 @@ def parser() -> arguments.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prepares, and prints what was written; 3 where videos could not be read."""
+  """Prepares, and prints what was written; 3 where videos could not be read or are in no list."""
   try:
     result = prepare(**arguments.given(args), progress=True)
   except shards_lib.UnreadableVideoError as error:
@@ -363,7 +367,13 @@ def run(args: argparse.Namespace) -> int:
     print(files.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
-  return 3 if unreadable else 0
+  # Each split has the number of the run that wrote it.
+  left_out = max((split.get("left_out", 0) for split in result["splits"].values()), default=0)
+  if left_out:
+    print(
+      f"  left out: {left_out} videos of the folder that are in no list, see {manifest.MANIFEST}"
+    )
+  return 3 if unreadable or left_out else 0
 
 
 former.callable_module(__name__, "prepare")

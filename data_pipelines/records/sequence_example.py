@@ -128,6 +128,21 @@ def filename_of(head: bytes) -> str | None:
     `video/filename` ("" if the record has none). None if `head` does not contain the whole
     context, or it is damaged; then read more bytes, or decode the record.
   """
+  context = _context_of(head)
+  return None if context is None else _text(context, FILENAME)
+
+
+def label_of(head: bytes) -> int:
+  """Reads the class index from the first bytes of a record, as `filename_of` reads the name.
+
+  Returns:
+    `clip/label/index`; −1 if the record has none, or `head` does not contain the whole context.
+  """
+  value = _first(_context_of(head) or {}, LABEL_INDEX, -1)
+  return int(value) if isinstance(value, int | float) else -1
+
+
+def _context_of(head: bytes) -> dict[str, list] | None:
   length, start = 0, 1
   if head[:1] != _CONTEXT_TAG:
     return None
@@ -146,7 +161,7 @@ def filename_of(head: bytes) -> str | None:
     message.ParseFromString(head[:end])
   except Exception:  # damaged; protobuf's runtimes raise exceptions of different classes
     return None
-  return _text({k: _values(v) for k, v in message.context.feature.items()}, FILENAME)
+  return {k: _values(v) for k, v in message.context.feature.items()}
 
 
 def fps_of(context: Mapping[str, Any], num_frames: int) -> float:

@@ -98,7 +98,12 @@ class DmvrSource:
     offset = features.get("offset", np.full((count, data.clips), -1))
     return {
       "clips": image.reshape(*clips_shape, *image.shape[-3:]),
-      "label": _labels(features.get(LABEL), count),
+      "label": source.check_labels(
+        _labels(features.get(LABEL), count),
+        count,
+        self.label_names,
+        f"config.data.name={data.name}: the factory's {LABEL!r}",
+      ),
       "video": np.full(count, -1, np.int64),
       "offset": np.asarray(offset, np.int32),
     }

@@ -7,8 +7,8 @@
   `label_names`;
 * a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array named
   `features`. `labels.csv` (`path,label[,split]`) lists the files to use. Without it, all files in
-  the sub-folder named like the split are used, or all files if there is no such sub-folder; their
-  labels are the names of the class folders.
+  the sub-folder named like the split are used, or all files if no sub-folder is named like a split
+  (`data_pipelines.videos.layout`); their labels are the names of the class folders.
 
 Every sequence becomes `data.frames` = T frames long. A shorter one is padded, and `mask` is False
 there. A longer one is divided into T equal segments, and one frame is taken from each: a random
@@ -17,7 +17,6 @@ frame in training, else the middle one.
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.records import fingerprint as fingerprint_lib
-from data_pipelines.source import Example, NumpySource
+from data_pipelines.source import Example, NumpySource, check_labels
+from data_pipelines.videos import csv_table, layout
 from vssl_jax.errors import UserError
 from vssl_jax.files import local
 
@@ -64,12 +64,14 @@ class FeatureSource(NumpySource):
       raise UserError(f"config.data.frames: {data.frames} frames per sequence; give at least 1.")
     self.label_names = tuple(label_names)
     self._frames, self._sequences = data.frames, sequences
-    self._labels = np.full(len(sequences), -1) if labels is None else np.asarray(labels)
-    if len(self._labels) != len(sequences):
-      raise UserError(
-        f"labels: {len(self._labels)} labels for {len(sequences)} feature sequences; give one per "
-        "sequence."
-      )
+    where = f"{data.path}: labels" if data.path else "labels"
+    labels = np.full(len(sequences), -1) if labels is None else labels
+    self._labels = check_labels(labels, len(sequences), self.label_names, where)
+
+  def occurring(self) -> frozenset[int] | None:
+    """See `source.occurring`."""
+    own = self._labels[self.ids]
+    return frozenset(own[own >= 0].tolist()) if own.ndim == 1 else None
 
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """One sequence, with a random frame from each segment."""
@@ -136,7 +138,7 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
   label = arrays.get("label")
   return (
     [arrays["features"][i, : lengths[i]] for i in rows],
-    None if label is None else label[rows],
+    None if label is None else check_labels(label, count, (), f"{path}: 'label'")[rows],
     tuple(str(n) for n in arrays.get("label_names", ())),
     fingerprint_lib.of_npz(path, split),
   )
@@ -145,27 +147,54 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
 def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
   table = path / "labels.csv"
   if table.exists():
-    with table.open(newline="", encoding="utf-8") as f:
-      rows = list(csv.DictReader(f))
+    listed = csv_table.read(table, ("path", "label", "split"))
+    rows = [row for _, row in listed.rows]
     if rows and not {"path", "label"} <= rows[0].keys():
-      raise UserError(f"{table}: needs columns 'path' and 'label', has {list(rows[0])}.")
+      raise UserError(f"{table}: needs columns 'path' and 'label', has {list(listed.columns)}.")
     classes = [r["label"] for r in rows]
     chosen = [r for r in rows if r.get("split", split) == split]
     files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
   else:
-    root = path / split if (path / split).is_dir() else path
-    files = sorted(f for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
-    texts = [f.parent.name if f.parent != root else "" for f in files]
+    root = _split_folder(path, split)
+    inside = sorted(f.relative_to(root) for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
+    inside = [f for f in inside if not any(part.startswith(".") for part in f.parts)]
+    files, texts = (
+      [root / f for f in inside],
+      [f.parts[0] if len(f.parts) > 1 else "" for f in inside],
+    )
     # Classes of all splits, so that a class has the same index even if a split lacks some classes.
     roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
     classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
+    classes = [name for name in classes if not name.startswith(".")]
   names = tuple(sorted({c for c in classes if c}))
-  if names and all(c.isdigit() for c in names):
+  if names and all(c.isdecimal() for c in names):
     labels, names = [int(t) if t else -1 for t in texts], ()
   else:
     labels = [names.index(t) if t else -1 for t in texts]
   mark = fingerprint_lib.of_files(files, path, labels)
   return [_reader(f) for f in files], np.array(labels), names, mark
+
+
+def _split_folder(path: pathlib.Path, split: str) -> pathlib.Path:
+  """The sub-folder of a split, whatever its capitals, or the folder itself if it has no splits.
+
+  Raises:
+    UserError: the sub-folders are other splits, or it is not clear which one is meant.
+  """
+  if (path / split).is_dir():
+    return path / split
+  parsed = {d: layout.parse(d.name) for d in sorted(path.iterdir()) if d.is_dir()}
+  splits = {d: name.split for d, name in parsed.items() if name.split and not name.rest}
+  if not splits:
+    return path
+  same = [d for d, name in splits.items() if name == (layout.parse(split).split or split)]
+  if len(same) != 1:
+    names = ", ".join(sorted(d.name for d in same or splits))
+    raise UserError(
+      f"{path}: no folder of split {split!r}; it has {names}: rename a folder, or set "
+      "config.data.train_split and config.data.eval_split."
+    )
+  return same[0]
 
 
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:

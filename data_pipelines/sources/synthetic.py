@@ -46,6 +46,10 @@ class SyntheticSource(NumpySource):
     self._data = data
     self._interval = sampler.from_config(data.interval, data.clips)
 
+  def occurring(self) -> frozenset[int]:
+    """See `source.occurring`."""
+    return frozenset((self.ids % self._data.synthetic.classes).tolist())
+
   def train_example(self, video: int, rng: np.random.Generator) -> Example:
     """R clips of one video, each with its own crop."""
     data, length = self._data, self._data.synthetic.length

@@ -80,7 +80,7 @@ class TfdsStore:
     facts = builder.info.full_name, split, len(self._records)
     self.fingerprint = fingerprint.of(*facts, lengths, ends, self.label_names)
     first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
-    self.reads_ahead = 0
+    self.reads_ahead, self.classes = 0, None
     self.codec = steps.JPEG if first[:2] == b"\xff\xd8" else steps.PNG
 
   def __len__(self) -> int:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
-from data_pipelines.records import fingerprint, index, manifest, tfrecord
+from data_pipelines.records import fingerprint, index, labels, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -106,7 +106,9 @@ class RecordStore:
     self._reader = RecordReader(self._index)
     if any(map(files.is_address, self._index.files)):
       self.reads_ahead = _AHEAD
-    self.label_names = tuple(map(files.printable, manifest.read_labels(folder)))
+    names = manifest.read_labels(folder)
+    self.classes = labels.occurring(folder, split, self._index, names)
+    self.label_names = tuple(map(files.printable, names))
 
   def __len__(self) -> int:
     return len(self._index)

@@ -195,7 +195,7 @@ class _Source:
   """
 
   def __init__(self, path: str | os.PathLike, start: float):
-    self._path = os.fspath(path)
+    self._path = os.path.abspath(path)  # FFmpeg takes `12:30.mp4` for an address
     self._seek_to = start - _SEEK_MARGIN if start > _SEEK_FROM else 0.0
     self._count, self._first, self._last = 0, 0.0, 0.0
     self._declared_frames = 0

@@ -12,8 +12,10 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 
+from data_pipelines.videos.finding import counted, few
 from data_pipelines.videos.video_list import Entry, VideoList, sort_labels
 from vssl_jax import files as files_lib
 from vssl_jax.errors import UserError
@@ -23,66 +25,168 @@ _HMDB = re.compile(r"(?P<label>.+)_test_split(?P<number>\d)\.txt")
 _HMDB_SPLITS = {"0": "", "1": "train", "2": "test"}
 
 
+_Key = tuple[str, str]  # class, and file name without extension, as published
+
+
+def _fold(name: str) -> str:
+  """A name without capitals, and with one form of accents."""
+  return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _fold_class(name: str) -> str:
+  """As `_fold`, without separators: copies of a data set have `Brush Hair` for `brush_hair`."""
+  return re.sub(r"[\s_-]+", "", _fold(name))
+
+
 @dataclasses.dataclass
 class _Lists:
-  """Content of the list files; a video is identified by (class, file name without extension)."""
+  """Content of the list files."""
 
-  splits: dict[tuple[str, str], str]  # video -> split; "" for neither
-  names: dict[tuple[str, str], str]  # video -> file name as published
+  splits: dict[_Key, str]  # video -> split; "" for neither
+  names: dict[_Key, str]  # video -> file name as published
   numbers: dict[str, int]  # class -> published number
+
+  def index(self) -> _Index:
+    """Tables to look up videos."""
+    index = _Index({}, {}, {})
+    for key in self.splits:
+      label, stem = key
+      index.classes.setdefault(_fold_class(label), set()).add(label)
+      index.labels.setdefault(_fold(stem), set()).add(label)
+      index.keys.setdefault((label, _fold(stem)), set()).add(key)
+    return index
+
+
+@dataclasses.dataclass
+class _Index:
+  """Looks up the videos of the lists, whatever the capitals."""
+
+  classes: dict[str, set[str]]  # folded class -> classes
+  labels: dict[str, set[str]]  # folded name -> classes with such a video
+  keys: dict[_Key, set[_Key]]  # class, folded name -> videos
+
+  def of(self, folders: Sequence[str]) -> set[str]:
+    """The classes that folders are named after."""
+    found: set[str] = set()
+    for folder in folders:
+      same = self.classes.get(_fold_class(folder), set())
+      found |= same & {folder} or same
+    return found
+
+  def video(self, labels: Collection[str], stem: str) -> set[_Key]:
+    """The videos of some classes with a name: those of exactly this name, if there are any."""
+    found = {key for label in labels for key in self.keys.get((label, _fold(stem)), ())}
+    return {key for key in found if key[1] == stem} or found
+
+
+@dataclasses.dataclass
+class _Matches:
+  """Which videos of a folder the lists name."""
+
+  paths: dict[_Key, str]  # listed video -> path
+  twice: list[str]  # paths of further copies
+  unlisted: list[str]  # paths of videos in no list
+  strange: list[str]  # folders of such videos that have the name of no class, beside class folders
 
 
 def apply(videos: VideoList, files: Sequence[str | os.PathLike]) -> VideoList:
   """Assigns the videos of a folder to splits, as published lists say.
 
-  Videos are matched by class folder and file name; in a flat folder, by file name alone.
-  Extensions may differ (re-encoded copies). A class without any video in the folder is left out.
-  If a class is there but one of its listed videos is not, the video stays in the list, so that it
-  is reported as missing. Classes are ordered by their published numbers.
+  A video is matched by a folder that it lies in, at any level, and by its file name; if no folder
+  at all is named like a class, by file name alone. Capitals, separators and extensions may differ
+  (renamed or re-encoded copies). A class without any video in the folder is left out. If a class is
+  there but one of its listed videos is not, the video stays in the list, so that it is reported as
+  missing. Classes are ordered by their published numbers.
 
   Args:
-    videos: the folder's videos, from `video_list.from_folder`.
+    videos: the folder's videos, from `video_list.from_folder`; their labels and splits do not
+      matter.
     files: the lists of ONE split.
 
   Returns:
-    The listed videos with split and label.
+    The listed videos with split and label; its notes name what the lists and the folder do not
+    share, and `left_out` counts the folder's videos that are in no list.
 
   Raises:
-    UserError: a file is not a known list, a line is malformed, a video is in two splits, or no
-      video matches.
+    UserError: a file is not a known list, a line is malformed, a video is in two splits, a file
+      name without a class folder belongs to two classes, or no video matches.
   """
   lists = _read(files)
-  classes = collections.defaultdict(set)
-  for label, stem in lists.splits:
-    classes[stem].add(label)
-  found: dict[tuple[str, str], str] = {}
-  for entry in videos.entries:
-    stem = pathlib.PurePosixPath(entry.path).stem
-    own = {entry.label} if entry.label else classes[stem]
-    found |= {(label, stem): entry.path for label in own}
-  present = {label for label, _ in found} & {label for label, _ in lists.splits}
-  if not present:
+  matches = _match([entry.path for entry in videos.entries], lists)
+  if not matches.paths:
     raise UserError(
       f"{videos.root}: none of its videos is in {files[0]} or the other lists: give the folder "
       "that contains the class folders"
     )
+  present = {label for label, _ in matches.paths}
   listed = {key: split for key, split in sorted(lists.splits.items()) if key[0] in present}
   entries = tuple(
-    Entry(found.get(key, f"{key[0]}/{lists.names[key]}"), split=split, label=key[0])
+    Entry(matches.paths.get(key, f"{key[0]}/{lists.names[key]}"), split=split, label=key[0])
     for key, split in listed.items()
     if split
   )
-  absent = {label for label, _ in lists.splits} - present
-  counts = {
-    f"of the lists' {len(absent | present)} classes are not in the folder": len(absent),
-    "videos are in neither split by the lists": sum(not split for split in listed.values()),
-    "videos of the folder are in no list": len(found.keys() - lists.splits.keys()),
-  }
   labels = sort_labels(present)
   if present <= lists.numbers.keys():
     labels = tuple(sorted(present, key=lists.numbers.__getitem__))
-  notes = (*videos.notes, *(f"{count} {text}" for text, count in counts.items() if count))
-  return dataclasses.replace(videos, entries=entries, labels=labels, notes=notes)
+  return dataclasses.replace(
+    videos,
+    entries=entries,
+    labels=labels,
+    notes=(*videos.notes, *_notes(lists, matches, listed)),
+    left_out=len(matches.unlisted) + len(matches.twice),
+  )
+
+
+def _match(paths: Sequence[str], lists: _Lists) -> _Matches:
+  """Finds the listed video that each file is."""
+  index = lists.index()
+  found: dict[_Key, list[str]] = collections.defaultdict(list)
+  unlisted, strange = [], set()
+  classes = [index.of(path.split("/")[:-1]) for path in paths]
+  for path, own in zip(paths, classes, strict=True):
+    *folders, name = path.split("/")
+    stem = pathlib.PurePosixPath(name).stem
+    # Where there are class folders, a video in another folder is no video of the same name.
+    keys = index.video(own if any(classes) else index.labels.get(_fold(stem), ()), stem)
+    if len(keys) > 1:
+      both = " and ".join("/".join(key) for key in sorted(keys))
+      raise UserError(f"{path}: may be {both} of the lists: rename it or its folder")
+    for key in keys:
+      found[key].append(path)
+    if not keys:
+      unlisted.append(path)
+      strange |= {folders[-1]} if any(classes) and folders and not own else set()
+  chosen, twice = {}, []
+  for key, same in found.items():
+    chosen[key] = next((p for p in same if p.endswith(f"{key[0]}/{lists.names[key]}")), same[0])
+    twice += [p for p in same if p != chosen[key]]
+  return _Matches(chosen, twice, unlisted, sorted(strange))
+
+
+def _notes(lists: _Lists, matches: _Matches, listed: Mapping[_Key, str]) -> list[str]:
+  """What the lists and the folder do not share: named if it is little, else counted."""
+  classes = {label for label, _ in lists.splits}
+  absent = sorted(classes - {label for label, _ in listed})
+  missing = [k for k, split in listed.items() if split and k not in matches.paths]
+  neither = [k for k, split in listed.items() if not split]
+
+  def named(keys: Sequence[_Key]) -> list[str]:
+    return [f"{key[0]}/{lists.names[key]}" for key in keys]
+
+  texts = []
+  if absent:
+    which = f"{len(absent)} of the lists' {len(classes)} classes"
+    texts.append(f"{which} {'is' if len(absent) == 1 else 'are'} not in the folder: {few(absent)}")
+  for names, noun, what in (
+    (matches.strange, "folder", "named like no class of the lists"),
+    (matches.unlisted, "video", "of the folder in no list"),
+    (matches.twice, "video", "left out, a copy of another"),
+    (named(missing), "video", "of the lists not in the folder"),
+    (named(neither), "video", "in neither split by the lists"),
+  ):
+    if names:
+      texts.append(f"{counted(names, noun)} {what}: {few(names)}")
+  return texts
 
 
 def _read(paths: Sequence[str | os.PathLike]) -> _Lists:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import io
+import decimal
 import math
 import os
 import pathlib
@@ -14,21 +13,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from data_pipelines.videos import csv_table, finding, layout
+from data_pipelines.videos.finding import EXTENSIONS as EXTENSIONS
+from data_pipelines.videos.finding import counted, few
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
-EXTENSIONS = frozenset(
-  f".{extension}"
-  for line in (
-    "3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mjpeg mjpg mkv",
-    "mov mp4 mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv y4m",
-  )
-  for extension in line.split()
-)
-_SPLIT_FOLDERS = frozenset({"train", "val", "valid", "validation", "test"})
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PATH_COLUMNS = ("path", "video_path")
-_HEAD = 1 << 12  # number of first bytes that are checked to see whether a file is text
+_COLUMNS = (*_PATH_COLUMNS, "label", "split", "start", "end", "caption")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +57,7 @@ class VideoList:
     labels: class names; the position of a name is its class index.
     notes: one line for each kind of video or file that was left out, with the reason.
     sizes: size of each file in bytes, by path, if listing the files has told it.
+    left_out: number of videos of the folder that are no entries, though nothing asked for that.
   """
 
   root: pathlib.Path
@@ -70,11 +65,12 @@ class VideoList:
   labels: tuple[str, ...]
   notes: tuple[str, ...] = ()
   sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  left_out: int = 0
 
 
 def locate(root: str | os.PathLike, path: str) -> str:
-  """Path or address of an entry's file."""
-  if files.is_address(path):
+  """Path or address of an entry's file; `cam:/a.mp4`, with one slash, lies in a folder `cam:`."""
+  if files.is_address(path) and "://" in path:
     return path
   if os.path.isabs(path):
     return path
@@ -85,10 +81,10 @@ def locate(root: str | os.PathLike, path: str) -> str:
 
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
-  """The sorted class names without the empty one; by value if every name is a whole number."""
+  """The sorted class names without the empty one; by value if every name is a number."""
   names = set(names) - {""}
-  if all(re.fullmatch(r"\d+", n) for n in names):
-    return tuple(sorted(names, key=lambda n: (int(n), n)))
+  if all(_NUMBER.fullmatch(n) for n in names):
+    return tuple(sorted(names, key=lambda n: (decimal.Decimal(n), n)))
   return tuple(sorted(names))
 
 
@@ -98,45 +94,44 @@ def from_folder(
   """Lists the videos below a folder, by their extensions.
 
   Videos directly in the folder are unlabeled; the label of a video in a sub-folder is the name of
-  the first sub-folder. Sub-folders named train, val, test, … with class folders in them are splits.
+  the first sub-folder. Folders named like splits are splits, at any depth; see `layout`.
 
   Args:
     folder: where to look.
     split: name of the split for videos that no such folder puts in one.
-    flat: take every video at any depth as unlabeled.
+    flat: take every video at any depth as unlabeled, all in one split.
 
   Raises:
-    UserError: the folder does not exist, has no videos, or has videos both directly in it and in
-      sub-folders; or the name of a class folder contains a control character.
+    UserError: the folder does not exist, has no videos, or its sub-folders can be read in more than
+      one way; or the name of a class folder contains a control character.
   """
-  root = files.path(folder)
-  if not root.is_dir():
-    raise UserError(f"{folder}: no such folder or .csv file: give a folder of videos or a CSV")
-  paths, ignored, sizes = _walk_bucket(root) if files.is_remote(root) else _walk(root)
-  if not paths:
-    raise UserError(f"{folder}: contains no videos (no file named *.mp4, *.avi, *.mkv, …)")
-  notes = []
-  if ignored:
-    kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
-    notes.append(f"files left out because their extension is not of a video: {kinds}")
-  parts = [path.split("/") for path in paths]
-  depths = {len(p) for p in parts}
-  if flat or depths == {1}:
-    entries = [Entry(path, split) for path in paths]
-  elif 1 in depths:
-    raise UserError(
-      f"{folder}: videos both directly in the folder and in sub-folders: pass --flat to take all "
-      "videos as unlabeled, or move the videos in the folder itself into class folders"
-    )
-  elif min(depths) > 2 and {p[0] for p in parts} <= _SPLIT_FOLDERS:
-    entries = [Entry(path, split=p[0], label=p[1]) for path, p in zip(paths, parts, strict=True)]
+  found = finding.find(folder)
+  notes = list(found.notes)
+  if flat:
+    entries = [Entry(path, split) for path in found.paths]
+    if named := layout.splits_of(found.paths):
+      notes.append(f"--flat: all videos are of split {split!r}, also those of {', '.join(named)}")
   else:
-    entries = [Entry(path, split, label=p[0]) for path, p in zip(paths, parts, strict=True)]
-    if max(depths) > 2:
-      notes.append("class folders have sub-folders: the first folder below INPUT is the label")
-  for entry in entries:
-    _check_label(f"{folder}, class folder", entry.label)
-  return dataclasses.replace(_checked(root, entries, notes), sizes=sizes)
+    places, more = layout.read(found.paths, str(folder))
+    notes += more
+    entries = [
+      Entry(path, split=place.split or split, label=place.label)
+      for path, place in zip(found.paths, places, strict=True)
+    ]
+  own = layout.parse(found.root.name)
+  other = found.root.name.isalpha() and not own.rest and own.split not in ("", split)
+  if other and {entry.split for entry in entries} == {split}:
+    notes.append(f"--split: the videos of {found.root.name} become split {split!r}")
+  for label in sorted({entry.label for entry in entries}):
+    _check_label(f"{folder}, class folder", label)
+  return dataclasses.replace(_checked(found.root, entries, notes), sizes=found.sizes)
+
+
+def unsorted(folder: str | os.PathLike) -> VideoList:
+  """All videos below a folder, for lists that say their splits and classes; see `finding.find`."""
+  found = finding.find(folder)
+  entries = tuple(map(Entry, found.paths))
+  return VideoList(found.root, entries, (), notes=found.notes, sizes=found.sizes)
 
 
 def from_csv(
@@ -146,7 +141,7 @@ def from_csv(
   split: str = "train",
   split_column: str | None = None,
 ) -> VideoList:
-  """Reads a CSV with a header line.
+  """Reads a CSV with a header line; see `csv_table` for its form.
 
   Columns: `path` (or `video_path`, as in DMVR's generate_from_file.py), and optionally `label`,
   `start` and `end` in seconds, `caption`, and any number of columns with splits.
@@ -164,40 +159,33 @@ def from_csv(
   path = files.path(path)
   if path.suffix.lower() in EXTENSIONS:
     raise UserError(f"{path} is a video: give its folder or a CSV that lists it instead")
-  try:
-    with files.open_read(path) as file:
-      if b"\0" in file.read(_HEAD):
-        raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV")
-      file.seek(0)
-      text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-      reader = csv.DictReader(text, skipinitialspace=True)
-      columns = [(c or "").strip() for c in reader.fieldnames or ()]
-      reader.fieldnames = columns
-      rows = [(reader.line_num, row) for row in reader]
-  except (OSError, csv.Error) as error:
-    raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-  column = next((c for c in _PATH_COLUMNS if c in columns), None)
+  table = csv_table.read(path, _COLUMNS)
+  column = next((c for c in _PATH_COLUMNS if c in table.columns), None)
   if column is None:
     raise UserError(
       f"{path}: its first line must name the columns, including `path` (or `video_path`); it is "
-      f"{','.join(columns)[:80]!r}"
+      f"{','.join(table.columns)[:80]!r}"
     )
-  if split_column is None and "split" in columns:
-    split_column = "split"
-  if split_column is not None and split_column not in columns:
-    raise UserError(f"{path}: no column {split_column!r}; it has {', '.join(columns)}")
-  entries, unused = [], 0
-  for line, row in rows:
-    row = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+  split_column = table.column(split_column or "split", required=split_column is not None)
+  entries, lines, unused = [], [], []
+  for line, row in table.rows:
     entry = _entry(f"{path}, line {line}", row, column, split, split_column)
     if entry.split:
       entries.append(entry)
+      lines.append(line)
     else:
-      unused += 1
-  notes = [f"{unused} videos have no value in column {split_column!r}"] if unused else []
+      unused.append(entry.path)
   if not entries:
     raise UserError(f"{path}: lists no videos; add at least one")
-  return _checked(files.path(root) if root is not None else path.parent, entries, notes)
+  notes = []
+  if unused:
+    notes.append(f"{counted(unused, 'video')} without a split in {split_column!r}: {few(unused)}")
+  unread = [c for c in table.columns if c and c not in (*_COLUMNS[2:], column, split_column)]
+  if unread:
+    notes.append(f"columns that are not read: {few(unread)}")
+  where = files.path(root) if root is not None else path.parent
+  _check_addresses(path, where, entries, lines)
+  return _checked(where, entries, [*notes, *_repeated(entries, lines)])
 
 
 def _entry(
@@ -209,11 +197,13 @@ def _entry(
   end = _seconds(where, "end", row.get("end"), math.inf)
   if end <= start:
     raise UserError(f"{where}: end ({end:g} s) is not after start ({start:g} s)")
-  _check_label(f"{where}, field 'label'", row.get("label", ""))
+  label = row.get("label", "")
+  if not label.isprintable():  # quick; also false for characters that a label may have
+    _check_label(f"{where}, field 'label'", label)
   return Entry(
     path=row[column],
     split=row[split_column] if split_column else split,
-    label=row.get("label", ""),
+    label=label,
     start=start,
     end=end,
     caption=row.get("caption", ""),
@@ -240,44 +230,52 @@ def _seconds(where: str, name: str, text: str | None, default: float) -> float:
   return value
 
 
-_Found = tuple[list[str], collections.Counter[str], dict[str, int]]
+def _same(path: str) -> str:
+  """One spelling for all spellings of a path, such as `./a.mp4` and `a.mp4`."""
+  return path if "://" in path else posixpath.normpath(path)
 
 
-def _walk(root: pathlib.Path) -> _Found:
-  """Finds all videos; returns their sorted relative paths and counts of other extensions."""
-  ignored: collections.Counter[str] = collections.Counter()
-  paths, visited = [], set()
-  for folder, folders, names in os.walk(root, followlinks=True):
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in visited:  # a link to a folder above
-      folders.clear()
+def _check_addresses(
+  path: pathlib.Path, root: pathlib.Path, entries: Sequence[Entry], lines: Sequence[int]
+) -> None:
+  """Stops at `gs:/bucket/a.mp4`, where a slash is missing and no such file exists."""
+  for entry, line in zip(entries, lines, strict=True):
+    bad = files.is_address(entry.path) and "://" not in entry.path
+    if bad and not files.is_remote(root) and not (root / entry.path).exists():
+      raise UserError(
+        f"{path}, line {line}: {entry.path!r} is neither a file in {root} nor an address: write "
+        "addresses as scheme://bucket/name, with two slashes"
+      )
+
+
+def _repeated(entries: Sequence[Entry], lines: Sequence[int]) -> list[str]:
+  """Notes on videos that are listed more than once with the same span."""
+  spans = [(_same(entry.path), entry.start, entry.end) for entry in entries]
+  count = collections.Counter(spans)
+  rows, names = collections.defaultdict(list), collections.defaultdict(set)
+  for span, entry, line in zip(spans, entries, lines, strict=True):
+    if count[span] < 2:
       continue
-    visited.add((status.st_dev, status.st_ino))
-    folders[:] = sorted(f for f in folders if not f.startswith("."))
-    for name in names:
-      extension = os.path.splitext(name)[1].lower()
-      if name.startswith("."):
-        continue
-      if extension in EXTENSIONS:
-        paths.append(pathlib.Path(folder, name).relative_to(root).as_posix())
-      else:
-        ignored[extension] += 1
-  return sorted(paths), ignored, {}
+    rows[span, entry.split].append(str(line))
+    names[span].add(entry.label)
+  twice = [f"{k[0][0]} (lines {' and '.join(n[:3])})" for k, n in rows.items() if len(n) > 1]
+  labels = [
+    f"{k[0]} ({' and '.join(map(repr, sorted(n)))})" for k, n in names.items() if len(n) > 1
+  ]
+  notes = []
+  if twice:
+    notes.append(f"{counted(twice, 'video')} listed more than once: {few(twice)}")
+  if labels:
+    notes.append(f"{counted(labels, 'video')} with more than one label: {few(labels)}")
+  return notes
 
 
-def _walk_bucket(root: pathlib.Path) -> _Found:
-  """As `_walk`; a bucket also tells the sizes of its objects."""
-  ignored: collections.Counter[str] = collections.Counter()
-  sizes = {}
-  for name, size in files.tree(root).items():
-    extension = os.path.splitext(name)[1].lower()
-    if any(part.startswith(".") for part in name.split("/")):
-      continue
-    if extension in EXTENSIONS:
-      sizes[name] = size
-    else:
-      ignored[extension] += 1
-  return sorted(sizes), ignored, sizes
+def _alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+  """Groups of names that differ by capitals, spaces at the ends or the form of accents only."""
+  groups = collections.defaultdict(set)
+  for name in names:
+    groups[unicodedata.normalize("NFKC", name).strip().casefold()].add(name)
+  return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
 def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str]) -> VideoList:
@@ -287,9 +285,21 @@ def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str])
       raise UserError(
         f"split name {entry.split!r} (of {entry.path}): use only letters, digits, '_', '.', '-'"
       )
-    splits[entry.path].add(entry.split)
+    splits[_same(entry.path)].add(entry.split)
+  if alike := _alike({entry.split for entry in entries}):
+    raise UserError(
+      f"split names {' and '.join(map(repr, alike[0]))} differ only by capitals: use one of them"
+    )
   shared = sorted(path for path, names in splits.items() if len(names) > 1)
   if shared:
-    notes = [*notes, f"{len(shared)} videos are in more than one split, the first is {shared[0]}"]
+    notes = [*notes, f"{counted(shared, 'video')} in more than one split: {few(shared)}"]
   labels = sort_labels(e.label for e in entries)
+  if alike := _alike(labels):
+    shown = [" and ".join(map(repr, group)) for group in alike]
+    notes = [*notes, f"labels that differ only by capitals are different classes: {few(shown)}"]
+  if "-1" in labels:
+    notes = [
+      *notes,
+      "label -1 is a class like any other; leave the label of unlabeled videos empty",
+    ]
   return VideoList(root=root, entries=tuple(entries), labels=labels, notes=tuple(notes))

@@ -1,5 +1,6 @@
 """Features of small real videos, a broken one among them: files, manifest, going on, refusals."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.untrimmed import sequences
-from data_pipelines.videos import snippets
+from data_pipelines.videos import finding, snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields
@@ -251,3 +252,36 @@ def test_two_videos_of_one_name(world, capsys):
   shutil.copy(folder / "a.mp4", folder / "deep" / "a.mp4")
   assert run(folder, out) == 2
   assert "have one name" in capsys.readouterr().err
+
+
+def test_which_files_are_videos_is_as_in_prepare(world, monkeypatch):
+  folder, out, _, _ = world
+  (folder / "bad.mp4").unlink()
+  for hidden in ("._a.mp4", ".cache/x.mp4", "deep/._c.mp4"):
+    (folder / hidden).parent.mkdir(exist_ok=True)
+    (folder / hidden).write_bytes(b"no video")
+  (folder / "cam:").mkdir()
+  for name in ("12:30.mp4", "cam:/front.mp4"):  # FFmpeg would take them for addresses
+    shutil.copy(folder / "a.mp4", folder / name)
+  monkeypatch.chdir(folder)
+  assert run(".", out) == 0
+  listed = finding.find(".")
+  assert {p.stem for p in out.glob("*.npy")} == {p.stem for p in listed.files()}
+  for name in ("12:30.npy", "front.npy"):
+    np.testing.assert_array_equal(np.load(out / name), np.load(out / "a.npy"))
+
+
+def test_a_folder_without_videos(world, tmp_path, capsys):
+  (tmp_path / "none").mkdir()
+  assert run(tmp_path / "none", world[1]) == 2
+  assert "--videos: " in (shown := capsys.readouterr().err)
+  assert "contains no videos" in shown
+
+
+def test_folders_that_cannot_be_listed_are_told(world, monkeypatch, capsys):
+  folder, _, _, _ = world
+  real = finding.find
+  found = dataclasses.replace(real(folder), lost="1 folder cannot be read: deep")
+  monkeypatch.setattr(finding, "find", lambda _: found)
+  assert snippet_features.find(folder)
+  assert "note: 1 folder cannot be read: deep" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines.sources import synthetic
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
 from vssl_jax import augment, methods, parallel
@@ -313,6 +314,31 @@ def test_what_the_encoder_was_trained_on_is_told(checkpoint, tmp_path, capsys, m
   assert result["pretraining"]["data"]["split"] == "train"
   assert len(result["notes"]) == 1
   assert "trained on the videos that it is scored on" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["at opening", "from features"])
+def test_a_class_that_training_lacks_is_told(checkpoint, tmp_path, capsys, monkeypatch, known):
+  whole = splits.splits
+
+  def without(config):
+    train, test = whole(config)
+    return [Cached(train.only(range(0, train.num_videos, 2))), test]  # class 0 alone
+
+  monkeypatch.setattr(splits, "splits", without)
+  if not known:
+    monkeypatch.delattr(synthetic.SyntheticSource, "occurring")
+  assert _main(checkpoint, tmp_path, names="knn") == 0
+  note = (
+    "1 class of evaluation split 'test' without any video in training split 'train': direction_1; "
+    "classifiers of training videos get all of these videos wrong"
+  )
+  shown = capsys.readouterr().out
+  assert shown.count(f"synthetic: note: {note}") == 1
+  assert (shown.index(note) < shown.index("[1/1]")) == known
+  assert f"synthetic: {note}" in (tmp_path / "table.md").read_text()
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["notes"] == [f"synthetic: {note}"]
+  assert _results(tmp_path)["knn"]["per_class"]["direction_1"] == 0
 
 
 def test_folders_keep_names_of_their_own(checkpoint, tmp_path):

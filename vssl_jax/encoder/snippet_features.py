@@ -11,13 +11,14 @@ import functools
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.videos import ray_cluster
+from data_pipelines.videos import finding, ray_cluster
 from data_pipelines.videos import workers as workers_lib
 from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import files
@@ -203,7 +204,7 @@ def _write(
 
 
 def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
-  """Videos at any depth, sorted by name.
+  """Videos at any depth, sorted by name; which files are videos is as in `prepare`.
 
   Args:
     folder: where they lie.
@@ -212,22 +213,19 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   Raises:
     UserError: there are none, or two have one name, so their features would have one file.
   """
-  from data_pipelines.videos.video_list import EXTENSIONS
-
   if not folder.is_dir():
     raise UserError(f"{flag}: {folder} is no folder.")
-  if files.is_remote(folder):
-    found = [folder / name for name in files.tree(folder)]
-  else:
-    found = [p for p in folder.rglob("*") if p.is_file()]
-  inside = (p for p in found if p.suffix.lower() in EXTENSIONS)
+  try:
+    found = finding.find(folder)
+  except UserError as error:
+    raise UserError(f"{flag}: {error}.") from None
+  if found.lost:
+    print(f"note: {files.printable(found.lost)}", file=sys.stderr, flush=True)
   by_name: dict[str, pathlib.Path] = {}
-  for path in sorted(inside):
+  for path in found.files():
     if path.stem in by_name:
       raise UserError(f"{flag}: {by_name[path.stem]} and {path} have one name; rename either.")
     by_name[path.stem] = path
-  if not by_name:
-    raise UserError(f"{flag}: {folder} holds no videos ({', '.join(sorted(EXTENSIONS))}).")
   return [by_name[name] for name in sorted(by_name)]
 
 

@@ -253,7 +253,7 @@ def _plan(
   """
   facts = task.facts() | {"format": _FORMAT, "pretraining": before}
   facts["evaluated_sha256"] = _evaluated(facts)
-  facts["notes"] = pretraining.notes(before, facts["data"])
+  facts["notes"] = pretraining.notes(before, facts["data"]) + splits.unseen(task)
   for note in facts["notes"]:
     print(f"{case.name}: note: {note}", flush=True)
   outcome = summary_lib.Outcome(task, facts)
@@ -305,6 +305,11 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
     print(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
     if lost := summary_lib.lost(result):
       print(f"{head}: {lost} videos could not be read: run again to try them again", flush=True)
+  # Now features may have told what some sources do not: the classes of their videos.
+  for note in splits.unseen(task):
+    if note not in outcome.facts["notes"]:
+      outcome.facts["notes"].append(note)
+      print(f"{case.name}: note: {note}", flush=True)
 
 
 def _with_earlier(plan: Plan) -> dict[str, Any]:

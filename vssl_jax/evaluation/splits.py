@@ -1,4 +1,4 @@
-"""Opens the two splits that probes read, and says if the probes cannot run on them."""
+"""Opens the two splits that probes read; says if probes cannot run on them, or lack a class."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines import source as source_lib
 from data_pipelines.source import Source
+from data_pipelines.videos.finding import few
+from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.probes import logistic
+from vssl_jax.evaluation.task import Task
+from vssl_jax.probes import features, logistic
 from vssl_jax.probes.views import Cached
 from vssl_jax.training import sources
 
@@ -41,6 +45,34 @@ def missing(config: ConfigDict, mesh: Mesh) -> str:
   if found[0].num_videos < mesh.size:
     return f"{found[0].num_videos} training videos are fewer than the {mesh.size} devices"
   return ""
+
+
+def unseen(task: Task) -> list[str]:
+  """A note on classes that only the evaluation split has: no classifier can learn them.
+
+  Args:
+    task: its features are used if they are there, else what its sources know without reading.
+
+  Returns:
+    One sentence, or none; also none if the classes of a split are not known yet.
+  """
+  d, names = task.config.data, task.label_names
+  learned = _classes(task.train, vars(task).get("bank"))
+  tested = _classes(task.test, vars(task).get("queries"))
+  if learned is None or tested is None or not (lost := sorted(tested - learned)):
+    return []
+  shown = few([files.printable(names[c]) if c < len(names) else str(c) for c in lost])
+  what = "1 class" if len(lost) == 1 else f"{len(lost)} classes"
+  return [
+    f"{what} of evaluation split {d.eval_split!r} without any video in training split "
+    f"{d.train_split!r}: {shown}; classifiers of training videos get all of these videos wrong"
+  ]
+
+
+def _classes(source: Source, found: features.Features | None) -> frozenset[int] | None:
+  if found is None:
+    return source_lib.occurring(source)
+  return frozenset(found.label[found.label >= 0].tolist())
 
 
 def hold_out(source: Source, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines import source as source_lib
 from vssl_jax import models, results
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.methods.base import Variables
@@ -99,7 +100,7 @@ class Task:
   def _extract(self, source: views_lib.Cached, split: str) -> features.Features:
     progress = self.progress and f"{self.progress}, {split}"
     if self.features_folder is not None:
-      return feature_cache.extract(
+      found = feature_cache.extract(
         self.features_folder,
         self.config,
         self.variables,
@@ -108,18 +109,22 @@ class Task:
         mesh=self.mesh,
         progress=progress,
       )
-    encoder = models.build_encoder(self.config.encoder)
-    return features.extract(
-      views_lib.feature_fn(encoder, self.config),
-      self.variables,
-      views_lib.eval_batches(source, self.config),
-      mesh=self.mesh,
-      average=True,
-      split=split,
-      names=source.video_names,
-      progress=progress,
-      total=source.num_videos,
-    )
+    else:
+      encoder = models.build_encoder(self.config.encoder)
+      found = features.extract(
+        views_lib.feature_fn(encoder, self.config),
+        self.variables,
+        views_lib.eval_batches(source, self.config),
+        mesh=self.mesh,
+        average=True,
+        split=split,
+        names=source.video_names,
+        progress=progress,
+        total=source.num_videos,
+      )
+    # Sources of users may give any number, which would end in an IndexError hours later.
+    source_lib.check_labels(found.label, len(found.label), self.label_names, f"split {split!r}")
+    return found
 
   def facts(self) -> dict[str, Any]:
     """Facts in every result: data, views, network, encoder's hash, feature layer, BN mode."""

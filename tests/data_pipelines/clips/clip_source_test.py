@@ -74,6 +74,31 @@ def damaged(folder, videos, bad):
   return tiny.write(folder, [broken.get(v) or tiny.video(v) for v in range(videos)])
 
 
+def test_a_label_without_a_name_stops_at_its_batch(folder, monkeypatch):
+  """Where the labels cannot be checked at opening, as those of TFDS."""
+  from data_pipelines.records import labels, manifest
+
+  monkeypatch.setattr(labels, "occurring", lambda *_: None)
+  monkeypatch.setattr(manifest, "read_labels", lambda _: ("a", "b"))
+  s = load(folder)
+  assert s.occurring() is None
+  message = r"\(videos/\d\.avi\): has label 2, but there are 2 class names"
+  with pytest.raises(UserError, match=message):
+    take(s.train_batches(), 3)
+  with pytest.raises(UserError, match=message):
+    list(s.eval_batches(4, **VIEWS))
+
+
+def test_classes_are_known_of_whole_splits_alone(folder, monkeypatch):
+  from data_pipelines.records import manifest
+
+  monkeypatch.setattr(manifest, "read_labels", lambda _: ("a", "b", "c"))
+  s = load(folder)
+  assert s.occurring() == {0, 1, 2}
+  assert s.only([0, 1]).occurring() is None
+  assert load(folder, batch_size=2, fraction=0.5).occurring() is None
+
+
 class TestTraining:
   def test_batch_follows_the_contract(self, folder, reference):
     s, batch = load(folder), reference[0]

@@ -173,6 +173,39 @@ def test_official_lists(tmp_path, make_video):
   ]
 
 
+def test_videos_that_no_list_has_are_told(tmp_path, make_video, capsys):
+  for name in ("archery/v_Archery_g08_c01", "archery/new", "Skating/s"):
+    make_video(tmp_path / "ucf" / "train" / f"{name}.avi")
+  (tmp_path / "trainlist01.txt").write_text("Archery/v_Archery_g08_c01.avi 3\n")
+  flags = ("--split_list", tmp_path / "trainlist01.txt", "--workers=1")
+  for _ in range(2):  # the second run finds all shards written
+    assert run(tmp_path / "ucf", tmp_path / "out", *flags) == 3
+    shown = capsys.readouterr()
+    assert "left out: 2 videos of the folder that are in no list" in shown.out
+    assert "note: 1 folder named like no class of the lists: Skating" in shown.err
+  found = manifest.read(tmp_path / "out")
+  assert found["labels"] == ["Archery"]
+  assert found["splits"]["train"]["left_out"] == 2
+  (video,) = videos(tmp_path / "out")
+  assert video.filename == "train/archery/v_Archery_g08_c01.avi"
+
+
+def test_folders_named_like_splits(tmp_path, make_video, capsys):
+  for name in ("k/train/a", "k/Val/b"):
+    make_video(tmp_path / "in" / f"{name}.mp4")
+  assert run(tmp_path / "in", tmp_path / "out", "--workers=1") == 0
+  found = manifest.read(tmp_path / "out")
+  assert found["labels"] == []
+  assert {name: split["videos"] for name, split in found["splits"].items()} == {
+    "train": 1,
+    "val": 1,
+  }
+  make_video(tmp_path / "in" / "k" / "walk" / "c.mp4")
+  assert run(tmp_path / "in", tmp_path / "other", "--workers=1") == 2
+  assert "pass --flat" in capsys.readouterr().err
+  assert not (tmp_path / "other").exists()
+
+
 @pytest.fixture
 def bad(tmp_path, make_video, make_audio):
   """A CSV of one good video and every kind of bad one."""

@@ -43,14 +43,14 @@ def image(shape, dtype=np.uint8):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8, 3), (8, 8, 8, 3)])
 def test_batches_of_a_factory(monkeypatch, shape, dtype):
-  s = load(monkeypatch, (Factory(image=image(shape, dtype), label=np.eye(5)[3]), 9, ["x"]))
+  s = load(monkeypatch, (Factory(image=image(shape, dtype), label=np.eye(5)[3]), 9, list("abcx")))
   batch = next(s.train_batches())
   assert batch["clips"].dtype == np.uint8
   np.testing.assert_array_equal(batch["clips"][1], image((2, 4, 8, 8, 3)))
   assert batch["label"].tolist() == [3, 3]
   assert batch["video"].tolist() == [-1, -1]
   assert batch["offset"].tolist() == [[-1, -1]] * 2
-  assert (s.num_videos, s.steps_per_epoch, s.label_names) == (9, 4, ("x",))
+  assert (s.num_videos, s.steps_per_epoch, s.label_names) == (9, 4, tuple("abcx"))
 
 
 def test_each_process_takes_its_rows(monkeypatch):
@@ -65,6 +65,12 @@ def test_wrong_features_are_named(monkeypatch):
     next(load(monkeypatch, (Factory(image=image((3, 8, 8, 3))), 9)).train_batches())
   with pytest.raises(UserError, match="'frames'"):
     next(load(monkeypatch, (Factory(frames=image((8, 8, 8, 3))), 9)).train_batches())
+
+
+def test_a_label_without_a_name_stops(monkeypatch):
+  made = Factory(image=image((2, 4, 8, 8, 3)), label=3), 9, ["a", "b", "c"]
+  with pytest.raises(UserError, match=r"the factory's 'label': .* label 3, but the 3 class names"):
+    next(load(monkeypatch, made).train_batches())
 
 
 def test_evaluation_is_refused(monkeypatch):

@@ -156,5 +156,66 @@ def test_bad_files(tmp_path):
     next(load(folder, batch_size=1).train_batches())
   with pytest.raises(UserError, match="shape"):
     next(FeatureSource(data(), [np.zeros((0, 3))], batch_size=1, **ARGS).train_batches())
-  with pytest.raises(UserError, match="labels for"):
-    in_memory([3, 3], labels=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+  ("label", "names", "message"),
+  [
+    (np.zeros(3), (), r"3 labels of shape \[3\] for 2 videos"),
+    (np.zeros(()), (), r"1 labels of shape \[\]"),
+    (np.array(["a", "b"]), (), "class indices, not <U1"),
+    (np.array([0, 2]), ("a", "b"), r"video 1 has label 2, but the 2 class names end at 1"),
+    (np.array([-2, 0]), ("a", "b"), "video 0 has label -2"),
+    (np.array([0, -2]), (), "video 1 has label -2, but it is out of range"),
+    (np.array([0, 1 << 40]), (), "out of range"),
+    (np.array([0.5, 1]), ("a", "b"), "label 0.5 is no class index"),
+    (np.array([0, np.nan]), ("a", "b"), "label nan is no class index"),
+    (np.zeros((2, 3)), ("a", "b"), "rows of 3 values for 2 classes"),
+  ],
+)
+def test_labels_out_of_range_stop_at_opening(tmp_path, label, names, message):
+  with pytest.raises(UserError, match=message):
+    in_memory([3, 3], labels=label, label_names=names)
+  path = tmp_path / "all.npz"
+  np.savez(path, features=np.zeros((2, 3, 4)), label=label, label_names=np.array(names, np.str_))
+  with pytest.raises(UserError, match=message) as error:
+    load(path)
+  assert str(path) in str(error.value)
+
+
+def test_labels_that_are_in_range():
+  assert in_memory([3, 3], labels=np.array([-1.0, 1.0]), label_names="ab").occurring() == {1}
+  s = in_memory([3, 3, 3], labels=np.array([2, 0, 2], np.uint8))
+  assert s.occurring() == {0, 2}
+  assert s.only([0, 2]).occurring() == {2}
+  assert in_memory([3, 3], labels=np.eye(2), label_names="ab").occurring() is None
+
+
+def test_folders_of_splits_are_never_classes(tmp_path):
+  """Whatever the capitals; and the videos of another split are not taken for those of this one."""
+  for name in ("Train/run/a", "VAL/run/b", "VAL/.cache/x", "VAL/run/._b"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    np.save(tmp_path / f"{name}.npy", sequence(1, 4))
+  assert load(tmp_path, batch_size=1).label_names == ("run",)
+  assert load(tmp_path, "val", batch_size=1).num_videos == 1
+  with pytest.raises(UserError, match="no folder of split 'test'; it has Train, VAL"):
+    load(tmp_path, "test")
+
+
+def test_class_folders_may_have_folders(tmp_path):
+  for name in ("run/x/a", "dive/b"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    np.save(tmp_path / f"{name}.npy", sequence(1, 4))
+  s = load(tmp_path)
+  assert s.label_names == ("dive", "run")
+  assert next(s.eval_batches(2))["label"].tolist() == [0, 1]
+
+
+def test_the_table_is_read_as_any_csv(tmp_path):
+  np.save(tmp_path / "0.npy", sequence(0, 4))
+  table = tmp_path / "labels.csv"
+  table.write_text("Path,LABEL\n0.npy,surf,\n,,\n")
+  assert load(tmp_path, batch_size=1).label_names == ("surf",)
+  table.write_text("path,label\n0.npy,surf,train\n")
+  with pytest.raises(UserError, match=r"labels\.csv, line 2: 3 values"):
+    load(tmp_path)

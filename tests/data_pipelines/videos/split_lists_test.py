@@ -62,7 +62,11 @@ def test_the_test_list_alone_sorts_the_names(tmp_path):
   videos = split_lists.apply(ucf(tmp_path), files)
   assert videos.labels == ("JumpRope", "JumpingJack")
   assert found(videos) == EXPECTED[:2]
-  assert videos.notes == ("2 videos of the folder are in no list",)
+  assert videos.notes == (
+    "2 videos of the folder in no list: JumpRope/v_JumpRope_g09_c02.avi, "
+    "JumpingJack/v_JumpingJack_g08_c01.avi",
+  )
+  assert videos.left_out == 2
 
 
 def test_reencoded_copies_match_by_name(tmp_path):
@@ -86,7 +90,94 @@ def test_a_subset_of_the_classes(tmp_path):
   videos = split_lists.apply(ucf(tmp_path, names=[VIDEOS[0]]), files)
   assert videos.labels == ("JumpingJack",)
   assert found(videos) == [EXPECTED[1], EXPECTED[3]]  # the missing test video stays, to be reported
-  assert videos.notes == ("1 of the lists' 2 classes are not in the folder",)
+  assert videos.notes == (
+    "1 of the lists' 2 classes is not in the folder: JumpRope",
+    "1 video of the lists not in the folder: JumpingJack/v_JumpingJack_g01_c01.avi",
+  )
+  assert not videos.left_out
+
+
+def listing(tmp_path, paths, **texts):
+  """What the lists make of a folder with these files."""
+  for path in paths:
+    (tmp_path / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "in" / path).write_bytes(b"x")
+  return split_lists.apply(video_list.unsorted(tmp_path / "in"), write(tmp_path, **texts))
+
+
+def test_capitals_and_separators_do_not_matter(tmp_path):
+  """UCF101's list, folder and files write HandstandPushups in two ways."""
+  videos = listing(
+    tmp_path,
+    [
+      "HandStandPushups/v_HandstandPushups_g01_c01.avi",
+      "Brush Hair/B_1_0.mp4",
+      "Brush Hair/b_10.mp4",
+    ],
+    trainlist01="HandstandPushups/v_HandStandPushups_g01_c01.avi 37\nbrush_hair/b_1_0.avi 2\n"
+    "brush_hair/b_10.avi 2\n",
+  )
+  assert videos.labels == ("brush_hair", "HandstandPushups")
+  assert [(e.label, e.path) for e in videos.entries] == [
+    ("HandstandPushups", "HandStandPushups/v_HandstandPushups_g01_c01.avi"),
+    ("brush_hair", "Brush Hair/b_10.mp4"),
+    ("brush_hair", "Brush Hair/B_1_0.mp4"),
+  ]
+  assert not videos.notes
+  assert not videos.left_out
+
+
+def test_names_that_differ_by_capitals_alone_stay_apart(tmp_path):
+  videos = listing(
+    tmp_path, ["c/a.avi", "c/A.avi", "c/B.avi"], trainlist01="c/a.avi 1\nc/A.avi 1\nc/b.avi 1\n"
+  )
+  assert [e.path for e in videos.entries] == ["c/A.avi", "c/a.avi", "c/B.avi"]
+  assert not videos.notes
+
+
+def test_what_lists_and_folder_do_not_share_is_named(tmp_path):
+  videos = listing(
+    tmp_path,
+    ["walk/1.avi", "walk/9.avi", "walk/1.mp4", "skate/1.avi", "skate/2.avi"],
+    trainlist01="walk/1.avi 1\nwalk/2.avi 1\nrun/1.avi 2\n",
+  )
+  assert [(e.label, e.path) for e in videos.entries] == [
+    ("walk", "walk/1.avi"),
+    ("walk", "walk/2.avi"),
+  ]
+  assert videos.notes == (
+    "1 of the lists' 2 classes is not in the folder: run",
+    "1 folder named like no class of the lists: skate",
+    "3 videos of the folder in no list: skate/1.avi, skate/2.avi, walk/9.avi",
+    "1 video left out, a copy of another: walk/1.mp4",
+    "1 video of the lists not in the folder: walk/2.avi",
+  )
+  assert videos.left_out == 4
+
+
+def test_what_is_much_is_counted(tmp_path):
+  train = "".join(f"c{n}/{n}.avi {n + 1}\n" for n in range(10))
+  videos = listing(tmp_path, ["c0/0.avi", *(f"c0/x{n}.avi" for n in range(8))], trainlist01=train)
+  assert videos.notes == (
+    "9 of the lists' 10 classes are not in the folder: c1, c2, c3, c4, c5, c6 and 3 more",
+    "8 videos of the folder in no list: "
+    + ", ".join(f"c0/x{n}.avi" for n in range(6))
+    + " and 2 more",
+  )
+
+
+@pytest.mark.parametrize("above", ["train/", "a/Test/", "part1/flat/"])
+def test_folders_of_any_layout(tmp_path, above):
+  """The lists say the splits, whatever the folders are called."""
+  paths = [f"{above}{name.split('_')[1]}/{name}.mp4" for name in VIDEOS]
+  videos = listing(tmp_path, [*paths, "test/x.avi"], trainlist01=TRAIN, testlist01=TEST)
+  assert found(videos) == [(s, c, n.replace(".avi", ".mp4")) for s, c, n in EXPECTED]
+  assert videos.left_out == 1
+
+
+def test_a_name_of_two_classes_needs_class_folders(tmp_path):
+  with pytest.raises(UserError, match=r"a\.avi: may be run/a and walk/a of the lists"):
+    listing(tmp_path, ["a.avi"], trainlist01="walk/a.avi 1\nrun/a.avi 2\n")
 
 
 def test_hmdb51(tmp_path):
@@ -105,7 +196,8 @@ def test_hmdb51(tmp_path):
     ("train", "wave", "w.avi"),
   ]
   assert videos.labels == ("brush_hair", "wave")
-  assert videos.notes == ("1 videos are in neither split by the lists",)
+  assert videos.notes == ("1 video in neither split by the lists: brush_hair/z.avi",)
+  assert not videos.left_out  # the lists say so
 
 
 @pytest.mark.parametrize(

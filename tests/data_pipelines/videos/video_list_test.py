@@ -51,15 +51,50 @@ def test_mixed_folder_needs_flat(tmp_path):
 
 
 def test_split_folders(tmp_path):
-  touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
+  touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "Val/a/3.mp4")
   found = video_list.from_folder(tmp_path, split="ignored")
-  assert [e.split + e.label for e in found.entries] == ["traina", "trainb", "vala"]
+  assert [e.split + e.label for e in found.entries] == ["vala", "traina", "trainb"]
   assert found.labels == ("a", "b")
 
 
-def test_classes_named_like_splits_stay_classes(tmp_path):
-  touch(tmp_path, "train/1.mp4", "test/2.mp4")
-  assert video_list.from_folder(tmp_path).labels == ("test", "train")
+def test_folders_of_splits_are_no_classes(tmp_path):
+  touch(tmp_path, "k/train/1.mp4", "k/val/2.mp4")
+  found = video_list.from_folder(tmp_path)
+  assert [(e.split, e.label) for e in found.entries] == [("train", ""), ("val", "")]
+  assert found.labels == ()
+  flat = video_list.from_folder(tmp_path, split="mine", flat=True)
+  assert {(e.split, e.label) for e in flat.entries} == {("mine", "")}
+  assert flat.notes == ("--flat: all videos are of split 'mine', also those of train, val",)
+  listed = video_list.unsorted(tmp_path)
+  assert [e.path for e in listed.entries] == ["k/train/1.mp4", "k/val/2.mp4"]
+  assert not listed.notes
+
+
+def test_a_folder_of_one_split_is_told(tmp_path):
+  touch(tmp_path, "Val/a/1.mp4", "train/b/2.mp4")
+  found = video_list.from_folder(tmp_path / "Val")
+  assert [(e.split, e.label) for e in found.entries] == [("train", "a")]
+  assert found.notes == ("--split: the videos of Val become split 'train'",)
+  assert not video_list.from_folder(tmp_path / "Val", split="val").notes
+  assert not video_list.from_folder(tmp_path / "train").notes
+
+
+def test_ambiguous_folders_need_flat(tmp_path):
+  touch(tmp_path, "walk/1.mp4", "run/2.mp4", "test/3.mp4")
+  with pytest.raises(UserError, match=r"test is named like a split, but not run, walk beside it"):
+    video_list.from_folder(tmp_path)
+  assert len(video_list.from_folder(tmp_path, flat=True).entries) == 3
+
+
+def test_labels_and_splits_that_differ_by_capitals(tmp_path):
+  touch(tmp_path, "Walk/1.mp4", "walk/2.mp4", "run/3.mp4")
+  found = video_list.from_folder(tmp_path)
+  assert found.labels == ("Walk", "run", "walk")
+  assert found.notes == (
+    "labels that differ only by capitals are different classes: 'Walk' and 'walk'",
+  )
+  with pytest.raises(UserError, match="split names 'Train' and 'train' differ only by capitals"):
+    video_list.from_csv(csv(tmp_path, "path,split\na,train\nb,Train\n"))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -99,12 +134,52 @@ def test_csv_as_dmvr_has_it(tmp_path):
 def test_split_column_is_found_by_name_and_empty_values_leave_out(tmp_path):
   found = video_list.from_csv(csv(tmp_path, "path,split\na,train\nb,\nc,test\n"))
   assert [(e.path, e.split) for e in found.entries] == [("a", "train"), ("c", "test")]
-  assert found.notes == ("1 videos have no value in column 'split'",)
+  assert found.notes == ("1 video without a split in 'split': b",)
 
 
 def test_a_video_on_both_sides_is_noted(tmp_path):
-  found = video_list.from_csv(csv(tmp_path, "path,split\na,train\na,test\nb,test\n"))
-  assert found.notes == ("1 videos are in more than one split, the first is a",)
+  found = video_list.from_csv(csv(tmp_path, "path,split\na,train\n./a,test\nb,test\n"))
+  assert found.notes == ("1 video in more than one split: a",)
+  many = "".join(f"{n},train\n{n},test\n" for n in range(9))
+  (note,) = video_list.from_csv(csv(tmp_path, f"path,split\n{many}")).notes
+  assert note == "9 videos in more than one split: 0, 1, 2, 3, 4, 5 and 3 more"
+
+
+def test_a_video_that_is_listed_twice_is_named(tmp_path):
+  text = "path,label,start\na.mp4,x,0\nb.mp4,x,0\nx/../a.mp4,y,\na.mp4,x,5\n"
+  found = video_list.from_csv(csv(tmp_path, text))
+  assert len(found.entries) == 4  # both rows stay
+  assert found.notes == (
+    "1 video listed more than once: a.mp4 (lines 2 and 4)",
+    "1 video with more than one label: a.mp4 ('x' and 'y')",
+  )
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+  found = video_list.from_csv(csv(tmp_path, ",path,lable\n0,a.mp4,x\n1,b.mp4,y\n"))
+  assert found.labels == ()
+  assert found.notes == ("columns that are not read: lable",)
+
+
+def test_a_label_that_looks_unlabeled_is_noted(tmp_path):
+  found = video_list.from_csv(csv(tmp_path, "path,label\na,-1\nb,3\n"))
+  assert found.labels == ("-1", "3")
+  assert found.notes == (
+    "label -1 is a class like any other; leave the label of unlabeled videos empty",
+  )
+
+
+def test_a_path_with_a_colon_is_no_address(tmp_path):
+  touch(tmp_path, "cam:/1.mp4")
+  found = video_list.from_csv(csv(tmp_path, "path\ncam:/1.mp4\ngs://bucket/2.mp4\n"))
+  assert [video_list.locate(found.root, e.path) for e in found.entries] == [
+    str(tmp_path / "cam:" / "1.mp4"),
+    "gs://bucket/2.mp4",
+  ]
+  with pytest.raises(
+    UserError, match=r"line 2: 'gs:/bucket/2\.mp4' is neither a file in .* two slashes"
+  ):
+    video_list.from_csv(csv(tmp_path, "path\ngs:/bucket/2.mp4\n"))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +218,8 @@ def test_a_file_that_is_no_text(tmp_path):
   [
     (["b", "a", "", "b"], ("a", "b")),
     (["10", "9", "0"], ("0", "9", "10")),
+    (["2", "10", "1", ""], ("1", "2", "10")),
+    (["10.0", "2.0", "-1", "1.0"], ("-1", "1.0", "2.0", "10.0")),
     (["10", "9", "x"], ("10", "9", "x")),
     ([""], ()),
   ],
