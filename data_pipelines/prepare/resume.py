@@ -51,7 +51,7 @@ class Job:
     """What must stay the same between two runs, as plain data for JSON."""
     entries = sorted(dataclasses.astuple(entry) for entry in self.entries)
     return {
-      **dataclasses.asdict(self.settings),
+      **decode.described(self.settings),
       "shards": self.shards,
       "videos": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }

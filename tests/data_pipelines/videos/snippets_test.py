@@ -74,7 +74,7 @@ def test_broken_videos_have_reasons(make_video, make_audio, tmp_path):
   whole = make_video(tmp_path / "whole.avi", frames=40)
   assert send(whole)["snippets"] == 20
   with pytest.raises(decode.UnreadableError, match="no such file"):
-    next(decode.frames(tmp_path / "none.mp4"))
+    next(snippets.read(tmp_path / "none.mp4", settings))
 
 
 @pytest.mark.parametrize("kwargs", [{"frames": 0}, {"stride": 0}, {"fps": -1.0}, {"size": 200}])
