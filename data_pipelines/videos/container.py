@@ -127,7 +127,8 @@ class Source:
       yield time, frame
     end = last + (length or self._gaps.median()) if count else 0.0
     declared, what = self._declared
-    self._account.close(max(end, self._reach) if self._whole_file else end, declared, what)
+    end = max(end, self._reach) if self._whole_file else end
+    self._account.close(self._gaps, end, declared, what)
 
   def _step(self) -> float:
     """Seconds from a frame to the next one, if that has no time of its own."""
@@ -160,6 +161,8 @@ class Source:
         if packet.stream_index != stream.index:
           self._watch(container, packet)
           continue
+        if not packet.size and packet.dts is not None:
+          continue  # the frame before stays, as in Theora
         try:
           frames = packet.decode()
         except MemoryError:
@@ -167,7 +170,9 @@ class Source:
         except av.FFmpegError as error:
           self._account.failed(explain(error))
           continue
-        if ordered and packet.dts is not None and packet.size:
+        if packet.size and not packet.is_discard and not _is_hidden(context, packet):
+          self._account.packet()
+        if ordered and packet.dts is not None:
           due.append(packet.dts)
         for frame in frames:
           pts = due.popleft() if ordered and due else frame.pts
@@ -190,7 +195,7 @@ class Source:
       stated = float(stream.codec_context.framerate or stream.guessed_rate or 0)
       self._counted = bool(self._stream_fps)
       self.declared_fps = self._stream_fps or stated or self.declared_fps
-    self._gaps = rates.Gaps(float(base))
+    self._gaps = rates.Gaps(base)
     ratio = stream.sample_aspect_ratio
     factor = display.stretch(float(ratio) if ratio else None)
     if factor is None:
@@ -231,6 +236,11 @@ def explain(error: Exception) -> str:
   """The message of an exception of a decoder, in one line."""
   text = str(getattr(error, "strerror", "") or error or type(error).__name__)
   return " ".join(text.split())
+
+
+def _is_hidden(context: av.VideoCodecContext, packet: av.Packet) -> bool:
+  """Whether a packet has a frame of VP8 that others refer to and that is never shown."""
+  return context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _seeks_well(names: list[str], context: av.VideoCodecContext) -> bool:

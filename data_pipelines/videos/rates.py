@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import fractions
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,6 +12,7 @@ import av
 CLOCK = 2e-3  # tolerance, seconds; some containers round time stamps to milliseconds
 # Seconds between two frames above which nothing was recorded in between, or very slowly.
 LONG_GAP = 60.0
+MISSING = 1.5  # median gaps, above which frames are missing in between
 UNKNOWN = 25.0  # frames per second, where nothing tells
 _SAME = 0.01  # relative difference of two gaps that count as equal
 Timed = tuple[float, av.VideoFrame]  # seconds from the beginning of the video, frame
@@ -24,33 +26,41 @@ class Gaps:
 
   Attributes:
     count: number of gaps.
-    last: the newest gap, seconds.
   """
 
-  def __init__(self, tick: float = 0.0):
+  def __init__(self, tick: fractions.Fraction = fractions.Fraction(1, 1_000_000)):
     self._tick = tick
-    self._counts: collections.Counter[float] = collections.Counter()
-    self._median = 0.0
+    self._counts: collections.Counter[int] = collections.Counter()  # by length, ticks
+    self._median = 0
     self._measured = 0  # gaps that `_median` is of
-    self.count, self.last = 0, 0.0
+    self.count = 0
 
   def add(self, seconds: float) -> None:
     """Adds a gap."""
-    self._counts[round(seconds, 6)] += 1
-    self.count, self.last = self.count + 1, seconds
+    self._counts[round(seconds / self._tick)] += 1
+    self.count += 1
 
   def median(self) -> float:
     """The median gap, seconds; 0 if there is none."""
-    if self._measured != self.count:
-      half = self.count / 2
-      seen = 0
-      for gap, times in sorted(self._counts.items()):
-        seen += times
-        if seen >= half:
-          self._median = gap
-          break
-      self._measured = self.count
-    return self._median
+    return float(self._middle() * self._tick)
+
+  def even(self) -> bool:
+    """Whether nine of ten gaps are as long as the median, but for rounding."""
+    middle = self._middle()
+    like = sum(n for gap, n in self._counts.items() if abs(gap - middle) <= self._near(middle))
+    return like >= 0.9 * self.count
+
+  def missing(self) -> int:
+    """Number of frames that would fill the gaps which are longer than others, long ones aside."""
+    middle = self._middle()
+    if not middle:
+      return 0
+    most = LONG_GAP / self._tick
+    return sum(
+      n * (round(gap / middle) - 1)
+      for gap, n in self._counts.items()
+      if MISSING * middle < gap <= most
+    )
 
   def rate(self, declared: float) -> float:
     """Frames per second, by the median gap, which single long gaps do not change.
@@ -59,16 +69,29 @@ class Gaps:
       declared: frames per second by the header; it is taken if it agrees with the median gap to
         within 1 % or the rounding of time stamps. 0 if there is none.
     """
-    median = self.median()
-    if median <= 0:
+    middle = self._middle()
+    if not middle:
       return declared or UNKNOWN
-    rounding = 0.5 * self._tick + 1e-6
-    if declared > 0 and abs(1 / declared - median) <= max(_SAME * median, rounding):
+    if declared > 0 and abs(1 / declared / self._tick - middle) <= max(_SAME * middle, 0.51):
       return declared
     # 33, 33 and 34 ms are 30 frames per second: the mean of the gaps that rounding makes unequal.
-    near = max(_SAME * median, 2.1 * rounding if self._tick <= median / 4 else 0.0)
-    like = {gap: n for gap, n in self._counts.items() if abs(gap - median) <= near}
-    return sum(like.values()) / sum(gap * n for gap, n in like.items())
+    near = self._near(middle)
+    like = {gap: n for gap, n in self._counts.items() if abs(gap - middle) <= near}
+    return float(sum(like.values()) / (sum(gap * n for gap, n in like.items()) * self._tick))
+
+  def _middle(self) -> int:
+    if self._measured != self.count:
+      seen = 0
+      for gap, times in sorted(self._counts.items()):
+        seen += times
+        if 2 * seen >= self.count:
+          self._median = gap
+          break
+      self._measured = self.count
+    return self._median
+
+  def _near(self, middle: int) -> float:
+    return max(_SAME * middle, 1.0 if middle >= 4 else 0.0)
 
 
 def of_times(times: Sequence[float], declared: float) -> float:
@@ -84,7 +107,7 @@ def of_times(times: Sequence[float], declared: float) -> float:
     return declared
   if steps <= 0 or seconds <= 0:
     return declared or UNKNOWN
-  gaps = Gaps(CLOCK / 2)
+  gaps = Gaps(fractions.Fraction(1, 1000))
   for a, b in itertools.pairwise(times):
     gaps.add(b - a)
   longest = max(b - a for a, b in itertools.pairwise(times))
