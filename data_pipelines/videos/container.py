@@ -75,7 +75,7 @@ class Source:
   def _begin(self) -> None:
     self._account = Account()
     self._gaps = rates.Gaps()
-    self._declared: tuple[float | None, str] = (None, "")  # seconds, and who says so
+    self._declared = 0.0  # seconds, by the header; 0 if it does not say
     self._whole_file = False  # whether they are those of all streams together
     self._reach = 0.0  # seconds at which the other streams end
     self._counted = False  # whether the time stamps are of no use
@@ -126,9 +126,8 @@ class Source:
       last, count = time, count + 1
       yield time, frame
     end = last + (length or self._gaps.median()) if count else 0.0
-    declared, what = self._declared
     end = max(end, self._reach) if self._whole_file else end
-    self._account.close(self._gaps, end, declared, what)
+    self._account.close(self._gaps, end, self._declared)
 
   def _step(self) -> float:
     """Seconds from a frame to the next one, if that has no time of its own."""
@@ -201,15 +200,7 @@ class Source:
     if factor is None:
       self._account.note(f"its sample aspect ratio of {ratio} makes no sense and is ignored")
     self.aspect = factor or 1.0
-    seconds = float(stream.duration * base) if stream.duration else 0.0
-    if "avi" in names:  # FFmpeg takes a shorter duration from a file that is cut off
-      seconds = max(seconds, float(stream.frames * base))
-    seconds = seconds or _seconds(stream.metadata)
-    if not seconds and container.duration:
-      self._whole_file = len(container.streams) > 1
-      start = 0 if self._whole_file else container.start_time or 0
-      seconds = (container.duration - min(start, 0)) / av.time_base
-    self._declared = (seconds or None, "its header declares")
+    self._declared, self._whole_file = _declared_seconds(container, stream, base, names)
 
   def _packets(self, container: Any, streams: list[Any]) -> Iterator[Any]:
     """All packets, and those behind a damaged place; the last ones are empty and flush decoders."""
@@ -247,6 +238,30 @@ def _seeks_well(names: list[str], context: av.VideoCodecContext) -> bool:
   if "avi" in names and context.has_b_frames:
     return False
   return not _SEEKABLE.isdisjoint(names)
+
+
+def _declared_seconds(
+  container: Any, stream: av.VideoStream, base: fractions.Fraction, names: list[str]
+) -> tuple[float, bool]:
+  """Length of the video by the header; 0 if that does not say.
+
+  FFmpeg guesses where no header says: from the file's size, or where the file ends. Its guesses say
+  nothing about what is missing, so only containers whose durations are read from headers count.
+
+  Returns:
+    Seconds, and whether they are those of the longest stream instead of the video's.
+  """
+  if "avi" in names:  # in units of frames; FFmpeg's duration is by the size of the file
+    return float(stream.frames * base), False
+  if "mov" in names:
+    return float((stream.duration or 0) * base), False
+  if {"matroska", "flv"}.isdisjoint(names):
+    return 0.0, False
+  if seconds := _seconds(stream.metadata):
+    return seconds, False
+  if stream.duration is None and container.duration:  # else it is a guess
+    return container.duration / av.time_base, len(container.streams) > 1
+  return 0.0, False
 
 
 def _seconds(metadata: dict[str, str]) -> float:

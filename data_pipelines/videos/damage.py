@@ -76,14 +76,13 @@ class Account:
     """Adds a remark for the user."""
     self._other.append(text)
 
-  def close(self, gaps: Gaps, end: float, declared: float | None, what: str) -> None:
+  def close(self, gaps: Gaps, end: float, declared: float) -> None:
     """Judges the video, at its end.
 
     Args:
       gaps: all gaps.
       end: seconds that there are.
-      declared: seconds that there should be; None if nothing says.
-      what: who says so, for the message.
+      declared: seconds that there should be, by the header; 0 if it does not say.
 
     Raises:
       UnreadableError: too much is lost.
@@ -102,12 +101,11 @@ class Account:
     if total - lost < LEAST_SHARE * total:
       why = f" ({self._reason})" if self._reason else ""
       raise UnreadableError(f"damaged: {lost} of about {total} frames are lost{why}")
-    if declared is None:
-      return
+    what = f"ends at {end:.1f} s of the {declared:.1f} s that its header declares"
     if end < LEAST_SHARE * declared:
-      raise UnreadableError(f"cut off: ends at {end:.1f} s of the {declared:.1f} s that {what}")
+      raise UnreadableError(f"cut off: {what}")
     if declared - end > max(_SHORT, _SHORT_SHARE * declared):
-      self.note(f"ends at {end:.1f} s of the {declared:.1f} s that {what}")
+      self.note(what)
 
   def notes(self) -> tuple[str, ...]:
     """What is worth knowing about a video that is kept, one remark each."""
