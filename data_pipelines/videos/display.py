@@ -92,6 +92,6 @@ def stretch(ratio: float | None) -> float | None:
   return ratio if 1 / _WIDEST <= ratio <= _WIDEST else None
 
 
-def shown(frame: av.VideoFrame, factor: float) -> tuple[int, int]:
-  """Width and height of a frame with square pixels, before it is turned."""
-  return max(1, round(frame.width * factor)), frame.height
+def shown(frame: av.VideoFrame, factor: float) -> tuple[float, float]:
+  """Width and height of a frame with square pixels, before it is turned and sizes are rounded."""
+  return frame.width * factor, frame.height

@@ -57,7 +57,7 @@ class Encoder:
     return self._jpeg
 
 
-def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+def _fit(size: tuple[float, float], short_side: int) -> tuple[int, int]:
   """The size reduced to a shorter side of at most `short_side`, with the same aspect ratio."""
   scale = min(1.0, short_side / min(size)) if short_side else 1.0
   return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

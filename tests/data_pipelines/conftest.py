@@ -53,7 +53,8 @@ def _make_video(
   path.parent.mkdir(parents=True, exist_ok=True)
   with av.open(str(path), "w") as container:
     stream = container.add_stream(codec, rate=Fraction(fps))
-    stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+    stream.width, stream.height = size
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     stream.gop_size = 5
     stream.bit_rate = 2_000_000
     if b_frames:
@@ -65,8 +66,7 @@ def _make_video(
       if not hasattr(stream, "set_display_matrix"):
         pytest.skip("this PyAV cannot write a display matrix")
       stream.set_display_matrix(matrix)
-    if sound:
-      _add_silence(container, sound)
+    silence = _stream_of_sound(container) if sound else None
     if times is not None:
       stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
     if rotation:
@@ -82,12 +82,18 @@ def _make_video(
         frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
+    if silence is not None:
+      _add_silence(container, silence, sound)
   return path
 
 
-def _add_silence(container, seconds):
+def _stream_of_sound(container):
   stream = container.add_stream("aac", rate=16000)
   stream.layout = "mono"
+  return stream
+
+
+def _add_silence(container, stream, seconds):
   for i in range(round(seconds * 16000 / 1024)):
     samples = np.zeros((1, 1024), np.float32)
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
@@ -99,8 +105,7 @@ def _add_silence(container, seconds):
 
 def _make_audio(path):
   with av.open(str(path), "w") as container:
-    stream = container.add_stream("aac", rate=16000)
-    stream.layout = "mono"
+    stream = _stream_of_sound(container)
     frame = av.AudioFrame.from_ndarray(
       np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
     )
