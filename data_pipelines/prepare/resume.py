@@ -200,7 +200,8 @@ def settle(output: pathlib.Path, job: Job) -> Job:
     if before.get("videos") != now["videos"]:
       what = "made from another list of videos"
     else:
-      pairs = [f"{k}={before.get(k)} (now {v})" for k, v in now.items() if before.get(k) != v]
+      fields = [k for k in {**now, **before} if before.get(k) != now.get(k)]
+      pairs = [f"{k}={before.get(k)} (now {now.get(k)})" for k in fields]
       what = f"with {', '.join(pairs)}"
     raise UserError(f"{output}: already has split {job.split!r} {what}: {_AGAIN}")
   return job
