@@ -77,6 +77,7 @@ class Source:
     self._gaps = rates.Gaps()
     self._declared = 0.0  # seconds, by the header; 0 if it does not say
     self._whole_file = False  # whether they are those of all streams together
+    self._length = 0.0  # of the last frame, seconds; 0 if unknown
     self._reach = 0.0  # seconds at which the other streams end
     self._counted = False  # whether the time stamps are of no use
 
@@ -101,7 +102,6 @@ class Source:
       first = next(frames, None)
     last = shift = 0.0
     count = 0
-    length = 0.0  # of the last frame, seconds
     for time, frame in () if first is None else itertools.chain([first], frames):
       if time is not None:
         time += shift
@@ -122,10 +122,9 @@ class Source:
           )
         self._gaps.add(gap)
       self._account.frame(gap, last, self._gaps, frame.is_corrupt)
-      length = float((frame.duration or 0) * (frame.time_base or 0))
       last, count = time, count + 1
       yield time, frame
-    end = last + (length or self._gaps.median()) if count else 0.0
+    end = last + (self._length or self._gaps.median()) if count else 0.0
     end = max(end, self._reach) if self._whole_file else end
     self._account.close(self._gaps, end, self._declared)
 
@@ -155,6 +154,7 @@ class Source:
       if seek_to and zero is not None and _seeks_well(names, context):
         container.seek(int(seek_to / base) + zero, stream=stream, backward=True)
       streams = list(container.streams) if self._whole_file else [stream]
+      latest: int | None = None
       due: collections.deque[int] = collections.deque(maxlen=_REORDERED)
       for packet in self._packets(container, streams):
         if packet.stream_index != stream.index:
@@ -171,6 +171,8 @@ class Source:
           continue
         if packet.size and not packet.is_discard and not _is_hidden(context, packet):
           self._account.packet()
+          if packet.pts is not None and (latest is None or packet.pts > latest):
+            latest, self._length = packet.pts, float((packet.duration or 0) * base)
         if ordered and packet.dts is not None:
           due.append(packet.dts)
         for frame in frames:
