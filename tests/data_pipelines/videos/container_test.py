@@ -139,8 +139,10 @@ def test_one_rule_for_all_containers(tmp_path, make_video, name, codec, share):
 
 def test_a_longer_sound_is_no_cut(tmp_path, make_video):
   path = make_video(tmp_path / "a.mkv", frames=20, fps=10, codec="libx264", sound=20)
-  data = path.read_bytes().replace(b"DURATION", b"XURATION")  # other programs do not write it
-  path.write_bytes(data)
+  data = path.read_bytes()
+  shorten(path, 0.6)  # the header says that the video itself is whole
+  assert (len(read(path).frames), read(path).notes) == (20, ())
+  path.write_bytes(data.replace(b"DURATION", b"XURATION"))  # other programs do not write it
   assert len(read(path).frames) == 20
   assert read(path).notes == ()
   assert reason(shorten(path, 0.6)).startswith("cut off: ")
@@ -286,11 +288,28 @@ def test_a_late_span_has_the_frames_of_the_whole(tmp_path, make_video, name, cod
   assert span.start == at[chosen[0]]
 
 
+def test_a_late_span_of_joined_transport_streams(tmp_path, make_video):
+  path = make_video(tmp_path / "a.ts", frames=60, fps=5, codec="libx264", b_frames=2)
+  path.write_bytes(path.read_bytes() * 2)  # each time from 0 to 12 s is there twice
+  whole = read(path)
+  assert len(whole.frames) == 120
+  assert read(path, start=13.0, end=14.0).frames == whole.frames[65:70]
+  assert read(path, start=20.0).frames == whole.frames[100:]
+
+
 @pytest.mark.parametrize(("b_frames", "least"), [(0, 40), (2, 0)])
 def test_avi_is_sought_only_where_frames_are_in_order(tmp_path, make_video, b_frames, least):
   path = make_video(tmp_path / "a.avi", frames=60, fps=1, b_frames=b_frames)
   first = next(iter(container.Source(path, 50.0)))[0]
   assert first >= 40 if least else first == 0
+
+
+def test_frames_of_vp8_that_are_never_shown():
+  vp8, h264 = av.CodecContext.create("vp8", "r"), av.CodecContext.create("h264", "r")
+  shown, hidden = av.Packet(bytes([0x11, 0, 0])), av.Packet(bytes([0x01, 0, 0]))
+  assert container._is_hidden(vp8, hidden)
+  assert not container._is_hidden(vp8, shown)
+  assert not container._is_hidden(h264, hidden)
 
 
 def test_durations_of_matroska():
