@@ -103,6 +103,15 @@ def test_files_with_a_matrix(tmp_path, make_video, abcd):
   np.testing.assert_allclose(snippet[0].astype(int), square, atol=60)
 
 
+def test_snippets_of_a_tilted_video_are_cut_from_the_whole_frame(tmp_path, make_video):
+  tilt = (round(0.94 * ONE), round(0.342 * ONE), round(-0.342 * ONE), round(0.94 * ONE))
+  path = make_video(tmp_path / "a.mp4", frames=2, pattern=PICTURE + 5, matrix=matrix(*tilt))
+  frame, _ = stored(path, quality=100)
+  settings = snippets.SnippetSettings(frames=2, stride=2, resize=24, size=24, fps=0.0)
+  ((snippet, _),) = snippets.read(path, settings)
+  assert np.abs(snippet[0].astype(int) - frame[:, 4:28]).mean() < 3
+
+
 @pytest.mark.parametrize(
   ("aspect", "settings", "size"),
   [
@@ -135,14 +144,15 @@ def test_a_ratio_without_sense_is_noted(tmp_path, make_video):
 
 
 def test_snippets_have_square_pixels(tmp_path, make_video):
-  pattern = np.where(np.arange(32) < 16, 20, 220)[None, :, None]  # dark on the left
+  pattern = np.where(np.arange(32) < 8, 20, 220)[None, :, None]  # a dark edge on the left
   path = make_video(tmp_path / "a.mp4", frames=2, size=(32, 48), aspect="2", pattern=pattern)
   settings = {"frames": 2, "stride": 2, "resize": 48, "size": 48, "fps": 0.0}
-  dark = {}
+  edge = {}
   for raw in (False, True):
     ((snippet, _),) = snippets.read(path, snippets.SnippetSettings(**settings, raw_aspect=raw))
     assert snippet.shape == (2, 48, 48, 3)
-    dark[raw] = np.abs(np.diff(snippet[0, 24, :, 0].astype(int))).argmax()
-  assert dark[False] == dark[True] == 23  # in the middle either way
+    edge[raw] = np.abs(np.diff(snippet[0, 24, :, 0].astype(int))).argmax()
+  # Of 64 x 48 pixels, and of 48 x 72.
+  assert edge == {False: 16 - 8 - 1, True: 12 - 1}
   with av.open(str(path)) as container:
     assert container.streams.video[0].sample_aspect_ratio == 2

@@ -61,9 +61,10 @@ def report_pieces(task, report):
     report(i if every and i % every == 0 else Piece(i))
   return task
 
-def burst_of_pieces(task, report):
-  for i in range(3):
+def slow_pieces(task, report):
+  for i in range(5):
     report(Piece(i))
+    time.sleep(task)
   return task
 
 def burst(task, report):
@@ -204,19 +205,19 @@ def test_pieces_do_not_restart_the_time_limit(tasks):
   assert [message for task, message in reports if task == part] == list(range(12))
 
 
-@pytest.mark.parametrize("timeout", [0.0, 0.7])
-def test_time_that_pieces_take_here_does_not_count(tasks, timeout):
+@pytest.mark.parametrize(("timeout", "there", "here"), [(0.0, 0.0, 0.0), (2.0, 0.65, 0.45)])
+def test_time_that_pieces_take_here_does_not_count(tasks, timeout, there, here):
   seen = []
 
   def slow(task, message):
     seen.append((task, message))
-    time.sleep(0.3)
+    time.sleep(here)
 
   results = workers.run(
-    tasks.burst_of_pieces, [1, 2], workers=1, timeout=timeout, on_report=slow, on_crash=None
+    tasks.slow_pieces, [there], workers=1, timeout=timeout, on_report=slow, on_crash=None
   )
-  assert dict(results) == {1: 1, 2: 2}
-  assert seen == [(task, i) for task in (1, 2) for i in range(3)]
+  assert dict(results) == {there: there}
+  assert seen == [(there, i) for i in range(5)]
 
 
 def test_time_that_the_reports_take_here_does_not_count(tasks):
