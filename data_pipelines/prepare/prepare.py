@@ -43,7 +43,7 @@ vssl prepare VIDEOS RECORDS --part=3/16
 vssl prepare VIDEOS RECORDS --engine=ray --address=auto
 """
 _REQUESTS = 16  # results of shards that are read at the same time
-_LISTED = 10  # unreadable videos printed; the manifest has all
+_LISTED = 10  # unreadable or noted videos printed; the manifest has all
 
 
 def prepare(
@@ -60,6 +60,9 @@ def prepare(
   short_side: int = 256,
   quality: int = 85,
   max_seconds: float = 120.0,
+  raw_aspect: bool = False,
+  stream_fps: float = 0.0,
+  max_gap: float = 0.0,
   shards: int = 0,
   workers: int = 0,
   timeout: float = TIMEOUT,
@@ -87,6 +90,12 @@ def prepare(
       keeps the size.
     quality: JPEG quality, 1 to 100.
     max_seconds: longest record; a longer video becomes several records; 0 never splits.
+    raw_aspect: keep frames as they are stored if their pixels are not square; else they are stored
+      with the aspect ratio that players show.
+    stream_fps: frames per second of streams without time stamps, such as `.h264`; 0 takes the rate
+      that each stream states.
+    max_gap: longest gap between two frames, seconds; a video with a longer one counts as
+      unreadable. 0 keeps such videos, and notes gaps of more than a minute.
     shards: shards per split; 0 chooses by the size of the video files.
     workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
@@ -113,7 +122,9 @@ def prepare(
       cluster cannot do the work.
     UnreadableVideoError: a video is unreadable and `strict` is True.
   """
-  settings = decode.FrameSettings(fps, short_side, quality, max_seconds)
+  settings = decode.FrameSettings(
+    fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap
+  )
   _check(settings, shards, workers, timeout)
   share = None if part is None else resume.Part.parse(part)
   if share and overwrite:
@@ -155,6 +166,8 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
     "short_side": (0, 1 << 16),
     "quality": (1, 100),
     "max_seconds": (0, 1e9),
+    "stream_fps": (0, 1000),
+    "max_gap": (0, 1e9),
     "timeout": (0, 1e9),
   }
   values = dataclasses.asdict(settings)
@@ -260,7 +273,7 @@ def _splits(planned, tasks, videos) -> dict[str, dict[str, Any]]:
     assert len(results) == len(tasks[job.split])  # all are written now
     splits[job.split] = {
       **manifest.Tally.merge(result["counts"] for result in results),
-      "settings": dataclasses.asdict(job.settings),
+      "settings": decode.described(job.settings),
       "notes": list(videos.notes),
       "left_out": videos.left_out,
       "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
@@ -320,6 +333,7 @@ def parser() -> arguments.Parser:
     default=120.0,
     help="longest record, seconds; longer videos are split; 0: never (default: 120)",
   )
+  arguments.reading(p)
   add(
     "--shards",
     type=int,
@@ -367,6 +381,11 @@ def run(args: argparse.Namespace) -> int:
     print(files.printable(f"  unreadable: {file['path']}: {file['reason']}"))
   if len(unreadable) > _LISTED:
     print(f"  and {len(unreadable) - _LISTED} more unreadable videos, see {manifest.MANIFEST}")
+  noted = [f for split in result["splits"].values() for f in split.get("noted", [])]
+  for file in noted[:_LISTED]:
+    print(files.printable(f"  kept: {file['path']}: {'; '.join(file['notes'])}"))
+  if len(noted) > _LISTED:
+    print(f"  and {len(noted) - _LISTED} more videos with notes, see {manifest.MANIFEST}")
   # Each split has the number of the run that wrote it.
   left_out = max((split.get("left_out", 0) for split in result["splits"].values()), default=0)
   if left_out:

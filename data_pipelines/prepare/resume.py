@@ -51,7 +51,7 @@ class Job:
     """What must stay the same between two runs, as plain data for JSON."""
     entries = sorted(dataclasses.astuple(entry) for entry in self.entries)
     return {
-      **dataclasses.asdict(self.settings),
+      **decode.described(self.settings),
       "shards": self.shards,
       "videos": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }
@@ -200,7 +200,8 @@ def settle(output: pathlib.Path, job: Job) -> Job:
     if before.get("videos") != now["videos"]:
       what = "made from another list of videos"
     else:
-      pairs = [f"{k}={before.get(k)} (now {v})" for k, v in now.items() if before.get(k) != v]
+      fields = [k for k in {**now, **before} if before.get(k) != now.get(k)]
+      pairs = [f"{k}={before.get(k)} (now {now.get(k)})" for k in fields]
       what = f"with {', '.join(pairs)}"
     raise UserError(f"{output}: already has split {job.split!r} {what}: {_AGAIN}")
   return job

@@ -21,7 +21,6 @@ from vssl_jax.errors import UserError
 STATE = ".prepare"  # folder with the results of the finished shards
 _SOURCE_BYTES = 64 << 20  # bytes of video files per shard; they give about 0.5 GB of JPEGs
 _FEWEST = 16  # minimum number of shards (if there are enough videos), to keep 16 processes busy
-_RECORD_BYTES = (2 << 30) - (1 << 20)  # largest record, bytes; protobuf's limit is 2 GiB
 
 
 class UnreadableVideoError(UserError):
@@ -154,10 +153,6 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, writ
   parts, frames, seconds = 0, 0, 0.0
   path = video_list.locate(shard.root, entry.path)
   for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
-    if sum(map(len, part.frames)) > _RECORD_BYTES:
-      raise decode.UnreadableError(
-        "one of its records would exceed 2 GB: lower --max_seconds, --short_side or --quality"
-      )
     video = sequence_example.Video(
       frames=part.frames,
       fps=part.fps,
@@ -180,3 +175,4 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, writ
     size=part.source_size,
     stored_size=part.size,
   )
+  tally.add_notes(entry.path, part.notes)

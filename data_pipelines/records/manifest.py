@@ -27,7 +27,8 @@ class Tally:
   Attributes:
     counts: plain data for JSON: totals (`videos`, `records`, `frames`, `seconds`, `bytes`), the
       `shortest` and `longest` video in seconds, histograms of videos (`classes`, `durations`,
-      `fps`, `size` of the files' frames, `stored_size`), and the `unreadable` files.
+      `fps`, `size` of the files' frames, `stored_size`), the `unreadable` files, and the files
+      that are `noted`: kept, but something is wrong with them.
   """
 
   def __init__(self, counts: dict[str, Any] | None = None):
@@ -37,6 +38,7 @@ class Tally:
       "longest": None,
       **{name: {} for name in _COUNTERS},
       "unreadable": [],
+      "noted": [],
     }
 
   def add_video(
@@ -64,9 +66,14 @@ class Tally:
     """Adds a video that could not be read and so has no record."""
     self.counts["unreadable"].append({"path": path, "reason": reason})
 
+  def add_notes(self, path: str, notes: Sequence[str]) -> None:
+    """Adds remarks about a video that is kept."""
+    if notes:
+      self.counts["noted"].append({"path": path, "notes": list(notes)})
+
   @staticmethod
   def merge(tallies: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Adds up the counts of several tallies; unreadable files are sorted by path."""
+    """Adds up the counts of several tallies; unreadable and noted files are sorted by path."""
     total = Tally().counts
     for counts in tallies:
       for name in _TOTALS:
@@ -77,11 +84,13 @@ class Tally:
       for name in _COUNTERS:
         total[name] = dict(collections.Counter(total[name]) + collections.Counter(counts[name]))
       total["unreadable"] += counts["unreadable"]
+      total["noted"] += counts.get("noted", [])  # a shard of an earlier version has none
     for name in ("seconds", "shortest", "longest"):
       total[name] = None if total[name] is None else round(total[name], 3)
     for name in _COUNTERS:
       total[name] = dict(sorted(total[name].items(), key=lambda item: _natural(item[0])))
-    total["unreadable"].sort(key=lambda file: file["path"])
+    for name in ("unreadable", "noted"):
+      total[name].sort(key=lambda file: file["path"])
     return total
 
 

@@ -11,8 +11,11 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from data_pipelines.videos import decode
+from data_pipelines.videos import decode, display, rates, workers
 from vssl_jax.errors import UserError
+
+# Seconds of a long video that have the time limit of a video: the longest record, by default.
+PART_SECONDS = decode.FrameSettings.max_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,9 @@ class SnippetSettings:
       its frames; 0 for the video's own frames.
     resize: shorter side of the resized frames, pixels.
     size: side of the central square crop, pixels, at most `resize`.
+    raw_aspect: see `decode.FrameSettings`, as for the other two.
+    stream_fps: frames per second of streams without time stamps.
+    max_gap: longest gap between two frames, seconds.
   """
 
   frames: int = 16
@@ -35,10 +41,15 @@ class SnippetSettings:
   fps: float = 25.0
   resize: int = 128
   size: int = 112
+  raw_aspect: bool = False
+  stream_fps: float = 0.0
+  max_gap: float = 0.0
 
   def __post_init__(self):
-    if min(self.frames, self.step, self.stride, self.size) < 1 or self.fps < 0:
+    if min(self.frames, self.step, self.stride, self.size) < 1:
       raise UserError(f"snippets: frames, step, stride and size must be positive; got {self}.")
+    if min(self.fps, self.stream_fps, self.max_gap) < 0:
+      raise UserError(f"snippets: fps, stream_fps and max_gap must not be negative; got {self}.")
     if self.size > self.resize:
       raise UserError(
         f"snippets: cannot crop {self.size} pixels from frames resized to {self.resize}; size must "
@@ -74,39 +85,62 @@ def read(
 
   Yields:
     A snippet, uint8 `[T, size, size, 3]`, RGB; and a dict: number of `frames` read, `fps` of the
-    file, `seconds` read.
+    file, `seconds` read. Once the video has ended, the last dict also has the `notes` about what is
+    wrong with it, a list, if anything is.
 
   Raises:
     decode.UnreadableError: the video has no frames or is cut off, perhaps after some snippets.
   """
-  square, held, first, count, seen = _Square(settings), [], 0, 0, {}
-  for time, frame, fps in decode.frames(path, settings.fps):
-    count += 1
-    seen = {"frames": count, "fps": fps, "seconds": time + 1 / (settings.fps or fps)}
-    if count > first:  # if stride > span, the frames between two snippets are not kept
-      held.append(square(frame))
-    if len(held) == settings.span:
-      yield np.stack(held[:: settings.step]), seen
-      held = held[settings.stride :]
-      first += settings.stride
-  if not count:
-    raise decode.UnreadableError("no frames")
-  if first == 0:
-    held += held[-1:] * (settings.span - len(held))
-    yield np.stack(held[:: settings.step]), seen
+  square = _Square(settings)
+  held: list[np.ndarray] = []
+  first = count = 0
+  facts: dict[str, Any] = {}
+  how = {"stream_fps": settings.stream_fps, "max_gap": settings.max_gap}
+  with decode.opened(path, **how) as source:
+
+    def seen(time: float) -> dict[str, Any]:
+      fps = source.fps
+      return {"frames": count, "fps": fps, "seconds": time + 1 / (settings.fps or fps)}
+
+    for time, frame in rates.at_rate(source, settings.fps) if settings.fps else source:
+      count += 1
+      if count > first:  # if stride > span, the frames between two snippets are not kept
+        held.append(square(frame, 1.0 if settings.raw_aspect else source.aspect))
+      if len(held) == settings.span:
+        facts = seen(time)
+        yield np.stack(held[:: settings.step]), facts
+        held = held[settings.stride :]
+        first += settings.stride
+    if not count:
+      raise decode.UnreadableError("no frames")
+    if first == 0:
+      held += held[-1:] * (settings.span - len(held))
+      facts = seen(time)
+      yield np.stack(held[:: settings.step]), facts
+    if source.notes:
+      facts["notes"] = list(source.notes)
 
 
-def send(task: Task, report: Callable[[np.ndarray], None]) -> dict[str, Any]:
+def send(task: Task, report: Callable[[Any], None]) -> dict[str, Any]:
   """Passes each snippet of a video to `report`; for `workers.run`.
 
+  The time limit is for the whole video, or for each `PART_SECONDS` of a longer one, as in
+  `prepare`; a snippet alone does not prolong it.
+
   Returns:
-    A dict with `frames`, `fps`, `seconds` and the number of `snippets`, or with the `error`.
+    A dict with `frames`, `fps`, `seconds` and the number of `snippets`, perhaps `notes`, or with
+    the `error`.
   """
-  seen, count = {}, 0
+  seen: dict[str, Any] = {}
+  count, part = 0, 1
   try:
     for snippet, now in read(task.path, task.settings):
       seen = now
-      report(snippet)
+      if seen["seconds"] >= part * PART_SECONDS:
+        part = int(seen["seconds"] // PART_SECONDS) + 1
+        report(snippet)
+      else:
+        report(workers.Piece(snippet))
       count += 1
   except decode.UnreadableError as e:
     return {"error": str(e)}
@@ -114,24 +148,26 @@ def send(task: Task, report: Callable[[np.ndarray], None]) -> dict[str, Any]:
 
 
 class _Square:
-  """Resizes a frame and returns its central square crop, upright."""
+  """Resizes a frame and returns its central square crop, upright and with square pixels."""
 
   def __init__(self, settings: SnippetSettings):
     self._settings, self._reformatter = settings, VideoReformatter()
     self._last: av.VideoFrame | None = None
     self._pixels = np.zeros(0, np.uint8)
 
-  def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+  def __call__(self, frame: av.VideoFrame, aspect: float) -> np.ndarray:
     if frame is self._last:
       return self._pixels
     short, size = self._settings.resize, self._settings.size
-    scale = short / min(frame.width, frame.height)
-    width, height = (max(short, round(x * scale)) for x in (frame.width, frame.height))
+    shown, pose = display.shown(frame, aspect), display.pose(frame)
+    scale = short / min(shown)
+    width, height = (max(short, round(x * scale)) for x in shown)
     rgb = self._reformatter.reformat(
       frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
     ).to_ndarray()
+    if pose.tilt:  # before the crop, whose corners are then filled as well
+      rgb, pose = pose.apply(rgb), display.UPRIGHT
     top, left = (height - size) // 2, (width - size) // 2
-    turns = round(getattr(frame, "rotation", 0)) % 360 // 90  # counter-clockwise
     self._last = frame
-    self._pixels = np.rot90(rgb[top : top + size, left : left + size], turns)
+    self._pixels = pose.apply(rgb[top : top + size, left : left + size])
     return self._pixels

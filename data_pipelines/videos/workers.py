@@ -7,6 +7,7 @@ processes of a pool share a lock: if one were killed while it holds the lock, th
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -16,7 +17,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -32,6 +33,13 @@ def cores() -> int:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """A report that does not restart the time limit, of a task that sends many small ones."""
+
+  message: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +75,28 @@ def run(
     function: an importable function; it may call `report(message)` any number of times.
     tasks: the tasks, in the order in which they start.
     workers: number of processes.
-    on_report: called with (task, message) in this process.
+    on_report: called with (task, message) in this process; a `Piece` is unpacked.
     on_crash: called with (task, crash) if a worker died during a task or exceeded the time limit;
       returns the task to run instead, which may be the same one, or None to give it up.
     timeout: a task's process is ended if it sends no report for this many seconds after its start
-      or its last report; the time that this process needs for reports does not count. 0 sets no
-      limit.
+      or its last report, where a `Piece` is none; the time that this process needs for reports does
+      not count. 0 sets no limit.
 
   Raises:
     Exception: the first exception that `function` raised; the other workers are stopped.
   """
+
+  def deliver(task: Any, message: Any) -> None:
+    on_report(task, message.message if isinstance(message, Piece) else message)
+
   if workers <= 1 and not timeout:
     for task in tasks:
-      yield task, function(task, functools.partial(on_report, task))
+      yield task, function(task, functools.partial(deliver, task))
     return
   queue = collections.deque((task, 0) for task in tasks)  # (task, number of failed starts)
   idle = [_Worker() for _ in range(min(max(workers, 1), len(queue)))]
   busy: dict[multiprocessing.connection.Connection, _Worker] = {}
+  clock = _Clock()
   try:
     while queue or busy:
       while queue and idle:
@@ -100,10 +113,13 @@ def run(
             pass
           else:
             if worker.began:
-              on_report(worker.task, message)
-            worker.began = time.monotonic()
+              with clock.stopped():
+                deliver(worker.task, message)
+            worker.heard = time.monotonic()
+            if not (worker.began and isinstance(message, Piece)):
+              worker.began = clock.now()
             continue
-        elif not (done or worker.is_late(timeout)):
+        elif not (done or worker.is_late(timeout, clock)):
           continue
         crash, result = worker.finish(timeout)
         del busy[pipe]
@@ -129,6 +145,24 @@ def run(
       pool.join()
 
 
+class _Clock:
+  """A clock that stands still while this process is at work and workers may have to wait for it."""
+
+  def __init__(self):
+    self._stood = 0.0
+
+  def now(self) -> float:
+    return time.monotonic() - self._stood
+
+  @contextlib.contextmanager
+  def stopped(self) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self._stood += time.monotonic() - start
+
+
 class _Worker:
   """A process and its current task.
 
@@ -136,7 +170,8 @@ class _Worker:
     pool: Pebble's pool of this one process; the process starts with its first task.
     task: the current task.
     future: future of the result.
-    began: `time.monotonic()` when the task began or last reported; 0 before it began.
+    began: by the `_Clock`, when the task began or last reported, pieces aside; 0 before it began.
+    heard: `time.monotonic()` when it last reported anything.
     failed_starts: how often a process ended before it began this task.
   """
 
@@ -145,7 +180,7 @@ class _Worker:
 
   def start(self, function, task, failed_starts) -> multiprocessing.connection.Connection:
     """Begins a task; returns the pipe of its reports, which is closed when the task ends."""
-    self.task, self.failed_starts, self.began = task, failed_starts, 0.0
+    self.task, self.failed_starts, self.began, self.heard = task, failed_starts, 0.0, 0.0
     # One pipe per task: a message half sent by a killed process cannot mix with the next task's.
     self._ours, self._theirs = multiprocessing.Pipe(duplex=False)
     args = (function, task, self._theirs)
@@ -159,9 +194,11 @@ class _Worker:
     self.future.add_done_callback(lambda _: theirs.close())
     return self._ours
 
-  def is_late(self, timeout: float) -> bool:
-    """Whether the last report is older than the time limit."""
-    return bool(timeout and self.began) and time.monotonic() - self.began > timeout
+  def is_late(self, timeout: float, clock: _Clock) -> bool:
+    """Whether the last report is older than the time limit, or the last piece, if it hangs."""
+    if not (timeout and self.began):
+      return False
+    return clock.now() - self.began > timeout or time.monotonic() - self.heard > timeout
 
   def finish(self, timeout: float) -> tuple[Crash | None, Any]:
     """Ends a task that is done, dead or late; returns (crash or None, result or None)."""

@@ -84,6 +84,22 @@ def test_a_file_a_video_and_a_manifest(world, capsys):
   assert "step_seconds 0.3" in capsys.readouterr().out
 
 
+def test_odd_videos_are_kept_and_noted(world, capsys):
+  folder, out, _, _ = world
+  times = [0, 0.1, 90.0, 90.1]
+  gap = _make_video(folder / "gap.mkv", frames=4, times=times, codec="libx264")
+  assert run(folder, out) == 3
+  note = "1 gap of more than 60 s, the longest of 90 s at 0 s"
+  assert f"kept: gap: {note}" in capsys.readouterr().out
+  videos = json.loads((out / "manifest.json").read_text())["videos"]
+  assert videos["gap"]["notes"] == [note]
+  assert "notes" not in videos["a"]
+  other = out.with_name("guarded")
+  assert run(folder, other, "--max_gap=60", "--raw_aspect", "--stream_fps=10") == 3
+  lost = json.loads((other / "manifest.json").read_text())["unreadable"]
+  assert [v["path"].rpartition("/")[2] for v in lost] == ["bad.mp4", gap.name]
+
+
 def test_frames_are_as_large_as_the_checkpoint_is_evaluated(world):
   folder, out, calls, _ = world
   given = [f"--videos={folder}", f"--out={out}", "--checkpoint=none", *ALONE]

@@ -188,6 +188,32 @@ def output(parser: Parser, what: str, *former: str, required: bool = True) -> No
   parser.add_argument("--output", *former, required=required, metavar="DIR", help=what)
 
 
+def reading(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags for rare kinds of video files."""
+  add = parser.add_argument
+  add(
+    "--raw_aspect",
+    action="store_true",
+    help="keep frames as they are stored if their pixels are not square",
+  )
+  add(
+    "--stream_fps",
+    type=float,
+    default=0.0,
+    metavar="FPS",
+    help="frames per second of streams without time stamps, such as .h264; 0: what each stream "
+    "states (default: 0)",
+  )
+  add(
+    "--max_gap",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="longest gap between two frames; a video with a longer one counts as unreadable; 0: no "
+    "limit (default: 0)",
+  )
+
+
 def engine(parser: Parser, shared: str) -> None:
   """Adds `--engine` and `--address`.
 

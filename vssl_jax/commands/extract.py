@@ -20,7 +20,7 @@ vssl extract --checkpoint=runs/mine --videos=UNTRIMMED --output=FEATURES
 vssl extract --checkpoint=exported --videos=UNTRIMMED --output=FEATURES --fps=0 --stride=8
 vssl extract --checkpoint=runs/mine --videos=UNTRIMMED --output=FEATURES --engine=ray
 """
-_LISTED = 10  # unreadable videos printed; the manifest has all
+_LISTED = 10  # unreadable or noted videos printed; the manifest has all
 
 
 def parser() -> arguments.Parser:
@@ -41,6 +41,7 @@ def parser() -> arguments.Parser:
   )
   add("--resize", type=int, help="shorter side of the frames, pixels (default: the checkpoint's)")
   add("--size", type=int, help="side of the central square, pixels (default: the checkpoint's)")
+  arguments.reading(p)
   add("--batch_size", type=int, default=16, help="snippets per call of the encoder (default: 16)")
   add(
     "--workers",
@@ -53,7 +54,8 @@ def parser() -> arguments.Parser:
     type=float,
     default=600.0,
     metavar="SECONDS",
-    help="longest wait for a video's next snippet; 0: no limit (default: 600)",
+    help="longest time to decode a video, or each two minutes of a longer one; 0: no limit "
+    "(default: 600)",
   )
   arguments.engine(p, "--checkpoint and --videos")
   return p
@@ -74,4 +76,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"  unreadable: {lost['path']}: {lost['reason']}")
   if len(manifest["unreadable"]) > _LISTED:
     print(f"  and {len(manifest['unreadable']) - _LISTED} more, see {MANIFEST}")
+  noted = [(name, facts["notes"]) for name, facts in manifest["videos"].items() if "notes" in facts]
+  for name, notes in noted[:_LISTED]:
+    print(f"  kept: {name}: {'; '.join(notes)}")
+  if len(noted) > _LISTED:
+    print(f"  and {len(noted) - _LISTED} more videos with notes, see {MANIFEST}")
   return 3 if manifest["unreadable"] else 0

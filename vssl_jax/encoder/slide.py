@@ -32,13 +32,14 @@ def slide(
     encode: the encoder; called with `batch_size` snippets each time.
     paths: the videos.
     finish: called once for each video that was read, as soon as its last snippet is encoded, with
-      its path, its facts (`frames`, `fps`, `seconds`, number of `snippets`) and its features,
-      float32 `[snippets, D]`.
+      its path, its facts (`frames`, `fps`, `seconds`, number of `snippets`, perhaps `notes`) and
+      its features, float32 `[snippets, D]`.
     settings: how snippets are cut.
     batch_size: N, snippets per call of the encoder; the last batch is padded with zeros.
     workers: number of decoding processes.
-    timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
-      0 for no limit, in which case a single worker decodes in this process.
+    timeout: seconds that decoding a video may take before it counts as unreadable; a video of more
+      than two minutes may take this time for each two minutes of it. 0 for no limit, in which case
+      a single worker decodes in this process.
 
   Returns:
     The reasons why videos could not be read, by path.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.videos import decode
 from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import results as results_lib
 
@@ -85,7 +86,7 @@ def build(
     "checkpoint": {k: str(v) if isinstance(v, os.PathLike) else v for k, v in info.items()},
     "encoder": config.encoder.to_dict(),
     "preprocessing": {
-      **dataclasses.asdict(settings),
+      **decode.described(settings),
       "mean": list(a.mean),
       "std": list(a.std),
       "crop": "central square",

@@ -46,6 +46,9 @@ def extract_features(
   fps: float = 25.0,
   resize: int | None = None,
   size: int | None = None,
+  raw_aspect: bool = False,
+  stream_fps: float = 0.0,
+  max_gap: float = 0.0,
   batch_size: int = 16,
   workers: int = 0,
   timeout: float = TIMEOUT,
@@ -66,10 +69,15 @@ def extract_features(
     fps: frame rate at which videos are read; 0 for the frame rate of each video.
     resize: short side, pixels; None for the value that the checkpoint is evaluated with.
     size: side of the central square, pixels; None as for `resize`.
+    raw_aspect: keep frames as they are stored if their pixels are not square.
+    stream_fps: frames per second of streams without time stamps; 0 for the rate that they state.
+    max_gap: longest gap between two frames, seconds; a video with a longer one counts as
+      unreadable. 0 sets no limit.
     batch_size: snippets per call of the encoder.
     workers: number of decoding processes, with Ray for each encoder; 0 for one per core.
-    timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
-      0 for no limit, in which case a single worker decodes in this process.
+    timeout: seconds that decoding a video may take before it counts as unreadable; a video of more
+      than two minutes may take this time for each two minutes of it. 0 for no limit, in which case
+      a single worker decodes in this process.
     engine: "local" runs on one device of this machine, "ray" on all accelerators of a Ray cluster,
       or on its processors if it has none. All nodes must have `checkpoint` and `videos` on shared
       storage under the same path, and the same software.
@@ -91,7 +99,8 @@ def extract_features(
     raise UserError("--batch_size must be positive, --workers and --timeout not negative.")
   ray_cluster.check(engine, address)
   cut = {
-    "frames": frames, "step": step, "stride": stride, "fps": fps, "resize": resize, "size": size
+    "frames": frames, "step": step, "stride": stride, "fps": fps, "resize": resize, "size": size,
+    "raw_aspect": raw_aspect, "stream_fps": stream_fps, "max_gap": max_gap,
   }  # fmt: skip
   how: Any = {"batch_size": batch_size, "workers": workers, "timeout": timeout}
   if engine == "ray":
@@ -124,8 +133,9 @@ def extract(
     settings: how snippets are cut.
     batch_size: snippets per call of the encoder.
     workers: number of decoding processes; 0 for one per core.
-    timeout: seconds to wait for the next snippet of a video before the video counts as unreadable;
-      0 for no limit, in which case a single worker decodes in this process.
+    timeout: seconds that decoding a video may take before it counts as unreadable; a video of more
+      than two minutes may take this time for each two minutes of it. 0 for no limit, in which case
+      a single worker decodes in this process.
     progress: print one line per video.
 
   Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vssl_jax.encoder import snippet_features
@@ -26,12 +25,13 @@ def _settings(task: Task) -> SnippetSettings:
 
 def _describe(task: Task) -> Result:
   from data_pipelines.records import fingerprint
+  from data_pipelines.videos import decode
 
   if not task.options.untrimmed:
     raise UserError(f"--protocols={FOLDER}: give the untrimmed videos, --untrimmed=DIR.")
   folder = local(task.options.untrimmed)
   videos = fingerprint.of_files(snippet_features.find(folder, "--untrimmed"), folder)
-  return {"snippets": dataclasses.asdict(_settings(task)), "videos_fingerprint": videos}
+  return {"snippets": decode.described(_settings(task)), "videos_fingerprint": videos}
 
 
 def _run(task: Task) -> Result:

@@ -233,6 +233,33 @@ def test_bad_videos_are_reported_and_skipped(bad, tmp_path, capsys):
   assert "unreadable: empty.mp4: empty file" in capsys.readouterr().out
 
 
+def test_odd_videos_are_kept_and_noted(tmp_path, make_video, capsys):
+  folder, out = tmp_path / "in", tmp_path / "out"
+  make_video(folder / "good.mp4")
+  gap = make_video(folder / "gap.mkv", frames=4, times=[0, 0.1, 90.0, 90.1], codec="libx264")
+  make_video(folder / "wide.mp4", aspect="2")
+  assert run(folder, out, "--flat", "--workers=1") == 0
+  note = "1 gap of more than 60 s, the longest of 90 s at 0 s"
+  assert f"kept: gap.mkv: {note}" in capsys.readouterr().out
+  found = manifest.read(out)["splits"]["train"]
+  assert found["noted"] == [{"path": "gap.mkv", "notes": [note]}]
+  assert found["stored_size"] == {"32x24": 2, "64x24": 1}
+  assert "max_gap" not in found["settings"]  # as before there was such a flag
+  # An earlier version's records are the same, and can be continued.
+  assert run(folder, out, "--flat", "--workers=1") == 0
+  flags = ("--max_gap=60", "--raw_aspect", "--stream_fps=10")
+  assert run(folder, out, "--flat", "--workers=1", *flags) == 2
+  assert "raw_aspect=None (now True)" in capsys.readouterr().err
+  assert run(folder, out, "--flat", "--workers=1", *flags, "--overwrite") == 3
+  found = manifest.read(out)["splits"]["train"]
+  assert [f["path"] for f in found["unreadable"]] == [gap.name]
+  assert found["stored_size"] == {"32x24": 2}
+  assert (found["settings"]["max_gap"], found["settings"]["raw_aspect"]) == (60, True)
+  capsys.readouterr()
+  assert run(folder, out, "--flat", "--workers=1", "--max_gap=60") == 2
+  assert "raw_aspect=True (now None), stream_fps=10.0 (now None)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_strict_stops(bad, tmp_path, capsys, workers):
   assert run(bad, tmp_path / "out", "--strict", f"--workers={workers}", "--shards=2") == 2

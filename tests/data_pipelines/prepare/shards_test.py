@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.prepare import shards
 from data_pipelines.records import index
 from data_pipelines.records import sequence_example as example
-from data_pipelines.videos import decode
+from data_pipelines.videos import decode, parts
 from data_pipelines.videos.video_list import Entry
 
 
@@ -131,7 +131,7 @@ def test_a_strict_shard_stops_and_leaves_no_file(shard):
 
 
 def test_a_record_beyond_two_gigabytes_is_refused(shard, monkeypatch):
-  monkeypatch.setattr(shards, "_RECORD_BYTES", 100)
+  monkeypatch.setattr(parts, "RECORD_BYTES", 100)
   result = shards.write(shard, lambda _: None)
   assert result["records"] == 0
   reasons = {f["path"]: f["reason"] for f in result["counts"]["unreadable"]}

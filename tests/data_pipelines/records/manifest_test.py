@@ -42,6 +42,20 @@ def test_shards_add_up():
   assert manifest.Tally.merge([b, a]) == total
 
 
+def test_remarks_about_videos_that_are_kept():
+  counts = manifest.Tally()
+  counts.add_notes("q", ("cut", "odd"))
+  counts.add_notes("r", ())
+  counts.add_notes("p", ("damaged",))
+  old = tally()
+  del old["noted"]  # as an earlier version wrote it
+  total = manifest.Tally.merge([counts.counts, old])
+  assert total["noted"] == [
+    {"path": "p", "notes": ["damaged"]},
+    {"path": "q", "notes": ["cut", "odd"]},
+  ]
+
+
 def test_merging_survives_json():
   a = tally(("x", 0.5, 25.0, (320, 240)))
   assert manifest.Tally.merge([json.loads(json.dumps(a))]) == manifest.Tally.merge([a])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.videos import decode
+from data_pipelines.videos import container, decode, parts
 from data_pipelines.videos.decode import FrameSettings, UnreadableError
 
 
@@ -124,7 +124,7 @@ def test_a_span(tmp_path, make_video):
 def test_a_late_span_is_reached_by_seeking(tmp_path, make_video, monkeypatch):
   path = make_video(tmp_path / "a.mp4", frames=28, fps=1)
   part = one(path, start=15, end=20)
-  monkeypatch.setattr(decode, "_SEEK_FROM", math.inf)
+  monkeypatch.setattr(container, "_SEEK_FROM", math.inf)
   assert part == one(path, start=15, end=20)
   assert numbers(part) == [15, 16, 17, 18, 19]
   assert part.start == 15
@@ -132,7 +132,7 @@ def test_a_late_span_is_reached_by_seeking(tmp_path, make_video, monkeypatch):
 
 def test_seeking_decodes_little(tmp_path, make_video, monkeypatch):
   path = make_video(tmp_path / "a.mp4", frames=60, fps=1)
-  source = decode._Source(path, 50.0)
+  source = container.Source(path, 50.0)
   assert next(iter(source))[0] >= 40
 
 
@@ -140,13 +140,13 @@ def test_seeking_decodes_little(tmp_path, make_video, monkeypatch):
 def test_a_first_frame_without_a_time_stamp(tmp_path, make_video, monkeypatch, start):
   path = make_video(tmp_path / "a.mp4", frames=28, fps=1)
   expected = one(path, start=start)
-  frames = decode._Source._frames
+  frames = container.Source._frames
 
   def unstamped(self, seek_to):
     for i, (time, frame) in enumerate(frames(self, seek_to)):
       yield (time if i else None), frame
 
-  monkeypatch.setattr(decode._Source, "_frames", unstamped)
+  monkeypatch.setattr(container.Source, "_frames", unstamped)
   assert one(path, start=start) == expected
 
 
@@ -180,7 +180,7 @@ def test_parts_come_before_the_video_ends():
       taken.append(i)
       yield i / 10, b""
 
-  next(decode._cut(frames(), 1.0))
+  next(parts.cut(frames(), 1.0))
   assert len(taken) == 21  # two parts and one frame are all that is ever held
 
 
@@ -220,9 +220,11 @@ def test_damaged_and_cut_off_files(tmp_path, make_video):
   for i in range(6000, len(damaged) - 3000, 97):
     damaged[i] ^= 0x5A
   path.write_bytes(damaged)
-  assert reason(path).startswith("cannot be decoded: ")
+  assert reason(path).startswith("damaged: ")
 
 
-def test_time_stamps_that_jump(tmp_path, make_video):
-  path = make_video(tmp_path / "a.mkv", frames=3, times=[0, 0.1, 500], codec="libx264")
-  assert "time stamps jump from 0 s to 500 s" in reason(path)
+def test_settings_that_rare_files_need_are_told_only_if_set():
+  usual = decode.described(FrameSettings(fps=5))
+  assert usual == {"fps": 5, "short_side": 256, "quality": 85, "max_seconds": 120.0}
+  assert decode.described(FrameSettings(fps=5, raw_aspect=True)) == {**usual, "raw_aspect": True}
+  assert decode.described(FrameSettings(fps=0, max_gap=9.0))["max_gap"] == 9.0

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.videos import decode, snippets
+from data_pipelines.videos import decode, snippets, workers
 from data_pipelines.videos.snippets import SnippetSettings, Task
 from vssl_jax.errors import UserError
 
@@ -74,10 +74,41 @@ def test_broken_videos_have_reasons(make_video, make_audio, tmp_path):
   whole = make_video(tmp_path / "whole.avi", frames=40)
   assert send(whole)["snippets"] == 20
   with pytest.raises(decode.UnreadableError, match="no such file"):
-    next(decode.frames(tmp_path / "none.mp4"))
+    next(snippets.read(tmp_path / "none.mp4", settings))
 
 
-@pytest.mark.parametrize("kwargs", [{"frames": 0}, {"stride": 0}, {"fps": -1.0}, {"size": 200}])
+def test_the_time_limit_is_for_two_minutes_of_the_video(make_video, tmp_path):
+  path = make_video(tmp_path / "a.mkv", frames=28, times=[10.0 * i for i in range(28)])
+  settings, reports = SnippetSettings(**{**SMALL, "frames": 1, "stride": 1}), []
+  facts = snippets.send(Task(path, settings), reports.append)
+  assert facts["snippets"] == len(reports) == 28
+  restarts = [i for i, report in enumerate(reports) if not isinstance(report, workers.Piece)]
+  assert restarts == [11, 23]  # of 280 s; frame i ends at 10 · (i + 1) s
+
+
+def test_what_is_wrong_with_a_video_is_noted(make_video, tmp_path):
+  path = make_video(tmp_path / "a.mkv", frames=4, times=[0, 0.1, 90.0, 90.1], codec="libx264")
+  settings = {**SMALL, "frames": 4, "stride": 4}
+  facts = snippets.send(Task(path, SnippetSettings(**settings)), lambda _: None)
+  assert facts["notes"] == ["1 gap of more than 60 s, the longest of 90 s at 0 s"]
+  # It is also noted if all frames behind the last snippet are left out.
+  short = SnippetSettings(**{**settings, "frames": 2, "stride": 3})
+  assert snippets.send(Task(path, short), lambda _: None)["notes"] == facts["notes"]
+  guarded = SnippetSettings(**settings, max_gap=60.0)
+  assert "jump from 0 s to 90 s" in snippets.send(Task(path, guarded), lambda _: None)["error"]
+
+
+def test_a_stream_at_a_stated_rate(make_video, tmp_path):
+  path = make_video(tmp_path / "a.h264", frames=12, codec="libx264")
+  settings = SnippetSettings(**{**SMALL, "frames": 4, "stride": 4}, stream_fps=5.0)
+  facts = snippets.send(Task(path, settings), lambda _: None)
+  assert (facts["fps"], facts["seconds"]) == (5, pytest.approx(12 / 5))
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [{"frames": 0}, {"stride": 0}, {"fps": -1.0}, {"size": 200}, {"max_gap": -1.0}],
+)
 def test_impossible_settings(kwargs):
   with pytest.raises(UserError, match="snippets: "):
     SnippetSettings(**kwargs)

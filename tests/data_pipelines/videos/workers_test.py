@@ -18,6 +18,7 @@ from data_pipelines.videos import workers
 ROOT = pathlib.Path(__file__).parents[2]
 TASKS = """
 import ctypes, os, pathlib, signal, struct, time
+from data_pipelines.videos.workers import Piece
 
 def sleep(task, report):
   report(os.getpid())
@@ -51,6 +52,19 @@ def report_slowly(task, report):
   for i in range(8):
     time.sleep(0.5)
     report(i)
+  return task
+
+def report_pieces(task, report):
+  every, count = task
+  for i in range(count):
+    time.sleep(0.25)
+    report(i if every and i % every == 0 else Piece(i))
+  return task
+
+def slow_pieces(task, report):
+  for i in range(5):
+    report(Piece(i))
+    time.sleep(task)
   return task
 
 def burst(task, report):
@@ -178,6 +192,32 @@ def test_only_silence_is_a_hang(tasks):
   crashes = []
   results, reports = run(tasks.report_slowly, [0], 1, crashes, timeout=3.0)
   assert (results, crashes, len(reports)) == ({0: 0}, [], 8)
+
+
+def test_pieces_do_not_restart_the_time_limit(tasks):
+  crashes = []
+  endless, part = (0, 40), (4, 12)  # the second one reports more than pieces every second
+  results, reports = run(tasks.report_pieces, [part, endless], 2, crashes, timeout=2.0)
+  assert results == {part: part}
+  assert crashes == [
+    (endless, workers.Crash("decoding took longer than 2 s (--timeout)", outside=False))
+  ]
+  assert [message for task, message in reports if task == part] == list(range(12))
+
+
+@pytest.mark.parametrize(("timeout", "there", "here"), [(0.0, 0.0, 0.0), (2.0, 0.65, 0.45)])
+def test_time_that_pieces_take_here_does_not_count(tasks, timeout, there, here):
+  seen = []
+
+  def slow(task, message):
+    seen.append((task, message))
+    time.sleep(here)
+
+  results = workers.run(
+    tasks.slow_pieces, [there], workers=1, timeout=timeout, on_report=slow, on_crash=None
+  )
+  assert dict(results) == {there: there}
+  assert seen == [(there, i) for i in range(5)]
 
 
 def test_time_that_the_reports_take_here_does_not_count(tasks):
