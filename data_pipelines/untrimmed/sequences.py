@@ -149,8 +149,8 @@ class LocalizationSource(NumpySource):
   def eval_example(self, video: int, **views: int) -> Example:
     """A sequence of T evenly spaced features; `views` has no effect on features.
 
-    Each feature is from the middle of its bin. BaS-Net uses linspace(0, L - 1, T), rounded down,
-    which can be up to one feature earlier than the time that step t then stands for,
+    Each feature is from the middle of its bin. BaS-Net's code takes the start, t · L / T rounded
+    down, which is half a step earlier than the middle of the time that step t stands for,
     [t, t + 1) · L / T.
     """
     del views
