@@ -74,6 +74,9 @@ def test_missing_and_empty_files(folder):
     ([(1.0, 2.0, "run"), (10.0, 12.0, "run")], "starts past the end", False),
     ([(9.0, 10.6, "run")], "ends past the end, 10.0 s", False),
     ([(3.0, 3.0, "run")], "no length", False),
+    ([(-1.0, 3.0, "run")], "segment -1 to 3 s (run) starts before 0", False),
+    ([(-3.0, -1.0, "run"), (1.0, 3.0, "run")], "segment -3 to -1 s (run) starts before 0", False),
+    ([(-3.0, -1.0, "run")], "segment -3 to -1 s (run) starts before 0", True),
   ],
 )
 def test_segments(folder, segments, message, fatal):
@@ -81,6 +84,16 @@ def test_segments(folder, segments, message, fatal):
   (problem,) = found(folder, made=made, features=np.ones((20, 4)), label_names=["run", "dive"])
   assert message in problem.message
   assert problem.fatal == fatal
+
+
+def test_a_segment_around_the_whole_video_is_told_of_twice(folder):
+  problems = found(folder, made=video((-1.0, 30.0, "run")), features=np.ones((20, 4)))
+  assert [p.message.split("(run) ")[1] for p in problems] == [
+    "starts before 0",
+    "ends past the end, 10.0 s",
+  ]
+  mixed = video((-3.0, -1.0, "run"), (10.0, 12.0, "run"))
+  assert [p.fatal for p in found(folder, made=mixed, features=np.ones((20, 4)))] == [True, True]
 
 
 def test_length_against_duration(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import zipfile
 from collections.abc import Collection, Iterable
@@ -42,9 +43,10 @@ def find_problems(
 
   Fatal: a file that is missing, empty or unreadable; a shape other than `[L, D]`, or a D other than
   that of the first file; NaN or infinity; an unknown label; a video without labels, if labels are
-  required; a video whose actions all start after its end (perhaps other units). Notes: a segment
-  that starts after the end, or ends more than a step after it (THUMOS14's own annotation has eight
-  of them), or has no length; features that are longer or shorter than the video.
+  required; a video whose actions are all before 0 or after its end (perhaps other units). Notes: a
+  segment that starts before 0 or after the end, or ends more than a step after it (THUMOS14's own
+  annotation has eight of them), or has no length; features that are longer or shorter than the
+  video.
 
   Args:
     annotations: the videos to check.
@@ -80,15 +82,18 @@ def find_problems(
     duration = covered if video.duration is None else video.duration
     if covered and duration is not None and abs(covered - duration) > slack * duration + 2 * step:
       found(f"features cover {covered:.1f} s of a video of {duration:.1f} s", fatal=False)
-    late = [duration is not None and s.start >= duration for s in video.segments]
-    for s, past in zip(video.segments, late, strict=True):
+    end = math.inf if duration is None else duration
+    outside = all((s.start < 0 and s.end <= 0) or s.start >= end for s in video.segments)
+    for s in video.segments:
       what = f"segment {s.start:g} to {s.end:g} s ({s.label})"
-      if s.end <= s.start or s.start < 0:
-        found(f"{what} has no length or starts before 0", fatal=False)
-      if past:
-        found(f"{what} starts past the end, {duration:.1f} s", fatal=all(late))
-      elif duration is not None and s.end > duration + step:
-        found(f"{what} ends past the end, {duration:.1f} s", fatal=False)
+      if s.end == s.start:
+        found(f"{what} has no length", fatal=False)
+      if s.start < 0:
+        found(f"{what} starts before 0", fatal=outside)
+      elif s.start >= end:
+        found(f"{what} starts past the end, {end:.1f} s", fatal=outside)
+      if s.start < end < s.end - step:
+        found(f"{what} ends past the end, {end:.1f} s", fatal=False)
   return problems
 
 
