@@ -8,7 +8,8 @@
 * a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array named
   `features`. `labels.csv` (`path,label[,split]`) lists the files to use. Without it, all files in
   the sub-folder named like the split are used, or all files if there is no such sub-folder; their
-  labels are the names of the class folders.
+  labels are the names of the class folders. Folders `rgb` and `flow` are no classes but streams of
+  the same videos, whose features are joined; such videos have no labels here.
 
 Every sequence becomes `data.frames` = T frames long. A shorter one is padded, and `mask` is False
 there. A longer one is divided into T equal segments, and one frame is taken from each: a random
@@ -18,6 +19,7 @@ frame in training, else the middle one.
 from __future__ import annotations
 
 import csv
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +30,7 @@ from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource
 from vssl_jax.errors import UserError
 from vssl_jax.files import local
+from vssl_jax.localization import check, feature_folders
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
@@ -153,9 +156,13 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     chosen = [r for r in rows if r.get("split", split) == split]
     files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
   else:
+    inner = path / "features"
+    path = inner if (inner / split).is_dir() and not (path / split).is_dir() else path
     root = path / split if (path / split).is_dir() else path
     files = sorted(f for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
     texts = [f.parent.name if f.parent != root else "" for f in files]
+    if feature_folders.are_streams(texts):
+      return _read_streams(path, split)
     # Classes of all splits, so that a class has the same index even if a split lacks some classes.
     roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
     classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
@@ -166,6 +173,13 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     labels = [names.index(t) if t else -1 for t in texts]
   mark = fingerprint_lib.of_files(files, path, labels)
   return [_reader(f) for f in files], np.array(labels), names, mark
+
+
+def _read_streams(path: pathlib.Path, split: str) -> tuple[list, None, tuple, str]:
+  where = feature_folders.find(path)
+  files = [where.files(video, split) for video in where.videos(split)]
+  mark = fingerprint_lib.of_files([f for parts in files for f in parts], path)
+  return [functools.partial(check.read_streams, parts) for parts in files], None, (), mark
 
 
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:

@@ -48,6 +48,41 @@ def test_bad_features_are_fatal(folder, features, message):
     check.require(problems)
 
 
+def test_axes_of_length_1_are_dropped(tmp_path):
+  x = np.random.default_rng(0).normal(size=(6, 4))
+  path = tmp_path / "v.npy"
+  for shape in ((6, 1, 1, 4), (6, 1, 4)):
+    np.save(path, x.reshape(shape))
+    for mapped in (False, True):
+      np.testing.assert_array_equal(check.read_sequence(path, mapped=mapped), x)
+  for shape in ((1, 6, 4), (6, 2, 2), (2, 3, 1, 4), (24,), ()):
+    np.save(path, np.resize(x, shape))
+    with pytest.raises(UserError, match="not numbers"):
+      check.read_sequence(path)
+
+
+def test_streams_are_joined_where_they_are_about_equally_long(tmp_path):
+  paths = [tmp_path / f"{s}.npy" for s in ("rgb", "flow")]
+  for lengths, told, fatal in (((9, 8), 0, 0), ((50, 46), 1, 0), ((50, 45), 1, 1), ((3, 1), 1, 1)):
+    for path, n in zip(paths, lengths, strict=True):
+      np.save(path, np.full((n, 2), n))
+    found = check.streams_differ({"v": paths})
+    assert (len(found), sum(p.fatal for p in found)) == (told, fatal)
+    if fatal:
+      with pytest.raises(UserError, match=f"{lengths[0]}, .*flow.npy {lengths[1]}; extract"):
+        check.read_streams(paths)
+    else:
+      whole = check.read_streams(paths)
+      np.testing.assert_array_equal(whole, np.repeat([lengths], min(lengths), 0).repeat(2, 1))
+  assert check.streams_differ({"v": [*paths, tmp_path / "gone.npy"]}) == []
+
+
+def test_files_may_be_given_by_video(folder):
+  problems = check.find_problems({"a": video()}, {"a": folder / "good.npy"}, step_seconds=0.5)
+  assert problems == []
+  assert check.width_of({"a": folder / "good.npy"}, ["a"]) == 4
+
+
 def test_missing_and_empty_files(folder):
   (folder / "empty.npy").touch()
   (folder / "text.npy").write_text("no array")
