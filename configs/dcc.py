@@ -3,9 +3,9 @@
   python -m vssl_jax.main --config=configs/dcc.py --config.data.path=FEATURES
 
 FEATURES holds one `[L, 2048]` array per video and annotations.json, or what BaS-Net's authors
-distribute, features/{train,test}/{rgb,flow} and gt.json: see docs/localization.md. BaS-Net's values are those of its released code. For DCC, M, d and the
-losses are published; K, τ, β, the warm-up and the scope of the clusters are *ours* (no source
-states them).
+distribute, features/{train,test}/{rgb,flow} and gt.json: see docs/localization.md. BaS-Net's values
+are those of its released code. For DCC, M, d and the losses are published; K, τ, β, the warm-up and
+the scope of the clusters are *ours* (no source states them).
 
 Variants, after a colon:
   (none), thumos14   two-stream I3D, T = 750, 1,500 iterations of 16 videos, Adam. *published*, not
