@@ -663,6 +663,9 @@ print(f"DCC - BaS-Net by seed: {', '.join(f'{x:+.1f}' for x in gain)}; mean {gai
 # *mAP on the test videos, one line per run; the average is over tIoU 0.1 to 0.7. Parameters are
 # those of the last step; nothing was chosen on test or held-out videos.*
 #
+# The scores on this page are of before activation below 0 was kept when segments are made, as
+# BaS-Net's code does; on other features this has moved average mAP by less than a point.
+#
 # Compare the difference between the methods with the difference between two seeds of one method. If
 # it is not clearly larger, it shows nothing. In the run on this page it is larger, mostly at high
 # overlaps. **But the next section shows that this does not hold**: which method is better depends

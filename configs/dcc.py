@@ -2,10 +2,10 @@
 
   python -m vssl_jax.main --config=configs/dcc.py --config.data.path=FEATURES
 
-FEATURES holds one `[L, 2048]` array per video and annotations.json: see
-docs/localization.md. BaS-Net's values are those of its released code. For DCC, M, d and the
-losses are published; K, τ, β, the warm-up and the scope of the clusters are *ours* (no source
-states them).
+FEATURES holds one `[L, 2048]` array per video and annotations.json, or what BaS-Net's authors
+distribute, features/{train,test}/{rgb,flow} and gt.json: see docs/localization.md. BaS-Net's values
+are those of its released code. For DCC, M, d and the losses are published; K, τ, β, the warm-up and
+the scope of the clusters are *ours* (no source states them).
 
 Variants, after a colon:
   (none), thumos14   two-stream I3D, T = 750, 1,500 iterations of 16 videos, Adam. *published*, not
@@ -25,8 +25,8 @@ Variants, after a colon:
                  14.2 ± 0.3; with thresholds chosen on held-out videos 22.8 ± 1.6 and 29.8 ± 0.8.
   stitched       sequences stitched together from real frame features of trimmed videos (.npz):
                  --config.data.path=features.npz and lengths of segments as above
-                 30 to 70 s on 2 CPU cores. *measured by us*: average 48.0 ± 0.3, BaS-Net
-                 45.9 ± 1.8.
+                 30 to 70 s on 2 CPU cores. *measured by us*: average 48.2 ± 0.5, BaS-Net
+                 46.3 ± 1.9.
 Use simulated and stitched features to compare parts of the method with each other, not with papers.
 The last three variants hold out a fifth of the training videos. Their RESULT line has two scores:
 that of the last iteration, and that of the checkpoint with the best average mAP on the held-out

@@ -103,7 +103,8 @@ def localization() -> ConfigDict:
   c.step_seconds = 0.64  # time from one feature to the next; 0.64: 16 frames at 25 per second
   # sample: always T features, by repeating or leaving out | pad: zeros up to T, masked
   c.sampling = "sample"
-  c.streams = ()  # folders under config.data.path, concatenated along D, such as ("rgb", "flow")
+  # Folders of streams, concatenated along D; (): rgb and flow, if there are folders of these names.
+  c.streams = ()
   c.check = True  # check all files before training
   c.validation = 0.0  # share of the training videos held out, to choose a checkpoint
   c.truth = False  # True: batches have the annotated times; only for config.dcc.pseudo = annotated

@@ -8,7 +8,9 @@
 * a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array named
   `features`. `labels.csv` (`path,label[,split]`) lists the files to use. Without it, all files in
   the sub-folder named like the split are used, or all files if no sub-folder is named like a split
-  (`data_pipelines.videos.layout`); their labels are the names of the class folders.
+  (`data_pipelines.videos.layout`); their labels are the names of the class folders. Folders `rgb`
+  and `flow` are no classes but streams of the same videos, whose features are joined; such videos
+  have no labels here.
 
 Every sequence becomes `data.frames` = T frames long. A shorter one is padded, and `mask` is False
 there. A longer one is divided into T equal segments, and one frame is taken from each: a random
@@ -17,6 +19,7 @@ frame in training, else the middle one.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +31,7 @@ from data_pipelines.source import Example, NumpySource, check_labels
 from data_pipelines.videos import csv_table, layout
 from vssl_jax.errors import UserError
 from vssl_jax.files import local
+from vssl_jax.localization import check, feature_folders
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
@@ -155,13 +159,15 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
     chosen = [r for r in rows if r.get("split", split) == split]
     files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
   else:
+    inner = path / "features"
+    path = inner if (inner / split).is_dir() and not (path / split).is_dir() else path
     root = _split_folder(path, split)
     inside = sorted(f.relative_to(root) for f in root.rglob("*") if f.suffix in (".npy", ".npz"))
     inside = [f for f in inside if not any(part.startswith(".") for part in f.parts)]
-    files, texts = (
-      [root / f for f in inside],
-      [f.parts[0] if len(f.parts) > 1 else "" for f in inside],
-    )
+    files = [root / f for f in inside]
+    texts = [f.parts[0] if len(f.parts) > 1 else "" for f in inside]
+    if feature_folders.are_streams(texts):
+      return _read_streams(path, split)
     # Classes of all splits, so that a class has the same index even if a split lacks some classes.
     roots = [d for d in path.iterdir() if d.is_dir()] if root != path else [path]
     classes = [d.name for r in roots for d in r.iterdir() if d.is_dir()]
@@ -195,6 +201,13 @@ def _split_folder(path: pathlib.Path, split: str) -> pathlib.Path:
       "config.data.train_split and config.data.eval_split."
     )
   return same[0]
+
+
+def _read_streams(path: pathlib.Path, split: str) -> tuple[list, None, tuple, str]:
+  where = feature_folders.find(path)
+  files = [where.files(video, split) for video in where.videos(split)]
+  mark = fingerprint_lib.of_files([f for parts in files for f in parts], path)
+  return [functools.partial(check.read_streams, parts) for parts in files], None, (), mark
 
 
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:

@@ -1,11 +1,12 @@
 """Loads untrimmed videos as feature sequences with video-level labels (the actions that occur).
 
 `config.data.path` is a folder of `<video>.npy` files `[L, D]`, one per video, or a folder with one
-such folder per stream (`config.data.localization.streams`); streams are concatenated along D. The
-ground truth is a JSON file in ActivityNet's format: `config.data.localization.annotations`, or
-`annotations.json` in the folder. Training uses only the classes of each video from it, except in
-analyses that also need the times (`config.data.localization.truth`). The splits are the file's
-subsets.
+such folder per stream (`config.data.localization.streams`); streams are concatenated along D. Both
+may be divided by split; `vssl_jax.localization.feature_folders` has all forms, BaS-Net's among
+them. The ground truth is a JSON file in ActivityNet's format:
+`config.data.localization.annotations`, or `annotations.json` or `gt.json` in the folder. Training
+uses only the classes of each video from it, except in analyses that also need the times
+(`config.data.localization.truth`). The splits are the file's subsets.
 
 A batch has `features` float32 `[N, T, D]`, `mask` bool `[N, T]`, `labels` float32 `[N, C]` (1 if
 the class occurs), `seconds` float32 `[N]` (duration of a step of the sequence), `video` int64 `[N]`
@@ -40,7 +41,7 @@ from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
 from vssl_jax.files import local, make_folder
 from vssl_jax.localization import annotations as annotations_lib
-from vssl_jax.localization import check
+from vssl_jax.localization import check, feature_folders
 from vssl_jax.localization.annotations import Video
 
 # Maximum number of problems printed per split: if the run goes on, and if it stops.
@@ -149,8 +150,8 @@ class LocalizationSource(NumpySource):
   def eval_example(self, video: int, **views: int) -> Example:
     """A sequence of T evenly spaced features; `views` has no effect on features.
 
-    Each feature is from the middle of its bin. BaS-Net uses linspace(0, L - 1, T), rounded down,
-    which can be up to one feature earlier than the time that step t then stands for,
+    Each feature is from the middle of its bin. BaS-Net's code takes the start, t · L / T rounded
+    down, which is half a step earlier than the middle of the time that step t stands for,
     [t, t + 1) · L / T.
     """
     del views
@@ -250,14 +251,21 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
       f"config.data.path: {data.path!r} is not a folder; give one with feature sequences, "
       "<video>.npy."
     )
-  videos = annotations_lib.read_annotations(
-    fields.annotations or folder / "annotations.json", durations=fields.durations or None
-  )
-  streams = [folder / s for s in fields.streams] or [folder]
+  where = feature_folders.find(folder, tuple(fields.streams))
+  file = fields.annotations or where.annotations()
+  if not file:
+    raise UserError(
+      f"config.data.path: {folder} has neither {' nor '.join(feature_folders.ANNOTATIONS)}; put "
+      "the ground truth there, or name it, config.data.localization.annotations."
+    )
+  videos = annotations_lib.read_annotations(file, durations=fields.durations or None)
+  if not fields.annotations:
+    videos = feature_folders.by_lists(videos, local(file))
+  own = annotations_lib.of_subset(videos, split)
+  paths = {name: where.files(name, video.subset) for name, video in videos.items()}
   if fields.check:
-    _look_through(data, streams, videos, split, label_names)
-  paths = {name: [s / f"{name}.npy" for s in streams] for name in videos}
-  files = [path for name in annotations_lib.of_subset(videos, split) for path in paths[name]]
+    _look_through(data, paths, videos, split, label_names)
+  files = [path for name in own for path in paths[name]]
   return Dataset(
     videos,
     {name: _reader(parts) for name, parts in paths.items()},
@@ -269,7 +277,7 @@ def read(data: Any, split: str, *, label_names: Sequence[str] = ()) -> Dataset:
 
 def _look_through(
   data: Any,
-  streams: Sequence[pathlib.Path],
+  paths: Mapping[str, Sequence[pathlib.Path]],
   videos: Mapping[str, Video],
   split: str,
   label_names: Sequence[str],
@@ -286,8 +294,8 @@ def _look_through(
   names = (
     label_names or annotations_lib.label_names(training) or annotations_lib.label_names(videos)
   )
-  found = []
-  for stream in streams:
+  found = check.streams_differ({name: paths[name] for name in own})
+  for stream in _streams(paths):
     width = check.width_of(stream, training) if learns and split != data.train_split else None
     found += check.find_problems(
       own,
@@ -325,16 +333,16 @@ def unlabeled(data: Any, label_names: Sequence[str]) -> Dataset:
     UserError: the folder does not exist, or its sequences are missing or unusable.
   """
   fields, folder, step_seconds = data.localization, local(data.path), step_of(data)
-  streams = [folder / s for s in fields.streams] or [folder]
-  paths = {f.stem: [s / f.name for s in streams] for f in sorted(streams[0].glob("*.npy"))}
+  where = feature_folders.find(folder, tuple(fields.streams))
+  paths = {name: where.files(name) for name in where.videos()}
   if not paths:
     raise UserError(
-      f"config.data.path: {streams[0]} holds no feature sequences; give a folder of <video>.npy."
+      f"config.data.path: {where.root} holds no feature sequences; give a folder of <video>.npy."
     )
   videos = {name: Video(UNLABELED, None, ()) for name in paths}
   if fields.check:
-    found = []
-    for stream in streams:
+    found = check.streams_differ(paths)
+    for stream in _streams(paths):
       found += check.find_problems(videos, stream, labeled=False)
     _tell(found, str(folder))
   return Dataset(
@@ -346,16 +354,15 @@ def unlabeled(data: Any, label_names: Sequence[str]) -> Dataset:
   )
 
 
+def _streams(paths: Mapping[str, Sequence[pathlib.Path]]) -> list[dict[str, pathlib.Path]]:
+  """The files of each stream by video, from those of each video."""
+  count = len(next(iter(paths.values())))
+  return [{name: parts[i] for name, parts in paths.items()} for i in range(count)]
+
+
 def _get(features: Sequence2D) -> np.ndarray:
   return features() if callable(features) else features
 
 
 def _reader(paths: list[pathlib.Path]) -> Callable[[], np.ndarray]:
-  def read() -> np.ndarray:
-    parts = [check.read_sequence(path) for path in paths]
-    if len(parts) == 1:
-      return parts[0]
-    length = min(map(len, parts))  # streams may differ by a snippet at the end
-    return np.concatenate([p[:length] for p in parts], axis=1)
-
-  return read
+  return functools.partial(check.read_streams, paths)

@@ -38,7 +38,7 @@ from data_pipelines.untrimmed.sequences import (
 from vssl_jax.errors import UserError
 from vssl_jax.files import local
 from vssl_jax.localization import annotations as files
-from vssl_jax.localization import check
+from vssl_jax.localization import check, feature_folders
 from vssl_jax.localization.annotations import Segment, Video
 
 _STITCH = 5  # `purpose` of the random numbers, see `source.generator`
@@ -158,6 +158,11 @@ def _read_folder(path: str) -> _Sources:
   files = sorted(local(path).glob("*/*/*.npy"))
   if not files:
     raise UserError(f"config.data.path: {path}: no <subset>/<label>/<video>.npy in this folder.")
+  if feature_folders.are_streams(f.parent.name for f in files):
+    raise UserError(
+      f"config.data.path: {path} holds streams of untrimmed videos, rgb and flow, not folders of "
+      "classes; config.data.source='localization' reads them."
+    )
   features = [check.read_sequence(f, mapped=True) for f in files]
   for f, x in zip(files, features, strict=True):
     if x.shape[1] != features[0].shape[1]:

@@ -58,7 +58,7 @@ def call(folder, out, *flags):
 
 def features(folder, lengths, width=WIDTH):
   rng = np.random.default_rng(0)
-  folder.mkdir()
+  folder.mkdir(parents=True)
   for i, length in enumerate(lengths):
     np.save(folder / f"v{i}.npy", rng.normal(size=(length, width)).astype(np.float32))
   return folder
@@ -176,6 +176,22 @@ def test_streams_of_unknown_videos_are_joined(tmp_path):
   dataset = sequences.unlabeled(data, ("x",))
   assert dataset.features["v1"]().shape == (6, 4)
   assert dataset.videos["v0"] == Video(sequences.UNLABELED, None, ())
+
+
+def test_basnets_folders_are_opened(run, tmp_path):
+  _, config, _ = run
+  localizer = methods.evaluator(config).localizer
+  for stream, width in {"rgb": 3, "flow": WIDTH - 3}.items():
+    features(tmp_path / "features" / "test" / stream, [9, 12], width=width)
+  for inside in ("", "features", "features/test"):
+    source = localize.open_split(config, localizer, str(tmp_path / inside))
+    assert (source.names, source.sequence(1).shape) == (("v0", "v1"), (12, WIDTH))
+  entry = {"segment": ["1.0", "2.0"], "label": config.dcc.label_names[1]}
+  database = {"v1": {"subset": "test", "annotations": [entry]}}
+  (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+  source = localize.open_split(config, localizer, str(tmp_path), split="test")
+  assert source.names == ("v1",)
+  np.testing.assert_array_equal(source.eval_example(0)["labels"], [0, 1])
 
 
 def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monkeypatch):

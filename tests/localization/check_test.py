@@ -48,6 +48,41 @@ def test_bad_features_are_fatal(folder, features, message):
     check.require(problems)
 
 
+def test_axes_of_length_1_are_dropped(tmp_path):
+  x = np.random.default_rng(0).normal(size=(6, 4))
+  path = tmp_path / "v.npy"
+  for shape in ((6, 1, 1, 4), (6, 1, 4)):
+    np.save(path, x.reshape(shape))
+    for mapped in (False, True):
+      np.testing.assert_array_equal(check.read_sequence(path, mapped=mapped), x)
+  for shape in ((1, 6, 4), (6, 2, 2), (2, 3, 1, 4), (24,), ()):
+    np.save(path, np.resize(x, shape))
+    with pytest.raises(UserError, match="not numbers"):
+      check.read_sequence(path)
+
+
+def test_streams_are_joined_where_they_are_about_equally_long(tmp_path):
+  paths = [tmp_path / f"{s}.npy" for s in ("rgb", "flow")]
+  for lengths, told, fatal in (((9, 8), 0, 0), ((50, 46), 1, 0), ((50, 45), 1, 1), ((3, 1), 1, 1)):
+    for path, n in zip(paths, lengths, strict=True):
+      np.save(path, np.full((n, 2), n))
+    found = check.streams_differ({"v": paths})
+    assert (len(found), sum(p.fatal for p in found)) == (told, fatal)
+    if fatal:
+      with pytest.raises(UserError, match=f"{lengths[0]}, .*flow.npy {lengths[1]}; extract"):
+        check.read_streams(paths)
+    else:
+      whole = check.read_streams(paths)
+      np.testing.assert_array_equal(whole, np.repeat([lengths], min(lengths), 0).repeat(2, 1))
+  assert check.streams_differ({"v": [*paths, tmp_path / "gone.npy"]}) == []
+
+
+def test_files_may_be_given_by_video(folder):
+  problems = check.find_problems({"a": video()}, {"a": folder / "good.npy"}, step_seconds=0.5)
+  assert problems == []
+  assert check.width_of({"a": folder / "good.npy"}, ["a"]) == 4
+
+
 def test_missing_and_empty_files(folder):
   (folder / "empty.npy").touch()
   (folder / "text.npy").write_text("no array")
@@ -74,6 +109,9 @@ def test_missing_and_empty_files(folder):
     ([(1.0, 2.0, "run"), (10.0, 12.0, "run")], "starts past the end", False),
     ([(9.0, 10.6, "run")], "ends past the end, 10.0 s", False),
     ([(3.0, 3.0, "run")], "no length", False),
+    ([(-1.0, 3.0, "run")], "segment -1 to 3 s (run) starts before 0", False),
+    ([(-3.0, -1.0, "run"), (1.0, 3.0, "run")], "segment -3 to -1 s (run) starts before 0", False),
+    ([(-3.0, -1.0, "run")], "segment -3 to -1 s (run) starts before 0", True),
   ],
 )
 def test_segments(folder, segments, message, fatal):
@@ -81,6 +119,16 @@ def test_segments(folder, segments, message, fatal):
   (problem,) = found(folder, made=made, features=np.ones((20, 4)), label_names=["run", "dive"])
   assert message in problem.message
   assert problem.fatal == fatal
+
+
+def test_a_segment_around_the_whole_video_is_told_of_twice(folder):
+  problems = found(folder, made=video((-1.0, 30.0, "run")), features=np.ones((20, 4)))
+  assert [p.message.split("(run) ")[1] for p in problems] == [
+    "starts before 0",
+    "ends past the end, 10.0 s",
+  ]
+  mixed = video((-3.0, -1.0, "run"), (10.0, 12.0, "run"))
+  assert [p.fatal for p in found(folder, made=mixed, features=np.ones((20, 4)))] == [True, True]
 
 
 def test_length_against_duration(folder):

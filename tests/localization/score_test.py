@@ -54,3 +54,25 @@ def test_what_does_not_fit_is_one_line(stored, tmp_path, capsys):
   assert "gone.json: cannot be read" in capsys.readouterr().err
   assert call(tmp_path, predictions="truth.json") == 2
   assert "has no 'results'" in capsys.readouterr().err
+
+
+def test_times_that_no_video_has_are_told_and_count(tmp_path, capsys):
+  """Times as text, as in BaS-Net's ground truth, whose durations are in a table."""
+
+  def entry(start, end, **more):
+    return [{"segment": [str(start), str(end)], "label": "run", **more}]
+
+  videos = {"v": entry(-1, 2), "w": entry(1, 9.5), "x": entry(1, 2)}
+  videos = {name: {"subset": "test", "annotations": listed} for name, listed in videos.items()}
+  found = {name: entry(1, 2, score="0.5") for name in "wx"} | {"v": entry(-1, 2, score="1")}
+  (tmp_path / "truth.json").write_text(json.dumps({"database": videos}))
+  (tmp_path / "predictions.json").write_text(json.dumps({"results": found}))
+  assert call(tmp_path) == 0
+  first, second = capsys.readouterr().err.splitlines()
+  assert first.startswith(f"note: {tmp_path / 'truth.json'}: 1 of 3 segments start before 0 s")
+  assert second.startswith(f"note: {tmp_path / 'predictions.json'}: 1 of 3 segments")
+  (tmp_path / "videos.csv").write_text("video_id,duration_s\nv,9\nw,9\nx,9\n")
+  assert call(tmp_path, f"--durations={tmp_path / 'videos.csv'}") == 0
+  told = capsys.readouterr()
+  assert "2 of 3 segments" in told.err.splitlines()[0]
+  assert "| run | 3 | 3 |" in told.out

@@ -13,11 +13,11 @@ from vssl_jax.errors import UserError
 DESCRIPTION = """\
 Actions in untrimmed videos, by a trained BaS-Net or DCC.
 
---data is a folder of <video>.npy as the run was trained on (vssl extract makes such); without it
-the run's own test split is taken. With annotations (annotations.json in the folder, or
---annotations) predictions are scored, and ground truth is drawn beside them; without any all videos
-of the folder are localized. Held-out videos tell, before methods are compared, which thresholds
-suit a network.
+--data is a folder of <video>.npy as the run was trained on (vssl extract makes such), or in another
+form of feature folders, such as BaS-Net's; without it the run's own test split is taken. With
+annotations (annotations.json or gt.json in the folder, or --annotations) predictions are scored,
+and ground truth is drawn beside them; without any all videos of the folder are localized. Held-out
+videos tell, before methods are compared, which thresholds suit a network.
 
 The output folder gets predictions.json (ActivityNet's format), timelines/<video>.png and, with
 annotations, scores.json.
@@ -40,7 +40,7 @@ def parser() -> arguments.Parser:
   add(
     "--annotations",
     default="",
-    help="ground truth, ActivityNet's JSON (default: DATA/annotations.json)",
+    help="ground truth, ActivityNet's JSON (default: annotations.json or gt.json in DATA)",
   )
   add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
   add("--split", default="", help="subset of the annotations (default: the run's evaluation split)")

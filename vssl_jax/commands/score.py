@@ -11,7 +11,8 @@ Scores a file of predictions, whoever made it, as ActivityNet's evaluator does.
 
 Prints a Markdown table of average precisions by class and tIoU threshold, and the averages. A
 prediction in a video that is not of the subset, or of a class that is nowhere annotated, is refused
-by name; --lenient counts it as the evaluator does.
+by name; --lenient counts it as the evaluator does. Segments that start before 0 or end past the end
+of their video count as they are; how many there are is said.
 """
 EXAMPLES = """\
 vssl score --annotations=gt.json --predictions=found/predictions.json
@@ -26,6 +27,7 @@ def parser() -> arguments.Parser:
   add = p.add_argument
   add("--annotations", required=True, help="ground truth, ActivityNet's JSON")
   add("--predictions", required=True, help="predictions, ActivityNet's JSON")
+  add("--durations", default="", help="CSV of video_id, duration_s, if the JSON has no durations")
   add("--subset", default="", help="subset of the ground truth (default: all of it)")
   add(
     "--protocol",

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vssl_jax import files, methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import local, make_folder
+from vssl_jax.localization import feature_folders
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import write_predictions
@@ -48,10 +49,11 @@ def localize(
     checkpoint: folder of a run of `configs/dcc.py`.
     output: folder for predictions, pictures and scores.
     which: its checkpoint to use: "last", "best" (by its `config.save.best`), or a step.
-    data: folder of `<video>.npy` with features of the kind that the run was trained on, such as
-      `extract_features` writes; "" for the data of the run.
-    annotations: ground truth, ActivityNet's JSON; "" for `annotations.json` in `data`, if there is
-      one.
+    data: folder of `<video>.npy` or in another form of `localization.feature_folders`, with
+      features of the kind that the run was trained on, such as `extract_features` writes; "" for
+      the data of the run.
+    annotations: ground truth, ActivityNet's JSON; "" for `annotations.json` or `gt.json` in `data`,
+      if there is one.
     durations: CSV of video_id, duration_s, if the annotations have no durations.
     split: subset of the annotations; "" for the run's evaluation split.
     thresholds: thresholds of the proposals; () for those of the run.
@@ -112,7 +114,7 @@ def open_split(
     config: the config of a run.
     localizer: the localizer of its method.
     data: folder of features; "" for the data of the run.
-    annotations: ground truth; "" for `annotations.json` in the folder, if there is one.
+    annotations: ground truth; "" for `annotations.json` or `gt.json` in the folder.
     durations: CSV of durations, if the annotations have none.
     split: subset of the annotated videos; by default the run's evaluation split.
 
@@ -136,7 +138,7 @@ def open_split(
       "--data: the run is of before class names were kept; it knows its own data only."
     )
   where = {"batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
-  if annotations or (local(data) / "annotations.json").is_file():
+  if annotations or feature_folders.find(local(data), tuple(fields.streams)).annotations():
     dataset = sequences.read(config.data, split, label_names=names)
   else:
     if chosen or durations:

@@ -2,8 +2,9 @@
 
 Ground truth: `{"database": {video: {"subset": …, "duration": seconds, "annotations": [{"segment":
 [start, end], "label": …}]}}}`; predictions: `{"results": {video: [{"segment": [start, end],
-"label": …, "score": …}]}}`. Times are in seconds. Other fields are ignored when reading; the fields
-that ActivityNet's evaluator requires are written.
+"label": …, "score": …}]}}`. Times are in seconds. Numbers may be text, such as "18.6", as in the
+`gt.json` that BaS-Net's authors published. Other fields are ignored when reading; the fields that
+ActivityNet's evaluator requires are written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,10 +26,12 @@ from vssl_jax.files import local, write_atomic
 from vssl_jax.localization.segments import covers
 
 _VERSION = "VERSION 1.3"
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+_LONGEST = 60  # characters of a value in a message
 
 
 class Segment(NamedTuple):
-  """One action: seconds from the video's start, start ≤ end."""
+  """One action: seconds from the video's start, start ≤ end. See `odd_times` for what may be."""
 
   start: float
   end: float
@@ -121,7 +125,7 @@ def read_annotations(
   Args:
     path: path of the JSON file.
     durations: path of a CSV file with columns `video_id` and `duration_s`, used for videos that
-      have no duration in the JSON file.
+      have no duration in the JSON file; an empty duration is unknown.
 
   Returns:
     Videos by name, in the order of the file.
@@ -138,12 +142,37 @@ def read_annotations(
     listed = _field(entry, "annotations", list, where)
     places = (f"{where}, annotation {i}" for i in range(len(listed)))
     segments = tuple(Segment(*_segment(*pair)) for pair in zip(listed, places, strict=True))
-    duration = entry.get("duration")
-    duration = known.get(name) if duration is None else duration
-    if duration is not None and not (_is_number(duration) and duration > 0):
-      raise UserError(f"{where}: duration {duration!r} is not a positive number of seconds.")
-    videos[name] = Video(subset, None if duration is None else float(duration), segments)
+    given = entry.get("duration")
+    duration = known.get(name) if given is None else _duration(given, where)
+    videos[name] = Video(subset, duration, segments)
   return videos
+
+
+def odd_times(annotations: Annotations, predictions: Predictions | None = None) -> str:
+  """Tells of times that are read as they are, although no video has them.
+
+  Args:
+    annotations: the videos.
+    predictions: tells of these segments, in place of the annotated ones.
+
+  Returns:
+    One line with the number of segments that start before 0 or end past the end of their video, as
+    far as its duration is known, and the first of them; "" if there are none.
+  """
+  odd, total = [], 0
+  for name, video in annotations.items():
+    listed = video.segments if predictions is None else predictions.get(name, ())
+    end = math.inf if video.duration is None else video.duration
+    total += len(listed)
+    odd += [(name, s, end) for s in listed if s.start < 0 or s.end > end]
+  if not odd:
+    return ""
+  name, s, end = odd[0]
+  why = "starts before 0" if s.start < 0 else f"ends past the end, {end:g} s"
+  return (
+    f"{len(odd)} of {total} segments start before 0 s or end past the end of their video; the "
+    f"first: video {name!r}, {s.start:g} to {s.end:g} s ({s.label}) {why}"
+  )
 
 
 def write_annotations(path: str | os.PathLike[str], annotations: Annotations) -> None:
@@ -178,10 +207,10 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]
     for i, entry in enumerate(listed):
       where = f"{path}: video {name!r}, prediction {i}"
       segment = _segment(entry, where)
-      score = entry.get("score")
-      if not _is_number(score):
-        raise UserError(f"{where}: score {score!r} is not a number.")
-      predictions[name].append(Prediction(*segment, float(score)))
+      score = _number(entry.get("score"))
+      if score is None:
+        raise UserError(f"{where}: score {_shown(entry.get('score'))} is not a number.")
+      predictions[name].append(Prediction(*segment, score))
   return predictions
 
 
@@ -233,31 +262,58 @@ def _field(tree: Any, key: str, kind: type, where: str) -> Any:
   return value
 
 
-def _is_number(value: Any) -> bool:
+def _number(value: Any) -> float | None:
+  """A finite number, also one that is written as text; None for anything else."""
+  if isinstance(value, str) and _NUMBER.fullmatch(value):
+    value = float(value)
   if not isinstance(value, int | float) or isinstance(value, bool):
-    return False
+    return None
   try:
-    return math.isfinite(value)
+    return float(value) if math.isfinite(value) else None
   except OverflowError:  # an integer that is too large for a float
-    return False
+    return None
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _duration(value: Any, where: str) -> float:
+  seconds = _number(value)
+  if seconds is None or seconds <= 0:
+    raise UserError(f"{where}: duration {_shown(value)} is not a positive number of seconds.")
+  return seconds
 
 
 def _segment(entry: Any, where: str) -> tuple[float, float, str]:
   label = _field(entry, "label", str, where)
   segment = _field(entry, "segment", list, where)
-  if len(segment) != 2 or not all(map(_is_number, segment)) or segment[1] < segment[0]:
-    raise UserError(f"{where}: segment {segment} is not [start, end] in seconds, start ≤ end.")
-  return float(segment[0]), float(segment[1]), label
+  times = [_number(t) for t in segment[:3]]
+  if len(times) != 2 or times[0] is None or times[1] is None:
+    raise UserError(f"{where}: segment {_shown(segment)} is not [start, end] in seconds.")
+  if times[1] < times[0]:
+    raise UserError(f"{where}: segment {_shown(segment)} ends before it starts.")
+  return times[0], times[1], label
 
 
 def _read_durations(path: str | os.PathLike[str]) -> dict[str, float]:
+  known = {}
   try:
-    with open(path, newline="", encoding="utf-8-sig") as f:
-      rows = list(csv.DictReader(f))
-    return {row["video_id"]: float(row["duration_s"]) for row in rows}
+    with local(path).open(newline="", encoding="utf-8-sig") as f:
+      table = csv.reader(f)
+      heads = [head.strip().lower() for head in next(table, ())]
+      name_at, duration_at = heads.index("video_id"), heads.index("duration_s")
+      for row in filter(any, table):
+        name, value = row[name_at].strip(), row[duration_at].strip()
+        if value:
+          known[name] = _duration(value, f"{path}, line {table.line_num}: video {name!r}")
+  except UserError:
+    raise
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
-  except (KeyError, TypeError, ValueError):
+  except (IndexError, ValueError, csv.Error):
     raise UserError(
       f"{path}: needs columns 'video_id' and 'duration_s', the latter in seconds."
     ) from None
+  return known

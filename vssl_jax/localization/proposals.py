@@ -1,7 +1,9 @@
 """Turns a temporal class activation sequence (T-CAS) into scored segments, in seconds.
 
-For each class that is predicted for the video, the sequence is normalized to [0, 1] and up-sampled.
-At each of several thresholds, the runs above the threshold are proposals. The score of a run is the
+This is the inference of BaS-Net's released code (Lee et al. 2020). For each class that is predicted
+for the video, the sequence is divided by its range over time and up-sampled; activation below 0
+stays below 0 in this, so that a run ends where the line between two steps crosses the threshold. At
+each of several thresholds, the runs above the threshold are proposals. The score of a run is the
 mean activation inside, minus the mean just outside of it (outer-inner contrast, Shou et al. 2018),
 plus γ times the probability of the class in the video. (BaS-Net's code adds the constant γ, because
 it makes the probability binary before.)
@@ -9,9 +11,10 @@ it makes the probability binary before.)
 If no predicted class is active anywhere in the video, proposals are made for the most likely class,
 from its activation relative to its minimum. If that activation is constant, the proposal is the
 whole video. The scores of these segments are lowered by 1, so that they rank after active ones.
+(BaS-Net's code stops there.)
 
-A feature is assumed to be at the middle of its step, so that activations before and after it are
-treated in the same way.
+By default a feature is assumed to be at the middle of its step, so that activations before and
+after it are treated in the same way. In BaS-Net's code it is at the start (`place="start"`).
 """
 
 from __future__ import annotations
@@ -35,15 +38,17 @@ class ProposalSettings:
   Attributes:
     class_threshold: proposals are made for classes with at least this probability; if there are
       none, for the most likely class.
-    thresholds: thresholds in [0, 1) of the normalized activation; runs are strictly above them.
+    thresholds: thresholds in [0, 1) of the normalized activation; runs reach them and are above 0.
     scale: factor of linear up-sampling.
     outer: λ, length of the outer region on each side of a run, as a share of the run's length.
     gamma: γ, weight of the class probability in the score.
     masked: True: activation below the threshold counts as 0 in the score, as in BaS-Net's code;
-      False: it counts as it is.
+      False: only activation below 0 does.
     smooth: window of a Savitzky-Golay filter over the steps, odd; 0 for none. Long, coarsely
       sampled videos (ActivityNet) need it.
     order: order of the polynomials of that filter.
+    place: where in its step a feature is assumed: "middle", or "start" as in BaS-Net's code, where
+      all segments are half a step earlier.
   """
 
   class_threshold: float = 0.25
@@ -54,6 +59,7 @@ class ProposalSettings:
   masked: bool = True
   smooth: int = 0
   order: int = 2
+  place: str = "middle"
 
   def __post_init__(self):
     if not self.thresholds or not all(0 <= t < 1 for t in self.thresholds):
@@ -62,6 +68,8 @@ class ProposalSettings:
       raise UserError(
         f"proposals: scale must be at least 1, outer not negative; got {self.scale}, {self.outer}."
       )
+    if self.place not in ("middle", "start"):
+      raise UserError(f"proposals: place is {self.place!r}: choose middle or start.")
     if self.smooth and (self.smooth % 2 == 0 or self.smooth <= self.order):
       raise UserError(
         f"proposals: smooth must be odd and above order {self.order}; got {self.smooth}."
@@ -101,10 +109,17 @@ def present(probability: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def normalize(cas: np.ndarray) -> np.ndarray:
-  """Normalizes each class of `[T, C]` to [0, 1] over time; negative values and constants give 0."""
-  cas = np.maximum(np.asarray(cas, np.float64), 0)
-  low, high = cas.min(axis=0), cas.max(axis=0)
-  return np.divide(cas - low, high - low, out=np.zeros_like(cas), where=high > low)
+  """Divides each class of `[T, C]` by its range over time, as BaS-Net's `minmax_norm`.
+
+  The range begins at the minimum, or at 0 if that is higher, and ends at the maximum.
+
+  Returns:
+    float64 `[T, C]`, at most 1: at least 0 for a class that is never below 0, and below 0 where
+    activation is. A class that is always below 0 keeps its values; a constant above 0 gives 0.
+  """
+  cas = np.asarray(cas, np.float64)
+  low, high = np.maximum(cas.min(axis=0), 0), np.maximum(cas.max(axis=0), 0)
+  return (cas - low) / np.where(high > low, high - low, 1)
 
 
 def _relative(cas: np.ndarray) -> np.ndarray:
@@ -113,14 +128,24 @@ def _relative(cas: np.ndarray) -> np.ndarray:
   return np.where(found.any(axis=0), found, 1.0)
 
 
-def upsample(x: np.ndarray, scale: int) -> np.ndarray:
-  """Interpolates linearly between the middles of the steps: `[T, C]` to `[T · scale, C]`.
+def upsample(x: np.ndarray, scale: int, place: str = "middle") -> np.ndarray:
+  """Interpolates linearly between the steps: `[T, C]` to `[T · scale, C]`.
 
-  Before the first middle and after the last it is constant.
+  Args:
+    x: values of the steps.
+    scale: samples per step.
+    place: "middle": values and samples are at the middles of what they stand for; before the first
+      value and after the last, samples are constant. "start": they are at the starts; after the
+      last value, the line through the last two goes on, as in BaS-Net's code.
   """
-  middles = np.arange(len(x)) + 0.5
-  at = (np.arange(len(x) * scale) + 0.5) / scale
-  return np.stack([np.interp(at, middles, column) for column in x.T], axis=1)
+  steps = len(x)
+  if steps == 1:
+    return np.repeat(np.asarray(x, np.float64), scale, axis=0)
+  at = np.arange(steps * scale) / scale
+  if place == "middle":
+    at = np.clip(at + 0.5 / scale - 0.5, 0, steps - 1)
+  left = np.minimum(at.astype(np.int64), steps - 2)
+  return x[left] + (at - left)[:, None] * (x[left + 1] - x[left])
 
 
 def propose(
@@ -161,17 +186,17 @@ def propose(
     cas = savgol_filter(cas, settings.smooth, settings.order, axis=0)
   classes = present(probability, settings.class_threshold)
   normalized = normalize(cas[:, classes])
-  inactive = not normalized.any()
+  inactive = not (normalized > 0).any()
   if inactive:
     classes = present(probability, np.inf)
     normalized = _relative(cas[:, classes])
-  cas = upsample(normalized, settings.scale)
+  cas = upsample(normalized, settings.scale, settings.place)
   labels, ranges, scores = [], [], []
   for column, c in zip(cas.T, classes, strict=True):
     for threshold in settings.thresholds:
-      above = column > threshold
+      above = (column >= threshold) & (column > 0)
       found = runs(above)
-      kept = np.where(above, column, 0) if settings.masked else column
+      kept = np.where(above, column, 0) if settings.masked else np.maximum(column, 0)
       labels.append(np.full(len(found), c))
       ranges.append(found)
       inner_outer = contrast(kept, found, settings.outer) - inactive
@@ -189,16 +214,17 @@ def contrast(activation: np.ndarray, ranges: np.ndarray, outer: float) -> np.nda
   Args:
     activation: `[T]`.
     ranges: int `[R, 2]`, half-open, not empty.
-    outer: length of each side as a share of the length of the range, rounded down; cut at the ends
-      of the video.
+    outer: length of each side as a share of the length of the range, rounded up on the left and
+      down on the right, as in BaS-Net's code; cut at the ends of the video.
 
   Returns:
     float64 `[R]`. If both sides have length 0, the outer activation counts as 0.
   """
   total = np.concatenate([[0.0], np.cumsum(activation, dtype=np.float64)])
   start, end = np.asarray(ranges).T
-  side = ((end - start) * outer).astype(np.int64)
-  low, high = np.maximum(start - side, 0), np.minimum(end + side, len(activation))
+  side = (end - start) * outer
+  low = np.maximum(start - side, 0).astype(np.int64)
+  high = np.minimum((end + side).astype(np.int64), len(activation))
   inner = total[end] - total[start]
   around = total[high] - total[low] - inner
   outside = (high - low) - (end - start)

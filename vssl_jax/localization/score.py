@@ -16,6 +16,7 @@ def score(
   annotations: str | os.PathLike[str],
   predictions: str | os.PathLike[str],
   *,
+  durations: str | os.PathLike[str] = "",
   subset: str = "",
   protocol: str = "thumos14",
   lenient: bool = False,
@@ -25,6 +26,8 @@ def score(
   Args:
     annotations: ground truth, ActivityNet's JSON.
     predictions: likewise.
+    durations: CSV of video_id, duration_s, if the annotations have no durations; they only serve to
+      tell of segments past the end of their video.
     subset: of the ground truth; "" is all of it.
     protocol: "thumos14" (tIoU 0.1 to 0.7) or "activitynet" (0.5 to 0.95).
     lenient: count predictions in other videos and of other classes as the evaluator does, in place
@@ -36,7 +39,14 @@ def score(
   Raises:
     UserError: a file is missing or malformed, or predictions and ground truth do not fit.
   """
-  found = compare(annotations, predictions, subset=subset, protocol=protocol, lenient=lenient)
+  found = compare(
+    annotations,
+    predictions,
+    durations=durations,
+    subset=subset,
+    protocol=protocol,
+    lenient=lenient,
+  )
   return figures(found, subset=subset, protocol=protocol)
 
 
@@ -44,19 +54,25 @@ def compare(
   annotations: str | os.PathLike[str],
   predictions: str | os.PathLike[str],
   *,
+  durations: str | os.PathLike[str] = "",
   subset: str = "",
   protocol: str = "thumos14",
   lenient: bool = False,
 ) -> DetectionMap:
-  """What `score` is computed from, with a table of it."""
+  """What `score` is computed from, with a table of it; tells of times that no video has."""
   if protocol not in scores.TIOUS:
     raise UserError(f"--protocol: {protocol!r} is none of {', '.join(scores.TIOUS)}.")
-  truth = annotations_lib.read_annotations(annotations)
+  truth = annotations_lib.read_annotations(annotations, durations=durations or None)
+  chosen = truth
   if subset:
-    annotations_lib.of_subset(truth, subset)  # names the subsets there are, where this is none
+    chosen = annotations_lib.of_subset(truth, subset)  # names the subsets, where this is none
+  found = annotations_lib.read_predictions(predictions)
+  for path, listed in ((annotations, None), (predictions, found)):
+    if odd := annotations_lib.odd_times(chosen, listed):
+      print(f"note: {path}: {odd}.", file=sys.stderr, flush=True)
   return detection_map(
     truth,
-    annotations_lib.read_predictions(predictions),
+    found,
     tious=scores.TIOUS[protocol],
     subset=subset or None,
     strict=not lenient,

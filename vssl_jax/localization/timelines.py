@@ -34,8 +34,9 @@ def timeline(
 
   Pseudo-labels are drawn for the classes of the video: first before denoising, then (if the method
   denoises) after it. After denoising, a higher confidence is drawn darker; a snippet in a cluster
-  of different ones has a confidence near 0. T-CAS is normalized to [0, 1] as for proposals, but not
-  smoothed. The best predictions of each class are drawn, the most certain darkest and lowest.
+  of different ones has a confidence near 0. T-CAS is normalized as for proposals, but not
+  smoothed; what is below 0 is not shown. The best predictions of each class are drawn, the most
+  certain darkest and lowest.
 
   Args:
     path: path of the PNG, which is written atomically.

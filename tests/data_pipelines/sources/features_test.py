@@ -114,6 +114,33 @@ def test_folder_by_class_and_split(tmp_path):
   assert batch["features"][:, 0, 0].tolist() == [7, 8]
 
 
+@pytest.mark.parametrize("form", ["features/train/{}", "train/{}", "{}"])
+def test_streams_are_joined_and_are_no_classes(tmp_path, form):
+  """BaS-Net's features are `features/train/rgb/<video>.npy`: `rgb` is not what a video shows."""
+  for stream, width in {"rgb": 3, "flow": 2}.items():
+    for folder in {form.format(stream), form.format(stream).replace("train", "test")}:
+      (tmp_path / folder).mkdir(parents=True)
+      for v in range(2):
+        np.save(tmp_path / folder / f"{v}.npy", sequence(v, 4, width))
+  s = load(tmp_path)
+  assert (s.num_videos, s.label_names) == (2, ())
+  batch = next(s.eval_batches(2))
+  assert batch["features"].shape == (2, 6, 5)
+  assert batch["label"].tolist() == [-1, -1]
+  np.testing.assert_array_equal(batch["features"][1, :4, 3:], sequence(1, 4, 2))
+  np.save(tmp_path / form.format("flow") / "1.npy", sequence(1, 2, 2))
+  with pytest.raises(UserError, match="streams differ"):
+    list(load(tmp_path).eval_batches(2))
+
+
+def test_features_in_a_folder_of_that_name(tmp_path):
+  for name in ("features/train/a", "features/test/b"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    np.save(tmp_path / f"{name}.npy", sequence(1, 4))
+  s = load(tmp_path, batch_size=1)
+  assert (s.num_videos, s.label_names) == (1, ())  # train and test are no classes
+
+
 def test_folder_with_a_table(tmp_path):
   for v in range(3):
     np.save(tmp_path / f"{v}.npy", sequence(v, 4))

@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -173,6 +174,69 @@ def test_streams_are_joined_and_annotations_may_lie_elsewhere(tmp_path):
   joined = load(data).sequence(0)
   np.testing.assert_array_equal(joined[:, :3], sequence(0, 5))
   np.testing.assert_array_equal(joined[:, 3:], 100 + sequence(0, 5, 2))
+
+
+def basnet(root):
+  """What BaS-Net's authors distribute: streams by split, times as text, lists of the videos."""
+  lengths = {"train": {"val_1": 6, "val_2": 9}, "test": {"test_1": 7, "test_excluded": 5}}
+  database = {}
+  for split, videos in lengths.items():
+    for name, length in videos.items():
+      for stream, width in {"rgb": 3, "flow": 2}.items():
+        folder = root / "features" / split / stream
+        folder.mkdir(parents=True, exist_ok=True)
+        x = 100 * (stream == "flow") + sequence(length, length, width)
+        np.save(folder / f"{name}.npy", x.astype(np.float64)[:, None, None])  # as I3D is extracted
+      entry = {"segment": ["0.5", "1.5"], "label": "ab"[length % 2]}
+      database[name] = {"subset": split, "annotations": [entry]}
+    listed = [name for name in videos if name != "test_excluded"]
+    (root / f"split_{split}.txt").write_text("\n".join(listed) + "\n")
+  (root / "gt.json").write_text(json.dumps({"database": database}))
+  return root
+
+
+@pytest.mark.parametrize("inside", ["", "features"])
+def test_basnets_folders_as_they_lie(tmp_path, inside):
+  data = fields(str(basnet(tmp_path) / inside))
+  train, test = load(data, batch_size=2), load(data, "test")
+  assert (train.names, test.names) == (("val_1", "val_2"), ("test_1",))
+  assert (train.label_names, test.label_names) == (("a", "b"), ("a", "b"))
+  assert train.videos[1] == Video("train", None, (Segment(0.5, 1.5, "b"),))
+  batch = next(train.eval_batches(2))
+  assert batch["features"].shape == (2, 6, 5)
+  np.testing.assert_array_equal(batch["features"][0, :, :3], sequence(6, 6))
+  np.testing.assert_array_equal(batch["features"][0, :, 3:], 100 + sequence(6, 6, 2))
+  np.testing.assert_array_equal(batch["labels"], [[1, 0], [0, 1]])
+  data.localization.streams = ("flow",)
+  assert load(data, "test").sequence(0).shape == (7, 2)
+
+
+def test_basnets_folders_without_annotations(tmp_path):
+  (basnet(tmp_path) / "gt.json").unlink()
+  found = sequences.unlabeled(fields(str(tmp_path)), ("a",))
+  assert list(found.videos) == ["test_1", "test_excluded", "val_1", "val_2"]
+  assert found.features["test_1"]().shape == (7, 5)
+  with pytest.raises(UserError, match=r"has neither annotations.json nor gt.json"):
+    load(fields(str(tmp_path)))
+
+
+def test_a_list_beside_other_annotations_does_not_count(tmp_path):
+  data = fields(str(basnet(tmp_path)), annotations=str(tmp_path / "gt.json"))
+  assert load(data, "test").names == ("test_1", "test_excluded")
+
+
+def test_streams_of_different_length_stop_the_run(tmp_path, capsys):
+  data = fields(str(basnet(tmp_path)))
+  flow = tmp_path / "features" / "train" / "flow" / "val_2.npy"
+  np.save(flow, sequence(9, 8, 2))  # one less is usual
+  assert load(data).sequence(1).shape == (8, 5)
+  assert not capsys.readouterr().err
+  np.save(flow, sequence(9, 3, 2))
+  with pytest.raises(UserError, match=r"'val_2': the streams differ .*val_2.npy 9, .*val_2.npy 3"):
+    load(data)
+  data.localization.check = False
+  with pytest.raises(UserError, match=r"differ in their number of features: .*extract them again"):
+    load(data).sequence(1)
 
 
 def test_a_bad_file_is_found_before_training(tmp_path):

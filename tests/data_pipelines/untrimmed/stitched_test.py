@@ -186,3 +186,11 @@ def test_bad_input_is_named(data, tmp_path):
   data.path = str(tmp_path / "none.npz")
   with pytest.raises(UserError, match=r"config.data.path"):
     stitched.make(data)
+
+
+def test_streams_are_no_classes(tmp_path):
+  for stream in ("rgb", "flow"):
+    (tmp_path / "train" / stream).mkdir(parents=True)
+    np.save(tmp_path / "train" / stream / "v.npy", np.ones((4, 2)))
+  with pytest.raises(UserError, match="holds streams of untrimmed videos, rgb and flow, not"):
+    stitched.make(fields(str(tmp_path)))
