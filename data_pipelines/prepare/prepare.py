@@ -127,7 +127,7 @@ def prepare(
       planned = resume.plan(videos, settings, shards)
       if overwrite:
         resume.remove(output, [job.split for job in planned])
-      manifest.read(output)  # a manifest that is not ours stops the run now, not at its end
+      resume.earlier(output)  # a manifest that is not ours stops the run now, not at its end
       planned = [resume.settle(output, job) for job in planned]
       names = resume.settle_labels(output, videos, labels)
       for job in planned:
@@ -240,7 +240,7 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def _finish(output, planned, tasks, names, notes) -> dict[str, Any]:
   """Writes the offset indices and the manifest; other splits in the manifest are kept."""
-  splits = (manifest.read(output) or {"splits": {}})["splits"]
+  splits = resume.earlier(output)["splits"]
   for name, group in tasks.items():
     index.write(index.build([task.path for task in group]), index.path_of(output, name))
   built = manifest.build(names, splits | _splits(planned, tasks, notes))
@@ -255,12 +255,7 @@ def _splits(planned, tasks, notes) -> dict[str, dict[str, Any]]:
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
       results = [r for r in pool.map(shards_lib.Shard.result, tasks[job.split]) if r is not None]
     assert len(results) == len(tasks[job.split])  # all are written now
-    splits[job.split] = {
-      **manifest.Tally.merge(result["counts"] for result in results),
-      "settings": dataclasses.asdict(job.settings),
-      "notes": list(notes),
-      "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
-    }
+    splits[job.split] = resume.describe(results, dataclasses.asdict(job.settings), notes)
   return splits
 
 

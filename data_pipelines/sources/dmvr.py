@@ -1,5 +1,9 @@
 """Clips from a user's own DMVR factory, `config.data.name = "module:function"`.
 
+The name is taken from the user's flags or config file alone: one that came with a checkpoint or a
+card would run a stranger's program (`vssl_jax.config.without_code`). The module may lie in the
+current folder.
+
 The function takes `config.data` and the split, and returns `(factory, num_videos)` or
 `(factory, num_videos, label_names)` with a configured factory. The factory's `image` is uint8, or
 float in [0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`.
@@ -13,8 +17,10 @@ seed, a restart does not continue the same sequence of batches, videos have no n
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -107,12 +113,19 @@ class DmvrSource:
 def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
   """See `source.load`; `seed` has no effect."""
   del seed
+  if not data.name:
+    raise UserError(
+      "config.data.name: empty; a DMVR factory is a program, so its name 'module:function' comes "
+      "from your own flags or config file, never from a checkpoint or a card. To evaluate or to "
+      "export features, read its records: --data=DIR."
+    )
   module, _, function = data.name.partition(":")
   if not module or not function:
     raise UserError(
       f"config.data.name: {data.name!r} must be 'module:function', naming the function that makes "
       "the DMVR factory."
     )
+  _find_modules_here()
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as e:
@@ -120,6 +133,18 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
     way_out = f"; {optional.install('dmvr')}" if missing else ""
     raise UserError(f"config.data.name: {data.name} cannot be imported ({e}){way_out}.") from None
   return DmvrSource(data, *make(data, split), split=split, **kwargs)
+
+
+def _find_modules_here() -> None:
+  """Lets the user's module lie in the current folder, as with `python -m`.
+
+  Only now that the user has named a module: the current folder may be a downloaded one, and what
+  lies in it must not take the place of a library.
+  """
+  with contextlib.suppress(OSError):  # this folder has been removed
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
+      sys.path.insert(0, here)
 
 
 def _shards(factory: Any) -> list[tuple[str, int]]:

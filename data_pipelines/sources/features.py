@@ -27,7 +27,7 @@ import numpy as np
 from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
+from vssl_jax.files import check_name, local, read_npy, read_npz, read_text
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
 
@@ -121,12 +121,12 @@ def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
 
 
 def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
-  with np.load(path) as stored:
-    arrays = {k: stored[k] for k in stored.files}
+  arrays = read_npz(path)
   if "features" not in arrays or arrays["features"].ndim != 3:
     raise UserError(f"{path}: needs an array 'features' [V, L, D]; it has {sorted(arrays)}.")
-  count = len(arrays["features"])
-  lengths = arrays.get("length", np.full(count, arrays["features"].shape[1]))
+  count, longest = arrays["features"].shape[:2]
+  lengths = arrays.get("length", np.full(count, longest))
+  _require_rows(path, arrays, lengths, longest)
   subset = arrays.get("subset", np.full(count, split)).astype(str)
   rows = np.flatnonzero(subset == split)
   if not len(rows):
@@ -137,18 +137,35 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
   return (
     [arrays["features"][i, : lengths[i]] for i in rows],
     None if label is None else label[rows],
-    tuple(str(n) for n in arrays.get("label_names", ())),
+    tuple(str(n) for n in arrays.get("label_names", np.array(())).ravel()),
     fingerprint_lib.of_npz(path, split),
   )
+
+
+def _require_rows(
+  path: pathlib.Path, arrays: dict[str, np.ndarray], lengths: np.ndarray, longest: int
+) -> None:
+  """Checks that the arrays of a file have a row for each video, of the types that they need."""
+  features = arrays["features"]
+  for name, kinds in {"features": "fiub", "label": "iu", "length": "iu", "subset": "USiu"}.items():
+    x = arrays.get(name)
+    if x is None:
+      continue
+    if x.dtype.kind not in kinds or (name != "features" and x.shape[:1] != features.shape[:1]):
+      raise UserError(
+        f"{path}: {name!r} is {x.dtype}{list(x.shape)}, which does not fit features "
+        f"{list(features.shape)}."
+      )
+  if lengths.ndim != 1 or not ((lengths > 0) & (lengths <= longest)).all():
+    raise UserError(f"{path}: 'length' must be integers from 1 to {longest}, one per video.")
+  if "subset" in arrays and arrays["subset"].ndim != 1:
+    raise UserError(f"{path}: 'subset' must have one value per video.")
 
 
 def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
   table = path / "labels.csv"
   if table.exists():
-    with table.open(newline="", encoding="utf-8") as f:
-      rows = list(csv.DictReader(f))
-    if rows and not {"path", "label"} <= rows[0].keys():
-      raise UserError(f"{table}: needs columns 'path' and 'label', has {list(rows[0])}.")
+    rows = _rows(table)
     classes = [r["label"] for r in rows]
     chosen = [r for r in rows if r.get("split", split) == split]
     files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
@@ -168,14 +185,28 @@ def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | Non
   return [_reader(f) for f in files], np.array(labels), names, mark
 
 
+def _rows(table: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of `labels.csv`; each names a file below its folder."""
+  try:
+    rows = list(csv.DictReader(read_text(table, strict=True).splitlines(keepends=True)))
+  except (OSError, UnicodeDecodeError, csv.Error) as e:
+    raise UserError(f"{table}: cannot be read as CSV ({e}).") from None
+  if rows and not {"path", "label"} <= rows[0].keys():
+    raise UserError(f"{table}: needs columns 'path' and 'label', has {list(rows[0])}.")
+  for number, row in enumerate(rows, start=2):
+    if None in row or None in row.values():
+      raise UserError(f"{table}, line {number}: its fields are not those of the first line.")
+    check_name(row["path"], f"{table}, line {number}")
+  return rows
+
+
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:
   def read() -> np.ndarray:
+    if path.suffix == ".npy":
+      return read_npy(path)
     try:
-      if path.suffix == ".npy":
-        return np.load(path)
-      with np.load(path) as stored:
-        return stored["features"]
-    except (OSError, ValueError, KeyError) as e:
+      return read_npz(path, ("features",))["features"]
+    except (OSError, KeyError) as e:
       raise UserError(f"{path}: the feature sequence cannot be read ({e}).") from None
 
   return read

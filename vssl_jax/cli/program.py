@@ -52,8 +52,6 @@ _DASHES = ("-h", "--help")
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command `vssl` and returns its exit code."""
-  if argv is None:
-    _find_modules_here()
   argv = list(sys.argv[1:] if argv is None else argv)
   with _reader_may_go() as gone:
     verbose = _VERBOSE in argv[:1]
@@ -69,15 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
       return _fail(f"no command {name!r}; {meant}")
   return BROKEN_PIPE if gone else OK
-
-
-def _find_modules_here() -> None:
-  """Lets modules that fields name, as `config.data.name` does, lie in this folder, as with -m."""
-  importlib.import_module("data_pipelines")  # first, so that it comes from where this package does
-  with contextlib.suppress(OSError):  # this folder has been removed
-    here = os.getcwd()
-    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
-      sys.path.insert(0, here)
 
 
 def run(module: str, argv: Sequence[str] | None = None) -> int:

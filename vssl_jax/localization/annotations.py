@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, write_atomic
+from vssl_jax.files import check_name, local, parse_json, read_text, write_atomic
 from vssl_jax.localization.segments import covers
 
 _VERSION = "VERSION 1.3"
@@ -134,6 +134,7 @@ def read_annotations(
   videos = {}
   for name, entry in database.items():
     where = f"{path}: video {name!r}"
+    check_name(name, str(path))  # it becomes the name of a file of features
     subset = _field(entry, "subset", str, where)
     listed = _field(entry, "annotations", list, where)
     places = (f"{where}, annotation {i}" for i in range(len(listed)))
@@ -172,6 +173,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]
   results = _field(_load(path), "results", dict, str(path))
   predictions: dict[str, list[Prediction]] = {}
   for name, listed in results.items():
+    check_name(name, str(path))
     if not isinstance(listed, list):
       raise UserError(f"{path}: video {name!r} has no list of predictions.")
     predictions[name] = []
@@ -212,8 +214,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     return tree
 
   try:
-    text = local(path).read_text(encoding="utf-8-sig")
-    return json.loads(text, object_pairs_hook=unique)
+    return parse_json(read_text(local(path), strict=True), object_pairs_hook=unique)
   except UserError:
     raise
   except OSError as e:
@@ -254,10 +255,13 @@ def _read_durations(path: str | os.PathLike[str]) -> dict[str, float]:
   try:
     with open(path, newline="", encoding="utf-8-sig") as f:
       rows = list(csv.DictReader(f))
-    return {row["video_id"]: float(row["duration_s"]) for row in rows}
+    found = {row["video_id"]: float(row["duration_s"]) for row in rows}
   except OSError as e:
     raise UserError(f"{path}: cannot be read ({e.strerror}).") from None
-  except (KeyError, TypeError, ValueError):
+  except (KeyError, TypeError, ValueError, csv.Error):
     raise UserError(
       f"{path}: needs columns 'video_id' and 'duration_s', the latter in seconds."
     ) from None
+  for name in found:
+    check_name(name, str(path))
+  return found

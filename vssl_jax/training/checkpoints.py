@@ -361,7 +361,7 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
-  began = methods.complete(load_config(workdir))
+  began = _began(workdir)
   old, new = bound(began), bound(config)
   apart = {k for k in ("data.fingerprint", "total steps") if not old.get(k)} | {_HELD_OUT}
   changed = [
@@ -376,6 +376,15 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
       f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
       "--workdir, or --allow_config_change to continue with the new values."
     )
+
+
+def _began(workdir: pathlib.Path) -> ConfigDict:
+  """The config that a run began with; it may name code, as it is only compared."""
+  saved = load_config(workdir)
+  try:
+    return methods.complete(saved)
+  except UserError as e:
+    raise UserError(f"{workdir / CONFIG}: {e}") from None
 
 
 def _other_held_out(began: ConfigDict) -> str:
@@ -409,7 +418,7 @@ def load_config(path: pathlib.Path) -> ConfigDict:
   if not file.is_file():
     raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
   try:
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = files.read_json(file)
   except ValueError as e:
     raise UserError(f"{file}: damaged, not JSON ({e}); restore it, or give another run.") from None
   if not isinstance(values, dict) or not isinstance(values.get("method"), str):
@@ -417,8 +426,4 @@ def load_config(path: pathlib.Path) -> ConfigDict:
       f"{file}: no config of a run, as it names no method; give the folder of a run (--workdir of "
       "training)."
     )
-  return ConfigDict(jax.tree.map(_tuple, values, is_leaf=lambda x: isinstance(x, list)))
-
-
-def _tuple(value: Any) -> Any:
-  return tuple(value) if isinstance(value, list) else value
+  return config_lib.from_json(values, file)
