@@ -17,10 +17,8 @@ seed, a restart does not continue the same sequence of batches, videos have no n
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -29,6 +27,7 @@ import numpy as np
 from data_pipelines import optional, source
 from data_pipelines.clips.builders import IMAGE, LABEL
 from data_pipelines.records import fingerprint
+from vssl_jax import config_file
 from vssl_jax.errors import UserError
 
 
@@ -125,7 +124,7 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
       f"config.data.name: {data.name!r} must be 'module:function', naming the function that makes "
       "the DMVR factory."
     )
-  _find_modules_here()
+  config_file.find_modules_here()
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as e:
@@ -133,18 +132,6 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
     way_out = f"; {optional.install('dmvr')}" if missing else ""
     raise UserError(f"config.data.name: {data.name} cannot be imported ({e}){way_out}.") from None
   return DmvrSource(data, *make(data, split), split=split, **kwargs)
-
-
-def _find_modules_here() -> None:
-  """Lets the user's module lie in the current folder, as with `python -m`.
-
-  Only now that the user has named a module: the current folder may be a downloaded one, and what
-  lies in it must not take the place of a library.
-  """
-  with contextlib.suppress(OSError):  # this folder has been removed
-    here = os.getcwd()
-    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
-      sys.path.insert(0, here)
 
 
 def _shards(factory: Any) -> list[tuple[str, int]]:

@@ -21,9 +21,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 _OWN = tuple(str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("vssl_jax", "data_"))
 _LOUD = "tensorflow"
+# Orbax logs the error of a thread that writes, and then raises it where we wait for the thread.
+_RETOLD = str(pathlib.PurePath("orbax", "checkpoint", "_src", "futures", "future.py"))
+_FOLLOWS = "Event loop is closed"  # TensorStore's threads find it so after another's error
 _NOISE = re.compile(
   rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE] "
 )
@@ -38,12 +42,22 @@ def silence() -> None:
   logger = logging.getLogger("absl")
   logger.removeFilter(_ours)
   logger.addFilter(_ours)
+  if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _unless_it_follows
   if not sys.warnoptions:
     warnings.simplefilter("ignore")
 
 
 def _ours(record: logging.LogRecord) -> bool:
+  if record.pathname.endswith(_RETOLD):
+    return False
   return record.levelno >= logging.ERROR or record.pathname.startswith(_OWN)
+
+
+def _unless_it_follows(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+  """Prints an exception that nobody caught, but for those that follow from one that is told."""
+  if not (isinstance(error, RuntimeError) and str(error) == _FOLLOWS):
+    sys.__excepthook__(kind, error, trace)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -23,6 +23,7 @@ from vssl_jax.files.paths import is_address as is_address
 from vssl_jax.files.paths import is_remote as is_remote
 from vssl_jax.files.paths import listed as listed
 from vssl_jax.files.paths import local as local
+from vssl_jax.files.paths import named_errors as named_errors
 from vssl_jax.files.paths import path as path
 from vssl_jax.files.paths import storage_errors as storage_errors
 from vssl_jax.files.paths import system_of as system_of

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from vssl_jax import extras
-from vssl_jax.errors import UserError, brief
+from vssl_jax.errors import UserError, brief, storage_fault
 
 StrPath = str | os.PathLike[str]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -171,6 +171,25 @@ def _system(text: str, pid: int) -> tuple[Any, str]:
 def system_of(where: StrPath | pathlib.Path) -> tuple[Any, str]:
   """The fsspec file system of an address, and its key there."""
   return _system(str(where), os.getpid())
+
+
+@contextlib.contextmanager
+def named_errors(where: StrPath | pathlib.Path) -> Iterator[None]:
+  """Adds the path to errors of the storage, which the system tells of opened files without it.
+
+  The errors of libraries for storage become an OSError if the system's reason is in their text.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as e:
+    if isinstance(e, OSError) and e.filename is not None:
+      raise
+    fault = storage_fault(e)
+    if fault is None:
+      raise
+    raise OSError(fault.errno, fault.strerror, fault.filename or str(where)) from e
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ digest of each array, computed on the device, so that reading detects any damage
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import re
@@ -62,6 +63,14 @@ _LARGEST = re.compile(
 
 
 _HELD_OUT = "data.held_out_sha256"
+
+
+class RenamedError(UserError):
+  """The folder of a checkpoint has the number of another step."""
+
+
+def _hash(facts: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @jax.jit
@@ -136,6 +145,22 @@ def best_sign(config: ConfigDict) -> float:
   return 1.0 if largest else -1.0
 
 
+class _Manager(ocp.CheckpointManager):
+  """Opens a folder in which the metrics of a checkpoint are damaged, as if it had none."""
+
+  def metrics(self, step: int) -> dict[str, float] | None:
+    """See `ocp.CheckpointManager`."""
+    try:
+      found = super().metrics(step)
+    except Exception as e:
+      logging.error("Checkpoint %s: its metrics are damaged (%s).", step, brief(e)[:200])
+      return {}
+    if found is None:
+      return None
+    scores = found if isinstance(found, dict) else {}
+    return {k: v for k, v in scores.items() if isinstance(v, int | float)}
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -160,7 +185,7 @@ class Checkpoints:
         return sign * metrics.get(config.best, -sign * np.inf)
 
       policies.append(preservation.BestN(get_metric_fn=rank, n=1))
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       str(self._mirror.folder if self._mirror else self._root),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
@@ -186,19 +211,25 @@ class Checkpoints:
     If an earlier asynchronous write failed, its error is raised here: a run never continues
     without its checkpoints.
     """
+    with files.named_errors(self._root):
+      self._save(step, state, metrics)
+
+  def _save(self, step: int, state: Tree, metrics: Mapping[str, float] | None) -> None:
     self._manager.check_for_errors()
     if self._mirror:
       self._mirror.check()
     if step in self._manager.all_steps():
       return
     digests = [int(x) for x in jax.device_get(digest(state))]
+    scores = {k: float(v) for k, v in (metrics or {}).items()}
+    facts = {"arrays": digests, "layout": layout(state), "step": step, "metrics": scores}
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        digest=ocp.args.JsonSave({"arrays": digests, "layout": layout(state)}),
+        digest=ocp.args.JsonSave({**facts, "sha256": _hash(facts)}),
       ),
-      metrics=dict(metrics or {}),
+      metrics=scores,
     )
     if self._mirror:
       self._mirror.follow(step)
@@ -207,22 +238,28 @@ class Checkpoints:
     """Reads the newest undamaged checkpoint, with the shapes, dtypes and shardings of `like`.
 
     Damaged checkpoints are reported and skipped. Unless `read_only`, they are also renamed to
-    `damaged-<step>`, so that the resumed run can write those steps again.
+    `damaged-<step>`, so that the resumed run can write those steps again. A checkpoint of another
+    layout counts as damaged if an older one has the layout of `like`.
 
     Returns:
       (step, state), or None if there is no checkpoint.
 
     Raises:
-      UserError: checkpoints exist but none can be read, or they hold another network.
+      UserError: checkpoints exist but none can be read, or they hold another network, or the folder
+        of one has the number of another step.
     """
     steps = self.steps
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    other: UserError | None = None
     for step in reversed(steps):
       try:
         state = self._read(step, abstract)
-      except UserError:
+      except RenamedError:
         raise
       except Exception as e:
+        if isinstance(e, UserError):
+          other = other or e
+          continue
         reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
         older = [s for s in steps if s < step]
         logging.error(
@@ -232,9 +269,13 @@ class Checkpoints:
           f"falling back to step {older[-1]}" if older else "there is no older one",
         )
         continue
+      if other is not None:  # a run does not change its network
+        logging.error("A newer checkpoint counts as damaged; falling back to %s: %s", step, other)
       if not self._read_only:
         self._set_aside([s for s in steps if s > step])
       return step, state
+    if other is not None:
+      raise other
     if steps:
       raise UserError(
         f"{self._root}: none of the checkpoints {steps} can be read; they were left unchanged. "
@@ -270,12 +311,21 @@ class Checkpoints:
     sign = best_sign(self._config)
     for step in self.steps:
       self._fetch(step)
-    scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
+    scores = {s: self._score(s) for s in self.steps}
     scores = {s: sign * x for s, x in scores.items() if x is not None}
     if not scores:
       return None
     step = max(scores, key=lambda s: (scores[s], -s))
     return step, self.read(step, like)
+
+  def _score(self, step: int) -> float | None:
+    """The value of `config.best` that was saved with a checkpoint; None without a readable one."""
+    try:
+      scores = self._kept(step).get("metrics")
+    except Exception:  # it cannot be read, or not be trusted
+      return None
+    scores = self._manager.metrics(step) if scores is None else scores
+    return (scores or {}).get(self._config.best)
 
   def _fetch(self, step: int) -> None:
     """Copies a checkpoint that is read only to this machine, if Orbax cannot read it there."""
@@ -284,9 +334,7 @@ class Checkpoints:
 
   def _read(self, step: int, abstract: Tree) -> Tree:
     self._fetch(step)
-    kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
-      "digest"
-    ]
+    kept = self._kept(step)
     here, there = layout(abstract), kept.get("layout", {})
     for path in sorted({*here, *there} if there else ()):
       if here.get(path) != there.get(path):
@@ -302,7 +350,23 @@ class Checkpoints:
     found = [int(x) for x in jax.device_get(digest(restored["state"]))]
     if found != kept["arrays"]:
       raise ValueError("its arrays differ from those that were written")
-    return restored["state"]
+    state = restored["state"]
+    own = kept.get("step", getattr(state, "step", step))
+    if int(own) != step:
+      raise RenamedError(
+        f"{self._root / str(step)}: holds the checkpoint of step {int(own)}, so the folder was "
+        f"renamed; rename it to {int(own)} again."
+      )
+    return state
+
+  def _kept(self, step: int) -> dict[str, Any]:
+    """What was written about the arrays of a checkpoint; raises some error if it is damaged."""
+    item = ocp.args.Composite(digest=ocp.args.JsonRestore())
+    kept = self._manager.restore(step, args=item)["digest"]
+    told = {k: v for k, v in kept.items() if k != "sha256"}
+    if kept.get("sha256", _hash(told)) != _hash(told):  # older ones have none
+      raise ValueError("its digest differs from what was written")
+    return kept
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:
@@ -321,7 +385,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until the last write is complete; raises its error if it failed."""
-    with contextlib.ExitStack() as last:
+    with files.named_errors(self._root), contextlib.ExitStack() as last:
       if self._mirror:
         last.callback(self._mirror.close)
       self._manager.wait_until_finished()

@@ -175,13 +175,13 @@ def test_bad_input_is_named(data, tmp_path):
   np.savez(data.path, features=np.ones((2, 3)))
   with pytest.raises(UserError, match=r"needs arrays"):
     stitched.make(data)
-  for content, message in ((b"", "complete .npz file"), (b"PK\x03\x04", "complete .npz"), (b"x", "complete .npz")):
+  for content in (b"", b"PK\x03\x04", b"x"):
     (tmp_path / "clips.npz").write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"not a complete \.npz file"):
       stitched.make(data)
   np.save(tmp_path / "one.npy", np.ones((2, 3, 4)))
   data.path = str(tmp_path / "one.npy")
-  with pytest.raises(UserError, match=r"needs arrays .* it has \[\]"):
+  with pytest.raises(UserError, match=r"not a complete \.npz file"):
     stitched.make(data)
   data.path = str(tmp_path / "none.npz")
   with pytest.raises(UserError, match=r"config.data.path"):
