@@ -20,6 +20,7 @@ import av
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from data_pipelines.source import MOST_ASPECT, MOST_PIXELS
 from vssl_jax import files
 
 _CLOCK = 2e-3  # tolerance, seconds; some containers round time stamps to milliseconds
@@ -357,6 +358,7 @@ class _JpegEncoder:
     sideways = turn in (90, 270)
     if self._last is None:
       upright = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+      check_size(upright)
       self.source_size, self.size = upright, _fit(upright, self._settings.short_side)
     width, height = self.size[::-1] if sideways else self.size
     rgb = self._reformatter.reformat(
@@ -369,6 +371,19 @@ class _JpegEncoder:
     image.save(buffer, "JPEG", quality=self._settings.quality)
     self._last, self._jpeg = frame, buffer.getvalue()
     return self._jpeg
+
+
+def check_size(size: tuple[int, int]) -> None:
+  """Checks that frames of this width and height can be resized and stored.
+
+  Raises:
+    UnreadableError: they are too large, or too narrow.
+  """
+  if max(size) > MOST_ASPECT * min(size) or math.prod(size) > MOST_PIXELS:
+    raise UnreadableError(
+      f"its frames are {size[0]} x {size[1]}: at most {MOST_PIXELS:,} pixels, and sides of 1 to "
+      f"{MOST_ASPECT}, can be decoded"
+    )
 
 
 def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:

@@ -124,6 +124,7 @@ class _Square:
   def __call__(self, frame: av.VideoFrame) -> np.ndarray:
     if frame is self._last:
       return self._pixels
+    decode.check_size((frame.width, frame.height))
     short, size = self._settings.resize, self._settings.size
     scale = short / min(frame.width, frame.height)
     width, height = (max(short, round(x * scale)) for x in (frame.width, frame.height))

@@ -23,10 +23,12 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+from absl import logging as absl_logging
+
 _OWN = tuple(str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("vssl_jax", "data_"))
 _LOUD = "tensorflow"
 # Orbax logs the error of a thread that writes, and then raises it where we wait for the thread.
-_RETOLD = str(pathlib.PurePath("orbax", "checkpoint", "_src", "futures", "future.py"))
+_RETOLD = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
 _FOLLOWS = "Event loop is closed"  # TensorStore's threads find it so after another's error
 _NOISE = re.compile(
   rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE] "
@@ -39,7 +41,8 @@ def silence() -> None:
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   if not any(isinstance(f, _Finder) for f in sys.meta_path):
     sys.meta_path.insert(0, _Finder())
-  logger = logging.getLogger("absl")
+  # Made by absl itself, which finds the file that logs; a plain logger of this name finds absl's.
+  logger = absl_logging.get_absl_logger()
   logger.removeFilter(_ours)
   logger.addFilter(_ours)
   if sys.excepthook is sys.__excepthook__:
@@ -49,7 +52,7 @@ def silence() -> None:
 
 
 def _ours(record: logging.LogRecord) -> bool:
-  if record.pathname.endswith(_RETOLD):
+  if record.exc_info and _RETOLD in record.pathname:
     return False
   return record.levelno >= logging.ERROR or record.pathname.startswith(_OWN)
 

@@ -126,8 +126,8 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, float]]]:
   for whole in path.read_bytes().splitlines():
     try:
       line = whole.decode()
-      row = json.loads(line)
+      row = files.parse_json(line)
     except ValueError:
       continue
-    if isinstance(row, dict) and "step" in row:
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
       yield line, row
