@@ -66,3 +66,28 @@ def test_libraries_warnings_go_and_ours_come(caplog):
   finally:
     logger.removeFilter(quiet._ours)
     sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, quiet._Finder)]
+
+
+def test_own_warnings_are_shown_and_what_is_told_again_is_not(tmp_path):
+  """In a process of its own, in which nothing has imported absl before."""
+  log = "from absl import logging\nlogging.warning('a warning')\n"
+  retold = "from absl import logging\ntry:\n  1 / 0\nexcept ZeroDivisionError:\n"
+  retold += "  logging.exception('retold')\n"
+  code = "import sys\nfrom vssl_jax.cli import quiet\nquiet.silence()\n"
+  for name, text in (
+    (f"{small.ROOT}/vssl_jax/x.py", log.replace("a warning", "our warning")),
+    ("/lib/y.py", log.replace("a warning", "their warning")),
+    ("/lib/y.py", log.replace("warning", "error")),
+    ("/lib/orbax/checkpoint/_src/z.py", retold),
+  ):
+    code += f"exec(compile({text!r}, {name!r}, 'exec'))\n"
+  code += "import types\nfor what in ('Event loop is closed', 'another'):\n"
+  code += "  e, facts = RuntimeError(what), dict.fromkeys(('exc_traceback', 'err_msg', 'object'))\n"
+  code += "  known = types.SimpleNamespace(exc_type=RuntimeError, exc_value=e, **facts)\n"
+  code += "  sys.unraisablehook(known)\n"
+  environment = {**os.environ, "PYTHONPATH": str(small.ROOT)}
+  done = subprocess.run(
+    [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+  )
+  told = ["WARNING:absl:our warning", "ERROR:absl:a error", "RuntimeError: another", ""]
+  assert done.stderr.split("\n") == told

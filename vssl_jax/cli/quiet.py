@@ -45,8 +45,8 @@ def silence() -> None:
   logger = absl_logging.get_absl_logger()
   logger.removeFilter(_ours)
   logger.addFilter(_ours)
-  if sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _unless_it_follows
+  if sys.unraisablehook is sys.__unraisablehook__:
+    sys.unraisablehook = _unless_it_follows
   if not sys.warnoptions:
     warnings.simplefilter("ignore")
 
@@ -57,10 +57,11 @@ def _ours(record: logging.LogRecord) -> bool:
   return record.levelno >= logging.ERROR or record.pathname.startswith(_OWN)
 
 
-def _unless_it_follows(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-  """Prints an exception that nobody caught, but for those that follow from one that is told."""
+def _unless_it_follows(unraisable: Any) -> None:
+  """Prints an exception that nobody could catch, but for those that follow from one that is told."""
+  error = unraisable.exc_value
   if not (isinstance(error, RuntimeError) and str(error) == _FOLLOWS):
-    sys.__excepthook__(kind, error, trace)
+    sys.__unraisablehook__(unraisable)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.videos import decode
+from data_pipelines.videos import decode, snippets
 from data_pipelines.videos.decode import FrameSettings, UnreadableError
 
 
@@ -226,3 +226,18 @@ def test_damaged_and_cut_off_files(tmp_path, make_video):
 def test_time_stamps_that_jump(tmp_path, make_video):
   path = make_video(tmp_path / "a.mkv", frames=3, times=[0, 0.1, 500], codec="libx264")
   assert "time stamps jump from 0 s to 500 s" in reason(path)
+
+
+@pytest.mark.parametrize("size", [(704, 32), (32, 704), (1 << 15, 1 << 13)])
+def test_frames_that_would_fill_the_memory(size):
+  with pytest.raises(decode.UnreadableError, match=rf"frames are {size[0]} x {size[1]}: at most"):
+    decode.check_size(size)
+  decode.check_size((640, 32))
+
+
+def test_a_video_that_is_too_narrow_is_unreadable(tmp_path, make_video):
+  path = make_video(tmp_path / "a.mp4", size=(704, 32))
+  with pytest.raises(decode.UnreadableError, match="704 x 32"):
+    list(decode.decode(path, decode.FrameSettings()))
+  with pytest.raises(decode.UnreadableError, match="704 x 32"):
+    list(snippets.read(path, snippets.SnippetSettings()))
