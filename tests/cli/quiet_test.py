@@ -81,13 +81,14 @@ def test_own_warnings_are_shown_and_what_is_told_again_is_not(tmp_path):
     ("/lib/orbax/checkpoint/_src/z.py", retold),
   ):
     code += f"exec(compile({text!r}, {name!r}, 'exec'))\n"
-  code += "import types\nfor what in ('Event loop is closed', 'another'):\n"
-  code += "  e, facts = RuntimeError(what), dict.fromkeys(('exc_traceback', 'err_msg', 'object'))\n"
-  code += "  known = types.SimpleNamespace(exc_type=RuntimeError, exc_value=e, **facts)\n"
-  code += "  sys.unraisablehook(known)\n"
+  code += "class Last:\n  def __init__(self, what):\n    self.what = what\n"
+  code += "  def __del__(self):\n    raise RuntimeError(self.what)\n"
+  code += "Last('Event loop is closed')\nLast('another')\n"
   environment = {**os.environ, "PYTHONPATH": str(small.ROOT)}
   done = subprocess.run(
     [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
   )
-  told = ["WARNING:absl:our warning", "ERROR:absl:a error", "RuntimeError: another", ""]
-  assert done.stderr.split("\n") == told
+  assert done.stderr.splitlines()[:2] == ["WARNING:absl:our warning", "ERROR:absl:a error"]
+  assert "RuntimeError: another" in done.stderr
+  assert "Event loop" not in done.stderr
+  assert "retold" not in done.stderr

@@ -92,10 +92,8 @@ def test_a_bomb_is_named_before_it_grows(tmp_path):
   size = 2 << 30
   path = tmp_path / "bomb.npz"
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-    with archive.open("features.npy", "w", force_zip64=True) as file:
-      file.write(_npy(_header((size // 8,))))
-      for _ in range(16):  # enough to be compressed more than a hundred times
-        file.write(bytes(1 << 20))
+    # Enough to be compressed more than a hundred times.
+    archive.writestr("features.npy", _npy(_header((size // 8,)), bytes(16 << 20)))
   # The listing says what the bomb would have; it need not be written to be refused.
   _lie(path, size)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

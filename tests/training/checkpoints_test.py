@@ -423,6 +423,8 @@ def two(tmp_path_factory):
   return folder
 
 
+# TensorStore's threads find the loop of a failed reading closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_flipped_bit_in_any_file_falls_back_or_changes_nothing(two, tmp_path):
   """Of each file of the newest checkpoint; 85 random flips take the same paths."""
   like, rng = _state(0), np.random.default_rng(0)
@@ -490,9 +492,7 @@ def test_a_renamed_checkpoint_is_noticed(two, tmp_path, known):
   if not known:  # as in an earlier version, the state itself says it
     _edit_digest(copy / checkpoints.FOLDER / "7", lambda d: d.pop("step"), sign=False)
   for read_only in (True, False):
-    with pytest.raises(
-      checkpoints.RenamedError, match=r"checkpoints/7: holds .* of step 2, .* to 2"
-    ):
+    with pytest.raises(checkpoints.RenamedError, match=r"checkpoints/7: holds .* step 2, .* to 2"):
       _restore(copy, _state(0), read_only=read_only)
   assert (copy / checkpoints.FOLDER / "7").is_dir()
 

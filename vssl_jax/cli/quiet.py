@@ -58,7 +58,7 @@ def _ours(record: logging.LogRecord) -> bool:
 
 
 def _unless_it_follows(unraisable: Any) -> None:
-  """Prints an exception that nobody could catch, but for those that follow from one that is told."""
+  """Prints an exception that nobody could catch, but for one that follows from what is told."""
   error = unraisable.exc_value
   if not (isinstance(error, RuntimeError) and str(error) == _FOLLOWS):
     sys.__unraisablehook__(unraisable)
