@@ -248,6 +248,7 @@ def parser() -> arguments.Parser:
     "--output", default="clips.png", metavar="FILE", help="PNG file to write (default: clips.png)"
   )
   add("--videos", type=int, default=6, help="largest number of videos to show (default: 6)")
+  arguments.switch(p, "verify", "first compare the SHA-256 of every shard with the manifest")
   add("--batch", type=int, default=0, help="number of the batch to show, from 0 (default: 0)")
   arguments.switch(p, "augment", "show clips as augmented on the device", default=True)
   return p
@@ -266,6 +267,13 @@ def run(args: argparse.Namespace) -> int:
   config = args.config.copy_and_resolve_references().unlock()
   if args.folder:
     config.data.path = args.folder
+  if args.verify:
+    if config.data.source != "tfrecord" or not config.data.path:
+      raise UserError("--verify: it is of records; give their folder.")
+    from data_pipelines.records import manifest
+
+    shards = manifest.verify(config.data.path)
+    print(f"{printable(str(config.data.path))}: {shards:,} shards are those of the manifest")
   if config.data.source == "tfrecord" and config.data.path:
     print(statistics(config.data.path))
   videos, batch, size = training_rows(config, step=args.batch, videos=args.videos)

@@ -35,6 +35,11 @@ _MODULES: Mapping[str, str] = {
 # Sources that need no TensorFlow.
 NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
 
+# Frames beyond these are no video's: the widest panoramas are 8 times as wide as high, and a frame
+# of 16K has 2^27 pixels. A short side of 1 enlarged to 256 would fill the memory.
+MOST_ASPECT = 20
+MOST_PIXELS = 1 << 27
+
 _SUBSET = 0xFFFFFFFF  # replaces the epoch in the random key that chooses the `fraction` subset
 
 

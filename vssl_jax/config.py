@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vssl_jax import former
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
 
 # Published linear probes, as changes to the fields of `config.probe`; its defaults are CVRL's.
 LINEAR_PROBES: dict[str, dict[str, Any]] = {
@@ -327,6 +327,28 @@ def linear_probe(name: str) -> dict[str, Any]:
   return {field: probe[field] for field in fields} | LINEAR_PROBES[name]
 
 
+def without_code(config: ConfigDict) -> bool:
+  """Empties `data.name` where it names code; for a config that comes from a file.
+
+  `data.name` is a "module:function" for DMVR, and "namespace:name" makes TFDS fetch and run a
+  stranger's program. A checkpoint or card may be a stranger's too: only the flags, or the config
+  file, of the user name code.
+
+  Args:
+    config: a config that was read from a run or a card; changed in place.
+
+  Returns:
+    Whether it named code.
+  """
+  data = config.get("data")
+  name = data.get("name") if isinstance(data, ConfigDict) else ""
+  if not name or (data.get("source") != "dmvr" and ":" not in str(name)):
+    return False
+  with data.unlocked():
+    data.name = ""
+  return True
+
+
 def rename_fields(config: ConfigDict) -> list[str]:
   """Renames fields with old names (see `RENAMED`) to their present names, in place.
 
@@ -349,6 +371,30 @@ def rename_fields(config: ConfigDict) -> list[str]:
       del group[field]
     found.append(old)
   return found
+
+
+def from_json(values: Any, file: object) -> ConfigDict:
+  """The config that a JSON file holds; its lists become tuples, which JSON does not have.
+
+  Args:
+    values: what was read from the file.
+    file: the file, for the message.
+
+  Raises:
+    UserError: the values are no config.
+  """
+  try:
+    return ConfigDict(_tuples(values))
+  except Exception as e:  # names that ml_collections reserves, or that are no text
+    raise UserError(
+      f"{file}: damaged, its config cannot be read ({brief(e)[:200]}); restore it."
+    ) from None
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def to_json(config: ConfigDict) -> str:

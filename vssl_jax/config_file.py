@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import importlib.machinery
 import os
 import pathlib
@@ -49,6 +50,8 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     UserError: no such file or recipe, no such variant, or the file is not a config file.
   """
   path, variant = _find(os.fspath(name))
+  if path not in recipes().values():
+    find_modules_here()
   try:
     loader = importlib.machinery.SourceFileLoader(f"vssl_config_{path.stem}", str(path))
     module = types.ModuleType(loader.name)
@@ -64,6 +67,19 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
   return config.unlock()
+
+
+def find_modules_here() -> None:
+  """Lets modules that the user's own flags or config file name lie in this folder, as with `-m`.
+
+  Called only where the user has named a program: the current folder may be a downloaded one, and
+  what lies in it must not take the place of a library.
+  """
+  importlib.import_module("data_pipelines")  # first, so that it comes from where this package does
+  with contextlib.suppress(OSError):  # this folder has been removed
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
+      sys.path.insert(0, here)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The exceptions with messages for the user, and a function that shortens any other to one line."""
 
+import errno
+import os
 import re
 
 # What ml_collections says of a field that is read, and of one that is set in a locked config.
@@ -7,6 +9,21 @@ _UNKNOWN_FIELD = re.compile(
   r"""(?:'(\w+)'|Key "(\w+)" does not exist and cannot be added .*?)(?: (Did you mean .*\?))?"""
 )
 
+
+# Why a file cannot be written or read for reasons that lie outside the program.
+STORAGE = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EIO,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.ENAMETOOLONG,
+  errno.ESTALE,
+)
 
 PEER_LOST = 75  # exit status of a process of a run whose other processes are gone
 
@@ -26,8 +43,36 @@ class Preempted(Exception):
   """The process received SIGTERM, and everything is saved; the message says what."""
 
 
+class Interrupted(Preempted):
+  """The same after Ctrl-C, which is SIGINT."""
+
+
 class PeerLost(Exception):
   """The other processes of a run cannot be reached; the message says what to do."""
+
+
+def storage_fault(error: BaseException) -> OSError | None:
+  """The error of the storage that an exception is, or comes from; None if there is none.
+
+  Orbax, TensorStore and TensorFlow raise errors of their own, which have the system's reason in
+  their text alone.
+
+  Args:
+    error: any exception.
+  """
+  seen: set[int] = set()
+  at: BaseException | None = error
+  while at is not None and id(at) not in seen:
+    seen.add(id(at))
+    if isinstance(at, OSError) and at.errno in STORAGE:
+      return at
+    text = "" if isinstance(at, OSError | UserError) else str(at)
+    for number in STORAGE:
+      if os.strerror(number) in text:
+        path = re.search(r"(?:^|[\s'\"(=])(/[^\s'\":,)]+)", text)
+        return OSError(number, os.strerror(number), path[1] if path else None)
+    at = at.__cause__ or at.__context__
+  return None
 
 
 def brief(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vssl_jax import files
 
+_FORMULA = "$\\mathdefault"
 RIGHT, WRONG, GREY = "#2a8a3e", "#c0392b", "0.45"
 
 
@@ -23,6 +24,12 @@ def new(width: float, height: float) -> Any:
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
   """Writes the figure as PNG and makes the folder; the file appears complete or not at all."""
+  from matplotlib.text import Text
+
+  for text in figure.findobj(Text):
+    # Names of classes and videos may have dollar signs; only Matplotlib's own numbers are formulas.
+    if not text.get_text().startswith(_FORMULA):
+      text.set_parse_math(False)
   buffer = io.BytesIO()
   # Leave out Matplotlib's version, so that equal pictures give equal files.
   figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import source
 from data_pipelines.clips import sampler
 from data_pipelines.clips.builders import IMAGE, LABEL, Features
 from data_pipelines.records import sequence_example as example
@@ -44,6 +45,18 @@ class Codec:
   crop: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
+def _bounded(shape: tf.Tensor) -> tf.Tensor:
+  """The shape of a frame; an error, as for any damaged frame, if decoding would fill the memory."""
+  long, short = tf.cast(tf.reduce_max(shape), tf.int64), tf.cast(tf.reduce_min(shape), tf.int64)
+  fits = (long <= source.MOST_ASPECT * short) & (long * short <= source.MOST_PIXELS)
+  text = (
+    f"its frames are too large or too narrow (at most {source.MOST_PIXELS:,} pixels, and sides of "
+    f"1 to {source.MOST_ASPECT}); height and width:"
+  )
+  with tf.control_dependencies([tf.debugging.Assert(fits, [text, shape])]):
+    return tf.identity(shape)
+
+
 def _slice(frame: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
   top, left, height, width = tf.unstack(window)
   frame = frame[top : top + height, left : left + width]
@@ -55,13 +68,16 @@ def _png_shape(png: tf.Tensor) -> tf.Tensor:
   return tf.ensure_shape(width_height[::-1], [2])
 
 
+def _png_crop(png: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+  with tf.control_dependencies([_bounded(_png_shape(png))]):  # the whole frame is decoded
+    return _slice(tf.io.decode_png(png, channels=3), window)
+
+
 JPEG = Codec(
-  shape=lambda jpeg: tf.io.extract_jpeg_shape(jpeg)[:2],
+  shape=lambda jpeg: _bounded(tf.io.extract_jpeg_shape(jpeg)[:2]),
   crop=lambda jpeg, window: tf.io.decode_and_crop_jpeg(jpeg, window, channels=3),
 )
-PNG = Codec(
-  shape=_png_shape, crop=lambda png, window: _slice(tf.io.decode_png(png, channels=3), window)
-)
+PNG = Codec(shape=lambda png: _bounded(_png_shape(png)), crop=_png_crop)
 ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
 
 

@@ -140,7 +140,7 @@ def prepare(
       planned = resume.plan(videos, settings, shards)
       if overwrite:
         resume.remove(output, [job.split for job in planned])
-      manifest.read(output)  # a manifest that is not ours stops the run now, not at its end
+      resume.earlier(output)  # a manifest that is not ours stops the run now, not at its end
       planned = [resume.settle(output, job) for job in planned]
       names = resume.settle_labels(output, videos, labels)
       for job in planned:
@@ -256,7 +256,7 @@ def _unreadable(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def _finish(output, planned, tasks, names, videos) -> dict[str, Any]:
   """Writes the offset indices and the manifest; other splits in the manifest are kept."""
-  splits = (manifest.read(output) or {"splits": {}})["splits"]
+  splits = resume.earlier(output)["splits"]
   for name, group in tasks.items():
     index.write(index.build([task.path for task in group]), index.path_of(output, name))
   built = manifest.build(names, splits | _splits(planned, tasks, videos))
@@ -271,12 +271,10 @@ def _splits(planned, tasks, videos) -> dict[str, dict[str, Any]]:
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
       results = [r for r in pool.map(shards_lib.Shard.result, tasks[job.split]) if r is not None]
     assert len(results) == len(tasks[job.split])  # all are written now
+    settings = decode.described(job.settings)
     splits[job.split] = {
-      **manifest.Tally.merge(result["counts"] for result in results),
-      "settings": decode.described(job.settings),
-      "notes": list(videos.notes),
+      **resume.describe(results, settings, videos.notes),
       "left_out": videos.left_out,
-      "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
     }
   return splits
 

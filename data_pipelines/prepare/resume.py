@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -17,7 +18,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_pipelines.prepare.shards import STATE, Shard, assign, default_count
+from absl import logging
+
+from data_pipelines.prepare.shards import STATE, Shard, assign, default_count, read_result
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode, video_list
 from data_pipelines.videos.video_list import Entry, VideoList
@@ -26,6 +29,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.files import lock
 
 _REQUESTS = 32  # sizes that are asked for at the same time
+_MOST_SHARDS = 10_000_000
 _AGAIN = "give another OUTPUT, the same arguments as in that run, or --overwrite"
 
 
@@ -181,10 +185,7 @@ def settle(output: pathlib.Path, job: Job) -> Job:
       not write.
   """
   path = _path(output, job.split)
-  try:
-    before = json.loads(files.read_text(path)) if path.exists() else None
-  except ValueError:
-    before = None
+  before = _job_before(path)
   if not job.shards:
     sizes = list(job.sizes.values())
     job = dataclasses.replace(
@@ -192,7 +193,7 @@ def settle(output: pathlib.Path, job: Job) -> Job:
     )
   now = job.identity()
   if before is None:
-    if foreign := _shard_names(output, job.split):
+    if foreign := [n for n in _shard_names(output, job.split) if not _is_ours(output, n)]:
       raise UserError(
         f"{output / foreign[0]}: not written by prepare: give another OUTPUT or another split name"
       )
@@ -231,23 +232,130 @@ def tasks(
 
 
 def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
-  """Deletes the files that earlier jobs wrote for these splits; other files stay."""
+  """Deletes the files that earlier jobs wrote for these splits; other files stay.
+
+  All is read before anything is deleted. A manifest that is damaged, or of another program, is
+  renamed, so that nothing is lost.
+  """
+  try:
+    old = manifest.read(output)
+  except UserError:
+    old = None
+    _set_aside(output / manifest.MANIFEST)
+  known = {
+    s["name"] for split in (old or {"splits": {}})["splits"].values() for s in split["shards"]
+  }
   for split in splits:
     job = _path(output, split)
-    if not job.exists():
-      continue
-    for name in _shard_names(output, split):
+    names = _shard_names(output, split)
+    if not job.exists():  # lost, but the results of the shards, or the manifest, say whose they are
+      names = [n for n in names if n in known or _is_ours(output, n)]
+    for name in names:
       files.unlink(output / name)
-      files.unlink(output / STATE / f"{name}.json", missing_ok=True)
-    files.unlink(index.path_of(output, split), missing_ok=True)
-    files.unlink(job)
-  old = manifest.read(output)
+      _clear_away(output / STATE / f"{name}.json")
+    _clear_away(index.path_of(output, split))
+    _clear_away(job)
   if old is not None:
     rest = {name: split for name, split in old["splits"].items() if name not in splits}
     if rest:
       manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
     else:
       files.unlink(output / manifest.MANIFEST)
+
+
+def earlier(output: pathlib.Path) -> dict[str, Any]:
+  """The manifest of earlier runs; a damaged one is renamed, and made anew from their results.
+
+  Raises:
+    manifest.ForeignError: it is of another program, or of another version's format.
+  """
+  path = output / manifest.MANIFEST
+  try:
+    return manifest.read(output) or {"labels": [], "splits": {}}
+  except manifest.DamagedError:
+    aside = _set_aside(path)
+  splits = {}
+  for job in sorted(files.matching(output / STATE, "*.job.json")):
+    split = job.name.removesuffix(".job.json")
+    if (found := _of_split(output, split)) is not None:
+      splits[split] = found
+  logging.warning(
+    "%s: damaged; it is kept as %s, and made anew%s.",
+    path,
+    aside.name,
+    f" with the splits {', '.join(splits)}" if splits else "",
+  )
+  return {"labels": list(manifest.read_labels(output)), "splits": splits}
+
+
+def _of_split(output: pathlib.Path, split: str) -> dict[str, Any] | None:
+  """What the manifest has of a split, from the results of its shards; None if one lacks."""
+  before = _job_before(_path(output, split))
+  if before is None:
+    return None
+  results = []
+  for name in _shard_names(output, split):
+    result = read_result(output / STATE / f"{name}.json")
+    if result is None or files.size(output / name) != result["bytes"]:
+      return None
+    results.append(result)
+  if len(results) != before["shards"]:
+    return None
+  settings = {f.name: before.get(f.name) for f in dataclasses.fields(decode.FrameSettings)}
+  return describe(results, settings, ())
+
+
+def describe(
+  results: Sequence[dict[str, Any]], settings: dict[str, Any], notes: Sequence[str]
+) -> dict[str, Any]:
+  """What the manifest has of a split.
+
+  Args:
+    results: of its shards, in order.
+    settings: how frames are stored.
+    notes: of the list of videos.
+  """
+  return {
+    **manifest.Tally.merge(result["counts"] for result in results),
+    "settings": settings,
+    "notes": list(notes),
+    "shards": [{k: r[k] for k in ("name", "records", "bytes", "sha256")} for r in results],
+  }
+
+
+def _job_before(path: pathlib.Path) -> dict[str, Any] | None:
+  """The job of an earlier run; None if there is none, or its file is damaged."""
+  try:
+    job = files.read_json(path)
+  except (OSError, ValueError):
+    return None
+  if not isinstance(job, dict) or not isinstance(shards := job.get("shards"), int):
+    return None
+  return job if 0 < shards < _MOST_SHARDS and not isinstance(shards, bool) else None
+
+
+def _is_ours(output: pathlib.Path, shard: str) -> bool:
+  """Whether the result of a shard is there, as `prepare` writes it after the shard."""
+  return (output / STATE / f"{shard}.json").is_file()
+
+
+def _set_aside(path: pathlib.Path) -> pathlib.Path:
+  """Renames a file or folder to `NAME.damaged`, or the first of `NAME.damaged-2` … that is free."""
+  names = itertools.chain(["damaged"], (f"damaged-{n}" for n in itertools.count(2)))
+  aside = next(p for n in names if not (p := path.with_name(f"{path.name}.{n}")).exists())
+  if files.is_remote(path):
+    files.move_tree(path, aside)
+  else:
+    os.replace(path, aside)
+  return aside
+
+
+def _clear_away(path: pathlib.Path) -> None:
+  """Removes a file of ours, or whatever else lies at its place."""
+  if not files.is_remote(path) and path.is_dir() and not path.is_symlink():
+    files.remove_tree(path)
+  else:
+    files.unlink(path, missing_ok=True)
 
 
 def _path(output: pathlib.Path, split: str) -> pathlib.Path:

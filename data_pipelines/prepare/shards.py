@@ -73,12 +73,27 @@ class Shard:
 
   def result(self) -> dict[str, Any] | None:
     """The result of an earlier run; None if the shard must still be written."""
+    result = read_result(self.state)
     try:
-      result = json.loads(files.read_text(self.state))
-      complete = files.size(self.path) == result["bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
+      complete = result is not None and files.size(self.path) == result["bytes"]
+    except OSError:
       return None
-    return result if complete and result["fingerprint"] == self.fingerprint() else None
+    return result if result and complete and result["fingerprint"] == self.fingerprint() else None
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any] | None:
+  """The result of a shard, as `write` returned it; None if it is missing or damaged."""
+  try:
+    result = files.read_json(path)
+    texts = [result[k] for k in ("fingerprint", "name", "sha256")]
+    counts = dict(result["counts"])
+    entry = {k: result[k] for k in ("name", "records", "bytes", "sha256")}
+    # The manifest of this shard alone must be one that can be read.
+    manifest.Tally.merge([counts])
+    sound = not manifest.fault(manifest.build([], {"one": {**counts, "shards": [entry]}}))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None
+  return result if sound and all(isinstance(text, str) for text in texts) else None
 
 
 def default_count(sizes: Sequence[int]) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 
 from data_pipelines.records import manifest
 from data_pipelines.records.index import Index
-from vssl_jax.errors import UserError
 
 _PART = 1 << 16  # numbers written at a time
 
@@ -40,11 +39,7 @@ def of_records(folder: str | os.PathLike[str], split: str, where: Index) -> str:
     where: index of the split.
   """
   names = [os.path.basename(f) for f in where.files]
-  try:
-    stored = manifest.read(folder) or {"splits": {}}
-  except UserError:  # a manifest.json of another program
-    stored = {"splits": {}}
-  shards = stored["splits"].get(split, {}).get("shards", [])
+  shards = manifest.shards_of(folder, split) or []
   if [(s["name"], s["bytes"]) for s in shards] == [*zip(names, where.sizes.tolist(), strict=True)]:
     return of([(s["name"], s["sha256"]) for s in shards])
   digest = hashlib.sha256(b"[" + json.dumps(names).encode())

@@ -13,7 +13,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import glob
-import math
 import os
 import pathlib
 import re
@@ -22,8 +21,9 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
-from data_pipelines.records import tfrecord
+from data_pipelines.records import manifest, tfrecord
 from vssl_jax import files as files_lib
 from vssl_jax.errors import UserError
 from vssl_jax.files import replacing
@@ -138,20 +138,22 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   """
   path = files_lib.path(path)
   try:
-    with files_lib.open_read(path) as file, np.load(file, allow_pickle=False) as stored:
-      fields = {name: stored[name] for name in ("files", "sizes")}
-      before = {name: stored[name] for name in ("shard", "length") if "starts" not in stored}
-      if before:
-        counts = np.bincount(before["shard"], minlength=len(files))
-        fields["starts"] = np.cumsum([0, *counts])
-      else:
-        fields["starts"] = stored["starts"]
-      if files_lib.is_remote(path):
-        fields["offset"] = stored["offset"]
-    if not files_lib.is_remote(path):
+    remote = files_lib.is_remote(path)
+    wanted = ("files", "sizes", "starts", "shard", "length", *(("offset",) if remote else ()))
+    fields = files_lib.read_npz(path, wanted)
+    before = {name: fields.pop(name) for name in ("shard", "length") if name in fields}
+    if "starts" in fields:
+      before = {}
+    else:
+      fields["starts"] = _starts(before["shard"], len(files))
+      if "length" not in before:
+        return None
+    if not remote:
       fields["offset"] = _mapped(path, "offset.npy")
     sizes = _sizes(files)
-  except Exception:  # for a damaged file zipfile, zlib and NumPy raise different exceptions
+  except Exception:  # missing, damaged, or of another program
+    return None
+  if fields.keys() != {"files", "sizes", "starts", "offset"}:
     return None
   names = [os.path.relpath(f, str(path.parent)) for f in files]
   if fields.pop("files").tolist() != names or fields["sizes"].tolist() != sizes:
@@ -162,6 +164,13 @@ def read(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> Index |
   if before and not all(np.array_equal(getattr(index, name)(), x) for name, x in before.items()):
     return None
   return index
+
+
+def _starts(shard: np.ndarray, count: int) -> np.ndarray:
+  """Number of the first record of each shard, from the shard of each record."""
+  if shard.ndim != 1 or shard.dtype.kind not in "iu" or (len(shard) and shard.max() >= count):
+    raise ValueError("numbers of shards that there are not")
+  return np.cumsum([0, *np.bincount(shard, minlength=count)])
 
 
 def _sizes(files: Sequence[str | os.PathLike]) -> list[int]:
@@ -190,7 +199,9 @@ def _mapped(path: pathlib.Path, member: str) -> np.ndarray:
     raw.seek(info.header_offset + 26)  # the lengths of name and extra field, before the data
     name, extra = struct.unpack("<HH", raw.read(4))
   begin = info.header_offset + 30 + name + extra + header
-  if not math.prod(shape):
+  if len(shape) != 1 or dtype != np.int64 or shape[0] * 8 != info.file_size - header:
+    raise ValueError(f"{member} is {dtype}{list(shape)} in {info.file_size} bytes")
+  if not shape[0]:
     return np.zeros(shape, dtype)
   return np.memmap(path, dtype, "r", begin, shape)
 
@@ -205,6 +216,9 @@ def _is_sound(index: Index) -> bool:
     return False
   for a, b, size in zip(starts[:-1], starts[1:], sizes, strict=True):
     of_shard = offset[a:b]
+    # Before the differences, which wrap around for numbers near 2^63.
+    if a < b and (of_shard.min() < tfrecord.HEADER or of_shard.max() > size - tfrecord.FOOTER):
+      return False
     between = np.diff(of_shard, append=size + tfrecord.HEADER)
     least = tfrecord.HEADER + tfrecord.FOOTER
     if a < b and (of_shard[0] != tfrecord.HEADER or np.any(between < least)):
@@ -223,18 +237,29 @@ def load(folder: str | os.PathLike, split: str) -> Index:
       `*`, `?` or `[` is used as a file pattern.
 
   Raises:
-    UserError: the split has no records, or one of its shards is missing or damaged.
+    UserError: the split has no records, one of its shards is missing or damaged, or the shards are
+      not those of the folder's manifest.
   """
   files = find(folder, split)
   path = path_of(folder, split)
   index = read(path, files)
   if index is None:
+    if path.exists():
+      logging.warning("%s: does not fit its shards; it is not used, and made anew from them.", path)
     index = build(files)
     with contextlib.suppress(OSError):  # a read-only folder: scan again next time
       write(index, path)
+  manifest.check_shards(folder, split, counts(index))
   if not len(index):
     raise UserError(f"{folder}: the shards of split {split!r} have no records: prepare them again")
   return index
+
+
+def counts(index: Index) -> dict[str, tuple[int, int]]:
+  """Records and bytes of each shard, by file name."""
+  names = [os.path.basename(f) for f in index.files]
+  records = np.diff(index.starts).tolist()
+  return dict(zip(names, zip(records, index.sizes.tolist(), strict=True), strict=True))
 
 
 def find(folder: str | os.PathLike, split: str) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vssl_jax import files
@@ -18,6 +19,7 @@ LABELS = "labels.txt"
 FORMAT = 1
 _SECONDS = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)  # edges of the histogram
 _COUNTERS = ("classes", "durations", "fps", "size", "stored_size")
+_READS = 4  # shards that are hashed at the same time
 _TOTALS = ("videos", "records", "frames", "seconds", "bytes")
 
 
@@ -123,22 +125,169 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     file.write(written.encode("utf-8", "backslashreplace"))
 
 
+class DamagedError(UserError):
+  """A manifest cannot be read any more, or holds what `prepare` never writes."""
+
+
+class ForeignError(UserError):
+  """A manifest is of another program, or of another version's format."""
+
+
 def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   """Reads a folder's manifest; None if it has none.
 
   Raises:
-    UserError: the file is not a manifest of this format.
+    ForeignError: the file is not a manifest of this format.
+    DamagedError: the file is damaged.
   """
   path = files.path(folder) / MANIFEST
   try:
-    manifest = json.loads(files.read_text(path))
+    manifest = files.read_json(path)
   except FileNotFoundError:
     return None
-  except ValueError as error:
-    raise UserError(f"{path}: not valid JSON ({error}): delete it and run prepare again") from None
+  except (OSError, ValueError) as error:
+    why = getattr(error, "strerror", None) or error
+    raise DamagedError(
+      f"{path}: damaged, cannot be read ({why}): restore it, or run prepare again, which makes it "
+      "anew"
+    ) from None
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-    raise UserError(f"{path}: not a manifest of format {FORMAT}: prepare the data again")
+    raise ForeignError(f"{path}: not a manifest of format {FORMAT}: prepare the data again")
+  if why := fault(manifest):
+    raise DamagedError(
+      f"{path}: damaged, {why}: restore it, or run prepare again, which makes it anew"
+    )
   return manifest
+
+
+def shards_of(folder: str | os.PathLike, split: str) -> list[dict[str, Any]] | None:
+  """What the manifest has of the shards of a split; None without a manifest of `prepare`.
+
+  Raises:
+    DamagedError: the manifest is damaged.
+  """
+  try:
+    manifest = read(folder)
+  except ForeignError:
+    return None
+  found = manifest and manifest["splits"].get(split)
+  return found["shards"] if found else None
+
+
+def check_shards(
+  folder: str | os.PathLike, split: str, found: Mapping[str, tuple[int, int]]
+) -> None:
+  """Checks that a split's shards are those of the manifest, if there is one that has the split.
+
+  A shard that was emptied or cut where a record ends is a valid shard of fewer videos, which only
+  the manifest shows.
+
+  Args:
+    folder: folder of the records.
+    split: the split.
+    found: records and bytes of each shard, by file name.
+
+  Raises:
+    UserError: a shard has other records or bytes, is missing, or is not in the manifest.
+  """
+  stored = shards_of(folder, split)
+  if stored is None:
+    return
+  told = {s["name"]: (s["records"], s["bytes"]) for s in stored}
+  where, again = files.path(folder), f"copy it again, run prepare again, or remove {MANIFEST}"
+  for name in sorted({*told, *found}):
+    if name not in found:
+      raise UserError(f"{where / name}: missing, but {MANIFEST} has it: {again}")
+    if name not in told:
+      raise UserError(f"{where / name}: not in {MANIFEST}, which has other shards: {again}")
+    if found[name] != told[name]:
+      has, had = (
+        f"{records:,} records in {size:,} bytes" for records, size in (found[name], told[name])
+      )
+      raise UserError(f"{where / name}: has {has}, but {MANIFEST} says {had}: {again}")
+
+
+def verify(folder: str | os.PathLike, splits: Sequence[str] = ()) -> int:
+  """Compares the SHA-256 of every shard with the manifest; reads all shards.
+
+  Args:
+    folder: folder of the records.
+    splits: names of splits; () for all.
+
+  Returns:
+    The number of shards.
+
+  Raises:
+    UserError: there is no manifest or no such split, or a shard is missing or another one.
+  """
+  manifest = read(folder)
+  if manifest is None:
+    raise UserError(f"{folder}: has no {MANIFEST} to verify its shards by")
+  shards = [
+    (name, s) for name in splits or manifest["splits"] for s in shards_of(folder, name) or []
+  ]
+  if missing := set(splits) - manifest["splits"].keys():
+    raise UserError(f"{files.path(folder) / MANIFEST}: has no split {min(missing)!r}")
+
+  def one(shard: dict[str, Any]) -> None:
+    path = files.path(folder) / shard["name"]
+    try:
+      with files.open_read(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+      raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if found != shard["sha256"]:
+      raise UserError(
+        f"{path}: damaged or replaced: its sha256 is {found[:12]}…, {MANIFEST} says "
+        f"{shard['sha256'][:12]}…: copy it again, or run prepare again"
+      )
+
+  with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+    for _ in pool.map(one, [s for _, s in shards]):
+      pass
+  return len(shards)
+
+
+def fault(manifest: dict[str, Any]) -> str:
+  """What is wrong with the content of a manifest of this format; "" if nothing is."""
+  labels, splits = manifest.get("labels"), manifest.get("splits")
+  if not _is_list(labels, str) or not isinstance(manifest.get("sha256"), str):
+    return "without its labels or sha256"
+  if not isinstance(splits, dict) or not _is_list([*splits.values()], dict):
+    return "without its splits"
+  for name, split in splits.items():
+    numbers = [split.get(k) for k in _TOTALS]
+    spans = [split.get(k) for k in ("shortest", "longest")]
+    counts = [split.get(k) for k in _COUNTERS]
+    sound = (
+      all(map(_is_count, numbers))
+      and all(x is None or _is_count(x) for x in spans)
+      and (not split["videos"] or None not in spans)
+      and all(isinstance(c, dict) and all(map(_is_count, c.values())) for c in counts)
+      and all(c for c in counts[1:] if split["videos"])
+      and _is_list(split.get("shards"), dict)
+      and _is_list(split.get("unreadable"), dict)
+      and all(isinstance(f.get(k), str) for f in split["unreadable"] for k in ("path", "reason"))
+      and all(map(_is_shard, split["shards"]))
+    )
+    if not sound:
+      return f"its split {name!r} lacks something, or has it in another form"
+  return ""
+
+
+def _is_list(value: Any, kind: type) -> bool:
+  return isinstance(value, list) and all(isinstance(x, kind) for x in value)
+
+
+def _is_count(value: Any) -> bool:
+  known = isinstance(value, int | float) and not isinstance(value, bool)
+  return known and 0 <= value < 1 << 62
+
+
+def _is_shard(shard: dict[str, Any]) -> bool:
+  name, counts = shard.get("name"), [shard.get(k) for k in ("records", "bytes")]
+  plain = isinstance(name, str) and name not in ("", ".", "..") and not {*"/\\\0"} & {*name}
+  return plain and isinstance(shard.get("sha256"), str) and all(map(_is_count, counts))
 
 
 def read_labels(folder: str | os.PathLike) -> tuple[str, ...]:

@@ -1,5 +1,9 @@
 """Clips from a user's own DMVR factory, `config.data.name = "module:function"`.
 
+The name is taken from the user's flags or config file alone: one that came with a checkpoint or a
+card would run a stranger's program (`vssl_jax.config.without_code`). The module may lie in the
+current folder.
+
 The function takes `config.data` and the split, and returns `(factory, num_videos)` or
 `(factory, num_videos, label_names)` with a configured factory. The factory's `image` is uint8, or
 float in [0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`.
@@ -23,6 +27,7 @@ import numpy as np
 from data_pipelines import optional, source
 from data_pipelines.clips.builders import IMAGE, LABEL
 from data_pipelines.records import fingerprint
+from vssl_jax import config_file
 from vssl_jax.errors import UserError
 
 
@@ -112,12 +117,19 @@ class DmvrSource:
 def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
   """See `source.load`; `seed` has no effect."""
   del seed
+  if not data.name:
+    raise UserError(
+      "config.data.name: empty; a DMVR factory is a program, so its name 'module:function' comes "
+      "from your own flags or config file, never from a checkpoint or a card. To evaluate or to "
+      "export features, read its records: --data=DIR."
+    )
   module, _, function = data.name.partition(":")
   if not module or not function:
     raise UserError(
       f"config.data.name: {data.name!r} must be 'module:function', naming the function that makes "
       "the DMVR factory."
     )
+  config_file.find_modules_here()
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as e:

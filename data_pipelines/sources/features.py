@@ -30,7 +30,7 @@ from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource, check_labels
 from data_pipelines.videos import csv_table, layout
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
+from vssl_jax.files import check_name, local, read_npy, read_npz
 from vssl_jax.localization import check, feature_folders
 
 Sequence2D = np.ndarray | Callable[[], np.ndarray]  # [L, D], or a function that reads it
@@ -127,12 +127,12 @@ def load(data: Any, *, split: str, **kwargs: Any) -> FeatureSource:
 
 
 def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
-  with np.load(path) as stored:
-    arrays = {k: stored[k] for k in stored.files}
+  arrays = read_npz(path)
   if "features" not in arrays or arrays["features"].ndim != 3:
     raise UserError(f"{path}: needs an array 'features' [V, L, D]; it has {sorted(arrays)}.")
-  count = len(arrays["features"])
-  lengths = arrays.get("length", np.full(count, arrays["features"].shape[1]))
+  count, longest = arrays["features"].shape[:2]
+  lengths = arrays.get("length", np.full(count, longest))
+  _require_rows(path, arrays, lengths, longest)
   subset = arrays.get("subset", np.full(count, split)).astype(str)
   rows = np.flatnonzero(subset == split)
   if not len(rows):
@@ -143,18 +143,35 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
   return (
     [arrays["features"][i, : lengths[i]] for i in rows],
     None if label is None else check_labels(label, count, (), f"{path}: 'label'")[rows],
-    tuple(str(n) for n in arrays.get("label_names", ())),
+    tuple(str(n) for n in arrays.get("label_names", np.array(())).ravel()),
     fingerprint_lib.of_npz(path, split),
   )
+
+
+def _require_rows(
+  path: pathlib.Path, arrays: dict[str, np.ndarray], lengths: np.ndarray, longest: int
+) -> None:
+  """Checks that the arrays of a file have a row for each video, of the types that they need."""
+  features = arrays["features"]
+  for name, kinds in {"features": "fiub", "label": "iu", "length": "iu", "subset": "USiu"}.items():
+    x = arrays.get(name)
+    if x is None:
+      continue
+    if x.dtype.kind not in kinds or (name != "features" and x.shape[:1] != features.shape[:1]):
+      raise UserError(
+        f"{path}: {name!r} is {x.dtype}{list(x.shape)}, which does not fit features "
+        f"{list(features.shape)}."
+      )
+  if lengths.ndim != 1 or not ((lengths > 0) & (lengths <= longest)).all():
+    raise UserError(f"{path}: 'length' must be integers from 1 to {longest}, one per video.")
+  if "subset" in arrays and arrays["subset"].ndim != 1:
+    raise UserError(f"{path}: 'subset' must have one value per video.")
 
 
 def _read_folder(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None, tuple, str]:
   table = path / "labels.csv"
   if table.exists():
-    listed = csv_table.read(table, ("path", "label", "split"))
-    rows = [row for _, row in listed.rows]
-    if rows and not {"path", "label"} <= rows[0].keys():
-      raise UserError(f"{table}: needs columns 'path' and 'label', has {list(listed.columns)}.")
+    rows = _rows(table)
     classes = [r["label"] for r in rows]
     chosen = [r for r in rows if r.get("split", split) == split]
     files, texts = [path / r["path"] for r in chosen], [r["label"] for r in chosen]
@@ -210,14 +227,23 @@ def _read_streams(path: pathlib.Path, split: str) -> tuple[list, None, tuple, st
   return [functools.partial(check.read_streams, parts) for parts in files], None, (), mark
 
 
+def _rows(table: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of `labels.csv`; each names a file below its folder."""
+  listed = csv_table.read(table, ("path", "label", "split"))
+  if listed.rows and not {"path", "label"} <= set(listed.columns):
+    raise UserError(f"{table}: needs columns 'path' and 'label', has {list(listed.columns)}.")
+  for number, row in listed.rows:
+    check_name(row["path"], f"{table}, line {number}")
+  return [row for _, row in listed.rows]
+
+
 def _reader(path: pathlib.Path) -> Callable[[], np.ndarray]:
   def read() -> np.ndarray:
+    if path.suffix == ".npy":
+      return read_npy(path)
     try:
-      if path.suffix == ".npy":
-        return np.load(path)
-      with np.load(path) as stored:
-        return stored["features"]
-    except (OSError, ValueError, KeyError) as e:
+      return read_npz(path, ("features",))["features"]
+    except (OSError, KeyError) as e:
       raise UserError(f"{path}: the feature sequence cannot be read ({e}).") from None
 
   return read

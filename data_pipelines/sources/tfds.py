@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import io
 import os
+import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,7 @@ from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
 from data_pipelines.records import fingerprint, index
 from data_pipelines.sources.tfrecord import RecordReader
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 
@@ -161,12 +164,48 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
       raise UserError(
         "config.data.name: no TFDS builder named; give one, such as 'ucf101/ucf101_1'."
       )
+    _require_no_code(data.path or tfds.core.constants.DATA_DIR, data.name)
     try:
       builder = tfds.builder(data.name, data_dir=data.path or None)
     except (tfds.core.DatasetNotFoundError, ValueError) as e:
       reason = str(e).split("\n")[0]
       raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
   return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
+
+
+def _require_no_code(folder: str, name: str) -> None:
+  """Checks that the `features.json` of a data set names no class of a module outside TFDS.
+
+  TFDS imports what this file names, and the file may be a stranger's.
+
+  Raises:
+    UserError: it names one that this process has not imported by itself.
+  """
+  root = pathlib.Path(os.path.expanduser(folder), re.split(r"[/:]", name)[0])
+  known = tfds.features.FeatureConnector._registered_features
+  for file in sorted({*root.glob("*/features.json"), *root.glob("*/*/features.json")}):
+    try:
+      stored = files.read_json(file)
+    except (OSError, ValueError):
+      continue  # TFDS says what is wrong with it
+    for named in _classes(stored):
+      if not named.startswith("tensorflow_datasets.") and named not in known:
+        raise UserError(
+          f"{file}: names the class {named!r}, which is not of TFDS and would be imported from a "
+          "program; import it in your own program first, or prepare the data again."
+        )
+
+
+def _classes(tree: Any) -> Iterator[str]:
+  """Names of classes anywhere in a `features.json`."""
+  if isinstance(tree, dict):
+    for key, value in tree.items():
+      if key in ("type", "pythonClassName", "python_class_name") and isinstance(value, str):
+        yield value
+      yield from _classes(value)
+  elif isinstance(tree, list):
+    for value in tree:
+      yield from _classes(value)
 
 
 def _digits(data: Any) -> tfds.core.DatasetBuilder:

@@ -39,7 +39,7 @@ import numpy as np
 from data_pipelines.records import fingerprint
 from data_pipelines.source import Example, NumpySource, generator
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, make_folder
+from vssl_jax.files import check_name, local, make_folder
 from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import check, feature_folders
 from vssl_jax.localization.annotations import Video
@@ -75,6 +75,8 @@ class Dataset:
 
   def write(self, folder: str | pathlib.Path) -> None:
     """Writes the data set as a folder of the form described above, the annotations last."""
+    for name in self.videos:
+      check_name(name, "the names of the videos")
     folder = make_folder(folder)
     for name in self.videos:
       np.save(folder / f"{name}.npy", _get(self.features[name]))

@@ -17,7 +17,6 @@ or are log-normal. A step lasts `step_seconds`, for features of any frame rate.
 from __future__ import annotations
 
 import math
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from data_pipelines.untrimmed.sequences import (
   subset_of,
 )
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
+from vssl_jax.files import local, read_npz
 from vssl_jax.localization import annotations as files
 from vssl_jax.localization import check, feature_folders
 from vssl_jax.localization.annotations import Segment, Video
@@ -180,11 +179,7 @@ def _read_folder(path: str) -> _Sources:
 def _read_npz(path: str) -> _Sources:
   if not path or not local(path).is_file():
     raise UserError(f"config.data.path: {path!r} is neither a .npz file of features nor a folder.")
-  try:
-    stored = np.load(path)
-    arrays = {k: stored[k] for k in stored.files} if hasattr(stored, "files") else {}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-    raise UserError(f"{path}: is not a .npz file of numbers ({str(e) or 'it is empty'}).") from None
+  arrays = read_npz(path)
   if not {"features", "label", "subset"} <= arrays.keys() or arrays["features"].ndim != 3:
     raise UserError(
       f"{path}: needs arrays 'features' [V, L, D], 'label' [V] and 'subset' [V]; it has "

@@ -10,6 +10,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from data_pipelines.source import MOST_ASPECT, MOST_PIXELS
+from data_pipelines.videos.damage import UnreadableError
+
 _QUARTER = 1.0  # degrees; a rotation this close to a quarter turn is one
 # Sample aspect ratios this close to 1 come from rounding sizes to even numbers; not worth a pixel.
 _SQUARE = 0.01
@@ -95,3 +98,16 @@ def stretch(ratio: float | None) -> float | None:
 def shown(frame: av.VideoFrame, factor: float) -> tuple[float, float]:
   """Width and height of a frame with square pixels, before it is turned and sizes are rounded."""
   return frame.width * factor, frame.height
+
+
+def check_size(size: tuple[float, float]) -> None:
+  """Checks that frames of this width and height, pixels, can be resized and stored.
+
+  Raises:
+    UnreadableError: they are too large, or too narrow.
+  """
+  if max(size) > MOST_ASPECT * min(size) or math.prod(size) > MOST_PIXELS:
+    raise UnreadableError(
+      f"its frames are {round(size[0])} x {round(size[1])}: at most {MOST_PIXELS:,} pixels, and "
+      f"sides of 1 to {MOST_ASPECT}, can be decoded"
+    )

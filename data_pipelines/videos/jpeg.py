@@ -43,6 +43,8 @@ class Encoder:
     pose = display.pose(frame)
     if self._last is None:
       stored, shown = (frame.width, frame.height), display.shown(frame, self.aspect)
+      display.check_size(stored)
+      display.check_size(shown)
       if pose.sideways:
         stored, shown = stored[::-1], shown[::-1]
       self.source_size, self.size = stored, _fit(shown, self._short_side)

@@ -160,6 +160,8 @@ class _Square:
       return self._pixels
     short, size = self._settings.resize, self._settings.size
     shown, pose = display.shown(frame, aspect), display.pose(frame)
+    display.check_size((frame.width, frame.height))
+    display.check_size(shown)
     scale = short / min(shown)
     width, height = (max(short, round(x * scale)) for x in shown)
     rgb = self._reformatter.reformat(

@@ -14,7 +14,7 @@ import pytest
 from tests import small
 from vssl_jax import __version__, cli
 from vssl_jax.cli import program
-from vssl_jax.errors import NonFiniteError, Preempted, UserError
+from vssl_jax.errors import Interrupted, NonFiniteError, Preempted, UserError
 
 VSSL = [sys.executable, "-c", "import sys; from vssl_jax.cli import main; sys.exit(main())"]
 MODULES = {
@@ -149,6 +149,10 @@ def test_python_m_is_the_same_command(name, tmp_path):
     (NonFiniteError("loss is nan at step 3"), 2, "err", "error: loss is nan at step 3\n"),
     (Preempted("step 3 of runs/x"), 143, "out", "SIGTERM: saved step 3 of runs/x; run the same"),
     (KeyboardInterrupt(), 130, "err", "interrupted\n"),
+    (Interrupted("step 3 of runs/x"), 130, "err", "Ctrl-C: saved step 3 of runs/x; run the same"),
+    (OSError(28, "No space left on device", "runs/x"), 2, "err", "error: runs/x: No space left on"),
+    (PermissionError(13, "Permission denied", b"x\xff"), 2, "err", "error: x\\xff: Permission den"),
+    (OSError(30, "Read-only file system"), 2, "err", "error: the output: Read-only file system; "),
   ],
 )
 def test_how_commands_end(command, capsys, error, code, stream, told):
@@ -272,3 +276,20 @@ def test_ctrl_c_in_the_midst_of_an_import(tmp_path):
   process.send_signal(signal.SIGINT)
   assert process.communicate(timeout=60)[1] == "interrupted\n"
   assert process.returncode == 130
+
+
+def test_a_fault_of_the_storage_in_anothers_words_is_one_line(command, capsys):
+  """TensorStore and TensorFlow have their own errors, with the reason of the system in the text."""
+
+  def run(args):
+    try:
+      raise ValueError('Error writing local file "/data/x/_sharding": No space left on device [y]')
+    except ValueError as e:
+      raise RuntimeError("a thread failed") from e
+
+  command(run, RESUMES=True)
+  assert cli.main(["odd"]) == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: /data/x/_sharding: No space left on device; what was saved before")
+  assert "it goes on where it stopped" in said
+  assert said.count("\n") == 1

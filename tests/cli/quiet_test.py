@@ -66,3 +66,29 @@ def test_libraries_warnings_go_and_ours_come(caplog):
   finally:
     logger.removeFilter(quiet._ours)
     sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, quiet._Finder)]
+
+
+def test_own_warnings_are_shown_and_what_is_told_again_is_not(tmp_path):
+  """In a process of its own, in which nothing has imported absl before."""
+  log = "from absl import logging\nlogging.warning('a warning')\n"
+  retold = "from absl import logging\ntry:\n  1 / 0\nexcept ZeroDivisionError:\n"
+  retold += "  logging.exception('retold')\n"
+  code = "import sys\nfrom vssl_jax.cli import quiet\nquiet.silence()\n"
+  for name, text in (
+    (f"{small.ROOT}/vssl_jax/x.py", log.replace("a warning", "our warning")),
+    ("/lib/y.py", log.replace("a warning", "their warning")),
+    ("/lib/y.py", log.replace("warning", "error")),
+    ("/lib/orbax/checkpoint/_src/z.py", retold),
+  ):
+    code += f"exec(compile({text!r}, {name!r}, 'exec'))\n"
+  code += "class Last:\n  def __init__(self, what):\n    self.what = what\n"
+  code += "  def __del__(self):\n    raise RuntimeError(self.what)\n"
+  code += "Last('Event loop is closed')\nLast('another')\n"
+  environment = {**os.environ, "PYTHONPATH": str(small.ROOT)}
+  done = subprocess.run(
+    [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+  )
+  assert done.stderr.splitlines()[:2] == ["WARNING:absl:our warning", "ERROR:absl:a error"]
+  assert "RuntimeError: another" in done.stderr
+  assert "Event loop" not in done.stderr
+  assert "retold" not in done.stderr

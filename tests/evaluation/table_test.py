@@ -34,3 +34,10 @@ def test_markdown_row_by_row():
   assert "- **note**: one was lost" in text.split("|")[0]
   assert "- **knn**: votes" in text
   assert "mean" not in table.markdown("T", {}, {"a": HEADLINES["split1"]}, {})
+
+
+def test_names_are_no_markup():
+  text = table.markdown("<b>", {"x": "a|b"}, {"my|set": HEADLINES["split1"]}, {}, ["<i>"])
+  assert "| protocol | figure | my\\|set |" in text
+  assert "<" not in text
+  assert r"- x: a\|b" in text

@@ -169,3 +169,46 @@ def test_an_error_of_a_storage_becomes_one_with_the_address():
   ):
     raise KeyError("odd")
   assert e.value.filename == "gs://b/c"
+
+
+@pytest.mark.parametrize("name", ["v_1", "Run/v 1 (a)", "a..b", "...", "é", "x\udcff", "-1", "C:x"])
+def test_a_name_of_a_file_within_the_folder_is_kept(name):
+  assert files.check_name(name, "here") == name
+
+
+@pytest.mark.parametrize(
+  ("name", "why"),
+  [
+    ("", "empty"),
+    ("a\0b", "empty, or has characters"),
+    ("\ud800", "empty, or has characters"),
+    ("/etc/x", "absolute"),
+    ("\\\\host\\x", "absolute"),
+    ("C:\\x", "absolute"),
+    ("gs://bucket/x", "absolute"),
+    ("..", "leads out"),
+    ("../../x", "leads out"),
+    ("a/../../x", "leads out"),
+    ("a\\..\\x", "leads out"),
+    (".", "leads out"),
+    ("a" * 241, "longer"),
+    ("a/" + "é" * 121, "longer"),
+  ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name, why):
+  with pytest.raises(UserError, match=f"^here: the name .* is .*{why}.*; rename it"):
+    files.check_name(name, "here")
+
+
+def test_an_error_of_the_storage_gets_its_path():
+  with pytest.raises(OSError, match="No space left") as error, files.named_errors("runs/x"):
+    raise OSError(28, "No space left on device")
+  assert (error.value.errno, error.value.filename) == (28, "runs/x")
+  with pytest.raises(OSError, match="No space left") as error, files.named_errors("runs/x"):
+    raise ValueError('Failed writing: "/data/a.__lock": Failed: No space left on device [x]')
+  assert error.value.filename == "/data/a.__lock"
+  with pytest.raises(OSError, match="own") as error, files.named_errors("runs/x"):
+    raise OSError(13, "Permission denied", "its own")
+  assert error.value.filename == "its own"
+  with pytest.raises(KeyError, match="x"), files.named_errors("runs/x"):
+    raise KeyError("x")

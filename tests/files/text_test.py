@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vssl_jax import files
+from vssl_jax.errors import UserError
+from vssl_jax.files import text
 
 
 @given(st.binary())
@@ -34,3 +36,47 @@ def test_texts(tmp_path):
 )
 def test_printable(name, shown):
   assert files.printable(name) == shown
+
+
+def test_json_of_any_damage_is_a_value_error(tmp_path):
+  path = tmp_path / "x.json"
+  path.write_text('{"a": [1, 2.5]}')
+  assert files.read_json(path) == {"a": [1, 2.5]}
+  for data in (b"", b"{", b"[" * 200_000, b"9" * 5000, b"\xff{}"):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"."):
+      files.read_json(path)
+
+
+def test_a_text_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(text, "MOST", 1 << 20)
+  path = tmp_path / "x.txt"
+  path.write_bytes(b"a" * (1 << 20))
+  assert len(files.read_text(path)) == 1 << 20
+  path.write_bytes(b"a" * ((1 << 20) + 1))
+  with pytest.raises(UserError, match="more than 1 MiB"):
+    files.read_text(path)
+  with pytest.raises(UserError, match="more than 1 MiB"):
+    files.read_text("/dev/zero")
+
+
+def test_bytes_that_are_not_utf8_are_refused_if_asked(tmp_path):
+  (tmp_path / "x").write_bytes(b"a\r\nb\xff")
+  assert files.read_text(tmp_path / "x") == "a\nb\udcff"
+  with pytest.raises(UnicodeDecodeError):
+    files.read_text(tmp_path / "x", strict=True)
+
+
+@pytest.mark.parametrize(
+  ("name", "shown"),
+  [
+    ("hand_stand", "hand_stand"),
+    ("_a_", r"\_a\_"),
+    ("a|b", r"a\|b"),
+    ("*a* `b` [c](d) ~e $f\\", r"\*a\* \`b\` \[c\](d) \~e \$f\\"),
+    ("<script>&", "&lt;script&gt;&amp;"),
+    ("a\nb\x1b", r"a\\nb\\x1b"),
+  ],
+)
+def test_a_name_in_markdown_is_shown_as_it_is(name, shown):
+  assert files.markdown(name) == shown

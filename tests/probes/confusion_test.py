@@ -60,3 +60,21 @@ def test_few_classes_have_their_counts_in_the_cells(tmp_path, monkeypatch):
   monkeypatch.setattr(Axes, "text", lambda self, x, y, s, **_: cells.__setitem__((y, x), s))
   confusion_lib.confusion_png(tmp_path / "c.png", np.array([[5, 1], [0, 4]]), ("a", "b"))
   assert cells == {(0, 0): "5", (0, 1): "1", (1, 1): "4"}  # true class by row
+
+
+NAMES = ("a|b", "<script>alert(1)</script>", "**$x^{$ [y](z)\n")
+
+
+def test_names_of_classes_are_no_markup():
+  found = metrics.accuracy(np.eye(3)[[0, 0, 1]], np.array([0, 1, 2]))
+  lines = confusion_lib.class_table(found, NAMES).splitlines()
+  assert len(lines) == 6
+  assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
+  assert "<" not in "".join(lines)
+  assert r"\*\*\$x^{\$ \[y\](z)\\n" in lines[4]
+
+
+def test_names_of_classes_are_no_formulas(tmp_path):
+  """Matplotlib takes what stands between dollar signs for a formula, and stops at a bad one."""
+  confusion_lib.confusion_png(tmp_path / "c.png", _confusion(3), ["$x^{$", "$$", "a"], "$_$")
+  assert (tmp_path / "c.png").is_file()

@@ -1,17 +1,21 @@
 """The loop: resume bit for bit (on one machine), stop on NaN, SIGTERM, refresh, gates, collapse."""
 
+import dataclasses
 import math
 import os
+import pathlib
 import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import toy
 from vssl_jax import parallel
-from vssl_jax.errors import UserError
+from vssl_jax.errors import Interrupted, UserError
+from vssl_jax.files import lock
 from vssl_jax.training import checkpoints, loop, metrics_log
 from vssl_jax.training import profile as profile_lib
 
@@ -288,3 +292,100 @@ def test_a_fast_source_is_not_complained_of(tmp_path, caplog, monkeypatch):
   monkeypatch.setattr(loop, "MOST_WAITING", 1.0)
   _train(tmp_path, steps=8, log_every=1)
   assert "the devices wait" not in caplog.text
+
+
+class _Interrupted(toy.Source):
+  """Gets Ctrl-C at some batches."""
+
+  def __init__(self, *at):
+    super().__init__()
+    self.at = at
+
+  def train_batches(self, start=0):
+    for k, batch in enumerate(super().train_batches(start), start):
+      for _ in range(self.at.count(k)):
+        signal.raise_signal(signal.SIGINT)
+      yield batch
+
+
+def test_ctrl_c_saves_as_sigterm_does(tmp_path, capsys):
+  whole = _train(tmp_path / "whole")
+  before = signal.getsignal(signal.SIGINT)
+  stopped = _train(tmp_path / "cut", source=_Interrupted(6))
+  assert (stopped.preempted, stopped.interrupted, stopped.steps) == (True, True, 7)
+  assert isinstance(loop.stopped(stopped, "step 7"), Interrupted)
+  assert "press it again to stop at once" in capsys.readouterr().out
+  assert signal.getsignal(signal.SIGINT) is before
+  resumed = _train(tmp_path / "cut")
+  assert not resumed.preempted
+  _same(whole, resumed)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    _train(tmp_path, source=_Interrupted(6, 6))
+  assert set(_saved_metrics(tmp_path)) == {5}
+
+
+def test_who_lost_its_lock_saves_nothing_at_its_interrupt(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, "is_lost", lambda: True)
+  with pytest.raises(KeyboardInterrupt):
+    _train(tmp_path, source=_Interrupted(6))
+  assert set(_saved_metrics(tmp_path)) == {5}
+
+
+def test_a_callers_own_handler_of_ctrl_c_stays(tmp_path):
+  seen = []
+  before = signal.signal(signal.SIGINT, lambda *args: seen.append(args))
+  try:
+    assert not _train(tmp_path, source=_Interrupted(6)).preempted
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert len(seen) == 1
+
+
+def _normalizing(breaks_at, value):
+  """A method with running statistics that overflow, while its loss does not see them."""
+  plain = toy.method()
+
+  def init(rng, batch):
+    params, state = plain.init(rng, batch)
+    return params, state.replace(slow={"norm": {"mean": jnp.zeros(3), "var": jnp.ones(3)}})
+
+  def after_update(params, state, updates):
+    bad = jnp.where(updates == breaks_at, value, 1.0)
+    norm = state.slow["norm"]
+    return params, state.replace(slow={"norm": {**norm, "var": norm["var"].at[1].mul(bad)}})
+
+  return dataclasses.replace(plain, init=init, after_update=after_update)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_in_batch_statistics_stops_as_in_the_loss(tmp_path, value):
+  message = r"batch_statistics is nan at step 7; the last good checkpoint is step 5"
+  with pytest.raises(loop.NonFiniteError, match=message):
+    _train(tmp_path, method=_normalizing(7, value))
+  assert set(_saved_metrics(tmp_path)) == {5}
+  assert all("batch_statistics" not in row for row in metrics_log.read(tmp_path))
+
+
+def test_a_full_disk_while_logging_names_the_file_and_the_run_goes_on(tmp_path, monkeypatch):
+  _train_until_full(tmp_path, tmp_path / metrics_log.FILE, monkeypatch)
+  assert _train(tmp_path).steps == 12
+  assert [row["step"] for row in metrics_log.read(tmp_path)] == [1, 4, 8, 12]
+
+
+def _train_until_full(folder, path, monkeypatch):
+  real = pathlib.Path.open
+
+  def full(self, mode="r", *args, **kwargs):
+    """The first rows fit, then the disk is full."""
+    if self == path and mode == "a" and path.exists() and len(path.read_bytes()) > 300:
+      return open("/dev/full", "w")
+    return real(self, mode, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "open", full)
+    with pytest.raises(OSError, match="No space left") as error:
+      _train(folder)
+  assert error.value.filename == str(path)

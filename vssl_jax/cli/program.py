@@ -16,10 +16,20 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from vssl_jax._version import __version__
 from vssl_jax.cli import quiet
-from vssl_jax.errors import PEER_LOST, NonFiniteError, PeerLost, Preempted, UserError, brief
+from vssl_jax.errors import (
+  PEER_LOST,
+  Interrupted,
+  NonFiniteError,
+  PeerLost,
+  Preempted,
+  UserError,
+  brief,
+  storage_fault,
+)
 
 COMMANDS = {
   "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
@@ -42,7 +52,7 @@ exit codes:
   {BAD_INPUT}    bad input: one line says which flag, file or field, and what to do
   {DROPPED}    done, but some videos could not be read and are left out
   {PEER_LOST}   another process of the same run is gone; one line says which, and how to continue
-  {INTERRUPTED}  Ctrl-C
+  {INTERRUPTED}  Ctrl-C; training saves first, and a second Ctrl-C ends it at once
   {BROKEN_PIPE}  whoever read the output has gone, as `head` does
   {PREEMPTED}  SIGTERM; all is saved, and the same command goes on
 """
@@ -52,8 +62,6 @@ _DASHES = ("-h", "--help")
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command `vssl` and returns its exit code."""
-  if argv is None:
-    _find_modules_here()
   argv = list(sys.argv[1:] if argv is None else argv)
   with _reader_may_go() as gone:
     verbose = _VERBOSE in argv[:1]
@@ -69,15 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
       return _fail(f"no command {name!r}; {meant}")
   return BROKEN_PIPE if gone else OK
-
-
-def _find_modules_here() -> None:
-  """Lets modules that fields name, as `config.data.name` does, lie in this folder, as with -m."""
-  importlib.import_module("data_pipelines")  # first, so that it comes from where this package does
-  with contextlib.suppress(OSError):  # this folder has been removed
-    here = os.getcwd()
-    if not sys.flags.safe_path and not {here, ""} & set(sys.path):
-      sys.path.insert(0, here)
 
 
 def run(module: str, argv: Sequence[str] | None = None) -> int:
@@ -106,6 +105,9 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
       if verbose:
         traceback.print_exc()
       return _fail(str(e))
+    except Interrupted as e:
+      print(f"Ctrl-C: saved {e}; run the same command to go on.", file=sys.stderr)
+      return INTERRUPTED
     except Preempted as e:
       print(f"SIGTERM: saved {e}; run the same command to go on.", flush=True)
       return PREEMPTED
@@ -120,10 +122,25 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
       if not _stdout_is_gone():
         return _unforeseen(verbose)
       raise
-    except Exception:
-      return _unforeseen(verbose)
+    except Exception as e:
+      if (fault := storage_fault(e)) is None:
+        return _unforeseen(verbose)
+      if verbose:
+        traceback.print_exc()
+      return _fail(_storage(fault, resumes))
   assert gone
   return BROKEN_PIPE
+
+
+def _storage(fault: OSError, resumes: bool) -> str:
+  """One line about a full disk, a folder that may not be written to, and the like."""
+  goes_on = ", it goes on where it stopped" if resumes else ""
+  where: Any = fault.filename if fault.filename is not None else "the output"
+  where = os.fsdecode(where) if isinstance(where, bytes) else where
+  return (
+    f"{where}: {fault.strerror}; what was saved before is still there: mend this, or give another "
+    f"folder, and run the same command again{goes_on}"
+  )
 
 
 def _fail(message: str) -> int:

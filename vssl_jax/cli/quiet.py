@@ -21,9 +21,15 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
+
+from absl import logging as absl_logging
 
 _OWN = tuple(str(pathlib.Path(__file__).resolve().parents[2] / x) for x in ("vssl_jax", "data_"))
 _LOUD = "tensorflow"
+# Orbax logs the error of a thread that writes, and then raises it where we wait for the thread.
+_RETOLD = f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
+_FOLLOWS = "Event loop is closed"  # TensorStore's threads find it so after another's error
 _NOISE = re.compile(
   rb"WARNING: All log messages before absl|[IWE]\d{4} [\d:. ]+|\d{4}-[-\d:. ]+ [IWE] "
 )
@@ -35,15 +41,27 @@ def silence() -> None:
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   if not any(isinstance(f, _Finder) for f in sys.meta_path):
     sys.meta_path.insert(0, _Finder())
-  logger = logging.getLogger("absl")
+  # Made by absl itself, which finds the file that logs; a plain logger of this name finds absl's.
+  logger = absl_logging.get_absl_logger()
   logger.removeFilter(_ours)
   logger.addFilter(_ours)
+  if sys.unraisablehook is sys.__unraisablehook__:
+    sys.unraisablehook = _unless_it_follows
   if not sys.warnoptions:
     warnings.simplefilter("ignore")
 
 
 def _ours(record: logging.LogRecord) -> bool:
+  if record.exc_info and _RETOLD in record.pathname:
+    return False
   return record.levelno >= logging.ERROR or record.pathname.startswith(_OWN)
+
+
+def _unless_it_follows(unraisable: Any) -> None:
+  """Prints an exception that nobody could catch, but for one that follows from what is told."""
+  error = unraisable.exc_value
+  if not (isinstance(error, RuntimeError) and str(error) == _FOLLOWS):
+    sys.__unraisablehook__(unraisable)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Collection, Iterable
@@ -43,8 +42,10 @@ def results(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
   """
   probed = _read(folder / RESULT)
   # A run without probes has no scores to check.
-  scored = probed.get("trained", {})
-  if scored and scored.get("encoder_sha256") not in hashes:
+  scored = probed.get("trained") or {}
+  if not isinstance(scored, dict):
+    raise UserError(f"{folder / RESULT}: holds no results; remove it or probe again")
+  if scored and _weights(scored) not in hashes:
     _note_others(scored, folder / RESULT)
     probed = {}
   evaluated = _evaluated(folder, hashes)
@@ -55,7 +56,7 @@ def _evaluated(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
   """The first summary of this encoder; each checkpoint of a run has a folder of its own."""
   summaries = {file: _read(file) for file in files.matching(folder, SUMMARIES)}
   for summary in summaries.values():
-    if summary.get("encoder_sha256") in hashes:
+    if _weights(summary) in hashes:
       return summary
   for file, summary in summaries.items():
     _note_others(summary, file)
@@ -64,7 +65,7 @@ def _evaluated(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
   try:
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = files.read_json(file) if file.is_file() else {}
   except ValueError:
     raise UserError(f"{file}: not JSON; remove it or probe again") from None
   if not isinstance(found, dict):
@@ -72,8 +73,14 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def _note_others(scores: dict[str, Any], file: pathlib.Path) -> None:
+def _weights(scores: dict[str, Any]) -> str:
+  """The hash of the encoder that scores are of; "" if they do not say."""
   stored = scores.get("encoder_sha256")
+  return stored if isinstance(stored, str) else ""
+
+
+def _note_others(scores: dict[str, Any], file: pathlib.Path) -> None:
+  stored = _weights(scores)
   reason = f"is of other weights (sha256 {stored[:12]}…)" if stored else "has no encoder_sha256"
   _note(f"{file} {reason}: left out of the card; probe or evaluate again, then export")
 

@@ -158,7 +158,7 @@ def load_encoder(
       raise UserError(f"--which={which}: {folder} is an export, which holds one encoder; leave it.")
     config, variables = exported_lib.load_exported(folder)
     run_folder.require_finite(variables, folder / WEIGHTS)
-    config = methods.complete(config)
+    config = methods.from_file(config, exported)
     return (
       config,
       variables,

@@ -13,11 +13,13 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax._version import __version__
 from vssl_jax.encoder import card as card_lib
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
+from vssl_jax.files import check_name
 
 WEIGHTS = "encoder.safetensors"
 CARD = "encoder.json"
@@ -115,7 +117,10 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
   """
   folder = files_lib.path(path)
   card = load_card(folder)
-  file = folder / card["weights"]["file"]
+  name = card["weights"]["file"]
+  if "/" in check_name(name, f"{folder / CARD}: weights.file"):
+    raise UserError(f"{folder / CARD}: weights.file is {name!r}; it must lie beside the card.")
+  file = folder / name
   if not file.is_file():
     raise UserError(f"{file}: missing beside its card; export the encoder again")
   found = results_lib.file_hash(file)
@@ -124,9 +129,12 @@ def load_exported(path: str | pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]
       f"{file}: damaged or replaced: its sha256 is {found[:12]}…, the card says "
       f"{card['weights']['sha256'][:12]}…; copy or export it again"
     )
-  nested = traverse_util.unflatten_dict(arrays(file.read_bytes()), sep="/")
+  try:
+    nested = traverse_util.unflatten_dict(arrays(file.read_bytes()), sep="/")
+  except Exception as e:  # safetensors' own error, a type that NumPy lacks, or names that clash
+    raise UserError(f"{file}: not a safetensors file of an encoder ({brief(e)[:200]})") from None
   variables = {name: nested.get(name, {}) for name in COLLECTIONS}
-  return ConfigDict(_tuples(card["config"])), variables
+  return config_lib.from_json(card["config"], folder / CARD), variables
 
 
 def arrays(data: bytes) -> dict[str, np.ndarray]:
@@ -147,16 +155,23 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
   """
   file = files_lib.path(path) / CARD
   try:
-    card = json.loads(file.read_text(encoding="utf-8"))
+    card = files_lib.parse_json(files_lib.read_text(file, strict=True))
     if card["format"] != 1:
       raise UserError(
         f"{file}: format {card['format']} is newer than this version of vssl_jax; update vssl_jax"
       )
-    if not card["weights"]["file"] or not card["weights"]["sha256"] or not card["config"]["method"]:
+    told = (*(card["weights"][k] for k in ("file", "sha256")), card["config"]["method"])
+    if not all(isinstance(text, str) and text for text in told):
       raise KeyError("weights or config")
+    for name in ("checkpoint", "results", "data"):
+      card[name] = card.get(name) or {}
+      if not isinstance(card[name], dict):
+        raise KeyError(name)
   except FileNotFoundError:
     raise UserError(f"{path}: no {CARD} there; give a folder that vssl_jax.export wrote") from None
-  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+  except UserError:
+    raise
+  except (ValueError, KeyError, TypeError) as e:
     raise UserError(f"{file}: not a card of vssl_jax.export ({e!r}); export it again") from None
   return card
 
@@ -164,10 +179,3 @@ def load_card(path: str | pathlib.Path) -> dict[str, Any]:
 def origin(info: Mapping[str, Any] | None) -> dict[str, Any]:
   """The facts about a checkpoint, without its path on this machine."""
   return {k: v for k, v in (info or {}).items() if k != "checkpoint"}
-
-
-def _tuples(value: Any) -> Any:
-  """Converts lists to tuples, because JSON stores a config's tuples as lists."""
-  if isinstance(value, dict):
-    return {k: _tuples(v) for k, v in value.items()}
-  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

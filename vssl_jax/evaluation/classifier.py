@@ -186,7 +186,7 @@ def classifier(
   print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
   result = loop.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
-    raise loop.Preempted(f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
+    raise loop.stopped(result, f"step {result.steps} of {name.replace('_', ' ')} in {folder}")
   if settings.classify.frozen:
     assert method.encoder is not None
     results.unchanged(method.encoder(result.state.params, result.state.method), before)

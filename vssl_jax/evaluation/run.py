@@ -212,6 +212,8 @@ def _cases(
       path = "" if source == "tfds" else folder or d.path
       name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source
       name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
+      # The checkpoint's own name or source may be a stranger's, and becomes a folder here.
+      name = "/".join(p for p in re.split(r"[/\\\0]", name) if p not in ("", ".", "..")) or "data"
       taken, count = {c.name for c in cases} | _RESERVED, 1
       while (own := f"{name}-{count}" if count > 1 else name) in taken:
         count += 1

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vssl_jax import files
+
 Headline = Mapping[str, Mapping[str, float]]
 
 
@@ -56,10 +58,10 @@ def markdown(
     notes: notes that a reader must know, one line each, above the table.
   """
   many = len(headlines) > 1
-  lines = [f"# {title}", ""]
-  lines += [f"- {name}: {value}" for name, value in facts.items()]
-  lines += [f"- **note**: {note}" for note in notes]
-  heads = [*headlines, *(["mean ± std"] if many else [])]
+  lines = [f"# {files.markdown(title)}", ""]
+  lines += [f"- {name}: {files.markdown(str(value))}" for name, value in facts.items()]
+  lines += [f"- **note**: {files.markdown(note)}" for note in notes]
+  heads = [*map(files.markdown, headlines), *(["mean ± std"] if many else [])]
   lines += ["", f"| protocol | figure | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
   mean = averages(list(headlines.values()))
   pairs = [(p, f) for h in headlines.values() for p, own in h.items() for f in own]

@@ -1,5 +1,7 @@
 """Files: in file systems and in buckets, written whole, with names of any bytes."""
 
+from vssl_jax.files.arrays import read_npy as read_npy
+from vssl_jax.files.arrays import read_npz as read_npz
 from vssl_jax.files.contents import matching as matching
 from vssl_jax.files.contents import names as names
 from vssl_jax.files.contents import open_read as open_read
@@ -16,16 +18,21 @@ from vssl_jax.files.copies import remove_tree as remove_tree
 from vssl_jax.files.copies import upload as upload
 from vssl_jax.files.paths import StrPath as StrPath
 from vssl_jax.files.paths import absolute as absolute
+from vssl_jax.files.paths import check_name as check_name
 from vssl_jax.files.paths import is_address as is_address
 from vssl_jax.files.paths import is_remote as is_remote
 from vssl_jax.files.paths import listed as listed
 from vssl_jax.files.paths import local as local
+from vssl_jax.files.paths import named_errors as named_errors
 from vssl_jax.files.paths import path as path
 from vssl_jax.files.paths import storage_errors as storage_errors
 from vssl_jax.files.paths import system_of as system_of
 from vssl_jax.files.text import decode as decode
 from vssl_jax.files.text import encode as encode
+from vssl_jax.files.text import markdown as markdown
+from vssl_jax.files.text import parse_json as parse_json
 from vssl_jax.files.text import printable as printable
+from vssl_jax.files.text import read_json as read_json
 from vssl_jax.files.text import read_text as read_text
 from vssl_jax.files.text import write_text as write_text
 from vssl_jax.files.writing import make_folder as make_folder

@@ -43,6 +43,14 @@ class Held(Exception):
   """Another process holds the lock."""
 
 
+_LOST: list[pathlib.Path] = []  # leases that this process lost
+
+
+def is_lost() -> bool:
+  """Whether this process lost a lock that it held; it must not write any more."""
+  return bool(_LOST)
+
+
 @contextlib.contextmanager
 def hold(path: pathlib.Path, *, shared: bool = False, required: bool = True) -> Iterator[None]:
   """Holds a lock until the end of the block.
@@ -210,6 +218,7 @@ class _Renewal:
 
   def _give_up(self, why: str) -> None:
     logging.error("%s: the lock is lost, %s; stopping.", self._path, why)
+    _LOST.append(self._path)
     os.kill(os.getpid(), signal.SIGINT)
 
   def stop(self) -> None:

@@ -22,12 +22,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from vssl_jax import extras
-from vssl_jax.errors import UserError, brief
+from vssl_jax.errors import UserError, brief, storage_fault
 
 StrPath = str | os.PathLike[str]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]")
 _EXTRAS = {"gs": "gcs", "s3": "s3"}  # of this package
+_LONGEST = 240  # bytes of a name; file systems take 255, and endings are added
 _NEAR = ("memory", "http", "https")  # have no buckets
 _REACHED: set[tuple[int, str]] = set()  # buckets that were asked for, by process
 
@@ -52,6 +53,41 @@ def listed(paths: StrPath | Iterable[StrPath]) -> list[str]:
 def absolute(given: StrPath) -> str:
   """A path that means the same to a process with another current folder; an address stays."""
   return str(given) if is_address(given) else os.path.abspath(given)
+
+
+def check_name(name: str, where: str) -> str:
+  """Checks that a name from a file can become the path of a file in a folder, and no other.
+
+  Names come with data, annotations or checkpoints that others made. One such as `../../x` would
+  have this program read or write outside the folder that the user named.
+
+  Args:
+    name: the name, perhaps with folders, without the ending that is added to it.
+    where: the file and the field that it came from, for the message.
+
+  Returns:
+    The name.
+
+  Raises:
+    UserError: it is empty, absolute, leads out of the folder, is longer than file systems take, or
+      has characters that no file name can have.
+  """
+  parts = re.split(r"[/\\]", name)
+  try:
+    longest = max(len(part) for part in os.fsencode(name).split(b"/"))
+  except UnicodeEncodeError:
+    longest = -1
+  if not name or "\0" in name or longest < 0:
+    why = "empty, or has characters that no file name has"
+  elif not parts[0] or is_address(name) or re.match(r"[A-Za-z]:[/\\]", name):
+    why = "an absolute path, which is outside the folder of the data"
+  elif ".." in parts or set(parts) == {"."}:
+    why = "a path that leads out of the folder of the data"
+  elif longest > _LONGEST:
+    why = f"longer than {_LONGEST} bytes"
+  else:
+    return name
+  raise UserError(f"{where}: the name {name[:100]!r} is {why}; rename it.")
 
 
 def local(given: StrPath) -> pathlib.Path:
@@ -135,6 +171,25 @@ def _system(text: str, pid: int) -> tuple[Any, str]:
 def system_of(where: StrPath | pathlib.Path) -> tuple[Any, str]:
   """The fsspec file system of an address, and its key there."""
   return _system(str(where), os.getpid())
+
+
+@contextlib.contextmanager
+def named_errors(where: StrPath | pathlib.Path) -> Iterator[None]:
+  """Adds the path to errors of the storage, which the system tells of opened files without it.
+
+  The errors of libraries for storage become an OSError if the system's reason is in their text.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as e:
+    if isinstance(e, OSError) and e.filename is not None:
+      raise
+    fault = storage_fault(e)
+    if fault is None:
+      raise
+    raise OSError(fault.errno, fault.strerror, fault.filename or str(where)) from e
 
 
 @contextlib.contextmanager

@@ -7,13 +7,18 @@ the surrogate back as the original byte.
 
 from __future__ import annotations
 
-import io
+import json
+import re
+from typing import Any
 
+from vssl_jax.errors import UserError
 from vssl_jax.files import contents
 from vssl_jax.files.paths import StrPath
 from vssl_jax.files.writing import replacing
 
+MOST = 1 << 30  # bytes of a text file that is read whole
 _ERRORS = "surrogateescape"
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def encode(text: str) -> bytes:
@@ -26,14 +31,45 @@ def decode(data: bytes) -> str:
   return data.decode("utf-8", _ERRORS)
 
 
-def read_text(path: StrPath) -> str:
+def read_text(path: StrPath, *, strict: bool = False) -> str:
   """Reads a text file; line ends become newlines, a byte order mark is dropped.
+
+  Args:
+    path: the file.
+    strict: refuse bytes that are not UTF-8.
 
   Raises:
     OSError: the file cannot be read.
+    UnicodeDecodeError: a byte is not UTF-8, and the reading is strict.
+    UserError: the file is larger than `MOST`, and would fill the memory.
   """
   with contents.open_read(path) as file:
-    return io.TextIOWrapper(file, encoding="utf-8-sig", errors=_ERRORS).read()
+    data = file.read(MOST + 1)
+  if len(data) > MOST:
+    raise UserError(
+      f"{path}: more than {MOST >> 20} MiB, too much for a text file that is read whole; is it the "
+      "right file?"
+    )
+  text = data.decode("utf-8-sig", "strict" if strict else _ERRORS)
+  return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: StrPath) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: it is not JSON, or nested too deeply; a `UserError` if it is larger than `MOST`.
+  """
+  return parse_json(read_text(path))
+
+
+def parse_json(text: str, **kwargs: Any) -> Any:
+  """`json.loads`, where a text that is nested too deeply is a `ValueError` as well."""
+  try:
+    return json.loads(text, **kwargs)
+  except RecursionError:
+    raise ValueError("nested too deeply") from None
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -45,6 +81,12 @@ def write_text(path: StrPath, text: str) -> None:
 def printable(text: str) -> str:
   """Makes a text safe to print or draw: one line, with raw bytes and control characters escaped."""
   return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def markdown(text: str) -> str:
+  """Makes a text safe within a line or a cell of Markdown, and so of HTML: shown as it is."""
+  plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+  return _MARKUP.sub(r"\\\1", plain)
 
 
 def _escaped(character: str) -> str:

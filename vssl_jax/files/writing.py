@@ -68,11 +68,12 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
     return
   temporary = temporary_of(path)
   try:
-    with open(temporary, "wb") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with paths.named_errors(path):
+      with open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 

@@ -89,7 +89,7 @@ def pretrain(
     profile=profile,
   )
   if result.preempted:
-    raise loop.Preempted(f"step {result.steps} of {workdir}")
+    raise loop.stopped(result, f"step {result.steps} of {workdir}")
   outcome = _evaluate(run, result.state) | _describe(run, result)
   outcome["seconds"] = time.perf_counter() - began
   return report(outcome, workdir)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, write_atomic
+from vssl_jax.files import check_name, local, parse_json, read_text, write_atomic
 from vssl_jax.localization.segments import covers
 
 _VERSION = "VERSION 1.3"
@@ -138,6 +138,7 @@ def read_annotations(
   videos = {}
   for name, entry in database.items():
     where = f"{path}: video {name!r}"
+    check_name(name, str(path))  # it becomes the name of a file of features
     subset = _field(entry, "subset", str, where)
     listed = _field(entry, "annotations", list, where)
     places = (f"{where}, annotation {i}" for i in range(len(listed)))
@@ -201,6 +202,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, list[Prediction]
   results = _field(_load(path), "results", dict, str(path))
   predictions: dict[str, list[Prediction]] = {}
   for name, listed in results.items():
+    check_name(name, str(path))
     if not isinstance(listed, list):
       raise UserError(f"{path}: video {name!r} has no list of predictions.")
     predictions[name] = []
@@ -241,8 +243,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
     return tree
 
   try:
-    text = local(path).read_text(encoding="utf-8-sig")
-    return json.loads(text, object_pairs_hook=unique)
+    return parse_json(read_text(local(path), strict=True), object_pairs_hook=unique)
   except UserError:
     raise
   except OSError as e:
@@ -306,6 +307,7 @@ def _read_durations(path: str | os.PathLike[str]) -> dict[str, float]:
       name_at, duration_at = heads.index("video_id"), heads.index("duration_s")
       for row in filter(any, table):
         name, value = row[name_at].strip(), row[duration_at].strip()
+        check_name(name, f"{path}, line {table.line_num}")
         if value:
           known[name] = _duration(value, f"{path}, line {table.line_num}: video {name!r}")
   except UserError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import pathlib
-import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import local
+from vssl_jax.files import local, read_npy
 from vssl_jax.localization.annotations import Annotations
 
 
@@ -162,14 +161,7 @@ def read_sequence(path: pathlib.Path, *, mapped: bool = False) -> np.ndarray:
   Raises:
     UserError: the file is missing or unreadable, or holds something else.
   """
-  if not path.exists():
-    raise UserError(f"{path} is missing")
-  try:
-    features = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-    raise UserError(f"{path} cannot be read ({e or 'it is empty'})") from None
-  if not isinstance(features, np.ndarray):
-    raise UserError(f"{path} is an archive of arrays, not one array [L, D]")
+  features = read_npy(path, mapped=mapped)
   if features.ndim > 2 and set(features.shape[1:-1]) == {1}:
     features = features.reshape(len(features), -1)
   if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "fiu":

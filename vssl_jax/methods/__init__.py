@@ -10,6 +10,7 @@ of its fields that have no effect on training).
 
 import importlib
 import types
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -27,6 +28,8 @@ def load(name: str) -> types.ModuleType:
     UserError: there is no such method.
   """
   qualified = f"{__name__}.{name}"
+  if not all(part.isidentifier() for part in name.split(".")):
+    raise UserError(f"config.method: there is no method {name!r} in vssl_jax/methods.")
   try:
     module = importlib.import_module(qualified)
   except ModuleNotFoundError as e:
@@ -83,19 +86,57 @@ def base_config(method: str) -> ConfigDict:
 
 
 def complete(saved: ConfigDict) -> ConfigDict:
-  """A stored config, with fields that later versions added set to their defaults."""
+  """A stored config, with fields that later versions added set to their defaults.
 
-  def fill(into: ConfigDict, default: ConfigDict) -> None:
+  Raises:
+    UserError: a field holds a value of another type than its default, or there is no such method.
+  """
+
+  def fill(into: ConfigDict, default: ConfigDict, at: str) -> None:
     for key, value in default.items():
       if key not in into:
         into[key] = value
-      elif isinstance(value, ConfigDict) and isinstance(into[key], ConfigDict):
-        fill(into[key], value)
+      elif not _fits(into[key], value):
+        wanted = "fields" if isinstance(value, ConfigDict) else f"a value as {value!r}"
+        raise UserError(f"{at}.{key} is {str(into[key])[:60]!r}, where {wanted} must be.")
+      elif isinstance(value, ConfigDict):
+        fill(into[key], value, f"{at}.{key}")
 
   whole = saved.copy_and_resolve_references().unlock()
   config_lib.rename_fields(whole)
-  fill(whole, base_config(saved.method))
+  fill(whole, base_config(saved.method), "config")
   return whole
+
+
+def from_file(saved: ConfigDict, file: object) -> ConfigDict:
+  """A config that came in a file, complete, and without what names code.
+
+  Args:
+    saved: the config as it was read.
+    file: where it came from, for messages.
+
+  Raises:
+    UserError: a field holds a value of another type than its default, or there is no such method.
+  """
+  try:
+    config = complete(saved)
+  except UserError as e:
+    raise UserError(f"{file}: {e}") from None
+  config_lib.without_code(config)
+  return config
+
+
+def _fits(value: Any, default: Any) -> bool:
+  """Whether a stored value has the type of a field's default."""
+  if default is None:
+    return True
+  if isinstance(default, bool) or isinstance(value, bool):
+    return isinstance(default, bool) and isinstance(value, bool)
+  if isinstance(default, float):
+    return isinstance(value, float | int)
+  if isinstance(default, tuple | list):
+    return isinstance(value, tuple | list)
+  return isinstance(value, type(default))
 
 
 def build(

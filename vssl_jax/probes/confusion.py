@@ -38,7 +38,7 @@ def class_names(label_names: Sequence[str], classes: int) -> list[str]:
 
 def class_table(accuracy: Accuracy, label_names: Sequence[str] = ()) -> str:
   """A Markdown table: per class its videos, top-1, and the class it is most often confused with."""
-  names = class_names(label_names, len(accuracy.confusion))
+  names = [files.markdown(n) for n in class_names(label_names, len(accuracy.confusion))]
   lines = ["| class | videos | top-1 | taken for |", "|---|---:|---:|---|"]
   for i, row in enumerate(accuracy.confusion):
     wrong = row.copy()

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -297,14 +296,28 @@ def load(path: str | os.PathLike[str]) -> Features:
     UserError: the file is missing, damaged, or not a feature file.
   """
   try:
-    with files.open_read(path) as file, np.load(file, allow_pickle=False) as f:
-      return Features(
-        **{key: f[key] for key in _ARRAYS},
-        names=tuple(f["names"].tolist()),
-        label_names=tuple(f["label_names"].tolist()),
-        info=json.loads(f["info"].item()),
-      )
+    f = files.read_npz(path)
+    found = Features(
+      **{key: f[key] for key in _ARRAYS},
+      names=tuple(map(str, f["names"].ravel().tolist())),
+      label_names=tuple(map(str, f["label_names"].ravel().tolist())),
+      info=files.parse_json(str(f["info"].item())),
+    )
+    _require_rows(found)
+    return found
   except FileNotFoundError:
     raise UserError(f"{path}: no such feature file; write one with vssl_jax.export") from None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+  except (OSError, ValueError, KeyError) as e:
     raise UserError(f"{path}: not a complete feature file ({e}); export it again") from None
+
+
+def _require_rows(found: Features) -> None:
+  """Checks that the arrays have one row per video, in the types of `Features`."""
+  count = len(found.features) if found.features.ndim else -1
+  kinds = {"features": "f"} | dict.fromkeys(set(_ARRAYS) - {"features"}, "iu")
+  for name in _ARRAYS:
+    x = getattr(found, name)
+    if x.dtype.kind not in kinds[name] or x.shape[:1] != (count,):
+      raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, of {count} videos")
+  if len(found.names) not in (0, count) or not isinstance(found.info, dict):
+    raise ValueError("its names or its info do not fit")

@@ -9,6 +9,7 @@ digest of each array, computed on the device, so that reading detects any damage
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import re
@@ -63,6 +64,14 @@ _LARGEST = re.compile(
 _HELD_OUT = "data.held_out_sha256"
 
 
+class RenamedError(UserError):
+  """The folder of a checkpoint has the number of another step."""
+
+
+def _hash(facts: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 @contextlib.contextmanager
 def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
   """Locks the run's folder, so that only one process trains in it; released at the end or a kill.
@@ -102,6 +111,22 @@ def best_sign(config: ConfigDict) -> float:
   return 1.0 if largest else -1.0
 
 
+class _Manager(ocp.CheckpointManager):
+  """Opens a folder in which the metrics of a checkpoint are damaged, as if it had none."""
+
+  def metrics(self, step: int) -> dict[str, float] | None:
+    """See `ocp.CheckpointManager`."""
+    try:
+      found = super().metrics(step)
+    except Exception as e:
+      logging.error("Checkpoint %s: its metrics are damaged (%s).", step, brief(e)[:200])
+      return {}
+    if found is None:
+      return None
+    scores = found if isinstance(found, dict) else {}
+    return {k: v for k, v in scores.items() if isinstance(v, int | float)}
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -126,7 +151,7 @@ class Checkpoints:
         return sign * metrics.get(config.best, -sign * np.inf)
 
       policies.append(preservation.BestN(get_metric_fn=rank, n=1))
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       str(self._mirror.folder if self._mirror else self._root),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation.AnyPreservationPolicy(policies),
@@ -152,19 +177,25 @@ class Checkpoints:
     If an earlier asynchronous write failed, its error is raised here: a run never continues
     without its checkpoints.
     """
+    with files.named_errors(self._root):
+      self._save(step, state, metrics)
+
+  def _save(self, step: int, state: Tree, metrics: Mapping[str, float] | None) -> None:
     self._manager.check_for_errors()
     if self._mirror:
       self._mirror.check()
     if step in self._manager.all_steps():
       return
     digests = [int(x) for x in jax.device_get(stored.digest(state))]
+    scores = {k: float(v) for k, v in (metrics or {}).items()}
+    facts = {"arrays": digests, "layout": stored.layout(state), "step": step, "metrics": scores}
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),
-        digest=ocp.args.JsonSave({"arrays": digests, "layout": stored.layout(state)}),
+        digest=ocp.args.JsonSave({**facts, "sha256": _hash(facts)}),
       ),
-      metrics=dict(metrics or {}),
+      metrics=scores,
     )
     if self._mirror:
       self._mirror.follow(step)
@@ -173,22 +204,28 @@ class Checkpoints:
     """Reads the newest undamaged checkpoint, with the shapes, dtypes and shardings of `like`.
 
     Damaged checkpoints are reported and skipped. Unless `read_only`, they are also renamed to
-    `damaged-<step>`, so that the resumed run can write those steps again.
+    `damaged-<step>`, so that the resumed run can write those steps again. A checkpoint of another
+    layout counts as damaged if an older one has the layout of `like`.
 
     Returns:
       (step, state), or None if there is no checkpoint.
 
     Raises:
-      UserError: checkpoints exist but none can be read, or they hold another network.
+      UserError: checkpoints exist but none can be read, or they hold another network, or the folder
+        of one has the number of another step.
     """
     steps = self.steps
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    other: UserError | None = None
     for step in reversed(steps):
       try:
         state = self._read(step, abstract)
-      except UserError:
+      except RenamedError:
         raise
       except Exception as e:
+        if isinstance(e, UserError):
+          other = other or e
+          continue
         reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
         older = [s for s in steps if s < step]
         logging.error(
@@ -198,9 +235,13 @@ class Checkpoints:
           f"falling back to step {older[-1]}" if older else "there is no older one",
         )
         continue
+      if other is not None:  # a run does not change its network
+        logging.error("A newer checkpoint counts as damaged; falling back to %s: %s", step, other)
       if not self._read_only:
         self._set_aside([s for s in steps if s > step])
       return step, state
+    if other is not None:
+      raise other
     if steps:
       raise UserError(
         f"{self._root}: none of the checkpoints {steps} can be read; they were left unchanged. "
@@ -236,12 +277,21 @@ class Checkpoints:
     sign = best_sign(self._config)
     for step in self.steps:
       self._fetch(step)
-    scores = {s: (self._manager.metrics(s) or {}).get(self._config.best) for s in self.steps}
+    scores = {s: self._score(s) for s in self.steps}
     scores = {s: sign * x for s, x in scores.items() if x is not None}
     if not scores:
       return None
     step = max(scores, key=lambda s: (scores[s], -s))
     return step, self.read(step, like)
+
+  def _score(self, step: int) -> float | None:
+    """The value of `config.best` that was saved with a checkpoint; None without a readable one."""
+    try:
+      scores = self._kept(step).get("metrics")
+    except Exception:  # it cannot be read, or not be trusted
+      return None
+    scores = self._manager.metrics(step) if scores is None else scores
+    return (scores or {}).get(self._config.best)
 
   def _fetch(self, step: int) -> None:
     """Copies a checkpoint that is read only to this machine, if Orbax cannot read it there."""
@@ -250,9 +300,7 @@ class Checkpoints:
 
   def _read(self, step: int, abstract: Tree) -> Tree:
     self._fetch(step)
-    kept = self._manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))[
-      "digest"
-    ]
+    kept = self._kept(step)
     here, there = stored.layout(abstract), kept.get("layout", {})
     for path in sorted({*here, *there} if there else ()):
       if here.get(path) != there.get(path):
@@ -272,7 +320,23 @@ class Checkpoints:
     found = [int(x) for x in jax.device_get(stored.digest(restored["state"]))]
     if found != kept["arrays"]:
       raise ValueError("its arrays differ from those that were written")
-    return restored["state"]
+    state = restored["state"]
+    own = kept.get("step", getattr(state, "step", step))
+    if int(own) != step:
+      raise RenamedError(
+        f"{self._root / str(step)}: holds the checkpoint of step {int(own)}, so the folder was "
+        f"renamed; rename it to {int(own)} again."
+      )
+    return state
+
+  def _kept(self, step: int) -> dict[str, Any]:
+    """What was written about the arrays of a checkpoint; raises some error if it is damaged."""
+    item = ocp.args.Composite(digest=ocp.args.JsonRestore())
+    kept = self._manager.restore(step, args=item)["digest"]
+    told = {k: v for k, v in kept.items() if k != "sha256"}
+    if kept.get("sha256", _hash(told)) != _hash(told):  # older ones have none
+      raise ValueError("its digest differs from what was written")
+    return kept
 
   def _set_aside(self, steps: list[int]) -> None:
     if not steps:
@@ -291,7 +355,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until the last write is complete; raises its error if it failed."""
-    with contextlib.ExitStack() as last:
+    with files.named_errors(self._root), contextlib.ExitStack() as last:
       if self._mirror:
         last.callback(self._mirror.close)
       self._manager.wait_until_finished()
@@ -331,7 +395,7 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
     return
-  began = methods.complete(load_config(workdir))
+  began = _began(workdir)
   old, new = bound(began), bound(config)
   apart = {k for k in ("data.fingerprint", "total steps") if not old.get(k)} | {_HELD_OUT}
   changed = [
@@ -346,6 +410,15 @@ def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
       f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
       "--workdir, or --allow_config_change to continue with the new values."
     )
+
+
+def _began(workdir: pathlib.Path) -> ConfigDict:
+  """The config that a run began with; it may name code, as it is only compared."""
+  saved = load_config(workdir)
+  try:
+    return methods.complete(saved)
+  except UserError as e:
+    raise UserError(f"{workdir / CONFIG}: {e}") from None
 
 
 def _other_held_out(began: ConfigDict) -> str:
@@ -379,7 +452,7 @@ def load_config(path: pathlib.Path) -> ConfigDict:
   if not file.is_file():
     raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
   try:
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = files.read_json(file)
   except ValueError as e:
     raise UserError(f"{file}: damaged, not JSON ({e}); restore it, or give another run.") from None
   if not isinstance(values, dict) or not isinstance(values.get("method"), str):
@@ -387,8 +460,4 @@ def load_config(path: pathlib.Path) -> ConfigDict:
       f"{file}: no config of a run, as it names no method; give the folder of a run (--workdir of "
       "training)."
     )
-  return ConfigDict(jax.tree.map(_tuple, values, is_leaf=lambda x: isinstance(x, list)))
-
-
-def _tuple(value: Any) -> Any:
-  return tuple(value) if isinstance(value, list) else value
+  return config_lib.from_json(values, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 import signal
 import time
@@ -20,16 +21,16 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Batches, Source
 from vssl_jax import parallel
-from vssl_jax.errors import NonFiniteError, UserError
+from vssl_jax.errors import Interrupted, NonFiniteError, UserError
 from vssl_jax.errors import Preempted as Preempted
-from vssl_jax.files import make_folder
+from vssl_jax.files import lock, make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
 from vssl_jax.training import checkpoints, metrics_log, optim, sources
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
-WATCHED = ("loss", "grad_norm")
+WATCHED = ("loss", "grad_norm", step_lib.STATISTICS)
 MOST_WAITING, WAITS_TOLD = 0.3, 3  # share of the time, in so many logged rows in succession
 SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
 
@@ -42,10 +43,11 @@ class Result:
     state: the last state.
     method: the method that was trained.
     steps: the last step.
-    preempted: whether SIGTERM ended the run early; its state was saved first.
+    preempted: whether SIGTERM or Ctrl-C ended the run early; its state was saved first.
     seconds: wall time since this process started or resumed the run, compilation included.
     clips_per_second: over all steps but the first, waiting for input included.
     metrics: the last logged row.
+    interrupted: whether it was Ctrl-C that ended the run early.
   """
 
   state: step_lib.TrainState
@@ -55,6 +57,7 @@ class Result:
   seconds: float
   clips_per_second: float
   metrics: dict[str, float]
+  interrupted: bool = False
 
 
 def train(
@@ -69,7 +72,7 @@ def train(
   monitor: Callable[[Variables | Params], dict[str, float]] | None = None,
   profile: int = 0,
 ) -> Result:
-  """Trains until the last step or SIGTERM; continues the run in `workdir` if there is one.
+  """Trains until the last step, SIGTERM or Ctrl-C; continues the run in `workdir` if there is one.
 
   Args:
     config: the resolved config.
@@ -234,7 +237,8 @@ class _Loop:
     seconds = time.perf_counter() - clock
     speed = measured * self.clips / seconds if measured else math.nan
     total_seconds = time.perf_counter() - began
-    return Result(state, self.method, step, preempted, total_seconds, speed, self.row)
+    interrupted = preempted and getattr(terminated, "interrupted", False)
+    return Result(state, self.method, step, preempted, total_seconds, speed, self.row, interrupted)
 
   def _device_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     wanted = {*self.method.batch_spec, "label", "video"}
@@ -247,7 +251,7 @@ class _Loop:
 
   def _check(self, step: int, metrics: dict[str, jax.Array]) -> None:
     for name in WATCHED:
-      value = float(metrics[name])
+      value = float(metrics.get(name, 0.0))
       if not math.isfinite(value):
         good = self.saver.steps
         kept = f"the last good checkpoint is step {good[-1]}" if good else "no checkpoint was saved"
@@ -259,7 +263,8 @@ class _Loop:
   def _log(
     self, step: int, metrics: Any, seconds: float, waited: float, steps: int, seen: dict[str, float]
   ) -> None:
-    row = {k: float(v) for k, v in metrics.items() if k != step_lib.EMBEDDINGS} | seen
+    unlogged = (step_lib.EMBEDDINGS, step_lib.STATISTICS)
+    row = {k: float(v) for k, v in metrics.items() if k not in unlogged} | seen
     row["epoch"] = step / self.source.steps_per_epoch
     row["unreadable_videos"] = self.source.unreadable
     if step_lib.EMBEDDINGS in metrics:
@@ -320,24 +325,56 @@ def _duration(seconds: float) -> str:
   return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
 
 
+def stopped(result: Result, what: str) -> Preempted:
+  """The exception for a run that a signal ended early.
+
+  Args:
+    result: how the run ended; it is `preempted`.
+    what: what was saved.
+  """
+  return (Interrupted if result.interrupted else Preempted)(what)
+
+
 @contextlib.contextmanager
-def _termination() -> Iterator[Any]:
-  """Yields a function of the step that says whether SIGTERM came; all processes get one answer."""
-  if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  flag = {"set": False}
+def _termination() -> Iterator[_Termination]:
+  """Yields a function of the step that says whether to save and stop; one answer for all processes.
+
+  SIGTERM and the first Ctrl-C ask for it. A second Ctrl-C ends the process at once.
+  """
+  several = jax.process_count() > 1
+  asked = _Termination(multihost_utils.reached_preemption_sync_point if several else None)
 
   def handler(signum: int, frame: Any) -> None:
-    del signum, frame
-    flag["set"] = True
+    if signum == signal.SIGINT:
+      if asked.interrupted or lock.is_lost():
+        raise KeyboardInterrupt
+      asked.interrupted = True
+      print("Ctrl-C: saving after this step; press it again to stop at once.", flush=True)
+      if several:  # all processes must stop after one step, which JAX agrees on at SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+    asked.set = True
 
+  wanted = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+  before: dict[signal.Signals, Any] = {}
   try:
-    before = signal.signal(signal.SIGTERM, handler)
+    for number in wanted:
+      # A caller with a handler of its own keeps it; ignored is what a shell makes of background.
+      if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler:
+        before[number] = signal.signal(number, handler)
   except ValueError:  # not the main thread: the caller handles its own signals
-    yield lambda step: False
-    return
+    pass
   try:
-    yield lambda step: flag["set"]
+    yield asked
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, former in before.items():
+      signal.signal(number, former)
+
+
+class _Termination:
+  """Whether to stop after a step, and whether by Ctrl-C."""
+
+  def __init__(self, agreed: Callable[[int], bool] | None):
+    self._agreed, self.set, self.interrupted = agreed, False, False
+
+  def __call__(self, step: int) -> bool:
+    return self._agreed(step) if self._agreed else self.set

@@ -52,10 +52,11 @@ class Writer:
     if not self._enabled:
       return
     row = {"step": step, **{k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}}
-    with self._path.open("a", encoding="utf-8") as f:
+    with files.named_errors(self._path), self._path.open("a", encoding="utf-8") as f:
       f.write(json.dumps(row) + "\n")
     if self._clu is not None:
-      self._clu.write_scalars(step, dict(scalars))
+      with files.named_errors(self._path.parent):
+        self._clu.write_scalars(step, dict(scalars))
     if self._bucket is not None:
       self._changed = True
       if time.monotonic() - self._uploaded > EVERY:
@@ -125,8 +126,8 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, float]]]:
   for whole in path.read_bytes().splitlines():
     try:
       line = whole.decode()
-      row = json.loads(line)
+      row = files.parse_json(line)
     except ValueError:
       continue
-    if isinstance(row, dict) and "step" in row:
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
       yield line, row

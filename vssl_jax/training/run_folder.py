@@ -107,7 +107,7 @@ def open_run(folder: pathlib.Path) -> Iterator[Run]:
   Raises:
     UserError: the folder has no run, or no checkpoint.
   """
-  config = methods.complete(checkpoints.load_config(folder))
+  config = methods.from_file(checkpoints.load_config(folder), folder / checkpoints.CONFIG)
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, jnp.asarray)
   # Only the shapes are needed to read a checkpoint; no weights are initialized.

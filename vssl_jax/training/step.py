@@ -20,6 +20,8 @@ from vssl_jax.training import optim
 from vssl_jax.training.optim import Schedule
 
 EMBEDDINGS = "embeddings"
+STATISTICS = "batch_statistics"  # 0, or NaN if a running statistic of batch norm is not finite
+_STATISTICS = ("mean", "var")  # names of the variables of a batch norm
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -141,6 +143,17 @@ def _whole_tree(mask: Any, params: Any) -> Any:
   return jax.tree.map(lambda g, part: jax.tree.map(lambda _: g, part), mask, params)
 
 
+def _statistics(state: Any) -> jax.Array | None:
+  """0 if all running statistics of batch norm are finite, else NaN; None if there are none.
+
+  In training, a batch is normalized by its own statistics: a running one that overflowed shows in
+  no loss, and makes every later evaluation NaN.
+  """
+  flat = jax.tree_util.tree_leaves_with_path(state)
+  own = [x for path, x in flat if path and getattr(path[-1], "key", "") in _STATISTICS]
+  return sum((jnp.sum(x * 0, dtype=jnp.float32) for x in own), jnp.zeros(())) if own else None
+
+
 def make_step(
   method: Method,
   tx: optax.GradientTransformation,
@@ -162,7 +175,8 @@ def make_step(
 
   Returns:
     A jitted function (state, batch) -> (state, metrics). Metrics are float32 scalars (and
-    `embeddings`), among them `loss`, `grad_norm`, `update_norm`, `param_norm` and `lr`.
+    `embeddings`), among them `loss`, `grad_norm`, `update_norm`, `param_norm` and `lr`, and
+    `STATISTICS` if the method's state has running statistics of batch norm.
   """
   grad_fn = value_and_grad(method, accumulate)
 
@@ -204,6 +218,8 @@ def make_step(
       "param_norm": optax.tree_utils.tree_norm(moved_params),
       "lr": rate(train.updates),
     }
+    if (statistics := _statistics(moved_state)) is not None:
+      metrics[STATISTICS] = statistics
     scalars = {k: v.astype(jnp.float32) for k, v in metrics.items()}
     new = TrainState(train.step + 1, train.updates + updated, moved_params, moved_state, optim)
     return new, scalars

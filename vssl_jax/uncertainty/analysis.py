@@ -117,7 +117,7 @@ def analyze(
     UserError: there is no such run or no checkpoint, or something that was asked for is missing.
   """
   folder = files_lib.path(folder)
-  config = methods.complete(checkpoints.load_config(folder))
+  config = methods.from_file(checkpoints.load_config(folder), folder / checkpoints.CONFIG)
   if methods.evaluator(config).gaussians is None:
     raise UserError(
       f"{folder}: this is a run of {config.method}, which learns no uncertainties; give a run of "

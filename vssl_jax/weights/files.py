@@ -105,7 +105,7 @@ def _safetensors(path: pathlib.Path) -> Tensors:
   try:
     arrays = exported.arrays(path.read_bytes())
   except Exception as e:
-    raise UserError(f"{path}: not a safetensors file ({e}).") from None
+    raise UserError(f"{path}: not a safetensors file ({brief(e)[:200]}).") from None
   return {k: x if x.dtype.kind in "iu" else x.astype(np.float32) for k, x in arrays.items()}
 
 

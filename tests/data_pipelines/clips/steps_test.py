@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -239,3 +241,41 @@ class TestEval:
   def test_squares_larger_than_the_frame_are_refused(self):
     with pytest.raises(UserError, match="resize"):
       steps_lib.add_eval_steps(builders.Graph(), **self.views | {"size": 32})
+
+
+def _narrow(shape, kind="JPEG"):
+  """An encoded frame of one color."""
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(np.full((*shape, 3), 9, np.uint8)).save(buffer, kind)
+  return buffer.getvalue()
+
+
+def _png_of(width, height):
+  """A PNG that says that it is huge; its few bytes hold no pixels."""
+  small = bytearray(_narrow((4, 4), "PNG"))
+  small[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+  return bytes(small)
+
+
+VIEWS = {"clips": 1, "crops": 1, "frames": 2, "stride": 1, "resize": 16, "size": 16}
+
+
+@pytest.mark.parametrize("shape", [(1, 65500), (65500, 1), (4, 81)])
+def test_frames_that_would_fill_the_memory_are_as_damaged_ones(shape):
+  image = tf.fill([8], _narrow(shape))
+  for options in ({"data": tiny.data()}, VIEWS):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large or too narrow"):
+      run({"image": image}, **options)
+
+
+def test_a_wide_frame_is_none_of_them():
+  image = tf.fill([8], _narrow((4, 80)))
+  assert run({"image": image}, tiny.data())["image"].shape[-1] == 3
+  assert run({"image": image}, **VIEWS)["image"].shape == (1, 2, 16, 16, 3)
+
+
+def test_a_png_that_says_it_is_huge_is_not_decoded():
+  whole, huge = _narrow((20, 20), "PNG"), _png_of(60_000, 60_000)
+  for image in (tf.fill([8], huge), tf.constant([whole] * 4 + [huge] * 4)):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large or too narrow"):
+      run({"image": image}, **{**VIEWS, "frames": 8}, codec=steps_lib.PNG)

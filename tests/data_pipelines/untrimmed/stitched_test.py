@@ -160,7 +160,7 @@ def test_bad_input_is_named(data, tmp_path):
   good = {"features": np.ones((4, 2, 3)), "label": [0, 1, 0, 1], "subset": [0, 0, 1, 1]}
   for change, message in {
     "text": ({"label": ["a", "b"] * 2}, "'label' integers; they are float64 and <U1"),
-    "objects": ({"features": np.array([[[None]]] * 4)}, "not a .npz file of numbers"),
+    "objects": ({"features": np.array([[[None]]] * 4)}, "not a complete .npz file of numbers"),
     "words": ({"features": np.full((4, 2, 3), "a")}, "'features' must be numbers"),
     "label": ({"label": [0, 1]}, r"'label' has shape \[2\], not \[4\]"),
     "subset": ({"subset": [0]}, r"'subset' has shape \[1\], not \[4\]"),
@@ -175,13 +175,13 @@ def test_bad_input_is_named(data, tmp_path):
   np.savez(data.path, features=np.ones((2, 3)))
   with pytest.raises(UserError, match=r"needs arrays"):
     stitched.make(data)
-  for content, message in ((b"", "a .npz file"), (b"PK\x03\x04", "a .npz"), (b"x", "a .npz")):
+  for content in (b"", b"PK\x03\x04", b"x"):
     (tmp_path / "clips.npz").write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"not a complete \.npz file"):
       stitched.make(data)
   np.save(tmp_path / "one.npy", np.ones((2, 3, 4)))
   data.path = str(tmp_path / "one.npy")
-  with pytest.raises(UserError, match=r"needs arrays .* it has \[\]"):
+  with pytest.raises(UserError, match=r"not a complete \.npz file"):
     stitched.make(data)
   data.path = str(tmp_path / "none.npz")
   with pytest.raises(UserError, match=r"config.data.path"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.videos import container, decode, parts
+from data_pipelines.videos import container, decode, display, parts, snippets
 from data_pipelines.videos.decode import FrameSettings, UnreadableError
 
 
@@ -228,3 +228,18 @@ def test_settings_that_rare_files_need_are_told_only_if_set():
   assert usual == {"fps": 5, "short_side": 256, "quality": 85, "max_seconds": 120.0}
   assert decode.described(FrameSettings(fps=5, raw_aspect=True)) == {**usual, "raw_aspect": True}
   assert decode.described(FrameSettings(fps=0, max_gap=9.0))["max_gap"] == 9.0
+
+
+@pytest.mark.parametrize("size", [(704, 32), (32, 704), (1 << 15, 1 << 13)])
+def test_frames_that_would_fill_the_memory(size):
+  with pytest.raises(decode.UnreadableError, match=rf"frames are {size[0]} x {size[1]}: at most"):
+    display.check_size(size)
+  display.check_size((640, 32))
+
+
+def test_a_video_that_is_too_narrow_is_unreadable(tmp_path, make_video):
+  path = make_video(tmp_path / "a.mp4", size=(704, 32))
+  with pytest.raises(decode.UnreadableError, match="704 x 32"):
+    list(decode.decode(path, decode.FrameSettings()))
+  with pytest.raises(decode.UnreadableError, match="704 x 32"):
+    list(snippets.read(path, snippets.SnippetSettings()))
