@@ -23,7 +23,7 @@ LAYERS = (
   ("vssl_jax.localization",),
   ("data_pipelines.optional",),
   ("data_pipelines.source",),
-  ("data_pipelines.videos", "data_pipelines.records"),
+  ("data_pipelines.videos", "data_pipelines.listing", "data_pipelines.records"),
   ("data_pipelines.clips", "data_pipelines.digits"),
   ("data_pipelines.sources", "data_pipelines.untrimmed", "data_pipelines.prepare"),
   ("data_pipelines.inspect",),

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+from data_pipelines.listing import video_list
 from data_pipelines.prepare.shards import STATE, Shard
-from data_pipelines.videos import ray_cluster, ray_workers, video_list, workers
+from data_pipelines.videos import ray_cluster, ray_workers, workers
 from vssl_jax import files
 from vssl_jax.errors import UserError
 

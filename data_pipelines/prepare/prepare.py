@@ -24,11 +24,12 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines.listing import split_lists, video_list
 from data_pipelines.prepare import engine as engine_lib
 from data_pipelines.prepare import resume
 from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
-from data_pipelines.videos import decode, split_lists, video_list
+from data_pipelines.videos import decode
 from vssl_jax import files, former
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError

@@ -20,10 +20,11 @@ from typing import Any
 
 from absl import logging
 
+from data_pipelines.listing import video_list
+from data_pipelines.listing.video_list import Entry, VideoList
 from data_pipelines.prepare.shards import STATE, Shard, assign, default_count, read_result
 from data_pipelines.records import index, manifest
-from data_pipelines.videos import decode, video_list
-from data_pipelines.videos.video_list import Entry, VideoList
+from data_pipelines.videos import decode
 from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.files import lock

@@ -12,9 +12,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_pipelines.listing import video_list
+from data_pipelines.listing.video_list import Entry
 from data_pipelines.records import manifest, sequence_example, tfrecord
-from data_pipelines.videos import decode, video_list
-from data_pipelines.videos.video_list import Entry
+from data_pipelines.videos import decode
 from vssl_jax import files
 from vssl_jax.errors import UserError
 

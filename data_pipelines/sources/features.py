@@ -8,7 +8,7 @@
 * a folder of `.npy` files (`[L, D]`, one per video) or of `.npz` files with such an array named
   `features`. `labels.csv` (`path,label[,split]`) lists the files to use. Without it, all files in
   the sub-folder named like the split are used, or all files if no sub-folder is named like a split
-  (`data_pipelines.videos.layout`); their labels are the names of the class folders. Folders `rgb`
+  (`data_pipelines.listing.layout`); their labels are the names of the class folders. Folders `rgb`
   and `flow` are no classes but streams of the same videos, whose features are joined; such videos
   have no labels here.
 
@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.listing import csv_table, layout
 from data_pipelines.records import fingerprint as fingerprint_lib
 from data_pipelines.source import Example, NumpySource, check_labels
-from data_pipelines.videos import csv_table, layout
 from vssl_jax.errors import UserError
 from vssl_jax.files import check_name, local, read_npy, read_npz
 from vssl_jax.localization import check, feature_folders

@@ -1,1 +1,1 @@
-"""Finds and decodes video files, in worker processes, so that a decoder's crash stops one video."""
+"""Decodes video files, in worker processes, so that a decoder's crash stops one video."""

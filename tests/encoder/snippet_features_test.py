@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from data_pipelines.listing import finding
 from data_pipelines.untrimmed import sequences
-from data_pipelines.videos import finding, snippets
+from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields

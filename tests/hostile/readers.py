@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from safetensors.numpy import save
 
+from data_pipelines.listing import split_lists, video_list
 from data_pipelines.prepare import resume
 from data_pipelines.records import fingerprint, index, manifest, sequence_example, tfrecord
 from data_pipelines.sources import features as features_source
 from data_pipelines.untrimmed import sequences, stitched
-from data_pipelines.videos import decode, split_lists, video_list
+from data_pipelines.videos import decode
 from tests.data_pipelines import tiny
 from vssl_jax import methods
 from vssl_jax.encoder import card, exported

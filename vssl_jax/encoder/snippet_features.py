@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.videos import finding, ray_cluster
+from data_pipelines.listing import finding
+from data_pipelines.videos import ray_cluster
 from data_pipelines.videos import workers as workers_lib
 from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import files

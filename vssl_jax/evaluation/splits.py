@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines import source as source_lib
+from data_pipelines.listing.finding import few
 from data_pipelines.source import Source
-from data_pipelines.videos.finding import few
 from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Task

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from data_pipelines.listing import video_list
 from data_pipelines.prepare import engine, prepare, resume, shards
-from data_pipelines.videos import decode, ray_cluster, ray_workers, video_list
+from data_pipelines.videos import decode, ray_cluster, ray_workers
 from tests import small
 from tests.data_pipelines import ray_nodes
 from tests.data_pipelines.prepare.prepare_test import contents

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
+from data_pipelines.listing.video_list import Entry
 from data_pipelines.prepare import shards
 from data_pipelines.records import index
 from data_pipelines.records import sequence_example as example
 from data_pipelines.videos import decode, parts
-from data_pipelines.videos.video_list import Entry
 
 
 def entries(count):

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from data_pipelines.videos import video_list
-from data_pipelines.videos.video_list import Entry
+from data_pipelines.listing import video_list
+from data_pipelines.listing.video_list import Entry
 from vssl_jax.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipelines.videos import layout
+from data_pipelines.listing import layout
 from vssl_jax.errors import UserError
 
 # Classes of Kinetics-700 and VGGSound, some with a word that also names a split.

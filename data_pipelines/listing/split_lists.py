@@ -15,8 +15,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
-from data_pipelines.videos.finding import counted, few
-from data_pipelines.videos.video_list import Entry, VideoList, sort_labels
+from data_pipelines.listing.finding import counted, few
+from data_pipelines.listing.video_list import Entry, VideoList, sort_labels
 from vssl_jax import files as files_lib
 from vssl_jax.errors import UserError
 

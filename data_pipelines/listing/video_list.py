@@ -13,9 +13,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from data_pipelines.videos import csv_table, finding, layout
-from data_pipelines.videos.finding import EXTENSIONS as EXTENSIONS
-from data_pipelines.videos.finding import counted, few
+from data_pipelines.listing import csv_table, finding, layout
+from data_pipelines.listing.finding import EXTENSIONS as EXTENSIONS
+from data_pipelines.listing.finding import counted, few
 from vssl_jax import files
 from vssl_jax.errors import UserError
 

@@ -15,7 +15,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.videos.finding import counted, few
+from data_pipelines.listing.finding import counted, few
 from vssl_jax.errors import UserError
 
 # Names of splits, and what they are called here.

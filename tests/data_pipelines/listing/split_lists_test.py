@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipelines.videos import split_lists, video_list
+from data_pipelines.listing import split_lists, video_list
 from vssl_jax.errors import UserError
 
 TRAIN = "JumpingJack/v_JumpingJack_g08_c01.avi 48\nJumpRope/v_JumpRope_g09_c02.avi 49\n"

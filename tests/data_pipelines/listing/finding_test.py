@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from data_pipelines.videos import finding
+from data_pipelines.listing import finding
 from vssl_jax import files
 from vssl_jax.errors import UserError
 

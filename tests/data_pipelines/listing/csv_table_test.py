@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from data_pipelines.videos import csv_table
+from data_pipelines.listing import csv_table
 from vssl_jax.errors import UserError
 
 KNOWN = ("path", "label", "split")
