@@ -41,7 +41,7 @@ def occurring(
     UserError: a label has no name, or `labels.txt` has other names than the manifest.
   """
   path = files.path(folder) / manifest.LABELS
-  stored = _manifest(folder, split, where)
+  stored = _manifest(folder, split)
   if stored is not None:
     return _from_manifest(path, stored, split, names)
   if not names:
@@ -56,17 +56,13 @@ def occurring(
   return frozenset(label[label >= 0].tolist()) if complete else None
 
 
-def _manifest(folder: str | os.PathLike[str], split: str, where: Index) -> dict[str, Any] | None:
-  """The manifest, if it describes these shards."""
+def _manifest(folder: str | os.PathLike[str], split: str) -> dict[str, Any] | None:
+  """The manifest of `prepare`, if it has the split; opening the index has compared the shards."""
   try:
-    stored = manifest.read(folder) or {}
-    made, own = stored["labels"], stored["splits"][split]
-    shards = [(shard["name"], shard["bytes"]) for shard in own["shards"]]
-    whole = all(isinstance(n, str) for n in made) and isinstance(own["classes"], dict)
-  except (UserError, AttributeError, KeyError, TypeError):  # none, of another program, or damaged
+    stored = manifest.read(folder)
+  except manifest.ForeignError:
     return None
-  names = [os.path.basename(f) for f in where.files]
-  return stored if whole and shards == [*zip(names, where.sizes.tolist(), strict=True)] else None
+  return stored if stored and split in stored["splits"] else None
 
 
 def _from_manifest(

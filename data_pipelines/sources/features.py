@@ -133,16 +133,18 @@ def _read_file(path: pathlib.Path, split: str) -> tuple[list, np.ndarray | None,
   count, longest = arrays["features"].shape[:2]
   lengths = arrays.get("length", np.full(count, longest))
   _require_rows(path, arrays, lengths, longest)
+  label = arrays.get("label")
+  if label is not None:
+    label = check_labels(label, count, (), f"{path}: 'label'")
   subset = arrays.get("subset", np.full(count, split)).astype(str)
   rows = np.flatnonzero(subset == split)
   if not len(rows):
     raise UserError(
       f"{path}: no rows of split {split!r}; its 'subset' has {', '.join(sorted(set(subset)))}."
     )
-  label = arrays.get("label")
   return (
     [arrays["features"][i, : lengths[i]] for i in rows],
-    None if label is None else check_labels(label, count, (), f"{path}: 'label'")[rows],
+    None if label is None else label[rows],
     tuple(str(n) for n in arrays.get("label_names", np.array(())).ravel()),
     fingerprint_lib.of_npz(path, split),
   )
@@ -153,7 +155,7 @@ def _require_rows(
 ) -> None:
   """Checks that the arrays of a file have a row for each video, of the types that they need."""
   features = arrays["features"]
-  for name, kinds in {"features": "fiub", "label": "iu", "length": "iu", "subset": "USiu"}.items():
+  for name, kinds in {"features": "fiub", "length": "iu", "subset": "USiu"}.items():
     x = arrays.get(name)
     if x is None:
       continue

@@ -36,7 +36,7 @@ def test_names_of_videos_in_annotations(tmp_path, name):
 def test_names_of_videos_in_durations_and_labels(tmp_path, name):
   readers._durations(tmp_path)
   (tmp_path / "durations.csv").write_text(f'video_id,duration_s\n"{name}",2.0\n')
-  with pytest.raises(UserError, match=r"durations\.csv: the name .* rename it"):
+  with pytest.raises(UserError, match=r"durations\.csv, line 2: the name .* rename it"):
     readers.READERS["durations"].read(tmp_path)
   (tmp_path / "labels.csv").write_text(f'path,label\n"{name}",run\n')
   data = tiny.data(tmp_path, source="features")
