@@ -19,6 +19,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.training import run_folder
 
 pytest.importorskip("upath")
+pytestmark = pytest.mark.usefixtures("one_device")
 AT = "gs://bucket/there"
 REFUSED = {
   "train from features": ["train", "--config=dcc", f"--config.data.path={AT}"],

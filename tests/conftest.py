@@ -38,6 +38,17 @@ def cache_until_several_devices():
   compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope="module")
+def one_device():
+  """Commands of a module use one device: for eight, each would compile anew what the cache has."""
+  from vssl_jax import parallel
+
+  whole, only = parallel.make_mesh, jax.devices()[:1]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, "make_mesh", lambda devices=None: whole(only))
+    yield
+
+
 @pytest.fixture(scope="session")
 def tf():
   """TensorFlow; a test that asks for it, or whose source reads with it, is skipped without."""

@@ -17,6 +17,8 @@ from vssl_jax.evaluation import monitor, protocols, splits
 from vssl_jax.jobs import pretrain
 from vssl_jax.training import checkpoints, loop, metrics_log, sources
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 class Brightness(nn.Module):
   """Mean color of a clip, scaled by a weight."""

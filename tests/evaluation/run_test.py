@@ -12,7 +12,7 @@ import pytest
 from data_pipelines.sources import synthetic
 from tests import small
 from tests.data_pipelines.conftest import _make_video as make_video
-from vssl_jax import augment, methods, parallel
+from vssl_jax import augment, methods
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import snippet_encoder
@@ -39,13 +39,7 @@ FEW = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-  """The tests' eight virtual devices would compile everything for eight."""
-  whole = parallel.make_mesh
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel, "make_mesh", lambda devices=None: whole(devices or jax.devices()[:1]))
-    yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module", autouse=True)
