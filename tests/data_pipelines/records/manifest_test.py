@@ -115,3 +115,26 @@ def test_summary_names_what_matters():
     "size 9x8, stored 20x10",
   ):
     assert part in text
+
+
+@pytest.mark.parametrize(
+  ("found", "why"),
+  [
+    ({"a": (3, 90)}, "b: missing, but manifest.json has it"),
+    ({"a": (3, 90), "b": (1, 40), "c": (1, 1)}, "c: not in manifest.json"),
+    (
+      {"a": (3, 90), "b": (0, 40)},
+      "b: has 0 records in 40 bytes, but manifest",
+    ),
+    ({"a": (3, 89), "b": (1, 40)}, "a: has 3 records in 89 bytes"),
+  ],
+)
+def test_shards_that_are_not_the_manifests(tmp_path, found, why):
+  told = [("a", 3, 90), ("b", 1, 40)]
+  shards = [{"name": n, "records": r, "bytes": b, "sha256": ""} for n, r, b in told]
+  split = {**manifest.Tally.merge([]), "shards": shards}
+  manifest.write_json(tmp_path / manifest.MANIFEST, manifest.build((), {"train": split}))
+  manifest.check_shards(tmp_path, "train", {"a": (3, 90), "b": (1, 40)})
+  manifest.check_shards(tmp_path, "another", found)
+  with pytest.raises(UserError, match=why):
+    manifest.check_shards(tmp_path, "train", found)
