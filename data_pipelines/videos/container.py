@@ -145,9 +145,11 @@ class Source:
       if context is None:
         raise UnreadableError("no decoder for its codec")
       context.thread_count = 1  # each worker process uses one core
-      base, zero = stream.time_base, stream.start_time
-      if base is None:
+      zero = stream.start_time
+      if stream.time_base is None:
         raise UnreadableError("no time base, so its time stamps mean nothing")
+      # PyAV before 19 has a `Fraction`, later ones a type of their own.
+      base = fractions.Fraction(stream.time_base.numerator, stream.time_base.denominator)
       names = container.format.name.split(",")
       ordered = "avi" in names  # AVI has only the order in which frames are decoded
       self._describe(container, stream, base, names)
@@ -197,10 +199,10 @@ class Source:
       self._counted = bool(self._stream_fps)
       self.declared_fps = self._stream_fps or stated or self.declared_fps
     self._gaps = rates.Gaps(base)
-    ratio = stream.sample_aspect_ratio
-    factor = display.stretch(float(ratio) if ratio else None)
+    ratio = float(stream.sample_aspect_ratio or 0)
+    factor = display.stretch(ratio)
     if factor is None:
-      self._account.note(f"its sample aspect ratio of {ratio} makes no sense and is ignored")
+      self._account.note(f"its sample aspect ratio of {ratio:g} makes no sense and is ignored")
     self.aspect = factor or 1.0
     self._declared, self._whole_file = _declared_seconds(container, stream, base, names)
 
