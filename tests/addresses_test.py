@@ -180,12 +180,14 @@ def runs(places):
   return [place / "run" for place in places]
 
 
+@pytest.mark.slow
 def test_runs_are_the_same(runs):
   states = [run_folder.load_state(run)[2] for run in runs]
   assert results.tree_hash(states[0]) == results.tree_hash(states[1])
   assert small.rows(runs[0]) == small.rows(runs[1])
 
 
+@pytest.mark.slow
 def test_exported_evaluated_and_loaded(places, runs, bucket, videos):
   here, there = places
   for place, run in zip(places, runs, strict=True):

@@ -271,6 +271,7 @@ def _module(page, name, monkeypatch):
   return module
 
 
+@pytest.mark.slow
 def test_the_method_of_the_page_trains(monkeypatch, tmp_path):
   from vssl_jax import methods as methods_lib
   from vssl_jax import parallel

@@ -106,6 +106,7 @@ def test_the_evaluation_split_is_never_opened(tmp_path, monkeypatch):
   assert set(opened) == {"train"}
 
 
+@pytest.mark.slow
 def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_path):
   values = {"knn.every_epochs": 1.0, "knn.held_out": 0.25, "probe.run": False}
   c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
@@ -124,6 +125,7 @@ def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_pat
   assert pretrain.pretrain(c, tmp_path)["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_of_before_anything_was_held_out_goes_on(tmp_path):
   """Its config has no field of what is held out; the monitor of now would hold out a part."""
   values = {"knn.every_epochs": 0.0, "probe.run": False}

@@ -551,6 +551,7 @@ def _with_videos(checkpoint, folder, count):
   return folder
 
 
+@pytest.mark.slow
 def test_of_all_protocols_those_are_run_that_the_data_allows(checkpoint, tmp_path, capsys):
   one_a_class = _with_videos(checkpoint, tmp_path / "run", 2)
   output = tmp_path / "out"

@@ -134,6 +134,7 @@ def test_schedules_need_the_length_of_an_epoch(name):
     jax.eval_shape(ask, params, state, 1)
 
 
+@pytest.mark.slow
 def test_memory_of_the_sequential_mode_does_not_grow_with_clips():
   def temporary(clips, sequential):
     values = {"data.clips": clips, "data.size": 16, "rho_byol.sequential": sequential}

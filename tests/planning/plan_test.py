@@ -221,6 +221,7 @@ def test_other_jobs_than_pre_training_are_refused():
     vssl_jax.plan("linear_probe:published", "cpu:8")
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_checkpoint_is_planned(monkeypatch, tmp_path):
   c = config_file.load("cvrl:ucf6_supervised")
   with c.unlocked():

@@ -72,6 +72,7 @@ def _train(folder, **values):
   return result, [row["loss"] for row in metrics_log.read(folder)], source.count
 
 
+@pytest.mark.slow
 def test_an_echoed_batch_is_augmented_anew_and_a_run_goes_on_in_its_middle(tmp_path):
   values = {"data.echo": 2, "steps": 4, "save.keep": 4}
   whole, losses, count = _train(tmp_path / "whole", **values)

@@ -249,6 +249,7 @@ def test_clusters_of_the_data_set_may_be_more_than_a_video_has_steps():
   methods.load("dcc").build(config("demo,bas_net", **{"dcc.clusters": T + 1, "dcc.regions": T + 1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "moves"), [("demo", True), ("demo,bas_net", False)])
 def test_the_projection_waits_for_the_contrast(variant, moves):
   c = config(variant, **{"dcc.warmup": 0.3, "optim.weight_decay": 0.1})
