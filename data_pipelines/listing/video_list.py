@@ -294,9 +294,7 @@ def _alike(names: Iterable[str]) -> list[tuple[str, ...]]:
   return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-def checked(
-  root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] = ()
-) -> VideoList:
+def checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] = ()) -> VideoList:
   """The list of some entries, with their labels and with notes on what is odd.
 
   Raises:

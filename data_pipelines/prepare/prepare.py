@@ -18,7 +18,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any

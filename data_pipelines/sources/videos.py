@@ -1,8 +1,8 @@
 """Clips straight from video files, without preparing records of them.
 
-`config.data.path` is what `vssl prepare` takes: a folder, a CSV or lists of videos, read by the same
-rules (`config.data.videos` has the flags of `prepare`). Videos have the numbers that their records
-would have, and the batches are those of the records, but for the loss of JPEG.
+`config.data.path` is what `vssl prepare` takes: a folder, a CSV or lists of videos, read by the
+same rules (`config.data.videos` has the flags of `prepare`). Videos have the numbers that their
+records would have, and the batches are those of the records, but for the loss of JPEG.
 
 Where the frames of a video are is looked up once and kept in a cache. Then only the frames of the
 wanted clips are decoded, and those between them and the keyframe before, in worker processes with a
@@ -87,12 +87,11 @@ class VideoStore:
     self.classes = frozenset(self._labels[self._labels >= 0].tolist())
     self.label_names = tuple(map(files.printable, videos.labels))
     self.fingerprint = fingerprint.of(
-      decode.described(settings) | {"quality": 0},
+      decode.described(settings),
       [
-        (e.path, e.start, e.end, index_of[e.label], [n for n, _ in f.parts])
+        (e.path, e.start, e.end, index_of[e.label], f.size, [n for n, _ in f.parts])
         for e, f in zip(entries, facts, strict=True)
       ],
-      [_size(span.path) for span in spans],
     )
 
   def __len__(self) -> int:
@@ -170,9 +169,9 @@ class VideoStore:
       )
     lines = list(notes)
     if bad:
-      shown = few([f"{path} ({reason})" for path, reason in bad])
-      which = counted(bad, "video")
-      lines.append(f"{which} of split {split!r} cannot be read and left out: {shown}")
+      shown = [f"{path} ({reason})" for path, reason in bad]
+      which = counted(shown, "video")
+      lines.append(f"{which} of split {split!r} cannot be read: left out: {few(shown)}")
     for line in (f"{self._where}: {files.printable(line)}" for line in lines):
       if line not in _said:
         _said.add(line)
@@ -215,10 +214,3 @@ def _settings(fields: Any) -> decode.FrameSettings:
     if not 0 <= fields[name] < 1e9:
       raise UserError(f"config.data.videos.{name}: {fields[name]}; set it to 0 or more.")
   return settings
-
-
-def _size(path: str) -> int:
-  try:
-    return files.size(path)
-  except FileNotFoundError:
-    return -1

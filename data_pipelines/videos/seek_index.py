@@ -241,7 +241,9 @@ def _stored(own: pathlib.Path, now: tuple[int, int]) -> SeekIndex | None:
     if (about["format"], about["stamp"]) != (_FORMAT, list(now)):
       return None
     return SeekIndex(
-      *(arrays[name] for name in ("times", "pts", "keys")),
+      times=arrays["times"],
+      pts=arrays["pts"],
+      keys=arrays["keys"],
       declared_fps=float(about["declared_fps"]),
       aspect=float(about["aspect"]),
       size=(int(about["size"][0]), int(about["size"][1])),

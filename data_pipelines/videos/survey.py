@@ -33,12 +33,14 @@ class Facts:
     parts: number of frames and frames per second of each part.
     error: why it cannot be read; "" if it can.
     notes: what is wrong with it, though not enough to leave it out.
+    size: of the file, bytes; −1 without one.
     lost: whether its process crashed or exceeded the time limit, so that the next run tries again.
   """
 
   parts: tuple[tuple[int, float], ...] = ()
   error: str = ""
   notes: tuple[str, ...] = ()
+  size: int = -1
   lost: bool = False
 
 
@@ -82,13 +84,13 @@ def survey(
   with ThreadPoolExecutor(_AT_ONCE) as pool:
     stamps = list(pool.map(_stamp, [span.path for span in spans]))
   own = folder / f"{_key(spans)}.json"
-  known = _stored(own, stamps)
-  if known is not None:
-    return known
-  found = _look_at_all(spans, processes, timeout)
-  if not any(facts.lost for facts in found):
-    _store(own, stamps, found)
-  return found
+  found = _stored(own, stamps)
+  if found is None:
+    found = _look_at_all(spans, processes, timeout)
+    if not any(facts.lost for facts in found):
+      _store(own, stamps, found)
+  sizes = [-1 if stamp is None else stamp[0] for stamp in stamps]
+  return [dataclasses.replace(f, size=size) for f, size in zip(found, sizes, strict=True)]
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

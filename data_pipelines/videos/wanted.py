@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, cast
 
 import av
@@ -96,7 +96,7 @@ def cut(span: Span, index: seek_index.SeekIndex) -> list[Stored]:
   if settings.fps:
     shown = rates.at_rate(shown, settings.fps)
   counted = ((time, cast(int, number).to_bytes(8, "big")) for time, number in shown)
-  found = []
+  found: list[Stored] = []
   for stored, _ in parts.cut(counted, settings.max_seconds or math.inf):
     times, names = zip(*stored, strict=True)
     if not found and len(times) < 2:
@@ -148,9 +148,7 @@ def read(request: Request) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _known(
-  span: Span, now: tuple[int, int] | None
-) -> tuple[seek_index.SeekIndex, list[Stored]]:
+def _known(span: Span, now: tuple[int, int] | None) -> tuple[seek_index.SeekIndex, list[Stored]]:
   del now  # a file that has changed is looked at again
   index = span.index()
   return index, cut(span, index)
@@ -162,11 +160,11 @@ def _size(span: Span, index: seek_index.SeekIndex) -> tuple[int, int]:
 
 
 def _counted(
-  file: pathlib.Path, span: Span, wanted: Sequence[int]
+  file: pathlib.Path, span: Span, wanted: np.ndarray
 ) -> Iterator[tuple[av.VideoFrame, bool]]:
   """The wanted frames of a file that must be decoded from its beginning."""
   source = container.Source(file, **dataclasses.asdict(span.reading()))
-  left = iter(wanted)
+  left = iter(wanted.tolist())
   number = next(left)
   for count, (_, frame) in enumerate(source):
     if count == number:
@@ -177,7 +175,7 @@ def _counted(
 
 
 def _sought(
-  file: pathlib.Path, index: seek_index.SeekIndex, wanted: Sequence[int]
+  file: pathlib.Path, index: seek_index.SeekIndex, wanted: np.ndarray
 ) -> Iterator[tuple[av.VideoFrame, bool]]:
   """The wanted frames (or those shown in their place), and whether each is good."""
   with _Decoder(file, index) as decoder:
@@ -188,15 +186,19 @@ def _sought(
       if first > decoder.number + _AHEAD:
         decoder.jump(row)
         before = now = None
-      while now is None or now.pts < pts:
+      while now is None or _pts(now) < pts:
         following = decoder.next()
         if following is None:
           break
         before, now = now, following
-      frame = now if now is None or now.pts <= pts or before is None else before
+      frame = now if now is None or _pts(now) <= pts or before is None else before
       if frame is None:
         raise UnreadableError(f"cannot be decoded: {decoder.reason or 'no frames'}")
       yield frame, frame.pts == pts and not frame.is_corrupt
+
+
+def _pts(frame: av.VideoFrame) -> int:
+  return cast(int, frame.pts)  # the decoder below gives no frames without
 
 
 class _Decoder:
@@ -229,8 +231,8 @@ class _Decoder:
     """Goes on at a keyframe, or at one before it if the container finds no better."""
     times = [int(x) for x in self._index.keys[row]]
     shown = times[0]
-    # What a seek compares: MP4 has the times of decoding in its tables, Matroska those of showing.
-    for target in times[::-1] if "mov" in self._opened.format.name.split(",") else times:
+    # Containers compare one or the other; a keyframe before it is as good, only slower.
+    for target in times:
       self._opened.seek(target, stream=self._stream, backward=True)
       packets = self._opened.demux(self._stream)
       first = next(packets, None)
