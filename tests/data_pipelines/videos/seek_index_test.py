@@ -1,4 +1,4 @@
-"""Indices of videos: what they find against a decode of the whole file, and what the cache keeps."""
+"""Indices of videos: against a decode of the whole file, and what the cache keeps."""
 
 import os
 
@@ -37,7 +37,7 @@ def test_frames_are_those_that_decoding_gives(make_video, tmp_path, name, option
   np.testing.assert_allclose(index.times, decoded(path), atol=1e-9)
   assert (len(index.pts) > 0) == timed
   assert index.size == (32, 24)
-  assert not index.sideways and index.aspect == 1.0
+  assert (index.sideways, index.aspect) == (False, 1.0)
   if timed and "codec" in options and options["codec"] == "libx264":
     starts = np.searchsorted(index.pts, index.keys[:, 0])
     assert starts.tolist() == [0, 4, 8]  # x264 makes the groups so long
@@ -64,7 +64,7 @@ def test_a_copy_that_begins_within_a_group(make_video, tmp_path, name):
 def test_a_turned_video_and_its_rate(make_video, tmp_path):
   path = make_video(tmp_path / "a.mp4", rotation=90, aspect="2/1")
   index = seek_index.make(path)
-  assert index.sideways and index.size == (32, 24)
+  assert (index.sideways, index.size) == (True, (32, 24))
   assert index.aspect == 2.0
   assert index.declared_fps == 25
 
@@ -83,7 +83,7 @@ def test_a_file_that_ends_early_has_the_frames_of_a_decode(make_video, tmp_path)
 @pytest.mark.parametrize("content", [b"", b"no video"])
 def test_what_is_no_video(tmp_path, content):
   (tmp_path / "a.mp4").write_bytes(content)
-  with pytest.raises(UnreadableError, match="empty file|cannot be decoded"):
+  with pytest.raises(UnreadableError, match=r"empty file|cannot be decoded"):
     seek_index.make(tmp_path / "a.mp4")
 
 

@@ -1,6 +1,7 @@
 """Wanted frames against a decode of the whole video, and how many frames are decoded for them."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -137,8 +138,6 @@ class TestDamage:
       place, size = places[number]
       content[place : place + size] = bytes(size)
     path.write_bytes(content)
-    import os
-
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
   def test_a_lost_frame_shows_the_one_before(self, path, tmp_path):
