@@ -269,7 +269,7 @@ def parser() -> arguments.Parser:
   assert __doc__
   p = arguments.Parser("vssl prepare", __doc__, EXAMPLES)
   add = p.add_argument
-  add("input", metavar="INPUT", help="folder of videos, or a CSV that names them")
+  add("input", metavar="INPUT", help="folder of videos, or a CSV or lists that name them")
   add("output", metavar="OUTPUT", help="folder for the records")
   add(
     "--split", default="train", help="name of the split, if nothing else gives one (default: train)"
