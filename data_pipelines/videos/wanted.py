@@ -134,13 +134,26 @@ def read(request: Request) -> np.ndarray:
   pictures = jpeg.Pictures(span.settings.short_side)
   pictures.size = size
   found = np.empty((len(wanted), height, width, 3), np.uint8)
-  with decode.copied(span.path) as file, decode.explained():
+
+  def fill(frames: Iterator[tuple[av.VideoFrame, bool]]) -> int:
+    """Makes the pictures; returns how many frames are lost."""
     lost, last = 0, None
-    frames = _sought(file, index, wanted) if len(index.pts) else _counted(file, span, wanted)
     for row, (frame, good) in enumerate(frames):
       found[row] = found[row - 1] if frame is last else pictures(frame)
       last = frame
       lost += not good
+    return lost
+
+  with decode.copied(span.path) as file, decode.explained():
+    if not len(index.pts):
+      lost = fill(_counted(file, span, wanted))
+    else:
+      try:
+        lost = fill(_sought(file, index, wanted))
+      except UnreadableError:  # nothing behind a keyframe
+        lost = len(wanted)
+      if lost:  # in streams without real keyframes, pictures build up over many frames
+        lost = fill(_sought(file, index, wanted, jumps=False))
     if len(wanted) - lost < LEAST_SHARE * len(wanted):
       raise UnreadableError(f"damaged: {lost} of {len(wanted)} frames are lost")
   places = places.reshape(-1)
@@ -175,15 +188,22 @@ def _counted(
 
 
 def _sought(
-  file: pathlib.Path, index: seek_index.SeekIndex, wanted: np.ndarray
+  file: pathlib.Path, index: seek_index.SeekIndex, wanted: np.ndarray, *, jumps: bool = True
 ) -> Iterator[tuple[av.VideoFrame, bool]]:
-  """The wanted frames (or those shown in their place), and whether each is good."""
+  """The wanted frames (or those shown in their place), and whether each is good.
+
+  Args:
+    file: the video.
+    index: its index.
+    wanted: numbers of the frames, increasing.
+    jumps: go to the keyframes before them; else all is decoded from the beginning.
+  """
   with _Decoder(file, index) as decoder:
     before: av.VideoFrame | None = None
     now: av.VideoFrame | None = None
     for number in wanted:
       pts, (row, first) = int(index.pts[number]), index.group_of(number)
-      if first > decoder.number + _AHEAD:
+      if jumps and first > decoder.number + _AHEAD:
         decoder.jump(row)
         before = now = None
       while now is None or _pts(now) < pts:

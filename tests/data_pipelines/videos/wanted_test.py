@@ -3,6 +3,7 @@
 import math
 import os
 
+import av
 import numpy as np
 import pytest
 
@@ -39,6 +40,25 @@ def test_pictures_are_those_of_a_whole_decode(make_video, tmp_path, name, option
   choices = [range(60), [59], [0], [31, 30, 31, 2], [7, 6, 5, 4]]
   choices += [sorted(rng.integers(0, 60, 5).tolist()) for _ in range(20)]
   for frames in choices:
+    np.testing.assert_array_equal(read(of, frames), [expected[i] for i in frames])
+
+
+@pytest.mark.parametrize("options", ["open-gop=1:bframes=3", "intra-refresh=1:bframes=0"])
+def test_groups_that_need_others(tmp_path, options):
+  """With open groups, and with pictures that build up over many frames."""
+  path = tmp_path / "a.mp4"
+  rng = np.random.default_rng(0)
+  texture = rng.integers(0, 255, (48, 160, 3), np.uint8)
+  with av.open(str(path), "w") as file:
+    stream = file.add_stream("libx264", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    stream.codec_context.options = {"x264-params": f"keyint=12:min-keyint=6:{options}"}
+    for t in range(80):
+      pixels = np.ascontiguousarray(texture[:, t : t + 64])
+      file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+    file.mux(stream.encode())
+  of, expected = span(path, tmp_path), whole(path)
+  for frames in ([30, 31], [5, 66], [47, 50, 53], [79]):
     np.testing.assert_array_equal(read(of, frames), [expected[i] for i in frames])
 
 
