@@ -7,6 +7,11 @@ separately.
 
   python benchmarks/input_pipeline.py --records=DIR --rival_python=rival/bin/python
   python benchmarks/input_pipeline.py --memory_clips=10000
+  python benchmarks/input_pipeline.py --videos=DIR --split=train
+
+With --videos, our records are compared with reading the same videos without preparation
+(`config.data.source=videos`): clips per core-second, with the CPU time of the processes that
+decode, and bytes on disk. The records are made first; without DIR, so are the videos.
 
 The two run alternately on the same pinned cores; the one that waits is stopped. Clips per
 core-second use the CPU time of each process, so other work on the machine hardly matters; compare
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -43,6 +49,16 @@ def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--records", default="", help="folder of records; synthetic ones if empty")
   parser.add_argument("--split", default="train")
+  parser.add_argument(
+    "--videos",
+    nargs="?",
+    const="-",
+    default="",
+    metavar="DIR",
+    help="compare records with the videos of this folder; made-up ones without DIR",
+  )
+  parser.add_argument("--short_side", type=int, default=256, help="with --videos, pixels")
+  parser.add_argument("--cache", default="", help=argparse.SUPPRESS)
   parser.add_argument("--rival_python", default="", help="Python that has tf-models-official")
   parser.add_argument("--frames", type=int, default=16)
   parser.add_argument("--stride", type=int, default=2)
@@ -62,7 +78,7 @@ def _arguments() -> argparse.Namespace:
   )
   parser.add_argument("--no_device", action="store_true", help="skip the device augmentation")
   parser.add_argument("--json", default="", help="also write the result to this file")
-  parser.add_argument("--worker", choices=("ours", "rival"), help=argparse.SUPPRESS)
+  parser.add_argument("--worker", choices=("ours", "rival", "videos"), help=argparse.SUPPRESS)
   return parser.parse_args()
 
 
@@ -73,6 +89,24 @@ def _ours(args: argparse.Namespace) -> Iterator[Any]:
   data = config.data()
   data.path, data.train_split, data.threads = args.records, args.split, args.cores
   data.frames, data.stride, data.size = args.frames, args.stride, args.size
+  videos = source.load(data, split=args.split, batch_size=args.batch, seed=0)
+  for batch in videos.train_batches():
+    yield batch["clips"]
+
+
+def _direct(args: argparse.Namespace) -> Iterator[Any]:
+  from data_pipelines import source
+  from vssl_jax import config
+
+  data = config.data()
+  data.source, data.path, data.train_split = "videos", args.videos, args.split
+  data.threads, data.frames, data.stride, data.size = (
+    args.cores,
+    args.frames,
+    args.stride,
+    args.size,
+  )
+  data.videos.short_side, data.videos.cache = args.short_side, args.cache
   videos = source.load(data, split=args.split, batch_size=args.batch, seed=0)
   for batch in videos.train_batches():
     yield batch["clips"]
@@ -113,21 +147,31 @@ def _rival(args: argparse.Namespace) -> Iterator[Any]:
 def _work(args: argparse.Namespace) -> None:
   """A worker process: reads a number of batches per line, times them and prints the figures."""
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
-  batches = (_ours if args.worker == "ours" else _rival)(args)
+  batches = {"ours": _ours, "rival": _rival, "videos": _direct}[args.worker](args)
   first = next(batches)
   _answer({"bytes": first.nbytes // (2 * args.batch), "dtype": str(first.dtype)})
   for line in sys.stdin:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), _cpu_seconds()
     for _ in range(int(line)):
       next(batches)
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     _answer(
       {
         "wall": time.perf_counter() - wall,
-        "cpu": time.process_time() - cpu,
+        "cpu": _cpu_seconds() - cpu,
         "rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
       }
     )
+
+
+def _cpu_seconds() -> float:
+  """CPU time of this process and of those that it has started and that are alive."""
+  total = time.process_time()
+  for process in multiprocessing.active_children():
+    # Fields 14 and 15 of stat, counted behind the name in brackets, which may have spaces.
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+  return total
 
 
 def _answer(values: dict) -> None:
@@ -139,11 +183,12 @@ class _Worker:
 
   def __init__(self, args: argparse.Namespace, kind: str, python: str):
     passed = ("records", "split", "frames", "stride", "size", "batch", "cores")
+    passed += ("videos", "short_side", "cache") if kind == "videos" else ()
     command = [python, __file__, f"--worker={kind}"]
     command += [f"--{name}={getattr(args, name)}" for name in passed]
     root = str(pathlib.Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    if kind == "ours":
+    if kind != "rival":
       environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, lives as long as the process
     self._process = subprocess.Popen(
@@ -177,6 +222,83 @@ class _Worker:
         return json.loads(line[1:])
     self._log.seek(0)
     sys.exit(f"the worker failed: {''.join(self._log.readlines()[-5:])}")
+
+
+def _synthetic_videos(folder: pathlib.Path, split: str, size: tuple[int, int] = (256, 340)) -> None:
+  """Writes a few MP4s of moving textures, in H.264 with B-frames."""
+  import av
+  import numpy as np
+  import PIL.Image
+
+  rng = np.random.default_rng(0)
+  (folder / split).mkdir(parents=True)
+  for v in range(8):
+    noise = rng.integers(0, 255, (40, 140, 3), np.uint8)
+    wide = PIL.Image.fromarray(noise).resize((size[1] * 2, size[0]), PIL.Image.BICUBIC)
+    with av.open(str(folder / split / f"{v}.mp4"), "w") as container:
+      stream = container.add_stream("libx264", rate=25)
+      stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
+      for t in range(100):
+        picture = wide.crop((2 * t, 0, 2 * t + size[1], size[0]))
+        container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+      container.mux(stream.encode())
+
+
+def _compare_videos(args: argparse.Namespace, folder: pathlib.Path) -> dict:
+  """Records against the videos that they are made of."""
+  from data_pipelines.listing import given, video_list
+  from data_pipelines.prepare.prepare import prepare
+
+  if args.videos == "-":
+    args.videos = str(folder / "videos")
+    _synthetic_videos(folder / "videos", args.split)
+  if not args.records:
+    args.records = str(folder / "records")
+    prepare(args.videos, args.records, short_side=args.short_side, split=args.split)
+  args.cache = str(folder / "cache")
+  listed = given.videos(args.videos, split=args.split)
+  chosen = {e.path for e in listed.entries if e.split == args.split}
+  sizes = {
+    "videos": sum(os.path.getsize(video_list.locate(listed.root, path)) for path in chosen),
+    "records": sum(
+      p.stat().st_size for p in pathlib.Path(args.records).glob(f"{args.split}-*.tfrecord")
+    ),
+  }
+  workers = {"records": _Worker(args, "ours", sys.executable)}
+  start = time.perf_counter()
+  workers["videos"] = _Worker(args, "videos", sys.executable)
+  seconds = time.perf_counter() - start
+  sizes["cache"] = sum(p.stat().st_size for p in pathlib.Path(args.cache).rglob("*.*"))
+  rounds: dict[str, list[dict]] = {name: [] for name in workers}
+  for turn in range(args.rounds + 1):  # the first warms up
+    for name, worker in workers.items():
+      figures = worker.run(args.batches)
+      if turn:
+        rounds[name].append(figures)
+  clips = 2 * args.batch * args.batches
+  result: dict[str, Any] = {"bytes": sizes, "seconds_until_first_batch": seconds}
+  for name, worker in workers.items():
+    worker.close()
+    by_cpu = statistics.median(clips / r["cpu"] for r in rounds[name])
+    by_wall = statistics.median(clips / r["wall"] for r in rounds[name]) / args.cores
+    result[name] = {
+      "clips_per_core_second": by_cpu,
+      "clips_per_second_per_core_wall": by_wall,
+      "bytes_per_video": sizes[name] / len(chosen),
+    }
+    print(
+      f"{name:9}{by_cpu:8.1f} clips per core-second ({by_wall:.1f} by the clock), "
+      f"{sizes[name] / len(chosen) / 1e6:.2f} MB a video"
+    )
+  by_kind = [result[name]["clips_per_core_second"] for name in ("videos", "records")]
+  result["ratio"] = ratio = by_kind[0] / by_kind[1]
+  print(
+    f"videos / records: {ratio:.2f} of the clips per core-second, "
+    f"{sizes['videos'] / sizes['records']:.2f} of the bytes, and "
+    f"{sizes['cache'] / len(chosen) / 1e3:.1f} kB a video in the cache; pinned to {args.cores} "
+    "core(s)"
+  )
+  return result
 
 
 def _synthetic_records(folder: str, size: tuple[int, int] = (256, 340)) -> str:
@@ -291,9 +413,11 @@ def main() -> None:
     return
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
   with tempfile.TemporaryDirectory() as folder:
-    if not args.records:
-      args.records = _synthetic_records(folder)
-    result = _memory(args) if args.memory_clips else _compare(args)
+    if args.videos:
+      result = _compare_videos(args, pathlib.Path(folder))
+    else:
+      args.records = args.records or _synthetic_records(folder)
+      result = _memory(args) if args.memory_clips else _compare(args)
   if args.json:
     about = {"machine": platform.machine(), "cores": args.cores, "argv": sys.argv[1:]}
     pathlib.Path(args.json).write_text(json.dumps({**about, **result}, indent=1) + "\n")

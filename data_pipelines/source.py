@@ -23,6 +23,7 @@ Batches = Generator[Batch]  # close it to stop its readers
 
 _MODULES: Mapping[str, str] = {
   "tfrecord": "data_pipelines.sources.tfrecord",
+  "videos": "data_pipelines.sources.videos",
   "tfds": "data_pipelines.sources.tfds",
   "digits": "data_pipelines.sources.tfds",
   "dmvr": "data_pipelines.sources.dmvr",

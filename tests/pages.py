@@ -190,6 +190,8 @@ def shrunk(name, args, page):
       f"--config.{k}={v!r}" if isinstance(v, tuple) else f"--config.{k}={v}"
       for k, v in found.items()
     ]
+    if "--config.data.source=videos" in args:
+      more.append("--config.data.videos.cache=cache")  # not the user's own
     return [*args, *more]
   if name == "evaluate" and "--help" not in args:
     return [*args, *_EVALUATE]

@@ -37,9 +37,12 @@ RENAMED = {
 def data() -> ConfigDict:
   """Fields of `config.data`: which data is read, and how clips are cut from it."""
   c = ConfigDict()
-  # tfrecord | tfds | digits | synthetic | features | dmvr | localization | untrimmed | stitched
+  # tfrecord | videos | tfds | digits | synthetic | features | dmvr | localization | untrimmed |
+  # stitched
   c.source = "tfrecord"
-  c.path = ""  # the data; tfrecord: folder of shards; tfds, digits: TFDS's data_dir
+  # The data; tfrecord: folder of shards; videos: folder, CSV or lists of videos; tfds, digits:
+  # TFDS's data_dir.
+  c.path = ""
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
   c.held_out_sha256 = ""  # hash of the videos that `config.knn.held_out` takes from training
@@ -50,7 +53,7 @@ def data() -> ConfigDict:
   c.stride = 2  # source frames from one frame of a clip to the next
   c.size = 224  # side of the square clip, pixels
   c.fraction = 1.0  # share of the training videos to use, chosen by the seed
-  c.threads = 0  # threads that parse and decode; 0 lets tf.data choose
+  c.threads = 0  # threads that parse and decode; 0 lets tf.data choose; videos: worker processes
   c.prefetch = 2  # number of batches prepared ahead
   # Steps in a row that use one batch, each with a new augmentation on the device: a run whose input
   # is too slow decodes so many times fewer clips. Clips and their crops stay the same meanwhile.
@@ -83,6 +86,8 @@ def data() -> ConfigDict:
   c.eval.size = 256  # side of the square crops, pixels
   c.eval.batch_size = 8  # videos per batch
 
+  c.videos = videos()  # source = videos
+
   c.synthetic = ConfigDict()  # source = synthetic
   c.synthetic.videos = 256  # training videos
   c.synthetic.eval_videos = 64  # evaluation videos
@@ -90,6 +95,26 @@ def data() -> ConfigDict:
   c.synthetic.classes = 8
 
   c.localization = localization()  # feature sequences of untrimmed videos
+  return c
+
+
+def videos() -> ConfigDict:
+  """Fields of `config.data.videos`; all but the last two are flags of `prepare`."""
+  c = ConfigDict()
+  c.short_side = 256  # shorter side of the frames, pixels, never enlarged; 0: keep the size
+  c.fps = 0.0  # frames per second, sampled by time stamps; 0: each video's own
+  c.max_seconds = 120.0  # longer videos count as several; 0: never
+  c.split_column = ""  # column of a CSV with the splits; "": `split`, if there
+  c.split_list = ()  # official lists of a split of UCF101 or HMDB51
+  c.root = ""  # folder that relative paths in a CSV or list start from; "": its own
+  c.flat = False  # take all videos of a folder as unlabeled, of one split
+  c.raw_aspect = False  # keep pixels that are not square
+  c.stream_fps = 0.0  # frames per second of streams without time stamps; 0: what they state
+  c.max_gap = 0.0  # longest gap between two frames, seconds; 0: any
+  # Folder of what is known about each video: where its frames are. "": vssl_jax/videos in
+  # $XDG_CACHE_HOME, or in ~/.cache.
+  c.cache = ""
+  c.timeout = 120.0  # seconds that reading a video's clips may take; 0: no limit
   return c
 
 

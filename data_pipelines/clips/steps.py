@@ -271,7 +271,7 @@ def _square(shape: tf.Tensor, seed: tf.Tensor, short: tuple[float, float]) -> tf
 
 def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> tf.Tensor:
   clips, count = state["windows"].shape[:2]
-  singles = tf.unstack(tf.reshape(frames, [clips * count, *frames.shape[2:]]))
+  singles = [frames[r, t] for r in range(clips) for t in range(count)]
   windows = tf.unstack(tf.reshape(state["windows"], [clips * count, 4]))
   images = [
     _resize(codec.crop(frame, window), (size, size))

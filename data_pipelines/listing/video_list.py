@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import decimal
+import hashlib
+import json
 import math
 import os
 import pathlib
@@ -88,6 +90,19 @@ def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
   return tuple(sorted(names))
 
 
+def shuffled(entries: Iterable[Entry]) -> list[Entry]:
+  """Entries in the order of their hashes, which is that of the records that `prepare` writes.
+
+  It does not depend on the order of the entries or on the machine.
+  """
+
+  def key(entry: Entry):
+    place = json.dumps([entry.path, entry.start, entry.end])
+    return hashlib.sha256(place.encode()).digest(), dataclasses.astuple(entry)
+
+  return sorted(entries, key=key)
+
+
 def from_folder(
   folder: str | os.PathLike, *, split: str = "train", flat: bool = False
 ) -> VideoList:
@@ -123,8 +138,8 @@ def from_folder(
   if other and {entry.split for entry in entries} == {split}:
     notes.append(f"--split: the videos of {found.root.name} become split {split!r}")
   for label in sorted({entry.label for entry in entries}):
-    _check_label(f"{folder}, class folder", label)
-  return dataclasses.replace(_checked(found.root, entries, notes), sizes=found.sizes)
+    check_label(f"{folder}, class folder", label)
+  return dataclasses.replace(checked(found.root, entries, notes), sizes=found.sizes)
 
 
 def unsorted(folder: str | os.PathLike) -> VideoList:
@@ -185,7 +200,7 @@ def from_csv(
     notes.append(f"columns that are not read: {few(unread)}")
   where = files.path(root) if root is not None else path.parent
   _check_addresses(path, where, entries, lines)
-  return _checked(where, entries, [*notes, *_repeated(entries, lines)])
+  return checked(where, entries, [*notes, *_repeated(entries, lines)])
 
 
 def _entry(
@@ -199,7 +214,7 @@ def _entry(
     raise UserError(f"{where}: end ({end:g} s) is not after start ({start:g} s)")
   label = row.get("label", "")
   if not label.isprintable():  # quick; also false for characters that a label may have
-    _check_label(f"{where}, field 'label'", label)
+    check_label(f"{where}, field 'label'", label)
   return Entry(
     path=row[column],
     split=row[split_column] if split_column else split,
@@ -210,7 +225,8 @@ def _entry(
   )
 
 
-def _check_label(where: str, label: str) -> None:
+def check_label(where: str, label: str) -> None:
+  """Checks that a class name fits into a line of `labels.txt`; raises `UserError` if not."""
   if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label):
     raise UserError(
       f"{where}: {label!r} contains a line break or another control character, but labels.txt has "
@@ -278,7 +294,12 @@ def _alike(names: Iterable[str]) -> list[tuple[str, ...]]:
   return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-def _checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str]) -> VideoList:
+def checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] = ()) -> VideoList:
+  """The list of some entries, with their labels and with notes on what is odd.
+
+  Raises:
+    UserError: a split's name cannot be part of a file name, or differs from another by capitals.
+  """
   splits = collections.defaultdict(set)
   for entry in entries:
     if not _SPLIT_NAME.fullmatch(entry.split):

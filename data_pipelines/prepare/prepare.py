@@ -1,8 +1,9 @@
 """Converts videos to sharded TFRecords: `vssl prepare INPUT OUTPUT`.
 
 INPUT is a folder of class folders, a flat folder of videos without labels, folders of splits with
-either in them, or a CSV with a header line (`path,label[,start,end][,split…]`, or DMVR's
-`video_path,start,end[,label][,caption]`).
+either in them, a CSV with a header line (`path,label[,start,end][,split…]`, or DMVR's
+`video_path,start,end[,label][,caption]`), or lists of videos (`train.txt,val.txt`, with a line
+`VIDEO` or `VIDEO LABEL` for each).
 OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
 `labels.txt` and `manifest.json`. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
 If a run is interrupted, run the same command again: it continues with the unfinished shards.
@@ -17,14 +18,13 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import tqdm
 
-from data_pipelines.listing import split_lists, video_list
+from data_pipelines.listing import given
 from data_pipelines.prepare import engine as engine_lib
 from data_pipelines.prepare import resume
 from data_pipelines.prepare import shards as shards_lib
@@ -77,7 +77,7 @@ def prepare(
   """Converts videos to TFRecords; the same arguments give the same bytes, however many workers.
 
   Args:
-    input: folder or CSV, see the module's docstring.
+    input: folder, CSV or lists, see the module's docstring.
     output: folder for the records, created if missing.
     split: name of the split if no column, list or folder gives one.
     split_column: CSV column with each video's split; videos with an empty value are left out.
@@ -132,7 +132,14 @@ def prepare(
     raise UserError("overwrite would remove what other parts write: give it to the first run alone")
   output = files.path(output)
   run_tasks = engine_lib.choose(engine, address, workers, output)
-  videos = _list(files.path(input), split, split_column, split_list, root, flat)
+  videos = given.videos(
+    input,
+    split=split,
+    split_column=split_column,
+    split_list=split_list,
+    root=root,
+    flat=flat,
+  )
   if progress:
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
@@ -177,29 +184,6 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
     low, high = bounds.get(name, (0, 9_999_999))
     if not low <= value <= high:
       raise UserError(f"{name} is {value}: it must be between {low:g} and {high:g}")
-
-
-def _list(
-  path: pathlib.Path,
-  split: str,
-  split_column: str | None,
-  split_list: Sequence[str | os.PathLike],
-  root: str | os.PathLike | None,
-  flat: bool,
-) -> video_list.VideoList:
-  if path.is_file():
-    if split_list or flat:
-      flag = "split_list" if split_list else "flat"
-      raise UserError(
-        f"{path} is a file: {flag} needs a folder; in a CSV, give the splits in a column"
-      )
-    return video_list.from_csv(path, root=root, split=split, split_column=split_column)
-  if split_column or root:
-    flag = "split_column" if split_column else "root"
-    raise UserError(f"{path} is not a CSV file: {flag} needs a CSV")
-  if split_list:  # they say what the folders say, and more
-    return split_lists.apply(video_list.unsorted(path), split_list)
-  return video_list.from_folder(path, split=split, flat=flat)
 
 
 def _run(
@@ -285,7 +269,7 @@ def parser() -> arguments.Parser:
   assert __doc__
   p = arguments.Parser("vssl prepare", __doc__, EXAMPLES)
   add = p.add_argument
-  add("input", metavar="INPUT", help="folder of videos, or a CSV that names them")
+  add("input", metavar="INPUT", help="folder of videos, or a CSV or lists that name them")
   add("output", metavar="OUTPUT", help="folder for the records")
   add(
     "--split", default="train", help="name of the split, if nothing else gives one (default: train)"

@@ -111,12 +111,7 @@ def assign(entries: Sequence[Entry], count: int) -> list[list[Entry]]:
   Returns:
     `count` lists whose lengths differ by at most one.
   """
-
-  def key(entry: Entry):
-    place = json.dumps([entry.path, entry.start, entry.end])
-    return hashlib.sha256(place.encode()).digest(), dataclasses.astuple(entry)
-
-  shuffled = sorted(entries, key=key)
+  shuffled = video_list.shuffled(entries)
   edges = [i * len(shuffled) // count for i in range(count + 1)]
   return [shuffled[a:b] for a, b in itertools.pairwise(edges)]
 

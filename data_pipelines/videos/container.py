@@ -12,7 +12,7 @@ import fractions
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import av
@@ -36,7 +36,7 @@ _RAW = frozenset(
 )
 _ANEW = 1.0  # seconds back, from which time stamps began anew rather than being out of order
 _REORDERED = 18  # most packets that a decoder holds back to put frames in order, and two
-_ERRORS = 100  # errors of a container in a row, after which it counts as ended
+ERRORS = 100  # errors of a container in a row, after which it counts as ended
 
 
 class Source:
@@ -136,7 +136,7 @@ class Source:
     """Decodes all frames from `seek_to` or earlier, with the times that the container gives."""
     if os.path.getsize(self._path) == 0:
       raise UnreadableError("empty file")
-    with av.open(self._path, **_LENIENT) as container:
+    with open_file(self._path) as container:
       stream = container.streams.best("video")
       if not isinstance(stream, av.VideoStream):
         kinds = sorted({s.type for s in container.streams})
@@ -165,13 +165,13 @@ class Source:
         if not packet.size and packet.dts is not None:
           continue  # the frame before stays, as in Theora
         try:
-          frames = packet.decode()
+          frames = self._decode(context, packet)
         except MemoryError:
           raise
         except av.FFmpegError as error:
           self._account.failed(explain(error))
           continue
-        if packet.size and not packet.is_discard and not _is_hidden(context, packet):
+        if is_shown(context, packet):
           self._account.packet()
           if packet.pts is not None and (latest is None or packet.pts > latest):
             latest, self._length = packet.pts, float((packet.duration or 0) * base)
@@ -184,6 +184,11 @@ class Source:
             continue
           zero = pts if zero is None else zero
           yield float((pts - zero) * base), frame
+
+  def _decode(self, context: av.VideoCodecContext, packet: av.Packet) -> Iterable[av.VideoFrame]:
+    """The frames that a packet completes; an empty packet asks for all that are held back."""
+    del context
+    return packet.decode()
 
   def _describe(
     self,
@@ -209,7 +214,7 @@ class Source:
   def _packets(self, container: Any, streams: list[Any]) -> Iterator[Any]:
     """All packets, and those behind a damaged place; the last ones are empty and flush decoders."""
     errors = 0
-    while errors < _ERRORS:
+    while errors < ERRORS:
       try:
         for packet in container.demux(streams):
           errors = 0
@@ -225,6 +230,16 @@ class Source:
     if time is not None and packet.time_base is not None:
       end = float((time + (packet.duration or 0)) * packet.time_base)
       self._reach = max(self._reach, end - (container.start_time or 0) / av.time_base)
+
+
+def open_file(path: str | os.PathLike) -> Any:
+  """Opens a file with PyAV, whatever its name looks like and whatever its texts hold."""
+  return av.open(os.path.abspath(path), **_LENIENT)
+
+
+def is_shown(context: av.VideoCodecContext, packet: av.Packet) -> bool:
+  """Whether a packet has a frame that players show."""
+  return bool(packet.size) and not packet.is_discard and not _is_hidden(context, packet)
 
 
 def explain(error: Exception) -> str:

@@ -128,6 +128,11 @@ class Account:
       found.append(f"its time stamps begin anew {_count(self._jumps_back, 'time')}")
     return tuple(found)
 
+  @property
+  def lost(self) -> int:
+    """Number of frames that are lost, by what is known so far."""
+    return self._lost()
+
   def _lost(self) -> int:
     return max(self._failed, self._missing, self._silent)
 

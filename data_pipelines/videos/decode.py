@@ -18,7 +18,16 @@ from data_pipelines.videos import container, jpeg, parts, rates
 from data_pipelines.videos.damage import UnreadableError
 from vssl_jax import files
 
-__all__ = ["FrameSettings", "Part", "UnreadableError", "decode", "described", "opened"]
+__all__ = [
+  "FrameSettings",
+  "Part",
+  "UnreadableError",
+  "copied",
+  "decode",
+  "described",
+  "explained",
+  "opened",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +112,11 @@ def decode(
     if settings.fps:
       shown = rates.at_rate(shown, settings.fps)
     encoder = jpeg.Encoder(settings.short_side, settings.quality)
+    pictures = encoder.pictures
 
     def encoded() -> Iterator[tuple[float, bytes]]:
       for time, frame in shown:
-        encoder.aspect = 1.0 if settings.raw_aspect else source.aspect
+        pictures.aspect = 1.0 if settings.raw_aspect else source.aspect
         yield time, encoder(frame)
 
     for stored, next_time in parts.cut(encoded(), settings.max_seconds or math.inf):
@@ -122,9 +132,9 @@ def decode(
         start=times[0],
         end=next_time,
         fps=fps,
-        size=encoder.size,
+        size=pictures.size,
         source_fps=source.fps,
-        source_size=encoder.source_size,
+        source_size=pictures.source_size,
         notes=source.notes,
       )
   if count < 2:
@@ -151,7 +161,7 @@ def opened(
   Raises:
     UnreadableError: the file is missing, empty or broken, or has no video stream.
   """
-  with _copied(path) as file, _explained():
+  with copied(path) as file, explained():
     yield container.Source(file, start, stream_fps=stream_fps, max_gap=max_gap)
 
 
@@ -168,7 +178,7 @@ def described(settings: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _copied(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def copied(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """The file, or a temporary copy of what an address names; decoders read in many small pieces.
 
   Raises:
@@ -183,7 +193,7 @@ def _copied(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
   """Turns any exception of a decoder into an `UnreadableError` of this file."""
   try:
     yield

@@ -176,7 +176,7 @@ class _Worker:
   """
 
   def __init__(self):
-    self.pool = _pool()
+    self.pool = new_pool()
 
   def start(self, function, task, failed_starts) -> multiprocessing.connection.Connection:
     """Begins a task; returns the pipe of its reports, which is closed when the task ends."""
@@ -188,7 +188,7 @@ class _Worker:
       self.future = self.pool.schedule(_call, args=args)
     except RuntimeError:  # the process was killed while it had no task
       self._end()
-      self.pool = _pool()
+      self.pool = new_pool()
       self.future = self.pool.schedule(_call, args=args)
     theirs = self._theirs
     self.future.add_done_callback(lambda _: theirs.close())
@@ -207,7 +207,7 @@ class _Worker:
       try:
         result = self.future.result()
       except pebble.ProcessExpired as error:
-        crash = _crash(error.exitcode)
+        crash = crash_of(error.exitcode)
       except BrokenProcessPool as error:  # the process ended before it received the task
         crash = Crash(f"the process ended ({error})", outside=True)
     elif self.pool.active:
@@ -225,7 +225,8 @@ class _Worker:
     self.pool.join()
 
 
-def _pool() -> pebble.ProcessPool:
+def new_pool() -> pebble.ProcessPool:
+  """A pool of one process, which starts with its first task and ends with this process."""
   context = multiprocessing.get_context("spawn")
   return pebble.ProcessPool(1, context=context, initializer=_settle_in)
 
@@ -249,10 +250,11 @@ def _call(function, task, pipe: multiprocessing.connection.Connection) -> Any:
     try:
       return function(task, pipe.send)
     except Exception as error:
-      raise _picklable(error) from error
+      raise picklable(error) from error
 
 
-def _picklable(error: Exception) -> Exception:
+def picklable(error: Exception) -> Exception:
+  """The exception, or one of the same text that another process can receive."""
   try:
     pickle.loads(pickle.dumps(error))
   except Exception:
@@ -260,7 +262,8 @@ def _picklable(error: Exception) -> Exception:
   return error
 
 
-def _crash(code: int) -> Crash:
+def crash_of(code: int) -> Crash:
+  """How a process was lost that ended with this exit code, negative for a signal."""
   if code < 0:
     name = signal.Signals(-code).name
     return Crash(f"the process was ended by {name}", outside=-code in _OUTSIDE)

@@ -57,3 +57,14 @@ def test_synthetic_records_and_device_time():
   done = run()
   assert done.returncode == 0, done.stderr
   assert "our color and blur on cpu" in done.stdout
+
+
+def test_videos_against_their_records(tmp_path):
+  report = tmp_path / "r.json"
+  done = run("--videos", "--short_side=32", f"--json={report}")
+  assert done.returncode == 0, done.stderr
+  assert "videos / records" in done.stdout
+  result = json.loads(report.read_text())
+  assert 0 < result["bytes"]["videos"] < result["bytes"]["records"] * 20
+  assert result["bytes"]["cache"] > 0
+  assert min(result[kind]["clips_per_core_second"] for kind in ("videos", "records")) > 0

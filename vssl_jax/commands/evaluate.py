@@ -29,6 +29,7 @@ vssl evaluate --checkpoint=runs/mine --data=RECORDS
 vssl evaluate --checkpoint=runs/mine --which=best --protocols=linear,knn,retrieval
 vssl evaluate --checkpoint=runs/mine --data=UCF_1,UCF_2,UCF_3
 vssl evaluate --checkpoint=runs/mine --splits=train1:test1,train2:test2,train3:test3
+vssl evaluate --checkpoint=runs/mine --source=videos --data=VIDEOS
 vssl evaluate --checkpoint=runs/mine --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2
 """
 _LISTS = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
@@ -44,8 +45,8 @@ def parser() -> arguments.Parser:
     type=listed,
     default=(),
     metavar="DIR,…",
-    help="folders of prepared records, or with --source=tfds names of data sets (default: the "
-    "run's)",
+    help="folders of prepared records, or with --source=videos of videos, or with --source=tfds "
+    "names of data sets (default: the run's)",
   )
   p.add_argument(
     "--source", default="", help="config.data.source that reads --data (default: tfrecord)"

@@ -21,10 +21,10 @@ def frame(width, height, level=100):
 )
 def test_sizes(aspect, short_side, size):
   encoder = jpeg.Encoder(short_side, 90)
-  encoder.aspect = aspect
+  encoder.pictures.aspect = aspect
   image = Image.open(io.BytesIO(encoder(frame(64, 48))))
-  assert image.size == encoder.size == size
-  assert encoder.source_size == (64, 48)
+  assert image.size == encoder.pictures.size == size
+  assert encoder.pictures.source_size == (64, 48)
   assert np.asarray(image).mean() == pytest.approx(100, abs=2)
 
 
