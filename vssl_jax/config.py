@@ -353,11 +353,11 @@ def linear_probe(name: str) -> dict[str, Any]:
 
 
 def without_code(config: ConfigDict) -> bool:
-  """Empties `data.name` where it names code; for a config that comes from a file.
+  """Empties what names code, or a folder to write to; for a config that comes from a file.
 
   `data.name` is a "module:function" for DMVR, and "namespace:name" makes TFDS fetch and run a
-  stranger's program. A checkpoint or card may be a stranger's too: only the flags, or the config
-  file, of the user name code.
+  stranger's program; `data.videos.cache` is a folder that is written to. A checkpoint or card may
+  be a stranger's too: only the flags, or the config file, of the user name these.
 
   Args:
     config: a config that was read from a run or a card; changed in place.
@@ -366,6 +366,10 @@ def without_code(config: ConfigDict) -> bool:
     Whether it named code.
   """
   data = config.get("data")
+  videos = data.get("videos") if isinstance(data, ConfigDict) else None
+  if isinstance(videos, ConfigDict) and videos.get("cache"):
+    with videos.unlocked():
+      videos.cache = ""
   name = data.get("name") if isinstance(data, ConfigDict) else ""
   if not name or (data.get("source") != "dmvr" and ":" not in str(name)):
     return False

@@ -63,6 +63,13 @@ def test_the_name_of_code_does_not_come_from_a_card(tmp_path, program, tf, where
   assert not program.exists()
 
 
+def test_the_folder_of_a_cache_does_not_come_from_a_card(tmp_path):
+  config = _config("", "videos")
+  config.data.videos.cache = str(tmp_path / "elsewhere")
+  folder = _card(tmp_path / "card", config)
+  assert encoder.load_encoder(folder)[0].data.videos.cache == ""
+
+
 def test_a_probe_of_a_card_does_not_run_it(tmp_path, program, tf):
   folder = _card(tmp_path / "card", _config(NAME))
   probe = small.load("linear_probe.py")

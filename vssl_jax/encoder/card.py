@@ -133,4 +133,4 @@ def _hash(path: pathlib.Path) -> str:
 
 
 def _note(text: str) -> None:
-  print(f"note: {text}.", file=sys.stderr)
+  print(f"note: {files.printable(text)}.", file=sys.stderr)

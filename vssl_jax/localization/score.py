@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization import scores
@@ -69,7 +70,8 @@ def compare(
   found = annotations_lib.read_predictions(predictions)
   for path, listed in ((annotations, None), (predictions, found)):
     if odd := annotations_lib.odd_times(chosen, listed):
-      print(f"note: {path}: {odd}.", file=sys.stderr, flush=True)
+      note = files.printable(f"{path}: {odd}")
+      print(f"note: {note}.", file=sys.stderr, flush=True)
   return detection_map(
     truth,
     found,
