@@ -98,7 +98,7 @@ def shuffled(entries: Iterable[Entry]) -> list[Entry]:
 
   def key(entry: Entry):
     place = json.dumps([entry.path, entry.start, entry.end])
-    return hashlib.sha256(place.encode()).digest(), dataclasses.astuple(entry)
+    return hashlib.sha256(place.encode()).digest(), tuple(vars(entry).values())
 
   return sorted(entries, key=key)
 
@@ -320,7 +320,10 @@ def checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] =
   labels = sort_labels(e.label for e in entries)
   if alike := _alike(labels):
     shown = [" and ".join(map(repr, group)) for group in alike]
-    notes = [*notes, f"labels that differ only by capitals or accents are different classes: {few(shown)}"]
+    notes = [
+      *notes,
+      f"labels that differ only by capitals or accents are different classes: {few(shown)}",
+    ]
   if "-1" in labels:
     notes = [
       *notes,

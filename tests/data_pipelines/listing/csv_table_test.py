@@ -86,7 +86,9 @@ def test_a_quotation_mark_that_swallows_rows_is_refused(tmp_path, end):
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_other_separators_are_named(tmp_path, mark):
-  with pytest.raises(UserError, match=r"list\.csv: its columns are separated by '.{1,2}' .* commas"):
+  with pytest.raises(
+    UserError, match=r"list\.csv: its columns are separated by '.{1,2}' .* commas"
+  ):
     read(tmp_path, f"path{mark}label\na, b.mp4{mark}x\n")
 
 
