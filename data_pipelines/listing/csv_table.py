@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -69,7 +69,13 @@ def read(path: pathlib.Path, known: Sequence[str]) -> Table:
       file.seek(0)
       text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
       record: list[str] = []  # lines of the current row
-      reader = csv.reader((record.append(line) or line for line in text), skipinitialspace=True)
+
+      def lines() -> Iterator[str]:
+        for line in text:
+          record.append(line)
+          yield line
+
+      reader = csv.reader(lines(), skipinitialspace=True)
       rows = []
       for row in reader:
         if len(record) > 1:
