@@ -121,6 +121,8 @@ def read(request: Request) -> np.ndarray:
   """
   span = request.span
   now = seek_index.stamp(span.path)
+  if now is None:  # as all are if a mount is lost
+    raise UnreadableError("no such file any more", passing=True)
   index, stored = _known(span, now)
   if request.part >= len(stored) or len(stored[request.part].numbers) != request.length:
     raise UnreadableError("it was changed since it was opened")

@@ -202,6 +202,17 @@ class TestDamage:
     with pytest.raises(UnreadableError, match="ends before"):
       wanted.read(wanted.Request(of, 0, 25, (22,)))
 
+  def test_a_file_that_is_gone_may_come_back(self, path, tmp_path):
+    of = span(path, tmp_path)
+    expected = read(of, [3])
+    path.rename(tmp_path / "b.mov")
+    request = wanted.Request(of, 0, 20, (3,))
+    with pytest.raises(UnreadableError, match="no such file any more") as error:
+      wanted.read(request)
+    assert error.value.passing
+    (tmp_path / "b.mov").rename(path)
+    np.testing.assert_array_equal(wanted.read(request), expected)
+
   def test_pictures_that_would_fill_the_memory(self, path, tmp_path, monkeypatch):
     monkeypatch.setattr(wanted, "_MOST_BYTES", 5000)
     with pytest.raises(UnreadableError, match=r"3 frames of 32 x 24 exceed .*short_side"):
