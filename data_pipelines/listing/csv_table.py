@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -65,11 +65,23 @@ def read(path: pathlib.Path, known: Sequence[str]) -> Table:
   try:
     with files.open_read(path) as file:
       if b"\0" in file.read(_HEAD):
-        raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV")
+        raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV in UTF-8")
       file.seek(0)
       text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-      reader = csv.reader(text, skipinitialspace=True)
-      rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+      record: list[str] = []  # lines of the current row
+
+      def lines() -> Iterator[str]:
+        for line in text:
+          record.append(line)
+          yield line
+
+      reader = csv.reader(lines(), skipinitialspace=True)
+      rows = []
+      for row in reader:
+        if len(record) > 1:
+          _check_quotes(path, reader.line_num, record)
+        rows.append((reader.line_num, [cell.strip() for cell in row]))
+        record.clear()
   except (OSError, csv.Error) as error:
     raise UserError(f"{path}: cannot be read as CSV ({error})") from None
   rows = [(line, row) for line, row in rows if any(row)]
@@ -79,9 +91,26 @@ def read(path: pathlib.Path, known: Sequence[str]) -> Table:
       raise UserError(f"{path}: two columns are named {name!r}: rename or remove one")
   while columns and not columns[-1]:
     columns.pop()
+  if len(columns) == 1 and (found := [mark for mark in ";\t|" if mark in columns[0]]):
+    raise UserError(
+      f"{path}: its columns are separated by {found[0]!r} ({columns[0][:80]!r}): separate them by "
+      "commas, and put a value with a comma in quotes"
+    )
   return Table(
     path, tuple(columns), tuple((n, _named(path, n, row, columns)) for n, row in rows[1:])
   )
+
+
+def _check_quotes(path: pathlib.Path, line: int, record: list[str]) -> None:
+  """Stops at a row over several lines whose quotes do not match: it has swallowed other rows."""
+  try:
+    list(csv.reader(record, skipinitialspace=True, strict=True))
+  except csv.Error:
+    first = line - len(record) + 1
+    raise UserError(
+      f"{path}, line {first}: a quotation mark opens a value here and is not closed before line "
+      f"{line}: close it, or double each mark that belongs to the value"
+    ) from None
 
 
 def _named(path: pathlib.Path, line: int, row: list[str], columns: list[str]) -> dict[str, str]:

@@ -99,7 +99,12 @@ def _on_disk(root: pathlib.Path) -> tuple[list[str], dict[str, int], list[str]]:
   names, closed, visited = [], [], set()
   walk = os.walk(root, followlinks=True, onerror=lambda e: closed.append(str(e.filename)))
   for folder, folders, inside in walk:
-    status = os.stat(folder)
+    try:
+      status = os.stat(folder)
+    except OSError:  # it cannot be entered, or is gone
+      closed.append(folder)
+      folders.clear()
+      continue
     if (status.st_dev, status.st_ino) in visited:  # a link to a folder above
       folders.clear()
       continue

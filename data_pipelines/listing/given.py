@@ -36,8 +36,9 @@ def videos(
   Raises:
     UserError: an argument does not fit the others, or the list is wrong.
   """
-  texts = [files.path(part) for part in str(path).split(",")]
-  if all(part.suffix.lower() == ".txt" for part in texts):
+  whole = "," not in str(path) or files.path(path).exists()  # a name may have commas
+  texts = [files.path(part) for part in ([str(path)] if whole else str(path).split(","))]
+  if all(part.suffix.lower() == ".txt" and not part.is_dir() for part in texts):
     if split_list or flat or split_column:
       flag = "split_list" if split_list else "flat" if flat else "split_column"
       raise UserError(f"{path}: a list of videos, for which {flag} has no meaning; leave it out")
@@ -81,9 +82,11 @@ def from_text(
   entries: list[Entry] = []
   for path in paths:
     try:
-      lines = files.read_text(path).splitlines()
+      lines = files.read_text(path).split("\n")  # names may have other line breaks
     except OSError as error:
       raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if lines and "\0" in lines[0]:
+      raise UserError(f"{path}: not a UTF-8 text file: save it in UTF-8")
     own = layout.parse(path.stem).split or split
     found = [
       _entry(f"{path}, line {number}", line.strip(), own)

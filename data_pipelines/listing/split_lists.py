@@ -194,7 +194,7 @@ def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
   numbers = set()
   for file in map(files_lib.path, paths):
     try:
-      lines = files_lib.read_text(file).splitlines()
+      lines = files_lib.read_text(file).split("\n")  # names may have other line breaks
     except OSError as error:
       raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
     if ucf := _UCF.fullmatch(file.name):

@@ -98,7 +98,7 @@ def shuffled(entries: Iterable[Entry]) -> list[Entry]:
 
   def key(entry: Entry):
     place = json.dumps([entry.path, entry.start, entry.end])
-    return hashlib.sha256(place.encode()).digest(), dataclasses.astuple(entry)
+    return hashlib.sha256(place.encode()).digest(), tuple(vars(entry).values())
 
   return sorted(entries, key=key)
 
@@ -298,10 +298,13 @@ def checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] =
   """The list of some entries, with their labels and with notes on what is odd.
 
   Raises:
-    UserError: a split's name cannot be part of a file name, or differs from another by capitals.
+    UserError: a split's name cannot be part of a file name, or differs from another by capitals;
+      or a path has a NUL, as no file has.
   """
   splits = collections.defaultdict(set)
   for entry in entries:
+    if "\0" in entry.path:
+      raise UserError(f"{root}: the listed path {entry.path[:80]!r} has a NUL, which no file has")
     if not _SPLIT_NAME.fullmatch(entry.split):
       raise UserError(
         f"split name {entry.split!r} (of {entry.path}): use only letters, digits, '_', '.', '-'"
@@ -317,7 +320,10 @@ def checked(root: pathlib.Path, entries: Sequence[Entry], notes: Sequence[str] =
   labels = sort_labels(e.label for e in entries)
   if alike := _alike(labels):
     shown = [" and ".join(map(repr, group)) for group in alike]
-    notes = [*notes, f"labels that differ only by capitals are different classes: {few(shown)}"]
+    notes = [
+      *notes,
+      f"labels that differ only by capitals or accents are different classes: {few(shown)}",
+    ]
   if "-1" in labels:
     notes = [
       *notes,

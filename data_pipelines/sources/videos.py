@@ -135,6 +135,8 @@ class VideoStore:
     except (UnreadableError, servers.LostError) as error:
       if isinstance(error, servers.LostError) and error.crash.outside:
         self._failure = f"worker processes that decode videos are lost: {error}"
+      elif getattr(error, "passing", False):  # replaced, the batch would depend on chance
+        self._failure = f"{self._spans[entry].path}: {error}"
       self._reasons[int(item)] = str(error)
       raise ValueError(str(error)) from None
     except Exception as error:  # a storage, or the cache: no fault of the video

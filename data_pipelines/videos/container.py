@@ -244,7 +244,7 @@ def is_shown(context: av.VideoCodecContext, packet: av.Packet) -> bool:
 
 def explain(error: Exception) -> str:
   """The message of an exception of a decoder, in one line."""
-  text = str(getattr(error, "strerror", "") or error or type(error).__name__)
+  text = str(getattr(error, "strerror", "") or error) or type(error).__name__
   return " ".join(text.split())
 
 

@@ -12,7 +12,15 @@ _SHORT_SHARE = 0.02
 
 
 class UnreadableError(Exception):
-  """A video has no usable frames; the message gives the reason, which goes into the report."""
+  """A video has no usable frames; the message gives the reason, which goes into the report.
+
+  Attributes:
+    passing: the storage or the memory failed, not the video, so that it may be readable later.
+  """
+
+  def __init__(self, reason: str, *, passing: bool = False):
+    super().__init__(reason)
+    self.passing = passing
 
 
 class Account:

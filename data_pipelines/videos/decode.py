@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+import av
 
 from data_pipelines.videos import container, jpeg, parts, rates
 from data_pipelines.videos.damage import UnreadableError
@@ -28,6 +31,10 @@ __all__ = [
   "explained",
   "opened",
 ]
+
+
+# What FFmpeg returns if the system fails; PyAV has no class for some of them.
+_SYSTEM = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +207,14 @@ def explained() -> Iterator[None]:
   except UnreadableError:
     raise
   except FileNotFoundError:
-    raise UnreadableError("no such file") from None
+    raise UnreadableError("no such file", passing=True) from None
   except Exception as error:
-    raise UnreadableError(f"cannot be decoded: {container.explain(error)}") from None
+    reason = f"cannot be decoded: {container.explain(error)}"
+    raise UnreadableError(reason, passing=_is_passing(error)) from None
+
+
+def _is_passing(error: Exception) -> bool:
+  """Whether an error says nothing of the video; damage makes decoders ask for too much memory."""
+  if isinstance(error, MemoryError):
+    return not isinstance(error, av.FFmpegError)
+  return isinstance(error, OSError) or getattr(error, "errno", None) in _SYSTEM

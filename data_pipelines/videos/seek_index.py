@@ -29,6 +29,8 @@ _FORMAT = 1  # of the files in the cache
 # Containers whose packets have times that say which frames are shown, and when.
 _TIMED = frozenset({"mov", "matroska"})
 _CHECKED = 8  # first frames of which the times by packets and by frames are compared
+# What storages call the version of an object or the time of its change, the best one first.
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "created")
 _TICK = 1e-9  # seconds; two times this close are equal
 
 
@@ -189,7 +191,7 @@ def cached(folder: pathlib.Path, path: str, reading: Reading = Reading()) -> See
     return found
   made = make(path, reading)
   if stamp(path) != now:
-    raise UnreadableError("it was changed while it was read")
+    raise UnreadableError("it was changed while it was read", passing=True)
   about = {
     "format": _FORMAT,
     "stamp": list(now),
@@ -220,18 +222,32 @@ def place(folder: pathlib.Path, path: str, reading: Reading) -> pathlib.Path:
 
 
 def stamp(path: str) -> tuple[int, int] | None:
-  """Size in bytes and time of the last change in nanoseconds (0 in a bucket); None without file."""
+  """Size in bytes and time of the last change in nanoseconds; None without file.
+
+  In a bucket, the latter is a number for its version, by whatever the storage tells of that.
+  """
   try:
     if files.is_address(path):
-      return files.size(path), 0
+      return _stamp_of_object(path)
     status = os.stat(path)
   except FileNotFoundError:
     return None
   except OSError as error:
     if files.is_address(path):
       raise
-    raise UnreadableError(f"cannot be opened: {error.strerror or error}") from None
+    raise UnreadableError(f"cannot be opened: {error.strerror or error}", passing=True) from None
+  except ValueError as error:  # a NUL in its name
+    raise UnreadableError(f"cannot be opened: {error}") from None
   return status.st_size, status.st_mtime_ns
+
+
+def _stamp_of_object(path: str) -> tuple[int, int]:
+  system, key = files.system_of(path)
+  with files.storage_errors(path):
+    about = system.info(key)
+  known = [str(about[name]) for name in _VERSIONS if about.get(name)]
+  version = int(hashlib.sha256(known[0].encode()).hexdigest()[:12], 16) if known else 0
+  return int(about["size"]), version
 
 
 def _stored(own: pathlib.Path, now: tuple[int, int]) -> SeekIndex | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import pebble
 
 from data_pipelines.videos import workers
+
+_LOCK = threading.Lock()
 
 
 class LostError(Exception):
@@ -46,8 +49,8 @@ class Servers:
   def call(self, function: Callable[[Any], Any], argument: Any, *, timeout: float = 0.0) -> Any:
     """Runs `function(argument)` in an idle process, after waiting for one; from any thread.
 
-    A process that something else has killed, such as the system when short of memory, is replaced
-    once.
+    A request is tried once more if something else has killed its process, such as the system when
+    short of memory, or if it exceeded the time limit, which may be the fault of a busy machine.
 
     Args:
       function: an importable function.
@@ -55,7 +58,7 @@ class Servers:
       timeout: seconds that the function may take, with the start of its process; 0: no limit.
 
     Raises:
-      LostError: the process crashed, was killed twice or exceeded the time limit.
+      LostError: the process crashed, or was killed or exceeded the time limit twice.
       Exception: what the function raises.
     """
     pool = self._idle.get()
@@ -67,7 +70,7 @@ class Servers:
         if crash is None:
           return result
         pool = self._renewed(pool)
-        if again or not crash.outside:
+        if again or not (crash.outside or crash.late):
           break
       assert crash is not None
       raise LostError(crash)
@@ -89,9 +92,14 @@ class Servers:
     return pool
 
 
-@functools.lru_cache(maxsize=4)
 def shared(count: int) -> Servers:
   """Servers that all sources of this process share, so that each split needs none of its own."""
+  with _LOCK:  # of threads that ask at once, each would get processes of its own
+    return _shared(count)
+
+
+@functools.lru_cache(maxsize=4)
+def _shared(count: int) -> Servers:
   found = Servers(count)
   atexit.register(found.close)
   return found
@@ -107,7 +115,8 @@ def _ask(
   try:
     result = future.result(timeout or None)
   except TimeoutError:
-    return workers.Crash(f"decoding took longer than {timeout:g} s", outside=False), None
+    reason = f"decoding took longer than {timeout:g} s"
+    return workers.Crash(reason, outside=False, late=True), None
   except pebble.ProcessExpired as error:
     return workers.crash_of(error.exitcode), None
   except BrokenProcessPool as error:  # it ended before it received the request

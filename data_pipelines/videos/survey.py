@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import av
 import tqdm
 
 from data_pipelines.videos import decode, seek_index, wanted, workers
@@ -20,7 +21,7 @@ from data_pipelines.videos.damage import UnreadableError
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 _GROUP = 32  # most videos of a task
 _AT_ONCE = 32  # files that are asked for their size at the same time
 
@@ -34,7 +35,8 @@ class Facts:
     error: why it cannot be read; "" if it can.
     notes: what is wrong with it, though not enough to leave it out.
     size: of the file, bytes; −1 without one.
-    lost: whether its process crashed or exceeded the time limit, so that the next run tries again.
+    lost: whether its process crashed or exceeded the time limit, or the storage failed, so that the
+      next run tries again.
   """
 
   parts: tuple[tuple[int, float], ...] = ()
@@ -84,10 +86,13 @@ def survey(
   with ThreadPoolExecutor(_AT_ONCE) as pool:
     stamps = list(pool.map(_stamp, [span.path for span in spans]))
   own = folder / f"{_key(spans)}.json"
-  found = _stored(own, stamps)
-  if found is None:
-    found = _look_at_all(spans, processes, timeout)
-    if not any(facts.lost for facts in found):
+  stored = _stored(own, stamps)
+  found = [Facts(lost=True)] * len(spans) if stored is None else list(stored)
+  if again := [number for number, facts in enumerate(found) if facts.lost]:
+    seen = _look_at_all([spans[number] for number in again], processes, timeout)
+    for number, facts in zip(again, seen, strict=True):
+      found[number] = facts
+    if found != stored:  # else the cache may be one that cannot be written
       _store(own, stamps, found)
   sizes = [-1 if stamp is None else stamp[0] for stamp in stamps]
   return [dataclasses.replace(f, size=size) for f, size in zip(found, sizes, strict=True)]
@@ -118,17 +123,24 @@ def _stored(own: pathlib.Path, stamps: Sequence[Any]) -> list[Facts] | None:
     now = [None if stamp is None else list(stamp) for stamp in stamps]
     if (about["format"], about["stamps"]) != (_FORMAT, now):
       return None
+    other = about["decoder"] != av.__version__  # which may read what this one could not
     return [
-      Facts(tuple((int(n), float(fps)) for n, fps in parts), error, tuple(notes))
-      for parts, error, notes in about["facts"]
+      Facts(
+        tuple((int(n), float(fps)) for n, fps in parts),
+        error,
+        tuple(notes),
+        lost=bool(lost or (other and error)),
+      )
+      for parts, error, notes, lost in about["facts"]
     ]
   except (OSError, ValueError, KeyError, TypeError):  # it is made anew
     return None
 
 
 def _store(own: pathlib.Path, stamps: Sequence[Any], found: Sequence[Facts]) -> None:
-  facts = [(f.parts, f.error, f.notes) for f in found]
-  body = json.dumps({"format": _FORMAT, "stamps": stamps, "facts": facts}).encode()
+  facts = [(f.parts, f.error, f.notes, f.lost) for f in found]
+  about = {"format": _FORMAT, "decoder": av.__version__, "stamps": stamps, "facts": facts}
+  body = json.dumps(about).encode()
   try:
     files.write_atomic(own, body + b"\n" + hashlib.sha256(body).hexdigest().encode())
   except OSError as error:
@@ -189,5 +201,5 @@ def _look(group: _Group, report: workers.Report) -> list[Facts]:
       parts = tuple((len(p.numbers), p.fps) for p in wanted.cut(span, index))
       found.append(Facts(parts, notes=index.notes))
     except UnreadableError as error:
-      found.append(Facts(error=str(error)))
+      found.append(Facts(error=str(error), lost=error.passing))
   return found

@@ -23,6 +23,7 @@ from data_pipelines.videos.damage import LEAST_SHARE, UnreadableError
 # much as decoding a few frames.
 _AHEAD = 16
 _MOST_BYTES = 2 << 30  # of the pictures of one request
+_DEPENDENT = (2, 3, 4, 6)  # FFmpeg's kinds of pictures P, B, S and SP, which need others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,8 @@ def read(request: Request) -> np.ndarray:
   """
   span = request.span
   now = seek_index.stamp(span.path)
+  if now is None:  # as all are if a mount is lost
+    raise UnreadableError("no such file any more", passing=True)
   index, stored = _known(span, now)
   if request.part >= len(stored) or len(stored[request.part].numbers) != request.length:
     raise UnreadableError("it was changed since it was opened")
@@ -150,7 +153,7 @@ def read(request: Request) -> np.ndarray:
     else:
       try:
         lost = fill(_sought(file, index, wanted))
-      except UnreadableError:  # nothing behind a keyframe
+      except UnreadableError:  # a keyframe is none, or nothing is behind it
         lost = len(wanted)
       if lost:  # in streams without real keyframes, pictures build up over many frames
         lost = fill(_sought(file, index, wanted, jumps=False))
@@ -245,6 +248,7 @@ class _Decoder:
     self._stream = self._opened.streams.best("video")
     self._stream.codec_context.thread_count = 1  # each worker process uses one core
     self._frames = self._from(self._opened.demux(self._stream))
+    self._due: int | None = None  # time of the keyframe that must come next; None: any frame may
     self.number = -1
 
   def jump(self, row: int) -> None:
@@ -258,17 +262,28 @@ class _Decoder:
       first = next(packets, None)
       if first is not None and first.is_keyframe and first.pts is not None and first.pts <= shown:
         self.number = int(np.searchsorted(self._index.pts, first.pts)) - 1
+        self._due = first.pts
         self._frames = self._from(itertools.chain([first], packets))
         return
     self._opened.close()
     self._begin()
 
   def next(self) -> av.VideoFrame | None:
-    """The next frame that has a time; None at the end."""
+    """The next frame that has a time; None at the end.
+
+    Raises:
+      UnreadableError: after a jump, the keyframe is none that can be decoded alone. A decoder may
+        make up what it refers to, and call the pictures good.
+    """
     for frame in self._frames:
-      if frame.pts is not None:
-        self.number = int(np.searchsorted(self._index.pts, frame.pts))
-        return frame
+      if frame.pts is None or (self._due is not None and frame.pts < self._due):
+        continue  # the latter belong to the group before
+      if self._due is not None:
+        if frame.pts != self._due or (not frame.key_frame and int(frame.pict_type) in _DEPENDENT):
+          raise UnreadableError("nothing can be decoded from a keyframe")
+        self._due = None
+      self.number = int(np.searchsorted(self._index.pts, frame.pts))
+      return frame
     return None
 
   def _from(self, packets: Iterator[Any]) -> Iterator[av.VideoFrame]:

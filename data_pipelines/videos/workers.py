@@ -50,10 +50,12 @@ class Crash:
     reason: the reason, as text for the user.
     outside: True if something else killed the process, for example the system when short of
       memory, so that a second try may succeed.
+    late: True if it exceeded the time limit of a request.
   """
 
   reason: str
   outside: bool
+  late: bool = False
 
 
 def run(

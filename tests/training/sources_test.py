@@ -1,11 +1,16 @@
 """Echoed batches: each is used in several steps, whatever step a run begins at."""
 
+import contextlib
 import itertools
+import types
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
+from data_pipelines import source
 from tests import small
 from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
@@ -90,3 +95,29 @@ def test_an_echoed_batch_is_augmented_anew_and_a_run_goes_on_in_its_middle(tmp_p
   jax.tree.map(
     np.testing.assert_array_equal, jax.device_get(again.state), jax.device_get(whole.state)
   )
+
+
+@pytest.mark.parametrize(
+  ("other", "message"),
+  [
+    ((5, "a"), ""),
+    ((4, "a"), r"path=V, split 'test': process 1 finds 4 videos and process 0 5: give all"),
+    ((5, "b"), r"process 1 finds 5 videos and process 0 5, which are others: give all"),
+  ],
+)
+def test_processes_must_find_the_same_videos(monkeypatch, other, message):
+  told = []
+
+  def gather(x):
+    told.append(x)
+    return np.stack(told)
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+  config = ConfigDict({"data": {"path": "V"}, "batch_size": 2, "seed": 0})
+  refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+  for (videos, fingerprint), expected in (((5, "a"), contextlib.nullcontext()), (other, refused)):
+    found = types.SimpleNamespace(num_videos=videos, fingerprint=fingerprint)
+    monkeypatch.setattr(source, "load", lambda *_, found=found, **__: found)
+    with expected:
+      assert sources.load_source(config, "test") is found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Generator
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from data_pipelines import source
@@ -20,8 +23,11 @@ def load_source(config: ConfigDict, split: str, *, batch_size: int | None = None
     config: the fields `data`, `batch_size` and `seed` are read.
     split: the split's name.
     batch_size: videos per global batch; None takes `config.batch_size`.
+
+  Raises:
+    UserError: see `source.load`; or the processes do not find the same videos.
   """
-  return source.load(
+  found = source.load(
     config.data,
     split=split,
     batch_size=batch_size or config.batch_size,
@@ -29,6 +35,22 @@ def load_source(config: ConfigDict, split: str, *, batch_size: int | None = None
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+  if jax.process_count() > 1:
+    _check_same(found, f"config.data.path={config.data.path}, split {split!r}")
+  return found
+
+
+def _check_same(found: Source, where: str) -> None:
+  """Stops if another process has other videos, so that their shares make up no batch."""
+  digest = np.frombuffer(hashlib.sha256(found.fingerprint.encode()).digest(), np.int32)
+  told = multihost_utils.process_allgather(np.array([found.num_videos, *digest], np.int32))
+  if other := np.flatnonzero((told != told[0]).any(axis=-1)).tolist():
+    n, first = int(told[other[0], 0]), int(told[0, 0])
+    raise UserError(
+      f"{where}: process {other[0]} finds {n} videos and process 0 {first}"
+      f"{', which are others' if n == first else ''}: give all processes the same files, of which "
+      "each can read the same."
+    )
 
 
 def train_batches(of: Source, start: int, *, echo: int = 1) -> Generator[Batch]:

@@ -78,6 +78,20 @@ def test_rows_longer_than_the_header_are_refused(tmp_path, text, line, value):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("end", ["", "\n", ',"k"\n', 'd.mp4,"said"\n'])
+def test_a_quotation_mark_that_swallows_rows_is_refused(tmp_path, end):
+  with pytest.raises(UserError, match=r"list\.csv, line 4: a quotation mark .* before line \d"):
+    read(tmp_path, f'path,caption\na.mp4,"x\ny"\nb.mp4,"He said\nc.mp4,z\nd.mp4,z{end}')
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_separators_are_named(tmp_path, mark):
+  with pytest.raises(
+    UserError, match=r"list\.csv: its columns are separated by '.{1,2}' .* commas"
+  ):
+    read(tmp_path, f"path{mark}label\na, b.mp4{mark}x\n")
+
+
 @pytest.mark.parametrize("header", ["path,label,label", "path,Path", "path,LABEL,label"])
 def test_two_columns_of_one_name_are_refused(tmp_path, header):
   with pytest.raises(UserError, match=r"two columns are named '(path|label)'"):

@@ -76,6 +76,19 @@ def test_folders_that_cannot_be_listed_are_noted(folder, monkeypatch):
   assert found.notes[0] == found.lost == f"1 folder cannot be read: {folder / 'a' / 'deep'}"
 
 
+def test_folders_that_cannot_be_entered_are_noted(folder, monkeypatch):
+  def stat(path, **how):
+    if os.fspath(path).endswith("deep"):
+      raise PermissionError(13, "Permission denied", os.fspath(path))
+    return real(path, **how)
+
+  real = os.stat
+  monkeypatch.setattr(os, "stat", stat)
+  found = finding.find(folder)
+  assert "a/deep/1.avi" not in found.paths
+  assert found.lost == f"1 folder cannot be read: {folder / 'a' / 'deep'}"
+
+
 def test_nothing_to_find(tmp_path):
   (tmp_path / "empty").mkdir()
   for name in ("empty", "missing"):

@@ -57,6 +57,28 @@ def test_a_list_without_labels_and_splits(folder):
   ]
 
 
+def test_names_of_lists_and_videos_may_hold_commas_and_separators(folder):
+  (folder / "a,b").mkdir()
+  path = text(folder, "a,b/val.txt", "c\u2028d.mp4 1\ne\x85f,g.mp4 2\n")
+  found = given.videos(path)
+  assert [(e.path, e.split) for e in found.entries] == [
+    ("c\u2028d.mp4", "val"),
+    ("e\x85f,g.mp4", "val"),
+  ]
+  (folder / "v").rename(folder / "v.txt")
+  assert len(given.videos(folder / "v.txt").entries) == 3
+
+
+def test_a_list_that_is_no_text_or_holds_a_nul(folder):
+  (folder / "a.txt").write_text("a.mp4 1\n", encoding="utf-16")
+  with pytest.raises(UserError, match=r"a\.txt: not a UTF-8 text file: save it in UTF-8"):
+    given.videos(folder / "a.txt")
+  table = "path,label\n" + "a.mp4,x\n" * 600 + "b\0.mp4,x\n"
+  for path in (text(folder, "b.txt", "a.mp4 1\nb\0.mp4 1\n"), text(folder, "b.csv", table)):
+    with pytest.raises(UserError, match=r"the listed path 'b.x00\.mp4' has a NUL"):
+      given.videos(path)
+
+
 @pytest.mark.parametrize(
   ("content", "message"),
   [("", "lists no videos"), ("a.mp4 1\nb 2\n", "line 2: expected a video"), ("a 1.mp4x", "line 1")],

@@ -91,7 +91,7 @@ def test_labels_and_splits_that_differ_by_capitals(tmp_path):
   found = video_list.from_folder(tmp_path)
   assert found.labels == ("Walk", "run", "walk")
   assert found.notes == (
-    "labels that differ only by capitals are different classes: 'Walk' and 'walk'",
+    "labels that differ only by capitals or accents are different classes: 'Walk' and 'walk'",
   )
   with pytest.raises(UserError, match="split names 'Train' and 'train' differ only by capitals"):
     video_list.from_csv(csv(tmp_path, "path,split\na,train\nb,Train\n"))

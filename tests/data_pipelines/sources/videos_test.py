@@ -13,6 +13,7 @@ import pytest
 from data_pipelines import source
 from data_pipelines.prepare.prepare import prepare
 from data_pipelines.videos import seek_index, servers, survey
+from data_pipelines.videos.damage import UnreadableError
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
@@ -236,6 +237,20 @@ class TestDamage:
     monkeypatch.setattr(servers.Servers, "call", lost)
     with pytest.raises(UserError, match=r"SIGKILL.*run the same command again"):
       next(ours.train_batches())
+
+  @pytest.mark.parametrize("kind", ["train", "test"])
+  def test_a_storage_that_fails_replaces_nothing(self, folder, cache, monkeypatch, kind):
+    def failing(self, function, request, *, timeout):
+      if "1." in request.span.path:
+        raise UnreadableError("cannot be decoded: Stale file handle", passing=True)
+      return call(self, function, request, timeout=timeout)
+
+    call = servers.Servers.call
+    ours = load(folder, cache, split=kind, batch_size=2)
+    monkeypatch.setattr(servers.Servers, "call", failing)
+    batches = ours.train_batches() if kind == "train" else ours.eval_batches(2, **VIEWS)
+    with pytest.raises(UserError, match=r"1\.m..: .*Stale file handle.*run the same command again"):
+      take(batches, 9)
 
   def test_a_hang_is_replaced(self, folder, cache, monkeypatch):
     call = servers.Servers.call

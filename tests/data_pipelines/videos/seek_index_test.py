@@ -1,6 +1,7 @@
 """Indices of videos: against a decode of the whole file, and what the cache keeps."""
 
 import os
+import pathlib
 
 import av
 import numpy as np
@@ -128,6 +129,15 @@ class TestCache:
     assert len(made) == 2
     make_video(tmp_path / "videos" / "a.mp4", 30, **B_FRAMES)
     assert len(seek_index.cached(tmp_path, path).times) == 30
+
+  def test_an_object_of_the_same_size_in_its_place_is_read_again(self, path, tmp_path, made):
+    fsspec = pytest.importorskip("fsspec")
+    store, content = fsspec.filesystem("memory"), pathlib.Path(path).read_bytes()
+    for count in (1, 2):
+      store.pipe_file("/seek_index/a.mp4", content)
+      for _ in range(2):
+        seek_index.cached(tmp_path, "memory://seek_index/a.mp4")
+      assert len(made) == count
 
   def test_damage_is_repaired(self, path, tmp_path, made):
     good = seek_index.cached(tmp_path, path)

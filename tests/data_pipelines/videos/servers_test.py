@@ -62,12 +62,29 @@ def test_a_crash_a_kill_and_a_hang_cost_one_request_each(one, tmp_path):
     one.call(os._exit, 7, timeout=100)
   assert not info.value.crash.outside
   assert one.call(once, str(tmp_path / "flag"), timeout=100) == "survived"
+  begin = time.monotonic()
   with pytest.raises(servers.LostError, match=r"longer than 0\.3 s") as info:
     one.call(time.sleep, 100, timeout=0.3)
   assert not info.value.crash.outside
+  assert time.monotonic() - begin >= 0.6  # it was tried twice
   assert one.call(abs, -1, timeout=100) == 1
 
 
-def test_all_sources_share_the_processes():
+def test_all_sources_share_the_processes(monkeypatch):
   assert servers.shared(3) is servers.shared(3)
   assert servers.shared(3) is not servers.shared(2)
+  begin, made = threading.Barrier(8), []
+
+  def slow(count):
+    time.sleep(0.05)  # long enough for the other threads
+    made.append(count)
+    return real(count)
+
+  real = servers.Servers
+  monkeypatch.setattr(servers, "Servers", slow)
+  threads = [threading.Thread(target=lambda: (begin.wait(), servers.shared(5))) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert made == [5]

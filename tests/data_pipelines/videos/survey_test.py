@@ -1,11 +1,14 @@
 """What is found out about many videos, and what of it is kept."""
 
+import errno
 import os
 import pathlib
 
+import av
 import pytest
 
-from data_pipelines.videos import decode, survey, wanted
+from data_pipelines.videos import container, decode, survey, wanted
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 
@@ -79,7 +82,55 @@ def test_a_video_that_crashes_the_decoder_is_left_out_and_tried_again(spans, mon
     found = look(spans, timeout=100)
   assert (found[1].error, found[1].lost) == ("the process ended with status 3", True)
   assert found[0].parts == ((12, 25.0),)
-  assert look(spans)[1].parts  # that it was lost is not kept
+  seen = []
+  with monkeypatch.context() as patch:
+    cut = wanted.cut
+    patch.setattr(wanted, "cut", lambda s, i: seen.append(s.path) or cut(s, i))
+    assert look(spans)[1].parts
+  assert seen == [spans[1].path]  # the others are known
+
+
+@pytest.mark.parametrize(
+  "fault",
+  [
+    OSError(errno.EIO, "Input/output error"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    av.error.PermissionError(errno.EACCES, "Permission denied", "a.mp4"),
+    av.error.FFmpegError(errno.ESTALE, "Stale file handle", "a.mp4"),
+    FileNotFoundError(errno.ENOENT, "no such file"),
+    MemoryError(),
+  ],
+)
+def test_faults_that_pass_are_not_kept(spans, monkeypatch, fault):
+  def failing(path):
+    raise fault
+
+  with monkeypatch.context() as patch:
+    patch.setattr(container, "open_file", failing)
+    found = look(spans[:2])
+  assert all(facts.error and facts.lost for facts in found)
+  assert not found[0].error.endswith(": ")
+  assert [facts.error for facts in look(spans[:2])] == ["", ""]
+
+
+def test_another_decoder_tries_again_what_could_not_be_read(spans, monkeypatch, seen):
+  look(spans)
+  monkeypatch.setattr(container, "open_file", lambda path: av.open(spans[0].path))
+  assert look(spans)[2].error
+  monkeypatch.setattr(av, "__version__", "99.0")
+  assert not look(spans)[2].error
+
+
+def test_a_cache_that_cannot_be_written_is_read(spans, monkeypatch):
+  def crashed(group, report):
+    return [survey.Facts(error="the process ended with status 3", lost=True) for _ in group.spans]
+
+  look(spans[:1])
+  monkeypatch.setattr(survey, "_look", crashed)
+  found = look(spans[1:])
+  monkeypatch.setattr(files, "write_atomic", None)
+  assert look(spans[:1])[0].parts
+  assert look(spans[1:]) == found
 
 
 def test_the_folder_of_the_cache(monkeypatch, tmp_path):

@@ -43,7 +43,14 @@ def test_pictures_are_those_of_a_whole_decode(make_video, tmp_path, name, option
     np.testing.assert_array_equal(read(of, frames), [expected[i] for i in frames])
 
 
-@pytest.mark.parametrize("options", ["open-gop=1:bframes=3", "intra-refresh=1:bframes=0"])
+@pytest.mark.parametrize(
+  "options",
+  [
+    "keyint=12:min-keyint=6:open-gop=1:bframes=3",
+    "keyint=12:min-keyint=6:intra-refresh=1:bframes=0",
+    "keyint=40:intra-refresh=1:bframes=0",  # the decoder calls the wrong pictures good
+  ],
+)
 def test_groups_that_need_others(tmp_path, options):
   """With open groups, and with pictures that build up over many frames."""
   path = tmp_path / "a.mp4"
@@ -52,13 +59,13 @@ def test_groups_that_need_others(tmp_path, options):
   with av.open(str(path), "w") as file:
     stream = file.add_stream("libx264", rate=25)
     stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-    stream.codec_context.options = {"x264-params": f"keyint=12:min-keyint=6:{options}"}
-    for t in range(80):
+    stream.codec_context.options = {"x264-params": options}
+    for t in range(90):
       pixels = np.ascontiguousarray(texture[:, t : t + 64])
       file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
     file.mux(stream.encode())
   of, expected = span(path, tmp_path), whole(path)
-  for frames in ([30, 31], [5, 66], [47, 50, 53], [79]):
+  for frames in ([30, 31], [5, 66], [47, 50, 53], [79], [86, 88], [89]):
     np.testing.assert_array_equal(read(of, frames), [expected[i] for i in frames])
 
 
@@ -194,6 +201,17 @@ class TestDamage:
     monkeypatch.setattr(wanted, "_known", lambda *_: (longer, wanted.cut(of, longer)))
     with pytest.raises(UnreadableError, match="ends before"):
       wanted.read(wanted.Request(of, 0, 25, (22,)))
+
+  def test_a_file_that_is_gone_may_come_back(self, path, tmp_path):
+    of = span(path, tmp_path)
+    expected = read(of, [3])
+    path.rename(tmp_path / "b.mov")
+    request = wanted.Request(of, 0, 20, (3,))
+    with pytest.raises(UnreadableError, match="no such file any more") as error:
+      wanted.read(request)
+    assert error.value.passing
+    (tmp_path / "b.mov").rename(path)
+    np.testing.assert_array_equal(wanted.read(request), expected)
 
   def test_pictures_that_would_fill_the_memory(self, path, tmp_path, monkeypatch):
     monkeypatch.setattr(wanted, "_MOST_BYTES", 5000)
