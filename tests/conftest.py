@@ -6,6 +6,7 @@ meshes there.
 
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +30,12 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 # The same examples in each run and on each machine.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c():
+  """As in the foreground: a shell lets programs in the background ignore Ctrl-C."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -98,6 +99,24 @@ def test_the_holder_of_a_lost_lease_is_interrupted(bucket, monkeypatch, caplog):
     _hold_and(bucket, lambda: files.write_atomic(bucket / ".lock", b'{"token": "another"}'))
   assert "the lock is lost, another process took it over" in caplog.text
   assert json.loads((bucket / ".lock").read_bytes()) == {"token": "another"}
+
+
+def test_the_holder_of_a_lost_lease_is_ended_where_ctrl_c_is_ignored(bucket, monkeypatch):
+  """As in the background of a shell."""
+  monkeypatch.setattr(lock, "RENEWS", 0.05)
+  asked = []
+  former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  ended = signal.signal(signal.SIGTERM, lambda *args: asked.append(lock.is_lost()))
+  try:
+    with lock.hold(bucket / ".lock"):
+      files.write_atomic(bucket / ".lock", b'{"token": "another"}')
+      end = time.monotonic() + 20
+      while not asked and time.monotonic() < end:
+        time.sleep(0.05)
+  finally:
+    signal.signal(signal.SIGINT, former)
+    signal.signal(signal.SIGTERM, ended)
+  assert asked == [True]
 
 
 def test_a_lease_that_cannot_be_renewed_is_given_up(bucket, monkeypatch, caplog):

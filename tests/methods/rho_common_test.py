@@ -8,6 +8,7 @@ from tests import tolerance
 from tests.methods import rho
 from vssl_jax import methods
 from vssl_jax.errors import UserError
+from vssl_jax.methods import multiclip
 
 pytestmark = pytest.mark.usefixtures("flat")
 MOMENTUM = ("rho_moco", "rho_byol")
@@ -20,6 +21,40 @@ def test_one_device_equals_eight(name):
   want, rounding = rho.gradients_and_rounding(c)
   # The state too: statistics, target, queue, with its contents, pointer and filling.
   tolerance.close(rho.gradients(c, devices=8), want, rounding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rho.METHODS)
+def test_passes_written_out_equal_a_loop_over_clips(name, monkeypatch):
+  c = rho.config(name, **{"data.clips": 3})
+  want, rounding = rho.gradients_and_rounding(c)
+  monkeypatch.setattr(multiclip, "platform", lambda mesh: "tpu")
+  tolerance.close(rho.gradients(c), want, rounding)
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_a_gradient_needs_no_loop_over_clips(unroll):
+  spec = jax.ShapeDtypeStruct((3, 2, 4, 4, 3), np.float32)
+  clips = multiclip.Clips(3, lambda key, x, r: x * (r + 1.0), "clip", spec, unroll)
+  batch = {"clips": np.random.default_rng(0).normal(size=(2, *spec.shape)), "key": np.zeros(2)}
+
+  def network(w, stats, x):
+    y = np.float32(0.5) * w * x.sum((1, 2, 3))
+    return {"z": y}, {"mean": stats["mean"] + y.mean(0)}
+
+  def run(w, constant=False):
+    out, stats = clips.forward(network, w, {"mean": np.ones(3)}, batch, constant=constant)
+    return (out["z"] ** 2).sum(), (out["z"], stats["mean"])
+
+  w = np.array([1.0, -2.0, 3.0])
+  summed = batch["clips"].sum((2, 3, 4)) * np.array([1, 2, 3])[:, None]  # [N, ρ, 3]
+  ((value, (z, mean)), gradient) = jax.value_and_grad(run, has_aux=True)(w)
+  np.testing.assert_allclose(z, w * summed / 2, rtol=1e-5)
+  np.testing.assert_allclose(mean, 1 + (w * summed / 2).mean((0, 1)), rtol=1e-5)
+  np.testing.assert_allclose(value, (w**2 * summed**2 / 4).sum(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, (w * summed**2 / 2).sum((0, 1)), rtol=1e-5)
+  assert ("scan" in str(jax.make_jaxpr(run)(w))) == (not unroll)
+  assert "scan" in str(jax.make_jaxpr(lambda w: run(w, constant=True))(w))
 
 
 @pytest.mark.parametrize("name", MOMENTUM)

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from vssl_jax import parallel
-from vssl_jax.planning import arithmetic, hlo
+from vssl_jax.planning import arithmetic, hlo, traffic
 
 
 def _program(fn, *args):
@@ -73,8 +73,8 @@ def test_the_length_of_a_loop_is_read_from_its_condition(begin):
   program = hlo.Program(LOOP.format(begin=begin, given="begin"))
   assert program.entry == "main"
   once = 4 * (4 * 8 + 8 * 8 + 4 * 8) + 4 + 4 + 1  # of the product, and of the comparison
-  assert program.bytes(loops=False) == once + 8
-  assert program.bytes() == 3 * once + 8  # and of the copy
+  assert traffic.moved(program, loops=False) == once + 8
+  assert traffic.moved(program) == 3 * once + 8  # and of the copy
   assert program.flops() == 3 * 2 * 4 * 8 * 8
   assert program.unknown_loops == 0
 
@@ -199,42 +199,6 @@ ENTRY %main (x: f32[8], y: bf16[4]) -> f32[] {{
 """
   (found,) = hlo.Program(text).collectives()
   assert (found.kind, found.dtype, found.bytes, found.times) == (kind, "f32", size, 1)
-
-
-def test_parameters_of_a_fusion_may_have_metadata():
-  text = """\
-%fused (p: f32[100]) -> f32[100] {
-  %p = f32[100]{0} parameter(0), metadata={op_name="x"}
-  ROOT %s = f32[100]{0} sine(%p)
-}
-
-ENTRY %main (x: f32[100]) -> f32[100] {
-  %x = f32[100]{0} parameter(0), metadata={op_name="x"}
-  ROOT %f = f32[100]{0} fusion(%x), kind=kLoop, calls=%fused
-}
-"""
-  assert hlo.Program(text).bytes() == 2 * 4 * 100
-
-
-def test_traffic_counts_operands_and_results_but_not_what_stays_in_a_fusion():
-  program = _program(lambda x: jnp.tanh(jnp.sin(x) * 2 + 1), _shape(1000))
-  assert program.bytes() == 2 * 4 * 1000
-
-
-def test_a_slice_counts_as_large_as_its_part():
-  program = _program(lambda x, i: lax.dynamic_slice_in_dim(x, i, 10), _shape(1000), 3)
-  assert program.bytes() < 200
-
-
-def test_a_loop_reads_only_its_slice_of_stacked_arrays():
-  """As activations that a loop over clips has stored."""
-
-  def loop(x):
-    return lax.map(lambda i: jnp.tanh(x[i] * 2), jnp.arange(10))
-
-  program = _program(loop, _shape(10, 1000))
-  # Read once and written once, and perhaps a copy of both.
-  assert 2 * 4 * 10_000 <= program.bytes() <= 4.5 * 4 * 10_000
 
 
 @pytest.mark.parametrize(

@@ -297,14 +297,15 @@ def test_a_fast_source_is_not_complained_of(tmp_path, caplog, monkeypatch):
 class _Interrupted(toy.Source):
   """Gets Ctrl-C at some batches."""
 
-  def __init__(self, *at):
+  def __init__(self, *at, by=signal.SIGINT):
     super().__init__()
-    self.at = at
+    self.at, self.by, self.raised = at, by, False
 
   def train_batches(self, start=0):
     for k, batch in enumerate(super().train_batches(start), start):
       for _ in range(self.at.count(k)):
-        signal.raise_signal(signal.SIGINT)
+        self.raised = True
+        signal.raise_signal(self.by)
       yield batch
 
 
@@ -327,10 +328,12 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
   assert set(_saved_metrics(tmp_path)) == {5}
 
 
-def test_who_lost_its_lock_saves_nothing_at_its_interrupt(tmp_path, monkeypatch):
-  monkeypatch.setattr(lock, "is_lost", lambda: True)
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_who_lost_its_lock_saves_nothing_at_its_interrupt(tmp_path, monkeypatch, by):
+  source = _Interrupted(6, by=by)
+  monkeypatch.setattr(lock, "is_lost", lambda: source.raised)
   with pytest.raises(KeyboardInterrupt):
-    _train(tmp_path, source=_Interrupted(6))
+    _train(tmp_path, source=source)
   assert set(_saved_metrics(tmp_path)) == {5}
 
 

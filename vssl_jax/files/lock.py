@@ -7,7 +7,8 @@ A bucket has no locks. There, a lease is an object that its holder writes again 
 A lease that does not change for `EXPIRES` seconds has no living holder, and is taken over. Clocks
 of different machines are not compared. A lease whose holder is known to be dead, because it was a
 process of this machine, is taken over at once. A holder that could not write its lease for `LOST`
-seconds, or finds another's, is interrupted (SIGINT), so that two never write for long.
+seconds, or finds another's, is interrupted (SIGINT, or SIGTERM where that is ignored), so that
+two never write for long.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Held(Exception):
   """Another process holds the lock."""
 
 
-_LOST: list[pathlib.Path] = []  # leases that this process lost
+_LOST: list[pathlib.Path] = []  # leases that this process lost and has not left yet
 
 
 def is_lost() -> bool:
@@ -219,8 +220,12 @@ class _Renewal:
   def _give_up(self, why: str) -> None:
     logging.error("%s: the lock is lost, %s; stopping.", self._path, why)
     _LOST.append(self._path)
-    os.kill(os.getpid(), signal.SIGINT)
+    # A shell lets programs in the background ignore SIGINT.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
 
   def stop(self) -> None:
     self._end.set()
     self._thread.join()
+    with contextlib.suppress(ValueError):
+      _LOST.remove(self._path)

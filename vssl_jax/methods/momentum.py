@@ -110,7 +110,7 @@ def keys(
       **mixed,
       "key": jax.random.wrap_key_data(mixed["key"], impl=jax.random.key_impl(batch["key"])),
     }
-  k, stats = clips.forward(net, target.params, target.stats, rows)
+  k, stats = clips.forward(net, target.params, target.stats, rows, constant=True)
   if order is not None:
     k = shuffle_lib.undo(order, k, mesh)
   return lax.stop_gradient((k, target.replace(stats=stats)))

@@ -93,7 +93,7 @@ class R2Plus1D(nn.Module):
     Returns:
       Features `[N, features_dim]`, float32: the mean over time and space.
     """
-    conv, norm = layers(self, "symmetric", he_fan_out)
+    conv, norm, _ = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     x = clips.astype(self.dtype)
     if self.factored:

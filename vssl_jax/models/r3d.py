@@ -13,7 +13,6 @@ from jax.typing import DTypeLike
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import lecun_normal
 from vssl_jax.models.layers.padding import Padding, Triple
-from vssl_jax.models.layers.pool import max_pool
 
 # depth -> (blocks per stage, bottleneck blocks?)
 DEPTHS = {
@@ -113,7 +112,7 @@ class R3D(nn.Module):
     Returns:
       Features `[N, features_dim]`, float32: the mean over time and space.
     """
-    conv, norm = layers(self, self.padding, self.kernel_init)
+    conv, norm, max_pool = layers(self, self.padding, self.kernel_init)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     blocks, bottleneck = DEPTHS[self.depth]
 
@@ -123,7 +122,7 @@ class R3D(nn.Module):
     x = clips.astype(self.dtype)
     x = conv(self.stem_dim, kernel, strides, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x, train))
-    x = max_pool(x, (1, 3, 3), (1, 2, 2), self.padding)
+    x = max_pool(x, (1, 3, 3), (1, 2, 2))
     for stage, (count, t) in enumerate(zip(blocks, TEMPORAL, strict=True)):
       for i in range(count):
         x = block(
@@ -136,5 +135,5 @@ class R3D(nn.Module):
           name=f"res{stage + 2}_{i}",
         )(x, train)
       if stage == 0 and self.time_pool > 1:
-        x = max_pool(x, (self.time_pool, 1, 1), (self.time_pool, 1, 1), "VALID")
+        x = max_pool(x, (self.time_pool, 1, 1), (self.time_pool, 1, 1), padding="VALID")
     return x.mean((1, 2, 3), dtype=jnp.float32) if pool else x

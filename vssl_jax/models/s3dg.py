@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import he_fan_out
 from vssl_jax.models.layers.padding import Triple
-from vssl_jax.models.layers.pool import max_pool
 
 # Channels of a block's branches: 1×1×1; 1×1×1 then 3×3×3, twice; max-pool then 1×1×1.
 STAGES = (
@@ -87,6 +86,7 @@ class Block(nn.Module):
   gating: bool
   conv: partial
   norm: partial
+  max_pool: partial
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -98,7 +98,7 @@ class Block(nn.Module):
     for i, (reduced, features) in enumerate(middle, 1):
       y = point(reduced, name=f"branch_{i}_reduce")(x, train)
       outputs.append(separable(features, name=f"branch_{i}")(y, train))
-    y = max_pool(x, (3, 3, 3), (1, 1, 1), "symmetric")
+    y = self.max_pool(x, (3, 3, 3), (1, 1, 1))
     outputs.append(point(last, name="branch_3")(y, train))
     if self.gating:
       outputs = [Gate(y.dtype, name=f"gate_{i}")(y) for i, y in enumerate(outputs)]
@@ -148,12 +148,12 @@ class S3DG(nn.Module):
       the originals average over windows of two steps, so the first and last steps have half the
       weight of the others.)
     """
-    conv, norm = layers(self, "symmetric", he_fan_out)
+    conv, norm, max_pool = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     wide = partial(_wide, width=self.width)
     x = clips.astype(self.dtype)
     x = Separable(wide(64), 7, conv, norm, stride=2, name="conv_1a")(x, train)
-    x = max_pool(x, (1, 3, 3), (1, 2, 2), "symmetric")
+    x = max_pool(x, (1, 3, 3), (1, 2, 2))
     x = Unit(wide(64), (1, 1, 1), conv, norm, name="conv_2b")(x, train)
     x = Separable(wide(192), 3, conv, norm, name="conv_2c")(x, train)
     if self.gating:
@@ -165,14 +165,15 @@ class S3DG(nn.Module):
       ((3, 3, 3), (2, 2, 2), "symmetric"),
       ((2, 2, 2), (2, 2, 2), "SAME"),
     )
-    for stage, window in zip(STAGES, pools, strict=True):
-      x = max_pool(x, *window)
+    for stage, (window, strides, padding) in zip(STAGES, pools, strict=True):
+      x = max_pool(x, window, strides, padding=padding)
       for name, (first, (a, b), (c, d), last) in stage.items():
         x = block(
           branches=(wide(first), (wide(a), wide(b)), (wide(c), wide(d)), wide(last)),
           gating=self.gating,
           conv=conv,
           norm=norm,
+          max_pool=max_pool,
           name=f"mixed_{name}",
         )(x, train)
     return x.mean((1, 2, 3), dtype=jnp.float32) if pool else x

@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import he_fan_out
-from vssl_jax.models.layers.pool import max_pool
 from vssl_jax.models.r3d import DEPTHS, TEMPORAL, Block
 
 FUSION = 2  # channels of a lateral connection per channel of the fast pathway
@@ -87,7 +86,7 @@ class SlowFast(nn.Module):
         f"a clip of {clips.shape[1]} frames is not divisible by config.encoder.alpha = "
         f"{self.alpha}: change config.data.frames (or that of the evaluation) or alpha"
       )
-    conv, norm = layers(self, "symmetric", he_fan_out)
+    conv, norm, max_pool = layers(self, "symmetric", he_fan_out)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     blocks, bottleneck = DEPTHS[self.depth]
     dims = dict(zip(("slow", "fast"), self.stem_dims, strict=True))
@@ -107,7 +106,7 @@ class SlowFast(nn.Module):
     for path, t in (("slow", 1), ("fast", 5)):
       x = conv(dims[path], (t, 7, 7), (1, 2, 2), name=f"{path}_stem_conv")(maps[path])
       x = nn.relu(norm(name=f"{path}_stem_norm")(x, train))
-      maps[path] = max_pool(x, (1, 3, 3), (1, 2, 2), "symmetric")
+      maps[path] = max_pool(x, (1, 3, 3), (1, 2, 2))
     maps = fuse(maps, "stem_lateral")
     for stage, (count, t) in enumerate(zip(blocks, TEMPORAL, strict=True)):
       for path in ("slow", "fast"):

@@ -231,7 +231,23 @@ def _total(tree: Any) -> Any:
 
 
 def _log_softmax(fit: Fit, x: jax.Array) -> jax.Array:
-  return jax.nn.log_softmax(_dot(x, fit.weights) + fit.bias)
+  return log_normalized(_dot(x, fit.weights) + fit.bias)
+
+
+def log_normalized(z: jax.Array) -> jax.Array:
+  """The log-softmax of `[n, K]` with all digits where one probability is nearly 1.
+
+  There `jax.nn.log_softmax` rounds 1 + Σ exp(z_k − z_max) to float32, so of a log-probability of
+  −1e-4 only three digits are left. XLA's own log1p does the same above 1e-4.
+  """
+  largest = jnp.arange(z.shape[1]) == jnp.argmax(z, axis=1)[:, None]
+  # Exactly 0 for the largest: a program may compute z twice, with different rounding.
+  z = jnp.where(largest, 0.0, z - jnp.max(z, axis=1, keepdims=True))
+  s = jnp.sum(jnp.where(largest, 0.0, jnp.exp(z)), axis=1, keepdims=True)
+  t = s / (2 + s)  # log(1 + s) = 2 artanh(t); up to t = 1/5 the next term is below 1e-8
+  t2 = t * t
+  series = 2 * t * (1 + t2 * (1 / 3 + t2 * (1 / 5 + t2 * (1 / 7 + t2 / 9))))
+  return z - jnp.where(s < 0.5, series, jnp.log(1 + s))
 
 
 def _log_likelihood(fit: Fit, x: jax.Array, label: jax.Array) -> jax.Array:
@@ -300,10 +316,11 @@ def _fit(
   own = jnp.arange(len(counts)) == label[:, None]
 
   def log_softmax(z: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(jnp.where(present, z, -jnp.inf))
+    return log_normalized(jnp.where(present, z, -jnp.inf))
 
   def gradient(z: jax.Array, w: jax.Array) -> Any:
-    residual = jnp.exp(log_softmax(z)) - own
+    log_p = log_softmax(z)
+    residual = jnp.where(own, jnp.expm1(log_p), jnp.exp(log_p))  # p − 1 with all digits
     found = _total({"w": _dot(x.T, share[:, None] * residual), "b": _dot(share, residual)})
     return found | {"w": found["w"] + penalty * w}
 
@@ -326,9 +343,10 @@ def _fit(
     """Loss, slope and curvature at z + t dz."""
     log_p = log_softmax(z + t * dz)
     p = jnp.exp(log_p)
+    dz -= jnp.sum(jnp.where(own, dz, 0.0), axis=1, keepdims=True)  # so that p ≈ 1 adds nothing
     mean = jnp.sum(p * dz, axis=1)
     loss = -share @ jnp.sum(jnp.where(own & present, log_p, 0.0), axis=1)
-    slope = share @ (mean - jnp.sum(jnp.where(own, dz, 0.0), axis=1))
+    slope = share @ mean
     bend = share @ jnp.sum(p * jnp.square(dz - mean[:, None]), axis=1)
     loss, slope, bend = _total((loss, slope, bend))
     ww, wd, dd = vdot(w, w), vdot(w, dw), vdot(dw, dw)

@@ -23,14 +23,9 @@ COLLECTIVES = (
   "collective-broadcast",
   "ragged-all-to-all",
 )
-# Instructions that move no data, or only announce and finish what another one moves.
-_FREE = re.compile(
-  r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|iota"
-  r"|partition-id|replica-id|opt-barrier|async-.*|.*-done"
-)
-_SLICES = ("dynamic-slice", "slice", "gather")
 _BITS = {"pred": 8, "token": 0, "bf16": 16, "s4": 4, "u4": 4}
-_ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+[a-z]*)?)\[([0-9,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+[a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?:^|[\s)}])([a-z][a-z0-9\-]*)\(")
@@ -46,10 +41,17 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 class Array(NamedTuple):
-  """An array of one device."""
+  """An array of one device.
+
+  Attributes:
+    dtype: HLO's name, such as `bf16`.
+    shape: its axes.
+    space: of the memory where it is; 0 is the device's large one, others of a TPU are on the chip.
+  """
 
   dtype: str
   shape: tuple[int, ...]
+  space: int = 0
 
   def size(self) -> int:
     """Size in bytes."""
@@ -107,6 +109,7 @@ class Program:
     computations: instructions by name of computation.
     entry: the computation that is called.
     unknown_loops: number of loops whose length the program does not tell; they count once.
+    inside: names of the instructions inside fusions, reductions and the like.
   """
 
   def __init__(self, text: str):
@@ -121,7 +124,7 @@ class Program:
       elif current and (found := _INSTRUCTION.match(line)):
         self.computations[current].append(_parse(found[1], found[2]))
     self.unknown_loops = 0
-    self._inside = self._fused()
+    self.inside = self._fused()
     self._runs = self._count_runs()
 
   def instructions(self) -> Iterator[tuple[Instruction, int, dict[str, Instruction]]]:
@@ -148,40 +151,6 @@ class Program:
         total[_operand(x, 0, named).dtype] += runs * _flops(x, named)
     return dict(total)
 
-  def bytes(self, *, loops: bool = True) -> int:
-    """Bytes that instructions read and write in memory, each operand and result once.
-
-    What a fusion computes inside stays on the chip. A slice counts as large as the part it takes,
-    an update as the part that it writes. This is more than is really moved, because a fusion may
-    need only a part of an operand.
-
-    Args:
-      loops: multiply by how often loops run; else each instruction counts once, as in XLA's own
-        `cost_analysis`.
-    """
-    return sum(
-      (runs if loops else 1) * self._traffic(x, named)
-      for x, runs, named in self.instructions()
-      if x.name not in self._inside and not _FREE.fullmatch(x.opcode)
-    )
-
-  def _traffic(self, x: Instruction, named: dict[str, Instruction]) -> int:
-    body = self.computations.get(_called(x)[0], []) if x.opcode == "fusion" else []
-    if not body:  # as a fusion of one instruction
-      body = [_parameter(o, i) for i, o in enumerate(x.operands)] + [x]
-    inner = {i.name: i for i in body}
-    users = collections.defaultdict(list)
-    for i in body:
-      for operand in set(i.operands):
-        users[operand].append(i)
-    read = 0
-    for i in body:
-      if i.opcode == "parameter" and int(i.operands[0]) < len(x.operands):
-        given = named.get(x.operands[int(i.operands[0])])
-        whole = sum(a.size() for a in given.results) if given else 0
-        read += min(whole, _read(i.name, whole, users))
-    return read + _written(body[-1], inner, named)
-
   def collectives(self) -> list[Collective]:
     """All collectives, those of one kind, size and source together, the largest first."""
     found: collections.Counter[tuple[str, str, int, str]] = collections.Counter()
@@ -203,11 +172,11 @@ class Program:
   def _fused(self) -> set[str]:
     """Names of the instructions inside fusions, reductions and the like."""
     bodies = [
-      called
+      name
       for instructions in self.computations.values()
       for x in instructions
       if x.opcode not in ("while", "conditional", "call", "async-start")
-      for called in _called(x)
+      for name in called(x)
     ]
     return {x.name for body in bodies for x in self.computations.get(body, ())}
 
@@ -248,9 +217,9 @@ class Program:
         continue
       reached.add(name)
       for x in self.computations.get(name, ()):
-        for called in _called(x):
-          waiting[called] += 1
-          stack.append(called)
+        for body in called(x):
+          waiting[body] += 1
+          stack.append(body)
     runs[self.entry], ready = 1, [self.entry]
     while ready:
       name = ready.pop()
@@ -261,11 +230,11 @@ class Program:
           trips = self._trips(x, named)
           self.unknown_loops += trips is None
           times = trips or 1
-        for called in _called(x):
-          runs[called] += runs[name] * times
-          waiting[called] -= 1
-          if not waiting[called]:
-            ready.append(called)
+        for body in called(x):
+          runs[body] += runs[name] * times
+          waiting[body] -= 1
+          if not waiting[body]:
+            ready.append(body)
     return runs
 
 
@@ -292,40 +261,8 @@ def _origin(
   return None
 
 
-def _parameter(name: str, number: int) -> Instruction:
-  return Instruction(name, "parameter", (), (str(number),), "")
-
-
-def _read(name: str, whole: int, users: Mapping[str, list[Instruction]]) -> int:
-  """Bytes that are read of a parameter of `whole` bytes: of slices, only what they take."""
-  total = 0
-  for user in users[name]:
-    if user.opcode == "bitcast":
-      total += _read(user.name, whole, users)
-    elif user.opcode in _SLICES and user.operands[0] == name:
-      total += sum(a.size() for a in user.results)
-    elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
-      return whole
-  return total
-
-
-def _written(
-  x: Instruction, inner: Mapping[str, Instruction], named: Mapping[str, Instruction]
-) -> int:
-  """Bytes that are written of a result: of an update in place, only its part."""
-  if x.opcode == "tuple":
-    return sum(_written(inner[o], inner, named) for o in x.operands if o in inner)
-  if x.opcode == "bitcast" and x.operands[0] in inner:
-    return _written(inner[x.operands[0]], inner, named)
-  if x.opcode == "dynamic-update-slice":
-    part = inner.get(x.operands[1])
-    if part is None or (part.opcode == "parameter" and not part.results):
-      part = named.get(x.operands[1])
-    return sum(a.size() for a in part.results) if part else 0
-  return sum(a.size() for a in x.results)
-
-
-def _called(x: Instruction) -> list[str]:
+def called(x: Instruction) -> list[str]:
+  """Names of the computations that an instruction calls."""
   names = []
   for group in _CALLED.findall(x.rest):
     names += [n.strip().lstrip("%") for n in group.strip("{}").split(",") if n.strip()]
@@ -348,8 +285,9 @@ def _parse(name: str, text: str) -> Instruction:
 
 
 def _arrays(text: str) -> Iterator[Array]:
-  for dtype, shape in _ARRAY.findall(text):
-    yield Array(dtype, tuple(int(x) for x in shape.split(",") if x))
+  for dtype, shape, layout in _ARRAY.findall(text):
+    space = _SPACE.search(layout)
+    yield Array(dtype, tuple(int(x) for x in shape.split(",") if x), int(space[1]) if space else 0)
 
 
 def _operand(x: Instruction, index: int, named: dict[str, Instruction]) -> Array:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vssl_jax import methods
 from vssl_jax.jobs import pretrain
 from vssl_jax.models import cost
-from vssl_jax.planning import arithmetic, hlo, stages
+from vssl_jax.planning import arithmetic, hlo, stages, traffic
 from vssl_jax.planning.machines import Machine
 from vssl_jax.training import step as step_lib
 
@@ -122,9 +122,9 @@ def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[
   text = hlo.Program(compiled.as_text())
   chip = machine.chip
   analysis = compiled.cost_analysis() or {}
-  flops, moved = text.flops(), text.bytes()
+  flops, moved = text.flops(), traffic.moved(text)
   if once := analysis.get("bytes accessed"):  # XLA knows better, but counts loops once
-    moved = once * moved / text.bytes(loops=False)
+    moved = once * moved / traffic.moved(text, loops=False)
   described = {
     "memory": _memory(compiled.memory_analysis(), machine),
     "flops": outcome["flops"] | {"compiled": flops, "by_dtype": text.products()},

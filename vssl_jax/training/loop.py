@@ -207,6 +207,8 @@ class _Loop:
         waited, window_wait, measured = waited + pause, window_wait + pause, measured + 1
       last = step == self.total
       preempted = not last and terminated(step)
+      if lock.is_lost():  # several processes are told of it by the same signal as of a preemption
+        raise KeyboardInterrupt
       watched = self.monitor is not None and (last or step % self.period == 0)
       every = self.config.save.every
       saves = last or (every > 0 and step % every == 0)
@@ -345,8 +347,10 @@ def _termination() -> Iterator[_Termination]:
   asked = _Termination(multihost_utils.reached_preemption_sync_point if several else None)
 
   def handler(signum: int, frame: Any) -> None:
+    if lock.is_lost():  # the folder is another process's now
+      raise KeyboardInterrupt
     if signum == signal.SIGINT:
-      if asked.interrupted or lock.is_lost():
+      if asked.interrupted:
         raise KeyboardInterrupt
       asked.interrupted = True
       print("Ctrl-C: saving after this step; press it again to stop at once.", flush=True)

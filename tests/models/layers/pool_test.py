@@ -8,6 +8,7 @@ from jax import lax
 
 from vssl_jax.models.layers.padding import pads
 from vssl_jax.models.layers.pool import max_pool
+from vssl_jax.models.r3d import R3D
 
 CASES = [
   ((1, 3, 3), (1, 2, 2), "SAME", (2, 6, 7)),
@@ -21,7 +22,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("ties", [False, True])
-def test_equals_reduce_window(case, ties):
+@pytest.mark.parametrize("lowering", ["fold", "lax"])
+def test_equals_reduce_window(case, ties, lowering):
   kernel, strides, padding, size = case
   rng = np.random.default_rng(0)
   x = rng.integers(0, 3, (2, *size, 3)) if ties else rng.normal(size=(2, *size, 3))
@@ -40,13 +42,22 @@ def test_equals_reduce_window(case, ties):
 
     return jax.jit(run)(x, dy)
 
-  got = both(lambda x: max_pool(x, kernel, strides, padding))
+  got = both(lambda x: max_pool(x, kernel, strides, padding, lowering))
   want = both(oracle)
   np.testing.assert_array_equal(got[0], want[0])
   np.testing.assert_allclose(got[1], want[1], rtol=1e-6, atol=1e-6)
 
 
-def test_keeps_the_dtype_and_passes_by_single_windows():
+@pytest.mark.parametrize("lowering", ["fold", "lax"])
+def test_keeps_the_dtype_and_passes_by_single_windows(lowering):
   x = jnp.ones((1, 2, 4, 4, 1), jnp.bfloat16)
-  assert max_pool(x, (1, 3, 3), (1, 2, 2)).dtype == jnp.bfloat16
-  assert max_pool(x, (1, 1, 1), (1, 1, 1)) is x
+  assert max_pool(x, (1, 3, 3), (1, 2, 2), lowering=lowering).dtype == jnp.bfloat16
+  assert max_pool(x, (1, 1, 1), (1, 1, 1), lowering=lowering) is x
+
+
+@pytest.mark.parametrize("lowering", ["cpu", "fold", "lax"])
+def test_networks_pool_as_they_convolve(lowering):
+  network = R3D(18, 1 / 8, conv=lowering)
+  x = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+  program = str(jax.make_jaxpr(lambda x: network.init_with_output(jax.random.key(0), x)[0])(x))
+  assert ("reduce_window_max" in program) == (lowering == "lax")

@@ -1,4 +1,4 @@
-"""Convolution and batch norm of a convolutional network, with the settings of that network."""
+"""The layers of a convolutional network, with the settings of that network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import flax.linen as nn
 from vssl_jax.models.layers.conv import Conv
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.models.layers.padding import Padding
+from vssl_jax.models.layers.pool import max_pool
 
 
-def layers(network: nn.Module, padding: Padding, kernel_init: Callable) -> tuple[partial, partial]:
-  """Convolution and batch norm of a network; the caller adds the arguments of each layer.
+def layers(
+  network: nn.Module, padding: Padding, kernel_init: Callable
+) -> tuple[partial, partial, partial]:
+  """Convolution, batch norm and max pooling of a network; the caller adds each layer's arguments.
 
   Args:
     network: its `dtype`, `conv`, `bn_momentum`, `bn_epsilon` and `bn_groups` are read.
-    padding: padding of all convolutions.
+    padding: padding of all convolutions and poolings.
     kernel_init: initializer of all kernels.
   """
   conv = partial(
@@ -30,4 +33,4 @@ def layers(network: nn.Module, padding: Padding, kernel_init: Callable) -> tuple
     groups=network.bn_groups,
     dtype=network.dtype,
   )
-  return conv, norm
+  return conv, norm, partial(max_pool, padding=padding, lowering=network.conv)

@@ -1,4 +1,9 @@
-"""Max pooling, one axis at a time, with a gradient that needs no scatter operation."""
+"""Max pooling, implemented (lowered) by operations that are fast on the backend.
+
+Where convolutions use `lax` (TPU), pooling is XLA's own window operation. Elsewhere that runs in
+scalar loops; there, axes are pooled one after the other, and the gradient is a sum of shifted
+copies. On TPU that sum would be most of the stem's memory traffic.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,41 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vssl_jax.models.layers.conv import fastest
 from vssl_jax.models.layers.padding import Padding, Triple, pads
+from vssl_jax.parallel import platform
 
 Pair = tuple[int, int]
 
 
-def max_pool(x: jax.Array, kernel: Triple, strides: Triple, padding: Padding = "SAME") -> jax.Array:
+def max_pool(
+  x: jax.Array,
+  kernel: Triple,
+  strides: Triple,
+  padding: Padding = "SAME",
+  lowering: str = "auto",
+) -> jax.Array:
   """Maximum over windows of `[N, T, H, W, C]`.
 
-  Equal to `lax.reduce_window` in value and gradient: among equal maxima, the first in row-major
-  order of the window receives the whole gradient.
+  Among equal maxima, the first in row-major order of the window receives the whole gradient, by
+  any lowering.
+
+  Args:
+    x: `[N, T, H, W, C]`, floating point.
+    kernel: sizes of the window in time, height and width.
+    strides: in time, height and width.
+    padding: see `padding.pads`; the border is minus infinity.
+    lowering: the network's lowering of convolutions, see `conv.conv3d`. `lax` uses XLA's windows.
+
+  Returns:
+    `[N, T', H', W', C]`, of the same dtype.
   """
   pairs = pads(x.shape[1:4], kernel, strides, padding)
+  if lowering == "auto":
+    lowering = fastest(platform(None))
+  if lowering == "lax" and any(k > 1 or s > 1 for k, s in zip(kernel, strides, strict=True)):
+    sides = ((0, 0), *pairs, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *kernel, 1), (1, *strides, 1), sides)
   # Last axis first, so that among equal maxima the first row wins, and within it the first column.
   for axis in (3, 2, 1):
     k, s, pad = kernel[axis - 1], strides[axis - 1], pairs[axis - 1]
