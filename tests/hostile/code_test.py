@@ -193,13 +193,13 @@ def test_a_data_set_of_tfds_names_no_class_of_a_strangers(
 
 
 @pytest.mark.parametrize(
-  "name", ["mine/..:1.0.0", "mine/config=../x,version=1.0.0", "mine/some/data_dir=x", "mine/a=1"]
+  "name", ["mine/..:1.0.0", "mine/config=../x,version=1.0.0", "mine/some/data_dir=x", "mnist/a=1"]
 )
 def test_a_name_of_a_data_set_leads_to_no_other_folder(tmp_path, program, tf, name):
   _tfds(tmp_path / "sets" / "1.0.0", {"type": "strangers_program.Feature", "content": {}})
   (tmp_path / "sets" / "mine").mkdir()
   sys.path.insert(0, str(program.parent))
-  why = "cannot be opened" if name == "mine/a=1" else "leads out of the folder"
+  why = "cannot be opened" if name == "mnist/a=1" else "leads out of the folder"
   with pytest.raises(UserError, match=rf"config\.data\.name: .*{why}"):
     _load_tfds(tmp_path / "sets", name)
   assert not program.exists()
