@@ -17,10 +17,8 @@ from data_pipelines.records.index import Index
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
-_HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 _SAMPLE = 64  # records of a bucket whose labels are read: each is a request
 _AT_ONCE = 16  # shards
-_READ: dict[Any, np.ndarray] = {}  # the labels that this process has read, by shards and sizes
 
 
 def occurring(
@@ -35,7 +33,8 @@ def occurring(
     names: the class names, from `labels.txt`; () if there is no such file.
 
   Returns:
-    Class indices; None if they are unknown: there are no names, or too many records in a bucket.
+    Class indices; None if they are unknown: there are no names, too many records in a bucket, or
+    records whose label is not in their first bytes, or no whole number.
 
   Raises:
     UserError: a label has no name, or `labels.txt` has other names than the manifest.
@@ -86,27 +85,26 @@ def _from_manifest(
 
 
 def _read(where: Index) -> tuple[np.ndarray, bool]:
-  """Labels int64 `[n]`, −1 where unknown, and whether all records were read."""
-  key = where.files, tuple(where.sizes.tolist()), len(where)
+  """Labels int64 `[n]`, −1 where unlabeled or unknown, and whether all are known."""
   remote = any(map(files.is_address, where.files))
   chosen = np.arange(len(where))
   if remote and len(where) > _SAMPLE:
     chosen = np.unique(np.linspace(0, len(where) - 1, _SAMPLE).astype(np.int64))
-  if key not in _READ:
-    label = np.full(len(where), -1, np.int64)
-    groups = np.split(chosen, np.searchsorted(chosen, where.starts[1:-1]))
+  label, known = np.full(len(where), -1, np.int64), np.zeros(len(where), bool)
+  groups = np.split(chosen, np.searchsorted(chosen, where.starts[1:-1]))
 
-    def read(rows: np.ndarray) -> None:
-      if len(rows):
-        with files.ranges(where.place_of(int(rows[0]))[0]) as read_range:
-          for i in rows.tolist():
-            _, offset, length = where.place_of(i)
-            label[i] = sequence_example.label_of(read_range(offset, min(length, _HEAD)))
+  def read(rows: np.ndarray) -> None:
+    if len(rows):
+      with files.ranges(where.place_of(int(rows[0]))[0]) as read_range:
+        for i in rows.tolist():
+          _, offset, length = where.place_of(i)
+          head = read_range(offset, min(length, sequence_example.HEAD))
+          if (found := sequence_example.label_of(head)) is not None:
+            label[i], known[i] = found, True
 
-    try:
-      with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(read, groups))
-    except OSError as error:
-      raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
-    _READ[key] = label
-  return _READ[key], len(chosen) == len(where)
+  try:
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+      list(pool.map(read, groups))
+  except OSError as error:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
+  return label, bool(known.all())

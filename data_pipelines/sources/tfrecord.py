@@ -22,7 +22,6 @@ from vssl_jax.errors import UserError
 
 _AHEAD = 16  # records of a bucket that are read at the same time, beyond one per thread
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to read a record of a bucket
-_HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 
 
 class RecordReader:
@@ -138,7 +137,7 @@ class RecordStore:
     """The video's name in its record; "" if it has none or the record is damaged."""
     file, offset, length = self._index.place_of(i)
     try:
-      name = example.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
+      name = example.filename_of(tfrecord.read(file, offset, min(length, example.HEAD)))
       return example.decode(index.read_record(self._index, i)).filename if name is None else name
     except UserError:  # reported and counted later, when its frames are read
       return ""

@@ -29,7 +29,7 @@ from typing import Any
 from absl import logging
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import contents, paths
+from vssl_jax.files import contents, paths, text
 
 RENEWS = 10.0  # seconds between two renewals of a lease
 EXPIRES = 120.0  # seconds without a renewal after which a lease has no holder
@@ -43,11 +43,11 @@ class Held(Exception):
   """Another process holds the lock."""
 
 
-_LOST: list[pathlib.Path] = []  # leases that this process lost
+_LOST: list[pathlib.Path] = []  # leases that this process lost, and has not let go yet
 
 
 def is_lost() -> bool:
-  """Whether this process lost a lock that it held; it must not write any more."""
+  """Whether this process lost a lock that it still holds; it must not write any more."""
   return bool(_LOST)
 
 
@@ -141,11 +141,12 @@ def _put(path: pathlib.Path, token: str, *, new: bool, count: int = 0) -> bool:
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
-    return json.loads(contents.open_read(path).read())
+    lease = text.read_json(path)
   except FileNotFoundError:
     return None
   except ValueError:
     return {}
+  return lease if isinstance(lease, dict) else {}
 
 
 def _is_alive(path: pathlib.Path) -> bool:
@@ -169,7 +170,9 @@ def _holder() -> dict[str, Any]:
 
 def _is_dead(lease: dict[str, Any]) -> bool:
   """Whether the holder was a process of this machine that has ended."""
-  return lease.get("host") == _host() and _started(lease["pid"]) != lease.get("started")
+  pid = lease.get("pid")
+  here = lease.get("host") == _host() and isinstance(pid, int)
+  return here and _started(pid) != lease.get("started")
 
 
 def _host() -> str:
@@ -222,5 +225,8 @@ class _Renewal:
     os.kill(os.getpid(), signal.SIGINT)
 
   def stop(self) -> None:
+    """Ends the renewals; what comes after the lost lease does not depend on it."""
     self._end.set()
     self._thread.join()
+    if self._path in _LOST:
+      _LOST.remove(self._path)
