@@ -22,7 +22,11 @@ _AT_ONCE = 16  # shards
 
 
 def occurring(
-  folder: str | os.PathLike[str], split: str, where: Index, names: tuple[str, ...]
+  folder: str | os.PathLike[str],
+  split: str,
+  where: Index,
+  names: tuple[str, ...],
+  stored: dict[str, Any] | None = None,
 ) -> frozenset[int] | None:
   """The classes that a split's videos have; checks that each has a name, the one it was made with.
 
@@ -31,6 +35,7 @@ def occurring(
     split: name of the split.
     where: index of the split.
     names: the class names, from `labels.txt`; () if there is no such file.
+    stored: the manifest, if it was read before; opening the index has compared its shards.
 
   Returns:
     Class indices; None if they are unknown: there are no names, too many records in a bucket, or
@@ -40,8 +45,8 @@ def occurring(
     UserError: a label has no name, or `labels.txt` has other names than the manifest.
   """
   path = files.path(folder) / manifest.LABELS
-  stored = _manifest(folder, split)
-  if stored is not None:
+  stored = stored or manifest.known(folder)
+  if stored and split in stored["splits"]:
     return _from_manifest(path, stored, split, names)
   if not names:
     return None
@@ -53,15 +58,6 @@ def occurring(
       f"{label[wrong[0]]}: add the missing names, one per line, in the order of the labels"
     )
   return frozenset(label[label >= 0].tolist()) if complete else None
-
-
-def _manifest(folder: str | os.PathLike[str], split: str) -> dict[str, Any] | None:
-  """The manifest of `prepare`, if it has the split; opening the index has compared the shards."""
-  try:
-    stored = manifest.read(folder)
-  except manifest.ForeignError:
-    return None
-  return stored if stored and split in stored["splits"] else None
 
 
 def _from_manifest(

@@ -101,12 +101,13 @@ class RecordStore:
         "`vssl prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
     self._folder, self._split = folder, split
-    self._index = index.load(folder, split)
+    stored = manifest.known(folder)
+    self._index = index.load(folder, split, stored)
     self._reader = RecordReader(self._index)
     if any(map(files.is_address, self._index.files)):
       self.reads_ahead = _AHEAD
     names = manifest.read_labels(folder)
-    self.classes = labels.occurring(folder, split, self._index, names)
+    self.classes = labels.occurring(folder, split, self._index, names, stored)
     self.label_names = tuple(map(files.printable, names))
 
   def __len__(self) -> int:

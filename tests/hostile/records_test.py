@@ -43,8 +43,11 @@ def test_a_shard_cut_where_a_record_ends_loses_no_video_in_silence(records, dama
   damage(records / ONE)
   if not indexed:
     (records / "train.index.npz").unlink()
+  path = records / "train.index.npz"
+  before = path.read_bytes() if indexed else None
   with pytest.raises(UserError, match=rf"{ONE}: has [01] records in [\d,]+ bytes, .* says 2 rec"):
     index.load(records, "train")
+  assert (path.read_bytes() if path.exists() else None) == before  # of the shards as they were
 
 
 def test_a_shard_of_as_many_bytes_and_fewer_records_is_seen(records):
@@ -60,7 +63,7 @@ def test_shards_that_the_manifest_does_not_have(records):
   for number in range(2):
     old = records / f"train-{number:05d}-of-00002.tfrecord"
     old.rename(records / f"train-{number:05d}-of-00002")
-  with pytest.raises(UserError, match="not in manifest"):
+  with pytest.raises(UserError, match=r"not in manifest.*: copy the records again, or run prepare"):
     index.load(records, "train")
 
 
@@ -89,6 +92,41 @@ def test_a_shard_of_a_manifest_lies_in_its_folder(records, name):
   manifest.write_json(records / "manifest.json", told)
   with pytest.raises(manifest.DamagedError, match="its split 'train'"):
     manifest.verify(records)
+
+
+NOTES = {
+  "noted": (None, "x", ["x"], [{}], [{"path": 1, "notes": []}], [{"path": "a", "notes": [1]}]),
+  "left_out": (None, -1, 1.5, True, "1", [1]),
+  "notes": (None, "x", [1]),
+  "settings": (None, [], 1),
+}
+
+
+@pytest.mark.parametrize("key", NOTES)
+def test_remarks_in_a_manifest_are_of_their_form(records, key):
+  told = json.loads((records / "manifest.json").read_text())
+  for value in NOTES[key]:
+    told["splits"]["train"][key] = value
+    manifest.write_json(records / "manifest.json", told)
+    with pytest.raises(manifest.DamagedError, match="its split 'train' lacks something"):
+      manifest.read(records)
+  for value in ({}, {"noted": [{"path": "a", "notes": ["odd"]}], "left_out": 3}):
+    told["splits"]["train"] = {k: x for k, x in told["splits"]["train"].items() if k not in NOTES}
+    told["splits"]["train"] |= value
+    manifest.write_json(records / "manifest.json", told)
+    assert manifest.read(records) == told
+
+
+def test_the_manifest_is_read_once(records, monkeypatch, tf):
+  from data_pipelines.sources import tfrecord as tfrecord_source
+
+  read, reads = manifest.read, []
+  monkeypatch.setattr(manifest, "read", lambda folder: reads.append(folder) or read(folder))
+  tfrecord_source.RecordStore(str(records), "train")
+  assert len(reads) == 1
+  with pytest.raises(UserError, match="its sha256 is"):
+    manifest.verify(records)
+  assert len(reads) == 2
 
 
 def test_every_byte_is_verified_on_demand(records, capsys):
