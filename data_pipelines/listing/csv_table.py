@@ -75,7 +75,7 @@ def read(path: pathlib.Path, known: Sequence[str]) -> Table:
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
   """Number of the last line, and values, of each row that is not empty."""
-  lines = files.lines(path, instead="give a folder of videos or a CSV")
+  lines = files.lines(path, instead="give a folder of videos or a CSV in UTF-8")
   reader = csv.reader(lines, skipinitialspace=True)
   for row in reader:
     cells = [cell.strip() for cell in row]

@@ -12,7 +12,7 @@ from data_pipelines.listing.video_list import Entry, VideoList
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
-_INSTEAD = "give a list with a video per line, a CSV or a folder"
+_INSTEAD = "save it in UTF-8, with a video per line"
 
 
 def videos(

@@ -72,7 +72,7 @@ def test_lines_take_the_memory_of_one(tmp_path):
 
 
 def test_what_has_no_size_is_limited_too(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match=r"/dev/zero: not a UTF-8 text file: ask \(line 1 has a NUL"):
+  with pytest.raises(UserError, match="/dev/zero: not a UTF-8 text file: ask"):
     list(files.lines("/dev/zero", instead="ask"))
   monkeypatch.setattr(text, "check_size", lambda path: None)
   monkeypatch.setattr(text, "MOST", 7)

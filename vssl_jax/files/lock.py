@@ -171,8 +171,9 @@ def _holder() -> dict[str, Any]:
 def _is_dead(lease: dict[str, Any]) -> bool:
   """Whether the holder was a process of this machine that has ended."""
   pid = lease.get("pid")
-  here = lease.get("host") == _host() and isinstance(pid, int)
-  return here and _started(pid) != lease.get("started")
+  if lease.get("host") != _host() or not isinstance(pid, int):
+    return False
+  return _started(pid) != lease.get("started")
 
 
 def _host() -> str:

@@ -28,7 +28,7 @@ def lines(
     OSError: the file cannot be read.
     UnicodeDecodeError: a byte is not UTF-8, and the reading is strict.
     UserError: the file is larger than `text.MOST`, which is found before it is read, a line is
-      longer than `LONGEST`, or there is a NUL byte.
+      longer than `LONGEST`, or the first one has a NUL byte, as in UTF-16 and in no text.
   """
   text.check_size(path)
   left = text.MOST
@@ -38,8 +38,8 @@ def lines(
     number = 0
     while line := file.readline(LONGEST + 1):
       number, left = number + 1, left - len(line)
-      if "\0" in line:
-        raise UserError(f"{path}: not a UTF-8 text file: {instead} (line {number} has a NUL byte)")
+      if number == 1 and "\0" in line:
+        raise UserError(f"{path}: not a UTF-8 text file: {instead}")
       if len(line) > LONGEST:
         raise UserError(
           f"{path}, line {number}: more than {LONGEST >> 20} MiB without a line break: {instead}"

@@ -1,7 +1,6 @@
 """Clips straight from videos: those of their records, whatever the workers and restarts."""
 
 import csv
-import itertools
 import logging
 import shutil
 from fractions import Fraction
@@ -10,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import source
 from data_pipelines.prepare.prepare import prepare
 from data_pipelines.videos import seek_index, servers, survey
 from tests.data_pipelines import tiny
+from tests.data_pipelines.tiny import assert_equal, take
 from vssl_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("tf")  # it cuts the clips
@@ -68,27 +67,10 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
 
 
-def load(path, cache, *, split="train", batch_size=4, seed=0, process=(0, 1), **fields):
+def load(path, cache, **fields):
   fields = {"threads": 1, "source": "videos", "videos__cache": str(cache)} | fields
   fields = {"videos__short_side": 24, "videos__max_seconds": 3.0, "videos__timeout": 300.0} | fields
-  return source.load(
-    tiny.data(path, **fields),
-    split=split,
-    batch_size=batch_size,
-    seed=seed,
-    process_index=process[0],
-    process_count=process[1],
-  )
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
-
-
-def assert_equal(a, b):
-  assert a.keys() == b.keys()
-  for k in a:
-    np.testing.assert_array_equal(a[k], b[k], err_msg=k)
+  return tiny.load(path, **fields)
 
 
 def assert_near(a, b):
