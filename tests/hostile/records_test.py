@@ -367,7 +367,7 @@ def test_shards_whose_job_and_manifest_are_lost_are_refused(prepared, tmp_path, 
   assert _told(out)["train"] == _told(prepared / "out")["train"]
 
 
-@pytest.mark.parametrize("count", ["00003", "9999999999999"])
+@pytest.mark.parametrize("count", ["00003", "99999"])
 def test_shards_of_another_count_beside_a_lost_job_are_refused(prepared, tmp_path, count):
   out = shutil.copytree(prepared / "out", tmp_path / "out")
   (out / JOB).unlink()
