@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,6 +24,9 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
     "crop_short": (0.7, 0.875),
   },
 }
+# A colon in the name of a TFDS data set that is not the one before its version, as in
+# `mnist:3.0.1`: before it is a namespace, whose programs TFDS fetches and runs.
+_NAMESPACE = re.compile(r":(?!(?:\d+|\*)(?:\.(?:\d+|\*)){2}(?:/|$))")
 # Fields by their former names, which configs and flags may use for one more version.
 RENAMED = {
   "data.interval.law": "data.interval.distribution",
@@ -371,7 +375,7 @@ def without_code(config: ConfigDict) -> bool:
     with videos.unlocked():
       videos.cache = ""
   name = data.get("name") if isinstance(data, ConfigDict) else ""
-  if not name or (data.get("source") != "dmvr" and ":" not in str(name)):
+  if not name or (data.get("source") != "dmvr" and not _NAMESPACE.search(str(name))):
     return False
   with data.unlocked():
     data.name = ""

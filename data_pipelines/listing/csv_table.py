@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import pathlib
 from collections.abc import Iterator, Sequence
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
-
-_HEAD = 1 << 12  # number of first bytes that are checked to see whether a file is text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,46 +56,45 @@ def read(path: pathlib.Path, known: Sequence[str]) -> Table:
     known: names of the columns that the caller reads, in small letters.
 
   Raises:
-    UserError: the file cannot be read, two columns have the name of one that is known, or a row has
-      more values than columns; names the line.
+    UserError: the file or one of its lines is too large (see `files.lines`) or cannot be read, two
+      columns have the name of one that is known, or a row has more values than columns; names the
+      line.
   """
   try:
-    with files.open_read(path) as file:
-      if b"\0" in file.read(_HEAD):
-        raise UserError(f"{path}: not a UTF-8 text file: give a folder of videos or a CSV in UTF-8")
-      file.seek(0)
-      text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-      record: list[str] = []  # lines of the current row
-
-      def lines() -> Iterator[str]:
-        for line in text:
-          record.append(line)
-          yield line
-
-      reader = csv.reader(lines(), skipinitialspace=True)
-      rows = []
-      for row in reader:
-        if len(record) > 1:
-          _check_quotes(path, reader.line_num, record)
-        rows.append((reader.line_num, [cell.strip() for cell in row]))
-        record.clear()
+    rows = _rows(path)
+    columns = [c.lower() if c.lower() in known else c for c in next(rows, (0, []))[1]]
+    for name in known:
+      if columns.count(name) > 1:
+        raise UserError(f"{path}: two columns are named {name!r}: rename or remove one")
+    while columns and not columns[-1]:
+      columns.pop()
+    if len(columns) == 1 and (found := [mark for mark in ";\t|" if mark in columns[0]]):
+      raise UserError(
+        f"{path}: its columns are separated by {found[0]!r} ({columns[0][:80]!r}): separate them "
+        "by commas, and put a value with a comma in quotes"
+      )
+    return Table(path, tuple(columns), tuple((n, _named(path, n, row, columns)) for n, row in rows))
   except (OSError, csv.Error) as error:
     raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-  rows = [(line, row) for line, row in rows if any(row)]
-  columns = [c.lower() if c.lower() in known else c for c in (rows[0][1] if rows else ())]
-  for name in known:
-    if columns.count(name) > 1:
-      raise UserError(f"{path}: two columns are named {name!r}: rename or remove one")
-  while columns and not columns[-1]:
-    columns.pop()
-  if len(columns) == 1 and (found := [mark for mark in ";\t|" if mark in columns[0]]):
-    raise UserError(
-      f"{path}: its columns are separated by {found[0]!r} ({columns[0][:80]!r}): separate them by "
-      "commas, and put a value with a comma in quotes"
-    )
-  return Table(
-    path, tuple(columns), tuple((n, _named(path, n, row, columns)) for n, row in rows[1:])
-  )
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+  """Number of the last line, and values, of each row that is not empty."""
+  record: list[str] = []  # lines of the current row
+
+  def lines() -> Iterator[str]:
+    for line in files.lines(path, instead="give a folder of videos or a CSV in UTF-8"):
+      record.append(line)
+      yield line
+
+  reader = csv.reader(lines(), skipinitialspace=True)
+  for row in reader:
+    if len(record) > 1:
+      _check_quotes(path, reader.line_num, record)
+    record.clear()
+    cells = [cell.strip() for cell in row]
+    if any(cells):
+      yield reader.line_num, cells
 
 
 def _check_quotes(path: pathlib.Path, line: int, record: list[str]) -> None:

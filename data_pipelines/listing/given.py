@@ -12,6 +12,8 @@ from data_pipelines.listing.video_list import Entry, VideoList
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
+_INSTEAD = "save it in UTF-8, with a video per line"
+
 
 def videos(
   path: str | os.PathLike,
@@ -77,22 +79,20 @@ def from_text(
     split: name of the split for the other files.
 
   Raises:
-    UserError: a file cannot be read or lists no videos, or a line names no video.
+    UserError: a file or one of its lines is too large (see `files.lines`), a file cannot be read
+      or lists no videos, or a line names no video.
   """
   entries: list[Entry] = []
   for path in paths:
+    own = layout.parse(path.stem).split or split
     try:
-      lines = files.read_text(path).split("\n")  # names may have other line breaks
+      found = [
+        _entry(f"{path}, line {number}", line.strip(), own)
+        for number, line in enumerate(files.lines(path, instead=_INSTEAD), start=1)
+        if line.strip()
+      ]
     except OSError as error:
       raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if lines and "\0" in lines[0]:
-      raise UserError(f"{path}: not a UTF-8 text file: save it in UTF-8")
-    own = layout.parse(path.stem).split or split
-    found = [
-      _entry(f"{path}, line {number}", line.strip(), own)
-      for number, line in enumerate(lines, start=1)
-      if line.strip()
-    ]
     if not found:
       raise UserError(f"{path}: lists no videos; add at least one")
     entries += found

@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from data_pipelines.listing.finding import counted, few
 from data_pipelines.listing.video_list import Entry, VideoList, sort_labels
@@ -194,26 +194,21 @@ def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
   numbers = set()
   for file in map(files_lib.path, paths):
     try:
-      lines = files_lib.read_text(file).split("\n")  # names may have other line breaks
+      if ucf := _UCF.fullmatch(file.name):
+        numbers.add(ucf[3])
+        _read_ucf(file, ucf[1].lower(), lists)
+      elif hmdb := _HMDB.fullmatch(file.name):
+        numbers.add(hmdb["number"])
+        _read_hmdb(file, hmdb["label"], lists)
+      elif file.name.lower() == "classind.txt":
+        _read_classes(file, lists)
+      else:
+        raise UserError(
+          f"{file}: no list is known by this name: UCF101 has trainlistNN.txt, testlistNN.txt and "
+          "classInd.txt, HMDB51 has CLASS_test_splitN.txt (for your own splits, use a CSV)"
+        )
     except OSError as error:
       raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-    if ucf := _UCF.fullmatch(file.name):
-      numbers.add(ucf[3])
-      _read_ucf(file, lines, ucf[1].lower(), lists)
-    elif hmdb := _HMDB.fullmatch(file.name):
-      numbers.add(hmdb["number"])
-      _read_hmdb(file, lines, hmdb["label"], lists)
-    elif file.name.lower() == "classind.txt":
-      for number, line in _lines(lines):
-        fields = line.split()
-        if len(fields) != 2 or not fields[0].isdigit():
-          raise UserError(f"{file}, line {number}: expected `NUMBER CLASS`, found {line!r}")
-        _set_number(file, number, fields[1], int(fields[0]), lists)
-    else:
-      raise UserError(
-        f"{file}: no list is known by this name: UCF101 has trainlistNN.txt, testlistNN.txt and "
-        "classInd.txt, HMDB51 has CLASS_test_splitN.txt (for your own splits, use a CSV)"
-      )
   if len(numbers) > 1:
     raise UserError(
       f"split lists with different numbers ({', '.join(sorted(numbers))}): give the lists of one "
@@ -224,27 +219,40 @@ def _read(paths: Sequence[str | os.PathLike]) -> _Lists:
   return lists
 
 
-def _read_ucf(file: pathlib.Path, lines: list[str], split: str, lists: _Lists) -> None:
-  for number, line in _lines(lines):
+def _read_classes(file: pathlib.Path, lists: _Lists) -> None:
+  for number, line in _lines(file):
+    fields = line.split()
+    if len(fields) != 2 or not fields[0].isdigit():
+      raise UserError(f"{file}, line {number}: expected `NUMBER CLASS`, found {line[:80]!r}")
+    _set_number(file, number, fields[1], int(fields[0]), lists)
+
+
+def _read_ucf(file: pathlib.Path, split: str, lists: _Lists) -> None:
+  for number, line in _lines(file):
     path, _, code = line.partition(" ")
     label, _, name = path.rpartition("/")
     if not label or (code.strip() and not code.strip().isdigit()):
-      raise UserError(f"{file}, line {number}: expected `CLASS/VIDEO [NUMBER]`, found {line!r}")
+      raise UserError(
+        f"{file}, line {number}: expected `CLASS/VIDEO [NUMBER]`, found {line[:80]!r}"
+      )
     if code.strip():
       _set_number(file, number, label, int(code), lists)
     _set_split(file, number, label, name, split, lists)
 
 
-def _read_hmdb(file: pathlib.Path, lines: list[str], label: str, lists: _Lists) -> None:
-  for number, line in _lines(lines):
+def _read_hmdb(file: pathlib.Path, label: str, lists: _Lists) -> None:
+  for number, line in _lines(file):
     name, _, code = line.rpartition(" ")
     if not name or code not in _HMDB_SPLITS:
-      raise UserError(f"{file}, line {number}: expected `VIDEO 0|1|2`, found {line!r}")
+      raise UserError(f"{file}, line {number}: expected `VIDEO 0|1|2`, found {line[:80]!r}")
     _set_split(file, number, label, name.strip(), _HMDB_SPLITS[code], lists)
 
 
-def _lines(lines: list[str]) -> list[tuple[int, str]]:
-  return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
+def _lines(file: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """Number and text of each line that is not empty."""
+  for number, line in enumerate(files_lib.lines(file), start=1):
+    if text := line.strip():
+      yield number, text
 
 
 def _set_split(file, number: int, label: str, name: str, split: str, lists: _Lists) -> None:

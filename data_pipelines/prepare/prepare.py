@@ -26,7 +26,7 @@ import tqdm
 
 from data_pipelines.listing import given
 from data_pipelines.prepare import engine as engine_lib
-from data_pipelines.prepare import resume
+from data_pipelines.prepare import parts, resume
 from data_pipelines.prepare import shards as shards_lib
 from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode
@@ -127,7 +127,7 @@ def prepare(
     fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap
   )
   _check(settings, shards, workers, timeout)
-  share = None if part is None else resume.Part.parse(part)
+  share = None if part is None else parts.Part.parse(part)
   if share and overwrite:
     raise UserError("overwrite would remove what other parts write: give it to the first run alone")
   output = files.path(output)
@@ -144,11 +144,12 @@ def prepare(
     for note in videos.notes:
       print(f"note: {files.printable(note)}", file=sys.stderr)
   try:
-    with resume.claim(output, share):
+    with parts.claim(output, share):
       planned = resume.plan(videos, settings, shards)
       if overwrite:
         resume.remove(output, [job.split for job in planned])
-      resume.earlier(output)  # a manifest that is not ours stops the run now, not at its end
+      # A manifest that is not ours stops the run now, not at its end.
+      resume.earlier(output, mend=share is None)
       planned = [resume.settle(output, job) for job in planned]
       names = resume.settle_labels(output, videos, labels)
       for job in planned:

@@ -7,7 +7,6 @@ shards; a job that differs from it is refused.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -15,7 +14,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
@@ -27,7 +26,6 @@ from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode
 from vssl_jax import files
 from vssl_jax.errors import UserError
-from vssl_jax.files import lock
 
 _REQUESTS = 32  # sizes that are asked for at the same time
 _MOST_SHARDS = 10_000_000
@@ -60,76 +58,6 @@ class Job:
       "shards": self.shards,
       "videos": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """A share of the shards, which another process or machine does not write.
-
-  Attributes:
-    number: 1 to `count`.
-    count: number of parts.
-  """
-
-  number: int
-  count: int
-
-  @classmethod
-  def parse(cls, text: str) -> Part:
-    """Parses "3/16".
-
-    Raises:
-      UserError: it is something else.
-    """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-      raise UserError(f"part is {text!r}: give the number of the part and of all parts, as in 3/16")
-    return cls(int(found[1]), int(found[2]))
-
-  def of(self, shards: Sequence[Shard]) -> list[Shard]:
-    """This part's shards: every `count`-th one."""
-    return list(shards[self.number - 1 :: self.count])
-
-
-@contextlib.contextmanager
-def claim(output: pathlib.Path, part: Part | None = None) -> Iterator[None]:
-  """Creates OUTPUT, locks it against a second run, and removes half-written files of a killed run.
-
-  Parts run at the same time, each once; they leave half-written files to the run that follows.
-
-  Raises:
-    UserError: another run is writing to OUTPUT, or to the same part of it, or the lock fails.
-  """
-  files.make_folder(output / STATE)
-  with contextlib.ExitStack() as locks:
-    locks.enter_context(_locked(output, "lock", shared=part is not None))
-    if part is not None:
-      locks.enter_context(_locked(output, f"lock.{part.number}-of-{part.count}", shared=False))
-      yield
-      return
-    _clear(output)
-    try:
-      yield
-    finally:
-      _clear(output)
-
-
-@contextlib.contextmanager
-def _locked(output: pathlib.Path, name: str, *, shared: bool) -> Iterator[None]:
-  with contextlib.ExitStack() as held:
-    try:
-      held.enter_context(lock.hold(output / STATE / name, shared=shared))
-    except lock.Held:
-      raise UserError(f"{output}: another prepare is at work there: wait until it ends") from None
-    yield
-
-
-def _clear(output: pathlib.Path) -> None:
-  if files.is_remote(output):  # there is no half-written object
-    return
-  for folder in (output, output / STATE):
-    for path in folder.glob(".tmp-*"):
-      path.unlink(missing_ok=True)
 
 
 def plan(videos: VideoList, settings: decode.FrameSettings, shards: int) -> list[Job]:
@@ -185,20 +113,17 @@ def settle(output: pathlib.Path, job: Job) -> Job:
     UserError: OUTPUT has this split with other settings or videos, or shards that `prepare` did
       not write.
   """
-  path = _path(output, job.split)
-  before = _job_before(path)
+  before = _job_before(_path(output, job.split))
+  there = before["shards"] if before else _shards_there(output, job)
   if not job.shards:
-    sizes = list(job.sizes.values())
-    job = dataclasses.replace(
-      job, shards=before["shards"] if before else min(default_count(sizes), len(job.entries))
-    )
+    shards = there or min(default_count(list(job.sizes.values())), len(job.entries))
+    job = dataclasses.replace(job, shards=shards)
   now = job.identity()
-  if before is None:
-    if foreign := [n for n in _shard_names(output, job.split) if not _is_ours(output, n)]:
-      raise UserError(
-        f"{output / foreign[0]}: not written by prepare: give another OUTPUT or another split name"
-      )
-  elif before != now:
+  if before is None and there not in (0, job.shards):
+    raise UserError(
+      f"{output}: already has split {job.split!r} with shards={there} (now {job.shards}): {_AGAIN}"
+    )
+  if before is not None and before != now:
     if before.get("videos") != now["videos"]:
       what = "made from another list of videos"
     else:
@@ -207,6 +132,41 @@ def settle(output: pathlib.Path, job: Job) -> Job:
       what = f"with {', '.join(pairs)}"
     raise UserError(f"{output}: already has split {job.split!r} {what}: {_AGAIN}")
   return job
+
+
+def _shards_there(output: pathlib.Path, job: Job) -> int:
+  """How many shards a split has whose job file is lost or damaged; 0 if it has none.
+
+  Raises:
+    UserError: they are not of `prepare`, or nothing says that they were made with these settings.
+  """
+  names = _shard_names(output, job.split)
+  if foreign := [n for n in names if not _is_ours(output, n)]:
+    raise UserError(
+      f"{output / foreign[0]}: not written by prepare: give another OUTPUT or another split name"
+    )
+  counts = {int(n.removesuffix(".tfrecord").rpartition("-")[2]) for n in names}
+  settings = _settings_in_manifest(output, job.split)
+  if names and (settings != decode.described(job.settings) or len(counts) > 1):
+    raise UserError(
+      f"{output}: has shards of split {job.split!r}, but {_path(output, job.split).name} is "
+      f"missing or damaged, and {manifest.MANIFEST} does not say that they have these settings: "
+      f"{_AGAIN}"
+    )
+  if counts and not 0 < max(counts) <= len(job.entries):
+    raise UserError(
+      f"{output}: already has split {job.split!r} made from another list of videos: {_AGAIN}"
+    )
+  return max(counts, default=0)
+
+
+def _settings_in_manifest(output: pathlib.Path, split: str) -> Any:
+  """The settings that the manifest has of a split; None if it has none, or cannot be read."""
+  try:
+    stored = manifest.read(output)
+  except UserError:
+    return None
+  return stored["splits"].get(split, {}).get("settings") if stored else None
 
 
 def record(output: pathlib.Path, job: Job) -> None:
@@ -239,13 +199,11 @@ def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
   renamed, so that nothing is lost.
   """
   try:
-    old = manifest.read(output)
-  except UserError:
-    old = None
+    old = earlier(output)
+  except manifest.ForeignError:
+    old = manifest.build((), {})
     _set_aside(output / manifest.MANIFEST)
-  known = {
-    s["name"] for split in (old or {"splits": {}})["splits"].values() for s in split["shards"]
-  }
+  known = {s["name"] for split in old["splits"].values() for s in split["shards"]}
   for split in splits:
     job = _path(output, split)
     names = _shard_names(output, split)
@@ -256,37 +214,48 @@ def remove(output: pathlib.Path, splits: Sequence[str]) -> None:
       _clear_away(output / STATE / f"{name}.json")
     _clear_away(index.path_of(output, split))
     _clear_away(job)
-  if old is not None:
-    rest = {name: split for name, split in old["splits"].items() if name not in splits}
-    if rest:
-      manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
-    else:
-      files.unlink(output / manifest.MANIFEST)
+  rest = {name: split for name, split in old["splits"].items() if name not in splits}
+  if rest:
+    manifest.write_json(output / manifest.MANIFEST, manifest.build(old["labels"], rest))
+  else:
+    files.unlink(output / manifest.MANIFEST, missing_ok=True)
 
 
-def earlier(output: pathlib.Path) -> dict[str, Any]:
-  """The manifest of earlier runs; a damaged one is renamed, and made anew from their results.
+def earlier(output: pathlib.Path, *, mend: bool = True) -> dict[str, Any]:
+  """The manifest of earlier runs; a damaged one is made anew from their results.
+
+  Args:
+    output: folder of the records.
+    mend: rename a damaged one, and write the new one at once, because the run that calls this may
+      be killed, or prepare another split. Parts that run at the same time leave it to the run that
+      follows.
 
   Raises:
     manifest.ForeignError: it is of another program, or of another version's format.
   """
   path = output / manifest.MANIFEST
   try:
-    return manifest.read(output) or {"labels": [], "splits": {}}
+    return manifest.read(output) or manifest.build((), {})
   except manifest.DamagedError:
-    aside = _set_aside(path)
+    pass
   splits = {}
   for job in sorted(files.matching(output / STATE, "*.job.json")):
     split = job.name.removesuffix(".job.json")
     if (found := _of_split(output, split)) is not None:
       splits[split] = found
+  built = manifest.build(manifest.read_labels(output), splits)
+  if not mend:
+    return built
+  aside = _set_aside(path)
+  if splits:
+    manifest.write_json(path, built)
   logging.warning(
     "%s: damaged; it is kept as %s, and made anew%s.",
     path,
     aside.name,
     f" with the splits {', '.join(splits)}" if splits else "",
   )
-  return {"labels": list(manifest.read_labels(output)), "splits": splits}
+  return built
 
 
 def _of_split(output: pathlib.Path, split: str) -> dict[str, Any] | None:
@@ -302,7 +271,8 @@ def _of_split(output: pathlib.Path, split: str) -> dict[str, Any] | None:
     results.append(result)
   if len(results) != before["shards"]:
     return None
-  settings = {f.name: before.get(f.name) for f in dataclasses.fields(decode.FrameSettings)}
+  names = (f.name for f in dataclasses.fields(decode.FrameSettings))
+  settings = {name: before[name] for name in names if name in before}
   return describe(results, settings, ())
 
 
@@ -325,10 +295,14 @@ def describe(
 
 
 def _job_before(path: pathlib.Path) -> dict[str, Any] | None:
-  """The job of an earlier run; None if there is none, or its file is damaged."""
+  """The job of an earlier run; None if there is none, or its file is damaged.
+
+  Raises:
+    OSError: the storage cannot say.
+  """
   try:
     job = files.read_json(path)
-  except (OSError, ValueError):
+  except (FileNotFoundError, IsADirectoryError, ValueError):
     return None
   if not isinstance(job, dict) or not isinstance(shards := job.get("shards"), int):
     return None

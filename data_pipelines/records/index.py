@@ -19,6 +19,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -228,13 +229,14 @@ def _is_sound(index: Index) -> bool:
   return True
 
 
-def load(folder: str | os.PathLike, split: str) -> Index:
+def load(folder: str | os.PathLike, split: str, stored: dict[str, Any] | None = None) -> Index:
   """The index of a split: read if it is up to date, otherwise made by one scan and saved.
 
   Args:
     folder: folder of shards, from `prepare` or another program.
     split: `train` finds `train-00000-of-00008[.tfrecord]`, or else `train*.tfrecord`; a name with
       `*`, `?` or `[` is used as a file pattern.
+    stored: the folder's manifest, if it was read before.
 
   Raises:
     UserError: the split has no records, one of its shards is missing or damaged, or the shards are
@@ -242,14 +244,14 @@ def load(folder: str | os.PathLike, split: str) -> Index:
   """
   files = find(folder, split)
   path = path_of(folder, split)
-  index = read(path, files)
-  if index is None:
-    if path.exists():
-      logging.warning("%s: does not fit its shards; it is not used, and made anew from them.", path)
-    index = build(files)
+  saved = read(path, files)
+  if saved is None and path.exists():
+    logging.warning("%s: does not fit its shards; it is not used, and made anew from them.", path)
+  index = build(files) if saved is None else saved
+  manifest.check_shards(folder, split, counts(index), stored)
+  if saved is None:  # only now: the shards may be wrong, and the index right
     with contextlib.suppress(OSError):  # a read-only folder: scan again next time
       write(index, path)
-  manifest.check_shards(folder, split, counts(index))
   if not len(index):
     raise UserError(f"{folder}: the shards of split {split!r} have no records: prepare them again")
   return index

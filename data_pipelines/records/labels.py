@@ -17,14 +17,16 @@ from data_pipelines.records.index import Index
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
-_HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 _SAMPLE = 64  # records of a bucket whose labels are read: each is a request
 _AT_ONCE = 16  # shards
-_READ: dict[Any, np.ndarray] = {}  # the labels that this process has read, by shards and sizes
 
 
 def occurring(
-  folder: str | os.PathLike[str], split: str, where: Index, names: tuple[str, ...]
+  folder: str | os.PathLike[str],
+  split: str,
+  where: Index,
+  names: tuple[str, ...],
+  stored: dict[str, Any] | None = None,
 ) -> frozenset[int] | None:
   """The classes that a split's videos have; checks that each has a name, the one it was made with.
 
@@ -33,16 +35,18 @@ def occurring(
     split: name of the split.
     where: index of the split.
     names: the class names, from `labels.txt`; () if there is no such file.
+    stored: the manifest, if it was read before; opening the index has compared its shards.
 
   Returns:
-    Class indices; None if they are unknown: there are no names, or too many records in a bucket.
+    Class indices; None if they are unknown: there are no names, too many records in a bucket, or
+    records whose label is not in their first bytes, or no whole number.
 
   Raises:
     UserError: a label has no name, or `labels.txt` has other names than the manifest.
   """
   path = files.path(folder) / manifest.LABELS
-  stored = _manifest(folder, split)
-  if stored is not None:
+  stored = stored or manifest.known(folder)
+  if stored and split in stored["splits"]:
     return _from_manifest(path, stored, split, names)
   if not names:
     return None
@@ -54,15 +58,6 @@ def occurring(
       f"{label[wrong[0]]}: add the missing names, one per line, in the order of the labels"
     )
   return frozenset(label[label >= 0].tolist()) if complete else None
-
-
-def _manifest(folder: str | os.PathLike[str], split: str) -> dict[str, Any] | None:
-  """The manifest of `prepare`, if it has the split; opening the index has compared the shards."""
-  try:
-    stored = manifest.read(folder)
-  except manifest.ForeignError:
-    return None
-  return stored if stored and split in stored["splits"] else None
 
 
 def _from_manifest(
@@ -86,27 +81,26 @@ def _from_manifest(
 
 
 def _read(where: Index) -> tuple[np.ndarray, bool]:
-  """Labels int64 `[n]`, −1 where unknown, and whether all records were read."""
-  key = where.files, tuple(where.sizes.tolist()), len(where)
+  """Labels int64 `[n]`, −1 where unlabeled or unknown, and whether all are known."""
   remote = any(map(files.is_address, where.files))
   chosen = np.arange(len(where))
   if remote and len(where) > _SAMPLE:
     chosen = np.unique(np.linspace(0, len(where) - 1, _SAMPLE).astype(np.int64))
-  if key not in _READ:
-    label = np.full(len(where), -1, np.int64)
-    groups = np.split(chosen, np.searchsorted(chosen, where.starts[1:-1]))
+  label, known = np.full(len(where), -1, np.int64), np.zeros(len(where), bool)
+  groups = np.split(chosen, np.searchsorted(chosen, where.starts[1:-1]))
 
-    def read(rows: np.ndarray) -> None:
-      if len(rows):
-        with files.ranges(where.place_of(int(rows[0]))[0]) as read_range:
-          for i in rows.tolist():
-            _, offset, length = where.place_of(i)
-            label[i] = sequence_example.label_of(read_range(offset, min(length, _HEAD)))
+  def read(rows: np.ndarray) -> None:
+    if len(rows):
+      with files.ranges(where.place_of(int(rows[0]))[0]) as read_range:
+        for i in rows.tolist():
+          _, offset, length = where.place_of(i)
+          head = read_range(offset, min(length, sequence_example.HEAD))
+          if (found := sequence_example.label_of(head)) is not None:
+            label[i], known[i] = found, True
 
-    try:
-      with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(read, groups))
-    except OSError as error:
-      raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
-    _READ[key] = label
-  return _READ[key], len(chosen) == len(where)
+  try:
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+      list(pool.map(read, groups))
+  except OSError as error:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from None
+  return label, bool(known.all())

@@ -160,22 +160,41 @@ def read(folder: str | os.PathLike) -> dict[str, Any] | None:
   return manifest
 
 
-def shards_of(folder: str | os.PathLike, split: str) -> list[dict[str, Any]] | None:
-  """What the manifest has of the shards of a split; None without a manifest of `prepare`.
+def known(folder: str | os.PathLike) -> dict[str, Any] | None:
+  """As `read`, but None as well if the manifest is of another program.
 
   Raises:
     DamagedError: the manifest is damaged.
   """
   try:
-    manifest = read(folder)
+    return read(folder)
   except ForeignError:
     return None
+
+
+def shards_of(
+  folder: str | os.PathLike, split: str, stored: dict[str, Any] | None = None
+) -> list[dict[str, Any]] | None:
+  """What the manifest has of the shards of a split; None without a manifest of `prepare`.
+
+  Args:
+    folder: folder of the records.
+    split: the split.
+    stored: the manifest, if it was read before.
+
+  Raises:
+    DamagedError: the manifest is damaged.
+  """
+  manifest = stored or known(folder)
   found = manifest and manifest["splits"].get(split)
   return found["shards"] if found else None
 
 
 def check_shards(
-  folder: str | os.PathLike, split: str, found: Mapping[str, tuple[int, int]]
+  folder: str | os.PathLike,
+  split: str,
+  found: Mapping[str, tuple[int, int]],
+  stored: dict[str, Any] | None = None,
 ) -> None:
   """Checks that a split's shards are those of the manifest, if there is one that has the split.
 
@@ -186,15 +205,16 @@ def check_shards(
     folder: folder of the records.
     split: the split.
     found: records and bytes of each shard, by file name.
+    stored: the manifest, if it was read before.
 
   Raises:
     UserError: a shard has other records or bytes, is missing, or is not in the manifest.
   """
-  stored = shards_of(folder, split)
-  if stored is None:
+  shards = shards_of(folder, split, stored)
+  if shards is None:
     return
-  told = {s["name"]: (s["records"], s["bytes"]) for s in stored}
-  where, again = files.path(folder), f"copy it again, run prepare again, or remove {MANIFEST}"
+  told = {s["name"]: (s["records"], s["bytes"]) for s in shards}
+  where, again = files.path(folder), "copy the records again, or run prepare again"
   for name in sorted({*told, *found}):
     if name not in found:
       raise UserError(f"{where / name}: missing, but {MANIFEST} has it: {again}")
@@ -223,11 +243,9 @@ def verify(folder: str | os.PathLike, splits: Sequence[str] = ()) -> int:
   manifest = read(folder)
   if manifest is None:
     raise UserError(f"{folder}: has no {MANIFEST} to verify its shards by")
-  shards = [
-    (name, s) for name in splits or manifest["splits"] for s in shards_of(folder, name) or []
-  ]
   if missing := set(splits) - manifest["splits"].keys():
     raise UserError(f"{files.path(folder) / MANIFEST}: has no split {min(missing)!r}")
+  shards = [s for name in splits or manifest["splits"] for s in manifest["splits"][name]["shards"]]
 
   def one(shard: dict[str, Any]) -> None:
     path = files.path(folder) / shard["name"]
@@ -243,7 +261,7 @@ def verify(folder: str | os.PathLike, splits: Sequence[str] = ()) -> int:
       )
 
   with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-    for _ in pool.map(one, [s for _, s in shards]):
+    for _ in pool.map(one, shards):
       pass
   return len(shards)
 
@@ -269,10 +287,24 @@ def fault(manifest: dict[str, Any]) -> str:
       and _is_list(split.get("unreadable"), dict)
       and all(isinstance(f.get(k), str) for f in split["unreadable"] for k in ("path", "reason"))
       and all(map(_is_shard, split["shards"]))
+      and _has_notes(split)
     )
     if not sound:
       return f"its split {name!r} lacks something, or has it in another form"
   return ""
+
+
+def _has_notes(split: dict[str, Any]) -> bool:
+  """Whether the remarks of a split are such, as far as it has any: earlier versions have fewer."""
+  noted, left_out = split.get("noted", []), split.get("left_out", 0)
+  return (
+    _is_list(split.get("notes", []), str)
+    and isinstance(split.get("settings", {}), dict)
+    and _is_list(noted, dict)
+    and all(isinstance(f.get("path"), str) and _is_list(f.get("notes"), str) for f in noted)
+    and isinstance(left_out, int)
+    and _is_count(left_out)
+  )
 
 
 def _is_list(value: Any, kind: type) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ START = "clip/start/timestamp"
 END = "clip/end/timestamp"
 CAPTION = "caption/string"
 
+HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 _CONTEXT_TAG = b"\x0a"  # field 1, length-delimited
 _LISTS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
 
@@ -83,7 +85,8 @@ def decode(serialized: bytes) -> Video:
   """Decodes a record of ours, of DMVR or of TF Garden; missing keys get `Video`'s defaults.
 
   Raises:
-    UserError: the bytes are not a SequenceExample, or have no frames under `image/encoded`.
+    UserError: the bytes are not a SequenceExample, have no frames under `image/encoded`, or words
+      where a number must be.
   """
   message = _sequence_example()()
   try:
@@ -107,11 +110,11 @@ def decode(serialized: bytes) -> Video:
   return Video(
     frames=frames,
     fps=fps,
-    label=int(_first(context, LABEL_INDEX, -1)),
+    label=_whole(context, LABEL_INDEX, -1),
     label_text=_text(context, LABEL_TEXT),
     filename=_text(context, FILENAME),
-    start=int(_first(context, START, 0)),
-    end=int(_first(context, END, 0)),
+    start=_whole(context, START, 0),
+    end=_whole(context, END, 0),
     caption=_text(context, CAPTION),
   )
 
@@ -132,14 +135,18 @@ def filename_of(head: bytes) -> str | None:
   return None if context is None else _text(context, FILENAME)
 
 
-def label_of(head: bytes) -> int:
+def label_of(head: bytes) -> int | None:
   """Reads the class index from the first bytes of a record, as `filename_of` reads the name.
 
   Returns:
-    `clip/label/index`; −1 if the record has none, or `head` does not contain the whole context.
+    `clip/label/index`; −1 if the record has none. None if it is unknown: `head` does not contain
+    the whole context, or the index is no whole number of 64 bits.
   """
-  value = _first(_context_of(head) or {}, LABEL_INDEX, -1)
-  return int(value) if isinstance(value, int | float) else -1
+  context = _context_of(head)
+  value = None if context is None else _first(context, LABEL_INDEX, -1)
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  return value if isinstance(value, int) and -(1 << 63) <= value < 1 << 63 else None
 
 
 def _context_of(head: bytes) -> dict[str, list] | None:
@@ -175,12 +182,12 @@ def fps_of(context: Mapping[str, Any], num_frames: int) -> float:
     `image/frame_rate` if present, else `num_frames` divided by the time between DMVR's timestamps.
 
   Raises:
-    UserError: the record has neither.
+    UserError: the record has neither, or words or infinity in their place.
   """
-  rate = float(_first(context, FRAME_RATE, 0.0))
+  rate = _number(context, FRAME_RATE, 0.0)
   if rate > 0:
     return rate
-  micros = int(_first(context, END, 0)) - int(_first(context, START, 0))
+  micros = _whole(context, END, 0) - _whole(context, START, 0)
   if micros > 0 and num_frames > 0:
     return num_frames * 1e6 / micros
   raise UserError(
@@ -201,6 +208,24 @@ def _first(context: Mapping[str, Any], key: str, default):
   if hasattr(value, "reshape"):
     value = value.reshape(-1)
   return value[0] if len(value) else default
+
+
+def _number(context: Mapping[str, Any], key: str, default: float) -> float:
+  """A finite number; `UserError` if the record has something else there."""
+  value = _first(context, key, default)
+  if isinstance(value, str | bytes) or not math.isfinite(value):
+    raise UserError(
+      f"video {_text(context, FILENAME) or '(unnamed)'!r}: its record has {str(value)[:40]!r} as "
+      f"{key!r}, which must be a number: prepare the data again"
+    )
+  return value
+
+
+def _whole(context: Mapping[str, Any], key: str, default: int) -> int:
+  value = _number(context, key, default)
+  if value % 1:
+    raise UserError(f"a record has {value} as {key!r}, which must be whole: prepare the data again")
+  return int(value)
 
 
 def _text(context: Mapping[str, Any], key: str) -> str:

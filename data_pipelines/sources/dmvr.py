@@ -124,7 +124,7 @@ def load(data: Any, *, split: str, seed: int, **kwargs: Any) -> DmvrSource:
       "export features, read its records: --data=DIR."
     )
   module, _, function = data.name.partition(":")
-  if not module or not function:
+  if not all(part.isidentifier() for part in (*module.split("."), function)):
     raise UserError(
       f"config.data.name: {data.name!r} must be 'module:function', naming the function that makes "
       "the DMVR factory."

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core import naming
 
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
@@ -162,12 +163,14 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
     where = f"TFDS data set {data.name!r}"
     if not data.name:
       raise UserError(
-        "config.data.name: no TFDS builder named; give one, such as 'ucf101/ucf101_1'."
+        "config.data.name: no TFDS builder named; give one, such as 'ucf101/ucf101_1'. A name with "
+        "a namespace, which TFDS fetches and runs, is taken from your own flags or config file, "
+        "never from a checkpoint or a card."
       )
     _require_no_code(data.path or tfds.core.constants.DATA_DIR, data.name)
     try:
       builder = tfds.builder(data.name, data_dir=data.path or None)
-    except (tfds.core.DatasetNotFoundError, ValueError) as e:
+    except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as e:
       reason = str(e).split("\n")[0]
       raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
   return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
@@ -178,14 +181,32 @@ def _require_no_code(folder: str, name: str) -> None:
 
   TFDS imports what this file names, and the file may be a stranger's.
 
+  Args:
+    folder: TFDS's `data_dir`, or its address.
+    name: as TFDS takes it, `NAME[/CONFIG][:VERSION][/ARGUMENTS]`.
+
   Raises:
-    UserError: it names one that this process has not imported by itself.
+    UserError: it names one that this process has not imported by itself, or is too large to be
+      read, or the name leads out of the folder of the data set.
   """
-  root = pathlib.Path(os.path.expanduser(folder), re.split(r"[/:]", name)[0])
+  own, *rest = re.split(r"[/:,]", name)
+  if ".." in rest or any(part.startswith(("config=", "data_dir=")) for part in rest):
+    raise UserError(
+      f"config.data.name: {name!r} leads out of the folder of the data set; write NAME/CONFIG, and "
+      "the folder of TFDS's data in config.data.path."
+    )
   known = tfds.features.FeatureConnector._registered_features
-  for file in sorted({*root.glob("*/features.json"), *root.glob("*/*/features.json")}):
+  found = [
+    file
+    for root in _roots(files.path(os.path.expanduser(folder)), own)
+    for pattern in ("*/features.json", "*/*/features.json")
+    for file in files.matching(root, pattern)
+  ]
+  for file in sorted(found):
     try:
       stored = files.read_json(file)
+    except UserError:
+      raise
     except (OSError, ValueError):
       continue  # TFDS says what is wrong with it
     for named in _classes(stored):
@@ -196,16 +217,32 @@ def _require_no_code(folder: str, name: str) -> None:
         )
 
 
+def _roots(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+  """The folders that TFDS may take for those of a data set: it finds `my_data` as `MyData`, too."""
+  if files.is_remote(folder):
+    return [folder / own for own in {name, naming.camelcase_to_snakecase(name)}]
+  try:
+    return [path for path in folder.iterdir() if _plain(path.name) == _plain(name)]
+  except OSError:
+    return []  # TFDS says what is wrong with it
+
+
+def _plain(name: str) -> str:
+  return name.replace("_", "").casefold()
+
+
 def _classes(tree: Any) -> Iterator[str]:
-  """Names of classes anywhere in a `features.json`."""
-  if isinstance(tree, dict):
-    for key, value in tree.items():
-      if key in ("type", "pythonClassName", "python_class_name") and isinstance(value, str):
-        yield value
-      yield from _classes(value)
-  elif isinstance(tree, list):
-    for value in tree:
-      yield from _classes(value)
+  """Names of classes anywhere in a `features.json`, which may be nested deeply."""
+  left = [tree]
+  while left:
+    tree = left.pop()
+    if isinstance(tree, dict):
+      for key in ("type", "pythonClassName", "python_class_name"):
+        if isinstance(value := tree.get(key), str):
+          yield value
+      left += tree.values()
+    elif isinstance(tree, list):
+      left += tree
 
 
 def _digits(data: Any) -> tfds.core.DatasetBuilder:

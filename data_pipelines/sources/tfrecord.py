@@ -22,7 +22,6 @@ from vssl_jax.errors import UserError
 
 _AHEAD = 16  # records of a bucket that are read at the same time, beyond one per thread
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to read a record of a bucket
-_HEAD = 1 << 12  # bytes; enough for a record's context, unless its caption is very long
 
 
 class RecordReader:
@@ -102,12 +101,13 @@ class RecordStore:
         "`vssl prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
     self._folder, self._split = folder, split
-    self._index = index.load(folder, split)
+    stored = manifest.known(folder)
+    self._index = index.load(folder, split, stored)
     self._reader = RecordReader(self._index)
     if any(map(files.is_address, self._index.files)):
       self.reads_ahead = _AHEAD
     names = manifest.read_labels(folder)
-    self.classes = labels.occurring(folder, split, self._index, names)
+    self.classes = labels.occurring(folder, split, self._index, names, stored)
     self.label_names = tuple(map(files.printable, names))
 
   def __len__(self) -> int:
@@ -138,7 +138,7 @@ class RecordStore:
     """The video's name in its record; "" if it has none or the record is damaged."""
     file, offset, length = self._index.place_of(i)
     try:
-      name = example.filename_of(tfrecord.read(file, offset, min(length, _HEAD)))
+      name = example.filename_of(tfrecord.read(file, offset, min(length, example.HEAD)))
       return example.decode(index.read_record(self._index, i)).filename if name is None else name
     except UserError:  # reported and counted later, when its frames are read
       return ""

@@ -31,7 +31,6 @@ from vssl_jax.errors import UserError
 
 _AHEAD = 2  # videos that are cropped while the worker processes decode others
 _ITEM = "item"  # int64 [], number of the video in the store
-_said: set[str] = set()  # lines that were logged
 
 
 class VideoStore:
@@ -161,7 +160,7 @@ class VideoStore:
     return self._spans[int(self._rows[i, 0])].path + (f" ({reason})" if reason else "")
 
   def _tell(self, notes: Any, entries: Any, facts: Any, split: str, *, strict: bool) -> None:
-    """Logs, once, what is left out; raises `UserError` if that is too much."""
+    """Logs what is left out; raises `UserError` if that is too much."""
     bad = [(e.path, f.error) for e, f in zip(entries, facts, strict=True) if f.error]
     if bad and (strict or len(bad) == len(facts)):
       rest = "" if strict else f", nor can any other of split {split!r}"
@@ -174,10 +173,8 @@ class VideoStore:
       shown = [f"{path} ({reason})" for path, reason in bad]
       which = counted(shown, "video")
       lines.append(f"{which} of split {split!r} cannot be read: left out: {few(shown)}")
-    for line in (f"{self._where}: {files.printable(line)}" for line in lines):
-      if line not in _said:
-        _said.add(line)
-        logging.warning("%s.", line)
+    for line in lines:
+      logging.warning("%s: %s.", self._where, files.printable(line))
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:

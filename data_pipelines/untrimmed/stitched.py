@@ -35,7 +35,7 @@ from data_pipelines.untrimmed.sequences import (
   subset_of,
 )
 from vssl_jax.errors import UserError
-from vssl_jax.files import local, read_npz
+from vssl_jax.files import lines, local, read_npz
 from vssl_jax.localization import annotations as files
 from vssl_jax.localization import check, feature_folders
 from vssl_jax.localization.annotations import Segment, Video
@@ -219,8 +219,10 @@ def _names(path: str, labels: Mapping[int, str]) -> dict[int, str]:
   if not path:
     return {}
   try:
-    rows = [line.split() for line in local(path).read_text("utf-8").splitlines()]
+    rows = (line.split() for line in lines(local(path), strict=True))
     return {int(r[0]): r[1] for r in rows if r and int(r[0]) in labels}
+  except UserError:
+    raise
   except (OSError, ValueError, IndexError) as e:
     raise UserError(
       f"config.data.localization.stitched.names: {path!r} must be a text file with a label and a "

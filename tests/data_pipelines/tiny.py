@@ -5,10 +5,12 @@ asks for `ramp` frames: red 20 + 7 · row, green 20 + 7 · column (kept to ±6).
 """
 
 import io
+import itertools
 
 import numpy as np
 import PIL.Image
 
+from data_pipelines import source
 from data_pipelines.records import sequence_example as example
 from data_pipelines.records import tfrecord
 from vssl_jax import config
@@ -65,3 +67,26 @@ def data(path="", **fields):
     group, _, leaf = name.rpartition("__")
     (result[group] if group else result)[leaf or name] = value
   return result
+
+
+def load(path="", *, split="train", batch_size=4, seed=0, process=(0, 1), **fields):
+  """The source of `data(path, **fields)`, for process `process[0]` of `process[1]`."""
+  return source.load(
+    data(path, **fields),
+    split=split,
+    batch_size=batch_size,
+    seed=seed,
+    process_index=process[0],
+    process_count=process[1],
+  )
+
+
+def take(batches, count):
+  return list(itertools.islice(batches, count))
+
+
+def assert_equal(a, b):
+  """Whether two batches are equal, bit for bit."""
+  assert a.keys() == b.keys()
+  for k in a:
+    np.testing.assert_array_equal(a[k], b[k], err_msg=k)

@@ -90,7 +90,22 @@ def test_a_dead_process_of_this_machine_has_nothing(bucket, monkeypatch):
 def _hold_and(bucket, event):
   with lock.hold(bucket / ".lock"):
     event()
-    time.sleep(20)
+    try:
+      time.sleep(20)
+    finally:
+      assert lock.is_lost()
+
+
+@pytest.mark.parametrize(
+  "lease", [[1], "x", {"token": "x"}, {"token": "x", "host": "HERE", "pid": "../proc/1"}]
+)
+def test_what_is_no_lease_is_taken_over(bucket, monkeypatch, lease):
+  monkeypatch.setattr(lock, "EXPIRES", 0.1)
+  if "host" in lease:
+    lease["host"] = lock._host()
+  files.write_atomic(bucket / ".lock", json.dumps(lease).encode())
+  with lock.hold(bucket / ".lock"):
+    pass
 
 
 def test_the_holder_of_a_lost_lease_is_interrupted(bucket, monkeypatch, caplog):
@@ -98,6 +113,7 @@ def test_the_holder_of_a_lost_lease_is_interrupted(bucket, monkeypatch, caplog):
   with pytest.raises(KeyboardInterrupt):
     _hold_and(bucket, lambda: files.write_atomic(bucket / ".lock", b'{"token": "another"}'))
   assert "the lock is lost, another process took it over" in caplog.text
+  assert not lock.is_lost()  # what this process does next has nothing to do with it
   assert json.loads((bucket / ".lock").read_bytes()) == {"token": "another"}
 
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import uuid
 
 import pytest
 
@@ -11,9 +12,10 @@ from tests import small
 from tests.data_pipelines import tiny
 from tests.hostile import readers
 from vssl_jax import config as config_lib
-from vssl_jax import config_file, methods
+from vssl_jax import config_file, files, methods
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
+from vssl_jax.files import text
 from vssl_jax.jobs import linear_probe
 from vssl_jax.training import checkpoints, run_folder
 
@@ -48,7 +50,14 @@ def _card(folder, config):
 
 @pytest.mark.parametrize(
   ("where", "name"),
-  [("dmvr", NAME), ("dmvr", "os:system"), ("tfrecord", NAME), ("tfds", "stranger:set/1.0.0")],
+  [
+    ("dmvr", NAME),
+    ("dmvr", "os:system"),
+    ("tfrecord", NAME),
+    ("tfds", "stranger:set/1.0.0"),
+    ("tfds", "stranger:set:1.0.0"),
+    ("tfds", "stranger:1.0.0x"),
+  ],
 )
 def test_the_name_of_code_does_not_come_from_a_card(tmp_path, program, tf, where, name):
   folder = _card(tmp_path / "card", _config(name, where))
@@ -58,8 +67,16 @@ def test_the_name_of_code_does_not_come_from_a_card(tmp_path, program, tf, where
   for chosen in (where, "dmvr", "tfds"):  # as --source chooses it
     with config.unlocked():
       config.data.source = chosen
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=None if chosen == "tfrecord" else "from your own flags"):
       source.load(config.data, split="train", batch_size=1, seed=0)
+  assert not program.exists()
+
+
+def test_a_version_of_a_data_set_names_no_program(program, tf):
+  """A card may name `NAME:VERSION`, and `--source=dmvr` is then the user's own."""
+  data = _config("strangers_program:1.0.0").data
+  with pytest.raises(UserError, match="must be 'module:function'"):
+    source.load(data, split="train", batch_size=1, seed=0)
   assert not program.exists()
 
 
@@ -97,7 +114,13 @@ def test_a_run_keeps_the_name_to_compare_it_alone(tmp_path, program):
 
 
 def test_a_name_of_data_stays():
-  for where, name in (("tfds", "ucf101/ucf101_1"), ("digits", ""), ("tfrecord", "mine")):
+  for where, name in (
+    ("tfds", "ucf101/ucf101_1"),
+    ("tfds", "mnist:3.0.1"),
+    ("tfds", "ucf101/ucf101_1:2.*.*"),
+    ("digits", ""),
+    ("tfrecord", "mine"),
+  ):
     config = _config(name, where)
     assert not config_lib.without_code(config)
     assert config.data.name == name
@@ -129,18 +152,66 @@ def test_a_method_is_one_of_ours(name):
     methods.load(name)
 
 
-@pytest.mark.parametrize("field", ["type", "pythonClassName"])
-def test_a_data_set_of_tfds_names_no_class_of_a_strangers(tmp_path, program, tf, field):
-  folder = tmp_path / "sets" / "mine" / "1.0.0"
+def _tfds(folder, feature):
+  """Writes what TFDS reads of a data set before its videos; `feature` is that of the videos."""
   folder.mkdir(parents=True)
-  feature = {field: "strangers_program.Feature", "content": {}}
   features = {"pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict"}
   features["featuresDict"] = {"features": {"video": feature}}
   (folder / "features.json").write_text(json.dumps(features))
   info = {"name": "mine", "version": "1.0.0", "fileFormat": "tfrecord", "splits": []}
   (folder / "dataset_info.json").write_text(json.dumps(info))
-  data = tiny.data(tmp_path / "sets", source="tfds", name="mine")
+
+
+def _load_tfds(folder, name):
+  data = tiny.data(folder, source="tfds", name=name)
+  source.load(data, split="train", batch_size=1, seed=0)
+
+
+@pytest.mark.parametrize(
+  ("field", "name", "folder"),
+  [
+    ("type", "mine", "mine/1.0.0"),
+    ("pythonClassName", "mine:1.0.0", "mine/1.0.0"),
+    ("type", "mine/some", "mine/some/1.0.0"),
+    ("type", "MyData", "my_data/1.0.0"),
+    ("type", "MyHTTPData/some:1.0.0", "my_http_data/some/1.0.0"),
+  ],
+)
+@pytest.mark.parametrize("at", ["disk", "bucket"])
+def test_a_data_set_of_tfds_names_no_class_of_a_strangers(
+  tmp_path, program, tf, field, name, folder, at
+):
+  _tfds(tmp_path / "sets" / folder, {field: "strangers_program.Feature", "content": {}})
   sys.path.insert(0, str(program.parent))
+  where = tmp_path / "sets"
+  if at == "bucket":
+    where = files.path(f"memory://{uuid.uuid4().hex}/sets")
+    files.upload(tmp_path / "sets", where)
   with pytest.raises(UserError, match=r"features\.json: names the class 'strangers_program\.Feat"):
-    source.load(data, split="train", batch_size=1, seed=0)
+    _load_tfds(where, name)
   assert not program.exists()
+
+
+@pytest.mark.parametrize(
+  "name", ["mine/..:1.0.0", "mine/config=../x,version=1.0.0", "mine/some/data_dir=x", "mnist/a=1"]
+)
+def test_a_name_of_a_data_set_leads_to_no_other_folder(tmp_path, program, tf, name):
+  _tfds(tmp_path / "sets" / "1.0.0", {"type": "strangers_program.Feature", "content": {}})
+  (tmp_path / "sets" / "mine").mkdir()
+  sys.path.insert(0, str(program.parent))
+  why = "cannot be opened" if name == "mnist/a=1" else "leads out of the folder"
+  with pytest.raises(UserError, match=rf"config\.data\.name: .*{why}"):
+    _load_tfds(tmp_path / "sets", name)
+  assert not program.exists()
+
+
+def test_features_of_tfds_that_are_too_large_or_too_deep_are_refused(tmp_path, tf, monkeypatch):
+  deep = 0
+  for _ in range(400):
+    deep = {"content": [deep]}
+  _tfds(tmp_path / "mine" / "1.0.0", {"content": deep, "type": "strangers_program.Feature"})
+  with pytest.raises(UserError, match="names the class 'strangers_program"):
+    _load_tfds(tmp_path, "mine")
+  monkeypatch.setattr(text, "MOST", 100)
+  with pytest.raises(UserError, match=r"features\.json: more than .* too much"):
+    _load_tfds(tmp_path, "mine")

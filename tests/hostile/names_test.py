@@ -10,11 +10,14 @@ from data_pipelines.untrimmed import sequences
 from tests.data_pipelines import tiny
 from tests.hostile import readers
 from vssl_jax import methods
-from vssl_jax.encoder import exported
+from vssl_jax.encoder import card, exported, snippet_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import run
+from vssl_jax.files import text as files_text
+from vssl_jax.jobs import pretrain
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
+from vssl_jax.training import loop
 
 NAMES = ("../../x", "/tmp/x", "a/../../x", "nul\0", "", "a\\..\\..\\x", "x" * 300, "\ud800")
 SEGMENT = {"segment": [0.5, 1.0], "label": "run", "score": 0.5}
@@ -63,13 +66,51 @@ def test_the_weights_of_a_card_lie_beside_it(tmp_path, name):
     exported.load_exported(tmp_path)
 
 
-@pytest.mark.parametrize(
-  ("name", "folder"),
-  [("../../x", "x"), ("/tmp/x", "tmp/x"), ("..", "data"), ("ucf101/ucf101_1", "ucf101/ucf101_1")],
-)
-def test_a_pair_of_splits_has_its_folder_in_the_output(name, folder):
+@pytest.mark.parametrize("name", [*NAMES[:4], "..", *NAMES[5:]])
+def test_a_pair_of_splits_has_its_folder_in_the_output(name):
   """The name of the data is a stranger's where a checkpoint is."""
   config = methods.base_config("cvrl")
   config.data.source, config.data.name = "tfds", name
-  (case,) = run._cases(config)
-  assert case.name == folder
+  with pytest.raises(UserError, match=r"config\.data of the checkpoint: the name .* rename it"):
+    run._cases(config)
+  config.data.name = "ucf101/ucf101_1:2.0.0"
+  assert [case.name for case in run._cases(config)] == ["ucf101/ucf101_1:2.0.0"]
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", ["{", DEEP, "[1]", "3", "caf\xe9"])
+def test_files_of_a_run_that_are_read_again_may_be_damaged(tmp_path, text, monkeypatch):
+  file = tmp_path / pretrain.TRAINING
+  file.write_bytes(text.encode("latin-1"))
+  finished = loop.Result(None, None, 3, False, 0.0, 0.0, {})
+  with pytest.raises(UserError, match=r"training\.json: damaged, not .* restore or remove it"):
+    pretrain._training(finished, tmp_path)
+  monkeypatch.setattr(files_text, "MOST", 0)
+  with pytest.raises(UserError, match=r"training\.json: more than .* too much for a text"):
+    pretrain._training(finished, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", DEEP, "[1]", "caf\xe9"])
+def test_results_that_are_damaged_are_none(tmp_path, text):
+  (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+  assert run._stored(tmp_path / "x.json") is None
+  (tmp_path / card.RESULT).write_bytes(text.encode("latin-1"))
+  config = methods.base_config("cvrl")
+  opened = pretrain.Run(config, tmp_path, None, None, None, None, [], None, "why")
+  assert pretrain._kept(opened, {}) == ({"protocol": "none: why"} if config.probe.run else {})
+
+
+@pytest.mark.parametrize(
+  "line", ["{", DEEP, "[1]", '{"name": "a", "by', '{"name": "b"}', "caf\xe9"]
+)
+def test_a_journal_of_features_may_be_damaged(tmp_path, line):
+  path, head = tmp_path / "progress.jsonl", {"encoder": "0"}
+  good = {"name": "a", "bytes": 3, "snippets": 2, "seconds": 0.5}
+  lines = [json.dumps(head), line, json.dumps(good)]
+  path.write_bytes("\n".join(lines).encode("latin-1"))
+  journal = snippet_features._Journal(path, head)
+  assert journal.facts(tmp_path / "a.mp4") == {k: v for k, v in good.items() if k != "name"}
+  assert not journal.has(tmp_path / "b.mp4")
+  assert path.read_text() == "".join(f"{json.dumps(row)}\n" for row in (head, good))

@@ -1,8 +1,10 @@
 """Records that were cut, emptied or listed wrongly are refused; rubble is written anew."""
 
+import errno
 import hashlib
 import json
 import shutil
+import uuid
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from data_pipelines.prepare import prepare, resume
 from data_pipelines.records import index, manifest, tfrecord
 from tests import small
 from tests.hostile import readers
+from vssl_jax import files
 from vssl_jax.errors import UserError
 
 ONE = "train-00000-of-00002.tfrecord"
@@ -40,8 +43,11 @@ def test_a_shard_cut_where_a_record_ends_loses_no_video_in_silence(records, dama
   damage(records / ONE)
   if not indexed:
     (records / "train.index.npz").unlink()
+  path = records / "train.index.npz"
+  before = path.read_bytes() if indexed else None
   with pytest.raises(UserError, match=rf"{ONE}: has [01] records in [\d,]+ bytes, .* says 2 rec"):
     index.load(records, "train")
+  assert (path.read_bytes() if path.exists() else None) == before  # of the shards as they were
 
 
 def test_a_shard_of_as_many_bytes_and_fewer_records_is_seen(records):
@@ -57,7 +63,7 @@ def test_shards_that_the_manifest_does_not_have(records):
   for number in range(2):
     old = records / f"train-{number:05d}-of-00002.tfrecord"
     old.rename(records / f"train-{number:05d}-of-00002")
-  with pytest.raises(UserError, match="not in manifest"):
+  with pytest.raises(UserError, match=r"not in manifest.*: copy the records again, or run prepare"):
     index.load(records, "train")
 
 
@@ -86,6 +92,41 @@ def test_a_shard_of_a_manifest_lies_in_its_folder(records, name):
   manifest.write_json(records / "manifest.json", told)
   with pytest.raises(manifest.DamagedError, match="its split 'train'"):
     manifest.verify(records)
+
+
+NOTES = {
+  "noted": (None, "x", ["x"], [{}], [{"path": 1, "notes": []}], [{"path": "a", "notes": [1]}]),
+  "left_out": (None, -1, 1.5, True, "1", [1]),
+  "notes": (None, "x", [1]),
+  "settings": (None, [], 1),
+}
+
+
+@pytest.mark.parametrize("key", NOTES)
+def test_remarks_in_a_manifest_are_of_their_form(records, key):
+  told = json.loads((records / "manifest.json").read_text())
+  for value in NOTES[key]:
+    told["splits"]["train"][key] = value
+    manifest.write_json(records / "manifest.json", told)
+    with pytest.raises(manifest.DamagedError, match="its split 'train' lacks something"):
+      manifest.read(records)
+  for value in ({}, {"noted": [{"path": "a", "notes": ["odd"]}], "left_out": 3}):
+    told["splits"]["train"] = {k: x for k, x in told["splits"]["train"].items() if k not in NOTES}
+    told["splits"]["train"] |= value
+    manifest.write_json(records / "manifest.json", told)
+    assert manifest.read(records) == told
+
+
+def test_the_manifest_is_read_once(records, monkeypatch, tf):
+  from data_pipelines.sources import tfrecord as tfrecord_source
+
+  read, reads = manifest.read, []
+  monkeypatch.setattr(manifest, "read", lambda folder: reads.append(folder) or read(folder))
+  tfrecord_source.RecordStore(str(records), "train")
+  assert len(reads) == 1
+  with pytest.raises(UserError, match="its sha256 is"):
+    manifest.verify(records)
+  assert len(reads) == 2
 
 
 def test_every_byte_is_verified_on_demand(records, capsys):
@@ -191,14 +232,15 @@ def prepared(tmp_path_factory):
   rows = [f"{i}.mp4,{'ab'[i % 2]},{'train' if i < 3 else 'test'}" for i in range(4)]
   for i in range(4):
     (folder / f"{i}.mp4").write_bytes(b"no video")
-  (folder / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+  for name, some in (("videos", rows), ("train", rows[:3])):
+    (folder / f"{name}.csv").write_text("\n".join(["path,label,split", *some]) + "\n")
   _prepare(folder, folder / "out")
   return folder
 
 
-def _prepare(folder, out, **options):
+def _prepare(folder, out, what="videos", **options):
   options = {"shards": 2, "workers": 1, "timeout": 0.0, **options}
-  return prepare.prepare(folder / "videos.csv", out, **options)
+  return prepare.prepare(folder / f"{what}.csv", out, **options)
 
 
 def _contents(folder):
@@ -237,6 +279,124 @@ def test_a_damaged_manifest_is_made_anew_with_all_splits(prepared, tmp_path, dat
   assert "made anew with the splits test, train" in caplog.text
   found = resume.earlier(out)["splits"]
   assert list(found) == ["test", "train"]
+
+
+def _told(folder):
+  """The splits of a manifest, without what the results of the shards do not have."""
+  with files.open_read(files.path(folder) / "manifest.json") as file:
+    splits = json.load(file)["splits"]
+  return {n: {k: v for k, v in s.items() if k != "left_out"} for n, s in splits.items()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("at", ["disk", "bucket"])
+def test_a_damaged_manifest_loses_no_split_that_is_not_prepared_again(
+  prepared, tmp_path, at, overwrite
+):
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / "manifest.json").write_bytes(b"{")
+  if at == "bucket":
+    (out / ".prepare" / "lock").unlink()  # there it would be a lease
+    out = files.path(f"memory://{uuid.uuid4().hex}/out")
+    files.upload(tmp_path / "out", out)
+  _prepare(prepared, out, "train", overwrite=overwrite)
+  assert _told(out) == _told(prepared / "out")
+  with files.open_read(out / "manifest.json.damaged") as file:
+    assert file.read() == b"{"
+
+
+def test_a_damaged_manifest_is_written_anew_before_anything_else(prepared, tmp_path):
+  """A killed run, or one that is refused, loses nothing."""
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / "manifest.json").write_bytes(b"{")
+  with pytest.raises(UserError, match=r"short_side=256 \(now 16\)"):
+    _prepare(prepared, out, short_side=16)
+  assert _told(out) == _told(prepared / "out")
+
+
+def test_parts_leave_a_damaged_manifest_to_the_run_that_follows(prepared, tmp_path):
+  """Of two that mend it at once, one would rename what the other has written."""
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / "manifest.json").write_bytes(b"{")
+  for part in ("1/2", "2/2"):
+    _prepare(prepared, out, part=part)
+    assert (out / "manifest.json").read_bytes() == b"{"
+  assert not (out / "manifest.json.damaged").exists()
+  _prepare(prepared, out)
+  assert _contents(out) == _contents(prepared / "out")
+
+
+JOB = ".prepare/train.job.json"
+
+
+@pytest.mark.parametrize("data", RUBBLE[JOB])
+def test_shards_whose_job_is_lost_are_used_by_the_settings_in_the_manifest(
+  prepared, tmp_path, data
+):
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / JOB).unlink()
+  if data is not None:
+    (out / JOB).write_bytes(data)
+  before = _contents(out)
+  for options, why in (
+    ({"short_side": 16}, "train.job.json is missing or damaged, and manifest.json does not say"),
+    ({"raw_aspect": True}, "does not say that they have these settings"),
+    ({"shards": 3}, r"with shards=2 \(now 3\)"),
+  ):
+    with pytest.raises(UserError, match=why):
+      _prepare(prepared, out, "train", **options)
+    assert _contents(out) == before
+  _prepare(prepared, out, "train", shards=0)  # as many as there are
+  assert _told(out) == _told(prepared / "out")
+  assert (out / JOB).read_bytes() == (prepared / "out" / JOB).read_bytes()
+  assert {n: x for n, x in _contents(out).items() if n != "manifest.json"} == {
+    n: x for n, x in before.items() if n != "manifest.json"
+  }
+
+
+@pytest.mark.parametrize("stored", [b"{", b'{"format": 7}', None])
+def test_shards_whose_job_and_manifest_are_lost_are_refused(prepared, tmp_path, stored):
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / JOB).unlink()
+  (out / "manifest.json").unlink()
+  if stored is not None:
+    (out / "manifest.json").write_bytes(stored)
+  with pytest.raises(UserError, match=r"does not say that they have|not a manifest of format 1"):
+    _prepare(prepared, out, "train")
+  _prepare(prepared, out, "train", overwrite=True)
+  assert _told(out)["train"] == _told(prepared / "out")["train"]
+
+
+@pytest.mark.parametrize("count", ["00003", "99999"])
+def test_shards_of_another_count_beside_a_lost_job_are_refused(prepared, tmp_path, count):
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  (out / JOB).unlink()
+  for number in range(2):
+    name = f"train-{number:05d}-of-00002.tfrecord"
+    other = f"train-{number:05d}-of-{count}.tfrecord"
+    if count == "00003" and number == 0:
+      continue
+    (out / name).rename(out / other)
+    (out / ".prepare" / f"{name}.json").rename(out / ".prepare" / f"{other}.json")
+  before = _contents(out)
+  with pytest.raises(UserError, match=r"does not say that they|made from another list of videos"):
+    _prepare(prepared, out, "train", shards=0)
+  assert _contents(out) == before
+
+
+def test_a_job_that_cannot_be_read_now_is_not_lost(prepared, tmp_path, monkeypatch):
+  out = shutil.copytree(prepared / "out", tmp_path / "out")
+  read, before = files.read_json, _contents(out)
+
+  def fails(path):
+    if path.name == "train.job.json":
+      raise OSError(errno.EIO, "Input/output error", str(path))
+    return read(path)
+
+  monkeypatch.setattr(files, "read_json", fails)
+  with pytest.raises(UserError, match=r"train\.job\.json: Input/output error: fix this and run"):
+    _prepare(prepared, out)
+  assert _contents(out) == before
 
 
 def test_a_manifest_of_another_program_is_not_overwritten_in_silence(prepared, tmp_path):

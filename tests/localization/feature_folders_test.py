@@ -1,5 +1,6 @@
 """Layouts of feature folders, made on disk as people have them."""
 
+import os
 import pathlib
 
 import pytest
@@ -139,4 +140,7 @@ def test_lists_choose_the_videos_of_a_split(tmp_path):
       feature_folders.by_lists(videos, file)
   (tmp_path / "split_train.txt").write_bytes(b"\xff\xfe")
   with pytest.raises(UserError, match="cannot be read"):
+    feature_folders.by_lists(videos, file)
+  os.truncate(tmp_path / "split_train.txt", 2 << 30)
+  with pytest.raises(UserError, match=r"^\S*split_train\.txt: more than 1024 MiB"):
     feature_folders.by_lists(videos, file)

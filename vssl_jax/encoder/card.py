@@ -66,6 +66,8 @@ def _evaluated(folder: pathlib.Path, hashes: Collection[str]) -> dict[str, Any]:
 def _read(file: pathlib.Path) -> dict[str, Any]:
   try:
     found = files.read_json(file) if file.is_file() else {}
+  except UserError:
+    raise
   except ValueError:
     raise UserError(f"{file}: not JSON; remove it or probe again") from None
   if not isinstance(found, dict):

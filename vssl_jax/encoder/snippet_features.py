@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import pathlib
 import sys
@@ -247,7 +248,7 @@ class _Journal:
     self._path, self._facts = path, {}
     # The checkpoint's path and number of steps do not matter, only its weights.
     head = {k: v for k, v in made_from.items() if k != "checkpoint"}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = files.read_text(path).splitlines() if path.exists() else []
     rows = [row for row in map(_parse, lines) if row is not None]
     if rows and rows[0] != json.loads(json.dumps(head)):
       changed = sorted(k for k in head if rows[0].get(k) != json.loads(json.dumps(head[k])))
@@ -256,7 +257,8 @@ class _Journal:
         "folder, or remove this one."
       )
     for row in rows[1:]:
-      self._facts[row["name"]] = row
+      if _is_finished(row):
+        self._facts[row["name"]] = row
     # Rewritten, so that a line cut short by a kill does not merge with the next one.
     self._head = head
     self.write()
@@ -286,10 +288,19 @@ class _Journal:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
+  """A line of the journal; None if it was cut short or damaged."""
   try:
-    return json.loads(line)
+    row = files.parse_json(line)
   except ValueError:
     return None
+  return row if isinstance(row, dict) else None
+
+
+def _is_finished(row: dict[str, Any]) -> bool:
+  """Whether a line has what the manifest tells of a video; without it the video is done again."""
+  counts = [row.get(k) for k in ("bytes", "snippets", "seconds")]
+  numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in counts)
+  return numbers and isinstance(row.get("name"), str)
 
 
 def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -213,7 +213,7 @@ def _cases(
       name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source
       name = f"{name}_{first}_{second}" if len(pairs) > 1 else name
       # The checkpoint's own name or source may be a stranger's, and becomes a folder here.
-      name = "/".join(p for p in re.split(r"[/\\\0]", name) if p not in ("", ".", "..")) or "data"
+      name = files.check_name(name, "--data, or config.data of the checkpoint")
       taken, count = {c.name for c in cases} | _RESERVED, 1
       while (own := f"{name}-{count}" if count > 1 else name) in taken:
         count += 1
@@ -358,7 +358,7 @@ def _key(name: str, facts: dict[str, Any], described: dict[str, Any]) -> str:
 def _stored(file: pathlib.Path) -> dict[str, Any] | None:
   """A saved result, or None if there is no complete one."""
   try:
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = files.read_json(file)
   except (OSError, ValueError):
     return None
   return result if isinstance(result, dict) and "key" in result else None

@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str], names: Sequence[str], count: int) -> np.n
     UserError: the file cannot be read, names a video that is not in the split, or names no video.
   """
   try:
-    lines = files.path(path).read_text(encoding="utf-8").splitlines()
+    lines = files.read_text(path, strict=True).splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise UserError(f"{path}: this subset file cannot be read ({e}).") from None
   places: dict[str, list[int]] = {}

@@ -35,6 +35,7 @@ from vssl_jax.files.text import printable as printable
 from vssl_jax.files.text import read_json as read_json
 from vssl_jax.files.text import read_text as read_text
 from vssl_jax.files.text import write_text as write_text
+from vssl_jax.files.text_lines import lines as lines
 from vssl_jax.files.writing import make_folder as make_folder
 from vssl_jax.files.writing import replacing as replacing
 from vssl_jax.files.writing import replacing_folder as replacing_folder

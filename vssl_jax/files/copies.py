@@ -93,7 +93,7 @@ def remove_tree(folder: StrPath | pathlib.Path) -> None:
 
 
 def move_tree(source: pathlib.Path, target: pathlib.Path) -> None:
-  """Renames a folder; in a bucket all objects are copied first, then removed.
+  """Renames a folder, or a file; in a bucket all objects are copied first, then removed.
 
   Raises:
     OSError: it cannot be renamed, or `target` exists.
@@ -104,6 +104,10 @@ def move_tree(source: pathlib.Path, target: pathlib.Path) -> None:
   system, key = paths.system_of(source)
   to = paths.system_of(target)[1]
   with paths.storage_errors(source):
+    if system.isfile(key):
+      system.cp_file(key, to)
+      contents.unlink(source)
+      return
     for name in contents.tree(source):
       system.cp_file(f"{key.rstrip('/')}/{name}", f"{to.rstrip('/')}/{name}")
   remove_tree(source)

@@ -30,7 +30,7 @@ from typing import Any
 from absl import logging
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import contents, paths
+from vssl_jax.files import contents, paths, text
 
 RENEWS = 10.0  # seconds between two renewals of a lease
 EXPIRES = 120.0  # seconds without a renewal after which a lease has no holder
@@ -48,7 +48,7 @@ _LOST: list[pathlib.Path] = []  # leases that this process lost and has not left
 
 
 def is_lost() -> bool:
-  """Whether this process lost a lock that it held; it must not write any more."""
+  """Whether this process lost a lock that it still holds; it must not write any more."""
   return bool(_LOST)
 
 
@@ -142,11 +142,12 @@ def _put(path: pathlib.Path, token: str, *, new: bool, count: int = 0) -> bool:
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
   try:
-    return json.loads(contents.open_read(path).read())
+    lease = text.read_json(path)
   except FileNotFoundError:
     return None
   except ValueError:
     return {}
+  return lease if isinstance(lease, dict) else {}
 
 
 def _is_alive(path: pathlib.Path) -> bool:
@@ -170,7 +171,10 @@ def _holder() -> dict[str, Any]:
 
 def _is_dead(lease: dict[str, Any]) -> bool:
   """Whether the holder was a process of this machine that has ended."""
-  return lease.get("host") == _host() and _started(lease["pid"]) != lease.get("started")
+  pid = lease.get("pid")
+  if lease.get("host") != _host() or not isinstance(pid, int):
+    return False
+  return _started(pid) != lease.get("started")
 
 
 def _host() -> str:
@@ -225,6 +229,7 @@ class _Renewal:
     os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
 
   def stop(self) -> None:
+    """Ends the renewals; what comes after the lost lease does not depend on it."""
     self._end.set()
     self._thread.join()
     with contextlib.suppress(ValueError):

@@ -13,10 +13,11 @@ from typing import Any
 
 from vssl_jax.errors import UserError
 from vssl_jax.files import contents
-from vssl_jax.files.paths import StrPath
+from vssl_jax.files.paths import StrPath, is_address
 from vssl_jax.files.writing import replacing
 
 MOST = 1 << 30  # bytes of a text file that is read whole
+_PART = 1 << 20  # bytes that are read at a time
 _ERRORS = "surrogateescape"
 _MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
@@ -43,15 +44,36 @@ def read_text(path: StrPath, *, strict: bool = False) -> str:
     UnicodeDecodeError: a byte is not UTF-8, and the reading is strict.
     UserError: the file is larger than `MOST`, and would fill the memory.
   """
+  if not is_address(path):  # there it would be a request more for each of many small files
+    check_size(path)
   with contents.open_read(path) as file:
-    data = file.read(MOST + 1)
-  if len(data) > MOST:
-    raise UserError(
-      f"{path}: more than {MOST >> 20} MiB, too much for a text file that is read whole; is it the "
-      "right file?"
-    )
-  text = data.decode("utf-8-sig", "strict" if strict else _ERRORS)
+    parts, left = [], MOST  # not all at once, which would reserve the memory for the largest file
+    while part := file.read(_PART):
+      parts.append(part)
+      left -= len(part)
+      if left < 0:  # of what has no size, such as a pipe
+        raise too_large(path)
+  text = b"".join(parts).decode("utf-8-sig", "strict" if strict else _ERRORS)
   return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_size(path: StrPath) -> None:
+  """Refuses a file that is larger than `MOST`, before it is read.
+
+  Raises:
+    OSError: there is no such file.
+    UserError: it is larger.
+  """
+  if contents.size(path) > MOST:
+    raise too_large(path)
+
+
+def too_large(path: StrPath) -> UserError:
+  """The error for a text file that would fill the memory."""
+  return UserError(
+    f"{path}: more than {MOST >> 20} MiB, too much for a text file that is read whole; is it the "
+    "right file?"
+  )
 
 
 def read_json(path: StrPath) -> Any:

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
-from vssl_jax import former, methods, parallel, results
+from vssl_jax import files, former, methods, parallel, results
 from vssl_jax.encoder import card, encoder, exported
-from vssl_jax.errors import UserError
+from vssl_jax.errors import UserError, brief
 from vssl_jax.evaluation import end_of_run, monitor
 from vssl_jax.evaluation import splits as splits_lib
 from vssl_jax.methods.base import Evaluator, Method, Variables
@@ -161,10 +161,14 @@ def _describe(run: Run, result: loop.Result) -> dict[str, Any]:
 
 
 def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
-  """Facts about training: as measured now or, for a run that was finished before, as saved."""
+  """Facts about training: as measured now or, for a run that was finished before, as saved.
+
+  Raises:
+    UserError: what was saved is damaged.
+  """
   file = workdir / TRAINING
   if not result.metrics and file.is_file():
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _saved(file)
   figures = {
     "clips_per_second": result.clips_per_second,
     "train_seconds": result.seconds,
@@ -172,6 +176,18 @@ def _training(result: loop.Result, workdir: pathlib.Path) -> dict[str, Any]:
   }
   if jax.process_index() == 0:
     results.write_json(figures, file)
+  return figures
+
+
+def _saved(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    figures = files.read_json(file)
+  except UserError:
+    raise
+  except ValueError as e:
+    raise UserError(f"{file}: damaged, not JSON ({brief(e)}); restore or remove it.") from None
+  if not isinstance(figures, dict):
+    raise UserError(f"{file}: damaged, not figures of a training; restore or remove it.")
   return figures
 
 
@@ -196,7 +212,7 @@ def _kept(run: Run, variables: Variables) -> dict[str, Any]:
   """What is reported without a probe: the scores that `result.json` has of these very weights."""
   lack = {"protocol": f"none: {run.unprobed}"} if run.config.probe.run else {}
   try:
-    before = json.loads((run.workdir / card.RESULT).read_text(encoding="utf-8"))
+    before = files.read_json(run.workdir / card.RESULT)
     scored = before["trained"]["encoder_sha256"]
   except (OSError, ValueError, LookupError, TypeError):  # no result, or none with scores
     return lack

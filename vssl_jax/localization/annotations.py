@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.files import check_name, local, parse_json, read_text, write_atomic
+from vssl_jax.files import check_name, lines, local, parse_json, read_text, write_atomic
 from vssl_jax.localization.segments import covers
 
 _VERSION = "VERSION 1.3"
@@ -301,15 +301,14 @@ def _segment(entry: Any, where: str) -> tuple[float, float, str]:
 def _read_durations(path: str | os.PathLike[str]) -> dict[str, float]:
   known = {}
   try:
-    with local(path).open(newline="", encoding="utf-8-sig") as f:
-      table = csv.reader(f)
-      heads = [head.strip().lower() for head in next(table, ())]
-      name_at, duration_at = heads.index("video_id"), heads.index("duration_s")
-      for row in filter(any, table):
-        name, value = row[name_at].strip(), row[duration_at].strip()
-        check_name(name, f"{path}, line {table.line_num}")
-        if value:
-          known[name] = _duration(value, f"{path}, line {table.line_num}: video {name!r}")
+    table = csv.reader(lines(local(path), strict=True))
+    heads = [head.strip().lower() for head in next(table, ())]
+    name_at, duration_at = heads.index("video_id"), heads.index("duration_s")
+    for row in filter(any, table):
+      name, value = row[name_at].strip(), row[duration_at].strip()
+      check_name(name, f"{path}, line {table.line_num}")
+      if value:
+        known[name] = _duration(value, f"{path}, line {table.line_num}: video {name!r}")
   except UserError:
     raise
   except OSError as e:

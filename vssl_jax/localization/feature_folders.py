@@ -19,6 +19,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping
 
+from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.localization.annotations import Video
 
@@ -146,7 +147,9 @@ def by_lists(videos: Mapping[str, Video], annotations: pathlib.Path) -> dict[str
   for path in sorted(annotations.parent.glob(_LISTS)):
     subset = path.stem.partition("_")[2]
     try:
-      names = path.read_text(encoding="utf-8-sig").split("\n")
+      names = files.read_text(path, strict=True).split("\n")
+    except UserError:
+      raise
     except (OSError, ValueError) as e:
       raise UserError(f"{path}: cannot be read ({e}).") from None
     subsets.add(subset)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_pipelines import source
 from data_pipelines.records import index, sequence_example
 from tests.data_pipelines import tiny
+from tests.data_pipelines.tiny import assert_equal, load, take
 from vssl_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("tf")  # records are read with it
 
-VIDEOS, BATCH = 10, 4
+VIDEOS, BATCH = 10, 4  # a batch has as many videos as that of `load`
 VIEWS = {"clips": 2, "crops": 3, "frames": 3, "stride": 2, "resize": 12, "size": 8}
 
 
@@ -45,27 +45,6 @@ def orders(tf):
     )
   )
   return run().numpy().reshape(150, 101)
-
-
-def load(folder, *, split="train", batch_size=BATCH, seed=0, process=(0, 1), **fields):
-  return source.load(
-    tiny.data(folder, **fields),
-    split=split,
-    batch_size=batch_size,
-    seed=seed,
-    process_index=process[0],
-    process_count=process[1],
-  )
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
-
-
-def assert_equal(a, b):
-  assert a.keys() == b.keys()
-  for k in a:
-    np.testing.assert_array_equal(a[k], b[k], err_msg=k)
 
 
 def damaged(folder, videos, bad):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data_pipelines.prepare import prepare, resume
+from data_pipelines.prepare import parts, prepare
 from tests import small
 from tests.data_pipelines.prepare.prepare_test import ROOT, contents
 from vssl_jax.errors import UserError
@@ -86,18 +86,18 @@ def test_a_part_overwrites_nothing(classes, tmp_path):
 
 
 def test_who_may_work_at_the_same_time(tmp_path):
-  one, two = resume.Part(1, 2), resume.Part(2, 2)
-  with resume.claim(tmp_path, one), resume.claim(tmp_path, two):
+  one, two = parts.Part(1, 2), parts.Part(2, 2)
+  with parts.claim(tmp_path, one), parts.claim(tmp_path, two):
     for other in (one, None):
       with (
         pytest.raises(UserError, match="another prepare is at work"),
-        resume.claim(tmp_path, other),
+        parts.claim(tmp_path, other),
       ):
         pass
   with (
-    resume.claim(tmp_path),
+    parts.claim(tmp_path),
     pytest.raises(UserError, match="another prepare"),
-    resume.claim(tmp_path, one),
+    parts.claim(tmp_path, one),
   ):
     pass
 
@@ -110,7 +110,7 @@ def test_a_lock_is_taken_on_a_file_open_for_reading_and_writing(tmp_path, monkey
     modes.append((file.readable(), file.writable()))
 
   monkeypatch.setattr(fcntl, "flock", lock)
-  with resume.claim(tmp_path, resume.Part(1, 2)):
+  with parts.claim(tmp_path, parts.Part(1, 2)):
     pass
   assert modes == [(True, True)] * 2
 
@@ -123,7 +123,7 @@ def test_a_lock_that_fails_is_reported(tmp_path, monkeypatch, code):
   monkeypatch.setattr(fcntl, "flock", fail)
   with (
     pytest.raises(UserError, match=r"lock: cannot be locked \(.*\); without the lock"),
-    resume.claim(tmp_path),
+    parts.claim(tmp_path),
   ):
     pass
 
@@ -134,14 +134,14 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch, code
     raise OSError(getattr(errno, code), "no locks")
 
   monkeypatch.setattr(fcntl, "flock", fail)
-  with resume.claim(tmp_path):
+  with parts.claim(tmp_path):
     pass
 
 
 def test_a_part_leaves_the_files_of_others_alone(tmp_path):
   (tmp_path / ".tmp-host-1-train-00000-of-00002.tfrecord").touch()
-  with resume.claim(tmp_path, resume.Part(1, 2)):
+  with parts.claim(tmp_path, parts.Part(1, 2)):
     pass
   assert list(tmp_path.glob(".tmp-*"))
-  with resume.claim(tmp_path):
+  with parts.claim(tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.prepare import prepare, resume, shards
+from data_pipelines.prepare import parts, prepare, shards
 from data_pipelines.records import index, manifest
 from data_pipelines.records import sequence_example as example
 from tests import small
@@ -593,7 +593,7 @@ def test_shards_from_elsewhere_are_not_overwritten(classes, tmp_path):
 
 
 def test_two_runs_at_a_time_are_refused(classes, tmp_path):
-  with resume.claim(tmp_path / "out"), pytest.raises(UserError, match="another prepare is at work"):
+  with parts.claim(tmp_path / "out"), pytest.raises(UserError, match="another prepare is at work"):
     prepare.prepare(classes, tmp_path / "out", workers=1)
 
 

@@ -1,12 +1,13 @@
 """Labels of records against their names: what does not fit stops before a probe looks a name up."""
 
+import dataclasses
 import json
 import uuid
 
 import numpy as np
 import pytest
 
-from data_pipelines.records import index, labels, manifest
+from data_pipelines.records import index, labels, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
 from tests.data_pipelines import tiny
 from vssl_jax import files
@@ -97,10 +98,29 @@ def test_a_split_that_the_manifest_lacks_is_read(tmp_path):
   assert occurring(tmp_path) == {0, 2}
 
 
-def test_records_are_read_once(tmp_path, monkeypatch):
-  occurring(records(tmp_path))
-  monkeypatch.setattr(files, "ranges", None)
+@pytest.mark.parametrize("odd", ["long", "words", "half", "not a number", "frames first"])
+def test_labels_that_are_not_known_are_not_taken_for_none(tmp_path, odd):
+  """A record like this may be of any class, also of one that `occurring` would leave out."""
+  video = videos([1])[0]
+  payload = example.encode(dataclasses.replace(video, caption="x" * 5000 * (odd == "long")))
+  if odd == "frames first":
+    end = 2 + payload[1]
+    payload = payload[end:] + payload[:end]
+  elif odd != "long":
+    message = example._sequence_example().FromString(payload)
+    feature = message.context.feature[example.LABEL_INDEX]
+    if odd == "words":
+      feature.bytes_list.value[:] = [b"run"]
+    else:
+      feature.float_list.value[:] = [{"half": 0.5, "not a number": np.nan}[odd]]
+    payload = message.SerializeToString()
+    with pytest.raises(UserError, match="'clip/label/index', which must be"):
+      example.decode(payload)
+  records(tmp_path)
   assert occurring(tmp_path) == {0, 2}
+  with tfrecord.ShardWriter(tmp_path / "train-00001-of-00002.tfrecord") as writer:
+    writer.write(payload)
+  assert occurring(tmp_path) is None
 
 
 def test_of_a_large_bucket_only_some_are_read(tmp_path, monkeypatch):
@@ -121,8 +141,9 @@ def test_label_of_the_first_bytes():
   for number in (0, 7, -1):
     payload = example.encode(videos([number])[0])
     assert example.label_of(payload) == example.decode(payload).label == number
-    assert example.label_of(payload[:20]) == -1
-  assert example.label_of(b"") == example.label_of(b"\x0a\xff") == -1
+    assert example.label_of(payload[:20]) is None
+  assert example.label_of(b"") is example.label_of(b"\x0a\xff") is None
+  assert example.label_of(b"\x0a\x00") == -1  # a context without any label
   rng = np.random.default_rng(0)
   for _ in range(300):
-    assert example.label_of(b"\x0a" + rng.bytes(40)) < 1 << 63
+    assert (example.label_of(b"\x0a" + rng.bytes(40)) or 0) < 1 << 63

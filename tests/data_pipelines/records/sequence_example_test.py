@@ -146,6 +146,13 @@ def test_fps_of_names_the_video_where_it_is_unknown(context):
     example.fps_of({"video/filename": [b"x/y.avi"], **context}, 20)
 
 
+@pytest.mark.parametrize("key", [example.FRAME_RATE, example.START, example.END])
+@pytest.mark.parametrize("value", [[b"fast"], [float("inf")], "soon"])
+def test_fps_of_what_is_no_number(key, value):
+  with pytest.raises(UserError, match=f"as '{key}', which must be a number"):
+    example.fps_of({example.FILENAME: [b"a.mp4"], key: value}, 5)
+
+
 def test_neither_records_nor_prepare_import_tensorflow():
   code = "import sys, data_pipelines.prepare; print(*(m in sys.modules for m in sys.argv[1:]))"
   command = [sys.executable, "-c", code, "tensorflow", "jax"]

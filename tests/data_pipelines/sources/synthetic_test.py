@@ -1,29 +1,17 @@
-import itertools
-
 import numpy as np
 import pytest
 
 from data_pipelines import source
 from tests.data_pipelines import tiny
+from tests.data_pipelines.tiny import take
 from vssl_jax.errors import UserError
 
 VIEWS = {"clips": 2, "crops": 3, "frames": 3, "stride": 2, "resize": 12, "size": 8}
 
 
-def load(*, split="train", batch_size=4, seed=0, process=(0, 1), **fields):
+def load(**fields):
   fields = {"synthetic__videos": 10, "synthetic__eval_videos": 5} | fields
-  return source.load(
-    tiny.data(source="synthetic", **fields),
-    split=split,
-    batch_size=batch_size,
-    seed=seed,
-    process_index=process[0],
-    process_count=process[1],
-  )
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
+  return tiny.load(source="synthetic", **fields)
 
 
 def test_batch_follows_the_contract():

@@ -1,10 +1,8 @@
-import itertools
-
 import numpy as np
 import pytest
 
-from data_pipelines import source
 from tests.data_pipelines import tiny
+from tests.data_pipelines.tiny import take
 from vssl_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -67,13 +65,8 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp("tfds")
 
 
-def load(name, folder, split="train", batch_size=4, **fields):
-  data = tiny.data(folder, **{"source": "tfds", "name": name, **fields})
-  return source.load(data, split=split, batch_size=batch_size, seed=0)
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
+def load(name, folder, split="train", **fields):
+  return tiny.load(folder, split=split, **{"source": "tfds", "name": name, **fields})
 
 
 @pytest.mark.parametrize(
