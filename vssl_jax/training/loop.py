@@ -26,7 +26,7 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import lock, make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim, sources
+from vssl_jax.training import checkpoints, metrics_log, optim, run_config, sources
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -98,7 +98,7 @@ def train(
   make_folder(workdir)
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
-      checkpoints.check_config(workdir, config)
+      run_config.check_config(workdir, config)
     return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
 
 
@@ -125,7 +125,7 @@ def _train(
   saver = checkpoints.Checkpoints(workdir, config.save)
   restored = saver.restore(state)
   start, state = restored if restored is not None else (0, state)
-  checkpoints.write_config(workdir, config)
+  run_config.write_config(workdir, config)
   lead = jax.process_index() == 0
   if lead:
     print(optim.describe(*schedule, state.params), flush=True)
