@@ -52,7 +52,7 @@ exit codes:
   {BAD_INPUT}    bad input: one line says which flag, file or field, and what to do
   {DROPPED}    done, but some videos could not be read and are left out
   {PEER_LOST}   another process of the same run is gone; one line says which, and how to continue
-  {INTERRUPTED}  Ctrl-C; training saves first, and a second Ctrl-C ends it at once
+  {INTERRUPTED}  Ctrl-C; training saves first, and a second Ctrl-C ends it without that
   {BROKEN_PIPE}  whoever read the output has gone, as `head` does
   {PREEMPTED}  SIGTERM; all is saved, and the same command goes on
 """

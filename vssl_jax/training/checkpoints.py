@@ -71,7 +71,7 @@ def _require_damage(error: Exception, checkpoint: pathlib.Path) -> None:
     raise error
   if (fault := storage_fault(error, _NO_DAMAGE)) is not None:
     where = fault.filename if isinstance(fault.filename, str) else ""
-    reason = fault.strerror + (f": {where}" if where else "")
+    reason = f"{fault.strerror}: {where}" if where else f"{fault.strerror}"
     raise OutOfReachError(
       f"{checkpoint}: cannot be read now ({reason}), which is no sign of damage; run the same "
       "command when it can be read, or rename this folder to continue without it."

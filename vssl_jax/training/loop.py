@@ -339,17 +339,18 @@ def stopped(result: Result, what: str) -> Preempted:
 def _termination() -> Iterator[_Termination]:
   """Yields a function of the step that says whether to save and stop; one answer for all processes.
 
-  SIGTERM and the first Ctrl-C ask for it. A second Ctrl-C ends the process at once.
+  SIGTERM and the first Ctrl-C ask for it. A second Ctrl-C in the same process saves nothing more;
+  it waits only for a checkpoint that is being written.
   """
   several = jax.process_count() > 1
   asked = _Termination(multihost_utils.reached_preemption_sync_point if several else None)
 
   def handler(signum: int, frame: Any) -> None:
     if signum == signal.SIGINT:
-      if asked.interrupted or lock.is_lost():
+      if asked.pressed or lock.is_lost():
         raise KeyboardInterrupt
-      asked.interrupted = True
-      print("Ctrl-C: saving after this step; press it again to stop at once.", flush=True)
+      asked.pressed = asked.interrupted = True
+      print("Ctrl-C: saving after this step; press it again to stop without it.", flush=True)
       if several:  # all processes must stop after one step, which JAX agrees on at SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
     asked.set = True
@@ -371,10 +372,23 @@ def _termination() -> Iterator[_Termination]:
 
 
 class _Termination:
-  """Whether to stop after a step, and whether by Ctrl-C."""
+  """Whether to stop after a step.
+
+  Attributes:
+    set: whether a signal asked for it in this process.
+    pressed: whether Ctrl-C did.
+    interrupted: whether Ctrl-C did, in any process as soon as they stop: all then end alike.
+  """
 
   def __init__(self, agreed: Callable[[int], bool] | None):
-    self._agreed, self.set, self.interrupted = agreed, False, False
+    self._agreed = agreed
+    self.set = self.pressed = self.interrupted = False
 
   def __call__(self, step: int) -> bool:
-    return self._agreed(step) if self._agreed else self.set
+    if self._agreed is None:
+      return self.set
+    stops = self._agreed(step)
+    if stops:
+      pressed = multihost_utils.process_allgather(np.array(self.pressed))
+      self.interrupted = bool(np.any(pressed))
+    return stops
