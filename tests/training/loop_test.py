@@ -329,7 +329,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
 
 @pytest.mark.parametrize("others", [False, True])
 def test_all_processes_end_as_the_one_that_got_ctrl_c(monkeypatch, others):
-  gather = lambda own: np.array([own, others])  # noqa: E731
+  gather = lambda own: np.array([own, others])
   monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather)
   asked = loop._Termination(lambda step: step == 3)
   assert [asked(2), asked.interrupted, asked(3), asked.interrupted] == [False, False, True, others]
