@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections.abc import Collection
 
 # What ml_collections says of a field that is read, and of one that is set in a locked config.
 _UNKNOWN_FIELD = re.compile(
@@ -23,6 +24,16 @@ STORAGE = (
   errno.EISDIR,
   errno.ENAMETOOLONG,
   errno.ESTALE,
+)
+
+# Mistakes in a program; their text may quote anything, such as what was to be printed or looked up.
+_OF_PROGRAMMING = (
+  TypeError,
+  AttributeError,
+  NameError,
+  AssertionError,
+  LookupError,
+  NotImplementedError,
 )
 
 PEER_LOST = 75  # exit status of a process of a run whose other processes are gone
@@ -51,27 +62,31 @@ class PeerLost(Exception):
   """The other processes of a run cannot be reached; the message says what to do."""
 
 
-def storage_fault(error: BaseException) -> OSError | None:
+def storage_fault(error: BaseException, numbers: Collection[int] = STORAGE) -> OSError | None:
   """The error of the storage that an exception is, or comes from; None if there is none.
 
   Orbax, TensorStore and TensorFlow raise errors of their own, which have the system's reason in
-  their text alone.
+  their text alone. A mistake in the program is none, whatever was being handled when it happened;
+  only what it was explicitly raised from counts.
 
   Args:
     error: any exception.
+    numbers: the system's reasons, of `errno`, that count.
   """
   seen: set[int] = set()
   at: BaseException | None = error
   while at is not None and id(at) not in seen:
     seen.add(id(at))
-    if isinstance(at, OSError) and at.errno in STORAGE:
+    if isinstance(at, OSError) and at.errno in numbers:
       return at
-    text = "" if isinstance(at, OSError | UserError) else str(at)
-    for number in STORAGE:
+    mistake = isinstance(at, _OF_PROGRAMMING)
+    text = "" if mistake or isinstance(at, OSError | UserError) else str(at)
+    for number in numbers:
       if os.strerror(number) in text:
         path = re.search(r"(?:^|[\s'\"(=])(/[^\s'\":,)]+)", text)
         return OSError(number, os.strerror(number), path[1] if path else None)
-    at = at.__cause__ or at.__context__
+    hidden = mistake or at.__suppress_context__
+    at = at.__cause__ or (None if hidden else at.__context__)
   return None
 
 

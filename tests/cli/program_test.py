@@ -152,7 +152,7 @@ def test_python_m_is_the_same_command(name, tmp_path):
     (Interrupted("step 3 of runs/x"), 130, "err", "Ctrl-C: saved step 3 of runs/x; run the same"),
     (OSError(28, "No space left on device", "runs/x"), 2, "err", "error: runs/x: No space left on"),
     (PermissionError(13, "Permission denied", b"x\xff"), 2, "err", "error: x\\xff: Permission den"),
-    (OSError(30, "Read-only file system"), 2, "err", "error: the output: Read-only file system; "),
+    (OSError(30, "Read-only file system"), 2, "err", "error: a file: Read-only file system; "),
   ],
 )
 def test_how_commands_end(command, capsys, error, code, stream, told):
@@ -278,6 +278,22 @@ def test_ctrl_c_in_the_midst_of_an_import(tmp_path):
   assert process.returncode == 130
 
 
+def test_an_input_that_may_not_be_read_is_one_line_that_fits_it(command, capsys):
+  command(_raises(PermissionError(errno.EACCES, "Permission denied", "videos.csv")))
+  assert cli.main(["odd"]) == 2
+  said = capsys.readouterr().err
+  assert re.match(r"error: videos\.csv: Permission denied; .* read or write .* another path", said)
+  assert "folder" not in said
+
+
+def test_a_mistake_that_quotes_a_fault_of_the_storage_has_its_traceback(command, capsys):
+  command(_raises(TypeError("cannot format 'No space left on device' in /data/x")))
+  assert cli.main(["odd"]) == 1
+  error = capsys.readouterr().err
+  assert error.startswith("error: unexpected TypeError: ")
+  os.remove(re.search(r"is in (\S+),", error)[1])
+
+
 def test_a_fault_of_the_storage_in_anothers_words_is_one_line(command, capsys):
   """TensorStore and TensorFlow have their own errors, with the reason of the system in the text."""
 
@@ -290,6 +306,7 @@ def test_a_fault_of_the_storage_in_anothers_words_is_one_line(command, capsys):
   command(run, RESUMES=True)
   assert cli.main(["odd"]) == 2
   said = capsys.readouterr().err
-  assert said.startswith("error: /data/x/_sharding: No space left on device; what was saved before")
+  assert said.startswith("error: /data/x/_sharding: No space left on device; make it possible to ")
   assert "it goes on where it stopped" in said
+  assert "what was saved before was not removed" in said
   assert said.count("\n") == 1

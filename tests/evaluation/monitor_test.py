@@ -15,7 +15,7 @@ from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import monitor, protocols, splits
 from vssl_jax.jobs import pretrain
-from vssl_jax.training import checkpoints, loop, metrics_log, sources
+from vssl_jax.training import loop, metrics_log, run_config, sources
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -112,7 +112,7 @@ def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_pat
   c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
   outcome = pretrain.pretrain(c, tmp_path)
   assert outcome["train_videos"] == 18
-  kept = checkpoints.load_config(tmp_path).data
+  kept = run_config.load_config(tmp_path).data
   assert kept.fingerprint == sources.load_source(c, "train").fingerprint  # the split's own
   assert len(kept.held_out_sha256) == 64
   back = r"set config\.knn\.held_out=0\.25 and config\.knn\.every_epochs=1\.0, as then"
@@ -120,7 +120,7 @@ def test_a_method_that_learns_labels_does_not_see_those_it_is_watched_by(tmp_pat
     c = small.shrink(small.load("cvrl.py", "demo_supervised"), **(values | change))
     with pytest.raises(UserError, match=back):
       pretrain.pretrain(c, tmp_path)
-  assert kept.to_dict() == checkpoints.load_config(tmp_path).data.to_dict()
+  assert kept.to_dict() == run_config.load_config(tmp_path).data.to_dict()
   c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
   assert pretrain.pretrain(c, tmp_path)["steps"] == 4
 
@@ -131,7 +131,7 @@ def test_a_run_of_before_anything_was_held_out_goes_on(tmp_path):
   values = {"knn.every_epochs": 0.0, "probe.run": False}
   c = small.shrink(small.load("cvrl.py", "demo_supervised"), **values)
   pretrain.pretrain(c, tmp_path)
-  file = tmp_path / checkpoints.CONFIG
+  file = tmp_path / run_config.CONFIG
   stored = json.loads(file.read_text())
   assert stored["data"].pop("held_out_sha256") == ""
   file.write_text(json.dumps(stored))

@@ -21,7 +21,7 @@ from vssl_jax.evaluation import classifier, protocols, run, splits, subsets
 from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.probes import cross_validation, knn, metrics, retrieval
 from vssl_jax.probes.views import Cached
-from vssl_jax.training import checkpoints, loop, run_folder, sources
+from vssl_jax.training import loop, run_config, run_folder, sources
 
 TIMES = ("seconds", "clips_per_second")
 QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
@@ -248,9 +248,9 @@ def test_the_same_weights_under_another_preprocessing_are_run_again(checkpoint, 
   assert _main(checkpoint, tmp_path / "out", names="knn") == 0
   other = tmp_path / "other"
   shutil.copytree(checkpoint, other)
-  config = checkpoints.load_config(other)
+  config = run_config.load_config(other)
   config.augment.mean = (0.3, 0.4, 0.5)
-  checkpoints.write_config(other, config)
+  run_config.write_config(other, config)
   capsys.readouterr()
   assert _main(other, tmp_path / "out", names="knn") == 0
   assert "finished before" not in capsys.readouterr().out
@@ -336,7 +336,7 @@ def test_a_class_that_training_lacks_is_told(checkpoint, tmp_path, capsys, monke
 
 
 def test_folders_keep_names_of_their_own(checkpoint, tmp_path):
-  trained = checkpoints.load_config(checkpoint)
+  trained = run_config.load_config(checkpoint)
   folders = [tmp_path / x for x in ("ucf-2", "a/ucf", "b/ucf", "ucf-3")]
   for folder in folders:
     folder.mkdir(parents=True)
@@ -353,19 +353,19 @@ def test_folders_of_the_output_are_no_pairs_of_splits(checkpoint, tmp_path, fold
   (tmp_path / "records" / folder.removesuffix("..")).mkdir(parents=True)
   given = [str(tmp_path / "records" / folder)]
   names = {"x/..": "records", "localization_features": "localization_features-2"}
-  (case,) = run._cases(checkpoints.load_config(checkpoint), given)
+  (case,) = run._cases(run_config.load_config(checkpoint), given)
   assert case.name == (name or names[folder])
 
 
 def test_splits_may_be_slices(checkpoint):
   named = ["train[:80%]:train[80%:]", "a:b"]
-  cases = run._cases(checkpoints.load_config(checkpoint), ["ucf101"], "tfds", "", named)
+  cases = run._cases(run_config.load_config(checkpoint), ["ucf101"], "tfds", "", named)
   pairs = [(c.values["train_split"], c.values["eval_split"]) for c in cases]
   assert pairs == [("train[:80%]", "train[80%:]"), ("a", "b")]
 
 
 def test_weights_from_elsewhere_name_no_data(checkpoint):
-  trained = checkpoints.load_config(checkpoint)
+  trained = run_config.load_config(checkpoint)
   with trained.unlocked():
     trained.data.source = "tfrecord"
   with pytest.raises(UserError, match="--data: the checkpoint's config names no data"):
@@ -373,7 +373,7 @@ def test_weights_from_elsewhere_name_no_data(checkpoint):
 
 
 def test_data_sets_of_tfds_are_named(checkpoint, tmp_path, capsys):
-  trained = checkpoints.load_config(checkpoint)
+  trained = run_config.load_config(checkpoint)
   names = ["ucf101/ucf101_1", "ucf101/ucf101_2"]
   first, second = run._cases(trained, names, "tfds", "/data")
   assert (first.name, second.name) == ("ucf101_1", "ucf101_2")
@@ -545,9 +545,9 @@ def test_unreadable_videos_of_training_are_told(checkpoint, tmp_path, monkeypatc
 def _with_videos(checkpoint, folder, count):
   """The checkpoint with so many training videos in its config."""
   shutil.copytree(checkpoint, folder)
-  config = checkpoints.load_config(folder)
+  config = run_config.load_config(folder)
   config.data.synthetic.videos = count
-  checkpoints.write_config(folder, config)
+  run_config.write_config(folder, config)
   return folder
 
 

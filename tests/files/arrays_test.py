@@ -1,5 +1,6 @@
 """Arrays come whole and exact, or not at all; no file asks for more memory than it has."""
 
+import copy
 import io
 import resource
 import zipfile
@@ -97,7 +98,7 @@ def test_a_bomb_is_named_before_it_grows(tmp_path):
   # The listing says what the bomb would have; it need not be written to be refused.
   _lie(path, size)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  with pytest.raises(UserError, match=r"'features\.npy' would grow .* to 2,147,48"):
+  with pytest.raises(UserError, match=r"its arrays would grow from .* to 2,147,48"):
     files.read_npz(path)
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
@@ -118,6 +119,35 @@ def test_the_limit_is_of_what_is_compressed_too_much(tmp_path, monkeypatch):
   np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(1 << 15))
   with pytest.raises(UserError, match="would grow"):
     files.read_npz(tmp_path / "bomb.npz")
+
+
+def test_the_limit_is_of_all_chosen_members_together(tmp_path, monkeypatch):
+  """Each would fit alone; what is not asked for does not count."""
+  monkeypatch.setattr(arrays, "MOST_EXPANDED", 1 << 16)
+  path = tmp_path / "x.npz"
+  np.savez_compressed(path, **{f"a{i}": np.zeros((1 << 13) - 16) for i in range(4)})
+  assert list(files.read_npz(path, ("a2",))) == ["a2"]
+  with pytest.raises(UserError, match=r"arrays would grow from [\d,]+ to 131,072 bytes"):
+    files.read_npz(path, ("a0", "a3"))
+  with pytest.raises(UserError, match=r"arrays would grow from [\d,]+ to 262,144 bytes"):
+    files.read_npz(path)
+
+
+def test_members_that_share_their_bytes_count_once(tmp_path, monkeypatch):
+  """The listing names one member many times, so that its packed sizes add up to any sum."""
+  monkeypatch.setattr(arrays, "MOST_EXPANDED", 1 << 16)
+  path = tmp_path / "x.npz"
+  noise = np.random.default_rng(0).integers(0, 256, 1 << 16).astype(np.uint8)
+  np.savez_compressed(path, a=noise)
+  with zipfile.ZipFile(path, "a") as archive:
+    first = archive.filelist[0]
+    for i in range(1000):
+      again = copy.copy(first)
+      again.filename = f"c{i}.npy"
+      archive.filelist.append(again)
+    archive._didModify = True
+  with pytest.raises(UserError, match="would grow"):
+    files.read_npz(path)
 
 
 def test_a_flipped_bit_of_a_member_is_seen(tmp_path):

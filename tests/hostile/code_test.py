@@ -17,7 +17,7 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.files import text
 from vssl_jax.jobs import linear_probe
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import run_config, run_folder
 
 NAME = "strangers_program:make"
 
@@ -103,13 +103,13 @@ def test_a_run_keeps_the_name_to_compare_it_alone(tmp_path, program):
   """So that the user's own run goes on, and a stranger's does not run."""
   (tmp_path / "checkpoints").mkdir()
   config = _config(NAME)
-  checkpoints.write_config(tmp_path, config)
-  checkpoints.check_config(tmp_path, config)
+  run_config.write_config(tmp_path, config)
+  run_config.check_config(tmp_path, config)
   with pytest.raises(UserError, match=r"data\.name"):
-    checkpoints.check_config(tmp_path, _config("other:make"))
+    run_config.check_config(tmp_path, _config("other:make"))
   with pytest.raises(UserError, match="no checkpoint"), run_folder.open_run(tmp_path / "."):
     pass
-  assert methods.from_file(checkpoints.load_config(tmp_path), "x").data.name == ""
+  assert methods.from_file(run_config.load_config(tmp_path), "x").data.name == ""
   assert not program.exists()
 
 

@@ -20,7 +20,7 @@ from vssl_jax.encoder import card, exported
 from vssl_jax.evaluation import subsets
 from vssl_jax.localization import annotations, check, score
 from vssl_jax.probes import features as probe_features
-from vssl_jax.training import checkpoints, metrics_log
+from vssl_jax.training import metrics_log, run_config
 from vssl_jax.weights import files as weight_files
 
 SEQUENCE = {"split": "train", "batch_size": 1, "seed": 0, "process_index": 0, "process_count": 1}
@@ -263,13 +263,13 @@ def _result(folder):
 def _run(folder):
   config = methods.base_config("cvrl")
   (folder / "checkpoints").mkdir()
-  checkpoints.write_config(folder, config.lock())
+  run_config.write_config(folder, config.lock())
   return folder / "config.json"
 
 
 def _read_run(folder):
-  config = methods.from_file(checkpoints.load_config(folder), folder)
-  return checkpoints.check_config(folder, config)
+  config = methods.from_file(run_config.load_config(folder), folder)
+  return run_config.check_config(folder, config)
 
 
 def _log(folder):

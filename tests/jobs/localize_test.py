@@ -15,7 +15,7 @@ from vssl_jax.localization import annotations
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization.annotations import Segment, Video
 from vssl_jax.methods.dcc import inference
-from vssl_jax.training import checkpoints, run_folder, sources
+from vssl_jax.training import run_config, run_folder, sources
 
 WIDTH = 5
 
@@ -203,7 +203,7 @@ def test_a_run_without_names_knows_its_own_data_only(run, tmp_path, capsys, monk
   assert call(folder, tmp_path / "a", f"--data={features(tmp_path / 'new', [9])}") == 2
   assert "before class names were kept" in capsys.readouterr().err
   assert call(folder, tmp_path / "b") == 0
-  checkpoints.check_config(folder, loaded[0])  # and such a run goes on
+  run_config.check_config(folder, loaded[0])  # and such a run goes on
 
 
 def test_what_is_of_annotated_videos_only_is_refused(run, tmp_path, capsys):

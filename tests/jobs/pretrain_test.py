@@ -12,7 +12,7 @@ from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier, end_of_run, splits
 from vssl_jax.jobs import dry_run, linear_probe, pretrain
-from vssl_jax.training import checkpoints, metrics_log, sources
+from vssl_jax.training import metrics_log, run_config, sources
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_another_method_than_the_recipes_has_its_own_defaults(run, tmp_path):
   values = {"method": "classify", "checkpoint": str(run), "probe.run": False}
   config = small.shrink(small.load("cvrl.py", "demo"), **values).lock()
   assert pretrain.pretrain(config, tmp_path)["method"] == "classify"
-  assert checkpoints.load_config(tmp_path).classify.frozen
+  assert run_config.load_config(tmp_path).classify.frozen
   assert '"frozen": true' in dry_run.describe(config)
 
 

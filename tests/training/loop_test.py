@@ -315,7 +315,7 @@ def test_ctrl_c_saves_as_sigterm_does(tmp_path, capsys):
   stopped = _train(tmp_path / "cut", source=_Interrupted(6))
   assert (stopped.preempted, stopped.interrupted, stopped.steps) == (True, True, 7)
   assert isinstance(loop.stopped(stopped, "step 7"), Interrupted)
-  assert "press it again to stop at once" in capsys.readouterr().out
+  assert "press it again to stop without it" in capsys.readouterr().out
   assert signal.getsignal(signal.SIGINT) is before
   resumed = _train(tmp_path / "cut")
   assert not resumed.preempted
@@ -326,6 +326,27 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     _train(tmp_path, source=_Interrupted(6, 6))
   assert set(_saved_metrics(tmp_path)) == {5}
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_all_processes_end_as_the_one_that_got_ctrl_c(monkeypatch, others):
+  gather = lambda own: np.array([own, others])
+  monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather)
+  asked = loop._Termination(lambda step: step == 3)
+  assert [asked(2), asked.interrupted, asked(3), asked.interrupted] == [False, False, True, others]
+
+
+def test_the_first_ctrl_c_of_a_process_is_no_second_one(monkeypatch):
+  """It may come when another process has got one, and all are saving."""
+  sent = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(os, "kill", lambda *args: sent.append(args))
+  with loop._termination() as asked:
+    asked.interrupted = True
+    signal.raise_signal(signal.SIGINT)
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

@@ -1,5 +1,7 @@
 """Digests see any change, and arrays that all devices hold are written without being cut."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,14 @@ def test_what_orbax_writes_by_default_is_read(tmp_path):
     found = manager.restore(1, args=ocp.args.Composite(digest=ocp.args.JsonRestore(), **asked))
   assert found["digest"] == {"a": 1}
   np.testing.assert_array_equal(found["state"]["w"], tree["w"])
+
+
+def test_a_seal_sees_any_change_of_the_facts():
+  facts = {"arrays": [1, 2], "layout": {"w": "float32[2]"}, "step": 3, "metrics": {"loss": 0.5}}
+  sealed = stored.seal(facts)
+  stored.check_seal(sealed)
+  stored.check_seal(json.loads(json.dumps(sealed)))
+  stored.check_seal(facts)  # as earlier versions wrote them
+  for field, value in (("arrays", [2, 1]), ("step", 4), ("metrics", {}), ("more", 1)):
+    with pytest.raises(ValueError, match="its digest differs"):
+      stored.check_seal(sealed | {field: value})

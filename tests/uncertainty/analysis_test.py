@@ -12,7 +12,7 @@ from tests.methods import conftest
 from vssl_jax import methods, models, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import splits
-from vssl_jax.training import checkpoints, metrics_log, optim, run_folder, sources
+from vssl_jax.training import checkpoints, metrics_log, optim, run_config, run_folder, sources
 from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import analysis, corruptions
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     patch.setattr(parallel, "make_mesh", lambda devices=None: one)
     config = small.shrink(small.load("provico.py", "demo"), **{"save.keep": 9})
     config = methods.resolve(config.lock(), sources.load_source(config, "train"))
-    checkpoints.write_config(folder, config)
+    run_config.write_config(folder, config)
     method = methods.load("provico").build(config, one)
     tx = optim.build(config.optim, lambda step: step)
     state = step_lib.init(method, tx, config.seed, one, 2)
@@ -104,7 +104,7 @@ def test_a_run_s_analysis_is_written_and_told(run, tmp_path, capsys, monkeypatch
   assert "uncertainty and hit, by video" in said
   assert said.strip().splitlines()[-1].startswith("RESULT {")
   # What the command saw is what the method's own evaluation sees.
-  config = checkpoints.load_config(folder)
+  config = run_config.load_config(folder)
   evaluate = methods.evaluator(config).scores
   own = evaluate(*jax.device_get((state.params, state.method)), *splits.splits(config))["retrieval"]
   np.testing.assert_allclose(own["mean"]["R@1"], last["R@1"], atol=1e-3)
@@ -205,8 +205,8 @@ def test_other_folders_are_refused_in_one_line(tmp_path, capsys):
   assert "two folders have the same name" in refused(tmp_path / "a" / "x", tmp_path / "b" / "x")
   config = small.load("provico.py", "demo")
   (tmp_path / "new").mkdir()
-  checkpoints.write_config(tmp_path / "new", config)
+  run_config.write_config(tmp_path / "new", config)
   assert "no checkpoint there yet" in refused(tmp_path / "new")
   (tmp_path / "other").mkdir()
-  checkpoints.write_config(tmp_path / "other", small.load("cvrl.py", "demo"))
+  run_config.write_config(tmp_path / "other", small.load("cvrl.py", "demo"))
   assert "a run of cvrl" in refused(tmp_path / "other")

@@ -52,7 +52,7 @@ exit codes:
   {BAD_INPUT}    bad input: one line says which flag, file or field, and what to do
   {DROPPED}    done, but some videos could not be read and are left out
   {PEER_LOST}   another process of the same run is gone; one line says which, and how to continue
-  {INTERRUPTED}  Ctrl-C; training saves first, and a second Ctrl-C ends it at once
+  {INTERRUPTED}  Ctrl-C; training saves first, and a second Ctrl-C ends it without that
   {BROKEN_PIPE}  whoever read the output has gone, as `head` does
   {PREEMPTED}  SIGTERM; all is saved, and the same command goes on
 """
@@ -133,13 +133,13 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _storage(fault: OSError, resumes: bool) -> str:
-  """One line about a full disk, a folder that may not be written to, and the like."""
+  """One line about a full disk, a file that may not be read or written, and the like."""
   goes_on = ", it goes on where it stopped" if resumes else ""
-  where: Any = fault.filename if fault.filename is not None else "the output"
+  where: Any = fault.filename if fault.filename is not None else "a file"
   where = os.fsdecode(where) if isinstance(where, bytes) else where
   return (
-    f"{where}: {fault.strerror}; what was saved before is still there: mend this, or give another "
-    f"folder, and run the same command again{goes_on}"
+    f"{where}: {fault.strerror}; make it possible to read or write there, or give another path, "
+    f"and run the same command again{goes_on}; what was saved before was not removed"
   )
 
 

@@ -21,7 +21,7 @@ from vssl_jax.encoder.exported import CARD, WEIGHTS
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import run_config, run_folder
 
 Params = dict[str, Any]
 
@@ -142,7 +142,7 @@ def load_encoder(
     UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
   folder = files.path(path)
-  exported, trained = (folder / x for x in (CARD, checkpoints.CONFIG))
+  exported, trained = (folder / x for x in (CARD, run_config.CONFIG))
   if exported.is_file() and trained.is_file():
     raise UserError(
       f"{folder}: holds a run and an exported encoder ({CARD}), which may differ; move "
@@ -150,7 +150,7 @@ def load_encoder(
     )
   if not exported.is_file() and not trained.is_file():
     raise UserError(
-      f"{folder}: no {checkpoints.CONFIG} of a run (--workdir of training) and no {CARD} of "
+      f"{folder}: no {run_config.CONFIG} of a run (--workdir of training) and no {CARD} of "
       "an exported or converted encoder there."
     )
   if exported.is_file():

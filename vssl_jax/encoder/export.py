@@ -24,7 +24,7 @@ from vssl_jax.encoder import encoder, exported, features_file, program, ray_spli
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import run_config, run_folder
 
 FORMATS = ("safetensors", "program", "savedmodel")
 
@@ -77,7 +77,7 @@ def export(
   splits = [split] if isinstance(split, str) else [s for s in split if s]
   output = files_lib.path(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
-  if (output / checkpoints.CONFIG).exists():
+  if (output / run_config.CONFIG).exists():
     raise UserError(
       f"{output}: holds a run, whose checkpoints would be hidden; give another folder."
     )

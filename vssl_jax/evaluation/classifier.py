@@ -18,7 +18,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import classifier as classifier_lib
-from vssl_jax.training import checkpoints, loop, metrics_log, optim, sources
+from vssl_jax.training import loop, metrics_log, optim, run_config, sources
 
 
 def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
@@ -180,7 +180,7 @@ def classifier(
     source = source.only(videos)
   with settings.unlocked():
     settings.steps_per_epoch = source.steps_per_epoch  # so that the hash includes the total steps
-  decisive = json.dumps(checkpoints.bound(settings), sort_keys=True).encode()
+  decisive = json.dumps(run_config.bound(settings), sort_keys=True).encode()
   folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
   print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)

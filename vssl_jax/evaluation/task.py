@@ -24,7 +24,7 @@ from vssl_jax.evaluation import options as options_lib
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import feature_cache, features, too_few_videos
 from vssl_jax.probes import views as views_lib
-from vssl_jax.training import checkpoints, optim
+from vssl_jax.training import optim, run_config
 
 Result = dict[str, Any]
 
@@ -201,7 +201,7 @@ def headline(task: Task, top1: float, top5: float) -> dict[str, float]:
 
 def _bound(config: ConfigDict) -> str:
   """One hash over all config fields that decide the numbers of a training run."""
-  text = json.dumps(checkpoints.bound(config), sort_keys=True)
+  text = json.dumps(run_config.bound(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from vssl_jax.files import contents
 from vssl_jax.files.paths import StrPath
 
 # Deflated numbers shrink to a half at best, masks and padding to a few percent.
-MOST_EXPANDED = 1 << 30  # bytes of an array that is compressed more than `MOST_RATIO` times
+MOST_EXPANDED = 1 << 30  # bytes of all arrays that are read, if their file is so much smaller:
 MOST_RATIO = 100
 _HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
@@ -70,27 +70,35 @@ def read_npz(path: StrPath, names: Collection[str] | None = None) -> dict[str, n
 
   Raises:
     FileNotFoundError: there is no such file.
-    UserError: the file is no archive, is damaged, holds Python objects, or an array in it is
-      compressed so much that it would fill the memory.
+    UserError: the file is no archive, is damaged, holds Python objects, or the arrays are
+      compressed so much that together they would fill the memory.
   """
   try:
     with contents.open_read(path) as file, zipfile.ZipFile(file) as archive:
+      total = file.seek(0, os.SEEK_END)
       listed = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
       chosen = listed if names is None else {k: listed[k] for k in names if k in listed}
-      return {name: _member(path, archive, info) for name, info in chosen.items()}
+      _check_sizes(path, chosen.values(), total)
+      return {name: _member(archive, info) for name, info in chosen.items()}
   except (FileNotFoundError, UserError):
     raise
   except Exception as e:  # zipfile, zlib and NumPy have many kinds for a damaged file
     raise UserError(f"{path}: not a complete .npz file of numbers ({_reason(e)})") from None
 
 
-def _member(path: StrPath, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-  packed = max(info.compress_size, 1)
-  if info.file_size > MOST_EXPANDED and info.file_size > MOST_RATIO * packed:
+def _check_sizes(path: StrPath, members: Collection[zipfile.ZipInfo], total: int) -> None:
+  """Checks that members of an archive of `total` bytes would not fill the memory together."""
+  # Members may share their bytes, so that their sizes add up to more than the file has.
+  packed = min(max(sum(info.compress_size for info in members), 1), total)
+  grown = sum(info.file_size for info in members)
+  if grown > MOST_EXPANDED and grown > MOST_RATIO * packed:
     raise UserError(
-      f"{path}: its array {info.filename!r} would grow from {packed:,} to {info.file_size:,} "
-      f"bytes, more than {MOST_RATIO} times; save it with numpy.savez if it really is so large"
+      f"{path}: its arrays would grow from {packed:,} to {grown:,} bytes, more than {MOST_RATIO} "
+      "times; save them with numpy.savez if they really are so large"
     )
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
   if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
     raise ValueError(f"{info.filename} has two sizes")
   with archive.open(info) as file:

@@ -85,8 +85,12 @@ def base_config(method: str) -> ConfigDict:
   return c
 
 
-def complete(saved: ConfigDict) -> ConfigDict:
+def complete(saved: ConfigDict, file: object = "") -> ConfigDict:
   """A stored config, with fields that later versions added set to their defaults.
+
+  Args:
+    saved: the config as it was read; it may name code, which stays there.
+    file: where it came from, for messages; "" for a config that did not come from a file.
 
   Raises:
     UserError: a field holds a value of another type than its default, or there is no such method.
@@ -104,7 +108,10 @@ def complete(saved: ConfigDict) -> ConfigDict:
 
   whole = saved.copy_and_resolve_references().unlock()
   config_lib.rename_fields(whole)
-  fill(whole, base_config(saved.method), "config")
+  try:
+    fill(whole, base_config(saved.method), "config")
+  except UserError as e:
+    raise UserError(f"{file}: {e}" if file else str(e)) from None
   return whole
 
 
@@ -118,10 +125,7 @@ def from_file(saved: ConfigDict, file: object) -> ConfigDict:
   Raises:
     UserError: a field holds a value of another type than its default, or there is no such method.
   """
-  try:
-    config = complete(saved)
-  except UserError as e:
-    raise UserError(f"{file}: {e}") from None
+  config = complete(saved, file)
   config_lib.without_code(config)
   return config
 

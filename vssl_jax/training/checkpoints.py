@@ -9,8 +9,7 @@ digest of each array, computed on the device, so that reading detects any damage
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import errno
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -23,37 +22,31 @@ from absl import logging
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-from vssl_jax import config as config_lib
-from vssl_jax import files, methods
-from vssl_jax.errors import UserError, brief
+from vssl_jax import files
+from vssl_jax.errors import UserError, brief, storage_fault
 from vssl_jax.files import lock
 from vssl_jax.training import mirror, stored
 
 Tree = Any
 FOLDER = "checkpoints"
-CONFIG = "config.json"
-# Fields that may differ between a run and its continuation, because they change no number.
-# Paths may differ because the fingerprint of the videos is compared instead; epochs may differ
-# because the total number of steps is compared instead.
-_FREE = (
-  "name",
-  "log_every",
-  "save",
-  "probe",
-  "knn",
-  "distributed",
-  "data.threads",
-  "data.prefetch",
-  "data.eval",
-  "data.path",
-  "data.eval_split",
-  "steps",
-  "epochs",
-  "steps_per_epoch",
-  "checkpoint",
+# Reasons of the system that say nothing about what is stored: rights, disks, network, this process.
+_NO_DAMAGE = (
+  errno.EIO,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ESTALE,
+  errno.EMFILE,
+  errno.ENFILE,
+  errno.ETIMEDOUT,
+  errno.ENOTCONN,
+  errno.ECONNREFUSED,
+  errno.ECONNRESET,
+  errno.ECONNABORTED,
+  errno.EHOSTDOWN,
+  errno.EHOSTUNREACH,
+  errno.ENETDOWN,
+  errno.ENETUNREACH,
 )
-
-
 # Names of metrics whose largest value is the best.
 _LARGEST = re.compile(
   r"(^|[^a-z])(top-?\d+|accuracy|acc|precision|recall|r|m?ap|auc|f1|m?iou)(@[\d.:]+)?$",
@@ -61,15 +54,28 @@ _LARGEST = re.compile(
 )
 
 
-_HELD_OUT = "data.held_out_sha256"
-
-
 class RenamedError(UserError):
   """The folder of a checkpoint has the number of another step."""
 
 
-def _hash(facts: Mapping[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+class OutOfReachError(UserError):
+  """A checkpoint cannot be read now, which does not mean that it is damaged."""
+
+
+def _require_damage(error: Exception, checkpoint: pathlib.Path) -> None:
+  """Raises an error of reading a checkpoint that does not come from what is stored in it.
+
+  Else a run would fall back to an older checkpoint, or lose its best, because a server was busy.
+  """
+  if isinstance(error, jax.errors.JaxRuntimeError | MemoryError):  # devices, other processes
+    raise error
+  if (fault := storage_fault(error, _NO_DAMAGE)) is not None:
+    where = fault.filename if isinstance(fault.filename, str) else ""
+    reason = f"{fault.strerror}: {where}" if where else f"{fault.strerror}"
+    raise OutOfReachError(
+      f"{checkpoint}: cannot be read now ({reason}), which is no sign of damage; run the same "
+      "command when it can be read, or rename this folder to continue without it."
+    ) from error
 
 
 @contextlib.contextmanager
@@ -119,6 +125,7 @@ class _Manager(ocp.CheckpointManager):
     try:
       found = super().metrics(step)
     except Exception as e:
+      _require_damage(e, pathlib.Path(self.directory) / str(step))
       logging.error("Checkpoint %s: its metrics are damaged (%s).", step, brief(e)[:200])
       return {}
     if found is None:
@@ -193,7 +200,7 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),
-        digest=ocp.args.JsonSave({**facts, "sha256": _hash(facts)}),
+        digest=ocp.args.JsonSave(stored.seal(facts)),
       ),
       metrics=scores,
     )
@@ -213,6 +220,7 @@ class Checkpoints:
     Raises:
       UserError: checkpoints exist but none can be read, or they hold another network, or the folder
         of one has the number of another step.
+      OutOfReachError: one cannot be read now, because of the network or of rights, for example.
     """
     steps = self.steps
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -226,6 +234,7 @@ class Checkpoints:
         if isinstance(e, UserError):
           other = other or e
           continue
+        _require_damage(e, self._root / str(step))
         reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
         older = [s for s in steps if s < step]
         logging.error(
@@ -253,13 +262,14 @@ class Checkpoints:
     """Reads the checkpoint of one step, with the shapes, dtypes and shardings of `like`.
 
     Raises:
-      UserError: the checkpoint is damaged, or holds another network.
+      UserError: the checkpoint is damaged, or out of reach, or holds another network.
     """
     try:
       return self._read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     except UserError:
       raise
     except Exception as e:
+      _require_damage(e, self._root / str(step))
       raise UserError(
         f"{self._root / str(step)}: the checkpoint is damaged ({brief(e)[:200]}); remove this "
         "folder to continue without it."
@@ -272,7 +282,8 @@ class Checkpoints:
       (step, state) in the layout of `like`, or None if no checkpoint has that metric.
 
     Raises:
-      UserError: the checkpoint cannot be read, or holds another network.
+      UserError: the checkpoint cannot be read, or holds another network; or some checkpoint, which
+        may be the best, is out of reach.
     """
     sign = best_sign(self._config)
     for step in self.steps:
@@ -286,10 +297,11 @@ class Checkpoints:
 
   def _score(self, step: int) -> float | None:
     """The value of `config.best` that was saved with a checkpoint; None without a readable one."""
+    scores = None
     try:
       scores = self._kept(step).get("metrics")
-    except Exception:  # it cannot be read, or not be trusted
-      return None
+    except Exception as e:  # damaged: if it is the best, reading it will say so
+      _require_damage(e, self._root / str(step))
     scores = self._manager.metrics(step) if scores is None else scores
     return (scores or {}).get(self._config.best)
 
@@ -333,9 +345,7 @@ class Checkpoints:
     """What was written about the arrays of a checkpoint; raises some error if it is damaged."""
     item = ocp.args.Composite(digest=ocp.args.JsonRestore())
     kept = self._manager.restore(step, args=item)["digest"]
-    told = {k: v for k, v in kept.items() if k != "sha256"}
-    if kept.get("sha256", _hash(told)) != _hash(told):  # older ones have none
-      raise ValueError("its digest differs from what was written")
+    stored.check_seal(kept)
     return kept
 
   def _set_aside(self, steps: list[int]) -> None:
@@ -361,103 +371,3 @@ class Checkpoints:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
       self._manager.close()
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  flat: dict[str, Any] = {}
-  for k, v in tree.items():
-    flat |= _flat(v, f"{prefix}.{k}" if prefix else k)
-  return flat
-
-
-def bound(config: ConfigDict) -> dict[str, Any]:
-  """The config fields that decide a run's numbers, by dotted name, and the total steps."""
-  flat = _flat(json.loads(config.to_json()))
-  free = (*_FREE, *methods.undecisive_fields(config.method))
-  kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
-  if not kept.get(_HELD_OUT):  # as in a config of before there was the field
-    kept.pop(_HELD_OUT, None)
-  epoch = config.get("steps_per_epoch", 0)
-  if epoch or config.steps:
-    kept["total steps"] = config_lib.total_steps(config, epoch)
-  return kept
-
-
-def check_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Checks that the run in `workdir` was started with this config, before it is continued.
-
-  Fields that change no number (logging, saving, probing, paths, processes) may differ.
-
-  Raises:
-    UserError: other fields differ; the message names each with both values.
-  """
-  if not (workdir / CONFIG).exists() or not (workdir / FOLDER).exists():
-    return
-  began = _began(workdir)
-  old, new = bound(began), bound(config)
-  apart = {k for k in ("data.fingerprint", "total steps") if not old.get(k)} | {_HELD_OUT}
-  changed = [
-    f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
-    for k in sorted({*old, *new} - apart)
-    if old.get(k) != new.get(k)
-  ]
-  if old.get(_HELD_OUT) != new.get(_HELD_OUT):
-    changed.append(_other_held_out(began))
-  if changed:
-    raise UserError(
-      f"{workdir} holds a run with another config ({'; '.join(changed)}): give another "
-      "--workdir, or --allow_config_change to continue with the new values."
-    )
-
-
-def _began(workdir: pathlib.Path) -> ConfigDict:
-  """The config that a run began with; it may name code, as it is only compared."""
-  saved = load_config(workdir)
-  try:
-    return methods.complete(saved)
-  except UserError as e:
-    raise UserError(f"{workdir / CONFIG}: {e}") from None
-
-
-def _other_held_out(began: ConfigDict) -> str:
-  """Says that other videos are held out than when a run began, and what to set."""
-  if not began.data.held_out_sha256:
-    return (
-      "config.knn.held_out would hold out videos that it learns from: set config.knn.every_epochs=0"
-    )
-  k = began.knn
-  return (
-    "config.knn.held_out held out other videos: set "
-    f"config.knn.held_out={k.held_out} and config.knn.every_epochs={k.every_epochs}, as then"
-  )
-
-
-def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Writes `config.json`."""
-  if jax.process_index() == 0:
-    text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True)
-    with files.replacing(workdir / CONFIG) as file:
-      file.write(f"{text}\n".encode())
-
-
-def load_config(path: pathlib.Path) -> ConfigDict:
-  """Reads the config of a run folder.
-
-  Raises:
-    UserError: the folder holds no run, or its `config.json` is damaged or of another library.
-  """
-  file = files.path(path) / CONFIG
-  if not file.is_file():
-    raise UserError(f"{path}: no {CONFIG} there; give the folder of a run (--workdir of training).")
-  try:
-    values = files.read_json(file)
-  except ValueError as e:
-    raise UserError(f"{file}: damaged, not JSON ({e}); restore it, or give another run.") from None
-  if not isinstance(values, dict) or not isinstance(values.get("method"), str):
-    raise UserError(
-      f"{file}: no config of a run, as it names no method; give the folder of a run (--workdir of "
-      "training)."
-    )
-  return config_lib.from_json(values, file)

@@ -26,7 +26,7 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import lock, make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim, sources
+from vssl_jax.training import checkpoints, metrics_log, optim, run_config, sources
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -98,7 +98,7 @@ def train(
   make_folder(workdir)
   with checkpoints.sole_writer(workdir):
     if not allow_config_change:
-      checkpoints.check_config(workdir, config)
+      run_config.check_config(workdir, config)
     return _train(config, workdir, source, method, mesh, tensorboard, monitor, profile)
 
 
@@ -125,7 +125,7 @@ def _train(
   saver = checkpoints.Checkpoints(workdir, config.save)
   restored = saver.restore(state)
   start, state = restored if restored is not None else (0, state)
-  checkpoints.write_config(workdir, config)
+  run_config.write_config(workdir, config)
   lead = jax.process_index() == 0
   if lead:
     print(optim.describe(*schedule, state.params), flush=True)
@@ -341,7 +341,8 @@ def stopped(result: Result, what: str) -> Preempted:
 def _termination() -> Iterator[_Termination]:
   """Yields a function of the step that says whether to save and stop; one answer for all processes.
 
-  SIGTERM and the first Ctrl-C ask for it. A second Ctrl-C ends the process at once.
+  SIGTERM and the first Ctrl-C ask for it. A second Ctrl-C in the same process saves nothing more;
+  it waits only for a checkpoint that is being written.
   """
   several = jax.process_count() > 1
   asked = _Termination(multihost_utils.reached_preemption_sync_point if several else None)
@@ -350,10 +351,10 @@ def _termination() -> Iterator[_Termination]:
     if lock.is_lost():  # the folder is another process's now
       raise KeyboardInterrupt
     if signum == signal.SIGINT:
-      if asked.interrupted:
+      if asked.pressed:
         raise KeyboardInterrupt
-      asked.interrupted = True
-      print("Ctrl-C: saving after this step; press it again to stop at once.", flush=True)
+      asked.pressed = asked.interrupted = True
+      print("Ctrl-C: saving after this step; press it again to stop without it.", flush=True)
       if several:  # all processes must stop after one step, which JAX agrees on at SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
     asked.set = True
@@ -375,10 +376,23 @@ def _termination() -> Iterator[_Termination]:
 
 
 class _Termination:
-  """Whether to stop after a step, and whether by Ctrl-C."""
+  """Whether to stop after a step.
+
+  Attributes:
+    set: whether a signal asked for it in this process.
+    pressed: whether Ctrl-C did.
+    interrupted: whether Ctrl-C did, in any process as soon as they stop: all then end alike.
+  """
 
   def __init__(self, agreed: Callable[[int], bool] | None):
-    self._agreed, self.set, self.interrupted = agreed, False, False
+    self._agreed = agreed
+    self.set = self.pressed = self.interrupted = False
 
   def __call__(self, step: int) -> bool:
-    return self._agreed(step) if self._agreed else self.set
+    if self._agreed is None:
+      return self.set
+    stops = self._agreed(step)
+    if stops:
+      pressed = multihost_utils.process_allgather(np.array(self.pressed))
+      self.interrupted = bool(np.any(pressed))
+    return stops

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vssl_jax import files, methods, parallel, results
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Method
-from vssl_jax.training import checkpoints, mirror, optim
+from vssl_jax.training import checkpoints, mirror, optim, run_config
 from vssl_jax.training import step as step_lib
 
 LAST, BEST = "last", "best"  # names for a checkpoint, besides its step
@@ -107,7 +107,7 @@ def open_run(folder: pathlib.Path) -> Iterator[Run]:
   Raises:
     UserError: the folder has no run, or no checkpoint.
   """
-  config = methods.from_file(checkpoints.load_config(folder), folder / checkpoints.CONFIG)
+  config = methods.from_file(run_config.load_config(folder), folder / run_config.CONFIG)
   method = methods.load(config.method).build(config, None)
   tx = optim.build(config.optim, jnp.asarray)
   # Only the shapes are needed to read a checkpoint; no weights are initialized.
@@ -156,7 +156,7 @@ def save_run(
   tx = optim.build(config.optim, jnp.asarray)
   params, state = jax.tree.map(jnp.asarray, (params, state))
   with files.replacing_folder(folder.absolute(), replace=False) as partial:
-    checkpoints.write_config(partial, config)
+    run_config.write_config(partial, config)
     for name, facts in (beside or {}).items():
       results.write_json(facts, partial / name)
     writer = checkpoints.Checkpoints(partial, config.save)

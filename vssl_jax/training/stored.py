@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,6 +36,26 @@ def digest(tree: Tree) -> list[jax.Array]:
     return jnp.sum(words * weight, dtype=jnp.uint32)
 
   return [one(x) for x in jax.tree.leaves(tree)]
+
+
+def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
+  """Facts about a checkpoint, in types of JSON, with their hash under `sha256`."""
+  return {**facts, "sha256": _hash(facts)}
+
+
+def check_seal(sealed: Mapping[str, Any]) -> None:
+  """Checks that facts are those that were written; earlier versions wrote no hash of them.
+
+  Raises:
+    ValueError: they differ.
+  """
+  facts = {k: v for k, v in sealed.items() if k != "sha256"}
+  if sealed.get("sha256", _hash(facts)) != _hash(facts):
+    raise ValueError("its digest differs from what was written")
+
+
+def _hash(facts: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def handlers() -> ocp.handlers.CheckpointHandlerRegistry:

@@ -25,7 +25,7 @@ from vssl_jax.files import StrPath, listed
 from vssl_jax.methods.base import PairMining
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
-from vssl_jax.training import checkpoints, metrics_log, run_folder, sources
+from vssl_jax.training import metrics_log, run_config, run_folder, sources
 from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
@@ -117,7 +117,7 @@ def analyze(
     UserError: there is no such run or no checkpoint, or something that was asked for is missing.
   """
   folder = files_lib.path(folder)
-  config = methods.from_file(checkpoints.load_config(folder), folder / checkpoints.CONFIG)
+  config = methods.from_file(run_config.load_config(folder), folder / run_config.CONFIG)
   if methods.evaluator(config).gaussians is None:
     raise UserError(
       f"{folder}: this is a run of {config.method}, which learns no uncertainties; give a run of "

@@ -24,7 +24,7 @@ from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.errors import UserError
 from vssl_jax.files import local, make_folder
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import run_config, run_folder
 from vssl_jax.weights import (
   contrastive,
   files,
@@ -94,7 +94,7 @@ def save(found: Converted, folder: str | pathlib.Path, origin: str) -> None:
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder}: is a file; give a folder as --to.")
   make_folder(folder.parent)
-  if (folder / checkpoints.CONFIG).exists() or (folder / exported_lib.CARD).exists():
+  if (folder / run_config.CONFIG).exists() or (folder / exported_lib.CARD).exists():
     raise UserError(f"{folder}: holds an encoder already; give another --to.")
   file = local(origin)
   facts = {**found.facts, "file": file.name, "left_out": found.left_out}
@@ -128,7 +128,7 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
   whole: tuple[Any, Any] | None = None
   info: Mapping[str, Any] = {}
   exported = (folder / exported_lib.CARD).is_file()
-  if not exported and checkpoints.load_config(folder).method in contrastive.METHODS.values():
+  if not exported and run_config.load_config(folder).method in contrastive.METHODS.values():
     config, method, state = run_folder.load_state(folder)
     assert method.encoder is not None  # all contrastive methods have an encoder
     variables = jax.device_get(method.encoder(state.params, state.method))
