@@ -126,6 +126,14 @@ class RecordStore:
     """See `Store`."""
     return parse(self._reader.read(i))
 
+  def decoded(self) -> tuple[int, list[tuple[int, int]]] | None:
+    """See `Store`; from the manifest of `prepare`."""
+    if manifest.shards_of(self._folder, self._split) is None:
+      return None
+    stored = manifest.read(self._folder)["splits"][self._split]
+    sizes = [tuple(map(int, size.split("x")))[::-1] for size in stored["stored_size"]]
+    return stored["frames"], sizes
+
   def check(self) -> None:
     """See `Store`."""
     if self._reader.failure:
