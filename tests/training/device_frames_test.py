@@ -9,11 +9,12 @@ import pytest
 
 from data_pipelines import source
 from data_pipelines.records import sequence_example
+from tests import small
 from tests.data_pipelines import tiny
 from tests.data_pipelines.clips.cached_test import noise
-from vssl_jax import parallel
+from vssl_jax import methods, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.training import device_frames, sources
+from vssl_jax.training import device_frames, loop, metrics_log, sources
 
 pytestmark = pytest.mark.usefixtures("tf")
 
@@ -126,3 +127,37 @@ def test_videos_of_several_sizes_and_damaged_ones_are_refused(tmp_path):
 def test_sources_without_videos_are_named():
   with pytest.raises(UserError, match="config.data.cache: 'host', but the source 'synthetic'"):
     source.load(tiny.data(source="synthetic", cache="host"), split="train", batch_size=1, seed=0)
+
+
+def train(folder, workdir, **values):
+  fields = {"data.source": "tfrecord", "data.path": str(folder), "log_every": 1, "save.every": 1}
+  config = small.shrink(small.load("cvrl.py", "demo"), **fields, **values)
+  videos = sources.load_source(config, config.data.train_split)
+  config = methods.resolve(config, videos)
+  mesh = parallel.make_mesh(jax.devices()[:2])
+  method = methods.build(config, mesh)
+  result = loop.train(config, workdir, videos, method, mesh, tensorboard=False)
+  return result, [row["loss"] for row in metrics_log.read(workdir)]
+
+
+@pytest.mark.slow
+def test_whole_runs(folder, tmp_path):
+  """The same losses from the host's memory; from the devices' memory a run that goes on."""
+  (tmp_path / "memory").mkdir()
+  kept = {"data.cache_folder": str(tmp_path / "memory"), "save.keep": 4}
+  _, plain = train(folder, tmp_path / "plain", **kept)
+  _, cached = train(folder, tmp_path / "host", **kept, **{"data.cache": "host"})
+  assert cached == plain
+  kept["data.cache"] = "device"
+  whole, losses = train(folder, tmp_path / "device", **kept)
+  assert losses[0] == pytest.approx(plain[0], rel=0.05)  # levels that are rounded in another way
+  for step in (4, 3):  # as if killed after step 2 was saved
+    path = tmp_path / "device" / "checkpoints" / str(step)
+    path.rename(tmp_path / f"gone-{step}")
+  again, repeated = train(folder, tmp_path / "device", **kept)
+  assert repeated == losses
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.device_get(again.state), jax.device_get(whole.state)
+  )
+  with pytest.raises(UserError, match="data.cache: 'device' -> ''"):
+    train(folder, tmp_path / "device", **kept | {"data.cache": "host"})
