@@ -125,7 +125,7 @@ def test_videos_of_several_sizes_and_damaged_ones_are_refused(tmp_path):
 
 
 def test_sources_without_videos_are_named():
-  with pytest.raises(UserError, match="config.data.cache: 'host', but the source 'synthetic'"):
+  with pytest.raises(UserError, match=r"config\.data\.cache: 'host', but the source 'synthetic'"):
     source.load(tiny.data(source="synthetic", cache="host"), split="train", batch_size=1, seed=0)
 
 
@@ -159,5 +159,5 @@ def test_whole_runs(folder, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, jax.device_get(again.state), jax.device_get(whole.state)
   )
-  with pytest.raises(UserError, match="data.cache: 'device' -> ''"):
+  with pytest.raises(UserError, match="data.cache: 'device' -> None"):
     train(folder, tmp_path / "device", **kept | {"data.cache": "host"})

@@ -137,9 +137,9 @@ def test_manifest_tells_the_bytes_before_anything_is_decoded(tmp_path, monkeypat
 
 
 def test_unknown_values_are_named(folder, tmp_path):
-  with pytest.raises(UserError, match="config.data.cache: 'ram'; choose"):
+  with pytest.raises(UserError, match=r"config\.data\.cache: 'ram'; choose"):
     load(folder, cache="ram")
-  with pytest.raises(UserError, match="config.data.cache_folder: .*none is no folder"):
+  with pytest.raises(UserError, match=r"config\.data\.cache_folder: .*none is no folder"):
     take(load(folder, tmp_path / "none"), 1)
 
 
