@@ -74,7 +74,6 @@ class Cache:
   def __init__(self, data: Any, store: Store, ids: np.ndarray):
     self._data, self._store, self._ids = data, store, ids
     self._folder, self._threads = str(data.cache_folder), data.threads or workers.cores()
-    self._with_frame_rate = steps.needs_frame_rate(data)
     self._held: CachedStore | None = None
 
   def filled(self, check: Callable[[int], None] | None = None) -> CachedStore:
@@ -87,7 +86,7 @@ class Cache:
       UserError: the memory is too small, or a storage failed.
     """
     if self._held is None:
-      reader = _Reader(self._store, self._with_frame_rate)
+      reader = _Reader(self._store)
       frames = frame_memory.make(
         self._folder,
         self._key(),
@@ -108,7 +107,7 @@ class Cache:
 
   def _key(self) -> str:
     place = [self._data.source, os.path.abspath(str(self._data.path)), self._data.name]
-    made = [tf.__version__, self._with_frame_rate, self._store.fingerprint]
+    made = [tf.__version__, self._store.fingerprint]
     return fingerprint.of_arrays([np.asarray(self._ids, np.int64)], place, made)
 
   def one_size(self, check: Callable[[int], None]) -> tuple[np.ndarray, tuple[int, int]]:
@@ -174,9 +173,12 @@ class Cache:
 class _Reader:
   """Reads and decodes the videos of a store, some frames at a time."""
 
-  def __init__(self, store: Store, with_frame_rate: bool):
+  def __init__(self, store: Store):
     graph = Graph()
-    store.add_parsing(graph, with_frame_rate=with_frame_rate)
+    try:
+      store.add_parsing(graph, with_frame_rate=True)  # a probe may need it, if the run does not
+    except UserError:
+      store.add_parsing(graph := Graph(), with_frame_rate=False)
     parse, codec, fetch = graph.parser_builder.build(), store.codec, getattr(store, "fetch", None)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)

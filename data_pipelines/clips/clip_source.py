@@ -146,8 +146,7 @@ class ClipSource:
     steps, size, videos = self.steps_per_epoch, self._batch_size, self.num_videos
     rows = source.local_rows(size, *self._processes)
     add_steps = functools.partial(add_steps, data=self._data)
-    held = self._cache.filled() if self._cache else None
-    process, postprocess = self._build(add_steps, held, training=True)
+    process, postprocess, ahead = self._build(add_steps, training=True)
     seed_bits = (self._seed & 0x7FFFFFFF) << 32
 
     def attempt(wanted: tf.Tensor, epoch: tf.Tensor, failed: tf.Tensor) -> Features:
@@ -166,15 +165,14 @@ class ClipSource:
       return tries.ignore_errors().take(1).get_single_element()
 
     examples = tf.data.Dataset.range(start * len(rows), np.iinfo(np.int64).max)
-    dataset = self._mapped(examples, example, held).batch(len(rows), drop_remainder=True)
+    dataset = self._mapped(examples, example, ahead).batch(len(rows), drop_remainder=True)
     return dataset.map(postprocess)
 
   def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
     """See `source.Source`."""
     rows = source.local_rows(batch_size, *self._processes)
-    held = self._cache.found() if self._cache else None
     add_steps = functools.partial(steps_lib.add_eval_steps, **views)
-    process, postprocess = self._build(add_steps, held, training=False)
+    process, postprocess, ahead = self._build(add_steps, training=False)
 
     def attempt(video: tf.Tensor) -> Features:
       return process(video, {}) | {"failed": tf.constant(0, tf.int64)}
@@ -199,7 +197,7 @@ class ClipSource:
     batches = -(-self.num_videos // batch_size)
     examples = tf.data.Dataset.range(batches * len(rows))
     # Few videos at a time, because views are large: 30 views of 32 frames at 256² take 190 MB.
-    dataset = self._mapped(examples, example, held, limit=2).batch(len(rows), drop_remainder=True)
+    dataset = self._mapped(examples, example, ahead, limit=2).batch(len(rows), drop_remainder=True)
     dataset = dataset.map(postprocess).prefetch(1)
     try:
       for batch in dataset.as_numpy_iterator():
@@ -222,16 +220,19 @@ class ClipSource:
     return self._store.describe(int(self.ids[video]))
 
   def _build(
-    self, add_steps: Callable[..., None], held: cached.CachedStore | None, *, training: bool
-  ) -> tuple[_Process, Callable[[Features], Features]]:
-    """What makes the features of a video, and what is done to a batch of them."""
+    self, add_steps: Callable[..., None], *, training: bool
+  ) -> tuple[_Process, Callable[[Features], Features], int]:
+    """What makes a video's features, what is done to a batch of them, and `Store.reads_ahead`."""
     stored, postprocess = self._pipeline(self._store, add_steps, training)
+    # After the steps, whose settings are checked, because it may take long.
+    fill = self._cache and (self._cache.filled if training else self._cache.found)
+    held = fill() if fill else None
     if held is None:
-      return stored, postprocess
+      return stored, postprocess, self._store.reads_ahead
     decoded, postprocess = self._pipeline(held, add_steps, training)
     here = held.holds[self.ids]
     if here.all():
-      return decoded, postprocess
+      return decoded, postprocess, held.reads_ahead
     is_here = tf.constant(here)
 
     def either(video: tf.Tensor, extra: Features) -> Features:
@@ -239,7 +240,7 @@ class ClipSource:
         tf.gather(is_here, video), lambda: decoded(video, extra), lambda: stored(video, extra)
       )
 
-    return either, postprocess
+    return either, postprocess, self._store.reads_ahead
 
   def _pipeline(
     self, store: Store, add_steps: Callable[..., None], training: bool
@@ -261,9 +262,9 @@ class ClipSource:
 
     return process, graph.postprocessor_builder.build()
 
-  def _mapped(self, examples: Any, example: Callable, held: Any, limit: int = 0) -> Any:
+  def _mapped(self, examples: Any, example: Callable, ahead: int, limit: int = 0) -> Any:
     threads = self._data.threads
-    if ahead := (held or self._store).reads_ahead:
+    if ahead:
       threads = (threads or workers.cores()) + ahead  # those that wait for bytes use no core
     options = tf.data.Options()
     options.deterministic = True

@@ -78,10 +78,10 @@ class Frames:
       begin, self._end = self._end, self._end + length * each
       if self._end > len(self._memory):
         raise UserError("the videos have more frames than before they were counted")
-      try:  # else a full file system would end the process when it writes (SIGBUS)
-        os.posix_fallocate(self._descriptor, begin, length * each)
+      try:
+        _reserve(self._descriptor, begin, length * each)
       except OSError as e:
-        raise UserError(f"the memory is full ({e.strerror})") from None
+        raise UserError(f"there is no more room for its frames ({e.strerror or e})") from None
     offset = begin - _begin(len(self.rows))
     return offset, self.pixels[offset : offset + length * each].reshape(length, each)
 
@@ -98,13 +98,19 @@ class Frames:
     return self.pixels[begin : begin + height * width * 3].reshape(height, width, 3)
 
 
+def _reserve(descriptor: int, begin: int, size: int) -> None:
+  """Takes room in a file; where a file system is full, writing to its map would end the process."""
+  if hasattr(os, "posix_fallocate"):  # not on macOS
+    os.posix_fallocate(descriptor, begin, size)
+
+
 def _begin(count: int) -> int:
   """Where the frames begin, behind the rows."""
   return -(-(ALIGN + count * _ROW.itemsize) // _PAGE) * _PAGE
 
 
 def find(folder: str, key: str, count: int) -> Frames | None:
-  """The frames that a process of this machine holds, or left; None without any.
+  """The frames that a process of this machine holds, or left; None if they are not there whole.
 
   Args:
     folder: see `make`.
@@ -112,9 +118,9 @@ def find(folder: str, key: str, count: int) -> Frames | None:
     count: n, number of videos.
   """
   path = _path(folder, key)
-  if not path.exists():
+  descriptor = _opened(path, wait=False) if path.exists() else None
+  if descriptor is None:
     return None
-  descriptor = _opened(path)
   if _is_complete(descriptor):
     return _kept(descriptor, path, count)
   _release(descriptor, path)
@@ -146,12 +152,14 @@ def make(
   path = _path(folder, key)
   _remove_unused(path)
   descriptor = _opened(path)
+  assert descriptor is not None
   try:
     while not _is_complete(descriptor):
       fcntl.flock(descriptor, fcntl.LOCK_EX)
       if not _is_current(descriptor, path):  # another process failed, and removed it
         os.close(descriptor)
         descriptor = _opened(path)
+        assert descriptor is not None
         continue
       if not _is_complete(descriptor):
         _fill(descriptor, path, count, need, fill, where)
@@ -182,7 +190,7 @@ def _fill(
   os.ftruncate(descriptor, wanted)
   frames = Frames(descriptor, count)
   try:
-    os.posix_fallocate(descriptor, 0, _begin(count))
+    _reserve(descriptor, 0, _begin(count))
     fill(frames)
   except OSError as e:
     raise UserError(f"{where}: {path.parent} cannot be written ({e.strerror or e})") from None
@@ -266,8 +274,13 @@ def place(folder: str) -> pathlib.Path:
   return found
 
 
-def _opened(path: pathlib.Path) -> int:
-  """Opens the file of a key, with a lock that it shares; waits for a process that fills it."""
+def _opened(path: pathlib.Path, *, wait: bool = True) -> int | None:
+  """Opens the file of a key, with a lock that it shares.
+
+  Args:
+    path: of the file.
+    wait: wait for a process that fills it; else return None.
+  """
   while True:
     try:
       descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -281,6 +294,9 @@ def _opened(path: pathlib.Path) -> int:
     try:
       fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
+      if not wait:
+        os.close(descriptor)
+        return None
       print("Waiting for the process that decodes the training videos into memory.", flush=True)
       fcntl.flock(descriptor, fcntl.LOCK_SH)
     if _is_current(descriptor, path):

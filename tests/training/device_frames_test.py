@@ -114,7 +114,7 @@ def test_videos_of_several_sizes_and_damaged_ones_are_refused(tmp_path):
   (tmp_path / "memory").mkdir()
   videos, data = load(write(tmp_path / "two", [0, 1] * 4), tmp_path / "memory")
   with pytest.raises(
-    UserError, match="2 sizes, from 51 x 40 to 50 x 41; set config.data.cache=host"
+    UserError, match=r"2 sizes, from 51 x 40 to 50 x 41; set config\.data\.cache=host"
   ):
     device_frames.on_device(videos, data, parallel.make_mesh())
   damaged = sequence_example.Video(frames=[noise(2, 1)[0][:200]] * 9)
@@ -159,5 +159,5 @@ def test_whole_runs(folder, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, jax.device_get(again.state), jax.device_get(whole.state)
   )
-  with pytest.raises(UserError, match="data.cache: 'device' -> None"):
+  with pytest.raises(UserError, match=r"data\.cache: 'device' -> None"):
     train(folder, tmp_path / "device", **kept | {"data.cache": "host"})
