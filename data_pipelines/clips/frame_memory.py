@@ -121,7 +121,7 @@ def find(folder: str, key: str, count: int) -> Frames | None:
   descriptor = _opened(path, wait=False) if path.exists() else None
   if descriptor is None:
     return None
-  if _is_complete(descriptor):
+  if _is_complete(descriptor, count):
     return _kept(descriptor, path, count)
   _release(descriptor, path)
   return None
@@ -154,14 +154,15 @@ def make(
   descriptor = _opened(path)
   assert descriptor is not None
   try:
-    while not _is_complete(descriptor):
+    while not _is_complete(descriptor, count):
       fcntl.flock(descriptor, fcntl.LOCK_EX)
       if not _is_current(descriptor, path):  # another process failed, and removed it
         os.close(descriptor)
+        descriptor = -1  # if it cannot be opened again, there is none to release
         descriptor = _opened(path)
         assert descriptor is not None
         continue
-      if not _is_complete(descriptor):
+      if not _is_complete(descriptor, count):
         _fill(descriptor, path, count, need, fill, where)
       fcntl.flock(descriptor, fcntl.LOCK_SH)
   except BaseException:
@@ -219,7 +220,7 @@ def room(folder: pathlib.Path) -> int:
   about = os.statvfs(folder)
   free = about.f_bavail * about.f_frsize
   if _in_memory(folder):
-    free = min(free, int((1 - _SPARE) * min(_available(), _allowed())))
+    return int(min(free, (1 - _SPARE) * min(_available(), _allowed())))
   return free
 
 
@@ -311,9 +312,10 @@ def _is_current(descriptor: int, path: pathlib.Path) -> bool:
   return False
 
 
-def _is_complete(descriptor: int) -> bool:
-  head = os.pread(descriptor, 8, 0)
-  return len(head) == 8 and int.from_bytes(head, "little") == _COMPLETE
+def _is_complete(descriptor: int, count: int) -> bool:
+  """Whether a file is filled, of so many videos."""
+  marked = int.from_bytes(os.pread(descriptor, 8, 0), "little") == _COMPLETE
+  return marked and os.fstat(descriptor).st_size >= _begin(count)
 
 
 def _release(descriptor: int, path: pathlib.Path) -> None:
@@ -322,7 +324,8 @@ def _release(descriptor: int, path: pathlib.Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if _is_current(descriptor, path):
       path.unlink()
-  os.close(descriptor)
+  with contextlib.suppress(OSError):
+    os.close(descriptor)
 
 
 def _remove_unused(path: pathlib.Path) -> None:

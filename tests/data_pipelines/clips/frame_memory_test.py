@@ -72,11 +72,12 @@ def test_one_fills_and_the_others_wait(tmp_path):
   assert [f.held.all() for f in found] == [True] * 3
 
 
-def test_what_a_killed_process_left_half_filled_is_made_anew_and_of_other_data_removed(tmp_path):
+@pytest.mark.parametrize("head", [0, frame_memory._COMPLETE])  # the latter of a file cut short
+def test_what_a_killed_process_left_is_made_anew_and_of_other_data_removed(tmp_path, head):
   left = tmp_path / make(tmp_path).__class__.__name__  # a file of someone else stays
   left.write_bytes(b"")
   path = frame_memory._path(str(tmp_path), KEY)
-  path.write_bytes(bytes(10000))
+  path.write_bytes(head.to_bytes(8, "little") + bytes(100 if head else 10000))
   other = frame_memory._path(str(tmp_path), "b" * 40)
   other.write_bytes(bytes(10))
   frames = make(tmp_path)
