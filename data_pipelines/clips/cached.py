@@ -45,7 +45,7 @@ class CachedStore:
     self.holds, self.frames = frames.held, frames
     # Memory that TensorFlow and NumPy share. A constant would be a copy.
     self._pixels = tf.experimental.dlpack.from_dlpack(frames.pixels.__dlpack__())
-    self._rows = {name: tf.constant(frames.rows[name]) for name in frames.rows.dtype.names}
+    self._rows = {name: tf.constant(frames.rows[name]) for name in frames.rows.dtype.names or ()}
     self.codec = steps.Codec(shape=lambda frame: tf.cast(frame[1:], tf.int32), crop=self._crop)
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
@@ -100,9 +100,10 @@ class Cache:
 
   def found(self) -> CachedStore | None:
     """The videos in memory, if they are there; to read each once, it is not worth decoding all."""
-    if self._held is None:
-      frames = frame_memory.find(self._folder, self._key(), len(self._store))
-      self._held = frames and CachedStore(frames)
+    if self._held is not None:
+      return self._held
+    if (frames := frame_memory.find(self._folder, self._key(), len(self._store))) is not None:
+      self._held = CachedStore(frames)
     return self._held
 
   def _key(self) -> str:

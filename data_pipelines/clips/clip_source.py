@@ -171,7 +171,8 @@ class ClipSource:
   def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
     """See `source.Source`."""
     rows = source.local_rows(batch_size, *self._processes)
-    add_steps = functools.partial(steps_lib.add_eval_steps, **views)
+    settings: Any = views
+    add_steps = functools.partial(steps_lib.add_eval_steps, **settings)
     process, postprocess, ahead = self._build(add_steps, training=False)
 
     def attempt(video: tf.Tensor) -> Features:
@@ -243,7 +244,7 @@ class ClipSource:
     return either, postprocess, self._store.reads_ahead
 
   def _pipeline(
-    self, store: Store, add_steps: Callable[..., None], training: bool
+    self, store: Store | cached.CachedStore, add_steps: Callable[..., None], training: bool
   ) -> tuple[_Process, Callable[[Features], Features]]:
     graph = Graph()
     with_frame_rate = training and steps_lib.needs_frame_rate(self._data)

@@ -118,8 +118,11 @@ def find(folder: str, key: str, count: int) -> Frames | None:
     count: n, number of videos.
   """
   path = _path(folder, key)
-  descriptor = _opened(path, wait=False) if path.exists() else None
-  if descriptor is None:
+  if not path.exists():
+    return None
+  try:
+    descriptor = _opened(path, wait=False)
+  except BlockingIOError:
     return None
   if _is_complete(descriptor, count):
     return _kept(descriptor, path, count)
@@ -152,7 +155,6 @@ def make(
   path = _path(folder, key)
   _remove_unused(path)
   descriptor = _opened(path)
-  assert descriptor is not None
   try:
     while not _is_complete(descriptor, count):
       fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -160,7 +162,6 @@ def make(
         os.close(descriptor)
         descriptor = -1  # if it cannot be opened again, there is none to release
         descriptor = _opened(path)
-        assert descriptor is not None
         continue
       if not _is_complete(descriptor, count):
         _fill(descriptor, path, count, need, fill, where)
@@ -275,12 +276,16 @@ def place(folder: str) -> pathlib.Path:
   return found
 
 
-def _opened(path: pathlib.Path, *, wait: bool = True) -> int | None:
+def _opened(path: pathlib.Path, *, wait: bool = True) -> int:
   """Opens the file of a key, with a lock that it shares.
 
   Args:
     path: of the file.
-    wait: wait for a process that fills it; else return None.
+    wait: wait for a process that fills it.
+
+  Raises:
+    BlockingIOError: a process fills it, and `wait` is False.
+    UserError: it cannot be opened, or is another user's.
   """
   while True:
     try:
@@ -297,7 +302,7 @@ def _opened(path: pathlib.Path, *, wait: bool = True) -> int | None:
     except BlockingIOError:
       if not wait:
         os.close(descriptor)
-        return None
+        raise
       print("Waiting for the process that decodes the training videos into memory.", flush=True)
       fcntl.flock(descriptor, fcntl.LOCK_SH)
     if _is_current(descriptor, path):

@@ -88,7 +88,7 @@ def _spread(pixels: np.ndarray, height: int, width: int, mesh: Mesh) -> jax.Arra
   used = height * width * 3
   part = -(-len(pixels) // mesh.size)
 
-  def of(index: tuple[slice, ...]) -> np.ndarray:
+  def of(index: Any) -> np.ndarray:
     begin = index[0].start or 0
     found = pixels[begin : begin + part, :used].reshape(-1, height, width * 3)
     missing = part - len(found)
