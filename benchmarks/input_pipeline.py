@@ -8,10 +8,15 @@ separately.
   python benchmarks/input_pipeline.py --records=DIR --rival_python=rival/bin/python
   python benchmarks/input_pipeline.py --memory_clips=10000
   python benchmarks/input_pipeline.py --videos=DIR --split=train
+  python benchmarks/input_pipeline.py --slow_input --records=DIR
 
 With --videos, our records are compared with reading the same videos without preparation
 (`config.data.source=videos`): clips per core-second, with the CPU time of the processes that
 decode, and bytes on disk. The records are made first; without DIR, so are the videos.
+
+With --slow_input, our pipeline as it is, with `config.data.cache=host`, with `device` and with
+`config.data.echo=2` are compared: clips that reach the devices per core-second of the host. To
+decode all videos first is not counted, nor what the devices do (`device`: crop and scale).
 
 The two run alternately on the same pinned cores; the one that waits is stopped. Clips per
 core-second use the CPU time of each process, so other work on the machine hardly matters; compare
@@ -45,6 +50,14 @@ The official pipeline pins an older TensorFlow, so it needs an environment of it
 then pass --rival_python=rival/bin/python."""
 
 
+_OURS = {  # fields of config.data
+  "ours": {},
+  "cached": {"cache": "host"},
+  "device": {"cache": "device"},
+  "echo": {"echo": 2},
+}
+
+
 def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--records", default="", help="folder of records; synthetic ones if empty")
@@ -56,6 +69,9 @@ def _arguments() -> argparse.Namespace:
     default="",
     metavar="DIR",
     help="compare records with the videos of this folder; made-up ones without DIR",
+  )
+  parser.add_argument(
+    "--slow_input", action="store_true", help="compare the cache of decoded frames, and echo"
   )
   parser.add_argument("--short_side", type=int, default=256, help="with --videos, pixels")
   parser.add_argument("--cache", default="", help=argparse.SUPPRESS)
@@ -78,19 +94,24 @@ def _arguments() -> argparse.Namespace:
   )
   parser.add_argument("--no_device", action="store_true", help="skip the device augmentation")
   parser.add_argument("--json", default="", help="also write the result to this file")
-  parser.add_argument("--worker", choices=("ours", "rival", "videos"), help=argparse.SUPPRESS)
+  parser.add_argument("--worker", choices=(*_OURS, "rival", "videos"), help=argparse.SUPPRESS)
   return parser.parse_args()
 
 
 def _ours(args: argparse.Namespace) -> Iterator[Any]:
   from data_pipelines import source
   from vssl_jax import config
+  from vssl_jax.training import sources
 
   data = config.data()
   data.path, data.train_split, data.threads = args.records, args.split, args.cores
   data.frames, data.stride, data.size = args.frames, args.stride, args.size
+  data.update(_OURS[args.worker])
   videos = source.load(data, split=args.split, batch_size=args.batch, seed=0)
-  for batch in videos.train_batches():
+  if data.cache == "device":
+    for batch in videos.cut_batches():
+      yield batch["cuts"]
+  for batch in sources.train_batches(videos, 0, echo=data.echo):
     yield batch["clips"]
 
 
@@ -147,7 +168,7 @@ def _rival(args: argparse.Namespace) -> Iterator[Any]:
 def _work(args: argparse.Namespace) -> None:
   """A worker process: reads a number of batches per line, times them and prints the figures."""
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
-  batches = {"ours": _ours, "rival": _rival, "videos": _direct}[args.worker](args)
+  batches = {"rival": _rival, "videos": _direct}.get(args.worker, _ours)(args)
   first = next(batches)
   _answer({"bytes": first.nbytes // (2 * args.batch), "dtype": str(first.dtype)})
   for line in sys.stdin:
@@ -405,6 +426,31 @@ def _compare(args: argparse.Namespace) -> dict:
   return result
 
 
+def _slow_input(args: argparse.Namespace) -> dict:
+  """What is there against slow input, against our pipeline without it."""
+  workers = {name: _Worker(args, name, sys.executable) for name in _OURS}
+  rounds: dict[str, list[float]] = {name: [] for name in workers}
+  clips = 2 * args.batch * args.batches
+  for turn in range(args.rounds + 1):  # the first warms up
+    for name, worker in workers.items():
+      figures = worker.run(args.batches)
+      if turn:
+        rounds[name].append(clips / figures["cpu"])
+  result: dict[str, Any] = {}
+  for name, worker in workers.items():
+    worker.close()
+    ratios = [a / b for a, b in zip(rounds[name], rounds["ours"], strict=True)]
+    result[name] = {
+      "clips_per_core_second": statistics.median(rounds[name]),
+      "ratio": statistics.median(ratios),
+    }
+    print(
+      f"{name:9}{result[name]['clips_per_core_second']:8.1f} clips per core-second, "
+      f"{result[name]['ratio']:.2f} of ours (rounds {min(ratios):.2f} to {max(ratios):.2f})"
+    )
+  return result
+
+
 def main() -> None:
   """Prints the comparison and writes it as JSON if asked."""
   args = _arguments()
@@ -417,7 +463,10 @@ def main() -> None:
       result = _compare_videos(args, pathlib.Path(folder))
     else:
       args.records = args.records or _synthetic_records(folder)
-      result = _memory(args) if args.memory_clips else _compare(args)
+      if args.slow_input:
+        result = _slow_input(args)
+      else:
+        result = _memory(args) if args.memory_clips else _compare(args)
   if args.json:
     about = {"machine": platform.machine(), "cores": args.cores, "argv": sys.argv[1:]}
     pathlib.Path(args.json).write_text(json.dumps({**about, **result}, indent=1) + "\n")

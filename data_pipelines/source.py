@@ -36,6 +36,9 @@ _MODULES: Mapping[str, str] = {
 # Sources that need no TensorFlow.
 NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
 
+# Sources that can keep decoded videos in memory.
+CACHED = ("tfrecord", "videos", "tfds", "digits")
+
 # Frames beyond these are no video's: the widest panoramas are 8 times as wide as high, and a frame
 # of 16K has 2^27 pixels. A short side of 1 enlarged to 256 would fill the memory.
 MOST_ASPECT = 20
@@ -175,6 +178,11 @@ def load(
   if data.source not in _MODULES:
     names = ", ".join(_MODULES)
     raise UserError(f"config.data.source: unknown source {data.source!r}; choose one of {names}.")
+  if data.get("cache", "") and data.source not in CACHED and split == data.train_split:
+    raise UserError(
+      f"config.data.cache: {data.cache!r}, but the source {data.source!r} decodes no videos, or "
+      f"does it by itself; set it to '', or use one of {', '.join(CACHED)}."
+    )
   module = optional.require(
     _MODULES[data.source],
     f"config.data.source={data.source}",

@@ -62,6 +62,13 @@ def data() -> ConfigDict:
   # Steps in a row that use one batch, each with a new augmentation on the device: a run whose input
   # is too slow decodes so many times fewer clips. Clips and their crops stay the same meanwhile.
   c.echo = 1
+  # tfrecord, videos, tfds, digits: where the training videos are kept decoded, at their stored
+  # size, from the first batch on. "": nowhere | host: in the memory of each machine, once for all
+  # of its processes; the batches stay the same | device: also on the accelerators, which then crop
+  # and scale; for videos of one size.
+  c.cache = ""
+  # Folder of the cache: "": /dev/shm, which is memory; or a folder of a fast disk.
+  c.cache_folder = ""
   c.strict = False  # True: stop at a video that cannot be read; False: replace it by the next one
 
   c.interval = ConfigDict()  # time between the starts of a video's clips
@@ -360,8 +367,9 @@ def without_code(config: ConfigDict) -> bool:
   """Empties what names code, or a folder to write to; for a config that comes from a file.
 
   `data.name` is a "module:function" for DMVR, and "namespace:name" makes TFDS fetch and run a
-  stranger's program; `data.videos.cache` is a folder that is written to. A checkpoint or card may
-  be a stranger's too: only the flags, or the config file, of the user name these.
+  stranger's program; `data.videos.cache` and `data.cache_folder` are folders that are written to,
+  and `data.cache` fills memory. A checkpoint or card may be a stranger's too: only the flags, or
+  the config file, of the user name these.
 
   Args:
     config: a config that was read from a run or a card; changed in place.
@@ -374,6 +382,9 @@ def without_code(config: ConfigDict) -> bool:
   if isinstance(videos, ConfigDict) and videos.get("cache"):
     with videos.unlocked():
       videos.cache = ""
+  if isinstance(data, ConfigDict):
+    with data.unlocked():
+      data.update({k: "" for k in ("cache", "cache_folder") if data.get(k)})
   name = data.get("name") if isinstance(data, ConfigDict) else ""
   if not name or (data.get("source") != "dmvr" and not _NAMESPACE.search(str(name))):
     return False

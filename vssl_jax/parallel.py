@@ -149,13 +149,16 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   """Turns this process's rows `[N / processes, ...]` into global arrays `[N, ...]` on the mesh.
 
+  Arrays of JAX are taken for global ones, and stay as they are.
+
   Raises:
     ValueError: the devices of the mesh are not in the order of the processes, so that the rows of a
       process would be elsewhere in the global arrays than in the global batch.
   """
   _check_order(mesh)
   sharding = split(mesh)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+  make = jax.make_array_from_process_local_data
+  return {k: v if isinstance(v, jax.Array) else make(sharding, v) for k, v in batch.items()}
 
 
 @functools.cache

@@ -12,78 +12,29 @@ in every run; a test video becomes a row with `valid` False. Both are logged and
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from data_pipelines import source
+from data_pipelines.clips import cached
 from data_pipelines.clips import steps as steps_lib
 from data_pipelines.clips.builders import IMAGE, Features, Graph
+from data_pipelines.clips.store import Store as Store
 from data_pipelines.videos import workers
 from vssl_jax.errors import UserError
 
 _ROUNDS = 24  # rounds of the cipher that shuffles an epoch
+_Process = Callable[[tf.Tensor, Features], Features]
 _TRIES = 8  # number of videos tried for an example, the first included
 _PRIVATE = (steps_lib.DRAW, steps_lib.FRAME_RATE, steps_lib.NO_FRAME_RATE, "wanted", "failed")
-
-
-class Store(Protocol):
-  """A collection of videos that are read by number."""
-
-  @property
-  def codec(self) -> steps_lib.Codec:
-    """How the frames are stored."""
-    ...
-
-  @property
-  def reads_ahead(self) -> int:
-    """Number of videos to read at once beyond one per thread, to hide the delay of a network."""
-    ...
-
-  @property
-  def label_names(self) -> tuple[str, ...]:
-    """Class names by label index; () if the data has none."""
-    ...
-
-  @property
-  def classes(self) -> frozenset[int] | None:
-    """Class indices that some video has; None if only reading all videos would tell."""
-    ...
-
-  @property
-  def fingerprint(self) -> str:
-    """Digest of the videos; see `source.Source`."""
-    ...
-
-  def __len__(self) -> int:
-    """Number of videos."""
-    ...
-
-  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
-    """Adds the features that `read` needs to the graph's parser."""
-    ...
-
-  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
-    """Reads and parses video `i` (int64 `[]`): `image`, `label` and, if known, `frame_rate`."""
-    ...
-
-  def check(self) -> None:
-    """Raises `UserError` if the storage failed, which is no fault of a video."""
-    ...
-
-  def name_of(self, i: int) -> str:
-    """The name of video `i`, "" if it has none."""
-    ...
-
-  def describe(self, i: int) -> str:
-    """How a message refers to video `i`."""
-    ...
 
 
 class ClipSource:
@@ -123,6 +74,7 @@ class ClipSource:
     self._ids = tf.constant(self.ids, tf.int64)
     self._strict = bool(data.get("strict", False))
     self._warned: set[int] = set()
+    self._cache = cached.of(data, store, self.ids, split)
 
   @property
   def steps_per_epoch(self) -> int:
@@ -149,7 +101,34 @@ class ClipSource:
 
   def train_batches(self, start: int = 0) -> source.Batches:
     """See `source.Source`."""
-    dataset = self._train_dataset(start, strict=self._strict)
+    return self._batches(start, steps_lib.add_train_steps)
+
+  def cut_batches(self, start: int = 0) -> source.Batches:
+    """As `train_batches`, with `cuts` in the place of `clips`: where each frame is to be cut.
+
+    Yields:
+      `cuts` int64 `[N, R, T, 7]`: position in `one_size`'s pixels, height and width of the frame;
+      top, left, height and width of the crop.
+    """
+    with contextlib.closing(self._batches(start, cached.add_cut_steps)) as batches:
+      for batch in batches:
+        yield {("cuts" if k == "clips" else k): v for k, v in batch.items()}
+
+  def one_size(self, check: Callable[[int], None]) -> tuple[np.ndarray, tuple[int, int]]:
+    """All frames of the cache, uint8 `[F, stride]`, and their height and width.
+
+    Args:
+      check: raises an error if so many bytes are too many; called before anything is decoded.
+
+    Raises:
+      UserError: there is no cache, or not all frames are in it, with one size.
+    """
+    if self._cache is None:
+      raise UserError("config.data.cache: only training videos are kept.")
+    return self._cache.one_size(check)
+
+  def _batches(self, start: int, add_steps: Callable[..., None]) -> source.Batches:
+    dataset = self._train_dataset(start, add_steps, strict=self._strict)
     batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
     for step in itertools.count(start):
       try:
@@ -161,14 +140,13 @@ class ClipSource:
       self._check_labels(batch)
       yield _public(batch)
 
-  def _train_dataset(self, start: int, *, strict: bool) -> tf.data.Dataset:
+  def _train_dataset(
+    self, start: int, add_steps: Callable[..., None], *, strict: bool
+  ) -> tf.data.Dataset:
     steps, size, videos = self.steps_per_epoch, self._batch_size, self.num_videos
     rows = source.local_rows(size, *self._processes)
-    graph = Graph()
-    with_frame_rate = steps_lib.needs_frame_rate(self._data)
-    self._store.add_parsing(graph, with_frame_rate=with_frame_rate)
-    steps_lib.add_train_steps(graph, self._data, codec=self._store.codec)
-    process = self._build(graph, training=True)
+    add_steps = functools.partial(add_steps, data=self._data)
+    process, postprocess, ahead = self._build(add_steps, training=True)
     seed_bits = (self._seed & 0x7FFFFFFF) << 32
 
     def attempt(wanted: tf.Tensor, epoch: tf.Tensor, failed: tf.Tensor) -> Features:
@@ -187,16 +165,15 @@ class ClipSource:
       return tries.ignore_errors().take(1).get_single_element()
 
     examples = tf.data.Dataset.range(start * len(rows), np.iinfo(np.int64).max)
-    dataset = self._mapped(examples, example).batch(len(rows), drop_remainder=True)
-    return dataset.map(graph.postprocessor_builder.build())
+    dataset = self._mapped(examples, example, ahead).batch(len(rows), drop_remainder=True)
+    return dataset.map(postprocess)
 
   def eval_batches(self, batch_size: int, **views: int) -> source.Batches:
     """See `source.Source`."""
     rows = source.local_rows(batch_size, *self._processes)
-    graph = Graph()
-    self._store.add_parsing(graph, with_frame_rate=False)
-    steps_lib.add_eval_steps(graph, **views, codec=self._store.codec)
-    process = self._build(graph, training=False)
+    settings: Any = views
+    add_steps = functools.partial(steps_lib.add_eval_steps, **settings)
+    process, postprocess, ahead = self._build(add_steps, training=False)
 
     def attempt(video: tf.Tensor) -> Features:
       return process(video, {}) | {"failed": tf.constant(0, tf.int64)}
@@ -221,8 +198,8 @@ class ClipSource:
     batches = -(-self.num_videos // batch_size)
     examples = tf.data.Dataset.range(batches * len(rows))
     # Few videos at a time, because views are large: 30 views of 32 frames at 256² take 190 MB.
-    dataset = self._mapped(examples, example, limit=2).batch(len(rows), drop_remainder=True)
-    dataset = dataset.map(graph.postprocessor_builder.build()).prefetch(1)
+    dataset = self._mapped(examples, example, ahead, limit=2).batch(len(rows), drop_remainder=True)
+    dataset = dataset.map(postprocess).prefetch(1)
     try:
       for batch in dataset.as_numpy_iterator():
         self._store.check()
@@ -243,20 +220,52 @@ class ClipSource:
     """How a message refers to a video, given its number in the batches."""
     return self._store.describe(int(self.ids[video]))
 
-  def _build(self, graph: Graph, *, training: bool) -> Callable[[tf.Tensor, Features], Features]:
+  def _build(
+    self, add_steps: Callable[..., None], *, training: bool
+  ) -> tuple[_Process, Callable[[Features], Features], int]:
+    """What makes a video's features, what is done to a batch of them, and `Store.reads_ahead`."""
+    stored, postprocess = self._pipeline(self._store, add_steps, training)
+    # After the steps, whose settings are checked, because it may take long.
+    fill = self._cache and (self._cache.filled if training else self._cache.found)
+    held = fill() if fill else None
+    if held is None:
+      return stored, postprocess, self._store.reads_ahead
+    decoded, postprocess = self._pipeline(held, add_steps, training)
+    here = held.holds[self.ids]
+    if here.all():
+      return decoded, postprocess, held.reads_ahead
+    is_here = tf.constant(here)
+
+    def either(video: tf.Tensor, extra: Features) -> Features:
+      return tf.cond(
+        tf.gather(is_here, video), lambda: decoded(video, extra), lambda: stored(video, extra)
+      )
+
+    return either, postprocess, self._store.reads_ahead
+
+  def _pipeline(
+    self, store: Store | cached.CachedStore, add_steps: Callable[..., None], training: bool
+  ) -> tuple[_Process, Callable[[Features], Features]]:
+    graph = Graph()
+    with_frame_rate = training and steps_lib.needs_frame_rate(self._data)
+    store.add_parsing(graph, with_frame_rate=with_frame_rate)
+    add_steps(graph, codec=store.codec)
+    if fetch := getattr(store, "fetch", None):
+      graph.sampler_builder.add_fn(fetch, fn_name="fetch_frames")
     if self._edit:
       self._edit(graph, training)
     parse, run = graph.parser_builder.build(), graph.build()
 
     def process(video: tf.Tensor, extra: Features) -> Features:
-      features = run(self._store.read(parse, tf.gather(self._ids, video)) | extra)
+      features = run(store.read(parse, tf.gather(self._ids, video)) | extra)
+      features.pop(steps_lib.FRAME_RATE, None)  # not all stores know it
       return features | {"clips": features.pop(IMAGE)}
 
-    return process
+    return process, graph.postprocessor_builder.build()
 
-  def _mapped(self, examples: Any, example: Callable, limit: int = 0) -> Any:
+  def _mapped(self, examples: Any, example: Callable, ahead: int, limit: int = 0) -> Any:
     threads = self._data.threads
-    if ahead := self._store.reads_ahead:
+    if ahead:
       threads = (threads or workers.cores()) + ahead  # those that wait for bytes use no core
     options = tf.data.Options()
     options.deterministic = True
@@ -299,7 +308,8 @@ class ClipSource:
   def _explained(self, error: tf.errors.OpError, step: int) -> UserError:
     if not self._strict:  # all tries of an example failed: find the error of the first video
       try:
-        next(self._train_dataset(step, strict=True).as_numpy_iterator())
+        steps = steps_lib.add_train_steps
+        next(self._train_dataset(step, steps, strict=True).as_numpy_iterator())
       except tf.errors.OpError as first:
         error = first
     return self._user_error(error)

@@ -73,10 +73,21 @@ def _png_crop(png: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return _slice(tf.io.decode_png(png, channels=3), window)
 
 
-JPEG = Codec(
-  shape=lambda jpeg: _bounded(tf.io.extract_jpeg_shape(jpeg)[:2]),
-  crop=lambda jpeg, window: tf.io.decode_and_crop_jpeg(jpeg, window, channels=3),
-)
+def _jpeg_shape(jpeg: tf.Tensor) -> tf.Tensor:
+  return _bounded(tf.io.extract_jpeg_shape(jpeg)[:2])
+
+
+def _jpeg_crop(jpeg: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+  # The decoder takes the edge of what it decodes for the picture's edge where it enlarges colors of
+  # half the resolution. With a column more on both sides, the pixels are those of the whole frame.
+  top, left, height, width = tf.unstack(window)
+  begin = tf.maximum(left - 1, 0)
+  end = tf.minimum(left + width + 1, tf.io.extract_jpeg_shape(jpeg)[1])
+  wider = tf.io.decode_and_crop_jpeg(jpeg, [top, begin, height, end - begin], channels=3)
+  return wider[:, left - begin : left - begin + width]
+
+
+JPEG = Codec(shape=_jpeg_shape, crop=_jpeg_crop)
 PNG = Codec(shape=lambda png: _bounded(_png_shape(png)), crop=_png_crop)
 ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
 
@@ -130,7 +141,7 @@ def add_train_steps(graph: Any, data: Any, *, codec: Codec = JPEG) -> None:
     fn_name="decode_crop",
     stateful=True,
   )
-  graph.preprocessor_builder.add_fn(_first_label, feature_name=LABEL, fn_name="label")
+  graph.preprocessor_builder.add_fn(first_label, feature_name=LABEL, fn_name="label")
 
 
 def add_eval_steps(
@@ -172,7 +183,7 @@ def add_eval_steps(
   graph.decoder_builder.add_fn(
     functools.partial(_eval_crops, crops=crops, size=size), fn_name="eval_crops"
   )
-  graph.preprocessor_builder.add_fn(_first_label, feature_name=LABEL, fn_name="label")
+  graph.preprocessor_builder.add_fn(first_label, feature_name=LABEL, fn_name="label")
 
 
 def _check(data: Any) -> None:
@@ -198,7 +209,7 @@ def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) 
   length = tf.shape(features[IMAGE], out_type=tf.int64)[0]
   fps = None
   if interval.needs_fps:
-    fps = _frame_rate(features, length)
+    fps = frame_rate(features, length)
     features[NO_FRAME_RATE] = missing = ~(fps > 0)
     if foreign:
       tf.debugging.Assert(~missing, ["a span in seconds needs the video's frame rate"])
@@ -212,7 +223,7 @@ def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) 
   return features
 
 
-def _frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
+def frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
   """Frames per second, float64; 0 or less if unknown. Same rule as `sequence_example.fps_of`."""
   first = functools.partial(_first_value, default=0)
   rate = tf.cast(first(features.pop(FRAME_RATE, None)), tf.float64)
@@ -328,7 +339,8 @@ def _resize(image: tf.Tensor, size: Any) -> tf.Tensor:
   return tf.cast(image + 0.5, tf.uint8)
 
 
-def _first_label(label: Any) -> tf.Tensor:
+def first_label(label: Any) -> tf.Tensor:
+  """The first of a video's labels, int32 `[]`; −1 without one."""
   return tf.cast(_first_value(label, default=-1), tf.int32)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from vssl_jax.errors import UserError
 
 _AHEAD = 16  # records of a bucket that are read at the same time, beyond one per thread
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to read a record of a bucket
+_SIZE = re.compile(r"(?P<width>[0-9]{1,6})x(?P<height>[0-9]{1,6})")
 
 
 class RecordReader:
@@ -125,6 +127,16 @@ class RecordStore:
   def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
     """See `Store`."""
     return parse(self._reader.read(i))
+
+  def decoded(self) -> tuple[int, list[tuple[int, int]]] | None:
+    """See `Store`; from the manifest of `prepare`."""
+    if manifest.shards_of(self._folder, self._split) is None:
+      return None
+    stored = (manifest.read(self._folder) or {})["splits"][self._split]
+    sizes = [_SIZE.fullmatch(size) for size in stored["stored_size"]]
+    if None in sizes:
+      return None  # of another program
+    return int(stored["frames"]), [(int(m["height"]), int(m["width"])) for m in sizes if m]
 
   def check(self) -> None:
     """See `Store`."""

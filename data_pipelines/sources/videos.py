@@ -109,13 +109,8 @@ class VideoStore:
       _ITEM: i,
     }
 
-  def edit(self, graph: Graph, training: bool) -> None:
-    """Adds a step that reads the chosen frames, after the one that chooses them."""
-    del training
-    graph.sampler_builder.add_fn(self._fetch, fn_name="fetch_frames")
-
-  def _fetch(self, features: Features) -> Features:
-    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, 3]`."""
+  def fetch(self, features: Features) -> Features:
+    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, 3]`; see `Store`."""
     features = dict(features)
     numbers, item = features[IMAGE], features.pop(_ITEM)
     flat = tf.reshape(numbers, [-1])
@@ -179,8 +174,7 @@ class VideoStore:
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is a folder, a CSV or lists of videos."""
-  store = VideoStore(data, split)
-  return ClipSource(data, store, split=split, edit=store.edit, **kwargs)
+  return ClipSource(data, VideoStore(data, split), split=split, **kwargs)
 
 
 def _listed(data: Any) -> video_list.VideoList:

@@ -68,3 +68,14 @@ def test_videos_against_their_records(tmp_path):
   assert 0 < result["bytes"]["videos"] < result["bytes"]["records"] * 20
   assert result["bytes"]["cache"] > 0
   assert min(result[kind]["clips_per_core_second"] for kind in ("videos", "records")) > 0
+
+
+def test_cures_of_slow_input(tmp_path, records):
+  report = tmp_path / "r.json"
+  done = run("--slow_input", f"--records={records}", f"--json={report}")
+  assert done.returncode == 0, done.stderr
+  result = json.loads(report.read_text())
+  assert result["ours"]["ratio"] == 1
+  for name in ("cached", "device", "echo"):
+    assert result[name]["clips_per_core_second"] > 0
+    assert f"{name:9}" in done.stdout

@@ -14,7 +14,9 @@ from data_pipelines.videos import snippets
 from tests import small
 from tests.data_pipelines.conftest import _make_video
 from tests.data_pipelines.untrimmed.sequences_test import fields
+from vssl_jax import files
 from vssl_jax.encoder import encoder, snippet_encoder, snippet_features
+from vssl_jax.files import lock
 from vssl_jax.localization import annotations
 from vssl_jax.localization.annotations import Segment, Video
 
@@ -224,6 +226,37 @@ def test_a_worker_killed_once_costs_nothing(world, ill, tmp_path, workers):
   )
   assert found["counts"] == whole["counts"]
   assert found["unreadable"] == whole["unreadable"]
+
+
+@pytest.mark.parametrize("storage", ["folder", "bucket"])
+def test_two_at_once_are_refused(world, capsys, monkeypatch, storage):
+  folder, out, _, _ = world
+  if storage == "bucket":
+    pytest.importorskip("upath")
+    monkeypatch.setattr(lock, "RENEWS", 0.05)  # so the waiting process soon sees it alive
+    out = f"memory://{storage}/features"
+  seen = []
+
+  def meanwhile(clips):
+    """The second begins while the first is at work."""
+    if not seen:
+      seen.append(0)
+      seen.append(run(folder, out))
+    return encode(clips)
+
+  made = snippet_encoder.Made
+  origin = {"encoder_sha256": "x", "preprocessing": {}, "checkpoint": {"step": 1}}
+  monkeypatch.setattr(
+    snippet_encoder, "build", lambda _, settings, size: (meanwhile, made(settings, 2, origin))
+  )
+  assert run(folder, out) == 3
+  assert seen[1] == 2
+  message = f"--output: another process extracts features into {out}; wait for it to end"
+  errors = capsys.readouterr().err
+  assert message in errors
+  assert "Traceback" not in errors
+  assert json.loads((files.path(out) / "manifest.json").read_text())["counts"]["videos"] == 3
+  assert run(folder, out) == 3  # the lock is free again
 
 
 def test_other_weights_or_settings_need_another_folder(world, capsys):

@@ -82,9 +82,10 @@ def test_a_version_of_a_data_set_names_no_program(program, tf):
 
 def test_the_folder_of_a_cache_does_not_come_from_a_card(tmp_path):
   config = _config("", "videos")
-  config.data.videos.cache = str(tmp_path / "elsewhere")
-  folder = _card(tmp_path / "card", config)
-  assert encoder.load_encoder(folder)[0].data.videos.cache == ""
+  config.data.videos.cache = config.data.cache_folder = str(tmp_path / "elsewhere")
+  config.data.cache = "host"
+  data = encoder.load_encoder(_card(tmp_path / "card", config))[0].data
+  assert data.videos.cache == data.cache == data.cache_folder == ""
 
 
 def test_a_probe_of_a_card_does_not_run_it(tmp_path, program, tf):

@@ -67,14 +67,14 @@ def test_features_are_extracted_without_any_exchange(plans):
   assert p["flops"]["compiled"] == pytest.approx(p["flops"]["program"], rel=0.02)
 
 
-def test_neighbors_are_found_on_one_device(plans, shrunk):
+def test_devices_share_the_queries_of_nearest_neighbors(plans, shrunk):
   p = plans["knn"]
   width = build_encoder(shrunk.encoder).features_dim
-  assert p["machine"]["devices"] == 1
+  assert p["machine"]["devices"] == 8
   assert p["collectives"] == []
-  once = 2 * width * stages.QUERIES * VIDEOS
+  once = 2 * width * stages.QUERIES * VIDEOS / 8
   assert once <= p["flops"]["compiled"] < 1.2 * once  # the last tiles overlap
-  assert p["memory"]["arguments"] >= 4 * width * (VIDEOS + stages.QUERIES)
+  assert p["memory"]["arguments"] >= 4 * width * (VIDEOS + stages.QUERIES / 8)
 
 
 def test_the_regression_is_split_by_videos(plans, shrunk):

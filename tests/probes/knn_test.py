@@ -1,11 +1,13 @@
 """Weighted nearest neighbors against brute force in float64 and scikit-learn."""
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.probes import knn, metrics
 
@@ -90,6 +92,35 @@ def test_separable_classes_are_told_apart():
   labels = np.arange(90) % 3
   x = 4 * np.eye(3)[labels] + 0.3 * rng.normal(size=(90, 3))
   assert _top1(x[:60], labels[:60], x[60:], labels[60:], 3) == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 5, 37])
+def test_devices_share_the_queries(count):
+  """Features of ±1 have exact cosines, many of them equal: the same neighbors, the same votes."""
+  rng = np.random.default_rng(0)
+  train, queries = (rng.choice([-1.0, 1.0], (n, 16)).astype(np.float32) for n in (60, count))
+  labels = rng.integers(0, 4, 60)
+  one, eight = (
+    knn.weighted_knn(train, labels, queries, classes=4, k=7, chunk=16, devices=devices)
+    for devices in (jax.devices()[:1], jax.devices()[:8])
+  )
+  assert jax.device_count() >= 8
+  np.testing.assert_array_equal(eight, one)
+  np.testing.assert_allclose(one, brute_force(train, labels, queries, 4, 7, 0.07), atol=1e-5)
+
+
+def test_each_device_computes_its_queries_alone():
+  mesh = parallel.make_mesh(jax.devices()[:8])
+  program = knn.votes(mesh, classes=4, k=7, chunk=64)
+  whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+  shape = lambda *s, at=whole, of=np.float32: jax.ShapeDtypeStruct(s, of, sharding=at)
+  given = (shape(512, 64), shape(512, of=np.int32), shape(4096, 64, at=rows), shape())
+  compiled = program.lower(*given).compile()
+  text = compiled.as_text()
+  assert not [word for word in ("all-gather", "all-reduce", "all-to-all") if word in text]
+  assert "f32[512,64]" in text  # queries of one device
+  # A tile is 64², all similarities of a device are 512².
+  assert compiled.memory_analysis().temp_size_in_bytes < 512 * 512 * 4
 
 
 def test_bad_input_is_named():

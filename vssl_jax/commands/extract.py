@@ -14,6 +14,7 @@ The checkpoint may be of any method with an encoder of clips. The files are what
 config.data.source = "localization" reads, once annotations.json lies beside them (or is named); set
 config.data.localization.step_seconds to what is printed. manifest.json says what they were made
 from. A killed run goes on when started again: each file appears whole, and is made once.
+Only one process at a time may write to a folder.
 """
 EXAMPLES = """\
 vssl extract --checkpoint=runs/mine --videos=UNTRIMMED --output=FEATURES

@@ -7,6 +7,7 @@ atomically, so an interrupted run continues when it is started again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -14,7 +15,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from vssl_jax.encoder import ray_features, snippet_encoder
 from vssl_jax.encoder import slide as slide_lib
 from vssl_jax.encoder.snippet_encoder import Checkpoint
 from vssl_jax.errors import UserError
-from vssl_jax.files import make_folder, replacing
+from vssl_jax.files import lock, make_folder, replacing
 
 MANIFEST, JOURNAL = "manifest.json", "progress.jsonl"
 TIMEOUT = 600.0  # seconds
@@ -93,7 +94,8 @@ def extract_features(
 
   Raises:
     UserError: bad arguments, no such checkpoint, no videos, two videos with one name, `output` has
-      features of something else, or the cluster cannot do the work.
+      features of something else or another process extracts into it, or the cluster cannot do the
+      work.
   """
   from vssl_jax.encoder import encoder
 
@@ -145,7 +147,7 @@ def extract(
 
   Raises:
     UserError: bad arguments, no videos, two videos with one name, or `out` has features of
-      something else.
+      something else or another process extracts into it.
   """
   out = files.path(out)
   paths = find(files.path(videos))
@@ -181,6 +183,30 @@ def _write(
     The manifest.
   """
   make_folder(out)
+  with _sole_writer(out):
+    return _write_alone(out, paths, made, slide, progress)
+
+
+@contextlib.contextmanager
+def _sole_writer(out: pathlib.Path) -> Iterator[None]:
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(lock.hold(out / ".lock"))
+    except lock.Held:
+      raise UserError(
+        f"--output: another process extracts features into {out}; wait for it to end, or give "
+        "another folder."
+      ) from None
+    yield
+
+
+def _write_alone(
+  out: pathlib.Path,
+  paths: list[pathlib.Path],
+  made: snippet_encoder.Made,
+  slide: Callable[..., dict[pathlib.Path, str]],
+  progress: bool,
+) -> dict[str, Any]:
   journal = _Journal(out / JOURNAL, made.origin)
   left = [p for p in paths if not journal.has(p)]
   if progress:
@@ -195,7 +221,8 @@ def _write(
   try:
     unreadable = slide(left, finish)
   finally:
-    journal.write()
+    if not lock.is_lost():  # else the journal is another process's
+      journal.write()
   settings = made.settings
   entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
   manifest = {

@@ -110,22 +110,24 @@ def _features(config: ConfigDict, mesh: Mesh) -> Stage:
 
 
 def _knn(config: ConfigDict, mesh: Mesh, videos: int, width: int) -> Stage:
-  """The call of `probes.knn.weighted_knn`, which runs on one device."""
+  """The call of `probes.knn.weighted_knn`, on the devices of one machine."""
   k = min(config.knn.k, videos)
-  bank, labels, queries, temperature = _placed(
+  first = mesh.devices.flat[0].process_index
+  here = parallel.make_mesh([d for d in mesh.devices.flat if d.process_index == first])
+  queries = jax.ShapeDtypeStruct((-(-QUERIES // here.size) * here.size, width), jnp.float32)
+  whole = parallel.replicated(here)
+  bank = _placed(
     (
       jax.ShapeDtypeStruct((videos, width), jnp.float32),
       jax.ShapeDtypeStruct((videos,), jnp.int32),
-      jax.ShapeDtypeStruct((QUERIES, width), jnp.float32),
-      jax.ShapeDtypeStruct((), jnp.float32),
     ),
-    parallel.replicated(parallel.make_mesh([mesh.devices.flat[0]])),
+    whole,
   )
-  function = jax.jit(
-    lambda *given: knn.votes(*given, classes=CLASSES, k=k, chunk=knn.CHUNK),
-  )
+  temperature = _placed(jax.ShapeDtypeStruct((), jnp.float32), whole)
+  function = knn.votes(here, classes=CLASSES, k=k, chunk=knn.CHUNK)
   work = f"{k} nearest neighbors of {QUERIES:,} among {videos:,} videos, {width:,} features"
-  return Stage(function, (bank, labels, queries, temperature), work, 0, 1)
+  arguments = (*bank, _placed(queries, parallel.split(here)), temperature)
+  return Stage(function, arguments, work, 0, here.size)
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:

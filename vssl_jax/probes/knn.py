@@ -1,17 +1,21 @@
 """Weighted nearest-neighbor classification: a probe of features without any training.
 
-scikit-learn's classifier with the same weights runs only on the CPU. This one runs on the device of
-the features, one tile of the similarity matrix at a time.
+scikit-learn's classifier with the same weights runs only on the CPU. This one splits the queries
+over the devices of this process. Each has the whole bank, and one tile of the similarity matrix at
+a time.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
+from vssl_jax import parallel
 from vssl_jax.errors import UserError
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
@@ -29,6 +33,7 @@ def weighted_knn(
   k: int = 200,
   temperature: float = 0.07,
   chunk: int = CHUNK,
+  devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:
   """Votes of the k nearest videos of each query, each for its class with weight exp(cosine / T).
 
@@ -43,6 +48,8 @@ def weighted_knn(
     k: number of neighbors; at most all labeled videos are used.
     temperature: T > 0.
     chunk: rows and columns of the tile of the similarity matrix that is in memory at a time.
+    devices: of this process, among which the queries are split; by default all of them. Their
+      number changes the votes by rounding at most.
 
   Returns:
     float32 `[Q, C]`, the fraction of the votes for each class; rows sum to 1.
@@ -61,31 +68,35 @@ def weighted_knn(
     raise UserError(f"weighted_knn: k and temperature must be positive; got {k} and {temperature}")
   if not known.all():
     train, labels = np.asarray(train)[known], labels[known]
-  found = votes(
-    jnp.asarray(train),
-    jnp.asarray(labels, jnp.int32),
-    jnp.asarray(queries),
-    temperature,
-    classes=classes,
-    k=min(k, len(labels)),
-    chunk=chunk,
+  rows = len(queries)
+  chosen = list(devices or jax.local_devices())[:rows]
+  mesh = parallel.make_mesh(chosen)
+  # The devices must divide the queries; the votes of those that are added are left out.
+  filled = np.zeros((-(-rows // mesh.size) * mesh.size, np.shape(queries)[1]), np.float32)
+  filled[:rows] = queries
+  bank = parallel.put_replicated(mesh, (np.asarray(train), np.asarray(labels, np.int32)))
+  run = votes(mesh, classes=classes, k=min(k, len(labels)), chunk=chunk)
+  found = run(*bank, jax.device_put(filled, parallel.split(mesh)), temperature)
+  return np.asarray(found)[:rows]
+
+
+@functools.lru_cache(maxsize=8)
+def votes(mesh: Mesh, *, classes: int, k: int, chunk: int) -> Callable[..., jax.Array]:
+  """The program of `weighted_knn`: a function of `train`, `labels`, `queries` and `temperature`.
+
+  All videos have a label, k is at most V, and the devices of the mesh divide the queries.
+  """
+
+  def vote(
+    train: jax.Array, labels: jax.Array, queries: jax.Array, temperature: jax.Array
+  ) -> jax.Array:
+    cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, chunk)
+    weight = jax.nn.softmax(cosine / temperature, axis=1)
+    row = jnp.arange(len(queries))[:, None]
+    return jnp.zeros((len(queries), classes), weight.dtype).at[row, labels[found]].add(weight)
+
+  whole, rows = PartitionSpec(), PartitionSpec(parallel.AXIS)
+  over = jax.shard_map(
+    vote, mesh=mesh, in_specs=(whole, whole, rows, whole), out_specs=rows, check_vma=False
   )
-  return np.asarray(found)
-
-
-@functools.partial(jax.jit, static_argnames=("classes", "k", "chunk"))
-def votes(
-  train: jax.Array,
-  labels: jax.Array,
-  queries: jax.Array,
-  temperature: float | jax.Array,
-  *,
-  classes: int,
-  k: int,
-  chunk: int,
-) -> jax.Array:
-  """The program of `weighted_knn`, for videos that all have a label; k is at most V."""
-  cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, chunk)
-  weight = jax.nn.softmax(cosine / temperature, axis=1)
-  row = jnp.arange(len(queries))[:, None]
-  return jnp.zeros((len(queries), classes), weight.dtype).at[row, labels[found]].add(weight)
+  return jax.jit(over)

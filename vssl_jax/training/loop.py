@@ -26,7 +26,14 @@ from vssl_jax.errors import Preempted as Preempted
 from vssl_jax.files import lock, make_folder
 from vssl_jax.methods.base import Method, Params, Variables
 from vssl_jax.ops import embed_stats
-from vssl_jax.training import checkpoints, metrics_log, optim, run_config, sources
+from vssl_jax.training import (
+  checkpoints,
+  device_frames,
+  metrics_log,
+  optim,
+  run_config,
+  sources,
+)
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
@@ -169,7 +176,8 @@ class _Loop:
     self.waits = 0  # logged rows in a row with much waiting for input
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
-    batches = sources.train_batches(self.source, start, echo=self.config.data.echo)
+    source = device_frames.on_device(self.source, self.config.data, self.mesh)
+    batches = sources.train_batches(source, start, echo=self.config.data.echo)
     with contextlib.closing(batches):
       return self._run(state, start, batches, terminated)
 
@@ -306,8 +314,9 @@ class _Loop:
     if self.waits == WAITS_TOLD:
       decoding = (
         "Prepare records whose frames are hardly larger than the crops (vssl prepare "
-        "--short_side), use more CPU cores or hosts per device, use each clip in several steps "
-        "with new colors and blur (config.data.echo=2), or read"
+        "--short_side), keep them decoded in memory if they fit (config.data.cache=host or "
+        "device), use more CPU cores or hosts per device, use each clip in several steps with new "
+        "colors and blur (config.data.echo=2), or read"
       )
       logging.warning(
         "Input at step %d: the devices wait for it %.0f %% of the time. %s from a local disk.",

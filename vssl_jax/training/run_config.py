@@ -28,6 +28,7 @@ _FREE = (
   "distributed",
   "data.threads",
   "data.prefetch",
+  "data.cache_folder",
   "data.eval",
   "data.path",
   "data.eval_split",
@@ -57,6 +58,8 @@ def bound(config: ConfigDict) -> dict[str, Any]:
   flat = _flat(json.loads(config.to_json()))
   free = (*_FREE, *methods.undecisive_fields(config.method))
   kept = {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
+  if kept.get("data.cache") != "device":  # the other places change no number
+    kept.pop("data.cache", None)
   if not kept.get(_HELD_OUT):  # as in a config of before there was the field
     kept.pop(_HELD_OUT, None)
   epoch = config.get("steps_per_epoch", 0)
