@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 
 from vssl_jax.planning import hlo, traffic
@@ -82,3 +83,22 @@ def test_memory_on_the_chip_is_no_traffic():
 def test_each_instruction_tells_its_own():
   found = {x.name: (runs, count) for x, runs, count in traffic.by_instruction(hlo.Program(SCRATCH))}
   assert found == {"a": (1, 4 * 64), "d": (1, 4 * 256), "f": (1, 4 * 256)}
+
+
+@pytest.mark.parametrize(
+  ("layout", "size"),
+  [
+    ("{1,0}", 3 * 65 * 2),
+    ("{1,0:T(8,128)(2,1)}", 8 * 128 * 2),
+    ("{0,1:T(8,128)(2,1)}", 128 * 72 * 2),  # the axis of 65 is the slower one
+    ("{1,0:T(256)}", 3 * 256 * 2),
+  ],
+)
+def test_arrays_fill_whole_tiles(layout, size):
+  text = f"""\
+ENTRY %main (x: bf16[3,65]) -> f32[] {{
+  %x = bf16[3,65]{layout} parameter(0)
+  ROOT %y = f32[] custom-call(%x), custom_call_target="Some"
+}}
+"""
+  assert traffic.moved(hlo.Program(text)) == size + 4

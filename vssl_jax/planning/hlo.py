@@ -25,7 +25,7 @@ COLLECTIVES = (
 )
 _BITS = {"pred": 8, "token": 0, "bf16": 16, "s4": 4, "u4": 4}
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+[a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
-_SPACE = re.compile(r"S\((\d+)\)")
+_LAYOUT = re.compile(r"\{([\d,]*)(?::(?:T\(([\d,]*)\))?.*?(?:S\((\d+)\))?)?\}")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?:^|[\s)}])([a-z][a-z0-9\-]*)\(")
@@ -47,17 +47,28 @@ class Array(NamedTuple):
     dtype: HLO's name, such as `bf16`.
     shape: its axes.
     space: of the memory where it is; 0 is the device's large one, others of a TPU are on the chip.
+    order: the axes from the one whose neighbors lie side by side; empty where it does not matter.
+    tile: a TPU stores arrays in tiles of the first axes of `order`, here with the first one last.
   """
 
   dtype: str
   shape: tuple[int, ...]
   space: int = 0
+  order: tuple[int, ...] = ()
+  tile: tuple[int, ...] = ()
 
   def size(self) -> int:
     """Size in bytes."""
     digits = re.sub(r"\D.*", "", self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
     bits = _BITS.get(self.dtype, int(digits or 8))
     return math.prod(self.shape) * bits // 8
+
+  def stored(self) -> int:
+    """Size in bytes with what fills up the tiles: 64 channels take a TPU as much as 128."""
+    whole = list(self.shape)
+    for axis, tile in zip(self.order, reversed(self.tile), strict=False):
+      whole[axis] += -whole[axis] % tile
+    return Array(self.dtype, tuple(whole)).size()
 
 
 class Instruction(NamedTuple):
@@ -286,8 +297,13 @@ def _parse(name: str, text: str) -> Instruction:
 
 def _arrays(text: str) -> Iterator[Array]:
   for dtype, shape, layout in _ARRAY.findall(text):
-    space = _SPACE.search(layout)
-    yield Array(dtype, tuple(int(x) for x in shape.split(",") if x), int(space[1]) if space else 0)
+    found = _LAYOUT.fullmatch(layout)
+    order, tile, space = found.groups() if found else ("", "", "")
+    yield Array(dtype, _numbers(shape), int(space or 0), _numbers(order), _numbers(tile))
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+  return tuple(int(x) for x in (text or "").split(",") if x)
 
 
 def _operand(x: Instruction, index: int, named: dict[str, Instruction]) -> Array:

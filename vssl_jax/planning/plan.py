@@ -123,8 +123,6 @@ def _describe(compiled: Any, outcome: dict[str, Any], machine: Machine) -> dict[
   chip = machine.chip
   analysis = compiled.cost_analysis() or {}
   flops, moved = text.flops(), traffic.moved(text)
-  if once := analysis.get("bytes accessed"):  # XLA knows better, but counts loops once
-    moved = once * moved / traffic.moved(text, loops=False)
   described = {
     "memory": _memory(compiled.memory_analysis(), machine),
     "flops": outcome["flops"] | {"compiled": flops, "by_dtype": text.products()},

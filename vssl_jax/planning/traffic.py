@@ -3,7 +3,8 @@
 Each operand and result of an instruction counts once; what a fusion computes inside stays on the
 chip, and so does what a TPU program keeps in its scratch memory. A slice counts as large as the
 part it takes, an update as the part that it writes. This is more than is really moved, because a
-fusion may need only a part of an operand.
+fusion may need only a part of an operand. XLA's own `bytes accessed` counts loops once, and of a
+TPU program the memory on the chip too.
 """
 
 from __future__ import annotations
@@ -29,15 +30,9 @@ _STARTED = {"copy-start": 0, "slice-start": 1}
 _ON_CHIP = (1, 2, 6)
 
 
-def moved(program: Program, *, loops: bool = True) -> int:
-  """Bytes that are read and written in a step, on one device.
-
-  Args:
-    program: the compiled step.
-    loops: multiply by how often loops run; else each instruction counts once, as in XLA's own
-      `cost_analysis`.
-  """
-  return sum((runs if loops else 1) * count for _, runs, count in by_instruction(program))
+def moved(program: Program) -> int:
+  """Bytes that are read and written in a step, on one device, with loops multiplied out."""
+  return sum(runs * count for _, runs, count in by_instruction(program))
 
 
 def by_instruction(program: Program) -> Iterable[tuple[Instruction, int, int]]:
@@ -70,7 +65,7 @@ def _of_instruction(x: Instruction, program: Program, named: Mapping[str, Instru
 
 
 def _size(arrays: Iterable[Array]) -> int:
-  return sum(a.size() for a in arrays if a.space not in _ON_CHIP)
+  return sum(a.stored() for a in arrays if a.space not in _ON_CHIP)
 
 
 def _copy(x: Instruction) -> tuple[Array, ...]:
@@ -88,9 +83,9 @@ def _read(name: str, whole: int, users: Mapping[str, list[Instruction]]) -> int:
     if user.opcode == "bitcast":
       total += _read(user.name, whole, users)
     elif user.opcode == "slice-start":
-      total += sum(a.size() for a in _copy(user))
+      total += sum(a.stored() for a in _copy(user))
     elif user.opcode in _SLICES and user.operands[0] == name:
-      total += sum(a.size() for a in user.results)
+      total += sum(a.stored() for a in user.results)
     elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
       return whole
   return total
@@ -123,5 +118,5 @@ def _written(
     part = inner.get(x.operands[1])
     if part is None or (part.opcode == "parameter" and not part.results):
       part = named.get(x.operands[1])
-    return sum(a.size() for a in part.results) if part else 0
+    return sum(a.stored() for a in part.results) if part else 0
   return _size(results)
