@@ -206,8 +206,11 @@ def _split_text(name: str, counts: dict[str, Any]) -> str:
     ("frames per second", "fps"),
     ("size in the files", "size"),
     ("size stored", "stored_size"),
+    ("encoded videos", "forms"),
     ("classes", "classes"),
   ):
+    if key == "forms" and key not in counts:
+      continue
     lines.append(f"  {title}: {_histogram(counts[key])}")
   return "\n".join(lines)
 

@@ -302,7 +302,8 @@ def _of_split(output: pathlib.Path, split: str) -> dict[str, Any] | None:
     results.append(result)
   if len(results) != before["shards"]:
     return None
-  settings = {f.name: before.get(f.name) for f in dataclasses.fields(decode.FrameSettings)}
+  names = (f.name for f in dataclasses.fields(decode.FrameSettings))
+  settings = {name: before[name] for name in names if name in before}
   return describe(results, settings, ())
 
 

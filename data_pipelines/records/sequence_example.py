@@ -62,6 +62,15 @@ def encode(video: Video) -> bytes:
   An unlabeled video gets the index −1 and an empty name, and the keys are not left out: DMVR and
   TF Garden expect vectors of one element in both, and their one-hot vector of −1 is all zeros.
   """
+  message = message_of(video)
+  frames = message.feature_lists.feature_list[FRAMES].feature
+  for jpeg in video.frames:
+    frames.add().bytes_list.value.append(jpeg)
+  return message.SerializeToString(deterministic=True)
+
+
+def message_of(video: Video) -> Any:
+  """The message with all of a video but its frames."""
   message = _sequence_example()()
   context = message.context.feature
   context[LABEL_INDEX].int64_list.value.append(video.label)
@@ -73,10 +82,21 @@ def encode(video: Video) -> bytes:
     context[FRAME_RATE].float_list.value.append(video.fps)
   if video.caption:
     context[CAPTION].bytes_list.value.append(files.encode(video.caption))
-  frames = message.feature_lists.feature_list[FRAMES].feature
-  for jpeg in video.frames:
-    frames.add().bytes_list.value.append(jpeg)
-  return message.SerializeToString(deterministic=True)
+  return message
+
+
+def parsed(record: bytes) -> Any:
+  """The message of a record.
+
+  Raises:
+    ValueError: the bytes are not a SequenceExample.
+  """
+  message = _sequence_example()()
+  try:
+    message.ParseFromString(record)
+  except Exception as error:  # protobuf's runtimes raise exceptions of different classes
+    raise ValueError(f"not a SequenceExample ({error})") from None
+  return message
 
 
 def decode(serialized: bytes) -> Video:
@@ -85,13 +105,10 @@ def decode(serialized: bytes) -> Video:
   Raises:
     UserError: the bytes are not a SequenceExample, or have no frames under `image/encoded`.
   """
-  message = _sequence_example()()
   try:
-    message.ParseFromString(serialized)
-  except Exception as error:
-    raise UserError(
-      f"a record is not a SequenceExample ({error}): prepare the data again"
-    ) from None
+    message = parsed(serialized)
+  except ValueError as error:
+    raise UserError(f"a record is {error}: prepare the data again") from None
   context = {key: _values(feature) for key, feature in message.context.feature.items()}
   lists = message.feature_lists.feature_list
   frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
@@ -128,7 +145,7 @@ def filename_of(head: bytes) -> str | None:
     `video/filename` ("" if the record has none). None if `head` does not contain the whole
     context, or it is damaged; then read more bytes, or decode the record.
   """
-  context = _context_of(head)
+  context = context_of(head)
   return None if context is None else _text(context, FILENAME)
 
 
@@ -138,11 +155,12 @@ def label_of(head: bytes) -> int:
   Returns:
     `clip/label/index`; −1 if the record has none, or `head` does not contain the whole context.
   """
-  value = _first(_context_of(head) or {}, LABEL_INDEX, -1)
+  value = _first(context_of(head) or {}, LABEL_INDEX, -1)
   return int(value) if isinstance(value, int | float) else -1
 
 
-def _context_of(head: bytes) -> dict[str, list] | None:
+def context_of(head: bytes) -> dict[str, list] | None:
+  """The context of a record from its first bytes; None as in `filename_of`."""
   length, start = 0, 1
   if head[:1] != _CONTEXT_TAG:
     return None
