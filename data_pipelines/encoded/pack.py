@@ -248,19 +248,17 @@ def _encoded(
 ) -> Iterator[Encoded]:
   """Decodes the file again, and encodes the pictures of each record."""
   source = _source(file, settings, start)
-  pictures = jpeg.Pictures(settings.short_side)
-  pictures.size = size
+  encoder = h264.Encoder(size, settings.crf)
   frames = enumerate(frame for _, frame in source)
-  number, picture = -1, np.zeros(0, np.uint8)
+  number, frame = -1, None
 
-  def of_part(times: tuple[float, ...], numbers: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    nonlocal number, picture
-    for time, wanted_number in zip(times, numbers.tolist(), strict=True):
-      if number < wanted_number:
-        number, frame = next((n, f) for n, f in frames if n == wanted_number)
-        picture = pictures(frame)
-      yield time, picture
+  def of_part(times: tuple[float, ...], numbers: np.ndarray) -> Iterator[tuple[float, Any]]:
+    nonlocal number, frame
+    for time, chosen in zip(times, numbers.tolist(), strict=True):
+      if number < chosen:
+        number, frame = next((n, f) for n, f in frames if n == chosen)
+      yield time, frame
 
   for times, numbers, _ in seen.parts:
     fps = settings.fps or rates.of_times(times, seen.source.declared_fps)
-    yield h264.encode(of_part(times, numbers), size, fps, settings.crf)
+    yield encoder(of_part(times, numbers), fps)
