@@ -140,6 +140,7 @@ def decode(record: bytes) -> Encoded:
   return found
 
 
-def is_encoded(head: bytes) -> bool:
-  """Whether a record, whose first bytes are given, holds an encoded video."""
-  return LENGTH in (sequence_example.context_of(head) or {})
+def length_of(head: bytes) -> int | None:
+  """Number of frames by the first bytes of a record; None if it holds no encoded video."""
+  found = (sequence_example.context_of(head) or {}).get(LENGTH)
+  return None if found is None else int(found[0]) if found else 0

@@ -109,7 +109,6 @@ def decode(serialized: bytes) -> Video:
     message = parsed(serialized)
   except ValueError as error:
     raise UserError(f"a record is {error}: prepare the data again") from None
-  context = {key: _values(feature) for key, feature in message.context.feature.items()}
   lists = message.feature_lists.feature_list
   frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
   if not frames:
@@ -117,12 +116,27 @@ def decode(serialized: bytes) -> Video:
       f"a record has no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "
       "records must be SequenceExamples with one JPEG per frame"
     )
+  context = {key: _values(feature) for key, feature in message.context.feature.items()}
+  return dataclasses.replace(_about(context, len(frames)), frames=frames)
+
+
+def about(head: bytes, length: int) -> Video:
+  """What the context of a record says, without its frames, from its first bytes.
+
+  Args:
+    head: the first bytes of the payload, as in `filename_of`.
+    length: number of frames in the record.
+  """
+  return _about(context_of(head) or {}, length)
+
+
+def _about(context: Mapping[str, Any], length: int) -> Video:
   try:
-    fps = fps_of(context, len(frames))
+    fps = fps_of(context, length)
   except UserError:
     fps = 0.0
   return Video(
-    frames=frames,
+    frames=(),
     fps=fps,
     label=int(_first(context, LABEL_INDEX, -1)),
     label_text=_text(context, LABEL_TEXT),

@@ -137,7 +137,7 @@ class RecordStore:
         head = files.read_range(file, offset, length)
     except OSError as error:
       raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-    return encoded.is_encoded(head)
+    return encoded.length_of(head) is not None
 
   @functools.cached_property
   def fingerprint(self) -> str:
