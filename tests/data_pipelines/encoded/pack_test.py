@@ -60,6 +60,7 @@ COPIES = {
   "10 bit": ({"pix_fmt": "yuv420p10le"}, {}, "file"),
   "variable rate": ({"times": [0, 0.04, 0.1, 0.13, 0.3, 0.31, 0.5, 0.9]}, {}, "file"),
   "another rate": ({"b_frames": 2}, {"fps": 40.0}, "file"),
+  "another rate and sound": ({"b_frames": 2, "sound": 1.0}, {"fps": 40.0}, "copied"),
   "a span": ({"b_frames": 2}, {"start": 0.3, "end": 0.9}, "copied"),
   "several records": ({"b_frames": 2, "sound": 1.0}, {"max_seconds": 0.5}, "copied"),
   "a late span": ({"frames": 90, "fps": 5}, {"start": 15.1, "end": 16.7}, "copied"),
