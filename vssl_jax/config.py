@@ -40,8 +40,8 @@ def data() -> ConfigDict:
   # tfrecord | videos | tfds | digits | synthetic | features | dmvr | localization | untrimmed |
   # stitched
   c.source = "tfrecord"
-  # The data; tfrecord: folder of shards, of JPEGs or encoded videos; videos: folder, CSV or lists of
-  # videos; tfds, digits: TFDS's data_dir.
+  # The data; tfrecord: folder of shards, of JPEGs or encoded videos; videos: folder, CSV or lists
+  # of videos; tfds, digits: TFDS's data_dir.
   c.path = ""
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
