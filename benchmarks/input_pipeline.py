@@ -10,9 +10,10 @@ separately.
   python benchmarks/input_pipeline.py --videos=DIR --split=train
   python benchmarks/input_pipeline.py --slow_input --records=DIR
 
-With --videos, our records are compared with reading the same videos without preparation
-(`config.data.source=videos`): clips per core-second, with the CPU time of the processes that
-decode, and bytes on disk. The records are made first; without DIR, so are the videos.
+With --videos, our records of JPEGs and of encoded videos (`vssl prepare --store`) are compared with
+reading the same videos without preparation (`config.data.source=videos`): clips per core-second,
+with the CPU time of the processes that decode, and bytes on disk. The records are made first;
+without DIR, so are the videos. --stores=frames,h264 compares other forms.
 
 With --slow_input, our pipeline as it is, with `config.data.cache=host`, with `device` and with
 `config.data.echo=2` are compared: clips that reach the devices per core-second of the host. To
@@ -74,6 +75,9 @@ def _arguments() -> argparse.Namespace:
     "--slow_input", action="store_true", help="compare the cache of decoded frames, and echo"
   )
   parser.add_argument("--short_side", type=int, default=256, help="with --videos, pixels")
+  parser.add_argument(
+    "--stores", default="frames,video", help="with --videos, the forms of records to compare"
+  )
   parser.add_argument("--cache", default="", help=argparse.SUPPRESS)
   parser.add_argument("--rival_python", default="", help="Python that has tf-models-official")
   parser.add_argument("--frames", type=int, default=16)
@@ -266,28 +270,35 @@ def _synthetic_videos(folder: pathlib.Path, split: str, size: tuple[int, int] = 
 
 
 def _compare_videos(args: argparse.Namespace, folder: pathlib.Path) -> dict:
-  """Records against the videos that they are made of."""
+  """Records of several forms against the videos that they are made of."""
   from data_pipelines.listing import given, video_list
   from data_pipelines.prepare.prepare import prepare
 
   if args.videos == "-":
     args.videos = str(folder / "videos")
     _synthetic_videos(folder / "videos", args.split)
-  if not args.records:
-    args.records = str(folder / "records")
-    prepare(args.videos, args.records, short_side=args.short_side, split=args.split)
+  stores = args.stores.split(",")
+  records = {store: folder / f"records_{store}" for store in stores}
+  if args.records:
+    records["frames"] = pathlib.Path(args.records)
+  for store, where in records.items():
+    if not where.exists():
+      how = {"short_side": args.short_side, "split": args.split, "store": store}
+      made = prepare(args.videos, where, **how)
+      print(f"{store}: {made['splits'][args.split].get('forms', 'JPEGs')}")
   args.cache = str(folder / "cache")
   listed = given.videos(args.videos, split=args.split)
   chosen = {e.path for e in listed.entries if e.split == args.split}
   sizes = {
-    "videos": sum(os.path.getsize(video_list.locate(listed.root, path)) for path in chosen),
-    "records": sum(
-      p.stat().st_size for p in pathlib.Path(args.records).glob(f"{args.split}-*.tfrecord")
-    ),
+    "direct": sum(os.path.getsize(video_list.locate(listed.root, path)) for path in chosen),
   }
-  workers = {"records": _Worker(args, "ours", sys.executable)}
+  workers = {}
+  for store, where in records.items():
+    sizes[store] = sum(p.stat().st_size for p in where.glob(f"{args.split}-*.tfrecord"))
+    args.records = str(where)
+    workers[store] = _Worker(args, "ours", sys.executable)
   start = time.perf_counter()
-  workers["videos"] = _Worker(args, "videos", sys.executable)
+  workers["direct"] = _Worker(args, "videos", sys.executable)
   seconds = time.perf_counter() - start
   sizes["cache"] = sum(p.stat().st_size for p in pathlib.Path(args.cache).rglob("*.*"))
   rounds: dict[str, list[dict]] = {name: [] for name in workers}
@@ -309,15 +320,21 @@ def _compare_videos(args: argparse.Namespace, folder: pathlib.Path) -> dict:
     }
     print(
       f"{name:9}{by_cpu:8.1f} clips per core-second ({by_wall:.1f} by the clock), "
-      f"{sizes[name] / len(chosen) / 1e6:.2f} MB a video"
+      f"{sizes[name] / len(chosen) / 1e6:.3f} MB a video"
     )
-  by_kind = [result[name]["clips_per_core_second"] for name in ("videos", "records")]
-  result["ratio"] = ratio = by_kind[0] / by_kind[1]
+  first = stores[0]
+  result["ratio"] = {}
+  for name in [n for n in workers if n != first]:
+    pairs = zip(rounds[first], rounds[name], strict=True)
+    ratios = [theirs["cpu"] / ours["cpu"] for theirs, ours in pairs]
+    result["ratio"][name] = statistics.median(ratios)
+    print(
+      f"{name} / {first}: {statistics.median(ratios):.2f} of the clips per core-second (rounds "
+      f"{min(ratios):.2f} to {max(ratios):.2f}), {sizes[name] / sizes[first]:.3f} of the bytes"
+    )
   print(
-    f"videos / records: {ratio:.2f} of the clips per core-second, "
-    f"{sizes['videos'] / sizes['records']:.2f} of the bytes, and "
-    f"{sizes['cache'] / len(chosen) / 1e3:.1f} kB a video in the cache; pinned to {args.cores} "
-    "core(s)"
+    f"{len(chosen)} videos; {sizes['cache'] / len(chosen) / 1e3:.1f} kB a video in the cache of "
+    f"direct; pinned to {args.cores} core(s)"
   )
   return result
 

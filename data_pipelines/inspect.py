@@ -206,19 +206,30 @@ def _split_text(name: str, counts: dict[str, Any]) -> str:
     ("frames per second", "fps"),
     ("size in the files", "size"),
     ("size stored", "stored_size"),
+    ("encoded videos", "forms"),
     ("classes", "classes"),
   ):
+    if key == "forms" and key not in counts:
+      continue
     lines.append(f"  {title}: {_histogram(counts[key])}")
   return "\n".join(lines)
 
 
 def _scanned_text(folder: str | pathlib.Path, split: str) -> str:
+  from data_pipelines.encoded import example
   from data_pipelines.records import index, sequence_example
+
+  def described(record: bytes) -> tuple[int, sequence_example.Video]:
+    length = example.length_of(record)
+    if length is None:
+      video = sequence_example.decode(record)
+      return len(video.frames), video
+    return length, sequence_example.about(record, length)
 
   where = index.load(folder, split)
   chosen = np.unique(np.linspace(0, len(where) - 1, min(len(where), _SAMPLE)).astype(int))
-  videos = [sequence_example.decode(index.read_record(where, int(i))) for i in chosen]
-  lengths = [len(v.frames) for v in videos]
+  found = [described(index.read_record(where, int(i))) for i in chosen]
+  lengths, videos = [length for length, _ in found], [video for _, video in found]
   rates = collections.Counter(f"{v.fps:g}" if v.fps else "unknown" for v in videos)
   labels = collections.Counter(v.label_text or str(v.label) for v in videos)
   gigabytes = where.length().sum() / 1e9

@@ -24,6 +24,7 @@ LAYERS = (
   ("data_pipelines.optional",),
   ("data_pipelines.source",),
   ("data_pipelines.videos", "data_pipelines.listing", "data_pipelines.records"),
+  ("data_pipelines.encoded",),
   ("data_pipelines.clips", "data_pipelines.digits"),
   ("data_pipelines.sources", "data_pipelines.untrimmed", "data_pipelines.prepare"),
   ("data_pipelines.inspect",),

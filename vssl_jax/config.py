@@ -44,8 +44,8 @@ def data() -> ConfigDict:
   # tfrecord | videos | tfds | digits | synthetic | features | dmvr | localization | untrimmed |
   # stitched
   c.source = "tfrecord"
-  # The data; tfrecord: folder of shards; videos: folder, CSV or lists of videos; tfds, digits:
-  # TFDS's data_dir.
+  # The data; tfrecord: folder of shards, of JPEGs or encoded videos; videos: folder, CSV or lists
+  # of videos; tfds, digits: TFDS's data_dir.
   c.path = ""
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
@@ -57,7 +57,9 @@ def data() -> ConfigDict:
   c.stride = 2  # source frames from one frame of a clip to the next
   c.size = 224  # side of the square clip, pixels
   c.fraction = 1.0  # share of the training videos to use, chosen by the seed
-  c.threads = 0  # threads that parse and decode; 0 lets tf.data choose; videos: worker processes
+  # Threads that parse and decode; 0 lets tf.data choose. Of videos, and of records that hold them:
+  # worker processes; 0: one per core.
+  c.threads = 0
   c.prefetch = 2  # number of batches prepared ahead
   # Steps in a row that use one batch, each with a new augmentation on the device: a run whose input
   # is too slow decodes so many times fewer clips. Clips and their crops stay the same meanwhile.
@@ -125,7 +127,9 @@ def videos() -> ConfigDict:
   # Folder of what is known about each video: where its frames are. "": vssl_jax/videos in
   # $XDG_CACHE_HOME, or in ~/.cache.
   c.cache = ""
-  c.timeout = 120.0  # seconds that reading a video's clips may take; 0: no limit
+  # Seconds that reading a video's clips may take, also from a record that holds the video; 0: no
+  # limit.
+  c.timeout = 120.0
   return c
 
 

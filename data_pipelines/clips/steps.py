@@ -92,10 +92,11 @@ PNG = Codec(shape=lambda png: _bounded(_png_shape(png)), crop=_png_crop)
 ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
 
 
-def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False) -> None:
-  """Parses the frames and the label of a record with DMVR's keys, and optionally the frame rate."""
-  string = tf.io.FixedLenSequenceFeature((), tf.string)
-  parser_builder.parse_feature(example.FRAMES, string, IMAGE)
+def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False, frames: bool = True) -> None:
+  """Parses a record with DMVR's keys: its label, the frames, and optionally the frame rate."""
+  if frames:
+    string = tf.io.FixedLenSequenceFeature((), tf.string)
+    parser_builder.parse_feature(example.FRAMES, string, IMAGE)
   integer = tf.io.VarLenFeature(tf.int64)
   parser_builder.parse_feature(example.LABEL_INDEX, integer, LABEL, is_context=True)
   if with_frame_rate:

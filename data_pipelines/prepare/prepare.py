@@ -5,7 +5,8 @@ either in them, a CSV with a header line (`path,label[,start,end][,split…]`, o
 `video_path,start,end[,label][,caption]`), or lists of videos (`train.txt,val.txt`, with a line
 `VIDEO` or `VIDEO LABEL` for each).
 OUTPUT receives shards of SequenceExamples with DMVR's keys, one offset index per split,
-`labels.txt` and `manifest.json`. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
+`labels.txt` and `manifest.json`. With `--store=video` they hold the encoded videos, which take a
+fraction of the bytes, and more work to read. INPUT and OUTPUT may be in a bucket, such as `gs://bucket/videos`.
 If a run is interrupted, run the same command again: it continues with the unfinished shards.
 Several runs may write different splits into one OUTPUT; the splits share its labels.
 """
@@ -40,6 +41,7 @@ EXAMPLES = """\
 vssl prepare VIDEOS RECORDS
 vssl prepare UCF101 RECORDS --split_list trainlist01.txt testlist01.txt --short_side=128
 vssl prepare videos.csv RECORDS --split_column=split --workers=8
+vssl prepare VIDEOS RECORDS --store=video
 vssl prepare VIDEOS RECORDS --part=3/16
 vssl prepare VIDEOS RECORDS --engine=ray --address=auto
 """
@@ -64,6 +66,8 @@ def prepare(
   raw_aspect: bool = False,
   stream_fps: float = 0.0,
   max_gap: float = 0.0,
+  store: str = "frames",
+  crf: int = 20,
   shards: int = 0,
   workers: int = 0,
   timeout: float = TIMEOUT,
@@ -89,7 +93,7 @@ def prepare(
     fps: frames per second to store, sampled by time stamps; 0 keeps each video's own frames.
     short_side: shorter side of the frames, pixels; keeps the aspect ratio and never enlarges; 0
       keeps the size.
-    quality: JPEG quality, 1 to 100.
+    quality: JPEG quality, 1 to 100; without effect on encoded videos.
     max_seconds: longest record; a longer video becomes several records; 0 never splits.
     raw_aspect: keep frames as they are stored if their pixels are not square; else they are stored
       with the aspect ratio that players show.
@@ -97,6 +101,11 @@ def prepare(
       that each stream states.
     max_gap: longest gap between two frames, seconds; a video with a longer one counts as
       unreadable. 0 keeps such videos, and notes gaps of more than a minute.
+    store: "frames" stores JPEGs. "video" stores each video as it is encoded, without loss, if it is
+      an MP4, MOV, MKV or WebM without faults whose frames are not larger than `short_side`; it
+      leaves out sound, and what lies outside of `start` and `end`. All other videos are encoded
+      again in H.264, with loss. "h264" encodes all of them again.
+    crf: quality of H.264, 0 to 51: x264's constant rate factor; lower is better and larger.
     shards: shards per split; 0 chooses by the size of the video files.
     workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
@@ -124,7 +133,7 @@ def prepare(
     UnreadableVideoError: a video is unreadable and `strict` is True.
   """
   settings = decode.FrameSettings(
-    fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap
+    fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap, store, crf
   )
   _check(settings, shards, workers, timeout)
   share = None if part is None else parts.Part.parse(part)
@@ -177,9 +186,12 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
     "max_seconds": (0, 1e9),
     "stream_fps": (0, 1000),
     "max_gap": (0, 1e9),
+    "crf": (0, 51),
     "timeout": (0, 1e9),
   }
   values = dataclasses.asdict(settings)
+  if (store := values.pop("store")) not in decode.STORES:
+    raise UserError(f"store is {store!r}: it must be one of {', '.join(decode.STORES)}")
   values |= {"shards": shards, "workers": workers, "timeout": timeout}
   for name, value in values.items():
     low, high = bounds.get(name, (0, 9_999_999))
@@ -316,6 +328,19 @@ def parser() -> arguments.Parser:
     type=float,
     default=120.0,
     help="longest record, seconds; longer videos are split; 0: never (default: 120)",
+  )
+  add(
+    "--store",
+    choices=decode.STORES,
+    default="frames",
+    help="frames: JPEGs; video: the encoded video as it is, or H.264 if its frames are reduced; "
+    "h264: always H.264 (default: frames)",
+  )
+  add(
+    "--crf",
+    type=int,
+    default=20,
+    help="quality of H.264 with --store, 0 to 51, lower is better (default: 20)",
   )
   arguments.reading(p)
   add(

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_pipelines.encoded import example, pack
 from data_pipelines.listing import video_list
 from data_pipelines.listing.video_list import Entry
 from data_pipelines.records import manifest, sequence_example, tfrecord
@@ -161,11 +162,12 @@ def write(shard: Shard, report) -> dict[str, Any]:
 
 
 def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, written) -> None:
-  parts, frames, seconds = 0, 0, 0.0
-  path = video_list.locate(shard.root, entry.path)
-  for part in decode.decode(path, shard.settings, start=entry.start, end=entry.end):
+  parts, frames, seconds, form = 0, 0, 0.0, ""
+  path, settings = video_list.locate(shard.root, entry.path), shard.settings
+  made = decode.decode if settings.store == "frames" else pack.pack
+  for part in made(path, settings, start=entry.start, end=entry.end):
     video = sequence_example.Video(
-      frames=part.frames,
+      frames=part.frames if isinstance(part, decode.Part) else (),
       fps=part.fps,
       label=shard.index_of(entry.label),
       label_text=entry.label,
@@ -174,9 +176,13 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, writ
       end=round(part.end * 1e6),
       caption=entry.caption,
     )
-    writer.write(sequence_example.encode(video))
+    if isinstance(part, pack.Packed):
+      form = part.video.form
+      writer.write(example.encode(part.video, video))
+    else:
+      writer.write(sequence_example.encode(video))
     written()
-    parts, frames, seconds = parts + 1, frames + len(part.frames), seconds + part.end - part.start
+    parts, frames, seconds = parts + 1, frames + part.length, seconds + part.end - part.start
   tally.add_video(
     label=entry.label,
     records=parts,
@@ -185,5 +191,6 @@ def _write_video(shard: Shard, entry: Entry, writer, tally: manifest.Tally, writ
     fps=part.source_fps,
     size=part.source_size,
     stored_size=part.size,
+    form=form,
   )
   tally.add_notes(entry.path, part.notes)

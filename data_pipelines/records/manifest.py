@@ -53,8 +53,12 @@ class Tally:
     fps: float,
     size: tuple[int, int],
     stored_size: tuple[int, int],
+    form: str = "",
   ) -> None:
-    """Adds one video; `fps` and `size` are those of the file, an empty label means unlabeled."""
+    """Adds one video; `fps` and `size` are those of the file, an empty label means unlabeled.
+
+    `form` is that of an encoded video, "" for JPEGs.
+    """
     counts = self.counts
     for name, value in zip(_TOTALS[:4], (1, records, frames, seconds), strict=True):
       counts[name] += value
@@ -63,6 +67,9 @@ class Tally:
     keys = (label, _bin(seconds), f"{fps:.4g}", "{}x{}".format(*size), "{}x{}".format(*stored_size))
     for name, key in zip(_COUNTERS, keys, strict=True):
       counts[name][key] = counts[name].get(key, 0) + 1
+    if form:
+      forms = counts.setdefault("forms", {})
+      forms[form] = forms.get(form, 0) + 1
 
   def add_unreadable(self, path: str, reason: str) -> None:
     """Adds a video that could not be read and so has no record."""
@@ -85,6 +92,10 @@ class Tally:
         total[name] = choose(values, default=None)
       for name in _COUNTERS:
         total[name] = dict(collections.Counter(total[name]) + collections.Counter(counts[name]))
+      if forms := counts.get("forms"):  # records of JPEGs have none
+        total["forms"] = dict(
+          sorted((collections.Counter(total.get("forms")) + collections.Counter(forms)).items())
+        )
       total["unreadable"] += counts["unreadable"]
       total["noted"] += counts.get("noted", [])  # a shard of an earlier version has none
     for name in ("seconds", "shortest", "longest"):
@@ -276,13 +287,13 @@ def fault(manifest: dict[str, Any]) -> str:
   for name, split in splits.items():
     numbers = [split.get(k) for k in _TOTALS]
     spans = [split.get(k) for k in ("shortest", "longest")]
-    counts = [split.get(k) for k in _COUNTERS]
+    counts = [*(split.get(k) for k in _COUNTERS), split.get("forms", {})]
     sound = (
       all(map(_is_count, numbers))
       and all(x is None or _is_count(x) for x in spans)
       and (not split["videos"] or None not in spans)
       and all(isinstance(c, dict) and all(map(_is_count, c.values())) for c in counts)
-      and all(c for c in counts[1:] if split["videos"])
+      and all(c for c in counts[1:-1] if split["videos"])
       and _is_list(split.get("shards"), dict)
       and _is_list(split.get("unreadable"), dict)
       and all(isinstance(f.get(k), str) for f in split["unreadable"] for k in ("path", "reason"))
@@ -361,6 +372,8 @@ def summary(manifest: dict[str, Any]) -> str:
     line += f"; {split['shortest']:.1f} to {split['longest']:.1f} s"
     line += f"; fps {_most(split['fps'])}; size {_most(split['size'])}"
     line += f", stored {_most(split['stored_size'])}"
+    if forms := split.get("forms"):
+      line += f"; encoded videos: {_most(forms)}"
     lines.append(line)
   return "\n".join(lines)
 

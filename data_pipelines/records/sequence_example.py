@@ -64,6 +64,15 @@ def encode(video: Video) -> bytes:
   An unlabeled video gets the index −1 and an empty name, and the keys are not left out: DMVR and
   TF Garden expect vectors of one element in both, and their one-hot vector of −1 is all zeros.
   """
+  message = message_of(video)
+  frames = message.feature_lists.feature_list[FRAMES].feature
+  for jpeg in video.frames:
+    frames.add().bytes_list.value.append(jpeg)
+  return message.SerializeToString(deterministic=True)
+
+
+def message_of(video: Video) -> Any:
+  """The message with all of a video but its frames."""
   message = _sequence_example()()
   context = message.context.feature
   context[LABEL_INDEX].int64_list.value.append(video.label)
@@ -75,10 +84,21 @@ def encode(video: Video) -> bytes:
     context[FRAME_RATE].float_list.value.append(video.fps)
   if video.caption:
     context[CAPTION].bytes_list.value.append(files.encode(video.caption))
-  frames = message.feature_lists.feature_list[FRAMES].feature
-  for jpeg in video.frames:
-    frames.add().bytes_list.value.append(jpeg)
-  return message.SerializeToString(deterministic=True)
+  return message
+
+
+def parsed(record: bytes) -> Any:
+  """The message of a record.
+
+  Raises:
+    ValueError: the bytes are not a SequenceExample.
+  """
+  message = _sequence_example()()
+  try:
+    message.ParseFromString(record)
+  except Exception as error:  # protobuf's runtimes raise exceptions of different classes
+    raise ValueError(f"not a SequenceExample ({error})") from None
+  return message
 
 
 def decode(serialized: bytes) -> Video:
@@ -88,14 +108,10 @@ def decode(serialized: bytes) -> Video:
     UserError: the bytes are not a SequenceExample, have no frames under `image/encoded`, or words
       where a number must be.
   """
-  message = _sequence_example()()
   try:
-    message.ParseFromString(serialized)
-  except Exception as error:
-    raise UserError(
-      f"a record is not a SequenceExample ({error}): prepare the data again"
-    ) from None
-  context = {key: _values(feature) for key, feature in message.context.feature.items()}
+    message = parsed(serialized)
+  except ValueError as error:
+    raise UserError(f"a record is {error}: prepare the data again") from None
   lists = message.feature_lists.feature_list
   frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
   if not frames:
@@ -103,12 +119,27 @@ def decode(serialized: bytes) -> Video:
       f"a record has no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "
       "records must be SequenceExamples with one JPEG per frame"
     )
+  context = {key: _values(feature) for key, feature in message.context.feature.items()}
+  return dataclasses.replace(_about(context, len(frames)), frames=frames)
+
+
+def about(head: bytes, length: int) -> Video:
+  """What the context of a record says, without its frames, from its first bytes.
+
+  Args:
+    head: the first bytes of the payload, as in `filename_of`.
+    length: number of frames in the record.
+  """
+  return _about(context_of(head) or {}, length)
+
+
+def _about(context: Mapping[str, Any], length: int) -> Video:
   try:
-    fps = fps_of(context, len(frames))
+    fps = fps_of(context, length)
   except UserError:
     fps = 0.0
   return Video(
-    frames=frames,
+    frames=(),
     fps=fps,
     label=_whole(context, LABEL_INDEX, -1),
     label_text=_text(context, LABEL_TEXT),
@@ -131,7 +162,7 @@ def filename_of(head: bytes) -> str | None:
     `video/filename` ("" if the record has none). None if `head` does not contain the whole
     context, or it is damaged; then read more bytes, or decode the record.
   """
-  context = _context_of(head)
+  context = context_of(head)
   return None if context is None else _text(context, FILENAME)
 
 
@@ -142,14 +173,15 @@ def label_of(head: bytes) -> int | None:
     `clip/label/index`; −1 if the record has none. None if it is unknown: `head` does not contain
     the whole context, or the index is no whole number of 64 bits.
   """
-  context = _context_of(head)
+  context = context_of(head)
   value = None if context is None else _first(context, LABEL_INDEX, -1)
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   return value if isinstance(value, int) and -(1 << 63) <= value < 1 << 63 else None
 
 
-def _context_of(head: bytes) -> dict[str, list] | None:
+def context_of(head: bytes) -> dict[str, list] | None:
+  """The context of a record from its first bytes; None as in `filename_of`."""
   length, start = 0, 1
   if head[:1] != _CONTEXT_TAG:
     return None

@@ -1,4 +1,7 @@
-"""Clips from TFRecords of SequenceExamples with DMVR's keys, written by us, DMVR or TF Garden."""
+"""Clips from TFRecords of SequenceExamples with DMVR's keys, written by us, DMVR or TF Garden.
+
+A split has records of JPEGs, or of encoded videos, which its first record tells.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,24 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.clips import steps
-from data_pipelines.clips.builders import Features, Graph
+from data_pipelines.clips.builders import IMAGE, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
+from data_pipelines.clips.pictures import Fetcher
+from data_pipelines.encoded import example as encoded
+from data_pipelines.encoded import read
 from data_pipelines.records import fingerprint, index, labels, manifest, tfrecord
 from data_pipelines.records import sequence_example as example
+from data_pipelines.videos import workers
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
 _AHEAD = 16  # records of a bucket that are read at the same time, beyond one per thread
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to read a record of a bucket
 _SIZE = re.compile(r"(?P<width>[0-9]{1,6})x(?P<height>[0-9]{1,6})")
+_BESIDE = 2  # videos that are cropped while the worker processes decode others
+_MOST_FRAMES = 1 << 24  # of a record; more than a week at 25 frames per second
+_ITEM = "item"  # int64 [], number of the record
+_RECORD = "record"  # string [], the record
 
 
 class RecordReader:
@@ -115,6 +126,21 @@ class RecordStore:
   def __len__(self) -> int:
     return len(self._index)
 
+  def holds_videos(self) -> bool:
+    """Whether the first record holds an encoded video.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    file, offset, length = self._index.place_of(0)
+    try:
+      head = files.read_range(file, offset, min(length, example.HEAD))
+      if example.context_of(head) is None and length > example.HEAD:  # a long caption
+        head = files.read_range(file, offset, length)
+    except OSError as error:
+      raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return encoded.length_of(head) is not None
+
   @functools.cached_property
   def fingerprint(self) -> str:
     """See `Store`."""
@@ -151,7 +177,9 @@ class RecordStore:
     file, offset, length = self._index.place_of(i)
     try:
       name = example.filename_of(tfrecord.read(file, offset, min(length, example.HEAD)))
-      return example.decode(index.read_record(self._index, i)).filename if name is None else name
+      if name is None:
+        name = example.filename_of(index.read_record(self._index, i))
+      return name or ""
     except UserError:  # reported and counted later, when its frames are read
       return ""
 
@@ -165,6 +193,59 @@ class RecordStore:
     return f"{file}: the record at byte {offset}" + (f" ({name})" if name else "")
 
 
+class EncodedStore(RecordStore):
+  """One split in a folder of records that hold encoded videos.
+
+  The wanted frames are decoded in worker processes, as those of video files are.
+  """
+
+  codec = steps.ARRAY
+
+  def __init__(self, data: Any, split: str):
+    super().__init__(data.path, split)
+    # While some videos wait for their frames, others are cropped.
+    self.reads_ahead = max(self.reads_ahead, _BESIDE)
+    self._fetcher = Fetcher(
+      read.read,
+      lambda item, record, frames: read.Request(record, frames),
+      (_ITEM, _RECORD),
+      place=self.describe,
+      processes=data.threads or workers.cores(),
+      timeout=float(data.videos.timeout),
+    )
+
+  def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
+    """See `Store`."""
+    steps.add_parsing(graph.parser_builder, with_frame_rate=with_frame_rate, frames=False)
+    length = tf.io.FixedLenFeature((), tf.int64)
+    graph.parser_builder.parse_feature(encoded.LENGTH, length, IMAGE, is_context=True)
+
+  def fetch(self, features: Features) -> Features:
+    """See `Store`."""
+    return self._fetcher.fetch(features)
+
+  def read(self, parse: Callable[[tf.Tensor], Features], i: tf.Tensor) -> Features:
+    """See `Store`; `image` has the numbers of the frames, which are replaced by pictures."""
+    record = self._reader.read(i)
+    features = dict(parse(record))
+    # A record may claim any number; all frames of one cannot be used at once anyway.
+    length = tf.clip_by_value(features[IMAGE], 0, _MOST_FRAMES)
+    return features | {IMAGE: tf.range(length), _ITEM: i, _RECORD: record}
+
+  def check(self) -> None:
+    """See `Store`."""
+    super().check()
+    self._fetcher.check()
+
+  def describe(self, i: int) -> str:
+    """See `RecordStore`; with the reason why it could not be read, if it was tried."""
+    reason = self._fetcher.reasons.get(i, "")
+    return super().describe(i) + (f": {reason}" if reason else "")
+
+
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is the folder of shards."""
-  return ClipSource(data, RecordStore(data.path, split), split=split, **kwargs)
+  store = RecordStore(data.path, split)
+  if store.holds_videos():
+    store = EncodedStore(data, split)
+  return ClipSource(data, store, split=split, **kwargs)

@@ -21,11 +21,11 @@ from absl import logging
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
+from data_pipelines.clips.pictures import Fetcher
 from data_pipelines.listing import given, video_list
 from data_pipelines.listing.finding import counted, few
 from data_pipelines.records import fingerprint
-from data_pipelines.videos import decode, servers, survey, wanted, workers
-from data_pipelines.videos.damage import UnreadableError
+from data_pipelines.videos import decode, survey, wanted, workers
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
@@ -51,9 +51,6 @@ class VideoStore:
   def __init__(self, data: Any, split: str):
     fields = data.videos
     self._where = f"config.data.path={data.path}"
-    self._timeout, self._processes = float(fields.timeout), data.threads or workers.cores()
-    self._failure = ""
-    self._reasons: dict[int, str] = {}
     settings = _settings(fields)
     videos = _listed(data)
     entries = video_list.shuffled(e for e in videos.entries if e.split == split)
@@ -74,7 +71,17 @@ class VideoStore:
       )
       for e in entries
     ]
-    facts = survey.survey(spans, folder, processes=self._processes, timeout=self._timeout)
+    processes, timeout = data.threads or workers.cores(), float(fields.timeout)
+    facts = survey.survey(spans, folder, processes=processes, timeout=timeout)
+    self._fetcher = Fetcher(
+      wanted.read,
+      self._request,
+      (_ITEM,),
+      place=lambda item: self._spans[int(self._rows[item, 0])].path,
+      processes=processes,
+      timeout=timeout,
+    )
+    self.fetch = self._fetcher.fetch
     self._tell(videos.notes, entries, facts, split, strict=bool(data.strict))
     rows = [(n, p) for n, found in enumerate(facts) for p in range(len(found.parts))]
     self._spans, self._entries = spans, entries
@@ -109,41 +116,13 @@ class VideoStore:
       _ITEM: i,
     }
 
-  def fetch(self, features: Features) -> Features:
-    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, 3]`; see `Store`."""
-    features = dict(features)
-    numbers, item = features[IMAGE], features.pop(_ITEM)
-    flat = tf.reshape(numbers, [-1])
-    pictures = tf.numpy_function(self._pictures, [item, flat], tf.uint8)
-    shape = tf.concat([tf.shape(numbers), tf.shape(pictures)[1:]], axis=0)
-    features[IMAGE] = tf.ensure_shape(tf.reshape(pictures, shape), [*numbers.shape, None, None, 3])
-    return features
-
-  def _pictures(self, item: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    entry, part = (int(x) for x in self._rows[int(item)])
-    length, frames = int(self._lengths[int(item)]), tuple(int(n) for n in numbers)
-    request = wanted.Request(self._spans[entry], part, length, frames)
-    try:
-      pool = servers.shared(self._processes)
-      return pool.call(wanted.read, request, timeout=self._timeout)
-    except (UnreadableError, servers.LostError) as error:
-      if isinstance(error, servers.LostError) and error.crash.outside:
-        self._failure = f"worker processes that decode videos are lost: {error}"
-      elif getattr(error, "passing", False):  # replaced, the batch would depend on chance
-        self._failure = f"{self._spans[entry].path}: {error}"
-      self._reasons[int(item)] = str(error)
-      raise ValueError(str(error)) from None
-    except Exception as error:  # a storage, or the cache: no fault of the video
-      self._failure = f"{self._spans[entry].path}: {error}"
-      raise
+  def _request(self, item: int, frames: tuple[int, ...]) -> wanted.Request:
+    entry, part = (int(x) for x in self._rows[item])
+    return wanted.Request(self._spans[entry], part, int(self._lengths[item]), frames)
 
   def check(self) -> None:
     """See `Store`."""
-    if self._failure:
-      raise UserError(
-        f"{self._failure}: the videos cannot be read now; run the same command again, it goes on "
-        "where it stopped"
-      )
+    self._fetcher.check()
 
   def name_of(self, i: int) -> str:
     """The path of the video, as it is listed."""
@@ -151,7 +130,7 @@ class VideoStore:
 
   def describe(self, i: int) -> str:
     """Path of the video, and why it could not be read, if it was tried."""
-    reason = self._reasons.get(i, "")
+    reason = self._fetcher.reasons.get(i, "")
     return self._spans[int(self._rows[i, 0])].path + (f" ({reason})" if reason else "")
 
   def _tell(self, notes: Any, entries: Any, facts: Any, split: str, *, strict: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import fractions
+import io
 import itertools
 import os
 import re
@@ -235,6 +236,16 @@ class Source:
 def open_file(path: str | os.PathLike) -> Any:
   """Opens a file with PyAV, whatever its name looks like and whatever its texts hold."""
   return av.open(os.path.abspath(path), **_LENIENT)
+
+
+def open_bytes(content: bytes, kind: str) -> Any:
+  """Opens the bytes of a file with PyAV.
+
+  Args:
+    content: of the file.
+    kind: FFmpeg's name of its container. It is never guessed: a list of addresses is a video, too.
+  """
+  return av.open(io.BytesIO(content), format=kind, **_LENIENT)
 
 
 def is_shown(context: av.VideoCodecContext, packet: av.Packet) -> bool:

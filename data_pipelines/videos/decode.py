@@ -22,6 +22,7 @@ from data_pipelines.videos.damage import UnreadableError
 from vssl_jax import files
 
 __all__ = [
+  "STORES",
   "FrameSettings",
   "Part",
   "UnreadableError",
@@ -35,6 +36,7 @@ __all__ = [
 
 # What FFmpeg returns if the system fails; PyAV has no class for some of them.
 _SYSTEM = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN)
+STORES = ("frames", "video", "h264")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,9 @@ class FrameSettings:
       that the stream states.
     max_gap: longest gap between two frames, seconds; with a longer one the video is unreadable. 0
       keeps and notes them.
+    store: one of `STORES`: "frames" as JPEGs; "video" as the file has it where its frames need no
+      reduction, else in H.264; "h264" always in H.264.
+    crf: quality of H.264, 0 to 51; lower is better and larger.
   """
 
   fps: float = 0.0
@@ -62,6 +67,8 @@ class FrameSettings:
   raw_aspect: bool = False
   stream_fps: float = 0.0
   max_gap: float = 0.0
+  store: str = "frames"
+  crf: int = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,11 @@ class Part:
   source_fps: float
   source_size: tuple[int, int]
   notes: tuple[str, ...] = ()
+
+  @property
+  def length(self) -> int:
+    """Number of frames."""
+    return len(self.frames)
 
 
 def decode(
@@ -181,6 +193,10 @@ def described(settings: Any) -> dict[str, Any]:
   """
   values = dataclasses.asdict(settings)
   rare = ("raw_aspect", "stream_fps", "max_gap")
+  if (store := values.get("store", "frames")) == "frames":
+    values = {k: v for k, v in values.items() if k not in ("store", "crf")}
+  elif store in STORES:  # JPEGs have no part in it
+    values.pop("quality")
   return {k: v for k, v in values.items() if v or k not in rare}
 
 

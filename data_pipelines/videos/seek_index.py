@@ -31,7 +31,7 @@ _TIMED = frozenset({"mov", "matroska"})
 _CHECKED = 8  # first frames of which the times by packets and by frames are compared
 # What storages call the version of an object or the time of its change, the best one first.
 _VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "created")
-_TICK = 1e-9  # seconds; two times this close are equal
+TICK = 1e-9  # seconds; two times this close are equal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,20 @@ class SeekIndex:
     if not (count and sound and increasing and (timed or not len(self.pts)) and kinds == [*"fii"]):
       raise ValueError("the arrays of an index do not fit each other")
 
+  def begins(self, times: np.ndarray, count: int) -> bool:
+    """Whether the first `count` frames, or all, have these times."""
+    agree = len(times) == min(count, len(self.times))
+    return agree and bool(np.abs(self.times[: len(times)] - times).max() <= TICK)
+
   def group_of(self, number: int) -> tuple[int, int]:
     """The keyframe that a frame is decoded from: its row in `keys`, and the number of its frame."""
-    row = max(0, int(np.searchsorted(self.keys[:, 0], self.pts[number], "right")) - 1)
-    return row, int(np.searchsorted(self.pts, self.keys[row, 0]))
+    return group_of(self.pts, self.keys, number)
+
+
+def group_of(pts: np.ndarray, keys: np.ndarray, number: int) -> tuple[int, int]:
+  """See `SeekIndex.group_of`."""
+  row = max(0, int(np.searchsorted(keys[:, 0], pts[number], "right")) - 1)
+  return row, int(np.searchsorted(pts, keys[row, 0]))
 
 
 def make(path: str | os.PathLike, reading: Reading = Reading()) -> SeekIndex:
@@ -96,7 +106,8 @@ def make(path: str | os.PathLike, reading: Reading = Reading()) -> SeekIndex:
       raise UnreadableError("no frames")
     first = head[0][1]
     shape = (first.width, first.height), display.pose(first).sideways
-    if (found := _by_packets(file, how, [time for time, _ in head], shape)) is not None:
+    found = by_packets(file, reading, shape)
+    if found is not None and found.begins(np.array([time for time, _ in head]), _CHECKED):
       return found
     source = container.Source(file, **how)
     times = np.array([time for time, _ in source], np.float64)
@@ -104,18 +115,17 @@ def make(path: str | os.PathLike, reading: Reading = Reading()) -> SeekIndex:
     return SeekIndex(times, *none, source.declared_fps, source.aspect, *shape, source.notes)
 
 
-def _by_packets(
-  file: pathlib.Path, how: dict[str, Any], head: list[float], shape: tuple[tuple[int, int], bool]
+def by_packets(
+  file: pathlib.Path, reading: Reading, shape: tuple[tuple[int, int], bool]
 ) -> SeekIndex | None:
   """The index by the packets alone; None if they do not tell all.
 
   Args:
     file: the video.
-    how: fields of `Reading`.
-    head: times of the first frames, as decoded.
+    reading: see `make`.
     shape: size of the first frame, and whether it is sideways.
   """
-  packets = _Packets(file, **how)
+  packets = _Packets(file, **dataclasses.asdict(reading))
   try:
     shown = [(time, frame.pts) for time, frame in packets]
   except UnreadableError:  # perhaps it is; decoding tells
@@ -123,9 +133,6 @@ def _by_packets(
   if not shown or not packets.sound:
     return None
   times, pts = np.array([t for t, _ in shown]), np.array([p for _, p in shown], np.int64)
-  agree = len(head) == min(_CHECKED, len(times))
-  if not agree or np.abs(times[: len(head)] - head).max() > _TICK:
-    return None
   keys = np.array(sorted(packets.keys), np.int64).reshape(-1, 2)
   facts = packets.declared_fps, packets.aspect, *shape, packets.notes
   return SeekIndex(times, pts, keys, *facts)

@@ -10,8 +10,8 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
 
 import av
 import numpy as np
@@ -51,6 +51,24 @@ class Span:
   def index(self) -> seek_index.SeekIndex:
     """The index of the file; see `seek_index.cached`."""
     return seek_index.cached(pathlib.Path(self.cache), self.path, self.reading())
+
+
+class Places(Protocol):
+  """Where the frames of a stream are; `seek_index.SeekIndex` tells the meanings."""
+
+  @property
+  def pts(self) -> np.ndarray:
+    """When each frame is shown, int64 `[L]`, increasing."""
+    ...
+
+  @property
+  def keys(self) -> np.ndarray:
+    """When each keyframe is shown, and when it is decoded, int64 `[K, 2]`."""
+    ...
+
+  def group_of(self, number: int) -> tuple[int, int]:
+    """The keyframe that a frame is decoded from."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,37 +148,78 @@ def read(request: Request) -> np.ndarray:
     stored[request.part].numbers[np.array(request.frames, np.int64)], return_inverse=True
   )
   width, height = size = _size(span, index)
-  if width * height * 3 * len(wanted) > _MOST_BYTES:
-    raise UnreadableError(
-      f"{len(wanted)} frames of {width} x {height} exceed 2 GB: lower config.data.videos.short_side"
-    )
+  check_bytes(len(wanted), size, "lower config.data.videos.short_side")
   pictures = jpeg.Pictures(span.settings.short_side)
   pictures.size = size
   found = np.empty((len(wanted), height, width, 3), np.uint8)
-
-  def fill(frames: Iterator[tuple[av.VideoFrame, bool]]) -> int:
-    """Makes the pictures; returns how many frames are lost."""
-    lost, last = 0, None
-    for row, (frame, good) in enumerate(frames):
-      found[row] = found[row - 1] if frame is last else pictures(frame)
-      last = frame
-      lost += not good
-    return lost
-
   with decode.copied(span.path) as file, decode.explained():
     if not len(index.pts):
-      lost = fill(_counted(file, span, wanted))
+      fill(found, pictures, [lambda: _counted(file, span, wanted)])
     else:
-      try:
-        lost = fill(_sought(file, index, wanted))
-      except UnreadableError:  # a keyframe is none, or nothing is behind it
-        lost = len(wanted)
-      if lost:  # in streams without real keyframes, pictures build up over many frames
-        lost = fill(_sought(file, index, wanted, jumps=False))
-    if len(wanted) - lost < LEAST_SHARE * len(wanted):
-      raise UnreadableError(f"damaged: {lost} of {len(wanted)} frames are lost")
+      fill(found, pictures, sought(lambda: container.open_file(file), index, wanted))
   places = places.reshape(-1)
   return found if np.array_equal(places, np.arange(len(found))) else found[places]
+
+
+def check_bytes(count: int, size: tuple[int, int], mend: str = "take fewer frames") -> None:
+  """Raises `UnreadableError` if so many pictures of this width and height are too much at once."""
+  width, height = size
+  if width * height * 3 * count > _MOST_BYTES:
+    raise UnreadableError(f"{count} frames of {width} x {height} exceed 2 GB: {mend}")
+
+
+Shown = Iterator[tuple[av.VideoFrame, bool]]  # frames, and whether each is good
+
+
+def fill(
+  found: np.ndarray,
+  pictures: Callable[[av.VideoFrame], np.ndarray],
+  tries: Sequence[Callable[[], Shown]],
+) -> None:
+  """Makes the pictures of frames.
+
+  Args:
+    found: receives them, uint8 `[n, H, W, 3]`.
+    pictures: makes the picture of a frame.
+    tries: functions that return the n frames, from the fastest to the safest; the next one is tried
+      if frames are lost.
+
+  Raises:
+    UnreadableError: more than a fifth of the frames are lost, or what the last try raises.
+  """
+  lost = count = len(found)
+  for place, attempt in enumerate(tries):
+    try:
+      lost, last = 0, None
+      for row, (frame, good) in enumerate(attempt()):
+        found[row] = found[row - 1] if frame is last else pictures(frame)
+        last = frame
+        lost += not good
+    except UnreadableError:
+      if place + 1 == len(tries):
+        raise
+      lost = count
+    if not lost:
+      return
+  if count - lost < LEAST_SHARE * count:
+    raise UnreadableError(f"damaged: {lost} of {count} frames are lost")
+
+
+def sought(
+  opened: Callable[[], Any], index: Places, wanted: np.ndarray
+) -> list[Callable[[], Shown]]:
+  """The ways to reach frames of a stream that is found by its times, for `fill`.
+
+  Args:
+    opened: opens the file.
+    index: its index.
+    wanted: numbers of the frames, increasing.
+  """
+  return [
+    lambda: _sought(opened, index, wanted),
+    # In streams without real keyframes, pictures build up over many frames.
+    lambda: _sought(opened, index, wanted, jumps=False),
+  ]
 
 
 @functools.lru_cache(maxsize=64)
@@ -175,9 +234,7 @@ def _size(span: Span, index: seek_index.SeekIndex) -> tuple[int, int]:
   return jpeg.fitted(index.size, aspect, span.settings.short_side, sideways=index.sideways)[1]
 
 
-def _counted(
-  file: pathlib.Path, span: Span, wanted: np.ndarray
-) -> Iterator[tuple[av.VideoFrame, bool]]:
+def _counted(file: pathlib.Path, span: Span, wanted: np.ndarray) -> Shown:
   """The wanted frames of a file that must be decoded from its beginning."""
   source = container.Source(file, **dataclasses.asdict(span.reading()))
   left = iter(wanted.tolist())
@@ -191,17 +248,17 @@ def _counted(
 
 
 def _sought(
-  file: pathlib.Path, index: seek_index.SeekIndex, wanted: np.ndarray, *, jumps: bool = True
-) -> Iterator[tuple[av.VideoFrame, bool]]:
+  opened: Callable[[], Any], index: Places, wanted: np.ndarray, *, jumps: bool = True
+) -> Shown:
   """The wanted frames (or those shown in their place), and whether each is good.
 
   Args:
-    file: the video.
-    index: its index.
-    wanted: numbers of the frames, increasing.
+    opened: see `sought`.
+    index: see `sought`.
+    wanted: see `sought`.
     jumps: go to the keyframes before them; else all is decoded from the beginning.
   """
-  with _Decoder(file, index) as decoder:
+  with _Decoder(opened, index) as decoder:
     before: av.VideoFrame | None = None
     now: av.VideoFrame | None = None
     for number in wanted:
@@ -232,8 +289,8 @@ class _Decoder:
     reason: of the first error; "" without one.
   """
 
-  def __init__(self, file: pathlib.Path, index: seek_index.SeekIndex):
-    self._file, self._index = file, index
+  def __init__(self, opened: Callable[[], Any], index: Places):
+    self._open, self._index = opened, index
     self.reason = ""
     self._begin()
 
@@ -244,8 +301,10 @@ class _Decoder:
     self._opened.close()
 
   def _begin(self) -> None:
-    self._opened = container.open_file(self._file)
+    self._opened = self._open()
     self._stream = self._opened.streams.best("video")
+    if not isinstance(self._stream, av.VideoStream) or self._stream.codec_context is None:
+      raise UnreadableError("no video stream, or no decoder for it")
     self._stream.codec_context.thread_count = 1  # each worker process uses one core
     self._frames = self._from(self._opened.demux(self._stream))
     self._due: int | None = None  # time of the keyframe that must come next; None: any frame may

@@ -63,11 +63,12 @@ def test_videos_against_their_records(tmp_path):
   report = tmp_path / "r.json"
   done = run("--videos", "--short_side=32", f"--json={report}")
   assert done.returncode == 0, done.stderr
-  assert "videos / records" in done.stdout
+  assert "direct / frames" in done.stdout
   result = json.loads(report.read_text())
-  assert 0 < result["bytes"]["videos"] < result["bytes"]["records"] * 20
+  forms = ("frames", "video", "direct")
+  assert all(0 < result["bytes"][form] < result["bytes"]["frames"] * 20 for form in forms)
   assert result["bytes"]["cache"] > 0
-  assert min(result[kind]["clips_per_core_second"] for kind in ("videos", "records")) > 0
+  assert min(result[form]["clips_per_core_second"] for form in forms) > 0
 
 
 def test_cures_of_slow_input(tmp_path, records):

@@ -1,0 +1,1 @@
+"""The second form of records, which hold the encoded video: cutting, encoding, storing, reading."""
