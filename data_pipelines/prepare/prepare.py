@@ -24,6 +24,7 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines import pixels
 from data_pipelines.listing import given
 from data_pipelines.prepare import engine as engine_lib
 from data_pipelines.prepare import resume
@@ -64,6 +65,8 @@ def prepare(
   raw_aspect: bool = False,
   stream_fps: float = 0.0,
   max_gap: float = 0.0,
+  channels: int = 3,
+  value_range: Sequence[float] = (),
   shards: int = 0,
   workers: int = 0,
   timeout: float = TIMEOUT,
@@ -97,6 +100,9 @@ def prepare(
       that each stream states.
     max_gap: longest gap between two frames, seconds; a video with a longer one counts as
       unreadable. 0 keeps such videos, and notes gaps of more than a minute.
+    channels: 3 stores RGB, 1 gray; for `config.data.channels`.
+    value_range: the two values of gray video of up to 16 bits, such as depth, that become 0 and
+      255; () keeps the 8 highest bits.
     shards: shards per split; 0 chooses by the size of the video files.
     workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
@@ -124,7 +130,15 @@ def prepare(
     UnreadableVideoError: a video is unreadable and `strict` is True.
   """
   settings = decode.FrameSettings(
-    fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap
+    fps,
+    short_side,
+    quality,
+    max_seconds,
+    raw_aspect,
+    stream_fps,
+    max_gap,
+    channels,
+    pixels.value_range(value_range, name="--value_range"),
   )
   _check(settings, shards, workers, timeout)
   share = None if part is None else resume.Part.parse(part)
@@ -178,7 +192,13 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
     "max_gap": (0, 1e9),
     "timeout": (0, 1e9),
   }
+  if settings.channels not in (1, 3):
+    raise UserError(
+      f"channels is {settings.channels}: records hold JPEGs of 1 or 3; arrays of any number need no "
+      "preparing, they are read by config.data.source=arrays"
+    )
   values = dataclasses.asdict(settings)
+  del values["value_range"]
   values |= {"shards": shards, "workers": workers, "timeout": timeout}
   for name, value in values.items():
     low, high = bounds.get(name, (0, 9_999_999))
@@ -315,6 +335,22 @@ def parser() -> arguments.Parser:
     type=float,
     default=120.0,
     help="longest record, seconds; longer videos are split; 0: never (default: 120)",
+  )
+  add(
+    "--channels",
+    type=int,
+    default=3,
+    metavar="C",
+    help="3: RGB; 1: gray, for config.data.channels=1 (default: 3)",
+  )
+  add(
+    "--value_range",
+    type=float,
+    nargs=2,
+    default=(),
+    metavar=("LOW", "HIGH"),
+    help="values of gray video of up to 16 bits, such as depth, that become 0 and 255 (default: the "
+    "8 highest bits)",
   )
   arguments.reading(p)
   add(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import pixels
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
@@ -92,15 +93,16 @@ class RecordReader:
 class RecordStore:
   """One split in a folder of records; implements `clip_source.Store`."""
 
-  codec = steps.JPEG
   reads_ahead = 0
 
-  def __init__(self, folder: str, split: str):
+  def __init__(self, folder: str, split: str, channels: int = 3):
     if not folder:
       raise UserError(
         "config.data.path: empty; make a folder of records with "
         "`vssl prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
+    pixels.require_channels(channels, (1, 3), f"{folder}: its records hold JPEGs")
+    self.codec = steps.jpeg(channels)
     self._folder, self._split = folder, split
     self._index = index.load(folder, split)
     self._reader = RecordReader(self._index)
@@ -155,4 +157,4 @@ class RecordStore:
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is the folder of shards."""
-  return ClipSource(data, RecordStore(data.path, split), split=split, **kwargs)
+  return ClipSource(data, RecordStore(data.path, split, data.channels), split=split, **kwargs)

@@ -11,18 +11,19 @@ time limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from data_pipelines import pixels
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
 from data_pipelines.listing import given, video_list
-from data_pipelines.listing.finding import counted, few
+from data_pipelines.listing.finding import EXTENSIONS, counted, few
 from data_pipelines.records import fingerprint
 from data_pipelines.videos import decode, servers, survey, wanted, workers
 from data_pipelines.videos.damage import UnreadableError
@@ -46,7 +47,6 @@ class VideoStore:
       can be read; with `data.strict`, if any cannot.
   """
 
-  codec = steps.ARRAY
   reads_ahead = _AHEAD
 
   def __init__(self, data: Any, split: str):
@@ -55,15 +55,9 @@ class VideoStore:
     self._timeout, self._processes = float(fields.timeout), data.threads or workers.cores()
     self._failure = ""
     self._reasons: dict[int, str] = {}
-    settings = _settings(fields)
-    videos = _listed(data)
-    entries = video_list.shuffled(e for e in videos.entries if e.split == split)
-    if not entries:
-      known = ", ".join(sorted({e.split for e in videos.entries}))
-      raise UserError(
-        f"{self._where}: no videos of split {split!r}; it has {known}: set config.data.train_split "
-        "and config.data.eval_split, or put videos into a folder of that name."
-      )
+    settings = _settings(data)
+    self.codec = steps.array(settings.channels)
+    videos, entries = self._of_split(data, split)
     folder = survey.cache_folder(fields.cache)
     spans = [
       wanted.Span(
@@ -82,10 +76,7 @@ class VideoStore:
     self._rows = np.array(rows, np.int64).reshape(-1, 2)  # entry and part of each video
     self._lengths = np.array([facts[n].parts[p][0] for n, p in rows], np.int64)
     self._rates = np.array([facts[n].parts[p][1] for n, p in rows], np.float32)
-    index_of = {name: i for i, name in enumerate(videos.labels)} | {"": -1}
-    self._labels = np.array([index_of[entries[n].label] for n, _ in rows], np.int64)
-    self.classes = frozenset(self._labels[self._labels >= 0].tolist())
-    self.label_names = tuple(map(files.printable, videos.labels))
+    index_of = self._name_labels(videos.labels)
     self.fingerprint = fingerprint.of(
       decode.described(settings),
       [
@@ -93,6 +84,28 @@ class VideoStore:
         for e, f in zip(entries, facts, strict=True)
       ],
     )
+
+  def _of_split(
+    self, data: Any, split: str, extensions: Collection[str] = EXTENSIONS
+  ) -> tuple[video_list.VideoList, list[video_list.Entry]]:
+    """The list of videos, and its entries of one split in the order of their records."""
+    videos = _listed(data, extensions)
+    entries = video_list.shuffled(e for e in videos.entries if e.split == split)
+    if not entries:
+      known = ", ".join(sorted({e.split for e in videos.entries}))
+      raise UserError(
+        f"{self._where}: no videos of split {split!r}; it has {known}: set config.data.train_split "
+        "and config.data.eval_split, or put videos into a folder of that name."
+      )
+    return videos, entries
+
+  def _name_labels(self, names: Sequence[str]) -> dict[str, int]:
+    """Sets the label of each video; returns the index of each class."""
+    index_of = {name: i for i, name in enumerate(names)} | {"": -1}
+    self._labels = np.array([index_of[self._entries[n].label] for n, _ in self._rows], np.int64)
+    self.classes = frozenset(self._labels[self._labels >= 0].tolist())
+    self.label_names = tuple(map(files.printable, names))
+    return index_of
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -116,13 +129,14 @@ class VideoStore:
     graph.sampler_builder.add_fn(self._fetch, fn_name="fetch_frames")
 
   def _fetch(self, features: Features) -> Features:
-    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, 3]`."""
+    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, C]`."""
     features = dict(features)
     numbers, item = features[IMAGE], features.pop(_ITEM)
     flat = tf.reshape(numbers, [-1])
     pictures = tf.numpy_function(self._pictures, [item, flat], tf.uint8)
     shape = tf.concat([tf.shape(numbers), tf.shape(pictures)[1:]], axis=0)
-    features[IMAGE] = tf.ensure_shape(tf.reshape(pictures, shape), [*numbers.shape, None, None, 3])
+    known = [*numbers.shape, None, None, self.codec.channels]
+    features[IMAGE] = tf.ensure_shape(tf.reshape(pictures, shape), known)
     return features
 
   def _pictures(self, item: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -156,7 +170,10 @@ class VideoStore:
   def describe(self, i: int) -> str:
     """Path of the video, and why it could not be read, if it was tried."""
     reason = self._reasons.get(i, "")
-    return self._spans[int(self._rows[i, 0])].path + (f" ({reason})" if reason else "")
+    return self._path(i) + (f" ({reason})" if reason else "")
+
+  def _path(self, i: int) -> str:
+    return self._spans[int(self._rows[i, 0])].path
 
   def _tell(self, notes: Any, entries: Any, facts: Any, split: str, *, strict: bool) -> None:
     """Logs, once, what is left out; raises `UserError` if that is too much."""
@@ -184,11 +201,11 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   return ClipSource(data, store, split=split, edit=store.edit, **kwargs)
 
 
-def _listed(data: Any) -> video_list.VideoList:
+def _listed(data: Any, extensions: Collection[str]) -> video_list.VideoList:
   if not data.path:
     raise UserError(
-      "config.data.path: empty; give a folder of videos, a CSV or a list: "
-      "--config.data.path=VIDEOS."
+      f"config.data.path: empty; give a folder of {data.source}, a CSV or a list: "
+      f"--config.data.path={data.source.upper()}."
     )
   fields = data.videos
   return given.videos(
@@ -198,10 +215,13 @@ def _listed(data: Any) -> video_list.VideoList:
     split_list=tuple(fields.split_list),
     root=fields.root or None,
     flat=bool(fields.flat),
+    extensions=extensions,
   )
 
 
-def _settings(fields: Any) -> decode.FrameSettings:
+def _settings(data: Any) -> decode.FrameSettings:
+  fields, where = data.videos, f"config.data.path={data.path}: videos are RGB or gray"
+  pixels.require_channels(data.channels, (1, 3), where)
   settings = decode.FrameSettings(
     fps=float(fields.fps),
     short_side=int(fields.short_side),
@@ -209,6 +229,8 @@ def _settings(fields: Any) -> decode.FrameSettings:
     raw_aspect=bool(fields.raw_aspect),
     stream_fps=float(fields.stream_fps),
     max_gap=float(fields.max_gap),
+    channels=int(data.channels),
+    value_range=pixels.value_range(data.value_range),
   )
   for name in ("fps", "short_side", "max_seconds", "stream_fps", "max_gap", "timeout"):
     if not 0 <= fields[name] < 1e9:

@@ -46,6 +46,9 @@ class FrameSettings:
       that the stream states.
     max_gap: longest gap between two frames, seconds; with a longer one the video is unreadable. 0
       keeps and notes them.
+    channels: 3 for RGB, 1 for gray.
+    value_range: values of gray frames that become 0 and 255, as for depth and infrared of 16 bits;
+      () keeps the 8 highest bits of any video.
   """
 
   fps: float = 0.0
@@ -55,6 +58,8 @@ class FrameSettings:
   raw_aspect: bool = False
   stream_fps: float = 0.0
   max_gap: float = 0.0
+  channels: int = 3
+  value_range: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +116,9 @@ def decode(
     shown = rates.between(source, start, end)
     if settings.fps:
       shown = rates.at_rate(shown, settings.fps)
-    encoder = jpeg.Encoder(settings.short_side, settings.quality)
+    encoder = jpeg.Encoder(
+      settings.short_side, settings.quality, settings.channels, settings.value_range
+    )
     pictures = encoder.pictures
 
     def encoded() -> Iterator[tuple[float, bytes]]:
@@ -173,8 +180,9 @@ def described(settings: Any) -> dict[str, Any]:
       they are left out, as if they did not exist.
   """
   values = dataclasses.asdict(settings)
-  rare = ("raw_aspect", "stream_fps", "max_gap")
-  return {k: v for k, v in values.items() if v or k not in rare}
+  usual = {"raw_aspect": False, "stream_fps": 0.0, "max_gap": 0.0, "channels": 3, "value_range": ()}
+  kept = {k: v for k, v in values.items() if k not in usual or v != usual[k]}
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def cut(span: Span, index: seek_index.SeekIndex) -> list[Stored]:
 
 
 def read(request: Request) -> np.ndarray:
-  """The pictures of the wanted frames, uint8 `[n, H, W, 3]`, in the order of the request.
+  """The pictures of the wanted frames, uint8 `[n, H, W, C]`, in the order of the request.
 
   A frame that is lost to damage shows the one before it.
 
@@ -127,13 +127,14 @@ def read(request: Request) -> np.ndarray:
     stored[request.part].numbers[np.array(request.frames, np.int64)], return_inverse=True
   )
   width, height = size = _size(span, index)
-  if width * height * 3 * len(wanted) > _MOST_BYTES:
+  channels = span.settings.channels
+  if width * height * channels * len(wanted) > _MOST_BYTES:
     raise UnreadableError(
       f"{len(wanted)} frames of {width} x {height} exceed 2 GB: lower config.data.videos.short_side"
     )
-  pictures = jpeg.Pictures(span.settings.short_side)
+  pictures = jpeg.Pictures(span.settings.short_side, channels, span.settings.value_range)
   pictures.size = size
-  found = np.empty((len(wanted), height, width, 3), np.uint8)
+  found = np.empty((len(wanted), height, width, channels), np.uint8)
 
   def fill(frames: Iterator[tuple[av.VideoFrame, bool]]) -> int:
     """Makes the pictures; returns how many frames are lost."""
