@@ -39,7 +39,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def visible(frames: Any) -> Any:
-  """Frames `[..., H, W, C]` as RGB of the same type; the mean of the channels if there are not 3."""
+  """Frames `[..., H, W, C]` as RGB, of the same type: gray, their channels' mean, if C is not 3."""
   if frames.shape[-1] == 3:
     return frames
   return np.repeat(frames.mean(-1, keepdims=True), 3, axis=-1).astype(frames.dtype)

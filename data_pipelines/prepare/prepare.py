@@ -194,8 +194,8 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
   }
   if settings.channels not in (1, 3):
     raise UserError(
-      f"channels is {settings.channels}: records hold JPEGs of 1 or 3; arrays of any number need no "
-      "preparing, they are read by config.data.source=arrays"
+      f"channels is {settings.channels}: records hold JPEGs of 1 or 3; arrays of any number need "
+      "no preparing, they are read by config.data.source=arrays"
     )
   values = dataclasses.asdict(settings)
   del values["value_range"]
@@ -349,8 +349,8 @@ def parser() -> arguments.Parser:
     nargs=2,
     default=(),
     metavar=("LOW", "HIGH"),
-    help="values of gray video of up to 16 bits, such as depth, that become 0 and 255 (default: the "
-    "8 highest bits)",
+    help="values of gray video of up to 16 bits, such as depth, that become 0 and 255 (default: "
+    "the 8 highest bits)",
   )
   arguments.reading(p)
   add(

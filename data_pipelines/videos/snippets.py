@@ -214,13 +214,15 @@ class _Square:
 
   def __call__(self, frame: av.VideoFrame | np.ndarray, aspect: float) -> np.ndarray:
     if frame is not self._last:
-      square = self._of_array if isinstance(frame, np.ndarray) else self._of_frame
-      self._last, self._pixels = frame, square(frame, aspect)
+      if isinstance(frame, np.ndarray):
+        self._pixels = self._of_array(frame)
+      else:
+        self._pixels = self._of_frame(frame, aspect)
+      self._last = frame
     return self._pixels
 
-  def _of_array(self, frame: np.ndarray, aspect: float) -> np.ndarray:
+  def _of_array(self, frame: np.ndarray) -> np.ndarray:
     """The square of an array, each channel resized as a picture of its own."""
-    del aspect
     short, size = self._settings.resize, self._settings.size
     scale = short / min(frame.shape[:2])
     height, width = (max(short, round(x * scale)) for x in frame.shape[:2])

@@ -109,7 +109,7 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
     config.data.held_out_sha256 = hashlib.sha256(told).hexdigest() if len(held) else ""
   if off := settings.switched_off(config.augment, config.data.channels):
     print(
-      f"config.data.channels is {config.data.channels}: clips are not RGB, so these have no effect: "
+      f"config.data.channels is {config.data.channels}, clips are not RGB: no effect has "
       f"config.augment.{', '.join(off)}.",
       flush=True,
     )

@@ -42,7 +42,7 @@ def adapt(variables: Tree, like: Tree, channels: int) -> Tree:
 
 
 def _one(name: str, x: np.ndarray, shape: tuple[int, ...], channels: int) -> np.ndarray:
-  """Kernels have their inputs on the axis before the last; ViT's has the pixels of a tubelet too."""
+  """A kernel's inputs are its last axis but one; in ViT's, colors come last in each tubelet."""
   if x.shape == shape:
     return x
   inputs = x.shape[-2] if x.ndim > 1 else 0

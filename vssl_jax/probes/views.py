@@ -55,7 +55,7 @@ def eval_batches(source: Source, config: ConfigDict) -> Batches:
 
 
 def prepared(config: ConfigDict) -> str:
-  """The source that reads `--data` of a checkpoint: arrays if it was trained on them, or records."""
+  """The source of `--data`: arrays for a checkpoint that was trained on them, else records."""
   return "arrays" if config.data.source == "arrays" else "tfrecord"
 
 
