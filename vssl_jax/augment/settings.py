@@ -82,7 +82,7 @@ def period(cfg: ConfigDict) -> int:
 def channels(cfg: ConfigDict, field: str, count: int = 3) -> tuple[float, ...]:
   """`mean` or `std`: one number per channel, or one for all channels.
 
-  Equal numbers, such as the three of a config for RGB, count as one for all channels.
+  Three equal numbers, as in most configs for RGB, count as one for all channels.
 
   Args:
     cfg: `config.augment`.
@@ -94,9 +94,9 @@ def channels(cfg: ConfigDict, field: str, count: int = 3) -> tuple[float, ...]:
   """
   values = _list(cfg, field)
   if len(values) not in (1, count):
-    if len(set(values)) > 1:
+    if len(values) != 3 or len(set(values)) > 1:
       need = "1 number" if count == 1 else f"1 or {count} numbers"
-      _fail(field, cfg[field], f"give {need}, not {len(values)}, as config.data.channels={count}")
+      _fail(field, cfg[field], f"give {need} for {count} channels, not {len(values)}")
     values = values[:1]
   for v in values:
     if not isinstance(v, numbers.Real) or not math.isfinite(v):
