@@ -75,7 +75,7 @@ def to_uint8(values: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
     ValueRangeError: a value is NaN or infinite.
   """
   low, high = np.asarray(bounds, np.float64).reshape(-1, 2).T
-  scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))
+  scaled = (values.astype(np.float64) - low) * 255.0 / (high - low)
   if not np.isfinite(scaled).all():
     raise ValueRangeError("it has NaN or infinity: replace these values before")
   return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)

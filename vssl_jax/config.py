@@ -57,7 +57,7 @@ def data() -> ConfigDict:
   c.channels = 3
   # Values that become 0 and 255, for arrays that are not uint8 and for gray video of more than 8
   # bits: (low, high) for all channels, or low and high of each in turn. (): arrays must be uint8,
-  # and video keeps its 8 highest bits.
+  # and gray video has 0 and the largest value that its bits can hold.
   c.value_range = ()
   c.fraction = 1.0  # share of the training videos to use, chosen by the seed
   c.threads = 0  # threads that parse and decode; 0 lets tf.data choose; videos: worker processes

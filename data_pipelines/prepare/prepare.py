@@ -102,7 +102,7 @@ def prepare(
       unreadable. 0 keeps such videos, and notes gaps of more than a minute.
     channels: 3 stores RGB, 1 gray; for `config.data.channels`.
     value_range: the two values of gray video of up to 16 bits, such as depth, that become 0 and
-      255; () keeps the 8 highest bits.
+      255; () for 0 and the largest that its bits can hold.
     shards: shards per split; 0 chooses by the size of the video files.
     workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
@@ -350,7 +350,7 @@ def parser() -> arguments.Parser:
     default=(),
     metavar=("LOW", "HIGH"),
     help="values of gray video of up to 16 bits, such as depth, that become 0 and 255 (default: "
-    "the 8 highest bits)",
+    "0 and the largest that its bits can hold)",
   )
   arguments.reading(p)
   add(

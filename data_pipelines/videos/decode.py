@@ -48,7 +48,7 @@ class FrameSettings:
       keeps and notes them.
     channels: 3 for RGB, 1 for gray.
     value_range: values of gray frames that become 0 and 255, as for depth and infrared of 16 bits;
-      () keeps the 8 highest bits of any video.
+      () for 0 and the largest that their bits can hold.
   """
 
   fps: float = 0.0

@@ -20,7 +20,8 @@ class Pictures:
   Args:
     short_side: largest shorter side, pixels; 0 keeps the size.
     channels: 3 for RGB, 1 for gray.
-    value_range: values of gray frames that become 0 and 255; () keeps the 8 highest bits.
+    value_range: values of gray frames that become 0 and 255; () for 0 and the largest
+      that their bits can hold.
 
   Attributes:
     aspect: factor of a frame's width that makes its pixels square; may be set before the first
@@ -49,28 +50,35 @@ class Pictures:
         (frame.width, frame.height), self.aspect, self._short_side, sideways=pose.sideways
       )
     width, height = self.size[::-1] if pose.sideways else self.size
-    plain = in_range(frame, self._range)
+    plain = in_range(frame, self._range, whole=self._format == "gray")
     resized = display.reformat(self._reformatter, plain, (width, height), self._format)
     picture = pose.apply(resized.to_ndarray())
     return picture[..., None] if picture.ndim == 2 else picture
 
 
-def in_range(frame: av.VideoFrame, bounds: tuple[float, ...]) -> av.VideoFrame:
+def in_range(
+  frame: av.VideoFrame, bounds: tuple[float, ...], *, whole: bool = False
+) -> av.VideoFrame:
   """A gray frame of up to 16 bits as one of 8, by the values that become 0 and 255.
 
   Args:
     frame: the frame.
     bounds: (low, high); () changes nothing.
+    whole: where there are no bounds, take 0 and the largest value of frames of more than 8 bits.
+      FFmpeg would dither them.
 
   Raises:
     UnreadableError: there are bounds, and the frame is not gray.
   """
+  name, parts = frame.format.name, frame.format.components
+  gray = name.startswith("gray") and not name.startswith("grayf") and len(parts) == 1
+  if bounds and not gray:
+    raise UnreadableError(f"its frames are {name}, but a range of values is for gray ones alone")
+  deep = gray and parts[0].bits > 8
+  if not bounds and deep and whole:
+    bounds = 0.0, 2.0 ** parts[0].bits - 1
   if not bounds:
     return frame
-  name = frame.format.name
-  if not name.startswith("gray") or name.startswith("grayf") or len(frame.format.components) != 1:
-    raise UnreadableError(f"its frames are {name}, but a range of values is for gray ones alone")
-  deep = frame.format.components[0].bits > 8
   dtype = np.dtype("u1" if not deep else ">u2" if name.endswith("be") else "<u2")
   rows = np.frombuffer(bytes(frame.planes[0]), dtype).reshape(frame.height, -1)
   values = pixels.to_uint8(rows[:, : frame.width, None], bounds)[..., 0]

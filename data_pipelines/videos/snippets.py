@@ -240,8 +240,9 @@ class _Square:
     display.check_size(shown)
     scale = short / min(shown)
     width, height = (max(short, round(x * scale)) for x in shown)
-    plain = jpeg.in_range(frame, self._settings.value_range)
-    kind = "gray" if self._settings.channels == 1 else "rgb24"
+    gray = self._settings.channels == 1
+    plain = jpeg.in_range(frame, self._settings.value_range, whole=gray)
+    kind = "gray" if gray else "rgb24"
     pixels = display.reformat(self._reformatter, plain, (width, height), kind).to_ndarray()
     if pose.tilt:  # before the crop, whose corners are then filled as well
       pixels, pose = pose.apply(pixels), display.UPRIGHT

@@ -81,11 +81,13 @@ def test_means_and_deviations():
   np.testing.assert_allclose(out, expected, rtol=0, atol=6 * 2.0**-24 / 0.225)
   cfg.mean = (0.4, 0.45, 0.5)
   for channels, need in ((1, "1 number"), (12, "1 or 12 numbers")):
-    with pytest.raises(UserError, match=rf"augment\.mean.*give {need} for {channels} channels, not"):
+    with pytest.raises(UserError, match=rf"augment\.mean.*give {need} for {channels} ch"):
       settings.channels(cfg, "mean", channels)
 
 
-@pytest.mark.parametrize("make", [augment.eval_preprocess, lambda c, n: augment.build(c, S, None, n)])
+@pytest.mark.parametrize(
+  "make", [augment.eval_preprocess, lambda c, n: augment.build(c, S, None, n)]
+)
 def test_clips_of_other_channels_are_refused(make):
   cfg = presets.none(config.augment())
   clips = np.zeros((1, 1, T, S, S, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Every method at other channels than RGB, in shapes alone: its stem reads them, and nothing else."""
+"""Every method at other channels than RGB, in shapes alone: only its stem grows with them."""
 
 import jax
 import pytest
