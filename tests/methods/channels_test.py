@@ -23,7 +23,7 @@ def _step(file, channels):
   program = step.assemble(config, method, mesh, steps_per_epoch=4)
   state, batch = step.abstract(method, program.tx, mesh, config.batch_size)
   assert batch["clips"].shape[-1] == channels
-  jax.eval_shape(program.step, state, batch)
+  jax.eval_shape(program.advance, state, batch)
   return cost.parameters(method.encoder(state.params, state.method)["params"])
 
 
