@@ -11,7 +11,7 @@ from vssl_jax.parallel import make_mesh
 from vssl_jax.training import step
 
 CONFIGS = ["cvrl.py", "rho_simclr.py", "rho_moco.py", "rho_byol.py", "rho_swav.py", "provico.py"]
-VALUES = {"encoder.name": "slow", "batch_size": 8}
+VALUES = {"encoder.name": "slow", "batch_size": 8, "steps": 10_000}  # queues fill first
 
 
 def _step(file, channels):
