@@ -1,7 +1,8 @@
 """Shows what the model will see: `vssl inspect DIR --config=NAME[:variant]`.
 
 Writes a contact sheet of training clips as they enter the encoder, after cropping and augmentation
-on the device: one row per clip, frames from left to right. Prints the statistics of the splits.
+on the device: one row per clip, frames from left to right. Clips that are not RGB are shown as the
+mean of their channels. Prints the statistics of the splits.
 The clips are those of the first videos of a batch, exactly as the run of this config would get
 them. DIR sets `config.data.path`; leave it out for sources that need no folder.
 """
@@ -21,6 +22,7 @@ from data_pipelines import source
 from vssl_jax import files
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError, brief
+from vssl_jax.figure import visible
 from vssl_jax.files import local, printable
 
 _COLUMNS = 8  # maximum number of frames shown per clip
@@ -86,7 +88,7 @@ def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
 
   Args:
     config: config of the run.
-    clips: uint8 `[n, R, T, H, W, 3]`, rows 0 to n − 1 of the batch.
+    clips: uint8 `[n, R, T, H, W, C]`, rows 0 to n − 1 of the batch.
     step: number of the batch.
 
   Returns:
@@ -99,7 +101,9 @@ def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
 
   # A row's key does not depend on the batch size, so these are the keys of the whole batch's rows.
   _, keys = step_keys(config.seed, step, len(clips))
-  return np.asarray(jax.jit(augment.build(config.augment, config.data.size))(keys, clips))
+  d = config.data
+  transform = augment.build(config.augment, d.size, channels=d.channels)
+  return np.asarray(jax.jit(transform)(keys, clips))
 
 
 def contact_sheet(
@@ -108,7 +112,7 @@ def contact_sheet(
   """Writes clips as a PNG, one row per clip, grouped by video.
 
   Args:
-    clips: `[N, R, T, H, W, 3]`, uint8 or float in [0, 1]; at most 8 of the T frames are shown.
+    clips: `[N, R, T, H, W, C]`, uint8 or float in [0, 1]; at most 8 of the T frames are shown.
     captions: text beside each clip, `[N][R]`.
     path: the file to write.
 
@@ -123,6 +127,7 @@ def contact_sheet(
   videos, rows, frames, height, width = clips.shape[:5]
   shown = np.unique(np.linspace(0, frames - 1, min(frames, _COLUMNS)).round().astype(int))
   inch = 1.2
+  clips = visible(clips)
   figure, axes = plt.subplots(
     videos * rows,
     len(shown),
@@ -295,7 +300,12 @@ def run(args: argparse.Namespace) -> int:
     )
   clips = batch["clips"] / np.float32(255)
   if args.augment:
-    std, mean = (np.array(config.augment[k], np.float32) for k in ("std", "mean"))
+    from vssl_jax.augment import settings
+
+    channels = config.data.channels
+    std, mean = (
+      np.array(settings.channels(config.augment, k, channels), np.float32) for k in ("std", "mean")
+    )
     clips = np.clip(augmented(config, batch["clips"], args.batch) * std + mean, 0, 1)
   contact_sheet(clips, captions(batch, videos.label_names), args.output)
   print(f"wrote {args.output}: {len(clips):,} of the {size:,} videos of batch {args.batch}")

@@ -24,6 +24,7 @@ Batches = Generator[Batch]  # close it to stop its readers
 _MODULES: Mapping[str, str] = {
   "tfrecord": "data_pipelines.sources.tfrecord",
   "videos": "data_pipelines.sources.videos",
+  "arrays": "data_pipelines.sources.arrays",
   "tfds": "data_pipelines.sources.tfds",
   "digits": "data_pipelines.sources.tfds",
   "dmvr": "data_pipelines.sources.dmvr",
@@ -170,9 +171,9 @@ def load(
   Raises:
     UserError: the source is unknown, a file is missing, the batch is larger than the split or not
       a multiple of the number of processes, clips have no frames or pixels, or the source needs
-      TensorFlow and it is not installed.
+      TensorFlow and it is not installed, or its frames do not have `data.channels`.
   """
-  for field in ("frames", "size"):
+  for field in ("frames", "size", "channels"):
     if data[field] < 1:
       raise UserError(f"config.data.{field}: {data[field]}; set it to 1 or more.")
   if data.source not in _MODULES:
@@ -182,6 +183,11 @@ def load(
     raise UserError(
       f"config.data.cache: {data.cache!r}, but the source {data.source!r} decodes no videos, or "
       f"does it by itself; set it to '', or use one of {', '.join(CACHED)}."
+    )
+  if data.get("cache", "") and data.channels != 3 and split == data.train_split:
+    raise UserError(
+      f"config.data.cache: {data.cache!r}, but config.data.channels is {data.channels}; decoded "
+      "videos are kept in RGB alone: set it to ''."
     )
   module = optional.require(
     _MODULES[data.source],

@@ -41,11 +41,11 @@ RENAMED = {
 def data() -> ConfigDict:
   """Fields of `config.data`: which data is read, and how clips are cut from it."""
   c = ConfigDict()
-  # tfrecord | videos | tfds | digits | synthetic | features | dmvr | localization | untrimmed |
-  # stitched
+  # tfrecord | videos | arrays | tfds | digits | synthetic | features | dmvr | localization |
+  # untrimmed | stitched
   c.source = "tfrecord"
   # The data; tfrecord: folder of shards, of JPEGs or encoded videos; videos: folder, CSV or lists
-  # of videos; tfds, digits: TFDS's data_dir.
+  # of videos; arrays: the same of .npy or .npz files; tfds, digits: TFDS's data_dir.
   c.path = ""
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
@@ -56,6 +56,13 @@ def data() -> ConfigDict:
   c.frames = 16  # T: frames per clip
   c.stride = 2  # source frames from one frame of a clip to the next
   c.size = 224  # side of the square clip, pixels
+  # C: channels of a frame; 3: RGB | 1: gray, from any video | other numbers: source = arrays.
+  # Unless it is 3, the operations of config.augment on red, green and blue are off.
+  c.channels = 3
+  # Values that become 0 and 255, for arrays that are not uint8 and for gray video of more than 8
+  # bits: (low, high) for all channels, or low and high of each in turn. (): arrays must be uint8,
+  # and gray video has 0 and the largest value that its bits can hold.
+  c.value_range = ()
   c.fraction = 1.0  # share of the training videos to use, chosen by the seed
   # Threads that parse and decode; 0 lets tf.data choose. Of videos, and of records that hold them:
   # worker processes; 0: one per core.
@@ -99,7 +106,7 @@ def data() -> ConfigDict:
   c.eval.size = 256  # side of the square crops, pixels
   c.eval.batch_size = 8  # videos per batch
 
-  c.videos = videos()  # source = videos
+  c.videos = videos()  # source = videos, or arrays
 
   c.synthetic = ConfigDict()  # source = synthetic
   c.synthetic.videos = 256  # training videos
@@ -183,10 +190,10 @@ def augment() -> ConfigDict:
   c.jitter_p = 0.8  # probability of color jitter; its strengths follow
   c.brightness = 0.8
   c.contrast = 0.8
-  c.saturation = 0.8
+  c.saturation = 0.8  # of RGB only, as hue
   c.hue = 0.2
   c.contrast_mean = "clip"  # clip (as TF: mean per channel) | grey (as torchvision: mean luma)
-  c.gray_p = 0.2  # probability of grayscale
+  c.gray_p = 0.2  # probability of grayscale, of RGB only
   c.blur_p = (1.0, 0.1)  # probability of Gaussian blur, per view
   c.blur_sigma = (0.1, 2.0)  # range of the blur's sigma, pixels
   c.blur_kernel = 0  # size of the blur's kernel, taps; 0: size // 10, made odd
@@ -194,7 +201,8 @@ def augment() -> ConfigDict:
   c.solarize_threshold = 0.5  # values at or above it are inverted, in [0, 1]
   c.rotation_p = 0.0  # probability of rotation by a random multiple of 90 degrees
   c.consistent = True  # True: one draw per clip; False: one per frame
-  c.mean = (0.0, 0.0, 0.0)  # subtracted after augmentation, from values in [0, 1]
+  # Subtracted after augmentation, from values in [0, 1]: one number per channel, or one for all.
+  c.mean = (0.0, 0.0, 0.0)
   c.std = (1.0, 1.0, 1.0)  # then divided by this
   return c
 

@@ -6,6 +6,8 @@ import io
 import os
 from typing import Any
 
+import numpy as np
+
 from vssl_jax import files
 
 _FORMULA = "$\\mathdefault"
@@ -34,6 +36,13 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
   # Leave out Matplotlib's version, so that equal pictures give equal files.
   figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
   files.write_atomic(path, buffer.getvalue())
+
+
+def visible(frames: Any) -> Any:
+  """Frames `[..., H, W, C]` as RGB, of the same type: gray, their channels' mean, if C is not 3."""
+  if frames.shape[-1] == 3:
+    return frames
+  return np.repeat(frames.mean(-1, keepdims=True), 3, axis=-1).astype(frames.dtype)
 
 
 def colors(count: int) -> list[Any]:

@@ -18,13 +18,12 @@ class Fetcher:
   """Replaces the numbers of the chosen frames by their pictures.
 
   Args:
-    read: importable function from a request to pictures, uint8 `[n, H, W, 3]`.
-    request: makes the request, of the number of the video in its store, further features, and the
-      numbers of the n frames.
+    call: returns pictures, uint8 `[n, H, W, C]`, of the number of a video in its store, further
+      features, and the numbers of the n frames.
     keys: names of the features: the number of the video, int64 `[]`, and those further ones.
     place: where the video of a number is, for messages.
-    processes: number of worker processes.
-    timeout: seconds that a request may take; 0 sets no limit.
+    channels: C.
+    faults: exceptions that `call` raises where a video is at fault, which is then left out.
 
   Attributes:
     reasons: why videos could not be read, by their numbers.
@@ -32,16 +31,15 @@ class Fetcher:
 
   def __init__(
     self,
-    read: Callable[[Any], np.ndarray],
-    request: Callable[..., Any],
+    call: Callable[..., np.ndarray],
     keys: Sequence[str],
     *,
     place: Callable[[int], str],
-    processes: int,
-    timeout: float,
+    channels: int = 3,
+    faults: tuple[type[Exception], ...] = (UnreadableError, servers.LostError),
   ):
-    self._read, self._request, self._keys, self._place = read, request, keys, place
-    self._processes, self._timeout = processes, timeout
+    self._call, self._keys, self._place = call, keys, place
+    self._channels, self._faults = channels, faults
     self._failure = ""
     self.reasons: dict[int, str] = {}
 
@@ -54,21 +52,21 @@ class Fetcher:
       )
 
   def fetch(self, features: Features) -> Features:
-    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, 3]`; see `Store`."""
+    """Replaces numbers of frames `[…]` by their pictures, uint8 `[…, H, W, C]`; see `Store`."""
     features = dict(features)
-    numbers, known = features[IMAGE], [features.pop(key) for key in self._keys]
+    numbers, about = features[IMAGE], [features.pop(key) for key in self._keys]
     flat = tf.reshape(numbers, [-1])
-    pictures = tf.numpy_function(self._pictures, [flat, *known], tf.uint8)
+    pictures = tf.numpy_function(self._pictures, [flat, *about], tf.uint8)
     shape = tf.concat([tf.shape(numbers), tf.shape(pictures)[1:]], axis=0)
-    features[IMAGE] = tf.ensure_shape(tf.reshape(pictures, shape), [*numbers.shape, None, None, 3])
+    known = [*numbers.shape, None, None, self._channels]
+    features[IMAGE] = tf.ensure_shape(tf.reshape(pictures, shape), known)
     return features
 
   def _pictures(self, numbers: np.ndarray, item: np.ndarray, *further: Any) -> np.ndarray:
     frames = tuple(int(n) for n in numbers)
-    request = self._request(int(item), *further, frames)
     try:
-      return servers.shared(self._processes).call(self._read, request, timeout=self._timeout)
-    except (UnreadableError, servers.LostError) as error:
+      return self._call(int(item), *further, frames)
+    except self._faults as error:
       if isinstance(error, servers.LostError) and error.crash.outside:
         self._failure = f"worker processes that decode videos are lost: {error}"
       elif getattr(error, "passing", False):  # replaced, the batch would depend on chance
@@ -78,3 +76,25 @@ class Fetcher:
     except Exception as error:  # a storage, or the cache: no fault of the video
       self._failure = f"{self._place(int(item))}: {error}"
       raise
+
+
+def in_processes(
+  read: Callable[[Any], np.ndarray],
+  request: Callable[..., Any],
+  *,
+  processes: int,
+  timeout: float,
+) -> Callable[..., np.ndarray]:
+  """A function for `Fetcher` that reads in worker processes with a time limit.
+
+  Args:
+    read: importable function from a request to pictures.
+    request: makes the request of what `Fetcher` calls with.
+    processes: number of worker processes.
+    timeout: seconds that a request may take; 0 sets no limit.
+  """
+
+  def call(*args: Any) -> np.ndarray:
+    return servers.shared(processes).call(read, request(*args), timeout=timeout)
+
+  return call

@@ -3,7 +3,7 @@
 `add_train_steps` and `add_eval_steps` work with the builders of `clips.builders` and with those of
 DMVR. Frames may be JPEGs (cropped while they are decoded), PNGs or plain arrays. All random numbers
 are stateless, keyed by the feature `draw`; without it (in a DMVR factory) each call draws a new
-key.
+key. C is the number of channels, `config.data.channels`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class Codec:
   Attributes:
     shape: function from a frame to int32 (height, width).
     crop: function from a frame and an int32 window (top, left, height, width) to pixels, uint8
-      `[height, width, 3]`.
+      `[height, width, C]`.
+    channels: C.
   """
 
   shape: Callable[[tf.Tensor], tf.Tensor]
   crop: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+  channels: int = 3
 
 
 def _bounded(shape: tf.Tensor) -> tf.Tensor:
@@ -59,8 +61,7 @@ def _bounded(shape: tf.Tensor) -> tf.Tensor:
 
 def _slice(frame: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
   top, left, height, width = tf.unstack(window)
-  frame = frame[top : top + height, left : left + width]
-  return tf.image.grayscale_to_rgb(frame) if frame.shape[-1] == 1 else frame
+  return frame[top : top + height, left : left + width]
 
 
 def _png_shape(png: tf.Tensor) -> tf.Tensor:
@@ -68,28 +69,55 @@ def _png_shape(png: tf.Tensor) -> tf.Tensor:
   return tf.ensure_shape(width_height[::-1], [2])
 
 
-def _png_crop(png: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-  with tf.control_dependencies([_bounded(_png_shape(png))]):  # the whole frame is decoded
-    return _slice(tf.io.decode_png(png, channels=3), window)
+def jpeg(channels: int = 3) -> Codec:
+  """JPEGs as RGB or, with one channel, as their luma; either kind of JPEG gives both."""
+  return Codec(
+    shape=lambda jpeg: _bounded(tf.io.extract_jpeg_shape(jpeg)[:2]),
+    crop=lambda jpeg, window: _jpeg_crop(jpeg, window, channels),
+    channels=channels,
+  )
 
 
-def _jpeg_shape(jpeg: tf.Tensor) -> tf.Tensor:
-  return _bounded(tf.io.extract_jpeg_shape(jpeg)[:2])
-
-
-def _jpeg_crop(jpeg: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+def _jpeg_crop(jpeg: tf.Tensor, window: tf.Tensor, channels: int) -> tf.Tensor:
   # The decoder takes the edge of what it decodes for the picture's edge where it enlarges colors of
   # half the resolution. With a column more on both sides, the pixels are those of the whole frame.
   top, left, height, width = tf.unstack(window)
   begin = tf.maximum(left - 1, 0)
   end = tf.minimum(left + width + 1, tf.io.extract_jpeg_shape(jpeg)[1])
-  wider = tf.io.decode_and_crop_jpeg(jpeg, [top, begin, height, end - begin], channels=3)
+  around = [top, begin, height, end - begin]
+  wider = tf.io.decode_and_crop_jpeg(jpeg, around, channels=channels)
   return wider[:, left - begin : left - begin + width]
 
 
-JPEG = Codec(shape=_jpeg_shape, crop=_jpeg_crop)
-PNG = Codec(shape=lambda png: _bounded(_png_shape(png)), crop=_png_crop)
-ARRAY = Codec(shape=lambda frame: tf.shape(frame)[:2], crop=_slice)
+def png(channels: int = 3, stored: int = 3) -> Codec:
+  """PNGs.
+
+  Args:
+    channels: C.
+    stored: channels of the PNGs; other than C only for gray from RGB, or RGB from gray.
+  """
+  gray_of_color = channels == 1 and stored == 3  # TensorFlow's own mixes up green and blue
+
+  def crop(png: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    with tf.control_dependencies([_bounded(_png_shape(png))]):  # the whole frame is decoded
+      decoded = tf.io.decode_png(png, channels=3 if gray_of_color else channels)
+    frame = _slice(decoded, window)
+    return tf.image.rgb_to_grayscale(frame) if gray_of_color else frame
+
+  return Codec(lambda png: _bounded(_png_shape(png)), crop, channels)
+
+
+def array(channels: int = 3) -> Codec:
+  """Frames `[H, W, C]` that are decoded already; gray ones `[H, W, 1]` become RGB if C is 3."""
+
+  def crop(frame: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    frame = _slice(frame, window)
+    return tf.image.grayscale_to_rgb(frame) if channels == 3 and frame.shape[-1] == 1 else frame
+
+  return Codec(lambda frame: tf.shape(frame)[:2], crop, channels)
+
+
+JPEG, PNG, ARRAY = jpeg(), png(), array()  # of RGB
 
 
 def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False, frames: bool = True) -> None:
@@ -111,21 +139,22 @@ def needs_frame_rate(data: Any) -> bool:
   return sampler.from_config(data.interval, data.clips).needs_fps
 
 
-def add_train_steps(graph: Any, data: Any, *, codec: Codec = JPEG) -> None:
+def add_train_steps(graph: Any, data: Any, *, codec: Codec | None = None) -> None:
   """Adds the steps that make the R training clips of a video.
 
   Steps by phase: sample `clip_frames`; decode `crop_window`, `decode_crop`; preprocess `label`.
   Input features: `image` `[L]` or `[L, H, W, C]`, `label`, optionally `draw` and `frame_rate`.
-  Output features: `image` uint8 `[R, T, size, size, 3]`, `offset` int32 `[R]`, `label` int32 `[]`.
+  Output features: `image` uint8 `[R, T, size, size, C]`, `offset` int32 `[R]`, `label` int32 `[]`.
 
   Args:
     graph: a `builders.Graph`, a DMVR factory, or any object with the same builders as attributes.
     data: `config.data`.
-    codec: how the frames are stored.
+    codec: how the frames are stored; by default as JPEGs, decoded to `data.channels`.
 
   Raises:
     UserError: a field of `data` is out of range.
   """
+  codec = jpeg(data.channels) if codec is None else codec
   interval = sampler.from_config(data.interval, data.clips)
   _check(data)
   graph.sampler_builder.add_fn(
@@ -289,7 +318,7 @@ def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> 
     _resize(codec.crop(frame, window), (size, size))
     for frame, window in zip(singles, windows, strict=True)
   ]
-  return tf.reshape(tf.stack(images), [clips, count, size, size, 3])
+  return tf.reshape(tf.stack(images), [clips, count, size, size, codec.channels])
 
 
 def _sample_eval(
@@ -307,14 +336,14 @@ def _sample_eval(
 
 
 def _decode_resize(frames: tf.Tensor, *, resize: int, codec: Codec) -> tf.Tensor:
-  """Decodes whole frames, resized to a short side of `resize`: uint8 `[frames, H, W, 3]`."""
+  """Decodes whole frames, resized to a short side of `resize`: uint8 `[frames, H, W, C]`."""
   shape = codec.shape(frames[0])
   size = tf.cast(tf.round(shape * resize / tf.reduce_min(shape)), tf.int32)
   whole = tf.concat([[0, 0], shape], axis=0)
   return tf.map_fn(
     lambda frame: _resize(codec.crop(frame, whole), size),
     frames,
-    fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+    fn_output_signature=tf.TensorSpec([None, None, codec.channels], tf.uint8),
   )
 
 
@@ -330,12 +359,12 @@ def _eval_crops(features: Features, *, crops: int, size: int) -> Features:
     views.append(tf.gather(frames[:, top : top + size, left : left + size], places))
   views = tf.stack(views, axis=1)
   clips, _, count = views.shape[:3]
-  features[IMAGE] = tf.reshape(views, [clips * crops, count, size, size, 3])
+  features[IMAGE] = tf.reshape(views, [clips * crops, count, size, size, views.shape[-1]])
   return features
 
 
 def _resize(image: tf.Tensor, size: Any) -> tf.Tensor:
-  """Bilinear as `tf.image.resize`, but rounded: uint8 `[h, w, 3]` to `[size[0], size[1], 3]`."""
+  """Bilinear as `tf.image.resize`, but rounded: uint8 `[h, w, C]` to `[size[0], size[1], C]`."""
   image = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
   return tf.cast(image + 0.5, tf.uint8)
 

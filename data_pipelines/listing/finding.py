@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
@@ -23,6 +23,7 @@ EXTENSIONS = frozenset(
   )
   for extension in line.split()
 )
+ARRAYS = frozenset({".npy", ".npz"})  # of `data_pipelines.arrays`
 FEW = 6  # how many names a note lists; of more, it gives the number
 
 
@@ -52,8 +53,14 @@ class Found:
     return [pathlib.Path(os.path.abspath(p)) if files.is_address(p) else p for p in found]
 
 
-def find(folder: str | os.PathLike | pathlib.Path) -> Found:
+def find(
+  folder: str | os.PathLike | pathlib.Path, extensions: Collection[str] = EXTENSIONS
+) -> Found:
   """Lists the videos below a folder, here or in a bucket; links to folders are followed.
+
+  Args:
+    folder: where to look.
+    extensions: which files are videos, by their extensions in small letters.
 
   Raises:
     UserError: there is no such folder, or it has no videos.
@@ -66,16 +73,23 @@ def find(folder: str | os.PathLike | pathlib.Path) -> Found:
   names, sizes, closed = _in_bucket(root) if files.is_remote(root) else _on_disk(root)
   lost = f"{counted(closed, 'folder')} cannot be read: {few(closed)}" if closed else ""
   notes = [lost] if lost else []
-  ignored = collections.Counter(e for e in map(_extension, names) if e not in EXTENSIONS)
+  ignored = collections.Counter(e for e in map(_extension, names) if e not in extensions)
   if ignored:
     kinds = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in sorted(ignored.items()))
     notes.append(f"files left out because their extension is not of a video: {kinds}")
-  paths = tuple(sorted(name for name in names if _extension(name) in EXTENSIONS))
+  paths = tuple(sorted(name for name in names if _extension(name) in extensions))
   if not paths:
     more = lost and f"; {lost}"
-    raise UserError(f"{folder}: contains no videos (no file named *.mp4, *.avi, *.mkv, …){more}")
+    if ARRAYS & ignored.keys() and extensions is EXTENSIONS:
+      more += "; videos as arrays need no preparing, they are read by config.data.source=arrays"
+    kinds = "*.mp4, *.avi, *.mkv, …" if extensions is EXTENSIONS else _named(extensions)
+    raise UserError(f"{folder}: contains no videos (no file named {kinds}){more}")
   known = {path: sizes[path] for path in paths if path in sizes}
   return Found(root, paths, tuple(notes), known, lost)
+
+
+def _named(extensions: Collection[str]) -> str:
+  return ", ".join(f"*{e}" for e in sorted(extensions))
 
 
 def few(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from data_pipelines.listing import layout, split_lists, video_list
 from data_pipelines.listing.finding import EXTENSIONS
@@ -23,6 +23,7 @@ def videos(
   split_list: Sequence[str | os.PathLike] = (),
   root: str | os.PathLike | None = None,
   flat: bool = False,
+  extensions: Collection[str] = EXTENSIONS,
 ) -> VideoList:
   """The videos of a folder, a CSV or text files; the same arguments always give the same list.
 
@@ -34,6 +35,7 @@ def videos(
     split_list: official lists of one split of UCF101 or HMDB51, for a folder.
     root: folder that the relative paths of a CSV or text file start from; by default its own.
     flat: take all videos of a folder as unlabeled, of one split.
+    extensions: which files of a folder are videos, and what a line of a text file names.
 
   Raises:
     UserError: an argument does not fit the others, or the list is wrong.
@@ -44,7 +46,7 @@ def videos(
     if split_list or flat or split_column:
       flag = "split_list" if split_list else "flat" if flat else "split_column"
       raise UserError(f"{path}: a list of videos, for which {flag} has no meaning; leave it out")
-    return from_text(texts, root=root, split=split)
+    return from_text(texts, root=root, split=split, extensions=extensions)
   where = files.path(path)
   if where.is_file():
     if split_list or flat:
@@ -57,8 +59,8 @@ def videos(
     flag = "split_column" if split_column else "root"
     raise UserError(f"{path} is not a CSV file: {flag} needs a CSV")
   if split_list:  # they say what the folders say, and more
-    return split_lists.apply(video_list.unsorted(where), split_list)
-  return video_list.from_folder(where, split=split, flat=flat)
+    return split_lists.apply(video_list.unsorted(where, extensions), split_list)
+  return video_list.from_folder(where, split=split, flat=flat, extensions=extensions)
 
 
 def from_text(
@@ -66,6 +68,7 @@ def from_text(
   *,
   root: str | os.PathLike | None = None,
   split: str = "train",
+  extensions: Collection[str] = EXTENSIONS,
 ) -> VideoList:
   """Reads lists with one video per line, or `VIDEO LABEL`, as many published lists have it.
 
@@ -77,6 +80,7 @@ def from_text(
       the videos of this split.
     root: folder that relative paths start from; by default that of the first file.
     split: name of the split for the other files.
+    extensions: what a line names.
 
   Raises:
     UserError: a file or one of its lines is too large (see `files.lines`), a file cannot be read
@@ -87,7 +91,7 @@ def from_text(
     own = layout.parse(path.stem).split or split
     try:
       found = [
-        _entry(f"{path}, line {number}", line.strip(), own)
+        _entry(f"{path}, line {number}", line.strip(), own, extensions)
         for number, line in enumerate(files.lines(path, instead=_INSTEAD), start=1)
         if line.strip()
       ]
@@ -100,12 +104,12 @@ def from_text(
   return video_list.checked(where, entries)
 
 
-def _entry(where: str, line: str, split: str) -> Entry:
+def _entry(where: str, line: str, split: str, extensions: Collection[str]) -> Entry:
   for path, label in ((line, ""), (line.rpartition(" ")[0].strip(), line.rpartition(" ")[2])):
-    if os.path.splitext(path)[1].lower() in EXTENSIONS:
+    if os.path.splitext(path)[1].lower() in extensions:
       video_list.check_label(where, label)
       return Entry(path, split, label)
   raise UserError(
     f"{where}: expected a video, or `VIDEO LABEL`, found {line[:80]!r}; a video has an extension "
-    "such as .mp4"
+    f"such as {'.mp4' if extensions is EXTENSIONS else min(extensions)}"
   )

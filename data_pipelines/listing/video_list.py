@@ -13,7 +13,7 @@ import pathlib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from data_pipelines.listing import csv_table, finding, layout
 from data_pipelines.listing.finding import EXTENSIONS as EXTENSIONS
@@ -104,7 +104,11 @@ def shuffled(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def from_folder(
-  folder: str | os.PathLike, *, split: str = "train", flat: bool = False
+  folder: str | os.PathLike,
+  *,
+  split: str = "train",
+  flat: bool = False,
+  extensions: Collection[str] = EXTENSIONS,
 ) -> VideoList:
   """Lists the videos below a folder, by their extensions.
 
@@ -115,12 +119,13 @@ def from_folder(
     folder: where to look.
     split: name of the split for videos that no such folder puts in one.
     flat: take every video at any depth as unlabeled, all in one split.
+    extensions: which files are videos.
 
   Raises:
     UserError: the folder does not exist, has no videos, or its sub-folders can be read in more than
       one way; or the name of a class folder contains a control character.
   """
-  found = finding.find(folder)
+  found = finding.find(folder, extensions)
   notes = list(found.notes)
   if flat:
     entries = [Entry(path, split) for path in found.paths]
@@ -142,9 +147,9 @@ def from_folder(
   return dataclasses.replace(checked(found.root, entries, notes), sizes=found.sizes)
 
 
-def unsorted(folder: str | os.PathLike) -> VideoList:
+def unsorted(folder: str | os.PathLike, extensions: Collection[str] = EXTENSIONS) -> VideoList:
   """All videos below a folder, for lists that say their splits and classes; see `finding.find`."""
-  found = finding.find(folder)
+  found = finding.find(folder, extensions)
   entries = tuple(map(Entry, found.paths))
   return VideoList(found.root, entries, (), notes=found.notes, sizes=found.sizes)
 
@@ -172,7 +177,7 @@ def from_csv(
     UserError: the file is unreadable, a column is missing or a value is bad; names the line.
   """
   path = files.path(path)
-  if path.suffix.lower() in EXTENSIONS:
+  if path.suffix.lower() in EXTENSIONS | finding.ARRAYS:
     raise UserError(f"{path} is a video: give its folder or a CSV that lists it instead")
   table = csv_table.read(path, _COLUMNS)
   column = next((c for c in _PATH_COLUMNS if c in table.columns), None)

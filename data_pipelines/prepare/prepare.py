@@ -25,6 +25,7 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines import pixels
 from data_pipelines.listing import given
 from data_pipelines.prepare import engine as engine_lib
 from data_pipelines.prepare import parts, resume
@@ -68,6 +69,8 @@ def prepare(
   max_gap: float = 0.0,
   store: str = "frames",
   crf: int = 20,
+  channels: int = 3,
+  value_range: Sequence[float] = (),
   shards: int = 0,
   workers: int = 0,
   timeout: float = TIMEOUT,
@@ -106,6 +109,9 @@ def prepare(
       leaves out sound, and what lies outside of `start` and `end`. All other videos are encoded
       again in H.264, with loss. "h264" encodes all of them again.
     crf: quality of H.264, 0 to 51: x264's constant rate factor; lower is better and larger.
+    channels: 3 stores RGB, 1 gray; for `config.data.channels`.
+    value_range: the two values of gray video of up to 16 bits, such as depth, that become 0 and
+      255; () for 0 and the largest that its bits can hold.
     shards: shards per split; 0 chooses by the size of the video files.
     workers: number of processes; 0 starts one per core, of the whole cluster with Ray.
     timeout: seconds that a video may take before it counts as unreadable; a video longer than
@@ -133,7 +139,17 @@ def prepare(
     UnreadableVideoError: a video is unreadable and `strict` is True.
   """
   settings = decode.FrameSettings(
-    fps, short_side, quality, max_seconds, raw_aspect, stream_fps, max_gap, store, crf
+    fps=fps,
+    short_side=short_side,
+    quality=quality,
+    max_seconds=max_seconds,
+    raw_aspect=raw_aspect,
+    stream_fps=stream_fps,
+    max_gap=max_gap,
+    store=store,
+    crf=crf,
+    channels=channels,
+    value_range=pixels.value_range(value_range, name="--value_range"),
   )
   _check(settings, shards, workers, timeout)
   share = None if part is None else parts.Part.parse(part)
@@ -189,9 +205,17 @@ def _check(settings: decode.FrameSettings, shards: int, workers: int, timeout: f
     "crf": (0, 51),
     "timeout": (0, 1e9),
   }
+  if settings.channels not in (1, 3):
+    raise UserError(
+      f"channels is {settings.channels}: records hold JPEGs of 1 or 3; arrays of any number need "
+      "no preparing, they are read by config.data.source=arrays"
+    )
   values = dataclasses.asdict(settings)
   if (store := values.pop("store")) not in decode.STORES:
     raise UserError(f"store is {store!r}: it must be one of {', '.join(decode.STORES)}")
+  if settings.channels != 3 and store != "frames":
+    raise UserError(f"channels is {settings.channels}: store is {store!r}, which keeps RGB alone")
+  del values["value_range"]
   values |= {"shards": shards, "workers": workers, "timeout": timeout}
   for name, value in values.items():
     low, high = bounds.get(name, (0, 9_999_999))
@@ -341,6 +365,22 @@ def parser() -> arguments.Parser:
     type=int,
     default=20,
     help="quality of H.264 with --store, 0 to 51, lower is better (default: 20)",
+  )
+  add(
+    "--channels",
+    type=int,
+    default=3,
+    metavar="C",
+    help="3: RGB; 1: gray, for config.data.channels=1 (default: 3)",
+  )
+  add(
+    "--value_range",
+    type=float,
+    nargs=2,
+    default=(),
+    metavar=("LOW", "HIGH"),
+    help="values of gray video of up to 16 bits, such as depth, that become 0 and 255 (default: "
+    "0 and the largest that its bits can hold)",
   )
   arguments.reading(p)
   add(

@@ -6,7 +6,8 @@ current folder.
 
 The function takes `config.data` and the split, and returns `(factory, num_videos)` or
 `(factory, num_videos, label_names)` with a configured factory. The factory's `image` is uint8, or
-float in [0, 1], of shape `[R, T, H, W, 3]`, `[R · T, H, W, 3]` or, for one clip, `[T, H, W, 3]`.
+float in [0, 1], of shape `[R, T, H, W, C]`, `[R · T, H, W, C]` or, for one clip, `[T, H, W, C]`,
+with C = `config.data.channels`.
 Its `label` is an integer or a one-hot vector, or absent. `clips.steps.add_train_steps(factory,
 data)` adds our sampler and crops to it.
 
@@ -24,7 +25,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from data_pipelines import optional, source
+from data_pipelines import optional, pixels, source
 from data_pipelines.clips.builders import IMAGE, LABEL
 from data_pipelines.records import fingerprint
 from vssl_jax import config_file
@@ -98,6 +99,11 @@ class DmvrSource:
         f"config.data.name={data.name}: the factory's {IMAGE!r} has shape {image.shape}, which "
         f"does not make [N, R, T] = {list(clips_shape)} frames."
       )
+    pixels.require_channels(
+      data.channels,
+      (image.shape[-1],),
+      f"config.data.name={data.name}: the factory's frames have {image.shape[-1]} channels",
+    )
     if image.dtype != np.uint8:
       image = (np.clip(image.astype(np.float32), 0, 1) * 255 + 0.5).astype(np.uint8)
     offset = features.get("offset", np.full((count, data.clips), -1))

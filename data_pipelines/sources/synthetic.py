@@ -116,6 +116,7 @@ class SyntheticSource(NumpySource):
         times=times,
         windows=windows,
         size=size,
+        channels=self._data.channels,
       ),
       "label": np.int32(label),
       "video": np.int64(video),
@@ -124,9 +125,15 @@ class SyntheticSource(NumpySource):
 
 
 def _render(
-  rng: np.random.Generator, *, angle: float, times: np.ndarray, windows: np.ndarray, size: int
+  rng: np.random.Generator,
+  *,
+  angle: float,
+  times: np.ndarray,
+  windows: np.ndarray,
+  size: int,
+  channels: int = 3,
 ) -> np.ndarray:
-  """Pixels of a video's texture, uint8 `[R, T, H, W, 3]`.
+  """Pixels of a video's texture, uint8 `[R, T, H, W, C]`.
 
   Args:
     rng: random numbers of this video.
@@ -134,19 +141,20 @@ def _render(
     times: frame numbers `[R, T]`.
     windows: (top, left, height, width) `[R, 1 or T, 4]`.
     size: H = W.
+    channels: C.
   """
   waves = 2 * _WAVES
   frequency = rng.uniform(1.0, 4.0, waves)
   heading = rng.uniform(0, 2 * np.pi, waves)
   kx, ky = 2 * np.pi * frequency * np.cos(heading), 2 * np.pi * frequency * np.sin(heading)
   phase = rng.uniform(0, 2 * np.pi, waves)
-  color = rng.uniform(-1, 1, (waves, 3)) / waves
-  base = rng.uniform(0.4, 0.6, 3)
+  color = rng.uniform(-1, 1, (waves, channels)) / waves
+  base = rng.uniform(0.4, 0.6, channels)
 
   pixel = (np.arange(size) + 0.5) / size
   y = windows[..., 0, None] + windows[..., 2, None] * pixel  # [R, 1 or T, H]
   x = windows[..., 1, None] + windows[..., 3, None] * pixel
-  clips = np.broadcast_to(base, (*times.shape, size, size, 3)).copy()
+  clips = np.broadcast_to(base, (*times.shape, size, size, channels)).copy()
   for i in range(waves):
     speed = _SPEED if i < _WAVES else 0.0
     drift = speed * (kx[i] * np.cos(angle) + ky[i] * np.sin(angle)) * times[..., None]

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core import naming
 
+from data_pipelines import pixels
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
@@ -59,18 +60,24 @@ class TfdsStore:
     builder: a prepared builder.
     split: TFDS split; slices such as `train[:80%]` work too.
     where: the data set's name in messages.
+    channels: `config.data.channels`.
 
   Raises:
-    UserError: the builder is not prepared, lacks the split, or does not have exactly one video
-      feature.
+    UserError: the builder is not prepared, lacks the split, does not have exactly one video
+      feature, or has one of other channels.
   """
 
-  def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, where: str):
+  def __init__(
+    self, builder: tfds.core.DatasetBuilder, split: str, *, where: str, channels: int = 3
+  ):
     features = builder.info.features
     videos = [k for k, f in features.items() if isinstance(f, tfds.features.Video)]
     if len(videos) != 1:
       raise UserError(f"{where}: expected one video feature, found {len(videos)}: {videos}.")
     self._video, self._where = videos[0], f"{where}, split {split}"
+    stored = features[videos[0]].shape[-1]
+    choices = (1, 3) if stored in (1, 3) else (stored,)
+    pixels.require_channels(channels, choices, f"{where}: its frames have {stored} channels")
     label = dict(features.items()).get(LABEL)
     is_class = isinstance(label, tfds.features.ClassLabel)
     self._rate = next((k for k in _RATES if _is_number(dict(features.items()).get(k))), None)
@@ -85,7 +92,8 @@ class TfdsStore:
     self.fingerprint = fingerprint.of(*facts, lengths, ends, self.label_names)
     first = self.read(None, tf.constant(0, tf.int64))[IMAGE][0].numpy()
     self.reads_ahead, self.classes = 0, None
-    self.codec = steps.JPEG if first[:2] == b"\xff\xd8" else steps.PNG
+    is_jpeg = first[:2] == b"\xff\xd8"
+    self.codec = steps.jpeg(channels) if is_jpeg else steps.png(channels, stored)
 
   def __len__(self) -> int:
     return len(self._records)
@@ -173,7 +181,8 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
     except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as e:
       reason = str(e).split("\n")[0]
       raise UserError(f"config.data.name: {where} cannot be opened ({reason}).") from None
-  return ClipSource(data, TfdsStore(builder, split, where=where), split=split, **kwargs)
+  store = TfdsStore(builder, split, where=where, channels=data.channels)
+  return ClipSource(data, store, split=split, **kwargs)
 
 
 def _require_no_code(folder: str, name: str) -> None:

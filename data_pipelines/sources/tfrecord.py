@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import pixels
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
-from data_pipelines.clips.pictures import Fetcher
+from data_pipelines.clips.pictures import Fetcher, in_processes
 from data_pipelines.encoded import example as encoded
 from data_pipelines.encoded import read
 from data_pipelines.records import fingerprint, index, labels, manifest, tfrecord
@@ -104,15 +105,16 @@ class RecordReader:
 class RecordStore:
   """One split in a folder of records; implements `clip_source.Store`."""
 
-  codec = steps.JPEG
   reads_ahead = 0
 
-  def __init__(self, folder: str, split: str):
+  def __init__(self, folder: str, split: str, channels: int = 3):
     if not folder:
       raise UserError(
         "config.data.path: empty; make a folder of records with "
         "`vssl prepare VIDEOS DIR` and pass --config.data.path=DIR."
       )
+    pixels.require_channels(channels, (1, 3), f"{folder}: its records hold JPEGs")
+    self.codec = steps.jpeg(channels)
     self._folder, self._split = folder, split
     stored = manifest.known(folder)
     self._index = index.load(folder, split, stored)
@@ -199,20 +201,19 @@ class EncodedStore(RecordStore):
   The wanted frames are decoded in worker processes, as those of video files are.
   """
 
-  codec = steps.ARRAY
-
   def __init__(self, data: Any, split: str):
-    super().__init__(data.path, split)
+    pixels.require_channels(data.channels, (3,), f"{data.path}: its records hold videos in RGB")
+    super().__init__(data.path, split, data.channels)
+    self.codec = steps.array(data.channels)
     # While some videos wait for their frames, others are cropped.
     self.reads_ahead = max(self.reads_ahead, _BESIDE)
-    self._fetcher = Fetcher(
+    call = in_processes(
       read.read,
       lambda item, record, frames: read.Request(record, frames),
-      (_ITEM, _RECORD),
-      place=self.describe,
       processes=data.threads or workers.cores(),
       timeout=float(data.videos.timeout),
     )
+    self._fetcher = Fetcher(call, (_ITEM, _RECORD), place=self.describe)
 
   def add_parsing(self, graph: Graph, *, with_frame_rate: bool) -> None:
     """See `Store`."""
@@ -245,7 +246,7 @@ class EncodedStore(RecordStore):
 
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is the folder of shards."""
-  store = RecordStore(data.path, split)
+  store = RecordStore(data.path, split, data.channels)
   if store.holds_videos():
     store = EncodedStore(data, split)
   return ClipSource(data, store, split=split, **kwargs)

@@ -11,26 +11,27 @@ time limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from data_pipelines import pixels
 from data_pipelines.clips import steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.clip_source import ClipSource
-from data_pipelines.clips.pictures import Fetcher
+from data_pipelines.clips.pictures import Fetcher, in_processes
 from data_pipelines.listing import given, video_list
-from data_pipelines.listing.finding import counted, few
+from data_pipelines.listing.finding import EXTENSIONS, counted, few
 from data_pipelines.records import fingerprint
 from data_pipelines.videos import decode, survey, wanted, workers
 from vssl_jax import files
 from vssl_jax.errors import UserError
 
 _AHEAD = 2  # videos that are cropped while the worker processes decode others
-_ITEM = "item"  # int64 [], number of the video in the store
+ITEM = "item"  # int64 [], number of the video in the store
 
 
 class VideoStore:
@@ -45,21 +46,14 @@ class VideoStore:
       can be read; with `data.strict`, if any cannot.
   """
 
-  codec = steps.ARRAY
   reads_ahead = _AHEAD
 
   def __init__(self, data: Any, split: str):
     fields = data.videos
     self._where = f"config.data.path={data.path}"
-    settings = _settings(fields)
-    videos = _listed(data)
-    entries = video_list.shuffled(e for e in videos.entries if e.split == split)
-    if not entries:
-      known = ", ".join(sorted({e.split for e in videos.entries}))
-      raise UserError(
-        f"{self._where}: no videos of split {split!r}; it has {known}: set config.data.train_split "
-        "and config.data.eval_split, or put videos into a folder of that name."
-      )
+    settings = _settings(data)
+    self.codec = steps.array(settings.channels)
+    videos, entries = self._of_split(data, split)
     folder = survey.cache_folder(fields.cache)
     spans = [
       wanted.Span(
@@ -73,25 +67,15 @@ class VideoStore:
     ]
     processes, timeout = data.threads or workers.cores(), float(fields.timeout)
     facts = survey.survey(spans, folder, processes=processes, timeout=timeout)
-    self._fetcher = Fetcher(
-      wanted.read,
-      self._request,
-      (_ITEM,),
-      place=lambda item: self._spans[int(self._rows[item, 0])].path,
-      processes=processes,
-      timeout=timeout,
-    )
-    self.fetch = self._fetcher.fetch
+    call = in_processes(wanted.read, self._request, processes=processes, timeout=timeout)
+    self._fetcher = Fetcher(call, (ITEM,), place=self._path, channels=settings.channels)
     self._tell(videos.notes, entries, facts, split, strict=bool(data.strict))
     rows = [(n, p) for n, found in enumerate(facts) for p in range(len(found.parts))]
     self._spans, self._entries = spans, entries
     self._rows = np.array(rows, np.int64).reshape(-1, 2)  # entry and part of each video
     self._lengths = np.array([facts[n].parts[p][0] for n, p in rows], np.int64)
     self._rates = np.array([facts[n].parts[p][1] for n, p in rows], np.float32)
-    index_of = {name: i for i, name in enumerate(videos.labels)} | {"": -1}
-    self._labels = np.array([index_of[entries[n].label] for n, _ in rows], np.int64)
-    self.classes = frozenset(self._labels[self._labels >= 0].tolist())
-    self.label_names = tuple(map(files.printable, videos.labels))
+    index_of = self._name_labels(videos.labels)
     self.fingerprint = fingerprint.of(
       decode.described(settings),
       [
@@ -99,6 +83,28 @@ class VideoStore:
         for e, f in zip(entries, facts, strict=True)
       ],
     )
+
+  def _of_split(
+    self, data: Any, split: str, extensions: Collection[str] = EXTENSIONS
+  ) -> tuple[video_list.VideoList, list[video_list.Entry]]:
+    """The list of videos, and its entries of one split in the order of their records."""
+    videos = _listed(data, extensions)
+    entries = video_list.shuffled(e for e in videos.entries if e.split == split)
+    if not entries:
+      known = ", ".join(sorted({e.split for e in videos.entries}))
+      raise UserError(
+        f"{self._where}: no videos of split {split!r}; it has {known}: set config.data.train_split "
+        "and config.data.eval_split, or put videos into a folder of that name."
+      )
+    return videos, entries
+
+  def _name_labels(self, names: Sequence[str]) -> dict[str, int]:
+    """Sets the label of each video; returns the index of each class."""
+    index_of = {name: i for i, name in enumerate(names)} | {"": -1}
+    self._labels = np.array([index_of[self._entries[n].label] for n, _ in self._rows], np.int64)
+    self.classes = frozenset(self._labels[self._labels >= 0].tolist())
+    self.label_names = tuple(map(files.printable, names))
+    return index_of
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -113,8 +119,12 @@ class VideoStore:
       IMAGE: tf.range(tf.gather(self._lengths, i)),
       LABEL: tf.gather(self._labels, i)[None],
       steps.FRAME_RATE: tf.gather(self._rates, i)[None],
-      _ITEM: i,
+      ITEM: i,
     }
+
+  def fetch(self, features: Features) -> Features:
+    """See `Store`."""
+    return self._fetcher.fetch(features)
 
   def _request(self, item: int, frames: tuple[int, ...]) -> wanted.Request:
     entry, part = (int(x) for x in self._rows[item])
@@ -131,7 +141,10 @@ class VideoStore:
   def describe(self, i: int) -> str:
     """Path of the video, and why it could not be read, if it was tried."""
     reason = self._fetcher.reasons.get(i, "")
-    return self._spans[int(self._rows[i, 0])].path + (f" ({reason})" if reason else "")
+    return self._path(i) + (f" ({reason})" if reason else "")
+
+  def _path(self, i: int) -> str:
+    return self._spans[int(self._rows[i, 0])].path
 
   def _tell(self, notes: Any, entries: Any, facts: Any, split: str, *, strict: bool) -> None:
     """Logs what is left out; raises `UserError` if that is too much."""
@@ -156,11 +169,11 @@ def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   return ClipSource(data, VideoStore(data, split), split=split, **kwargs)
 
 
-def _listed(data: Any) -> video_list.VideoList:
+def _listed(data: Any, extensions: Collection[str]) -> video_list.VideoList:
   if not data.path:
     raise UserError(
-      "config.data.path: empty; give a folder of videos, a CSV or a list: "
-      "--config.data.path=VIDEOS."
+      f"config.data.path: empty; give a folder of {data.source}, a CSV or a list: "
+      f"--config.data.path={data.source.upper()}."
     )
   fields = data.videos
   return given.videos(
@@ -170,10 +183,13 @@ def _listed(data: Any) -> video_list.VideoList:
     split_list=tuple(fields.split_list),
     root=fields.root or None,
     flat=bool(fields.flat),
+    extensions=extensions,
   )
 
 
-def _settings(fields: Any) -> decode.FrameSettings:
+def _settings(data: Any) -> decode.FrameSettings:
+  fields, where = data.videos, f"config.data.path={data.path}: videos are RGB or gray"
+  pixels.require_channels(data.channels, (1, 3), where)
   settings = decode.FrameSettings(
     fps=float(fields.fps),
     short_side=int(fields.short_side),
@@ -181,6 +197,8 @@ def _settings(fields: Any) -> decode.FrameSettings:
     raw_aspect=bool(fields.raw_aspect),
     stream_fps=float(fields.stream_fps),
     max_gap=float(fields.max_gap),
+    channels=int(data.channels),
+    value_range=pixels.value_range(data.value_range),
   )
   for name in ("fps", "short_side", "max_seconds", "stream_fps", "max_gap", "timeout"):
     if not 0 <= fields[name] < 1e9:

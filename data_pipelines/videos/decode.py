@@ -58,6 +58,9 @@ class FrameSettings:
     store: one of `STORES`: "frames" as JPEGs; "video" as the file has it where its frames need no
       reduction, else in H.264; "h264" always in H.264.
     crf: quality of H.264, 0 to 51; lower is better and larger.
+    channels: 3 for RGB, 1 for gray.
+    value_range: values of gray frames that become 0 and 255, as for depth and infrared of 16 bits;
+      () for 0 and the largest that their bits can hold.
   """
 
   fps: float = 0.0
@@ -69,6 +72,8 @@ class FrameSettings:
   max_gap: float = 0.0
   store: str = "frames"
   crf: int = 20
+  channels: int = 3
+  value_range: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +135,9 @@ def decode(
     shown = rates.between(source, start, end)
     if settings.fps:
       shown = rates.at_rate(shown, settings.fps)
-    encoder = jpeg.Encoder(settings.short_side, settings.quality)
+    encoder = jpeg.Encoder(
+      settings.short_side, settings.quality, settings.channels, settings.value_range
+    )
     pictures = encoder.pictures
 
     def encoded() -> Iterator[tuple[float, bytes]]:
@@ -192,12 +199,13 @@ def described(settings: Any) -> dict[str, Any]:
       they are left out, as if they did not exist.
   """
   values = dataclasses.asdict(settings)
-  rare = ("raw_aspect", "stream_fps", "max_gap")
+  usual = {"raw_aspect": False, "stream_fps": 0.0, "max_gap": 0.0, "channels": 3, "value_range": ()}
   if (store := values.get("store", "frames")) == "frames":
     values = {k: v for k, v in values.items() if k not in ("store", "crf")}
   elif store in STORES:  # JPEGs have no part in it
     values.pop("quality")
-  return {k: v for k, v in values.items() if v or k not in rare}
+  kept = {k: v for k, v in values.items() if k not in usual or v != usual[k]}
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 @contextlib.contextmanager

@@ -8,11 +8,16 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from data_pipelines.source import MOST_ASPECT, MOST_PIXELS
 from data_pipelines.videos.damage import UnreadableError
 
+# What makes PyAV resize on one thread, if it knows other ways.
+_ONE_THREAD: dict[str, Any] = (
+  {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+)
 _QUARTER = 1.0  # degrees; a rotation this close to a quarter turn is one
 # Sample aspect ratios this close to 1 come from rounding sizes to even numbers; not worth a pixel.
 _SQUARE = 0.01
@@ -50,6 +55,26 @@ class Pose:
 
 
 UPRIGHT = Pose()
+
+
+def reformat(
+  reformatter: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int], format: str
+) -> av.VideoFrame:
+  """Resizes a frame, bicubic, on one thread, like all work of a decoding process.
+
+  By default, newer versions of PyAV divide each frame among a thread per core: small frames then
+  take four times the CPU time, and wait for threads where other processes use the cores.
+
+  Args:
+    reformatter: keeps what it computes for frames of one size.
+    frame: the frame.
+    size: width and height of the result, pixels.
+    format: of its pixels, by FFmpeg's name.
+  """
+  width, height = size
+  return reformatter.reformat(
+    frame, width=width, height=height, format=format, interpolation="BICUBIC", **_ONE_THREAD
+  )
 
 
 def pose(frame: av.VideoFrame) -> Pose:

@@ -129,7 +129,7 @@ def cut(span: Span, index: seek_index.SeekIndex) -> list[Stored]:
 
 
 def read(request: Request) -> np.ndarray:
-  """The pictures of the wanted frames, uint8 `[n, H, W, 3]`, in the order of the request.
+  """The pictures of the wanted frames, uint8 `[n, H, W, C]`, in the order of the request.
 
   A frame that is lost to damage shows the one before it.
 
@@ -148,10 +148,11 @@ def read(request: Request) -> np.ndarray:
     stored[request.part].numbers[np.array(request.frames, np.int64)], return_inverse=True
   )
   width, height = size = _size(span, index)
-  check_bytes(len(wanted), size, "lower config.data.videos.short_side")
-  pictures = jpeg.Pictures(span.settings.short_side)
+  channels = span.settings.channels
+  check_bytes(len(wanted), size, "lower config.data.videos.short_side", channels)
+  pictures = jpeg.Pictures(span.settings.short_side, channels, span.settings.value_range)
   pictures.size = size
-  found = np.empty((len(wanted), height, width, 3), np.uint8)
+  found = np.empty((len(wanted), height, width, channels), np.uint8)
   with decode.copied(span.path) as file, decode.explained():
     if not len(index.pts):
       fill(found, pictures, [lambda: _counted(file, span, wanted)])
@@ -161,10 +162,12 @@ def read(request: Request) -> np.ndarray:
   return found if np.array_equal(places, np.arange(len(found))) else found[places]
 
 
-def check_bytes(count: int, size: tuple[int, int], mend: str = "take fewer frames") -> None:
+def check_bytes(
+  count: int, size: tuple[int, int], mend: str = "take fewer frames", channels: int = 3
+) -> None:
   """Raises `UnreadableError` if so many pictures of this width and height are too much at once."""
   width, height = size
-  if width * height * 3 * count > _MOST_BYTES:
+  if width * height * channels * count > _MOST_BYTES:
     raise UnreadableError(f"{count} frames of {width} x {height} exceed 2 GB: {mend}")
 
 

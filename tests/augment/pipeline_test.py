@@ -222,9 +222,9 @@ _DEFAULT = jax.jit(augment.build(config.augment(), S))
 def test_shapes_that_cannot_be():
   keys = jax.random.split(jax.random.key(0), 2)
   grey = np.zeros((2, 2, T, S, S, 1), np.uint8)
-  with pytest.raises(UserError, match="3 channels, the clips have 1"):
+  with pytest.raises(UserError, match="channels=3: the clips have 1"):
     augment.build(config.augment(), S)(keys, grey)
-  out = jax.jit(augment.build(presets.no_color(config.augment()), S))(keys, grey)
+  out = jax.jit(augment.build(presets.no_color(config.augment()), S, channels=1))(keys, grey)
   assert out.shape == grey.shape
   cfg = presets.none(config.augment())
   cfg.rotation_p = 0.5
@@ -241,5 +241,5 @@ def test_eval_preprocess():
   theirs = (clips / 255.0 - 0.45) / 0.225
   # Six roundings of numbers up to 1 (1/255, its product, mean, difference, std, quotient).
   atol = 6 * 2.0**-24 / 0.225
-  np.testing.assert_allclose(augment.eval_preprocess(cfg)(clips), theirs, rtol=0, atol=atol)
-  assert pipeline.eval_preprocess(cfg)(clips).dtype == jnp.float32
+  np.testing.assert_allclose(augment.eval_preprocess(cfg, 1)(clips), theirs, rtol=0, atol=atol)
+  assert pipeline.eval_preprocess(cfg, 1)(clips).dtype == jnp.float32

@@ -94,3 +94,9 @@ def test_generators_are_independent_by_every_part_of_the_key():
   draws = [source.generator(*k).random(4) for k in keys]
   assert len({d.tobytes() for d in draws}) == len(keys)
   np.testing.assert_array_equal(source.generator(*keys[1]).random(4), draws[1])
+
+
+def test_decoded_videos_are_kept_in_rgb_alone(tmp_path):
+  data = tiny.data(tmp_path, cache="host", channels=1)
+  with pytest.raises(UserError, match="config.data.channels is 1; decoded videos"):
+    source.load(data, split="train", batch_size=2, seed=0)

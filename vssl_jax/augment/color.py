@@ -45,10 +45,12 @@ def contrast_center(planes: Planes, mean: str) -> Planes:
   Args:
     planes: channels of one clip.
     mean: "clip", each channel's own mean over all frames (`tf.image.adjust_contrast` on the tall
-      image), or "grey", the mean gray value for every channel (torchvision's).
+      image), or "grey", the mean gray value for every channel (torchvision's); without red, green
+      and blue, the mean over all channels.
   """
   if mean == "grey":
-    return (jnp.mean(luma(planes)),) * len(planes)
+    gray = luma(planes) if len(planes) == 3 else sum(planes[1:], planes[0]) / len(planes)
+    return (jnp.mean(gray),) * len(planes)
   return tuple(jnp.mean(p) for p in planes)
 
 
@@ -113,12 +115,12 @@ def adjust_contrast(clip: jax.Array, factor: jax.Array | float, mean: str = "cli
   """Moves values away from (factor > 1) or toward (< 1) a mean over the whole clip.
 
   Args:
-    clip: float `[T, H, W, 3]` in [0, 1].
+    clip: float `[T, H, W, C]` in [0, 1].
     factor: at least 0; 1 changes nothing.
     mean: "clip" (each channel's own; TensorFlow on the tall image) or "grey" (torchvision).
 
   Returns:
-    float `[T, H, W, 3]` in [0, 1].
+    float `[T, H, W, C]` in [0, 1].
   """
   planes = split(clip)
   return merge(affine(planes, factor, contrast_center(planes, mean)))

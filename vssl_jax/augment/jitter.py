@@ -36,7 +36,7 @@ def jitter(planes: color.Planes, d: Draw, view: View) -> color.Planes:
   """Applies the four operations in the drawn order, clipped to [0, 1] after each.
 
   Args:
-    planes: red, green and blue of one clip, in [0, 1].
+    planes: channels of one clip, in [0, 1]; hue and saturation need red, green and blue.
     d: the clip's draw; its field `jitter` is not used.
     view: the settings; an operation with strength 0 is not computed.
 

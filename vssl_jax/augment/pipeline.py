@@ -2,7 +2,8 @@
 
 The order is that of CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
 solarize, normalization. Probabilities are known at compile time, so an operation that never happens
-in a view is not compiled.
+in a view is not compiled. Clips that are not RGB have no saturation, hue or gray value: operations
+on these are left out, and all others are as for RGB.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
   def perhaps(happens, p, fn, value):
     return branch.apply_if(branch.drawn(happens, p), fn, value)
 
-  # Move pixels first, while a pixel has only three bytes.
+  # Move pixels first, while a value has only one byte.
   if view.rotation_p:
     clip = branch.apply_if(d.turns > 0, lambda x: geometry.rotate(x, d.turns), clip)
   clip = perhaps(d.flip, view.flip, geometry.flip, clip)
@@ -73,7 +74,7 @@ def _normalized(clip, mean, std):
 
 
 def build(
-  cfg: ConfigDict, size: int, mesh: Mesh | None = None
+  cfg: ConfigDict, size: int, mesh: Mesh | None = None, channels: int = 3
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """The augmentation that `config.augment` describes.
 
@@ -81,6 +82,7 @@ def build(
     cfg: `config.augment`.
     size: side of the square frames, pixels.
     mesh: the devices that the clips are split over along N; None is one device.
+    channels: C; unless it is 3, saturation, hue and grayscale are off.
 
   Returns:
     A jittable function of `keys` (typed PRNG keys `[N]`, one per example), `clips` (uint8
@@ -91,11 +93,11 @@ def build(
     `fold_in(fold_in(key, v), t)`. The result is split over the mesh as the clips are.
 
   Raises:
-    UserError: a field of `cfg` has an impossible value, or color operations are on and C is not 3.
+    UserError: a field of `cfg` has an impossible value, or the clips have other channels.
   """
   period = settings.period(cfg)
-  views = [settings.view(cfg, v, size) for v in range(period)]
-  mean, std = settings.channels(cfg, "mean"), settings.channels(cfg, "std")
+  views = [settings.view(cfg, v, size, channels) for v in range(period)]
+  mean, std = (settings.channels(cfg, field, channels) for field in ("mean", "std"))
   consistent = cfg.consistent
 
   def numbers(key, frames):
@@ -111,7 +113,7 @@ def build(
     return _normalized(out, mean, std)
 
   def augment(keys, clips, first=0):
-    _check_shape(clips.shape, views)
+    _check_shape(clips.shape, views, channels)
     if not isinstance(first, int) and period > 1:
       turns = [functools.partial(at, turn=turn) for turn in range(period)]
       return jax.lax.switch(first % period, turns, keys, clips, first)
@@ -141,15 +143,10 @@ def build(
   return augment
 
 
-def _check_shape(shape, views):
+def _check_shape(shape, views, channels):
   if len(shape) != 6:
     raise ValueError(f"clips must be [N, R, T, H, W, C], not {list(shape)}")
-  color_ops = any(v.jitters or v.gray_p for v in views)
-  if color_ops and shape[-1] != 3:
-    raise UserError(
-      f"config.augment: color jitter and grayscale need 3 channels, the clips have {shape[-1]}; "
-      "set jitter_p and gray_p to 0."
-    )
+  require_channels(shape, channels)
   if any(v.rotation_p for v in views) and shape[-3] != shape[-2]:
     raise UserError(
       f"config.augment.rotation_p: quarter turns need square frames, but the frames are "
@@ -157,17 +154,33 @@ def _check_shape(shape, views):
     )
 
 
-def eval_preprocess(cfg: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+def require_channels(shape: tuple[int, ...], channels: int) -> None:
+  """Raises `UserError` if the last axis of clips is not of `channels`."""
+  if shape[-1:] != (channels,):
+    raise UserError(
+      f"config.data.channels={channels}: the clips have {shape[-1] if shape else 0} channels, "
+      f"{list(shape)}; read data of {channels}, or set the field to what they have."
+    )
+
+
+def eval_preprocess(cfg: ConfigDict, channels: int = 3) -> Callable[[jax.Array], jax.Array]:
   """Preprocessing without random operations: scales clips to [0, 1], then normalizes them.
 
   Args:
     cfg: `config.augment`; `mean` and `std` are used.
+    channels: C.
 
   Returns:
-    A jittable function from uint8 `[..., C]` to float32 `[..., C]`.
+    A jittable function from uint8 `[..., C]` to float32 `[..., C]`, which raises `UserError` for
+    clips of other channels.
 
   Raises:
     UserError: `mean` or `std` has an impossible value.
   """
-  mean, std = settings.channels(cfg, "mean"), settings.channels(cfg, "std")
-  return lambda clips: _normalized(_scaled(clips), mean, std)
+  mean, std = (settings.channels(cfg, field, channels) for field in ("mean", "std"))
+
+  def preprocess(clips: jax.Array) -> jax.Array:
+    require_channels(clips.shape, channels)
+    return _normalized(_scaled(clips), mean, std)
+
+  return preprocess

@@ -32,6 +32,10 @@ class View:
   solarize_p: float
   solarize_threshold: float
 
+  def without_color(self) -> View:
+    """The same without what only red, green and blue have: saturation, hue and a gray value."""
+    return dataclasses.replace(self, saturation=0.0, hue=0.0, gray_p=0.0)
+
   @property
   def jitters(self) -> bool:
     """Whether color jitter can change anything."""
@@ -75,15 +79,25 @@ def period(cfg: ConfigDict) -> int:
   return math.lcm(len(by_view(cfg, "blur_p")), len(by_view(cfg, "solarize_p")))
 
 
-def channels(cfg: ConfigDict, field: str) -> tuple[float, ...]:
+def channels(cfg: ConfigDict, field: str, count: int = 3) -> tuple[float, ...]:
   """`mean` or `std`: one number per channel, or one for all channels.
 
+  Three equal numbers, as in most configs for RGB, count as one for all channels.
+
+  Args:
+    cfg: `config.augment`.
+    field: "mean" or "std".
+    count: C, the number of channels.
+
   Raises:
-    UserError: there are not 1 or 3 finite numbers, or a `std` is not positive.
+    UserError: there are not 1 or C finite numbers, or a `std` is not positive.
   """
   values = _list(cfg, field)
-  if len(values) not in (1, 3):
-    _fail(field, cfg[field], f"give 1 or 3 numbers, not {len(values)}")
+  if len(values) not in (1, count):
+    if len(values) != 3 or len(set(values)) > 1:
+      need = "1 number" if count == 1 else f"1 or {count} numbers"
+      _fail(field, cfg[field], f"give {need} for {count} channels, not {len(values)}")
+    values = values[:1]
   for v in values:
     if not isinstance(v, numbers.Real) or not math.isfinite(v):
       _fail(field, cfg[field], "give finite numbers")
@@ -92,13 +106,20 @@ def channels(cfg: ConfigDict, field: str) -> tuple[float, ...]:
   return tuple(float(v) for v in values)
 
 
-def view(cfg: ConfigDict, index: int, size: int) -> View:
+def switched_off(cfg: ConfigDict, channels: int) -> tuple[str, ...]:
+  """The fields that are on, but have no effect on clips of this number of channels."""
+  jittered = ("saturation", "hue") if cfg.jitter_p else ()
+  return () if channels == 3 else tuple(f for f in (*jittered, "gray_p") if cfg[f])
+
+
+def view(cfg: ConfigDict, index: int, size: int, channels: int = 3) -> View:
   """The settings of view `index` for frames of side `size`.
 
   Args:
     cfg: `config.augment`.
     index: index of the clip among the clips of the video.
     size: side of the square frames, pixels.
+    channels: C; unless it is 3, operations on red, green and blue are off.
 
   Raises:
     UserError: a field has an impossible value; the message names the field.
@@ -117,7 +138,7 @@ def view(cfg: ConfigDict, index: int, size: int) -> View:
   if not 0 < low <= high < math.inf:
     _fail("blur_sigma", cfg.blur_sigma, "needs 0 < low <= high, in pixels")
   blur_p, solarize_p = by_view(cfg, "blur_p"), by_view(cfg, "solarize_p")
-  return View(
+  found = View(
     flip=_number(cfg, "flip", 0, 1),
     rotation_p=_number(cfg, "rotation_p", 0, 1),
     jitter_p=_number(cfg, "jitter_p", 0, 1),
@@ -133,3 +154,4 @@ def view(cfg: ConfigDict, index: int, size: int) -> View:
     solarize_p=solarize_p[index % len(solarize_p)],
     solarize_threshold=_number(cfg, "solarize_threshold", 0, 1),
   )
+  return found if channels == 3 else found.without_color()

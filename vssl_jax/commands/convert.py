@@ -58,6 +58,15 @@ def parser() -> arguments.Parser:
     default="",
     help="resnet2d: how kernels grow in time, mean or centre (default: mean)",
   )
+  add(
+    "--channels",
+    type=int,
+    default=3,
+    metavar="C",
+    help="channels of the clips that the encoder shall take: weights for red, green and blue are "
+    "summed for one, else repeated in turn times 3 / C, as in timm; heads are left out "
+    "(default: 3)",
+  )
   return p
 
 
@@ -69,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
   if "encoder" not in made:
     print(made["path"])
     return 0
+  kind = "RGB" if args.channels == 3 else f"{args.channels} channels"
   print(
     f"{made['path']}: {made['encoder']} of width {made['width']:g}, method {made['method']}, input "
-    f"RGB / 255, mean {made['mean']}, std {made['std']}"
+    f"{kind} / 255, mean {made['mean']}, std {made['std']}"
   )
   if made["left_out"]:
     print(f"left out: {', '.join(made['left_out'])}")

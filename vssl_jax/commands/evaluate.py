@@ -49,7 +49,9 @@ def parser() -> arguments.Parser:
     "names of data sets (default: the run's)",
   )
   p.add_argument(
-    "--source", default="", help="config.data.source that reads --data (default: tfrecord)"
+    "--source",
+    default="",
+    help="config.data.source that reads --data (default: tfrecord; arrays for a run on arrays)",
   )
   p.add_argument(
     "--data_dir", default="", help="folder of TFDS's data, with --source=tfds (default: TFDS's own)"

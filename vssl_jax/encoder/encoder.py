@@ -31,7 +31,8 @@ class Encoder:
   """A trained encoder with its preprocessing.
 
   Attributes:
-    config: the run's: `encoder`, `augment.mean` and `.std`, `data.frames`, `.stride`, `.size`.
+    config: the run's: `encoder`, `augment.mean` and `.std`, `data.frames`, `.stride`, `.size`,
+      `.channels`.
     params: the encoder's variables, {params, batch_stats}.
     info: where they came from.
     network: the Flax module.
@@ -51,17 +52,22 @@ class Encoder:
   def clip_shape(self) -> tuple[int, int, int, int]:
     """`(T, H, W, C)` of the clips that it is evaluated with; which others do, `apply` says."""
     e = self.config.data.eval
-    return e.frames, e.size, e.size, 3
+    return e.frames, e.size, e.size, self.channels
+
+  @property
+  def channels(self) -> int:
+    """C of its clips: 3 for RGB, 1 for gray."""
+    return self.config.data.channels
 
   def preprocess(self, clips: npt.ArrayLike) -> jax.Array:
-    """Uint8 RGB `[..., 3]` as the network was trained on it: scaled, less mean, by std.
+    """Uint8 clips `[..., C]` as the network was trained on them: scaled, less mean, by std.
 
     Raises:
-      UserError: the clips are not uint8 RGB.
+      UserError: the clips are not uint8, or of other channels.
     """
-    clips = _array(clips)
-    _require_rgb(clips)
-    return augment.eval_preprocess(self.config.augment)(jnp.asarray(clips))
+    clips = self._array(clips)
+    self._require_channels(clips)
+    return augment.eval_preprocess(self.config.augment, self.channels)(jnp.asarray(clips))
 
   def apply(self, params: Params, clips: npt.ArrayLike) -> jax.Array:
     """Features of clips, batch norm in inference mode; compiled once for each shape of clips.
@@ -73,21 +79,21 @@ class Encoder:
 
     Args:
       params: the encoder's variables.
-      clips: uint8 RGB `[N, T, H, W, 3]`, anything that `np.asarray` takes.
+      clips: uint8 `[N, T, H, W, C]`, RGB or of its `channels`; anything that `np.asarray` takes.
 
     Returns:
       float32 `[N, F]`.
 
     Raises:
-      UserError: the clips are not uint8 RGB of five axes, are empty, or of a shape that the network
-        has no place for.
+      UserError: the clips are not uint8 of five axes, of other channels, are empty, or of a shape
+        that the network has no place for.
     """
-    clips = _array(clips)
+    clips = self._array(clips)
     if clips.ndim != 5:
-      raise UserError(f"clips have {clips.ndim} axes: give [N, T, H, W, 3].")
+      raise UserError(f"clips have {clips.ndim} axes: give [N, T, H, W, {self.channels}].")
     if any(isinstance(n, int) and n == 0 for n in clips.shape):
       raise UserError(f"clips are empty, {list(clips.shape)}: give one at least.")
-    _require_rgb(clips)
+    self._require_channels(clips)
     if getattr(self.network, "fixed_size", False):
       self._require_known(clips.shape[1:4])
     return self._compiled(params, clips)
@@ -102,26 +108,27 @@ class Encoder:
         "resize and crop them to that."
       )
 
+  def _array(self, clips: npt.ArrayLike) -> jax.Array | np.ndarray:
+    if isinstance(clips, jax.Array):  # traced ones too, which NumPy cannot have
+      return clips
+    try:
+      return np.asarray(clips)
+    except ValueError:
+      raise UserError(
+        f"clips differ in shape: give one array [N, T, H, W, {self.channels}]."
+      ) from None
+
+  def _require_channels(self, clips: jax.Array | np.ndarray) -> None:
+    if clips.dtype != jnp.uint8 or clips.shape[-1:] != (self.channels,):
+      what = "RGB as uint8" if self.channels == 3 else f"{self.channels} channels as uint8"
+      raise UserError(
+        f"clips are {clips.dtype}{list(clips.shape)}: give {what} [N, T, H, W, {self.channels}], "
+        "values 0 to 255; the encoder scales and normalizes them itself."
+      )
+
   @functools.cached_property
   def _compiled(self) -> Callable[[Params, jax.Array | np.ndarray], jax.Array]:
     return jax.jit(lambda params, x: self.network.apply(params, self.preprocess(x), train=False))
-
-
-def _array(clips: npt.ArrayLike) -> jax.Array | np.ndarray:
-  if isinstance(clips, jax.Array):  # traced ones too, which NumPy cannot have
-    return clips
-  try:
-    return np.asarray(clips)
-  except ValueError:
-    raise UserError("clips differ in shape: give one array [N, T, H, W, 3].") from None
-
-
-def _require_rgb(clips: jax.Array | np.ndarray) -> None:
-  if clips.dtype != jnp.uint8 or clips.shape[-1:] != (3,):
-    raise UserError(
-      f"clips are {clips.dtype}{list(clips.shape)}: give RGB as uint8 [N, T, H, W, 3], values 0 "
-      "to 255; the encoder scales and normalizes them itself."
-    )
 
 
 def load_encoder(

@@ -24,6 +24,7 @@ from vssl_jax.encoder import encoder, exported, features_file, program, ray_spli
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
+from vssl_jax.probes import views
 from vssl_jax.training import run_config, run_folder
 
 FORMATS = ("safetensors", "program", "savedmodel")
@@ -54,7 +55,8 @@ def export(
     formats: some of `FORMATS`: "safetensors" (always written), "program" (`jax.export`),
       "savedmodel" (TensorFlow).
     features: also write the features of `split`.
-    data: folder of prepared records to extract features from; by default the data of the run.
+    data: folder of prepared records, or for a run on arrays of arrays, to extract features from; by
+      default the data of the run.
     split: one or several splits.
     clips: clips per video; 0 for the value of the run, as for `crops` and `batch_size`.
     crops: crops per clip.
@@ -164,7 +166,7 @@ def _use_data(config: ConfigDict, data: str, numbers: Mapping[str, int]) -> None
   with config.unlocked():
     config.data.fraction = 1.0  # features of all videos, not only of those trained on
     if data:
-      config.data.source, config.data.path = "tfrecord", data
+      config.data.source, config.data.path = views.prepared(config), data
     config.data.eval.update({name: value for name, value in numbers.items() if value})
 
 

@@ -87,7 +87,7 @@ def save_encoder(
     "data": dict(data) if data else card_lib.data(d),
     "programs": dict(programs or {}),
     "preprocessing": {
-      "input": "uint8 RGB [N, T, H, W, 3]",
+      "input": f"uint8{' RGB' if d.channels == 3 else ''} [N, T, H, W, {d.channels}]",
       "scale": "1/255, then (x - mean) / std",
       "mean": config.augment.mean,
       "std": config.augment.std,

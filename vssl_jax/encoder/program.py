@@ -1,6 +1,6 @@
 """Exports an encoder with `jax.export` as a program that runs without this library.
 
-It takes uint8 RGB clips `[N, T, H, W, 3]`, with any N and the T, H and W of the export, and returns
+It takes uint8 clips `[N, T, H, W, C]`, with any N and the T, H, W and C of the export, and returns
 float32 features `[N, F]`. Preprocessing and weights are inside. On CPU, CUDA GPU or TPU:
 
   program = jax.export.deserialize(open("encoder.jax_export", "rb").read())

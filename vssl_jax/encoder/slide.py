@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.videos import snippets
 from data_pipelines.videos import workers as workers_lib
 
-Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [N, T, H, W, 3] to float32 [N, D]
+Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [N, T, H, W, C] to float32 [N, D]
 Finish = Callable[[pathlib.Path, dict[str, Any], np.ndarray], None]
 
 

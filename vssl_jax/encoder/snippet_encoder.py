@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import pixels
 from data_pipelines.videos import decode
 from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import results as results_lib
@@ -32,7 +33,7 @@ class Made:
 
 
 def settings_of(loaded: tuple[Any, Any, dict[str, Any]], cut: dict[str, Any]) -> SnippetSettings:
-  """How snippets are cut, with the checkpoint's sizes where `cut` has None.
+  """How snippets are cut: with the checkpoint's channels, and its sizes where `cut` has None.
 
   Args:
     loaded: what `encoder.load_encoder` returns.
@@ -41,9 +42,14 @@ def settings_of(loaded: tuple[Any, Any, dict[str, Any]], cut: dict[str, Any]) ->
   Raises:
     UserError: impossible settings.
   """
-  views = loaded[0].data.eval
-  sizes = {"resize": views.resize, "size": views.size}
-  return SnippetSettings(**{k: sizes[k] if v is None else v for k, v in cut.items()})
+  data = loaded[0].data
+  sizes = {"resize": data.eval.resize, "size": data.eval.size}
+  given = {k: sizes[k] if v is None else v for k, v in cut.items()}
+  return SnippetSettings(
+    **given,
+    channels=data.channels,
+    value_range=pixels.value_range(data.value_range, data.channels),
+  )
 
 
 def build(
@@ -57,7 +63,7 @@ def build(
     batch_size: N, snippets per call.
 
   Returns:
-    The function from uint8 `[N, T, H, W, 3]` to float32 `[N, D]`, and what its features are made
+    The function from uint8 `[N, T, H, W, C]` to float32 `[N, D]`, and what its features are made
     from.
 
   Raises:
@@ -76,7 +82,7 @@ def build(
   config, variables = inflate.inflated(config, variables)
   apply = jax.jit(views_lib.feature_fn(models.build_encoder(config.encoder), config))
   clips = jax.ShapeDtypeStruct(
-    (batch_size, settings.frames, settings.size, settings.size, 3), np.uint8
+    (batch_size, settings.frames, settings.size, settings.size, settings.channels), np.uint8
   )
   width = jax.eval_shape(apply, variables, clips).shape[1]
   variables = jax.device_put(variables)

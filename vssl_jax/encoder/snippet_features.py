@@ -63,7 +63,8 @@ def extract_features(
 
   Args:
     checkpoint: folder of a run or an export, of any method with an encoder of clips.
-    videos: a folder of videos; its subfolders are read too.
+    videos: a folder of videos, or of arrays (`.npy`), whose frame rate is `stream_fps`; its
+      subfolders are read too.
     output: created if missing; a folder has features of one encoder with one group of settings.
     which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
     frames: frames per snippet.
@@ -73,7 +74,8 @@ def extract_features(
     resize: short side, pixels; None for the value that the checkpoint is evaluated with.
     size: side of the central square, pixels; None as for `resize`.
     raw_aspect: keep frames as they are stored if their pixels are not square.
-    stream_fps: frames per second of streams without time stamps; 0 for the rate that they state.
+    stream_fps: frames per second of arrays, and of streams without time stamps; 0 for the rate that
+      streams state.
     max_gap: longest gap between two frames, seconds; a video with a longer one counts as
       unreadable. 0 sets no limit.
     batch_size: snippets per call of the encoder.
@@ -243,7 +245,9 @@ def _write_alone(
 
 
 def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
-  """Videos at any depth, sorted by name; which files are videos is as in `prepare`.
+  """Videos at any depth, sorted by name, or arrays where there are no videos.
+
+  Which files are videos is as in `prepare`.
 
   Args:
     folder: where they lie.
@@ -257,7 +261,10 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   try:
     found = finding.find(folder)
   except UserError as error:
-    raise UserError(f"{flag}: {error}.") from None
+    try:
+      found = finding.find(folder, finding.ARRAYS)
+    except UserError:
+      raise UserError(f"{flag}: {error}.") from None
   if found.lost:
     print(f"note: {files.printable(found.lost)}", file=sys.stderr, flush=True)
   by_name: dict[str, pathlib.Path] = {}

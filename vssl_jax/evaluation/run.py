@@ -35,6 +35,7 @@ from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.files import StrPath, listed, make_folder
 from vssl_jax.models import inflate
+from vssl_jax.probes import views as views_lib
 from vssl_jax.probes.too_few_videos import TooFewVideos
 from vssl_jax.training import run_folder
 
@@ -91,7 +92,7 @@ def evaluate(
     output: output folder; by default `evaluation` in the folder of the checkpoint, or
       `evaluation_WHICH` if the checkpoint is not the last.
     which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
-    source: `config.data.source` of `data`; "" for "tfrecord".
+    source: `config.data.source` of `data`; "" for "tfrecord", or "arrays" for a run on arrays.
     data_dir: with `source="tfds"`, the folder of TFDS's data.
     splits: pairs "TRAIN:TEST"; by default those of the run.
     again: run finished protocols again.
@@ -191,7 +192,7 @@ def _cases(
   if data_dir and source != "tfds":
     raise UserError("--data_dir: it is where TFDS keeps its data: give --source=tfds as well.")
   for folder in folders:
-    if not source and not files.path(folder).is_dir():
+    if not (source or files.path(folder).is_dir() or views_lib.prepared(trained) == "arrays"):
       raise UserError(f"--data: {folder}: no such folder of prepared records.")
   if not (folders or source or d.path or d.name or d.source != "tfrecord"):
     raise UserError("--data: the checkpoint's config names no data; give folders of records.")
@@ -207,7 +208,7 @@ def _cases(
       if source == "tfds":
         values |= {"source": "tfds", "path": data_dir} | ({"name": folder} if folder else {})
       elif folder or source:
-        values |= {"source": source or "tfrecord", "path": folder}
+        values |= {"source": source or views_lib.prepared(trained), "path": folder}
         values |= {} if source else {"name": ""}
       path = "" if source == "tfds" else folder or d.path
       name = pathlib.PurePath(os.path.abspath(path) if path else folder).name or d.name or d.source

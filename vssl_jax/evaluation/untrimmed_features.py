@@ -17,10 +17,13 @@ FOLDER = "localization_features"  # a subfolder of the evaluation's output
 
 def _settings(task: Task) -> SnippetSettings:
   """16 frames at 25 frames per second, as in `extract_features`, at the size of the eval views."""
+  from data_pipelines import pixels
   from data_pipelines.videos.snippets import SnippetSettings
 
-  e = task.config.data.eval
-  return SnippetSettings(resize=e.resize, size=e.size)
+  d = task.config.data
+  bounds = pixels.value_range(d.value_range, d.channels)
+  how = {"channels": d.channels, "value_range": bounds, "stream_fps": d.videos.stream_fps}
+  return SnippetSettings(resize=d.eval.resize, size=d.eval.size, **how)
 
 
 def _describe(task: Task) -> Result:

@@ -1,5 +1,7 @@
 """Files: in file systems and in buckets, written whole, with names of any bytes."""
 
+from vssl_jax.files.arrays import npy_header as npy_header
+from vssl_jax.files.arrays import npz_headers as npz_headers
 from vssl_jax.files.arrays import read_npy as read_npy
 from vssl_jax.files.arrays import read_npz as read_npz
 from vssl_jax.files.contents import matching as matching

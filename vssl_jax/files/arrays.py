@@ -6,6 +6,8 @@ bytes may ask for terabytes. Here, header, listing and file are compared before 
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import math
 import os
 import zipfile
@@ -25,6 +27,65 @@ _HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
   (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+_HEAD = 10_064  # bytes of the longest header that NumPy reads, with what is before it
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What a `.npy` file says about its array.
+
+  Attributes:
+    shape: its shape.
+    dtype: type of its values.
+    fortran: whether its first axis changes fastest.
+    start: position of the first value, bytes.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype[Any]
+  fortran: bool
+  start: int
+
+
+def npy_header(path: StrPath) -> Header:
+  """The header of a `.npy` file of plain values, compared with the size of the file.
+
+  Raises:
+    OSError: the file is missing or cannot be read.
+    UserError: it is no such file, or shorter than its header says.
+  """
+  size, head = contents.size(path), contents.read_range(path, 0, _HEAD)
+  try:
+    return _described(io.BytesIO(head), size)
+  except Exception as e:  # a damaged header makes NumPy raise many kinds
+    raise UserError(f"{path} cannot be read ({_reason(e)})") from None
+
+
+def npz_headers(path: StrPath) -> dict[str, Header]:
+  """The headers of the arrays of an `.npz` file, by name; their starts are within each array.
+
+  Raises:
+    OSError: the file is missing or cannot be read.
+    UserError: it is no archive, or damaged.
+  """
+  with contents.open_read(path) as file:
+    try:
+      with zipfile.ZipFile(file) as archive:
+        found = {}
+        for info in archive.infolist():
+          with archive.open(info) as member:
+            header = _described(cast(BinaryIO, member), info.file_size)
+          found[info.filename.removesuffix(".npy")] = header
+        return found
+    except Exception as e:  # zipfile, zlib and NumPy have many kinds for a damaged file
+      raise UserError(f"{path}: not a complete .npz file of numbers ({_reason(e)})") from None
+
+
+def _described(file: BinaryIO, size: int) -> Header:
+  shape, fortran, dtype = _header(file, size)
+  return Header(shape, dtype, fortran, file.tell())
 
 
 def read_npy(path: StrPath, *, mapped: bool = False) -> np.ndarray:

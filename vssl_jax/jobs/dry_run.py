@@ -40,13 +40,13 @@ def describe(config: ConfigDict) -> str:
   total = cost.parameters(params) + (own if "encoder" not in params else 0)  # a frozen encoder
   d = config.data
   encoder = models.build_encoder(config.encoder)
-  price = cost.count(encoder, (d.frames, d.size, d.size, 3))
+  price = cost.count(encoder, (d.frames, d.size, d.size, d.channels))
   lines = [
     config_lib.to_json(config),
     f"parameters: encoder {own:,}, rest of the method {total - own:,}, total {total:,}",
     f"one clip ({d.frames} x {d.size} x {d.size}): {2 * price.macs:,} FLOPs forward "
     f"({price.macs / 1e9:.2f} G multiply-adds), {6 * price.macs:,} to train",
-    f"bytes per clip: {d.frames * d.size * d.size * 3:,} as uint8 from the host, "
+    f"bytes per clip: {d.frames * d.size * d.size * d.channels:,} as uint8 from the host, "
     f"{price.activation_bytes:,} of activations forward",
     _devices(),
   ]

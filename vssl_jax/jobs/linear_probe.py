@@ -63,8 +63,10 @@ def load(config: ConfigDict) -> tuple[ConfigDict, ConfigDict, Variables, dict[st
   with config.unlocked():
     config.encoder = trained.encoder
     config.augment.mean, config.augment.std = trained.augment.mean, trained.augment.std
+    config.data.channels = trained.data.channels  # data of others is refused when it is opened
     if not config.data.path and not config.data.name:  # the data it was trained on
-      for field in ("source", "path", "name", "train_split", "eval_split", "synthetic"):
+      own = ("source", "path", "name", "train_split", "eval_split", "synthetic", "value_range")
+      for field in own:
         config.data[field] = trained.data[field]
   return config, trained, variables, info
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import files, former, methods, parallel, results
+from vssl_jax.augment import settings
 from vssl_jax.encoder import card, encoder, exported
 from vssl_jax.errors import UserError, brief
 from vssl_jax.evaluation import end_of_run, monitor
@@ -106,6 +107,12 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   with config.unlocked():  # a continued run must leave out the same videos
     told = json.dumps(held.tolist()).encode()
     config.data.held_out_sha256 = hashlib.sha256(told).hexdigest() if len(held) else ""
+  if off := settings.switched_off(config.augment, config.data.channels):
+    print(
+      f"config.data.channels is {config.data.channels}, clips are not RGB: no effect has "
+      f"config.augment.{', '.join(off)}.",
+      flush=True,
+    )
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):
@@ -134,11 +141,18 @@ def build(config: ConfigDict, mesh: Mesh | None) -> tuple[ConfigDict, Method]:
   """The method and its config; it starts from the encoder of `config.checkpoint`, if given.
 
   Raises:
-    UserError: a field is impossible, or the method can only start from random weights.
+    UserError: a field is impossible, the checkpoint's clips have other channels, or the method can
+      only start from random weights.
   """
   if not config.checkpoint:
     return config, methods.build(config, mesh)
   trained, variables, _ = encoder.load_encoder(config.checkpoint)
+  if trained.data.channels != config.data.channels:
+    raise UserError(
+      f"config.checkpoint={config.checkpoint}: its clips have {trained.data.channels} channels, "
+      f"config.data.channels is {config.data.channels}; set it to {trained.data.channels} and give "
+      "such data."
+    )
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder

@@ -111,7 +111,7 @@ def build(
       raise UserError(f"config.classify.{field} is {c[field]}: it must lie in [0, 1).")
   encoder = models.build_encoder(config.encoder, mesh)
   classifier = heads.Classifier(c.classes, normalize=c.normalize)
-  transform = augment.build(config.augment, config.data.size, mesh)
+  transform = augment.build(config.augment, config.data.size, mesh, channels=config.data.channels)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     encoder_rng, classifier_rng = jax.random.split(rng)
@@ -158,7 +158,7 @@ def build(
     return _encoder(config, params, state)
 
   d = config.data
-  clip = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
+  clip = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, d.channels), jnp.uint8)
   return Method(
     init,
     variables_of,

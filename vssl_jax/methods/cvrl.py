@@ -58,7 +58,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   if config.cvrl.temperature <= 0:
     raise UserError(f"config.cvrl.temperature is {config.cvrl.temperature}: it must be positive.")
   net = network.build(config, mesh)
-  transform = augment.build(config.augment, config.data.size, mesh)
+  transform = augment.build(config.augment, config.data.size, mesh, channels=config.data.channels)
   contrast = parallel.over_pairs(
     lambda a, b, axis: info_nce(
       a, b, config.cvrl.temperature, block_size=config.cvrl.block_size or None, axis_name=axis
@@ -89,5 +89,5 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     return {"params": params["encoder"], "batch_stats": state.encoder}
 
   d = config.data
-  clip = jax.ShapeDtypeStruct((2, d.frames, d.size, d.size, 3), jnp.uint8)
+  clip = jax.ShapeDtypeStruct((2, d.frames, d.size, d.size, d.channels), jnp.uint8)
   return Method(init, encoder_variables, {"clips": clip}, embed=embed, objective=objective)

@@ -137,8 +137,8 @@ def build(config: ConfigDict, fields: ConfigDict, mesh: Mesh | None = None) -> C
         f"config.{part}.bn_groups is {groups}: batch norm gets {rows} rows at a time; choose a "
         "divisor that leaves at least 2 rows per group."
       )
-  spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, 3), jnp.uint8)
-  transform = augment.build(config.augment, d.size, mesh)
+  spec = jax.ShapeDtypeStruct((d.clips, d.frames, d.size, d.size, d.channels), jnp.uint8)
+  transform = augment.build(config.augment, d.size, mesh, channels=d.channels)
   unroll = platform(mesh) != "cpu"
   return Clips(d.clips, transform, fields.statistics, spec, unroll)
 

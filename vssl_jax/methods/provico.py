@@ -211,7 +211,7 @@ def _network(config: ConfigDict, mesh: Mesh | None = None) -> network.Network:
 
 def clip_gaussians(config: ConfigDict) -> features.Apply:
   """`(variables, clips uint8 [B, T, H, W, C]) -> [B, 2D]`: μ, then log σ²; frozen batch norm."""
-  net, preprocess = _network(config), augment.eval_preprocess(config.augment)
+  net, preprocess = _network(config), augment.eval_preprocess(config.augment, config.data.channels)
 
   def describe(variables: features.Variables, raw: jax.Array) -> jax.Array:
     x: Any = net.encoder.apply(variables["encoder"], preprocess(raw), train=False)

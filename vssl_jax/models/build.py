@@ -33,7 +33,7 @@ def build_encoder(config: ConfigDict, mesh: Mesh | None = None) -> nn.Module:
       without it, JAX's default device.
 
   Returns:
-    A module: `[N, T, H, W, 3]` floating-point clips to `[N, features_dim]` float32 features.
+    A module: `[N, T, H, W, C]` floating-point clips to `[N, features_dim]` float32 features.
 
   Raises:
     UserError: A field has a value that is unknown, or that this encoder does not support.

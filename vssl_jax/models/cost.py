@@ -46,7 +46,7 @@ def count(module: nn.Module, shape: tuple[int, ...]) -> Cost:
   Args:
     module: a network built from the convolution, batch norm and attention of this package and
       Flax's dense layers and layer norms.
-    shape: the example's shape without the batch axis, e.g. [T, H, W, 3].
+    shape: the example's shape without the batch axis, e.g. [T, H, W, C].
   """
   macs = nbytes = 0
 

@@ -67,6 +67,6 @@ def inflated(config: ConfigDict, variables: dict[str, Any]) -> tuple[ConfigDict,
   config.encoder.temporal = True
   encoder = build_encoder(config.encoder)
   e = config.data.eval
-  clip = jax.ShapeDtypeStruct((1, e.frames, e.size, e.size, 3), jnp.float32)
+  clip = jax.ShapeDtypeStruct((1, e.frames, e.size, e.size, config.data.channels), jnp.float32)
   like = jax.eval_shape(encoder.init, jax.random.key(0), clip)
   return config, inflate(variables, like)

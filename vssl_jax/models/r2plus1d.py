@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class R2Plus1D(nn.Module):
-  """18-layer residual network; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
+  """18-layer residual network; `[N, T, H, W, C]` clips to `[N, features_dim]` float32 features.
 
   Time and space are halved together at the entry of res3, res4 and res5; the stem halves space.
 
@@ -86,7 +86,7 @@ class R2Plus1D(nn.Module):
     """Encodes clips.
 
     Args:
-      clips: `[N, T, H, W, 3]`, floating point.
+      clips: `[N, T, H, W, C]`, floating point.
       train: Normalize by the batch's statistics and move the running averages.
       pool: False returns the last feature map `[N, T', H', W', features_dim]` in `dtype`.
 

@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class R3D(nn.Module):
-  """Residual 3-D network; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
+  """Residual 3-D network; `[N, T, H, W, C]` clips to `[N, features_dim]` float32 features.
 
   Attributes:
     time_pool: Number of frames max-pooled into one after res2 (remaining frames are dropped); 2 in
@@ -105,7 +105,7 @@ class R3D(nn.Module):
     """Encodes clips.
 
     Args:
-      clips: `[N, T, H, W, 3]`, floating point.
+      clips: `[N, T, H, W, C]`, floating point.
       train: Normalize by the batch's statistics and move the running averages.
       pool: False returns the last feature map `[N, T', H', W', features_dim]` in `dtype`.
 

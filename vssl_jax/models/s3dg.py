@@ -106,7 +106,7 @@ class Block(nn.Module):
 
 
 class S3DG(nn.Module):
-  """Separable Inception; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
+  """Separable Inception; `[N, T, H, W, C]` clips to `[N, features_dim]` float32 features.
 
   Convolutions, batch norms and padding follow the PyTorch implementations (torchvision's S3D and
   similar ones), because trained weights exist for those: a separable 7×7×7 stem, batch norm after
@@ -139,7 +139,7 @@ class S3DG(nn.Module):
     """Encodes clips.
 
     Args:
-      clips: `[N, T, H, W, 3]`, floating point.
+      clips: `[N, T, H, W, C]`, floating point.
       train: Normalize by the batch's statistics and move the running averages.
       pool: False returns the last feature map `[N, T', H', W', features_dim]` in `dtype`.
 

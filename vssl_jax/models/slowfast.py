@@ -17,7 +17,7 @@ FUSION = 2  # channels of a lateral connection per channel of the fast pathway
 
 
 class SlowFast(nn.Module):
-  """Maps `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features, slow features first.
+  """Maps `[N, T, H, W, C]` clips to `[N, features_dim]` float32 features, slow features first.
 
   The fast pathway gets all frames of the clip. The slow pathway gets every `alpha`-th frame from
   the first on, or, with `slow_to_last`, as many frames spread evenly over the clip (PySlowFast).
@@ -70,7 +70,7 @@ class SlowFast(nn.Module):
     """Encodes clips.
 
     Args:
-      clips: `[N, T, H, W, 3]`, floating point; `alpha` divides T.
+      clips: `[N, T, H, W, C]`, floating point; `alpha` divides T.
       train: Normalize by the batch's statistics and move the running averages.
       pool: False returns `[N, T/alpha, H', W', features_dim]` in `dtype`: the last map of the slow
         pathway, and that of the fast pathway averaged over each `alpha` frames.

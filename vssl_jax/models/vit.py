@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-  """Transformer of 12 blocks; `[N, T, H, W, 3]` clips to `[N, features_dim]` float32 features.
+  """Transformer of 12 blocks; `[N, T, H, W, C]` clips to `[N, features_dim]` float32 features.
 
   The encoder of VideoMAE's pre-training, without masking: tubelets, fixed position embeddings,
   blocks, layer norm. It has no batch statistics, so `train` has no effect.
@@ -106,7 +106,7 @@ class ViT(nn.Module):
     """Encodes clips.
 
     Args:
-      clips: `[N, T, H, W, 3]`, floating point; `tubelet` divides T, H and W.
+      clips: `[N, T, H, W, C]`, floating point; `tubelet` divides T, H and W.
       train: Without effect.
       pool: False returns the normalized tokens `[N, T', H', W', features_dim]` in `dtype`.
 

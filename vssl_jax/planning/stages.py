@@ -99,7 +99,7 @@ def _features(config: ConfigDict, mesh: Mesh) -> Stage:
   """The call of `probes.features.forward`, with the views of `config.data.eval`."""
   encoder, e = models.build_encoder(config.encoder, mesh), config.data.eval
   chunk = -(-e.batch_size // mesh.size) * mesh.size
-  shape = (e.frames, e.size, e.size, 3)
+  shape = (e.frames, e.size, e.size, config.data.channels)
   one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   found = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), one)
   clips = jax.ShapeDtypeStruct((chunk, *shape), jnp.uint8, sharding=parallel.split(mesh))

@@ -158,7 +158,7 @@ def random_variables(
     if variables is None:
       clip = jax.ShapeDtypeStruct((1, *np.shape(first["clips"])[2:]), jnp.float32)
       variables = _init(encoder, config.seed, clip)
-    preprocess = augment.eval_preprocess(config.augment)
+    preprocess = augment.eval_preprocess(config.augment, config.data.channels)
     whole = itertools.chain([first], batches)
     return calibrate(encoder, variables, whole, preprocess=preprocess)
 

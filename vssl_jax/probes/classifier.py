@@ -52,7 +52,7 @@ def evaluate_classifier(
   """
   start = time.perf_counter()
   before = results.tree_hash(variables)
-  preprocess = augment.eval_preprocess(config.augment)
+  preprocess = augment.eval_preprocess(config.augment, config.data.channels)
 
   def probabilities(variables: Any, clips: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits(variables, preprocess(clips)).astype(jnp.float32))

@@ -54,9 +54,14 @@ def eval_batches(source: Source, config: ConfigDict) -> Batches:
   return source.eval_batches(e.batch_size, **{k: e[k] for k in VIEWS})
 
 
+def prepared(config: ConfigDict) -> str:
+  """The source of `--data`: arrays for a checkpoint that was trained on them, else records."""
+  return "arrays" if config.data.source == "arrays" else "tfrecord"
+
+
 def feature_fn(encoder: nn.Module, config: ConfigDict) -> features.Apply:
   """`(variables, clips uint8 [B, T, H, W, C]) -> features float32 [B, F]`, batch norm frozen."""
-  preprocess = augment.eval_preprocess(config.augment)
+  preprocess = augment.eval_preprocess(config.augment, config.data.channels)
 
   def apply(variables: features.Variables, clips: jax.Array) -> jax.Array:
     found: Any = encoder.apply(variables, preprocess(clips), train=False)

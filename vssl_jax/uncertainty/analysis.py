@@ -37,7 +37,7 @@ class Frames(Wrapped):
   """A source that stores the middle frame of some videos while it is read.
 
   Attributes:
-    kept: uint8 `[H, W, 3]`, keyed by the index of the video.
+    kept: uint8 `[H, W, C]`, keyed by the index of the video.
   """
 
   def __init__(self, source: Source, videos: Iterable[int]):
@@ -139,7 +139,7 @@ def _analyze(
   config = kept.config
   config.data.fraction = 1.0
   if data:
-    config.data.source, config.data.path = "tfrecord", data
+    config.data.source, config.data.path = views_lib.prepared(config), data
   opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=1))  # noqa: E731
   train = opened(config.data.train_split)
   labeled = bool(train.label_names)

@@ -135,7 +135,7 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
   Args:
     path: path of the PNG.
     rows: one row per anchor: `anchor`, a thumbnail; `positives` and `negatives`, lists of
-      thumbnails, nearest first. A thumbnail has `frame` uint8 `[H, W, 3]`, `video` (index),
+      thumbnails, nearest first. A thumbnail has `frame` uint8 `[H, W, C]`, `video` (index),
       `uncertainty`, `label` (class name, "" if unknown) and, except for anchors, `distance`.
     title: title above the picture.
   """
@@ -179,7 +179,7 @@ def pairs(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title
 
 def _thumbnail(axis: Any, item: Mapping[str, Any], anchor: str | None) -> None:
   axis.axis("on")
-  axis.imshow(item["frame"], interpolation="nearest")
+  axis.imshow(figure_lib.visible(item["frame"]), interpolation="nearest")
   axis.set_xticks([])
   axis.set_yticks([])
   known = anchor and item["label"]

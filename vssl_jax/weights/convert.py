@@ -27,6 +27,7 @@ from vssl_jax.files import local, make_folder
 from vssl_jax.training import run_config, run_folder
 from vssl_jax.weights import (
   contrastive,
+  converted,
   files,
   pyslowfast,
   resnet2d,
@@ -135,6 +136,10 @@ def to_pyslowfast(path: str, file: str | pathlib.Path, *, encoder_only: bool = F
     whole = None if encoder_only else (state.params, state.method)
   else:
     config, variables, info = encoder_lib.load_encoder(folder)
+  if config.data.channels != 3:
+    raise UserError(
+      f"{folder}: its clips have {config.data.channels} channels, but PySlowFast's are of RGB."
+    )
   tensors, cfg = pyslowfast.to_theirs(config, variables, whole)
   epoch = (info.get("origin") or {}).get("epoch") or 0
   rest: dict[str, Any] = {
@@ -156,6 +161,7 @@ def convert(
   encoder_only: bool = False,
   encoder: str = "",
   inflate: str = "",
+  channels: int = 3,
 ) -> dict[str, Any]:
   """Converts a weight file to a folder that `vssl_jax.load` reads, or with `to_format` a run.
 
@@ -170,6 +176,9 @@ def convert(
     encoder_only: leave out heads and momentum encoder.
     encoder: for a 2-D ResNet, the encoder to build: "slow" (default), "c2d" or "r3d".
     inflate: for a 2-D ResNet, how to inflate its kernels: "mean" (default) or "centre".
+    channels: C of the clips that the encoder shall take; other than 3, its stem is changed as timm
+      does (`models.stem.adapt`), it is normalized by the mean of the three channels' numbers, and
+      heads are left out.
 
   Returns:
     `path`; for a folder also `encoder`, `width`, `method`, `mean`, `std` and `left_out`, the names
@@ -189,6 +198,10 @@ def convert(
   _refuse_idle(format, to_format, given)
   if to_format not in ("", "pyslowfast"):
     raise UserError(f"--to_format={to_format}: the only format to write is pyslowfast.")
+  if channels < 1:
+    raise UserError(f"--channels={channels}: give 1 or more.")
+  if to_format and channels != 3:
+    raise UserError("--channels: it is of encoders that are read; leave it out.")
   if to_format:
     to_pyslowfast(source, to, encoder_only=encoder_only)
     return {"path": to}
@@ -196,6 +209,8 @@ def convert(
     raise UserError(f"give --format, one of {', '.join(FORMATS)}, or --to_format=pyslowfast.")
   given |= {"encoder": encoder or "slow", "inflate": inflate or "mean"}
   found = read(source, format, **given)
+  if channels != 3:
+    found = converted.for_channels(found, channels)
   save(found, to, source)
   e, a = found.config.encoder, found.config.augment
   return {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vssl_jax import augment, methods, models
+from vssl_jax.models import stem
 from vssl_jax.weights.table import Variables
 
 
@@ -62,5 +63,25 @@ def shapes(c: ConfigDict) -> Variables:
   """The shapes of the variables of the encoder that `config.encoder` describes."""
   encoder = models.build_encoder(c.encoder)
   frames = 2 * (c.encoder.alpha if c.encoder.name == "slowfast" else 1)
-  clip = jax.ShapeDtypeStruct((1, frames, 32, 32, 3), jnp.float32)
+  clip = jax.ShapeDtypeStruct((1, frames, 32, 32, c.data.channels), jnp.float32)
   return jax.eval_shape(encoder.init, jax.random.key(0), clip)
+
+
+def for_channels(found: Converted, channels: int) -> Converted:
+  """The encoder for clips of C channels instead of RGB, without heads; see `stem.adapt`.
+
+  Its input is normalized by one mean and one standard deviation: the means over red, green and
+  blue.
+  """
+  c = found.config.copy_and_resolve_references()
+  with c.unlocked():
+    c.data.channels = channels
+    for field in ("mean", "std"):
+      values = c.augment[field]
+      c.augment[field] = (sum(values) / len(values),)
+  variables = stem.adapt(found.variables, shapes(c), channels)
+  left_out = [*found.left_out, *(["heads"] if found.whole is not None else [])]
+  facts = {**found.facts, "channels": f"stem changed from 3 to {channels} channels"}
+  return dataclasses.replace(
+    found, config=c, variables=variables, whole=None, left_out=left_out, facts=facts
+  )

@@ -312,3 +312,14 @@ def test_a_shard_can_be_rewritten_by_others(video, tmp_path):
   assert content.bytes_list.value[0] == video.content
   (times,) = parsed.feature_lists.feature_list[example.PTS].feature
   assert list(times.int64_list.value) == video.shown.tolist()
+
+
+def test_kept_decoded_in_memory_they_give_the_same_batches(records, reference, tmp_path):
+  kept = load(records, cache="host", cache_folder=str(tmp_path))
+  for got, want in zip(take(kept.train_batches(), 3), reference, strict=True):
+    assert_equal(got, want)
+
+
+def test_they_are_rgb(records):
+  with pytest.raises(UserError, match="videos in RGB, but config.data.channels is 1"):
+    load(records, channels=1)

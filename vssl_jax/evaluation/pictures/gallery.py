@@ -50,7 +50,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarr
 
 
 def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
-  """The center crop of the middle frame of the given videos: uint8 `[size, size, 3]` by index.
+  """The center crop of the middle frame of the given videos: uint8 `[size, size, C]` by index.
 
   Videos that cannot be read are missing.
   """
@@ -70,7 +70,7 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
   Args:
     path: path of the PNG.
     rows: for each query `query`, a thumbnail, and `neighbors`, a list of thumbnails, nearest
-      first. A thumbnail has `frame` uint8 `[H, W, 3]` or None, `label` (class name), `name` (of the
+      first. A thumbnail has `frame` uint8 `[H, W, C]` or None, `label` (class name), `name` (of the
       video) and, for neighbors, `cosine` and `right`.
     title: title above the picture.
   """
@@ -95,7 +95,8 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
 def _thumbnail(axis: Any, item: Mapping[str, Any]) -> None:
   axis.axis("on")
   frame = item["frame"]
-  axis.imshow(np.full((2, 2, 3), 230, np.uint8) if frame is None else frame, aspect="equal")
+  shown = np.full((2, 2, 3), 230, np.uint8) if frame is None else figure_lib.visible(frame)
+  axis.imshow(shown, aspect="equal")
   axis.set_xticks([])
   axis.set_yticks([])
   right = item.get("right")
