@@ -98,5 +98,5 @@ def test_generators_are_independent_by_every_part_of_the_key():
 
 def test_decoded_videos_are_kept_in_rgb_alone(tmp_path):
   data = tiny.data(tmp_path, cache="host", channels=1)
-  with pytest.raises(UserError, match="config.data.channels is 1; decoded videos"):
+  with pytest.raises(UserError, match=r"config\.data\.channels is 1; decoded videos"):
     source.load(data, split="train", batch_size=2, seed=0)

@@ -321,5 +321,5 @@ def test_kept_decoded_in_memory_they_give_the_same_batches(records, reference, t
 
 
 def test_they_are_rgb(records):
-  with pytest.raises(UserError, match="videos in RGB, but config.data.channels is 1"):
+  with pytest.raises(UserError, match=r"videos in RGB, but config\.data\.channels is 1"):
     load(records, channels=1)
