@@ -72,8 +72,9 @@ class _Sight:
   def of(cls, frame: av.VideoFrame) -> _Sight:
     plane, component = frame.planes[0], frame.format.components[0]
     row = frame.width * -(-component.bits // 8)
-    lines = np.frombuffer(cast(Any, plane), np.uint8)
-    lines = lines[: frame.height * plane.line_size].reshape(frame.height, plane.line_size)
+    size = frame.height * plane.line_size
+    pixels = np.frombuffer(cast(Any, plane), np.uint8)[:size]
+    lines = pixels.reshape(frame.height, plane.line_size)
     return cls(
       shape=(frame.width, frame.height),
       pose=display.pose(frame),
