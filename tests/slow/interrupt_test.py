@@ -41,9 +41,9 @@ def _start(*argv, group=0, **environment):
   )
 
 
-def _toys(folder, count, *flags):
+def _toys(folder, count, *flags, **environment):
   """Starts a toy run in some processes of one group."""
-  address = f"127.0.0.1:{multiprocess_test._free_port()}"
+  address = f"127.0.0.1:{multiprocess_test._free_port()}" if count > 1 else ""
   values = {"steps": STEPS, "save.every": 0, "log_every": 1}
   values |= {"distributed.coordinator": address, "distributed.processes": count}
   processes = []
@@ -51,7 +51,7 @@ def _toys(folder, count, *flags):
     shown = [f"--config.{k}={v}" for k, v in (values | {"distributed.index": i}).items()]
     command = ("-m", "tests.slow.toy_command", "--config=cvrl:demo", f"--workdir={folder}")
     group = processes[0].pid if processes else 0
-    processes.append(_start(*command, *shown, *flags, group=group))
+    processes.append(_start(*command, *shown, *flags, group=group, **environment))
   return processes
 
 
@@ -131,7 +131,7 @@ def test_ctrl_c_of_two_processes_saves_once_and_resumes_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_step_is_compiled_saves_after_it(tmp_path):
-  processes = _toys(tmp_path / "cut", 1, TOY_TRACING="1")
+  processes = _toys(tmp_path / "cut", 1, TOY_TRACING="1", JAX_ENABLE_COMPILATION_CACHE="0")
   _signal(processes, "tracing the step")
   codes, (output,) = _ends(processes)
   assert codes == [INTERRUPTED], output
@@ -152,14 +152,9 @@ def _children(pid):
   return found
 
 
-def _run_under_a_supervisor(folder):
-  command = resume_test.command(folder, **{"steps": 100_000, "save.every": 0})
-  return _start(*command[1:], "--restarts=3")
-
-
 @pytest.mark.slow
 def test_ctrl_c_under_a_supervisor_ends_the_run_for_good(tmp_path):
-  process = _run_under_a_supervisor(tmp_path)
+  (process,) = _toys(tmp_path, 1, "--restarts=3")
   _signal([process], "step 2/")
   (code,), (output,) = _ends([process])
   assert code == INTERRUPTED, output
@@ -170,7 +165,7 @@ def test_ctrl_c_under_a_supervisor_ends_the_run_for_good(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_between_two_starts_ends_the_supervisor(tmp_path):
-  process = _run_under_a_supervisor(tmp_path)
+  (process,) = _toys(tmp_path, 1, "--restarts=3")
   _until(process, "step 2/")
   (child,) = _children(process.pid)
   os.kill(child, signal.SIGKILL)
@@ -189,7 +184,7 @@ def _records(folder):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
   folder = tmp_path_factory.mktemp("videos")
-  for i in range(24):
+  for i in range(12):
     videos_test.write(folder / "ab"[i % 2] / f"{i}.mp4", 120, i, size=(160, 120))
   return folder
 

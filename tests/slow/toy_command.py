@@ -12,6 +12,7 @@ import jax
 
 from tests import toy
 from vssl_jax import cli, parallel, results
+from vssl_jax.cli import restarts
 from vssl_jax.jobs import run
 from vssl_jax.training import loop
 
@@ -59,6 +60,12 @@ def _train(config, workdir, *, allow_config_change, profile):
   return {"steps": result.steps, "sha256": results.tree_hash(jax.device_get(result.state))}
 
 
+def _supervised(command):
+  """As `restarts._run`, with this module in the place of `vssl_jax.main`."""
+  return _run([__spec__.name if x == "vssl_jax.main" else x for x in command])
+
+
 if __name__ == "__main__":
+  _run, restarts._run = restarts._run, _supervised
   run._JOBS["pretrain"] = _train
   sys.exit(cli.run("vssl_jax.commands.train"))
