@@ -57,10 +57,24 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
 
 
 def _devices(mesh: Mesh, videos: int) -> Mesh:
-  """All devices; if there are fewer training videos than devices, only the first ones."""
+  """All devices; if there are fewer training videos, the first ones, as many of each process.
+
+  Raises:
+    UserError: there are fewer videos than processes.
+  """
   if videos >= mesh.size:
     return mesh
-  return parallel.make_mesh(list(mesh.devices.flat)[:videos])
+  devices = list(mesh.devices.flat)
+  owners = list(dict.fromkeys(d.process_index for d in devices))
+  if videos < len(owners):
+    raise UserError(
+      f"a classifier would be trained on {videos} videos by {len(owners)} processes: start fewer "
+      "processes, or give a larger fraction (--fractions)."
+    )
+  share = videos // len(owners)
+  return parallel.make_mesh(
+    [d for o in owners for d in [x for x in devices if x.process_index == o][:share]]
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +109,8 @@ def _subset_config(task: Task) -> ConfigDict:
 def _describe_semi(task: Task) -> Result:
   chosen = [{"labels": s.group, "name": s.tag, "numbers": s.videos} for s in _chosen(task)]
   choice = "files given" if task.options.subsets else "class-balanced, at least one video per class"
+  for subset in chosen:
+    _devices(task.mesh, len(subset["numbers"]))
   return training(_subset_config(task)) | {"subsets": chosen, "choice": choice}
 
 
@@ -106,13 +122,14 @@ def _run_semi(task: Task) -> Result:
     own = [place[int(v)] for v in subset.videos if int(v) in place]
     label = bank.label[own]
     if missing := len(subset.videos) - len(own):
-      print(f"  {subset.tag}: {missing} of its videos could not be read", flush=True)
+      parallel.say(f"  {subset.tag}: {missing} of its videos could not be read")
     if not len(own) or label.min() < 0:
       raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no label.")
     file = task.output / f"subset_{subset.tag}.tsv"
     names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
     numbers = bank.video[own].tolist()
-    subsets.write(file, numbers, label.tolist(), names, task.label_names)
+    if parallel.first():
+      subsets.write(file, numbers, label.tolist(), names, task.label_names)
     found = _tuned(task, _subset_config(task), numbers, f"semi_supervised_{subset.tag}")
     counts = np.bincount(label, minlength=len(task.label_names))
     rows.append(
