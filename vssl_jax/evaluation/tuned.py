@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,7 +32,9 @@ def _finetune_config(task: Task) -> ConfigDict:
 
 
 def _describe_finetune(task: Task) -> Result:
-  return training(_finetune_config(task))
+  config = _finetune_config(task)
+  devices(task.mesh, min(task.train.num_videos, config.batch_size))
+  return training(config)
 
 
 def _run_finetune(task: Task) -> Result:
@@ -45,7 +48,7 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
     config,
     task.variables,
     task.output,
-    _devices(task.mesh, count),
+    devices(task.mesh, min(count, config.batch_size)),
     task.train,
     task.test,
     name=name,
@@ -56,25 +59,28 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
   }
 
 
-def _devices(mesh: Mesh, videos: int) -> Mesh:
-  """All devices; if there are fewer training videos, the first ones, as many of each process.
+def devices(mesh: Mesh, videos: int) -> Mesh:
+  """All devices; if a batch has fewer videos, the first ones, as many of each process.
+
+  Args:
+    mesh: all devices.
+    videos: the number of training videos or, if that is smaller, the batch size.
 
   Raises:
     UserError: there are fewer videos than processes.
   """
   if videos >= mesh.size:
     return mesh
-  devices = list(mesh.devices.flat)
-  owners = list(dict.fromkeys(d.process_index for d in devices))
-  if videos < len(owners):
+  owned: dict[int, list[jax.Device]] = {}
+  for device in mesh.devices.flat:
+    owned.setdefault(device.process_index, []).append(device)
+  if videos < len(owned):
     raise UserError(
-      f"a classifier would be trained on {videos} videos by {len(owners)} processes: start fewer "
-      "processes, or give a larger fraction (--fractions)."
+      f"a classifier would be trained on {videos} videos at a time by {len(owned)} processes: "
+      "start fewer processes, or give a larger --batch_size or fraction (--fractions)."
     )
-  share = videos // len(owners)
-  return parallel.make_mesh(
-    [d for o in owners for d in [x for x in devices if x.process_index == o][:share]]
-  )
+  share = videos // len(owned)
+  return parallel.make_mesh([d for own in owned.values() for d in own[:share]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _describe_semi(task: Task) -> Result:
   chosen = [{"labels": s.group, "name": s.tag, "numbers": s.videos} for s in _chosen(task)]
   choice = "files given" if task.options.subsets else "class-balanced, at least one video per class"
   for subset in chosen:
-    _devices(task.mesh, len(subset["numbers"]))
+    devices(task.mesh, min(len(subset["numbers"]), task.options.batch_size))
   return training(_subset_config(task)) | {"subsets": chosen, "choice": choice}
 
 
