@@ -331,12 +331,18 @@ def shared() -> ConfigDict:
   c.probe.stride = 2
   c.probe.size = 224
 
-  c.distributed = ConfigDict()  # several processes
-  c.distributed.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM; "": alone
-  c.distributed.processes = 1  # number of processes
-  c.distributed.index = 0  # index of this process, from 0
+  c.distributed = distributed()
+  return c
+
+
+def distributed() -> ConfigDict:
+  """Fields of `config.distributed`: several processes."""
+  c = ConfigDict()
+  c.coordinator = ""  # host:port of process 0; "auto" on a TPU pod or SLURM; "": alone
+  c.processes = 1  # number of processes
+  c.index = 0  # index of this process, from 0
   # Seconds of silence after which another process counts as gone, and the run ends; 0: never.
-  c.distributed.timeout = 30.0
+  c.timeout = 30.0
   return c
 
 

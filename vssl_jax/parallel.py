@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -19,6 +22,7 @@ from vssl_jax.errors import PeerLost, UserError, brief
 
 AXIS = "data"
 _IN_ORDER = "xla_cpu_enable_concurrency_optimized_scheduler"  # of XLA_FLAGS; false: in order
+_BLOCK_BYTES = 1 << 26  # of what processes gather, that a device holds at a time
 Tree = Any
 
 
@@ -69,6 +73,137 @@ def _exchange_in_order() -> None:
   given = os.environ.get("XLA_FLAGS", "")
   if _IN_ORDER not in given:
     os.environ["XLA_FLAGS"] = f"{given} --{_IN_ORDER}=false".strip()
+
+
+def first() -> bool:
+  """Whether this is process 0, which prints, draws and writes for all."""
+  return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+  """Prints a line, once for all processes."""
+  if first():
+    print(line, flush=True)
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+  """What process 0 makes, in every process; the others wait for it.
+
+  Files may look different to each process for a moment, so that one must decide what is there.
+
+  Args:
+    make: makes a value of JSON's types; called by process 0 alone.
+
+  Raises:
+    UserError: `make` raised it; then every process does.
+  """
+  if jax.process_count() == 1:
+    return make()
+  told: dict[str, Any] = {}
+  if first():
+    try:
+      told = {"value": make()}
+    except UserError as e:
+      told = {"error": str(e)}
+  letter = np.frombuffer(json.dumps(told).encode(), np.uint8)
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(letter))))
+  letter = letter if first() else np.zeros(size, np.uint8)
+  told = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(letter), np.uint8).tobytes())
+  if "error" in told:
+    raise UserError(told["error"])
+  return told["value"]
+
+
+def everywhere(fact: bool) -> bool:
+  """Whether something is true in every process."""
+  if jax.process_count() == 1:
+    return fact
+  return bool(multihost_utils.process_allgather(np.int32(fact)).all())
+
+
+def for_all(batch_size: int) -> int:
+  """The batch size, rounded up so that it divides among the processes."""
+  return -(-batch_size // jax.process_count()) * jax.process_count()
+
+
+def own_share(count: int) -> slice:
+  """This process's part of `count` rows; the parts follow each other in the order of processes."""
+  share = -(-count // jax.process_count())
+  start = min(count, jax.process_index() * share)
+  return slice(start, min(count, start + share))
+
+
+def gather_rows(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The rows of all processes, on every process, in the order of the processes.
+
+  They pass through the devices, which are connected faster than the hosts are to any storage. Rows
+  are sent as bytes, which keeps 64-bit integers exact, and in blocks, so that no device has to hold
+  all of them.
+
+  Args:
+    rows: arrays `[N, ...]` of one N, which may be 0, the same arrays in every process. A process
+      without rows may give none at all, except the first.
+  """
+  if jax.process_count() == 1:
+    return dict(rows)
+  # A process without rows may not know their types.
+  kinds = from_first(lambda: [[k, x.dtype.str, list(x.shape[1:])] for k, x in rows.items()])
+  rows = {
+    key: np.ascontiguousarray(rows[key], dtype) if key in rows else np.zeros((0, *shape), dtype)
+    for key, dtype, shape in kinds
+  }
+  if not rows:
+    return {}
+  count = len(next(iter(rows.values())))
+  counts = multihost_utils.process_allgather(np.array([count], np.int32)).ravel()
+  raw = np.concatenate(
+    [x.reshape(count, _numbers(x)).view(np.uint8) for x in rows.values()], axis=1
+  )
+  step = max(1, _BLOCK_BYTES // (raw.shape[1] * jax.process_count()))
+  pieces: list[list[np.ndarray]] = [[] for _ in counts]
+  for begin in range(0, int(counts.max()), step):
+    block = np.zeros((min(step, int(counts.max()) - begin), raw.shape[1]), np.uint8)
+    mine = raw[begin : begin + len(block)]
+    block[: len(mine)] = mine
+    for process, piece in enumerate(multihost_utils.process_allgather(block)):
+      pieces[process].append(piece[: max(0, counts[process] - begin)])
+  found = [x for piece in pieces for x in piece]
+  raw = np.concatenate(found) if found else raw
+  out, begin = {}, 0
+  for key, x in rows.items():
+    column = np.ascontiguousarray(raw[:, begin : begin + _width(x)])
+    out[key], begin = column.view(x.dtype).reshape(len(raw), *x.shape[1:]), begin + _width(x)
+  return out
+
+
+def gather_text(texts: Mapping[str, str]) -> dict[str, str]:
+  """The texts by name of all processes, on every process."""
+  letter = np.frombuffer(json.dumps(dict(texts)).encode(), np.uint8)
+  letters = gather_rows({"letter": letter})["letter"].tobytes().decode()
+  found: dict[str, str] = {}
+  at, decoder = 0, json.JSONDecoder()
+  while at < len(letters):  # one object after the other
+    own, at = decoder.raw_decode(letters, at)
+    found |= own
+  return found
+
+
+def gather_numbered(arrays: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+  """The arrays by number of all processes, on every process; all arrays have one shape."""
+  if jax.process_count() == 1:
+    return dict(arrays)
+  own = {"number": np.array([*arrays], np.int64), "array": np.array([*arrays.values()])}
+  every = gather_rows(own if arrays else {})
+  return dict(zip(every["number"].tolist(), every["array"], strict=True)) if every else {}
+
+
+def _numbers(x: np.ndarray) -> int:
+  return math.prod(x.shape[1:])
+
+
+def _width(x: np.ndarray) -> int:
+  """Bytes of a row."""
+  return _numbers(x) * x.dtype.itemsize
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -63,6 +63,48 @@ def test_the_linear_probe_trains_a_classifier_alone(plans, shrunk):
   assert p["steps"] == shrunk.probe.epochs * (VIDEOS // 16)
 
 
+def test_fine_tuning_trains_all_of_the_network(plans, shrunk):
+  p = plans["finetune"]
+  width = build_encoder(shrunk.encoder).features_dim
+  head = stages.CLASSES * (width + 1)
+  assert p["config"]["clips"] == 32  # one clip of each video of the default batch
+  clip = cost.count(build_encoder(shrunk.encoder), (4, 16, 16, 3)).macs
+  # Forward and backward, less what falls on padding.
+  assert 1.2 * clip * 4 < p["flops"]["program"] < 6 * clip * 4 + 6 * 4 * head
+  assert p["flops"]["compiled"] == pytest.approx(p["flops"]["program"], rel=0.02)
+  whole = sum(c["bytes"] * c["times"] for c in p["collectives"] if c["kind"] == "all-reduce")
+  assert 4 * p["parameters"] <= whole < 1.3 * 4 * p["parameters"]
+  assert {c["kind"] for c in p["collectives"]} == {"all-reduce"}
+
+
+def test_the_first_state_is_made_on_every_device_without_any_exchange(plans):
+  p = plans["init"]
+  assert p["collectives"] == []
+  assert p["device_bytes"] == p["checkpoint_bytes"]  # all of it is replicated
+  assert p["memory"]["results"] == pytest.approx(p["device_bytes"], rel=0.02)
+  assert p["flops"]["compiled"] == 0  # shapes alone matter, no network runs
+
+
+def test_a_restored_checkpoint_is_checked_where_it_lies(plans, shrunk):
+  p = plans["restore"]
+  assert p["checkpoint_bytes"] == plans["init"]["checkpoint_bytes"]
+  assert p["memory"]["arguments"] == pytest.approx(p["device_bytes"], rel=0.02)
+  assert p["collectives"] == []
+  text = report.table([p])
+  for name in ("checkpoint", "  of it on a device"):
+    assert name in text
+  # A memory that is split over the devices: each reads its own part, and they add up digests.
+  c = config_file.load("dcc:demo")
+  with c.unlocked():
+    c.batch_size, c.data.frames = 8, 16
+    c.dcc.update(hidden=8, filter=4, dim=4, width=8, videos=64, labels=3, classes=4)
+  p = plan_lib.plan(c, machines.find("cpu:8"), videos=64, stage="restore")
+  assert p["device_bytes"] < p["checkpoint_bytes"]
+  assert p["memory"]["arguments"] == pytest.approx(p["device_bytes"], rel=0.1)
+  assert all(c["bytes"] <= 64 and c["kind"] == "all-reduce" for c in p["collectives"])
+  assert p["collectives"]
+
+
 def test_features_are_extracted_without_any_exchange(plans):
   p = plans["features"]
   assert p["config"]["clips"] == 16  # 12, rounded up to the devices
@@ -109,14 +151,14 @@ def test_seconds_of_a_machine_with_speed(shrunk):
 
 def test_a_method_without_an_encoder_of_clips_has_no_stages():
   c = config_file.load("dcc:demo")
-  for name in stages.STAGES[1:]:
+  for name in (*stages.STEPS, "features", "knn", "logistic"):
     with pytest.raises(UserError, match=f"--stage={name}: dcc has no encoder of clips"):
       plan_lib.plan(c, machines.find("cpu:8"), videos=VIDEOS, stage=name)
 
 
 def test_what_is_wrong_is_said_before_anything_is_compiled(monkeypatch, shrunk):
   monkeypatch.setattr(isolated, "plan", lambda *_, **__: pytest.fail("compiled"))
-  with pytest.raises(UserError, match="--stage: 'test' is unknown; there are train, linear_probe"):
+  with pytest.raises(UserError, match="--stage: 'test' is unknown; there are train, init, restore"):
     vssl_jax.plan(shrunk, "cpu:8", stage="test")
   with pytest.raises(UserError, match="--fit: it searches settings of the train step"):
     vssl_jax.plan(shrunk, "cpu:8", stage="knn", fit=True)

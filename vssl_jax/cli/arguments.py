@@ -237,6 +237,33 @@ def engine(parser: Parser, shared: str) -> None:
   )
 
 
+class _Distributed(argparse.Action):
+  """Collects fields of `config.distributed` in one dictionary."""
+
+  def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+    found = dict(getattr(namespace, self.dest) or {})
+    setattr(namespace, self.dest, found | {(option_string or "").rpartition(".")[2]: values})
+
+
+def distributed(parser: Parser) -> None:
+  """Adds the flags by which several processes find each other, the same as of `vssl train`."""
+  for name, what in {
+    "coordinator": "HOST:PORT of process 0 of several, which are started by the same command; auto "
+    "on a TPU pod or SLURM (default: one process)",
+    "processes": "number of processes, unless auto (default: 1)",
+    "index": "index of this process, from 0, unless auto (default: 0)",
+    "timeout": "seconds of silence after which another process counts as gone (default: 30)",
+  }.items():
+    parser.add_argument(
+      f"--config.distributed.{name}",
+      dest="distributed",
+      action=_Distributed,
+      type=type(config_lib.distributed()[name]),
+      metavar="VALUE",
+      help=what,
+    )
+
+
 def given(args: argparse.Namespace) -> dict[str, Any]:
   """The flags as arguments of the command's function."""
   return {k: v for k, v in vars(args).items() if k not in ("verbose", "argv")}

@@ -21,8 +21,10 @@ say otherwise. Several folders, or several pairs of splits, are evaluated one by
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
 semi-supervised protocol as lists of videos. Running again goes on where it was broken off and runs
-no finished protocol again, but for those that videos were lost to; --again does. It is one process,
-on all devices of its machine.
+no finished protocol again, but for those that videos were lost to; --again does.
+
+It uses all devices. On a pod, start the same command on every host, with --output on storage that
+all hosts share.
 """
 EXAMPLES = """\
 vssl evaluate --checkpoint=runs/mine --data=RECORDS
@@ -30,6 +32,7 @@ vssl evaluate --checkpoint=runs/mine --which=best --protocols=linear,knn,retriev
 vssl evaluate --checkpoint=runs/mine --data=UCF_1,UCF_2,UCF_3
 vssl evaluate --checkpoint=runs/mine --splits=train1:test1,train2:test2,train3:test3
 vssl evaluate --checkpoint=runs/mine --source=videos --data=VIDEOS
+vssl evaluate --checkpoint=/shared/runs/mine --config.distributed.coordinator=auto
 vssl evaluate --checkpoint=runs/mine --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2
 """
 _LISTS = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
@@ -72,6 +75,7 @@ def parser() -> arguments.Parser:
     required=False,
   )
   p.add_argument("--again", action="store_true", help="run finished protocols again")
+  arguments.distributed(p)
   for field in dataclasses.fields(options_lib.Options):
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
     kind = int if field.name == "seed" else kind
@@ -90,10 +94,10 @@ def parser() -> arguments.Parser:
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates, and prints the RESULT line."""
-  from vssl_jax import results
+  from vssl_jax import parallel, results
   from vssl_jax.evaluation.run import evaluate
 
   summary = evaluate(**arguments.given(args))
   left_out = ("views", "data", "settings")  # the file has them
-  print(results.result_line({k: v for k, v in summary.items() if k not in left_out}), flush=True)
+  parallel.say(results.result_line({k: v for k, v in summary.items() if k not in left_out}))
   return 0

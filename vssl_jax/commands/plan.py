@@ -13,7 +13,7 @@ Plans a run for TPUs or GPUs without having them: compiles the real train step f
 The table says whether the step fits into the memory of a chip, how much it computes, reads and
 exchanges between devices, and from these how long a step and the run take at best. TPUs need the
 package libtpu, which the extra `plan` brings; GPUs need JAX's CUDA plugin, but no GPU. A recipe
-takes 2 to 30 minutes to compile. --stage compiles what comes after pre-training instead.
+takes 2 to 30 minutes to compile. --stage compiles what comes before and after training instead.
 """
 EXAMPLES = """\
 vssl plan --config=cvrl:k400 --topology=v5e:8x8
@@ -44,7 +44,8 @@ def parser() -> arguments.Parser:
     "--stage",
     default="train",
     metavar="NAME",
-    help="what to compile: train (default), linear_probe, features, knn or logistic",
+    help="what to compile: train (default), init, restore, linear_probe, finetune, features, knn "
+    "or logistic",
   )
   arguments.switch(p, "fit", "search settings that fit, the fastest first; compiles several times")
   p.add_argument("--output", metavar="FILE", help="also write the plans as JSON")

@@ -23,6 +23,8 @@ without labels gets the pairs alone.
 Uncertainty is pushed without regard to any video, which such a correlation over training cannot
 tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
 runs of `demo`, `demo,soft` (without the one) and `demo,no_kl` (without the other) side by side.
+
+It uses all devices. On a pod, start the same command on every host.
 """
 EXAMPLES = """\
 vssl uncertainty --checkpoint runs/provico_demo --output=analysis
@@ -59,15 +61,18 @@ def parser() -> arguments.Parser:
     default=5,
     help="number of groups of videos by uncertainty (default: 5)",
   )
+  arguments.distributed(p)
   return p
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs the analysis, and prints the correlations and the RESULT line."""
-  from vssl_jax import results
+  from vssl_jax import parallel, results
   from vssl_jax.uncertainty import analysis
 
   runs, files = analysis.analyze_runs(**arguments.given(args))
+  if not parallel.first():
+    return 0
   for name, found in runs.items():
     print(analysis.describe(name, found))
     if "videos" not in found:

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from data_pipelines.listing import finding
 from data_pipelines.videos import ray_cluster
 from data_pipelines.videos import workers as workers_lib
 from data_pipelines.videos.snippets import SnippetSettings
-from vssl_jax import files
+from vssl_jax import files, parallel
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import ray_features, snippet_encoder
 from vssl_jax.encoder import slide as slide_lib
@@ -174,6 +175,8 @@ def _write(
 ) -> dict[str, Any]:
   """Extracts what is not there yet, file by file, and writes the manifest.
 
+  With several processes, each extracts every n-th video.
+
   Args:
     out: folder for the features.
     paths: all videos.
@@ -191,14 +194,19 @@ def _write(
 
 @contextlib.contextmanager
 def _sole_writer(out: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of the folder; of several processes of one extraction, the first one does."""
   with contextlib.ExitStack() as held:
-    try:
-      held.enter_context(lock.hold(out / ".lock"))
-    except lock.Held:
-      raise UserError(
-        f"--output: another process extracts features into {out}; wait for it to end, or give "
-        "another folder."
-      ) from None
+
+    def acquire() -> None:
+      try:
+        held.enter_context(lock.hold(out / ".lock"))
+      except lock.Held:
+        raise UserError(
+          f"--output: another process extracts features into {out}; wait for it to end, or give "
+          "another folder."
+        ) from None
+
+    parallel.from_first(acquire)
     yield
 
 
@@ -209,10 +217,12 @@ def _write_alone(
   slide: Callable[..., dict[pathlib.Path, str]],
   progress: bool,
 ) -> dict[str, Any]:
-  journal = _Journal(out / JOURNAL, made.origin)
-  left = [p for p in paths if not journal.has(p)]
+  before = parallel.from_first(lambda: _merge(out, made.origin).rows)
+  journal = _Journal(out / _journal_of(jax.process_index()), made.origin, before)
+  share = paths[jax.process_index() :: jax.process_count()]
+  left = [p for p in share if not journal.has(p)]
   if progress:
-    print(f"{len(paths)} videos, {len(paths) - len(left)} of them done before", flush=True)
+    print(f"{len(share)} videos, {len(share) - len(left)} of them done before", flush=True)
 
   def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
     _save(out / f"{path.stem}.npy", features)
@@ -225,8 +235,38 @@ def _write_alone(
   finally:
     if not lock.is_lost():  # else the journal is another process's
       journal.write()
+  lost = parallel.gather_text({str(p): reason for p, reason in unreadable.items()})
+  return parallel.from_first(lambda: _finish(out, paths, made, lost))
+
+
+def _merge(out: pathlib.Path, origin: dict[str, Any]) -> _Journal:
+  """Makes one journal of those of all processes, of this run or of one that was broken off."""
+  journal = _Journal(out / JOURNAL, origin)
+  if others := files.matching(out, _journal_of("*")):
+    for file in others:
+      journal.take(_Journal(file, origin))
+    journal.write()
+    for file in others:
+      files.unlink(file)
+  return journal
+
+
+def _journal_of(process: int | str) -> str:
+  """The name of a process's journal; each has its own, as lines of several would mix."""
+  stem, _, suffix = JOURNAL.partition(".")
+  return f"{stem}-{process}.{suffix}" if process else JOURNAL
+
+
+def _finish(
+  out: pathlib.Path,
+  paths: list[pathlib.Path],
+  made: snippet_encoder.Made,
+  unreadable: dict[str, str],
+) -> dict[str, Any]:
+  """Writes the manifest and returns it."""
+  journal = _merge(out, made.origin)
   settings = made.settings
-  entries = {p.stem: journal.facts(p) for p in paths if p not in unreadable}
+  entries = {p.stem: journal.facts(p) for p in paths if str(p) not in unreadable}
   manifest = {
     **made.origin,
     "step_seconds": settings.stride / settings.fps if settings.fps else None,
@@ -238,7 +278,7 @@ def _write_alone(
       "seconds": sum(e["seconds"] for e in entries.values()),
     },
     "videos": entries,
-    "unreadable": [{"path": str(p), "reason": unreadable[p]} for p in sorted(unreadable)],
+    "unreadable": [{"path": p, "reason": unreadable[p]} for p in sorted(unreadable)],
   }
   results_lib.write_json(manifest, out / MANIFEST)
   return manifest
@@ -278,8 +318,11 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
 class _Journal:
   """The list of finished videos, one per line, after a line about what all were made from."""
 
-  def __init__(self, path: pathlib.Path, made_from: dict[str, Any]):
-    self._path, self._facts = path, {}
+  def __init__(
+    self, path: pathlib.Path, made_from: dict[str, Any], before: Iterable[dict[str, Any]] = ()
+  ):
+    self._path = path
+    self._facts: dict[str, dict[str, Any]] = {row["name"]: row for row in before}
     # The checkpoint's path and number of steps do not matter, only its weights.
     head = {k: v for k, v in made_from.items() if k != "checkpoint"}
     lines = files.read_text(path).splitlines() if path.exists() else []
@@ -296,6 +339,15 @@ class _Journal:
     # Rewritten, so that a line cut short by a kill does not merge with the next one.
     self._head = head
     self.write()
+
+  @property
+  def rows(self) -> list[dict[str, Any]]:
+    """The lines of all finished videos."""
+    return list(self._facts.values())
+
+  def take(self, other: _Journal) -> None:
+    """Adds the videos of another journal."""
+    self._facts |= other._facts
 
   def has(self, path: pathlib.Path) -> bool:
     row = self._facts.get(path.stem)

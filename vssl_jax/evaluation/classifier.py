@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
-from vssl_jax import augment, methods, results
+from vssl_jax import augment, methods, parallel, results
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
@@ -183,7 +183,7 @@ def classifier(
   decisive = json.dumps(run_config.bound(settings), sort_keys=True).encode()
   folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
-  print(f"{name.replace('_', ' ').capitalize()}: trained in {folder}", flush=True)
+  parallel.say(f"{name.replace('_', ' ').capitalize()}: trained in {folder}")
   result = loop.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
     raise loop.stopped(result, f"step {result.steps} of {name.replace('_', ' ')} in {folder}")

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
-from vssl_jax import models
+from vssl_jax import models, parallel
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier, protocols, untrimmed_features
 from vssl_jax.evaluation.options import Options
@@ -159,7 +159,7 @@ def scores(
     try:
       scored = protocols.scores(name, task)
     except TooFewVideos as e:
-      print(f"{name} is left out: {e}", flush=True)
+      parallel.say(f"{name} is left out: {e}")
       found[name] = {"left_out": str(e)}
       continue
     scored.pop("headline")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from vssl_jax import parallel
 from vssl_jax.evaluation import classifier
 from vssl_jax.evaluation.pictures import embedding_plot, gallery
 from vssl_jax.evaluation.task import (
@@ -85,11 +87,21 @@ def _describe_knn(task: Task) -> Result:
   return {"k": k.k, "temperature": k.temperature, "similarity": "cosine", "weight": "exp(cos / T)"}
 
 
+def _shared(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+  """`function(rows)` row by row, of which each process computes a part."""
+  own = rows[parallel.own_share(len(rows))]
+  return parallel.gather_rows({"rows": function(own)} if len(own) else {})["rows"]
+
+
 def _run_knn(task: Task) -> Result:
   bank, bank_label, queries, label = task.given
   k = task.config.knn
-  votes = knn.weighted_knn(
-    bank, bank_label, queries, classes=len(task.label_names), k=k.k, temperature=k.temperature
+  classes = len(task.label_names)
+  votes = _shared(
+    lambda own: knn.weighted_knn(
+      bank, bank_label, own, classes=classes, k=k.k, temperature=k.temperature
+    ),
+    queries,
   )
   used = min(k.k, int(np.sum(bank_label >= 0)))
   return {"k_used": used} | _scored(task, "knn", metrics.accuracy(votes, label))
@@ -130,7 +142,7 @@ def _describe_retrieval(task: Task) -> Result:
 
 
 def _run_retrieval(task: Task) -> Result:
-  scores = retrieval.evaluate(*task.given)
+  scores = retrieval.evaluate(*task.given, share=True)
   if task.options.gallery > 0:
     _gallery(task, scores["R@1"])
   return scores | {"videos": task.labeled, "read": task.read, "headline": scores}
@@ -150,6 +162,8 @@ def _gallery(task: Task, r1: float) -> None:
     frame = frames.get(int(split.video[place]))
     return {"frame": frame, "label": task.label_names[split.label[place]], "name": name, **more}
 
+  if not parallel.first():
+    return
   pictured = []
   for q, near, cosines in zip(rows, found, cosine, strict=True):
     neighbors = [
@@ -215,11 +229,13 @@ def _run_embedding(task: Task) -> Result:
     return {"pictures": [], "read": read, "headline": {}}
   written = []
   for method in embedding_plot.methods():
-    places = embedding_plot.project(queries.mean()[chosen], method, seed)
     name = f"{method.lower().replace('-', '')}.png"
+    written.append(name)
+    if not parallel.first():
+      continue
+    places = embedding_plot.project(queries.mean()[chosen], method, seed)
     title = f"{method} of {len(chosen)} {task.config.data.eval_split} videos, unit features"
     embedding_plot.draw(task.output / name, places, queries.label[chosen], task.label_names, title)
-    written.append(name)
   return {"pictures": written, "read": read, "headline": {}}
 
 

@@ -3,24 +3,27 @@
 The output folder contains table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and all settings), pictures, and the subsets of the semi-supervised
 protocol as lists of videos. Running again continues an interrupted evaluation. Finished protocols
-are not repeated, unless some of their videos could not be read. The evaluation runs in one process,
-on all devices of the machine.
+are not repeated, unless some of their videos could not be read.
+
+Several processes, as of a pod, share the work: each extracts features of its rows of each batch and
+gets those of all, queries and the fits of classifiers are split, and what trains the network trains
+as a run does. Process 0 writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from vssl_jax import files, parallel, results
@@ -37,7 +40,7 @@ from vssl_jax.files import StrPath, listed, make_folder
 from vssl_jax.models import inflate
 from vssl_jax.probes import views as views_lib
 from vssl_jax.probes.too_few_videos import TooFewVideos
-from vssl_jax.training import run_folder
+from vssl_jax.training import peers, run_folder
 
 ALL = "all"
 _FEATURES = "features"
@@ -45,6 +48,10 @@ _RESERVED = {
   _FEATURES,
   untrimmed_features.FOLDER,
 }  # folders of the output that are no pair of splits
+_CONTINUE = (
+  "finished protocols, features and checkpoints of classifiers are kept; run the same command on "
+  "every host to continue."
+)
 _FORMAT = 2  # of the JSON files: raised where a protocol's numbers change
 
 
@@ -76,6 +83,7 @@ def evaluate(
   data_dir: str = "",
   splits: str | Sequence[str] = (),
   again: bool = False,
+  distributed: Mapping[str, Any] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
   """Runs evaluation protocols on an encoder, and writes a table, scores and pictures.
@@ -96,6 +104,8 @@ def evaluate(
     data_dir: with `source="tfds"`, the folder of TFDS's data.
     splits: pairs "TRAIN:TEST"; by default those of the run.
     again: run finished protocols again.
+    distributed: fields of `config.distributed` for several processes, which all make the same call;
+      None for one process, or if the processes are connected already.
     **options: fields of `vssl_jax.evaluation.options.Options`, such as `epochs` of fine-tuning.
 
   Returns:
@@ -104,39 +114,52 @@ def evaluate(
   Raises:
     UserError: unknown protocols, no such checkpoint or data, no labels, or too few videos.
     Preempted: SIGTERM was received; the same call continues.
+    PeerLost: the other processes did not come in time.
     TypeError: an unknown option.
   """
-  if jax.process_count() > 1:
-    raise UserError(
-      f"vssl_jax.evaluate is one process, on all devices of its machine; it was started as "
-      f"{jax.process_count()}: start it on one machine alone."
-    )
   chosen = options_lib.make(**options)
   options_lib.check(chosen)
   wanted = _protocols(protocols, bool(chosen.untrimmed))
-  trained, variables, info = encoder.load_encoder(checkpoint, which)
-  suffix = "" if which == run_folder.LAST else f"_{which}"
-  output = make_folder(output or files.path(checkpoint) / f"evaluation{suffix}")
-  mesh = parallel.make_mesh()
-  told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
-  cases = _cases(trained, listed(data), source, data_dir, listed(splits))
-  tasks = [(case, _task(case, trained, variables, chosen, output, mesh)) for case in cases]
+  lenient = ALL in _names(protocols)
+  with peers.joined(distributed, lambda: _CONTINUE):
+    trained, variables, info = encoder.load_encoder(checkpoint, which)
+    suffix = "" if which == run_folder.LAST else f"_{which}"
+    folder = make_folder(output or files.path(checkpoint) / f"evaluation{suffix}")
+    peers.require_shared(folder, "--output")
+    mesh = parallel.make_mesh()
+    cases = _cases(trained, listed(data), source, data_dir, listed(splits))
+    tasks = [(case, _task(case, trained, variables, chosen, folder, mesh)) for case in cases]
+    return _evaluate(tasks, wanted, lenient, folder, trained, info, again)
+
+
+def _evaluate(
+  tasks: list[tuple[Case, Task]],
+  wanted: list[str],
+  lenient: bool,
+  output: pathlib.Path,
+  trained: ConfigDict,
+  info: dict[str, Any],
+  again: bool,
+) -> dict[str, Any]:
   if again:
     tasks = _forget(tasks, wanted)
   before = pretraining.describe(trained, info)
-  lenient = ALL in _names(protocols)
+  told = {k: v for k, v in info.items() if k != "checkpoint"} | {"method": trained.method}
   plans = [_plan(case, task, wanted, before, again, lenient) for case, task in tasks]
   try:
     for plan in plans:
       _run_case(plan, wanted, told)
-  finally:
-    for plan in plans:
-      plan.outcome.found = _with_earlier(plan)
-      if plan.outcome.found:
-        _draw_classes(plan.case, plan.outcome)
-    outcomes = {plan.case.name: plan.outcome for plan in plans}
-    summary = summary_lib.write(outcomes, told, output)
-  return results.plain(summary)
+  finally:  # process 0 alone, because only one process may have failed
+    summary = _summarize(plans, told, output) if parallel.first() else {}
+  return parallel.from_first(lambda: results.plain(summary))
+
+
+def _summarize(plans: list[Plan], told: dict[str, Any], output: pathlib.Path) -> dict[str, Any]:
+  for plan in plans:
+    plan.outcome.found = _with_earlier(plan)
+    if plan.outcome.found:
+      _draw_classes(plan.case, plan.outcome)
+  return summary_lib.write({plan.case.name: plan.outcome for plan in plans}, told, output)
 
 
 def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Case, Task]]:
@@ -152,6 +175,11 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
     for name in wanted:
       with contextlib.suppress(TooFewVideos):  # reported later
         PROTOCOLS[name].describe(task)
+  parallel.from_first(lambda: _remove(tasks, wanted))
+  return [(case, dataclasses.replace(task)) for case, task in tasks]
+
+
+def _remove(tasks: list[tuple[Case, Task]], wanted: list[str]) -> None:
   for _, task in tasks:
     assert task.features_folder is not None
     files.remove_tree(task.features_folder)
@@ -161,7 +189,6 @@ def _forget(tasks: list[tuple[Case, Task]], wanted: list[str]) -> list[tuple[Cas
       for run in files.matching(task.output, f"{name}*-*"):
         if run.is_dir():
           files.remove_tree(run)
-  return [(case, dataclasses.replace(task)) for case, task in tasks]
 
 
 def _names(given: str | Sequence[str]) -> list[str]:
@@ -258,14 +285,14 @@ def _plan(
   facts["evaluated_sha256"] = _evaluated(facts)
   facts["notes"] = pretraining.notes(before, facts["data"]) + splits.unseen(task)
   for note in facts["notes"]:
-    print(f"{case.name}: note: {note}", flush=True)
+    parallel.say(f"{case.name}: note: {note}")
   outcome = summary_lib.Outcome(task, facts)
   plan = Plan(case, outcome)
   for name in wanted:
     protocol = PROTOCOLS[name]
     try:
       plan.settings[name] = protocol.describe(task)
-      kept = _stored(task.output / f"{name}.json")
+      kept = parallel.from_first(functools.partial(_stored, task.output / f"{name}.json"))
       finished = kept is not None and _finished(kept, _key(name, facts, plan.settings[name]))
       if kept is not None and finished and not again:
         outcome.found[name] = kept
@@ -275,7 +302,7 @@ def _plan(
       if not lenient:
         raise
       outcome.skipped[name] = str(e)
-      print(f"{case.name}: {name} is left out: {e}", flush=True)
+      parallel.say(f"{case.name}: {name} is left out: {e}")
   return plan
 
 
@@ -290,9 +317,9 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
     file = task.output / f"{name}.json"
     head = f"[{i}/{len(left)}] {case.name}: {name}"
     if name in outcome.found:
-      print(f"{head}: finished before ({file})", flush=True)
+      parallel.say(f"{head}: finished before ({file})")
       continue
-    print(f"{head} …", flush=True)
+    parallel.say(f"{head} …")
     start = time.perf_counter()
     scores = protocols_lib.run(name, task)
     seconds = time.perf_counter() - start
@@ -301,18 +328,19 @@ def _run_case(plan: Plan, wanted: list[str], checkpoint: dict[str, Any]) -> None
     result = facts | {"key": key, "protocol_name": name, "settings": settings_told, "data": data}
     # For facts that the protocol shares with the others (views, BN mode), its own are more exact.
     result = results.plain(result | scores | {"seconds": seconds})
-    results.write_json(result, file)
+    if parallel.first():
+      results.write_json(result, file)
     outcome.found[name] = result
     shown = ", ".join(f"{k} {100 * v:.1f}" for k, v in result["headline"].items())
     total = time.perf_counter() - began
-    print(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)", flush=True)
+    parallel.say(f"{head}: {shown or 'done'} ({seconds:.0f} s, {total:.0f} s in all)")
     if lost := summary_lib.lost(result):
-      print(f"{head}: {lost} videos could not be read: run again to try them again", flush=True)
+      parallel.say(f"{head}: {lost} videos could not be read: run again to try them again")
   # Now features may have told what some sources do not: the classes of their videos.
   for note in splits.unseen(task):
     if note not in outcome.facts["notes"]:
       outcome.facts["notes"].append(note)
-      print(f"{case.name}: note: {note}", flush=True)
+      parallel.say(f"{case.name}: note: {note}")
 
 
 def _with_earlier(plan: Plan) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines import source as source_lib
-from vssl_jax import models, results
+from vssl_jax import models, parallel, results
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.methods.base import Variables
 from vssl_jax.probes import feature_cache, features, too_few_videos
@@ -159,7 +159,8 @@ def check_labels(task: Task) -> None:
     label = known.label if known else np.empty(0, int)
     if not known:
       views = {k: e[k] for k in views_lib.VIEWS} | {"clips": 1, "crops": 1}
-      with contextlib.closing(source.eval_batches(e.batch_size, **views)) as batches:
+      size = parallel.for_all(e.batch_size)
+      with contextlib.closing(source.eval_batches(size, **views)) as batches:
         for batch in batches:
           label = np.asarray(batch["label"])
           label = label[np.asarray(batch.get("valid", np.ones(len(label), bool)))]

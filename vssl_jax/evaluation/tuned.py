@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,7 +32,9 @@ def _finetune_config(task: Task) -> ConfigDict:
 
 
 def _describe_finetune(task: Task) -> Result:
-  return training(_finetune_config(task))
+  config = _finetune_config(task)
+  devices(task.mesh, min(task.train.num_videos, config.batch_size))
+  return training(config)
 
 
 def _run_finetune(task: Task) -> Result:
@@ -45,7 +48,7 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
     config,
     task.variables,
     task.output,
-    _devices(task.mesh, count),
+    devices(task.mesh, min(count, config.batch_size)),
     task.train,
     task.test,
     name=name,
@@ -56,11 +59,28 @@ def _tuned(task: Task, config: ConfigDict, videos: Sequence[int] | None, name: s
   }
 
 
-def _devices(mesh: Mesh, videos: int) -> Mesh:
-  """All devices; if there are fewer training videos than devices, only the first ones."""
+def devices(mesh: Mesh, videos: int) -> Mesh:
+  """All devices; if a batch has fewer videos, the first ones, as many of each process.
+
+  Args:
+    mesh: all devices.
+    videos: the number of training videos or, if that is smaller, the batch size.
+
+  Raises:
+    UserError: there are fewer videos than processes.
+  """
   if videos >= mesh.size:
     return mesh
-  return parallel.make_mesh(list(mesh.devices.flat)[:videos])
+  owned: dict[int, list[jax.Device]] = {}
+  for device in mesh.devices.flat:
+    owned.setdefault(device.process_index, []).append(device)
+  if videos < len(owned):
+    raise UserError(
+      f"a classifier would be trained on {videos} videos at a time by {len(owned)} processes: "
+      "start fewer processes, or give a larger --batch_size or fraction (--fractions)."
+    )
+  share = videos // len(owned)
+  return parallel.make_mesh([d for own in owned.values() for d in own[:share]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +115,8 @@ def _subset_config(task: Task) -> ConfigDict:
 def _describe_semi(task: Task) -> Result:
   chosen = [{"labels": s.group, "name": s.tag, "numbers": s.videos} for s in _chosen(task)]
   choice = "files given" if task.options.subsets else "class-balanced, at least one video per class"
+  for subset in chosen:
+    devices(task.mesh, min(len(subset["numbers"]), task.options.batch_size))
   return training(_subset_config(task)) | {"subsets": chosen, "choice": choice}
 
 
@@ -106,13 +128,14 @@ def _run_semi(task: Task) -> Result:
     own = [place[int(v)] for v in subset.videos if int(v) in place]
     label = bank.label[own]
     if missing := len(subset.videos) - len(own):
-      print(f"  {subset.tag}: {missing} of its videos could not be read", flush=True)
+      parallel.say(f"  {subset.tag}: {missing} of its videos could not be read")
     if not len(own) or label.min() < 0:
       raise UserError(f"semi_supervised, {subset.tag}: a video of the subset has no label.")
     file = task.output / f"subset_{subset.tag}.tsv"
     names = [bank.names[i] for i in own] if bank.names else [""] * len(own)
     numbers = bank.video[own].tolist()
-    subsets.write(file, numbers, label.tolist(), names, task.label_names)
+    if parallel.first():
+      subsets.write(file, numbers, label.tolist(), names, task.label_names)
     found = _tuned(task, _subset_config(task), numbers, f"semi_supervised_{subset.tag}")
     counts = np.bincount(label, minlength=len(task.label_names))
     rows.append(

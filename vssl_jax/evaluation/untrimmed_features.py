@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vssl_jax import parallel
 from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation.task import Protocol, Result, Task
@@ -43,7 +44,7 @@ def _run(task: Task) -> Result:
   out = task.features_folder.parent / FOLDER
   made = snippet_features.extract(checkpoint, task.options.untrimmed, out, _settings(task))
   for lost in made["unreadable"]:
-    print(f"  unreadable: {lost['path']}: {lost['reason']}", flush=True)
+    parallel.say(f"  unreadable: {lost['path']}: {lost['reason']}")
   kept = ("counts", "width", "step_seconds")
   return {k: made[k] for k in kept} | {"folder": FOLDER, "headline": {}}
 

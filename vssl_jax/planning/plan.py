@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import time
@@ -11,7 +12,9 @@ import jax
 from ml_collections import ConfigDict
 
 from vssl_jax import methods
+from vssl_jax.evaluation import tuned
 from vssl_jax.jobs import pretrain
+from vssl_jax.methods.base import Method
 from vssl_jax.models import cost
 from vssl_jax.planning import arithmetic, hlo, stages, traffic
 from vssl_jax.planning.machines import Machine
@@ -46,20 +49,33 @@ def plan(
   """
   if stage == stages.TRAIN:
     return _step(config, machine, videos)
+  if stage in (stages.INIT, stages.RESTORE):
+    config, method, program, state, _ = _program(config, machine, videos)
+    built, sizes = stages.of_state(stage, config, method, program.tx, state, machine.mesh)
+    return _stage(built, stage, config, machine, **sizes)
   config, _ = pretrain.build(methods.resolve(config, None), machine.mesh)
-  if stage == stages.LINEAR_PROBE:
+  if stage in stages.STEPS:
     stages.require_encoder(stage, config, machine.mesh)
-    return _step(stages.probing(config), machine, videos) | {"stage": stage}
+    config = stages.step_config(stage, config)
+    if stage == stages.FINETUNE:
+      mesh = tuned.devices(machine.mesh, config.batch_size)
+      chips = round(mesh.size * machine.per_device)
+      machine = dataclasses.replace(machine, mesh=mesh, chips=chips)
+    return _step(config, machine, videos) | {"stage": stage}
   return _stage(stages.build(stage, config, machine, videos), stage, config, machine)
 
 
-def _stage(built: stages.Stage, stage: str, config: ConfigDict, machine: Machine) -> dict[str, Any]:
-  outcome = {
+def _stage(
+  built: stages.Stage, stage: str, config: ConfigDict, machine: Machine, **sizes: int
+) -> dict[str, Any]:
+  # Of the network, the first state needs the shapes alone.
+  written = arithmetic.flops(built.function, *built.arguments) if stage != stages.INIT else 0
+  outcome = sizes | {
     "stage": stage,
     "work": built.work,
     "config": {"name": config.name, "method": config.method, "clips": built.clips},
     "machine": _of_machine(machine) | {"devices": built.devices},
-    "flops": {"program": arithmetic.flops(built.function, *built.arguments) / built.devices},
+    "flops": {"program": written / built.devices},
   }
   return _compile(built.function, built.arguments, outcome, machine)
 
@@ -73,7 +89,10 @@ def _of_machine(machine: Machine) -> dict[str, Any]:
   }
 
 
-def _step(config: ConfigDict, machine: Machine, videos: int) -> dict[str, Any]:
+def _program(
+  config: ConfigDict, machine: Machine, videos: int
+) -> tuple[ConfigDict, Method, step_lib.Program, Any, Any]:
+  """The config, its method, its program, and the shapes of its state and of a batch."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.steps_per_epoch = max(1, videos // config.batch_size)
@@ -81,6 +100,11 @@ def _step(config: ConfigDict, machine: Machine, videos: int) -> dict[str, Any]:
   config, method = pretrain.build(config, machine.mesh)
   program = step_lib.assemble(config, method, machine.mesh, config.steps_per_epoch)
   state, batch = step_lib.abstract(method, program.tx, machine.mesh, config.batch_size)
+  return config, method, program, state, batch
+
+
+def _step(config: ConfigDict, machine: Machine, videos: int) -> dict[str, Any]:
+  config, method, program, state, batch = _program(config, machine, videos)
   clips = config.batch_size * (config.data.clips if method.encoder else 1)
   outcome: dict[str, Any] = {
     "config": {"name": config.name, "method": config.method, "batch_size": config.batch_size}

@@ -41,6 +41,9 @@ def _column(p: Mapping[str, Any]) -> dict[str, str]:
     shown["checkpoint"] = size(p["checkpoint_bytes"])
   else:
     shown["devices that work"] = str(machine["devices"])
+    if "device_bytes" in p:
+      shown["checkpoint"] = size(p["checkpoint_bytes"])
+      shown["  of it on a device"] = size(p["device_bytes"])
   shown["memory"] = _memory(p["memory"])
   if "compile_seconds" not in p:
     return shown

@@ -16,7 +16,16 @@ from vssl_jax.planning import fit as fit_lib
 from vssl_jax.planning import isolated, machines
 
 # Those of `planning.stages`, which imports more than a process needs that compiles nothing.
-STAGES = ("train", "linear_probe", "features", "knn", "logistic")
+STAGES = (
+  "train",
+  "init",
+  "restore",
+  "linear_probe",
+  "finetune",
+  "features",
+  "knn",
+  "logistic",
+)
 
 
 def plan(
@@ -40,8 +49,10 @@ def plan(
     topology: machines such as `v5e:8x8`, see `planning.machines`.
     videos: number of training videos, which gives the length of the run.
     fit: search settings with which the train step fits, the fastest first.
-    stage: "train"; "linear_probe", its train step; "features", the extraction of one batch of
-      views; or on all features of Kinetics-400 "knn" or "logistic", the fit of a classifier.
+    stage: "train"; "init", the first state; "restore", the check of a checkpoint that was read onto
+      the devices; "linear_probe" or "finetune", their train step; "features", the extraction of one
+      batch of views; or on all features of Kinetics-400 "knn" or "logistic", the fit of a
+      classifier.
     output: file for the plans as JSON, written again after each plan.
 
   Returns:

@@ -6,23 +6,30 @@ does not tell them.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from vssl_jax import methods, models, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.evaluation import classifier
+from vssl_jax.evaluation import classifier, options
+from vssl_jax.methods.base import Method
 from vssl_jax.ops import softmax_regression
 from vssl_jax.planning.machines import Machine
 from vssl_jax.probes import knn, views
+from vssl_jax.training import step as step_lib
+from vssl_jax.training import stored
+from vssl_jax.training.step import TrainState
 
-TRAIN = "train"
-LINEAR_PROBE = "linear_probe"
-STAGES = (TRAIN, LINEAR_PROBE, "features", "knn", "logistic")
+TRAIN, INIT, RESTORE = "train", "init", "restore"
+LINEAR_PROBE, FINETUNE = "linear_probe", "finetune"
+STEPS = (LINEAR_PROBE, FINETUNE)  # train steps of other methods
+STAGES = (TRAIN, INIT, RESTORE, *STEPS, "features", "knn", "logistic")
 CLASSES = 400  # of Kinetics-400
 QUERIES = 20_000  # videos of its validation split
 
@@ -62,7 +69,7 @@ def build(name: str, config: ConfigDict, machine: Machine, videos: int) -> Stage
     return _features(config, machine.mesh)
   width = models.build_encoder(config.encoder, machine.mesh).features_dim
   if name == "knn":
-    return _knn(config, machine.mesh, videos, width)
+    return _knn(config, machine, videos, width)
   arguments = softmax_regression.abstract(machine.mesh, videos, width, CLASSES)
   return Stage(
     softmax_regression.programs(machine.mesh).fit,
@@ -82,17 +89,58 @@ def require_encoder(name: str, config: ConfigDict, mesh: Mesh) -> None:
   """
   if methods.build(config, mesh).encoder is None:
     raise UserError(
-      f"--stage={name}: {config.method} has no encoder of clips; only --stage={TRAIN} can be "
-      "planned."
+      f"--stage={name}: {config.method} has no encoder of clips; only {TRAIN}, {INIT} and "
+      f"{RESTORE} can be planned."
     )
 
 
-def probing(config: ConfigDict) -> ConfigDict:
-  """The config of the linear probe's train step, with Kinetics-400's classes."""
-  probe = classifier.linear_config(config, CLASSES)
-  with probe.unlocked():
-    probe.name = config.name
-  return probe
+def step_config(name: str, config: ConfigDict) -> ConfigDict:
+  """The config of a train step of `STEPS`, with Kinetics-400's classes."""
+  if name == LINEAR_PROBE:
+    found = classifier.linear_config(config, CLASSES)
+  else:
+    defaults = options.Options()
+    found = options.finetuning(config, CLASSES, defaults, defaults.epochs)
+  with found.unlocked():
+    found.name = config.name
+  return found
+
+
+def of_state(
+  name: str,
+  config: ConfigDict,
+  method: Method,
+  tx: optax.GradientTransformation,
+  state: TrainState,
+  mesh: Mesh,
+) -> tuple[Stage, dict[str, int]]:
+  """The stages `init` and `restore`.
+
+  Restoring needs no program to move arrays: each host reads from storage what its own devices hold,
+  however many devices wrote it. What is compiled is the check of what was read.
+
+  Args:
+    name: `INIT` or `RESTORE`.
+    config: resolved.
+    method: its method.
+    tx: its optimizer.
+    state: shapes, dtypes and shardings of the state.
+    mesh: all devices.
+
+  Returns:
+    The stage; and `checkpoint_bytes`, the size of the state, and `device_bytes`, what a device
+    holds of it.
+  """
+  # Keys have no size of their own here; they are a few bytes.
+  leaves = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+  each = (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+  sizes = {"checkpoint_bytes": sum(x.size * x.dtype.itemsize for x in leaves)}
+  sizes["device_bytes"] = sum(each)
+  if name == INIT:
+    function = step_lib.initializer(method, tx, config.seed, mesh, config.batch_size)
+    return Stage(function, (), f"the first state, {len(leaves)} arrays", 0, mesh.size), sizes
+  work = f"check of a checkpoint of {len(leaves)} arrays, each read onto the devices that hold it"
+  return Stage(stored.digest, (state,), work, 0, mesh.size), sizes
 
 
 def _features(config: ConfigDict, mesh: Mesh) -> Stage:
@@ -109,12 +157,13 @@ def _features(config: ConfigDict, mesh: Mesh) -> Stage:
   return Stage(function, arguments, work, chunk, mesh.size)
 
 
-def _knn(config: ConfigDict, mesh: Mesh, videos: int, width: int) -> Stage:
-  """The call of `probes.knn.weighted_knn`, on the devices of one machine."""
+def _knn(config: ConfigDict, machine: Machine, videos: int, width: int) -> Stage:
+  """The call of `probes.knn.weighted_knn`, on a process's devices and for its share of queries."""
+  mesh, share = machine.mesh, -(-QUERIES // machine.hosts)
   k = min(config.knn.k, videos)
   first = mesh.devices.flat[0].process_index
   here = parallel.make_mesh([d for d in mesh.devices.flat if d.process_index == first])
-  queries = jax.ShapeDtypeStruct((-(-QUERIES // here.size) * here.size, width), jnp.float32)
+  queries = jax.ShapeDtypeStruct((-(-share // here.size) * here.size, width), jnp.float32)
   whole = parallel.replicated(here)
   bank = _placed(
     (
@@ -125,7 +174,7 @@ def _knn(config: ConfigDict, mesh: Mesh, videos: int, width: int) -> Stage:
   )
   temperature = _placed(jax.ShapeDtypeStruct((), jnp.float32), whole)
   function = knn.votes(here, classes=CLASSES, k=k, chunk=knn.CHUNK)
-  work = f"{k} nearest neighbors of {QUERIES:,} among {videos:,} videos, {width:,} features"
+  work = f"{k} nearest neighbors of {share:,} among {videos:,} videos, {width:,} features"
   arguments = (*bank, _placed(queries, parallel.split(here)), temperature)
   return Stage(function, arguments, work, 0, here.size)
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import files as files_lib
-from vssl_jax import models, results
+from vssl_jax import models, parallel, results
 from vssl_jax.errors import UserError
 from vssl_jax.probes import features, views
 
@@ -68,10 +68,17 @@ def extract(
 ) -> features.Features:
   """The features of a split, averaged over the views of each video; read from the cache if present.
 
+  With several processes, each extracts its share of each part, and gets the features of all: the
+  probes of features need them in every process. In memory they take 2 GB per process for 240,000
+  videos with 2,048 features. The parts are exchanged one by one, in blocks, so that devices hold 64
+  MB of them at most. Files instead would be read by every process from a storage that may show them
+  late.
+
   Args:
     folder: the cache folder, created if missing. The features are written to `<split>-<hash>.npz`
-      (see `features.save`). For a large split, part files hold the finished videos until all are
-      done; an interrupted extraction continues from them.
+      (see `features.save`), by process 0. For a large split, part files hold the finished videos
+      until all are done; an interrupted extraction continues from them, with any number of
+      processes.
     config: see `origin`.
     variables: the encoder's variables; checked by hash not to change.
     source: the split's videos.
@@ -88,7 +95,7 @@ def extract(
   key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
   safe = "".join(x if x.isalnum() or x in "-_." else "_" for x in split)
   file = files_lib.path(folder) / f"{safe}-{key[:16]}.npz"
-  if (found := _kept(file, facts)) is not None:
+  if (found := _kept_by_all(file, facts)) is not None:
     return found
   apply = views.feature_fn(models.build_encoder(config.encoder), config)
   names = source.video_names
@@ -98,7 +105,7 @@ def extract(
     stop = min(start + _PART, total)
     own = source if total <= _PART else source.only(range(start, stop))
     files.append(file.with_name(f"{file.stem}.part{start}.npz"))
-    part = _kept(files[-1], facts)
+    part = _kept_by_all(files[-1], facts)
     if part is None or len(part.label) < stop - start:
       part = features.extract(
         apply,
@@ -115,11 +122,13 @@ def extract(
       )
       results.unchanged(variables, before)
       part = dataclasses.replace(part, video=part.video + start)
-      if own is not source and len(part.label) == stop - start:
+      if parallel.first() and own is not source and len(part.label) == stop - start:
         features.save(files[-1], part)
     parts.append(part)
   found = _joined(parts)
   lost = total - len(found.label)
+  if not parallel.first():
+    return found
   if lost:  # the read error may be temporary: without a cached file, the next run tries again
     print(f"{lost} videos of {split} could not be read; its features are not cached", flush=True)
     return found
@@ -127,6 +136,12 @@ def extract(
   for part_file in files:
     files_lib.unlink(part_file, missing_ok=True)
   return found
+
+
+def _kept_by_all(file: pathlib.Path, facts: dict[str, Any]) -> features.Features | None:
+  """As `_kept`, if every process can read them; otherwise all of them extract again."""
+  found = _kept(file, facts)
+  return found if parallel.everywhere(found is not None) else None
 
 
 def _kept(file: pathlib.Path, facts: dict[str, Any]) -> features.Features | None:

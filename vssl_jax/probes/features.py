@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vssl_jax import files, parallel
@@ -65,7 +64,8 @@ def forward(
   All calls of the network have the same shape, `[chunk, T, H, W, C]`: the views of all videos are
   flattened, cut into chunks and padded with zeros at the end. So `apply` must treat the rows of
   its batch independently, as batch norm does in inference mode. A chunk is split over the devices
-  of this process; processes never wait for each other here.
+  of this process; processes never wait for each other here. As many views go to a device at a time
+  as with all devices in one process, so that the outputs are the same bits.
 
   Args:
     apply: `(variables, clips uint8 [chunk, T, H, W, C]) -> [chunk, F]`; jitted here.
@@ -184,7 +184,7 @@ def collect(
     label_names: name of each class.
     info: facts to store with the features.
     progress: text before a progress bar with rate and remaining time; "" for none.
-    total: expected number of videos on this process, for the bar.
+    total: expected number of videos, of all processes, for the bar.
 
   Returns:
     Features sorted by video index, each video once.
@@ -192,7 +192,7 @@ def collect(
   Raises:
     UserError: the batches hold no video, or an output is not finite.
   """
-  quiet = not progress or jax.process_index() > 0
+  quiet, total = not progress or not parallel.first(), -(-total // jax.process_count())
   pause = 0.2 if sys.stderr.isatty() else 15.0  # seconds between lines: a log keeps them all
   bar = tqdm.tqdm(
     desc=progress, total=total or None, unit=" videos", disable=quiet, mininterval=pause
@@ -235,45 +235,18 @@ def combine(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     parts: one dict per batch; every array has one row per video, and `video` is the index.
 
   Raises:
-    UserError: this process has no video.
+    UserError: no process has a video.
   """
-  if not any(len(part["video"]) for part in parts):
+  own = [part for part in parts if len(part["video"])]
+  rows = parallel.gather_rows(
+    {key: np.concatenate([part[key] for part in own]) for key in own[0]} if own else {}
+  )
+  if not rows or not len(rows["video"]):
     raise UserError(
-      "the split to evaluate holds no video for this process: check data.path and the split's name"
+      "the split to evaluate holds no video that can be read: check data.path and the split's name"
     )
-  rows = _gather({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
   _, first = np.unique(rows["video"], return_index=True)  # two processes may read the same video
   return {key: x[first] for key, x in rows.items()}
-
-
-def _gather(rows: dict[str, np.ndarray], block_bytes: int = 1 << 26) -> dict[str, np.ndarray]:
-  """Gathers the rows of all processes on every process.
-
-  Rows are sent as bytes, which keeps 64-bit integers exact, and in blocks, so that no device has
-  to hold all features.
-  """
-  if jax.process_count() == 1:
-    return rows
-  count = len(rows["video"])
-  counts = multihost_utils.process_allgather(np.array([count], np.int32)).ravel()
-  raw = np.concatenate(
-    [np.ascontiguousarray(x).reshape(count, -1).view(np.uint8) for x in rows.values()], axis=1
-  )
-  step = max(1, block_bytes // (raw.shape[1] * jax.process_count()))
-  pieces: list[list[np.ndarray]] = [[] for _ in counts]
-  for begin in range(0, int(counts.max()), step):
-    block = np.zeros((min(step, int(counts.max()) - begin), raw.shape[1]), np.uint8)
-    mine = raw[begin : begin + len(block)]
-    block[: len(mine)] = mine
-    for process, piece in enumerate(multihost_utils.process_allgather(block)):
-      pieces[process].append(piece[: max(0, counts[process] - begin)])
-  raw = np.concatenate([x for piece in pieces for x in piece])
-  out, begin = {}, 0
-  for key, x in rows.items():
-    width = x[:1].nbytes
-    column = np.ascontiguousarray(raw[:, begin : begin + width])
-    out[key], begin = column.view(x.dtype).reshape(len(raw), *x.shape[1:]), begin + width
-  return out
 
 
 def save(path: str | os.PathLike[str], features: Features) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from vssl_jax import parallel
 from vssl_jax.ops import tiles
 from vssl_jax.probes import too_few_videos
 
@@ -26,6 +27,7 @@ def evaluate(
   recalls: Sequence[int] = RECALLS,
   mean_average_precision: bool = True,
   block_size: int = 1024,
+  share: bool = False,
 ) -> dict[str, float]:
   """R@k and mAP of cosine neighbors, by the usual protocol: test videos query training videos.
 
@@ -41,6 +43,7 @@ def evaluate(
     recalls: values of k.
     mean_average_precision: whether to compute mAP, which ranks the whole bank for each query.
     block_size: rows of the similarity matrix that are in memory at a time.
+    share: each process takes a part of the queries; all of them call with the same arrays.
 
   Returns:
     `{"R@1": ..., "mAP": ...}`, fractions in [0, 1].
@@ -50,13 +53,18 @@ def evaluate(
   """
   bank, bank_label = _labeled(bank, bank_label, "training")
   queries, query_label = _labeled(queries, query_label, "evaluation")
-  k = min(max(recalls), len(bank))
-  _, nearest = tiles.nearest(jnp.asarray(queries), jnp.asarray(bank), k, block_size)
-  hits = bank_label[np.asarray(nearest)] == query_label[:, None]
-  result = {f"R@{r}": float(hits[:, :r].any(axis=1).mean()) for r in recalls}
-  if mean_average_precision:
-    result["mAP"] = float(np.mean(_average_precision(bank, bank_label, queries, query_label)))
-  return result
+  own = parallel.own_share(len(queries)) if share else slice(None)
+  queries, query_label = queries[own], query_label[own]
+  scored: dict[str, np.ndarray] = {}
+  if len(queries):
+    k = min(max(recalls), len(bank))
+    _, nearest = tiles.nearest(jnp.asarray(queries), jnp.asarray(bank), k, block_size)
+    hits = bank_label[np.asarray(nearest)] == query_label[:, None]
+    scored = {f"R@{r}": hits[:, :r].any(axis=1) for r in recalls}
+    if mean_average_precision:
+      scored["mAP"] = np.array(_average_precision(bank, bank_label, queries, query_label))
+  scored = parallel.gather_rows(scored) if share else scored
+  return {name: float(x.mean()) for name, x in scored.items()}
 
 
 def _average_precision(

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.source import Batch, Batches, Source, Wrapped
-from vssl_jax import augment, files, results
+from vssl_jax import augment, files, parallel, results
 from vssl_jax.probes import features
 
 VIEWS = ("clips", "crops", "frames", "stride", "resize", "size")  # fields of config.data.eval
@@ -49,9 +49,9 @@ class Cached(Wrapped):
 
 
 def eval_batches(source: Source, config: ConfigDict) -> Batches:
-  """The views that `config.data.eval` describes, of every video of a source."""
+  """The views that `config.data.eval` describes, of this process's share of a source's videos."""
   e = config.data.eval
-  return source.eval_batches(e.batch_size, **{k: e[k] for k in VIEWS})
+  return source.eval_batches(parallel.for_all(e.batch_size), **{k: e[k] for k in VIEWS})
 
 
 def prepared(config: ConfigDict) -> str:

@@ -19,17 +19,21 @@ import contextlib
 import ipaddress
 import json
 import os
+import pathlib
 import secrets
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vssl_jax import config as config_lib
+from vssl_jax import files, parallel
 from vssl_jax.errors import PEER_LOST, NonFiniteError, Preempted, UserError
 
 # What processes send; `_GONE` is followed by the number of the process.
@@ -39,6 +43,7 @@ _HELLO = 16  # bytes of the secret that a process sends first, before its number
 _LETTER = 1024  # bytes in which process 0 tells its addresses
 _GRACE = 10.0  # seconds to raise the same error as another process, to say who is gone, to wait
 _HANDSHAKE = 5.0  # seconds
+_SHOWN = 30.0  # seconds after which a file is visible on all hosts, if ever
 _OWN = (UserError, NonFiniteError, Preempted, KeyboardInterrupt)  # come from no other process
 # (number of the process that is gone, why, whether an error of its own ended it)
 OnLoss = Callable[[int, str, bool], None]
@@ -170,6 +175,51 @@ def _exactly(link: socket.socket, count: int) -> bytes | None:
       return None
     data += part
   return data
+
+
+@contextlib.contextmanager
+def joined(fields: Mapping[str, Any] | None, advice: Callable[[], str]) -> Iterator[None]:
+  """Connects the processes of a command other than training, and watches them.
+
+  Args:
+    fields: fields of `config.distributed`, the others at their defaults.
+    advice: see `watched`.
+
+  Raises:
+    UserError: a field is unknown, or they contradict each other.
+    PeerLost: the other processes did not come in time.
+  """
+  config = config_lib.distributed()
+  for name, value in (fields or {}).items():
+    if name not in config:
+      raise UserError(f"distributed: no field {name!r}; there are {', '.join(config)}.")
+    config[name] = type(config[name])(value)
+  parallel.initialize(config)
+  with watched(config.timeout, advice, config.coordinator):
+    yield
+
+
+def require_shared(folder: pathlib.Path, flag: str) -> None:
+  """Checks that a folder is the same one for all processes.
+
+  Raises:
+    UserError: another process does not see what process 0 writes there.
+  """
+  if jax.process_count() == 1:
+    return
+  name = parallel.from_first(lambda: f".seen-{secrets.token_hex(4)}")
+  parallel.from_first(lambda: files.write_atomic(folder / name, b""))
+  seen, end = (folder / name).is_file(), time.monotonic() + _SHOWN
+  while not seen and time.monotonic() < end:
+    time.sleep(0.5)
+    seen = (folder / name).is_file()
+  every = parallel.everywhere(seen)
+  if parallel.first():
+    files.unlink(folder / name, missing_ok=True)
+  if not every:
+    raise UserError(
+      f"{flag}: {folder} is not the same folder on all hosts; give one on shared storage."
+    )
 
 
 @contextlib.contextmanager

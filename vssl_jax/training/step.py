@@ -92,6 +92,13 @@ def init(
   method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
 ) -> TrainState:
   """The state before the first step, placed on the mesh; its values are the same for any mesh."""
+  return initializer(method, tx, seed, mesh, batch_size)()
+
+
+def initializer(
+  method: Method, tx: optax.GradientTransformation, seed: int, mesh: Mesh, batch_size: int
+) -> jax.stages.Wrapped:
+  """The jitted function without arguments that `init` calls."""
 
   def create() -> TrainState:
     params, state = method.init(jax.random.key(seed), method.example(min(2, batch_size)))
@@ -99,7 +106,7 @@ def init(
     return TrainState(zero, zero, params, state, tx.init(params))
 
   layout = _layout(method, mesh)
-  return jax.jit(create, out_shardings=layout, compiler_options=parallel.run_once(mesh))()
+  return jax.jit(create, out_shardings=layout, compiler_options=parallel.run_once(mesh))
 
 
 def abstract(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,13 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Batches, Source, Wrapped
 from vssl_jax import files as files_lib
-from vssl_jax import methods, results
+from vssl_jax import methods, parallel, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import StrPath, listed
 from vssl_jax.methods.base import PairMining
 from vssl_jax.probes import gaussian
 from vssl_jax.probes import views as views_lib
-from vssl_jax.training import metrics_log, run_config, run_folder, sources
+from vssl_jax.training import metrics_log, peers, run_config, run_folder, sources
 from vssl_jax.training import step as step_lib
 from vssl_jax.uncertainty import correlation, corruptions, figures, mined_pairs
 
@@ -64,6 +64,7 @@ def analyze_runs(
   data: StrPath = "",
   videos: Sequence[int] = (),
   quantiles: int = 5,
+  distributed: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
   """Analyzes one or several runs; writes pictures of them side by side and `analysis.json`.
 
@@ -74,6 +75,8 @@ def analyze_runs(
     data: folder of prepared records; "" for that of each run.
     videos: indices of the training videos whose pairs are shown.
     quantiles: number of groups of videos by uncertainty.
+    distributed: fields of `config.distributed` for several processes, which all make the same call;
+      None for one process, or if the processes are connected already. Process 0 writes.
 
   Returns:
     The numbers of each run, keyed by its folder's name, and the paths of the written files.
@@ -87,11 +90,13 @@ def analyze_runs(
     raise UserError(
       "--checkpoint: two folders have the same name, but pictures are named by it; rename one."
     )
-  runs = {
-    name: analyze(folder, which=which, data=data, videos=videos, quantiles=quantiles)
-    for name, folder in zip(names, folders, strict=True)
-  }
-  return runs, write(runs, files_lib.path(output))
+  with peers.joined(distributed, lambda: "run the same command on every host again."):
+    runs = {
+      name: analyze(folder, which=which, data=data, videos=videos, quantiles=quantiles)
+      for name, folder in zip(names, folders, strict=True)
+    }
+    written = write(runs, files_lib.path(output)) if parallel.first() else []
+    return runs, [files_lib.path(f) for f in parallel.from_first(lambda: list(map(str, written)))]
 
 
 def analyze(
@@ -140,7 +145,8 @@ def _analyze(
   config.data.fraction = 1.0
   if data:
     config.data.source, config.data.path = views_lib.prepared(config), data
-  opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=1))  # noqa: E731
+  count = jax.process_count()
+  opened = lambda split: views_lib.Cached(sources.load_source(config, split, batch_size=count))  # noqa: E731
   train = opened(config.data.train_split)
   labeled = bool(train.label_names)
   test = opened(config.data.eval_split) if labeled else None
@@ -168,6 +174,7 @@ def _analyze(
       row = correlation.scores(bank.labeled("training"), queries.labeled("evaluation"))
       out["training"].append({"step": at, "epoch": at / epoch, **row})
   out["training"].sort(key=lambda row: row["step"])
+  frames.kept = parallel.gather_numbered(frames.kept)
   out["step"] = step
   out["pairs"] = _pairs(config, gaussians.settings, bank, places, frames, wanted)
   out["distance_on"] = gaussians.settings.distance_on

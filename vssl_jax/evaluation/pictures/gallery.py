@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines.source import Source
 from vssl_jax import figure as figure_lib
+from vssl_jax import parallel
 from vssl_jax.ops import tiles
 from vssl_jax.ops.sphere import l2_normalize
 
@@ -52,16 +53,16 @@ def nearest(bank: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarr
 def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int, np.ndarray]:
   """The center crop of the middle frame of the given videos: uint8 `[size, size, C]` by index.
 
-  Videos that cannot be read are missing.
+  Videos that cannot be read are missing. Each process reads its share, and gets those of all.
   """
   wanted = sorted({int(v) for v in videos})
   views = {"clips": _CLIPS, "crops": 1, "frames": 1, "stride": 1, "resize": size, "size": size}
   kept = {}
-  for batch in source.only(wanted).eval_batches(min(16, len(wanted)), **views):
+  for batch in source.only(wanted).eval_batches(parallel.for_all(min(16, len(wanted))), **views):
     valid = batch.get("valid", np.ones(len(batch["video"]), bool))
     for place, video in zip(np.flatnonzero(valid), batch["video"][valid], strict=True):
       kept[wanted[int(video)]] = np.array(batch["clips"][place, _CLIPS // 2, 0])
-  return kept
+  return parallel.gather_numbered(kept)
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
