@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import arrays
 from data_pipelines.listing import finding
 from data_pipelines.videos import ray_cluster
 from data_pipelines.videos import workers as workers_lib
@@ -181,6 +182,8 @@ def _write(
   Returns:
     The manifest.
   """
+  if not made.settings.stream_fps and any(map(arrays.is_array, paths)):
+    raise UserError("--stream_fps: arrays have no frame rate; give it, frames per second.")
   make_folder(out)
   journal = _Journal(out / JOURNAL, made.origin)
   left = [p for p in paths if not journal.has(p)]
