@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines import arrays, pixels
 from data_pipelines.listing import finding
+from data_pipelines.videos import decode, snippets
 from vssl_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -116,3 +117,24 @@ def test_memory_is_bounded(tmp_path):
   found = arrays.look(str(path))
   with pytest.raises(arrays.BadArrayError, match="exceed 2 GB"):
     arrays.read(found, [0, 1, 2])
+
+
+def test_snippets_are_cut_from_arrays(tmp_path):
+  square = np.ascontiguousarray(BANDS[:, :, :6])
+  path = tmp_path / "a.npy"
+  np.save(path, square)
+  how = {"frames": 2, "stride": 3, "fps": 0, "resize": 6, "size": 4, "channels": 12}
+  settings = snippets.SnippetSettings(**how, stream_fps=2.0)
+  found = list(snippets.read(path, settings))
+  assert [facts["seconds"] for _, facts in found] == [1.0, 2.5, 4.0]
+  for (snippet, _), first in zip(found, (0, 3, 6), strict=True):
+    np.testing.assert_array_equal(snippet, square[first : first + 2, 1:5, 1:5])
+  halved = snippets.SnippetSettings(**how | {"fps": 1.0}, stream_fps=2.0)
+  (snippet, _), _ = snippets.read(path, halved)
+  np.testing.assert_array_equal(snippet, square[[0, 2], 1:5, 1:5])
+  for wrong, told in (
+    ({"channels": 3}, "has 12 channels, the encoder takes 3"),
+    ({}, "stream_fps"),
+  ):
+    with pytest.raises(decode.UnreadableError, match=told):
+      next(snippets.read(path, snippets.SnippetSettings(**how | wrong)))

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines import arrays
 from data_pipelines.listing import finding
 from data_pipelines.videos import ray_cluster
 from data_pipelines.videos import workers as workers_lib
@@ -187,6 +188,8 @@ def _write(
   Returns:
     The manifest.
   """
+  if not made.settings.stream_fps and any(map(arrays.is_array, paths)):
+    raise UserError("--stream_fps: arrays have no frame rate; give it, frames per second.")
   make_folder(out)
   with _sole_writer(out):
     return _write_alone(out, paths, made, slide, progress)
