@@ -6,9 +6,9 @@ Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 68.3 for ρ = 3,
                  68.9 for ρ = 4 and 70.0 with aug+: *published*. Estimated cost, at 40 % of the
                  bf16 peak: 22 H100-hours, 45 for ρ = 4 (240k videos x 200 epochs x ρ clips x
-                 (250 GFLOP for the query + 83 for the key)). *not run*. On 8 H100 a step needs
-                 63.1 GiB of a GPU: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.82. *compiled only*,
-                 docs/pods.md
+                 (250 GFLOP for the query + 83 for the key)). *not run*. On 64 TPU v5e
+                 chips a step needs 6.6 GiB of a chip's 15.8, on 8 H100 49.8 GiB of a GPU:
+                 *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes; about 15 minutes on 2 CPU

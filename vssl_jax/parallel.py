@@ -105,13 +105,20 @@ def from_first(make: Callable[[], Any]) -> Any:
       told = {"value": make()}
     except UserError as e:
       told = {"error": str(e)}
-  letter = np.frombuffer(json.dumps(told).encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(letter))))
-  letter = letter if first() else np.zeros(size, np.uint8)
-  told = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(letter), np.uint8).tobytes())
+  told = _told(told, 0)
   if "error" in told:
     raise UserError(told["error"])
   return told["value"]
+
+
+def _told(value: Any, source: int) -> Any:
+  """The value, of JSON's types, of the process `source`."""
+  own = jax.process_index() == source
+  tell = functools.partial(multihost_utils.broadcast_one_to_all, is_source=own)
+  letter = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  size = int(tell(np.int32(len(letter))))
+  found = tell(letter if own else np.zeros(size, np.uint8))
+  return json.loads(np.asarray(found, np.uint8).tobytes())
 
 
 def everywhere(fact: bool) -> bool:
@@ -142,12 +149,14 @@ def gather_rows(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
   Args:
     rows: arrays `[N, ...]` of one N, which may be 0, the same arrays in every process. A process
-      without rows may give none at all, except the first.
+      without rows may give no arrays at all; if none has any, neither has the result.
   """
   if jax.process_count() == 1:
     return dict(rows)
   # A process without rows may not know their types.
-  kinds = from_first(lambda: [[k, x.dtype.str, list(x.shape[1:])] for k, x in rows.items()])
+  known = multihost_utils.process_allgather(np.int32(len(rows) > 0)).ravel()
+  kinds = [[k, x.dtype.str, list(x.shape[1:])] for k, x in rows.items()]
+  kinds = _told(kinds, int(known.argmax()))
   rows = {
     key: np.ascontiguousarray(rows[key], dtype) if key in rows else np.zeros((0, *shape), dtype)
     for key, dtype, shape in kinds

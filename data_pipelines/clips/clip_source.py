@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from data_pipelines import source
-from data_pipelines.clips import cached
+from data_pipelines.clips import cached, iterators
 from data_pipelines.clips import steps as steps_lib
 from data_pipelines.clips.builders import IMAGE, Features, Graph
 from data_pipelines.clips.store import Store as Store
@@ -129,7 +129,7 @@ class ClipSource:
 
   def _batches(self, start: int, add_steps: Callable[..., None]) -> source.Batches:
     dataset = self._train_dataset(start, add_steps, strict=self._strict)
-    batches = dataset.prefetch(max(1, self._data.prefetch)).as_numpy_iterator()
+    batches = iterators.Numpy(dataset.prefetch(max(1, self._data.prefetch)))
     for step in itertools.count(start):
       try:
         batch = next(batches)
@@ -201,7 +201,7 @@ class ClipSource:
     dataset = self._mapped(examples, example, ahead, limit=2).batch(len(rows), drop_remainder=True)
     dataset = dataset.map(postprocess).prefetch(1)
     try:
-      for batch in dataset.as_numpy_iterator():
+      for batch in iterators.Numpy(dataset):
         self._store.check()
         for video in batch["wanted"][batch["failed"] > 0]:
           self._warn(int(video), "left out of the evaluation")
@@ -309,7 +309,7 @@ class ClipSource:
     if not self._strict:  # all tries of an example failed: find the error of the first video
       try:
         steps = steps_lib.add_train_steps
-        next(self._train_dataset(step, steps, strict=True).as_numpy_iterator())
+        next(iterators.Numpy(self._train_dataset(step, steps, strict=True)))
       except tf.errors.OpError as first:
         error = first
     return self._user_error(error)

@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from data_pipelines import optional, pixels, source
+from data_pipelines.clips import iterators
 from data_pipelines.clips.builders import IMAGE, LABEL
 from data_pipelines.records import fingerprint
 from vssl_jax import config_file
@@ -66,7 +67,7 @@ class DmvrSource:
     dataset = self._factory.make_dataset(
       shuffle=True, num_epochs=None, batch_size=len(self._rows), drop_remainder=True
     )
-    for features in dataset.as_numpy_iterator():
+    for features in iterators.Numpy(dataset):
       yield self._batch(features)
 
   def only(self, videos: Sequence[int] | np.ndarray) -> Self:

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from data_pipelines import source
 from tests.data_pipelines import tiny
 from vssl_jax.errors import UserError
 
@@ -33,16 +32,15 @@ def folder(tmp_path_factory):
   return root
 
 
-def load(path, *, split="train", batch_size=3, seed=0, process=(0, 1), **fields):
-  fields = {"source": "arrays", "channels": BANDS, "size": SIDE, "crop__random": False} | fields
-  return source.load(
-    tiny.data(path, **fields),
-    split=split,
-    batch_size=batch_size,
-    seed=seed,
-    process_index=process[0],
-    process_count=process[1],
-  )
+def load(path, **fields):
+  own = {
+    "source": "arrays",
+    "channels": BANDS,
+    "size": SIDE,
+    "crop__random": False,
+    "batch_size": 3,
+  }
+  return tiny.load(path, **own | fields)
 
 
 def _origin(s, video):

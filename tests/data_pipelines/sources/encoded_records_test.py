@@ -1,7 +1,6 @@
 """Clips from records of encoded videos: those of the video files, whatever is in the records."""
 
 import dataclasses
-import itertools
 import json
 import logging
 import shutil
@@ -9,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import inspect, source
+from data_pipelines import inspect
 from data_pipelines.encoded import example, pack
 from data_pipelines.prepare import prepare as prepare_lib
 from data_pipelines.prepare import resume
@@ -56,31 +55,19 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
 
 
-def load(path, *, split="train", batch_size=4, seed=0, process=(0, 1), **fields):
-  fields = {"threads": 1, "videos__max_seconds": 2.0, "videos__short_side": 32} | fields
-  return source.load(
-    tiny.data(path, **{"videos__timeout": 300.0} | fields),
-    split=split,
-    batch_size=batch_size,
-    seed=seed,
-    process_index=process[0],
-    process_count=process[1],
-  )
-
-
-def take(batches, count):
-  return list(itertools.islice(batches, count))
-
-
-def assert_equal(a, b):
-  assert a.keys() == b.keys()
-  for k in a:
-    np.testing.assert_array_equal(a[k], b[k], err_msg=k)
+def load(path, **fields):
+  own = {
+    "threads": 1,
+    "videos__max_seconds": 2.0,
+    "videos__short_side": 32,
+    "videos__timeout": 300.0,
+  }
+  return tiny.load(path, **own | fields)
 
 
 @pytest.fixture(scope="module")
 def reference(records):
-  return take(load(records).train_batches(), 3)
+  return tiny.take(load(records).train_batches(), 3)
 
 
 class TestClips:
@@ -95,7 +82,7 @@ class TestClips:
     assert ours.video_names == direct.video_names
     assert (ours.label_names, ours.occurring()) == (direct.label_names, direct.occurring())
     for a, b in zip(reference, direct.train_batches(), strict=False):
-      assert_equal(a, b)
+      tiny.assert_equal(a, b)
     fields = {"interval__max_seconds": 0.3, "crop__consistent": False}
     a, b = (
       next(load(path, **fields, **more).train_batches(3))
@@ -104,17 +91,19 @@ class TestClips:
         (folder, {"source": "videos", "videos__cache": str(cache)}),
       )
     )
-    assert_equal(a, b)
+    tiny.assert_equal(a, b)
 
   def test_test_views(self, records, folder, cache):
     ours = list(load(records, split="test").eval_batches(2, **VIEWS))
     direct = load(folder, split="test", source="videos", videos__cache=str(cache))
     for a, b in zip(ours, direct.eval_batches(2, **VIEWS), strict=True):
-      assert_equal(a, b)
+      tiny.assert_equal(a, b)
     assert ours[-1]["valid"].tolist() == [True, False]
 
   def test_neither_workers_nor_restarts_nor_hosts_change_a_byte(self, records, reference):
-    assert_equal(next(load(records, threads=3, videos__timeout=0.0).train_batches(1)), reference[1])
+    tiny.assert_equal(
+      next(load(records, threads=3, videos__timeout=0.0).train_batches(1)), reference[1]
+    )
     hosts = [next(load(records, process=(p, 2)).train_batches(2)) for p in range(2)]
     for k, expected in reference[2].items():
       np.testing.assert_array_equal(np.concatenate([h[k] for h in hosts]), expected)
@@ -124,7 +113,7 @@ class TestClips:
     files.upload(records, str(bucket))
     try:
       files.unlink(bucket / manifest.MANIFEST)
-      assert_equal(next(load(str(bucket)).train_batches()), reference[0])
+      tiny.assert_equal(next(load(str(bucket)).train_batches()), reference[0])
     finally:
       files.remove_tree(bucket)
 
@@ -267,7 +256,7 @@ class TestHostileRecords:
     bad = hostile(video)
     tiny.write(tmp_path, [example.encode(video, about("good.mp4")), bad["cut bytes"]], shards=1)
     with pytest.raises(UserError, match="cannot be decoded") as error:
-      take(load(tmp_path, batch_size=2, strict=True).train_batches(), 1)
+      tiny.take(load(tmp_path, batch_size=2, strict=True).train_batches(), 1)
     assert "\n" not in str(error.value)
 
   def test_damage_costs_its_own_video(self, records, tmp_path, caplog):
@@ -316,8 +305,8 @@ def test_a_shard_can_be_rewritten_by_others(video, tmp_path):
 
 def test_kept_decoded_in_memory_they_give_the_same_batches(records, reference, tmp_path):
   kept = load(records, cache="host", cache_folder=str(tmp_path))
-  for got, want in zip(take(kept.train_batches(), 3), reference, strict=True):
-    assert_equal(got, want)
+  for got, want in zip(tiny.take(kept.train_batches(), 3), reference, strict=True):
+    tiny.assert_equal(got, want)
 
 
 def test_they_are_rgb(records):
