@@ -109,7 +109,7 @@ def _ask(
   pool: pebble.ProcessPool, function: Callable[[Any], Any], argument: Any, timeout: float
 ) -> tuple[workers.Crash | None, Any]:
   try:
-    future = pool.schedule(_guarded, args=(function, argument))
+    future = workers.schedule(pool, _guarded, (function, argument))
   except RuntimeError:  # it has just ended
     return workers.Crash("the process ended", outside=True), None
   try:

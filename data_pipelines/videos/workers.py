@@ -7,6 +7,7 @@ processes of a pool share a lock: if one were killed while it holds the lock, th
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
 from typing import Any
 
 import pebble
@@ -101,9 +103,10 @@ def run(
   clock = _Clock()
   try:
     while queue or busy:
-      while queue and idle:
-        worker = idle.pop()
+      while queue and idle:  # the worker is in `idle` or `busy` whenever Ctrl-C may come
+        worker = idle[-1]
         busy[worker.start(function, *queue.popleft())] = worker
+        idle.pop()
       multiprocessing.connection.wait(list(busy), _TICK)
       for pipe, worker in list(busy.items()):
         # Check this before the pipe: if it is done, an empty pipe has delivered all its reports.
@@ -140,7 +143,7 @@ def run(
             "`if __name__ == '__main__':`"
           )
   finally:
-    pools = [worker.pool for worker in (*idle, *busy.values())]
+    pools = {worker.pool for worker in (*idle, *busy.values())}
     for pool in pools:
       pool.stop()
     for pool in pools:
@@ -187,11 +190,11 @@ class _Worker:
     self._ours, self._theirs = multiprocessing.Pipe(duplex=False)
     args = (function, task, self._theirs)
     try:
-      self.future = self.pool.schedule(_call, args=args)
+      self.future = schedule(self.pool, _call, args)
     except RuntimeError:  # the process was killed while it had no task
       self._end()
       self.pool = new_pool()
-      self.future = self.pool.schedule(_call, args=args)
+      self.future = schedule(self.pool, _call, args)
     theirs = self._theirs
     self.future.add_done_callback(lambda _: theirs.close())
     return self._ours
@@ -231,6 +234,42 @@ def new_pool() -> pebble.ProcessPool:
   """A pool of one process, which starts with its first task and ends with this process."""
   context = multiprocessing.get_context("spawn")
   return pebble.ProcessPool(1, context=context, initializer=_settle_in)
+
+
+def schedule(
+  pool: pebble.ProcessPool, function: Callable[..., Any], args: Sequence[Any]
+) -> concurrent.futures.Future[Any]:
+  """Gives a pool a task; starts its process, which Ctrl-C of the terminal does not reach.
+
+  Ctrl-C in this process waits meanwhile: a process that is half started would outlive its pool, and
+  say at its end that it never heard what to do.
+
+  Raises:
+    RuntimeError: the process has ended.
+  """
+  with _undisturbed():
+    return pool.schedule(function, args=args)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+  """Holds SIGINT back from this process, and for good from the processes that are started here."""
+  came: list[tuple[int, FrameType | None]] = []
+  before: Any = None
+  if threading.current_thread() is threading.main_thread():  # others get no KeyboardInterrupt
+    before = signal.getsignal(signal.SIGINT)
+  if callable(before):
+    # The mask alone does not do: another thread may take the signal for the main one.
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+  mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if callable(before):
+      signal.signal(signal.SIGINT, before)
+      if came:
+        before(*came[0])
 
 
 def _settle_in() -> None:

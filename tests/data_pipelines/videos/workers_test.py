@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -33,6 +34,9 @@ def die_on_negative(task, report):
   if task < 0:
     os.kill(os.getpid(), signal.SIGSEGV)
   return task
+
+def blocks_ctrl_c(task, report):
+  return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 def fail(task, report):
   raise ValueError(f"task {task}")
@@ -299,6 +303,31 @@ def test_a_kill_before_the_task_begins(tmp_path, monkeypatch, kills):
   else:
     with pytest.raises(RuntimeError, match=r"cannot start: .*__main__"):
       run(dying_import.same, [5], 2)
+
+
+def test_ctrl_c_while_a_process_starts_leaves_none(tasks, monkeypatch):
+  real, pools = pebble.ProcessPool.schedule, []
+
+  def schedule(pool, *args, **kwargs):
+    pools.append(pool)
+    future = real(pool, *args, **kwargs)
+    signal.raise_signal(signal.SIGINT)
+    return future
+
+  monkeypatch.setattr(pebble.ProcessPool, "schedule", schedule)
+  before = signal.getsignal(signal.SIGINT)
+  with pytest.raises(KeyboardInterrupt):
+    run(tasks.sleep, [60, 60], 2)
+  assert len(pools) == 1
+  assert not pools[0].active
+  assert not multiprocessing.active_children()
+  assert signal.getsignal(signal.SIGINT) is before
+  assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_of_the_terminal_does_not_reach_the_processes(tasks):
+  """Not even while they start, when they would say so at length."""
+  assert run(tasks.blocks_ctrl_c, [1], 2)[0] == {1: True}
 
 
 def test_no_process_outlives_this_one(tasks, tmp_path):
