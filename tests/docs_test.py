@@ -19,6 +19,7 @@ from tests.data_pipelines.conftest import _make_video as make_video
 from tests.pages import (
   FENCE,
   MODULES,
+  ON_PODS,
   PAGES,
   ROOT,
   TRAINED,
@@ -128,7 +129,7 @@ def test_commands_name_what_exists(block, flags, fields):
       if flag == "config":
         assert config_of(value).name
       elif flag.startswith("config."):
-        assert name in TRAINED, arg
+        assert name in TRAINED or (name in ON_PODS and flag.startswith("config.distributed.")), arg
         assert known_field(fields, flag.removeprefix("config.")), f"{block.where}: {arg}"
       else:
         assert flag in flags[name] | {"help"}, f"{block.where}: vssl {name} {arg}"

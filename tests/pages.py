@@ -39,6 +39,7 @@ MODULES = {
   "uncertainty": "vssl_jax.uncertainty",
 }
 TRAINED = ("train", "inspect")  # commands that take a config
+ON_PODS = ("evaluate", "uncertainty")  # those that take `config.distributed` alone
 FENCE = re.compile(
   r'^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n'
   r"(?P<code>.*?)^```$",

@@ -15,7 +15,7 @@ from vssl_jax import methods, models
 from vssl_jax.encoder import exported
 from vssl_jax.errors import UserError
 from vssl_jax.probes import views
-from vssl_jax.training import checkpoints, run_folder
+from vssl_jax.training import checkpoints, run_config, run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -141,8 +141,10 @@ def test_a_run_with_nan_or_infinity_is_refused(tmp_path):
       load(tmp_path / "run")
 
 
-@pytest.mark.parametrize("broken", ["write_config", "Checkpoints"])
-def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
+@pytest.mark.parametrize(
+  ("module", "broken"), [(run_config, "write_config"), (checkpoints, "Checkpoints")]
+)
+def test_a_run_appears_whole_or_not_at_all(tmp_path, module, broken):
   c = small.shrink(methods.base_config("cvrl"))
   made = small.init(methods.load("cvrl").build(c, None))
 
@@ -151,7 +153,7 @@ def test_a_run_appears_whole_or_not_at_all(tmp_path, broken):
 
   folder = tmp_path / "runs" / "mine"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checkpoints, broken, stop)
+    patch.setattr(module, broken, stop)
     with pytest.raises(KeyboardInterrupt):
       run_folder.save_run(folder, c, *made)
   assert not folder.exists()

@@ -605,12 +605,6 @@ def _loaded(checkpoint):
   return config, *jax.device_get((state.params, state.method))
 
 
-def test_several_processes_are_refused(checkpoint, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  assert _main(checkpoint, tmp_path, names="knn") == 2
-  assert "one process" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
   ("flags", "message"),
   [

@@ -16,6 +16,7 @@ from vssl_jax.models.s3dg import S3DG, Block, Gate, Separable, Unit
 
 FAST = {"xla_backend_optimization_level": 0}
 CONV, NORM = partial(Conv, padding="symmetric"), BatchNorm
+POOL = partial(max_pool, padding="symmetric")
 
 
 @pytest.mark.parametrize("gating", [True, False])
@@ -68,7 +69,7 @@ def test_gate_in_float64():
 
 
 def test_block_of_its_branches():
-  block = Block((3, (4, 5), (2, 6), 7), True, CONV, NORM)
+  block = Block((3, (4, 5), (2, 6), 7), True, CONV, NORM, POOL)
   x = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 6)).astype(np.float32)
   variables = weights.fill(jax.eval_shape(partial(block.init, train=False), jax.random.key(0), x))
   got = jax.jit(lambda v, x: block.apply(v, x, False), compiler_options=FAST)(variables, x)

@@ -74,12 +74,12 @@ def devices(mesh: Mesh, videos: int) -> Mesh:
   owned: dict[int, list[jax.Device]] = {}
   for device in mesh.devices.flat:
     owned.setdefault(device.process_index, []).append(device)
-  if videos < len(owned):
+  if videos < len(owned) and len(owned) > 1:
     raise UserError(
       f"a classifier would be trained on {videos} videos at a time by {len(owned)} processes: "
       "start fewer processes, or give a larger --batch_size or fraction (--fractions)."
     )
-  share = videos // len(owned)
+  share = max(1, videos // len(owned))
   return parallel.make_mesh([d for own in owned.values() for d in own[:share]])
 
 
