@@ -111,6 +111,7 @@ def _ours(args: argparse.Namespace) -> Iterator[Any]:
   data.path, data.train_split, data.threads = args.records, args.split, args.cores
   data.frames, data.stride, data.size = args.frames, args.stride, args.size
   data.update(_OURS[args.worker])
+  data.cache_folder = args.cache  # one that is removed, because workers are killed
   videos = source.load(data, split=args.split, batch_size=args.batch, seed=0)
   if data.cache == "device":
     for batch in videos.cut_batches():
@@ -208,7 +209,8 @@ class _Worker:
 
   def __init__(self, args: argparse.Namespace, kind: str, python: str):
     passed = ("records", "split", "frames", "stride", "size", "batch", "cores")
-    passed += ("videos", "short_side", "cache") if kind == "videos" else ()
+    passed += ("videos", "short_side") if kind == "videos" else ()
+    passed += () if kind == "rival" else ("cache",)
     command = [python, __file__, f"--worker={kind}"]
     command += [f"--{name}={getattr(args, name)}" for name in passed]
     root = str(pathlib.Path(__file__).resolve().parent.parent)
@@ -481,6 +483,7 @@ def main() -> None:
     else:
       args.records = args.records or _synthetic_records(folder)
       if args.slow_input:
+        args.cache = folder
         result = _slow_input(args)
       else:
         result = _memory(args) if args.memory_clips else _compare(args)

@@ -69,7 +69,7 @@ def weighted_knn(
   if not known.all():
     train, labels = np.asarray(train)[known], labels[known]
   rows = len(queries)
-  chosen = list(devices or jax.local_devices())[:rows]
+  chosen = list(devices or jax.local_devices())[: max(1, rows)]
   mesh = parallel.make_mesh(chosen)
   # The devices must divide the queries; the votes of those that are added are left out.
   filled = np.zeros((-(-rows // mesh.size) * mesh.size, np.shape(queries)[1]), np.float32)
@@ -90,7 +90,9 @@ def votes(mesh: Mesh, *, classes: int, k: int, chunk: int) -> Callable[..., jax.
   def vote(
     train: jax.Array, labels: jax.Array, queries: jax.Array, temperature: jax.Array
   ) -> jax.Array:
-    cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, chunk)
+    blocks = -(-len(queries) // chunk)  # of one size, so that the last overlaps few rows
+    tile = (-(-len(queries) // max(1, blocks)), chunk)
+    cosine, found = tiles.nearest(l2_normalize(queries), l2_normalize(train), k, tile)
     weight = jax.nn.softmax(cosine / temperature, axis=1)
     row = jnp.arange(len(queries))[:, None]
     return jnp.zeros((len(queries), classes), weight.dtype).at[row, labels[found]].add(weight)
