@@ -17,6 +17,7 @@ from vssl_jax.training import run_folder
 
 _MAIN = "from tests.slow import pod_evaluation_test as t; raise SystemExit(t.main())"
 TIMES = ("seconds", "clips_per_second")
+TUNED = ("linear", "finetune", "semi_supervised")
 VALUES = {"data.synthetic.videos": 48, "data.synthetic.eval_videos": 21, "data.eval.batch_size": 12}
 FEW = (
   "--epochs=1",
@@ -39,7 +40,7 @@ class Flat(nn.Module):
 
   @nn.compact
   def __call__(self, clips, train=False):
-    x = nn.Dense(12, name="stem")(clips[:, :, ::4, ::4].reshape(len(clips), -1))
+    x = nn.Dense(12, name="stem")(clips.mean(1)[:, ::4, ::4].reshape(len(clips), -1))
     return nn.relu(BatchNorm(name="norm")(x, train))
 
 
@@ -105,6 +106,14 @@ def _timeless(value):
   return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
+def _numbers(value, name=""):
+  """All numbers of a result, by their place."""
+  if isinstance(value, dict | list):
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, x in items for k, v in _numbers(x, f"{name}.{key}").items()}
+  return {name: value} if isinstance(value, int | float) else {}
+
+
 def _scores(output):
   files = sorted((output / "synthetic").glob("*.json"))
   return {f.stem: _timeless(json.loads(f.read_text())) for f in files}
@@ -136,7 +145,9 @@ def test_every_protocol_has_the_scores_of_one_process(folder, whole):
   assert "finetune" not in second  # process 0 speaks for all
   one, two = _scores(whole), _scores(output)
   assert len(one) == 10
-  assert two == one
+  assert {k: two[k] for k in two if k not in TUNED} == {k: one[k] for k in one if k not in TUNED}
+  for name in TUNED:  # sums over other devices are rounded otherwise
+    assert _numbers(two[name]) == pytest.approx(_numbers(one[name]), rel=1e-3, abs=1e-4), name
   assert _names(output) == _names(whole)
   for file in (whole / "features").glob("*.npz"):
     a, b = features.load(file), features.load(output / "features" / file.name)
