@@ -8,15 +8,21 @@ from collections.abc import Callable
 import numpy as np
 from safetensors.numpy import save
 
+from data_pipelines import arrays
+from data_pipelines.encoded import example, pack
+from data_pipelines.encoded import read as encoded_read
 from data_pipelines.listing import split_lists, video_list
 from data_pipelines.prepare import resume
 from data_pipelines.records import fingerprint, index, manifest, sequence_example, tfrecord
 from data_pipelines.sources import features as features_source
 from data_pipelines.untrimmed import sequences, stitched
 from data_pipelines.videos import decode
+from data_pipelines.videos.damage import UnreadableError
 from tests.data_pipelines import tiny
+from tests.data_pipelines.encoded import moving
 from vssl_jax import methods
 from vssl_jax.encoder import card, exported
+from vssl_jax.errors import UserError
 from vssl_jax.evaluation import subsets
 from vssl_jax.localization import annotations, check, score
 from vssl_jax.probes import features as probe_features
@@ -227,6 +233,35 @@ def _read_record(folder):
   return sequence_example.filename_of(data), sequence_example.decode(data)
 
 
+def _encoded_record(folder):
+  moving.write(folder / "a.mp4", 12, b_frames=2)
+  (made,) = pack.pack(folder / "a.mp4", decode.FrameSettings(short_side=0, store="video"))
+  about = sequence_example.Video(frames=(), fps=25.0, label=0, filename="a.mp4")
+  return _put(folder, "record", example.encode(made.video, about))
+
+
+def _read_encoded_record(folder):
+  try:
+    video = example.decode((folder / "record").read_bytes())
+    return encoded_read.pictures(video, (0, len(video.shown) - 1))
+  except (ValueError, UnreadableError) as error:
+    raise UserError(str(error)) from None
+
+
+def _array(folder, name):
+  video = np.arange(5 * 4 * 6 * 12, dtype=np.uint16).reshape(5, 4, 6, 12)
+  (np.savez if name.endswith("z") else np.save)(folder / name, video)
+  return folder / name
+
+
+def _read_array(path):
+  try:
+    found = arrays.look(str(path))
+    return arrays.read(found, [0, found.length - 1], (0.0, 1e4))
+  except arrays.BadArrayError as error:
+    raise UserError(str(error)) from None
+
+
 def _plan(folder):
   _put(folder, "in/a.mp4", b"x")
   videos = video_list.from_folder(folder / "in")
@@ -369,6 +404,9 @@ READERS = {
   "tfrecord": Reader(_records, _read_records, False),
   "unverified tfrecord": Reader(_records, _read_unverified, False),
   "record": Reader(_record, _read_record, False),
+  "encoded record": Reader(_encoded_record, _read_encoded_record, False),
+  "array npy": Reader(lambda f: _array(f, "a.npy"), lambda f: _read_array(f / "a.npy"), False),
+  "array npz": Reader(lambda f: _array(f, "a.npz"), lambda f: _read_array(f / "a.npz"), False),
   "index": Reader(_index, _read_records, False, 0.6),
   "old index": Reader(_old_index, _read_records, False, 0.4),
   "labels": Reader(_labels, _read_records, True, 0.4),
