@@ -192,7 +192,26 @@ def _write(
     raise UserError("--stream_fps: arrays have no frame rate; give it, frames per second.")
   make_folder(out)
   with _sole_writer(out):
-    return _write_alone(out, paths, made, slide, progress)
+    before = parallel.from_first(lambda: _merge(out, made.origin).rows)
+    journal = _Journal(out / _journal_of(jax.process_index()), made.origin, before)
+    share = paths[jax.process_index() :: jax.process_count()]
+    left = [p for p in share if not journal.has(p)]
+    if progress:
+      print(f"{len(share)} videos, {len(share) - len(left)} of them done before", flush=True)
+
+    def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
+      _save(out / f"{path.stem}.npy", features)
+      journal.add(path, facts)
+      if progress:
+        print(f"{path.stem}: {len(features)} snippets", flush=True)
+
+    try:
+      unreadable = slide(left, finish)
+    finally:
+      if not lock.is_lost():  # else the journal is another process's
+        journal.write()
+    lost = parallel.gather_text({str(p): reason for p, reason in unreadable.items()})
+    return parallel.from_first(lambda: _finish(out, paths, made, lost))
 
 
 @contextlib.contextmanager
@@ -211,35 +230,6 @@ def _sole_writer(out: pathlib.Path) -> Iterator[None]:
 
     parallel.from_first(acquire)
     yield
-
-
-def _write_alone(
-  out: pathlib.Path,
-  paths: list[pathlib.Path],
-  made: snippet_encoder.Made,
-  slide: Callable[..., dict[pathlib.Path, str]],
-  progress: bool,
-) -> dict[str, Any]:
-  before = parallel.from_first(lambda: _merge(out, made.origin).rows)
-  journal = _Journal(out / _journal_of(jax.process_index()), made.origin, before)
-  share = paths[jax.process_index() :: jax.process_count()]
-  left = [p for p in share if not journal.has(p)]
-  if progress:
-    print(f"{len(share)} videos, {len(share) - len(left)} of them done before", flush=True)
-
-  def finish(path: pathlib.Path, facts: dict[str, Any], features: np.ndarray) -> None:
-    _save(out / f"{path.stem}.npy", features)
-    journal.add(path, facts)
-    if progress:
-      print(f"{path.stem}: {len(features)} snippets", flush=True)
-
-  try:
-    unreadable = slide(left, finish)
-  finally:
-    if not lock.is_lost():  # else the journal is another process's
-      journal.write()
-  lost = parallel.gather_text({str(p): reason for p, reason in unreadable.items()})
-  return parallel.from_first(lambda: _finish(out, paths, made, lost))
 
 
 def _merge(out: pathlib.Path, origin: dict[str, Any]) -> _Journal:
