@@ -1,7 +1,5 @@
 """Stages after pre-training, compiled for virtual devices: sizes, work and exchange."""
 
-import math
-
 import pytest
 
 import vssl_jax
@@ -117,8 +115,11 @@ def test_devices_share_the_queries_of_nearest_neighbors(plans, shrunk):
   width = build_encoder(shrunk.encoder).features_dim
   assert p["machine"]["devices"] == 8
   assert p["collectives"] == []
-  tiled = [-(-n // knn.CHUNK) * knn.CHUNK for n in (stages.QUERIES // 8, VIDEOS)]
-  assert p["flops"]["compiled"] == 2 * width * math.prod(tiled)  # the last tiles overlap
+  queries = stages.QUERIES // 8
+  blocks = -(-queries // knn.CHUNK)
+  rows = blocks * -(-queries // blocks)  # the last blocks overlap
+  columns = -(-VIDEOS // knn.CHUNK) * knn.CHUNK
+  assert p["flops"]["compiled"] == 2 * width * rows * columns
   assert p["memory"]["arguments"] >= 4 * width * (VIDEOS + stages.QUERIES / 8)
 
 
