@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -261,6 +262,8 @@ def _undisturbed() -> Iterator[None]:
   if callable(before):
     # The mask alone does not do: another thread may take the signal for the main one.
     signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+  # Python starts its tracker of resources with the first process, and unblocks SIGINT after it.
+  resource_tracker.ensure_running()
   mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
