@@ -117,7 +117,9 @@ def test_devices_share_the_queries_of_nearest_neighbors(plans, shrunk):
   width = build_encoder(shrunk.encoder).features_dim
   assert p["machine"]["devices"] == 8
   assert p["collectives"] == []
-  tiled = [-(-n // knn.CHUNK) * knn.CHUNK for n in (stages.QUERIES // 8, VIDEOS)]
+  each = stages.QUERIES // 8
+  blocks = -(-each // knn.CHUNK)  # of one size
+  tiled = (-(-each // blocks) * blocks, -(-VIDEOS // knn.CHUNK) * knn.CHUNK)
   assert p["flops"]["compiled"] == 2 * width * math.prod(tiled)  # the last tiles overlap
   assert p["memory"]["arguments"] >= 4 * width * (VIDEOS + stages.QUERIES / 8)
 
