@@ -71,6 +71,7 @@ def mlp(
     bn=h.get("bn", True),
     out_bn=out_bn,
     dtype=models.DTYPES[config.encoder.dtype],
+    reduce_dtype=models.DTYPES[config.encoder.reduce_dtype],
   )
 
 

@@ -205,6 +205,7 @@ def _network(config: ConfigDict, mesh: Mesh | None = None) -> network.Network:
     h.bn_groups,
     h.get("bn", True),
     models.DTYPES[config.encoder.dtype],
+    models.DTYPES[config.encoder.reduce_dtype],
   )
   return network.Network(models.build_encoder(config.encoder, mesh), head)
 

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from vssl_jax.models.layers import product
+
 BASE, SUPPRESSED = 0, 1  # indices of the branches
 PARTS = ("filter1", "filter2", "conv1", "conv2", "classifier", "projection")  # parameter names
 _SLOPE = 0.01
@@ -60,6 +62,7 @@ class BasNet(nn.Module):
     dim: d, width of the embedding.
     dropout: rate in [0, 1).
     dtype: dtype of the matrix products; parameters and results are float32.
+    reduce_dtype: dtype in which devices add up gradients.
   """
 
   classes: int
@@ -68,6 +71,7 @@ class BasNet(nn.Module):
   dim: int = 512
   dropout: float = 0.7
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -83,16 +87,18 @@ class BasNet(nn.Module):
     inside = mask[..., None]
     x = jnp.where(inside, features, 0).astype(self.dtype)
     attention = self._filter(x) * mask
-    products, bias = Taps(self.hidden, dtype=self.dtype, name="conv1")(x)
+    add = functools.partial(product.add, reduce_dtype=self.reduce_dtype)
+    taps = functools.partial(Taps, self.hidden, dtype=self.dtype, reduce_dtype=self.reduce_dtype)
+    products, bias = taps(name="conv1")(x)
     w = attention[..., None].astype(self.dtype)
     # Videos are the first axis until the end: they are split over devices, and an axis that is
     # merged with another stays split only if it is the first of the two.
     both = jnp.stack([shifted(products), shifted([w * p for p in products])], axis=1)
     # Padding is set to zero before each layer, as beyond the ends of a video.
-    both = jnp.where(inside[:, None], _activate(both + bias), 0)
+    both = jnp.where(inside[:, None], _activate(add(both, bias)), 0)
     n, t = mask.shape
-    products, bias = Taps(self.hidden, dtype=self.dtype, name="conv2")(both.reshape(2 * n, t, -1))
-    trunk = _activate(shifted(products) + bias).reshape(n, 2, t, self.hidden)
+    products, bias = taps(name="conv2")(both.reshape(2 * n, t, -1))
+    trunk = _activate(add(shifted(products), bias)).reshape(n, 2, t, self.hidden)
 
     classifier = self._dense(self.classes + 1, "classifier", use_bias=False)
     clean = lax.stop_gradient(_flat(classifier, trunk))
@@ -104,8 +110,15 @@ class BasNet(nn.Module):
     )
     return Activations(attention, cas, clean, embedding, trunk.swapaxes(0, 1))
 
-  def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
-    return nn.Dense(width, use_bias, dtype=self.dtype, kernel_init=_init, name=name)
+  def _dense(self, width: int, name: str, use_bias: bool = True) -> product.Dense:
+    return product.Dense(
+      width,
+      use_bias,
+      dtype=self.dtype,
+      reduce_dtype=self.reduce_dtype,
+      kernel_init=_init,
+      name=name,
+    )
 
   def _filter(self, x: jax.Array) -> jax.Array:
     hidden = _activate(_flat(self._dense(self.filter, "filter1"), x))
@@ -123,14 +136,16 @@ class Taps(nn.Module):
   features: int
   width: int = 3
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
     """Products and bias for x `[N, T, D]`."""
     shape = (self.width, x.shape[-1], self.features)
-    kernel = self.param("kernel", _init, shape).astype(self.dtype)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return [_flat(functools.partial(jnp.matmul, b=w), x) for w in kernel], bias
+    kernel = self.param("kernel", _init, shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    times = functools.partial(product.matmul, reduce_dtype=self.reduce_dtype)
+    return [_flat(functools.partial(times, w=w), x.astype(self.dtype)) for w in kernel], bias
 
 
 def shifted(products: list[jax.Array]) -> jax.Array:

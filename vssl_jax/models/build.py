@@ -38,7 +38,8 @@ def build_encoder(config: ConfigDict, mesh: Mesh | None = None) -> nn.Module:
   Raises:
     UserError: A field has a value that is unknown, or that this encoder does not support.
   """
-  for field, known in {"name": ENCODERS, "dtype": DTYPES, "conv": LOWERINGS}.items():
+  fields = {"name": ENCODERS, "dtype": DTYPES, "reduce_dtype": DTYPES, "conv": LOWERINGS}
+  for field, known in fields.items():
     _choose(config, field, known)
   if config.conv == "auto":
     config = config.copy_and_resolve_references()
@@ -67,10 +68,14 @@ def _in_time(config: ConfigDict) -> None:
     )
 
 
+def _dtypes(config: ConfigDict) -> dict[str, Any]:
+  return {"dtype": DTYPES[config.dtype], "reduce_dtype": DTYPES[config.reduce_dtype]}
+
+
 def _convolutional(config: ConfigDict) -> dict[str, Any]:
   """Arguments of every convolutional network."""
   fields = ("width", "bn_momentum", "bn_epsilon", "bn_groups", "remat", "conv")
-  return {"dtype": DTYPES[config.dtype], **{field: config[field] for field in fields}}
+  return {**_dtypes(config), **{field: config[field] for field in fields}}
 
 
 def _r3d(config: ConfigDict) -> nn.Module:
@@ -130,7 +135,7 @@ def _vit(config: ConfigDict) -> nn.Module:
   return ViT(
     size=config.size,
     width=config.width,
-    dtype=DTYPES[config.dtype],
+    **_dtypes(config),
     remat=config.remat,
     tubelet=tuple(config.tubelet),
     depth=_depth(config, vit.DEPTH),

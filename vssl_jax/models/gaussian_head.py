@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from jax.typing import DTypeLike
 
 from vssl_jax.models.heads import glorot_uniform
 from vssl_jax.models.layers.norm import BatchNorm
+from vssl_jax.models.layers.product import Dense
 from vssl_jax.ops.sphere import l2_normalize
 
 
@@ -32,6 +34,7 @@ class GaussianHead(nn.Module):
     bn: whether the hidden layers have batch norm.
     dtype: dtype of the matrix products. The variance always uses float32, since bfloat16 would
       round σ² by several per cent; both outputs are float32.
+    reduce_dtype: dtype in which devices add up gradients.
   """
 
   out: int = 256
@@ -42,19 +45,23 @@ class GaussianHead(nn.Module):
   bn_groups: int = 1
   bn: bool = True
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Maps features `[N, F]` to `mean`, unit vectors, and `log_variance`, each `[N, D]`."""
+    dense = partial(
+      Dense, dtype=self.dtype, reduce_dtype=self.reduce_dtype, kernel_init=glorot_uniform
+    )
     for i, width in enumerate(self.hidden):
-      x = nn.Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=f"dense_{i}")(x)
+      x = dense(width, name=f"dense_{i}")(x)
       if self.bn:
         norm = BatchNorm(
           self.bn_momentum, groups=self.bn_groups, dtype=self.dtype, name=f"norm_{i}"
         )
         x = norm(x, train)
       x = nn.relu(x)
-    mean = nn.Dense(self.out, dtype=self.dtype, kernel_init=glorot_uniform, name="mean")(x)
+    mean = dense(self.out, name="mean")(x)
     mean = nn.LayerNorm(dtype=jnp.float32, name="mean_norm")(mean.astype(jnp.float32))
     start = nn.initializers.constant(math.log(self.trace / self.out))
     log_variance = nn.Dense(

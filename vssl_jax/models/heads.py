@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vssl_jax.models.layers.norm import BatchNorm
+from vssl_jax.models.layers.product import Dense
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
@@ -28,18 +31,22 @@ class ProjectionHead(nn.Module):
   dtype: DTypeLike = jnp.float32
   bn: bool = True
   out_bn: bool = False
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalized."""
+    dense = partial(
+      Dense, dtype=self.dtype, reduce_dtype=self.reduce_dtype, kernel_init=glorot_uniform
+    )
     for i, width in enumerate(self.hidden):
-      x = nn.Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=f"dense_{i}")(x)
+      x = dense(width, name=f"dense_{i}")(x)
       if self.bn:
         x = BatchNorm(
           self.bn_momentum, self.bn_epsilon, self.bn_groups, dtype=self.dtype, name=f"norm_{i}"
         )(x, train)
       x = nn.relu(x)
-    x = nn.Dense(self.out, dtype=self.dtype, kernel_init=glorot_uniform, name="out")(x)
+    x = dense(self.out, name="out")(x)
     x = x.astype(jnp.float32)
     if self.out_bn:
       x = BatchNorm(

@@ -64,6 +64,7 @@ class R2Plus1D(nn.Module):
 
   width: float = 1.0
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

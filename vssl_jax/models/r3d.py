@@ -78,6 +78,7 @@ class R3D(nn.Module):
   depth: int = 50
   width: float = 1.0
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1

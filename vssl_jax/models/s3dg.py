@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from vssl_jax.models.layers.blocks import layers
 from vssl_jax.models.layers.conv import he_fan_out
 from vssl_jax.models.layers.padding import Triple
+from vssl_jax.models.layers.product import Dense
 
 # Channels of a block's branches: 1×1×1; 1×1×1 then 3×3×3, twice; max-pool then 1×1×1.
 STAGES = (
@@ -69,13 +70,20 @@ class Gate(nn.Module):
   """y = σ(W · mean(x) + b) ⊙ x, the mean over time and space (section 4.4 of the paper)."""
 
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[N, T, H, W, C]` to the same shape."""
     mean = x.mean((1, 2, 3), dtype=jnp.float32)
     small = nn.initializers.truncated_normal(0.01)
-    y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=small, name="dense")(mean)
+    y = Dense(
+      x.shape[-1],
+      dtype=self.dtype,
+      reduce_dtype=self.reduce_dtype,
+      kernel_init=small,
+      name="dense",
+    )(mean)
     return x * nn.sigmoid(y)[:, None, None, None]
 
 
@@ -87,6 +95,7 @@ class Block(nn.Module):
   conv: partial
   norm: partial
   max_pool: partial
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -101,7 +110,8 @@ class Block(nn.Module):
     y = self.max_pool(x, (3, 3, 3), (1, 1, 1))
     outputs.append(point(last, name="branch_3")(y, train))
     if self.gating:
-      outputs = [Gate(y.dtype, name=f"gate_{i}")(y) for i, y in enumerate(outputs)]
+      reduce = self.reduce_dtype
+      outputs = [Gate(y.dtype, reduce, name=f"gate_{i}")(y) for i, y in enumerate(outputs)]
     return jnp.concatenate(outputs, -1)
 
 
@@ -121,6 +131,7 @@ class S3DG(nn.Module):
 
   width: float = 1.0
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
   bn_momentum: float = 0.9
   bn_epsilon: float = 1e-5
   bn_groups: int = 1
@@ -157,7 +168,7 @@ class S3DG(nn.Module):
     x = Unit(wide(64), (1, 1, 1), conv, norm, name="conv_2b")(x, train)
     x = Separable(wide(192), 3, conv, norm, name="conv_2c")(x, train)
     if self.gating:
-      x = Gate(self.dtype, name="gate_2c")(x)
+      x = Gate(self.dtype, self.reduce_dtype, name="gate_2c")(x)
     # Maps of even size need no padding for 2×2×2; for odd sizes the last row is kept, as in
     # TensorFlow.
     pools = (
@@ -174,6 +185,7 @@ class S3DG(nn.Module):
           conv=conv,
           norm=norm,
           max_pool=max_pool,
+          reduce_dtype=self.reduce_dtype,
           name=f"mixed_{name}",
         )(x, train)
     return x.mean((1, 2, 3), dtype=jnp.float32) if pool else x

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from vssl_jax.errors import UserError
 from vssl_jax.models.layers.attention import Attend
 from vssl_jax.models.layers.padding import Triple
+from vssl_jax.models.layers.product import Dense
 
 # size -> (channels, heads)
 SIZES = {"S": (384, 6), "B": (768, 12)}
@@ -44,6 +45,7 @@ class Block(nn.Module):
 
   heads: int
   dtype: DTypeLike
+  reduce_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -52,8 +54,15 @@ class Block(nn.Module):
     channels, dtype = x.shape[-1], self.dtype
     shape = (*x.shape[:2], self.heads, channels // self.heads)
 
-    def dense(features: int, name: str, use_bias: bool = True) -> nn.Dense:
-      return nn.Dense(features, use_bias, dtype=dtype, kernel_init=glorot_uniform, name=name)
+    def dense(features: int, name: str, use_bias: bool = True) -> Dense:
+      return Dense(
+        features,
+        use_bias,
+        dtype=dtype,
+        reduce_dtype=self.reduce_dtype,
+        kernel_init=glorot_uniform,
+        name=name,
+      )
 
     y = nn.LayerNorm(1e-6, dtype=dtype, name="norm_attention")(x)
     q, k, v = (dense(channels, name, name != "key")(y) for name in ("query", "key", "value"))
@@ -81,6 +90,7 @@ class ViT(nn.Module):
   size: str = "B"
   width: float = 1.0
   dtype: DTypeLike = jnp.float32
+  reduce_dtype: DTypeLike = jnp.float32
   remat: bool = False
   tubelet: Triple = (2, 16, 16)
   depth: int = DEPTH
@@ -128,11 +138,18 @@ class ViT(nn.Module):
     x = clips.astype(self.dtype).reshape(batch, t, p, h, q, w, r, colors)
     x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, t * h * w, -1)
     channels = self.features_dim
-    x = nn.Dense(channels, dtype=self.dtype, kernel_init=glorot_uniform, name="embed")(x)
+    dtypes = self.dtype, self.reduce_dtype
+    x = Dense(
+      channels,
+      dtype=self.dtype,
+      reduce_dtype=self.reduce_dtype,
+      kernel_init=glorot_uniform,
+      name="embed",
+    )(x)
     x = x + jnp.asarray(positions(t * h * w, channels), self.dtype)
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     for i in range(self.depth):
-      x = block(SIZES[self.size][1], self.dtype, name=f"block_{i}")(x, train)
+      x = block(SIZES[self.size][1], *dtypes, name=f"block_{i}")(x, train)
     x = nn.LayerNorm(1e-6, dtype=self.dtype, name="norm")(x)
     if pool:
       return x.mean(1, dtype=jnp.float32)

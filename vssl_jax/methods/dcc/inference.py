@@ -27,7 +27,8 @@ Activate = Callable[[Params, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 def network(config: ConfigDict) -> BasNet:
   """The network of a resolved config of method dcc."""
   c = config.dcc
-  return BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, DTYPES[c.dtype])
+  dtypes = DTYPES[c.dtype], DTYPES[config.encoder.reduce_dtype]
+  return BasNet(c.classes, c.hidden, c.filter, c.dim, c.dropout, *dtypes)
 
 
 def activations(config: ConfigDict) -> Activate:

@@ -19,12 +19,18 @@ def layers(
   """Convolution, batch norm and max pooling of a network; the caller adds each layer's arguments.
 
   Args:
-    network: its `dtype`, `conv`, `bn_momentum`, `bn_epsilon` and `bn_groups` are read.
+    network: its `dtype`, `reduce_dtype`, `conv`, `bn_momentum`, `bn_epsilon` and `bn_groups` are
+      read.
     padding: padding of all convolutions and poolings.
     kernel_init: initializer of all kernels.
   """
   conv = partial(
-    Conv, padding=padding, dtype=network.dtype, lowering=network.conv, kernel_init=kernel_init
+    Conv,
+    padding=padding,
+    dtype=network.dtype,
+    lowering=network.conv,
+    reduce_dtype=network.reduce_dtype,
+    kernel_init=kernel_init,
   )
   norm = partial(
     BatchNorm,

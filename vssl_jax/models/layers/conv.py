@@ -21,11 +21,10 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
 from vssl_jax.errors import UserError
-from vssl_jax.models.layers import conv_cpu
+from vssl_jax.models.layers import conv_cpu, product
 from vssl_jax.models.layers.conv_cpu import fold_time
 from vssl_jax.models.layers.padding import Padding, Pads, Triple, pads
 from vssl_jax.parallel import platform, vary_with
@@ -44,20 +43,27 @@ def fastest(platform: str) -> str:
 
 
 def conv3d(
-  x: jax.Array, kernel: jax.Array, strides: Triple, padding: Padding, lowering: str = "auto"
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Triple,
+  padding: Padding,
+  lowering: str = "auto",
+  reduce_dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
   """Convolves clips.
 
   Args:
     x: `[N, T, H, W, C]`.
-    kernel: `[t, h, w, C, F]`, of the same dtype.
+    kernel: `[t, h, w, C, F]`, of the same dtype, or a wider one from which it is rounded.
     strides: In time, height and width.
     padding: See `padding.pads`.
     lowering: One of `LOWERINGS`. `cpu` has a reverse-mode gradient only. `auto` is for programs
       that run on JAX's default device; `build_encoder` replaces it for those of a mesh.
+    reduce_dtype: If the kernel is rounded, the dtype in which devices add up its gradient. The
+      lowering `cpu` adds in float32; with bfloat16 it rounds the sum.
 
   Returns:
-    `[N, T', H', W', F]`, of the same dtype.
+    `[N, T', H', W', F]`, of the dtype of `x`.
 
   Raises:
     UserError: The lowering or the padding is unknown.
@@ -69,43 +75,54 @@ def conv3d(
     lowering = fastest(platform(None))
   pad = cast(Pads, pads(x.shape[1:4], kernel.shape[:3], strides, padding))
   if lowering == "lax":
-    return lax.conv_general_dilated(
-      x, kernel, strides, pad, dimension_numbers=("NTHWC", "THWIO", "NTHWC")
-    )
+    return product.convolve(x, kernel, strides, pad, reduce_dtype)
   if lowering == "cpu" and x.dtype == jnp.bfloat16:  # no CPU library supports bfloat16
-    y = conv3d(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, pad, "cpu")
+    straight = kernel.dtype == jnp.float32 == jnp.dtype(reduce_dtype)
+    rounded = _rounded(kernel) if straight else kernel.astype(x.dtype).astype(jnp.float32)
+    y = conv3d(x.astype(jnp.float32), rounded, strides, pad, "cpu")
     return y.astype(x.dtype)
   if kernel.shape[1:3] == (1, 1) and not any(a or b for a, b in pad[1:]):
     x = x[:, :, :: strides[1], :: strides[2]]
-    return _along_time(x, kernel[:, 0, 0], strides[0], pad[0])
+    return _along_time(x, kernel[:, 0, 0], strides[0], pad[0], reduce_dtype)
   if lowering == "fold":
-    return _frames(x, kernel, strides, pad)
+    return _frames(x, kernel, strides, pad, reduce_dtype)
   if x.shape[2] * x.shape[3] <= kernel.shape[1] * kernel.shape[2]:
     return conv_cpu.dense(x, kernel, strides, pad)
   return conv_cpu.convolve(x, *vary_with(x, kernel), strides, pad)
 
 
-def _frames(x, kernel, strides, pad):
+@jax.custom_jvp
+def _rounded(x: jax.Array) -> jax.Array:
+  """float32 values that bfloat16 has; the gradient passes as it is."""
+  return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+@_rounded.defjvp
+def _rounded_tangent(primals, tangents):
+  return _rounded(*primals), tangents[0]
+
+
+def _frames(x, kernel, strides, pad, reduce_dtype):
   """Convolves as one 2-D convolution of frames, with temporal taps as channels."""
   x = fold_time(x, kernel.shape[0], strides[0], pad[0])
   kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, kernel.shape[-1])
   frames = x.reshape(-1, *x.shape[2:])
-  y = lax.conv_general_dilated(
-    frames, kernel, strides[1:], pad[1:], dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  y = product.convolve(frames, kernel, strides[1:], pad[1:], reduce_dtype)
   return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-def _along_time(x, kernel, stride, pad):
+def _along_time(x, kernel, stride, pad, reduce_dtype):
   """Convolves along time only, with a kernel `[t, C, F]`, as one matrix product."""
   taps, channels, features = kernel.shape
   if taps > 1 and features <= channels and stride == 1:
     # Few outputs: multiply by all taps at once, then add the shifted results.
-    y = x @ kernel.transpose(1, 0, 2).reshape(channels, taps * features)
+    every = kernel.transpose(1, 0, 2).reshape(channels, taps * features)
+    y = product.matmul(x, every, reduce_dtype)
     y = jnp.pad(y, ((0, 0), pad, (0, 0), (0, 0), (0, 0)))
     last = y.shape[1] - taps + 1
     return sum(y[:, t : t + last, ..., t * features : (t + 1) * features] for t in range(taps))
-  return fold_time(x, taps, stride, pad) @ kernel.reshape(taps * channels, features)
+  folded = fold_time(x, taps, stride, pad)
+  return product.matmul(folded, kernel.reshape(taps * channels, features), reduce_dtype)
 
 
 class Conv(nn.Module):
@@ -120,6 +137,7 @@ class Conv(nn.Module):
   param_dtype: DTypeLike = jnp.float32
   kernel_init: Callable = lecun_normal
   lowering: str = "auto"
+  reduce_dtype: DTypeLike = jnp.float32  # in which devices add up gradients
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -127,9 +145,9 @@ class Conv(nn.Module):
     shape = (*self.kernel, x.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
     y = conv3d(
-      x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding, self.lowering
+      x.astype(self.dtype), kernel, self.strides, self.padding, self.lowering, self.reduce_dtype
     )
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-      y = y + bias.astype(self.dtype)
+      y = product.add(y, bias, self.reduce_dtype)
     return y
