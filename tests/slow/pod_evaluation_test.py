@@ -29,6 +29,7 @@ FEW = (
   "--gallery=2",
   "--fractions=0.4,0.1",
   "--subset_seeds=0",
+  "--solver=device",
 )
 
 
