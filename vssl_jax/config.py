@@ -199,6 +199,7 @@ def augment() -> ConfigDict:
   c.blur_kernel = 0  # size of the blur's kernel, taps; 0: size // 10, made odd
   c.solarize_p = (0.0, 0.2)  # probability of solarizing, per view
   c.solarize_threshold = 0.5  # values at or above it are inverted, in [0, 1]
+  c.invert_p = 0.0  # probability of the negative: all values x become 1 - x
   c.rotation_p = 0.0  # probability of rotation by a random multiple of 90 degrees
   c.consistent = True  # True: one draw per clip; False: one per frame
   # Subtracted after augmentation, from values in [0, 1]: one number per channel, or one for all.

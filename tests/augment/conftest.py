@@ -48,6 +48,8 @@ def _clip(tf, clip, d, view):
     frames = _blur(tf, frames, view.taps, float(d.sigma))
   if d.solarize:
     frames = tf.where(frames < view.solarize_threshold, frames, 1.0 - frames)
+  if d.invert:
+    frames = 1.0 - frames
   return tf.clip_by_value(frames, 0.0, 1.0).numpy()
 
 

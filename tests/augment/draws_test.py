@@ -18,7 +18,7 @@ CHANCE = 1e-4  # of a false alarm, each
 def view():
   cfg = config.augment()
   cfg.rotation_p = 0.3
-  cfg.blur_p, cfg.solarize_p = (0.1,), (0.2,)
+  cfg.blur_p, cfg.solarize_p, cfg.invert_p = (0.1,), (0.2,), 0.4
   return settings.view(cfg, 0, 56)
 
 
@@ -30,7 +30,15 @@ def drawn(view):
 
 @pytest.mark.parametrize(
   ("field", "p"),
-  [("flip", 0.5), ("jitter", 0.8), ("gray", 0.2), ("blur", 0.1), ("solarize", 0.2), ("turns", 0.3)],
+  [
+    ("flip", 0.5),
+    ("jitter", 0.8),
+    ("gray", 0.2),
+    ("blur", 0.1),
+    ("solarize", 0.2),
+    ("invert", 0.4),
+    ("turns", 0.3),
+  ],
 )
 def test_probabilities(drawn, field, p):
   count = int((getattr(drawn, field) > 0).sum())
@@ -56,7 +64,7 @@ def test_factors_are_never_negative():
   cfg = config.augment()
   cfg.brightness = 1.5
   view = settings.view(cfg, 0, 56)
-  u = np.linspace(0, 1, 500, endpoint=False)[:, None].repeat(13, 1)
+  u = np.linspace(0, 1, 500, endpoint=False)[:, None].repeat(14, 1)
   factors = draws.resolve(u, view).brightness
   assert factors.min() == 0
   assert 2.4 < factors.max() <= 2.5
@@ -94,7 +102,7 @@ def test_certain_and_impossible():
 def test_switching_one_operation_off_leaves_the_others(view):
   import dataclasses
 
-  other = dataclasses.replace(view, flip=0.0, solarize_p=0.0, rotation_p=0.0)
+  other = dataclasses.replace(view, flip=0.0, solarize_p=0.0, rotation_p=0.0, invert_p=0.0)
   key = jax.random.key(3)
   one, two = draws.draw(key, view), draws.draw(key, other)
   for field in ("jitter", "order", "brightness", "hue", "blur", "sigma", "gray"):

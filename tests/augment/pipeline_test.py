@@ -19,7 +19,7 @@ def strong():
   """Everything on, so that a few clips meet every operation."""
   cfg = config.augment()
   cfg.rotation_p, cfg.gray_p = 0.5, 0.3
-  cfg.blur_p, cfg.solarize_p = (1.0, 0.5), (0.0, 0.5)
+  cfg.blur_p, cfg.solarize_p, cfg.invert_p = (1.0, 0.5), (0.0, 0.5), 0.5
   cfg.mean, cfg.std = (0.4, 0.45, 0.5), (0.2, 0.25, 0.3)
   return cfg
 
@@ -61,7 +61,7 @@ def near(a, b):
 
 def test_against_tensorflow(run, clips, tf_clip):
   cfg = strong()
-  orders, ops = set(), np.zeros(6, int)
+  orders, ops = set(), np.zeros(7, int)
   for seed in range(4):
     keys = jax.random.split(jax.random.key(seed), N)
     ours = np.asarray(run(keys, clips))
@@ -70,7 +70,7 @@ def test_against_tensorflow(run, clips, tf_clip):
         d, view = draw_of(cfg, keys[i], v)
         near(ours[i, v], normalized(tf_clip(clips[i, v], d, view), cfg))
         orders |= {int(d.order)} if d.jitter else set()
-        ops += [bool(x) for x in (d.flip, d.turns, d.jitter, d.gray, d.blur, d.solarize)]
+        ops += [bool(x) for x in (d.flip, d.turns, d.jitter, d.gray, d.blur, d.solarize, d.invert)]
   assert len(orders) > 12
   assert ((ops > 4) & (ops < 4 * N * R)).all()  # each was met both ways
 

@@ -19,6 +19,7 @@ def scrambled():
     7,
   )
   cfg.solarize_p, cfg.solarize_threshold, cfg.rotation_p = (0.9,), 0.1, 0.5
+  cfg.invert_p = 0.5
   cfg.contrast_mean, cfg.consistent = "grey", False
   return cfg
 
@@ -57,5 +58,6 @@ def test_groups():
   cfg = presets.no_color(config.augment())
   assert cfg.flip == 0.5
   assert (cfg.jitter_p, cfg.gray_p, cfg.blur_p, cfg.solarize_p) == (0.0, 0.0, (0.0,), (0.0,))
+  assert cfg.invert_p == 0
   cfg = presets.no_geometry(config.augment())
   assert (cfg.flip, cfg.rotation_p, cfg.jitter_p) == (0.0, 0.0, 0.8)

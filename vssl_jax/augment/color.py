@@ -98,6 +98,11 @@ def grey_planes(planes: Planes) -> Planes:
   return (luma(planes),) * 3
 
 
+def inverted(planes: Planes) -> Planes:
+  """The negative: x becomes 1 − x in every channel."""
+  return tuple(1.0 - p for p in planes)
+
+
 def adjust_brightness(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
   """Multiplies by `factor` and clips to [0, 1] (SimCLR v2's brightness).
 

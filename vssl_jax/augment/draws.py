@@ -18,7 +18,7 @@ from vssl_jax.augment.settings import View
 
 OPS = ("brightness", "contrast", "saturation", "hue")
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)  # [24, 4]: op at each place
-_USES = 13  # random numbers per clip; the index of each use must never change
+_USES = 14  # random numbers per clip; the index of each use must never change
 
 
 class Draw(NamedTuple):
@@ -36,6 +36,7 @@ class Draw(NamedTuple):
   blur: jax.Array  # bool
   sigma: jax.Array  # pixels
   solarize: jax.Array  # bool
+  invert: jax.Array  # bool
 
 
 def uniforms(key: jax.Array) -> jax.Array:
@@ -45,7 +46,7 @@ def uniforms(key: jax.Array) -> jax.Array:
     key: the clip's typed PRNG key, a scalar.
 
   Returns:
-    float32 `[13]`.
+    float32 `[14]`.
   """
   return jax.random.uniform(key, (_USES,))
 
@@ -54,7 +55,7 @@ def resolve(u: jax.Array, view: View) -> Draw:
   """Converts the numbers of `uniforms` to parameters.
 
   Args:
-    u: float32 `[..., 13]` in [0, 1).
+    u: float32 `[..., 14]` in [0, 1).
     view: the view's settings.
 
   Returns:
@@ -88,6 +89,7 @@ def resolve(u: jax.Array, view: View) -> Draw:
     blur=below(10, view.blur_p),
     sigma=between(11, *view.blur_sigma),
     solarize=below(12, view.solarize_p),
+    invert=below(13, view.invert_p),
   )
 
 

@@ -1,7 +1,7 @@
 """The augmentation of a batch of clips, on the device.
 
 The order is that of CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
-solarize, normalization. Probabilities are known at compile time, so an operation that never happens
+solarize, inversion, normalization. Probabilities are known at compile time, so an operation that never happens
 in a view is not compiled. Clips that are not RGB have no saturation, hue or gray value: operations
 on these are left out, and all others are as for RGB.
 """
@@ -58,6 +58,7 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
     return tuple(color.solarize(p, view.solarize_threshold) for p in planes)
 
   planes = perhaps(d.solarize, view.solarize_p, solarized, planes)
+  planes = perhaps(d.invert, view.invert_p, color.inverted, planes)
   return color.merge(color.unit(planes))
 
 
@@ -129,7 +130,7 @@ def build(
       number = first + jnp.arange(r)
       return jax.vmap(lambda v: numbers(jax.random.fold_in(key, v), frames))(number)
 
-    u = jax.vmap(of_example)(keys)  # [N, R, 13], or [N, R, T, 13]
+    u = jax.vmap(of_example)(keys)  # [N, R, 14], or [N, R, T, 14]
     u = u.reshape(-1, row, *u.shape[2:])
 
     def one_row(some, u):

@@ -23,6 +23,7 @@ def code(cfg: ConfigDict) -> ConfigDict:
   cfg.blur_kernel = 0
   cfg.solarize_p = (0.0, 0.2)
   cfg.solarize_threshold = 0.5
+  cfg.invert_p = 0.0
   cfg.consistent = True
   return cfg
 
@@ -41,8 +42,8 @@ def none(cfg: ConfigDict) -> ConfigDict:
 
 
 def no_color(cfg: ConfigDict) -> ConfigDict:
-  """Switches off operations that change values: jitter, grayscale, blur, solarize."""
-  cfg.jitter_p = 0.0
+  """Switches off operations that change values: jitter, gray, blur, solarize, inversion."""
+  cfg.jitter_p = cfg.invert_p = 0.0
   cfg.gray_p = 0.0
   cfg.blur_p = (0.0,)
   cfg.solarize_p = (0.0,)

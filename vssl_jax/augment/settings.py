@@ -31,6 +31,7 @@ class View:
   taps: int
   solarize_p: float
   solarize_threshold: float
+  invert_p: float
 
   def without_color(self) -> View:
     """The same without what only red, green and blue have: saturation, hue and a gray value."""
@@ -153,5 +154,6 @@ def view(cfg: ConfigDict, index: int, size: int, channels: int = 3) -> View:
     taps=blur.taps(size, kernel),
     solarize_p=solarize_p[index % len(solarize_p)],
     solarize_threshold=_number(cfg, "solarize_threshold", 0, 1),
+    invert_p=_number(cfg, "invert_p", 0, 1),
   )
   return found if channels == 3 else found.without_color()
