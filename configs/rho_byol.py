@@ -48,7 +48,8 @@ def k400(c):
 def demo(c):
   """The digit videos, with a target that follows faster."""
   recipes.rho_demo(c)
-  c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.9
+  recipes.batch_normalized(c)
+  c.rho_byol.predictor, c.rho_byol.momentum = (256,), 0.97
 
 
 def ucf6(c):

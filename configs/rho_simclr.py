@@ -42,9 +42,10 @@ def k400(c):
 
 
 def demo(c):
-  """The digit videos, with batch norm on the embeddings."""
+  """The digit videos, with batch norm on the embeddings and a high temperature, as ρ-MoCo's."""
   recipes.rho_demo(c)
   recipes.batch_normalized(c)
+  c.rho_simclr.temperature = 0.3
 
 
 VARIANTS = {"k400": k400, "demo": demo, "ucf6": recipes.ucf6}

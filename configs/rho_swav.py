@@ -41,18 +41,23 @@ def k400(c):
 
 
 def demo(c):
-  """The digit videos, with more prototypes than the embedding has dimensions (64).
+  """The digit videos, with more prototypes (300) than a batch has videos (64).
 
-  With fewer prototypes some direction is orthogonal to all of them. There all scores are equal and
-  the loss stays at log K. The paper has 1,000 prototypes in 128 dimensions. Batches are small here,
-  so ε is smaller, which makes the codes sharper.
+  With 60 prototypes the look of a shot is enough to predict a code, and nothing else is learned.
+  Codes are sharp (small ε) and all clips have one; predictions have a high temperature.
   """
   recipes.rho_demo(c)
-  c.rho_swav.prototypes, c.rho_swav.epsilon = 100, 0.03
+  recipes.batch_normalized(c)
+  s = c.rho_swav
+  s.prototypes, s.epsilon, s.temperature, s.codes_from = 300, 0.03, 0.3, 0
 
 
 def ucf6(c):
-  """Six classes of UCF101, as `demo`. No queue: at this rate old embeddings are soon outdated."""
+  """Six classes of UCF101, with more prototypes than the embedding has dimensions (64).
+
+  With fewer, some direction is orthogonal to all of them: there all scores are equal, and the loss
+  stays at log K. No queue: at this rate old embeddings are soon outdated.
+  """
   recipes.ucf6(c)
   c.rho_swav.prototypes, c.rho_swav.epsilon = 100, 0.03
 

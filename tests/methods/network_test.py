@@ -24,7 +24,7 @@ def test_parameters_and_statistics_sit_under_the_same_names():
 
 
 def test_head_without_batch_norm_is_a_plain_mlp():
-  net, (params, stats) = _shapes(rho.config("rho_moco"))
+  net, (params, stats) = _shapes(rho.config("rho_moco", **{"head.out_bn": False}))
   assert set(params["head"]) == {"dense_0", "out"}
   assert not jax.tree.leaves(stats["head"])
   params = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), params["head"])
