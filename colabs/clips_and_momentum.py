@@ -180,8 +180,8 @@ fig
 #
 # ## 2. Tiny runs: how they are done
 #
-# The methods are the library's recipes (`configs/rho_*.py:demo`) with half the network width and
-# few updates. After training the encoder is frozen, and probes use labels on its features: logistic
+# The methods are the library's recipes (`configs/rho_*.py:demo`) with few updates, two clips of four
+# frames in color, and clips from anywhere in a video, so that each section can vary one of these. After training the encoder is frozen, and probes use labels on its features: logistic
 # regression, kNN and retrieval (R@1). For comparison the same network is probed at random
 # initialization.
 #
@@ -202,7 +202,12 @@ def small(method, name: str, **fields):
   """A shipped recipe made tiny; `fields` by their dotted names."""
   c = config_file.load(f"{method}:demo")
   c.name, c.data.path, c.steps, c.log_every = name, str(RUN / "data"), STEPS, 10
-  c.encoder.width, c.data.eval.clips, c.probe.calibrate = 0.125, 2, 4
+  c.data.eval.clips, c.probe.calibrate = 2, 4
+  c.data.clips, c.data.frames, c.data.eval.frames, c.probe.frames = 2, 4, 4, 4
+  c.data.interval.max_seconds, c.augment.gray_p, c.augment.invert_p = 0.0, 0.2, 0.0
+  c.optim.lr, c.head.out_bn = 2e-3, method == "rho_simclr"
+  if method != "rho_byol":
+    c[method].temperature = 0.1
   c.optim.warmup_epochs, c.save.every = 0.5, 0
   if FAST:
     c.data.source, c.optim.warmup_epochs = "synthetic", 0.0

@@ -478,7 +478,7 @@ fig
 #
 # Three small runs on the videos of digits: β = 0, the published $10^{-4}$, and 0.1, which is a
 # thousand times as large, so that its effect is visible in such a short run. Everything else is the
-# recipe `configs/provico.py:demo` with half the network width.
+# recipe `configs/provico.py:demo` with clips of four frames in color, from anywhere in a video.
 
 # %%
 STEPS = 3 if FAST else 132
@@ -489,7 +489,10 @@ def small(name: str, beta: float):
   """The shipped recipe, made tiny."""
   c = config_file.load("provico:demo")
   c.name, c.data.path, c.steps, c.log_every, c.save.every = name, str(RUN / "data"), STEPS, 12, 0
-  c.encoder.width, c.data.eval.clips, c.probe.calibrate = 0.125, 4, 4
+  c.data.eval.clips, c.probe.calibrate = 4, 4
+  c.data.frames, c.data.eval.frames, c.probe.frames = 4, 4, 4
+  c.data.interval.max_seconds, c.augment.gray_p, c.augment.invert_p = 0.0, 0.2, 0.0
+  c.optim.lr = 2e-3
   c.optim.warmup_epochs, c.provico.beta = 0.5, beta
   if FAST:
     c.data.source, c.batch_size, c.optim.warmup_epochs = "synthetic", 8, 0.0

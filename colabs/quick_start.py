@@ -148,13 +148,16 @@ print(manifest.summary(made))
 # ## 3. What the model sees
 #
 # A config holds all settings; `vssl_jax/config.py` lists their defaults and meanings. The variant
-# `demo` is the smallest: an R3D-18 of width 16, clips of four frames with stride 2, 24 × 24
-# pixels. For real videos start from `ucf6` (56 × 56) or from the published recipe, `k400`.
+# `demo` is the smallest: an R3D-18 of width 8, clips of two frames with stride 2, 24 × 24 pixels, in
+# gray. Here the network has width 16, and the clips have four frames and colors. For real videos start from `ucf6` (56 × 56) or from the published recipe, `k400`.
 
 # %%
 config = config_file.load("cvrl:demo")
 config.name = "quick_start"
 config.data.source, config.data.path = "tfrecord", str(RECORDS)
+config.encoder.width, config.optim.lr, config.cvrl.temperature = 0.25, 2e-3, 0.1
+config.data.frames = config.data.eval.frames = config.probe.frames = 4
+config.data.interval.max_seconds, config.augment.gray_p, config.augment.invert_p = 0.0, 0.2, 0.0
 config.batch_size, config.epochs, config.log_every = 60, 30.0, 5
 config.data.eval.clips = 3
 config.knn.every_epochs = 5.0  # nearest neighbors during training; needs labels

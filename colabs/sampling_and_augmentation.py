@@ -176,7 +176,8 @@ fig
 
 # %%
 config = config_file.load("cvrl:demo")
-config.data.path = str(RUN / "data")
+config.data.path, config.data.frames = str(RUN / "data"), 4
+config.data.interval.max_seconds = 0.0  # no bound
 mean = {name: probability(name) @ np.arange(m) for name in sampler.DENSITIES}
 for name in sampler.DENSITIES:
   config.data.interval.distribution = name
@@ -228,8 +229,8 @@ fig
 #
 # ### Small runs
 #
-# Three densities with two seeds each, everything else equal: the `demo` recipe with half the
-# network width and a fraction of its epochs. Then probes use labels on the frozen features:
+# Three densities with two seeds each, everything else equal: the `demo` recipe with clips of
+# four frames in color, from anywhere in a video, and a fraction of its epochs. Then probes use labels on the frozen features:
 # logistic regression, kNN and retrieval (R@1).
 
 # %%
@@ -241,7 +242,9 @@ def small(variant: str, seed: int):
   """The config of a small run; `variant` as on the command line, e.g. "uniform"."""
   c = config_file.load(f"cvrl:demo,{variant}" if variant else "cvrl:demo")
   c.data.path, c.seed, c.steps, c.log_every = str(RUN / "data"), seed, STEPS, 10
-  c.encoder.width = 0.125
+  c.data.frames, c.data.eval.frames, c.probe.frames = 4, 4, 4
+  c.data.interval.max_seconds, c.augment.gray_p, c.augment.invert_p = 0.0, 0.2, 0.0
+  c.optim.lr, c.cvrl.temperature = 2e-3, 0.1
   c.data.eval.clips, c.probe.calibrate = 3, 4
   c.probe.linear = c.probe.baselines = False
   c.probe.random_init = variant == ""
