@@ -166,7 +166,7 @@ TABLES = [
     "ρ-SimCLR on the digits",
     [
       ("ρ = 1: two crops of one clip, time span 0", "study/rho1", "trained"),
-      ("ρ = 2, 18 epochs, clips from anywhere", "digits/rho_simclr", "trained"),
+      ("ρ = 2, 18 epochs, clips from anywhere", "digits_18_epochs/rho_simclr", "trained"),
       ("ρ = 3, 18 epochs", "study/rho3", "trained"),
       ("ρ = 4, 18 epochs", "study/rho4", "trained"),
       ("ρ = 3, as many clips as ρ = 2 (12 epochs)", "study/rho3_equal", "trained"),
@@ -175,7 +175,7 @@ TABLES = [
     ],
   ),
   Table("provico_ucf6", "ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
-  Table("provico_digits", "ProViCo's retrieval, digits", retrieved("digits"), RECALLS),
+  Table("provico_digits", "ProViCo's retrieval, digits", retrieved("digits_18_epochs"), RECALLS),
   Table("stitched", "stitched from real features", localized("stitched"), LOCALIZATION),
   Table("dcc_beside", "stitched from real features", localized("stitched")[:3], LOCALIZATION),
   Table(
