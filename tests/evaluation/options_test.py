@@ -53,7 +53,7 @@ def test_published_linear_probes():
   )
   assert {k: cvrl[k] for k in same} == {k: published[k] for k in same}
   study = small.load("rho_moco.py").probe
-  for field in ("normalize", "lr", "batch_size", "epochs", "warmup_epochs"):
+  for field in ("normalize", "lr", "batch_size", "epochs", "warmup_epochs", "nesterov"):
     assert rho[field] == study[field], field
   assert rho.size == 56
   with pytest.raises(UserError, match="--linear=other"):
@@ -85,6 +85,24 @@ def test_finetuning_trains_the_whole_network():
   assert said["optimizer"]["layer_decay"] == 0.7
   assert (said["encoder"], said["dropout"]) == ("trained", 0.5)
   assert options_lib.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
+
+
+def test_finetuning_as_in_the_study_falls_in_steps():
+  """Feichtenhofer et al. 2021, B.6: UCF101 for 200 epochs, a tenth at 60, 120 and 180."""
+  options = dataclasses.replace(OWN, lr=0.025, lr_steps=(60, 120, 180), nesterov=True)
+  trained = options_lib.resolved(_trained(), options)
+  found = options_lib.finetuning(trained, 6, options, 200.0)
+  assert (found.optim.schedule, found.optim.lr_steps) == ("steps", (60, 120, 180))
+  assert found.optim.nesterov
+  said = options_lib.describe_training(found)["optimizer"]
+  assert (said["schedule"], said["lr_steps"], said["nesterov"]) == ("steps", (60, 120, 180), True)
+  plain = options_lib.finetuning(trained, 6, OWN, 200.0)
+  assert (plain.optim.schedule, plain.optim.nesterov) == ("cosine", False)
+  before = options_lib.describe_training(plain)["optimizer"]
+  assert before["schedule"] == "half-cosine"
+  assert not {"lr_steps", "lr_shares", "nesterov"} & before.keys()
+  with pytest.raises(UserError, match="--lr_steps=60,120,180: give epochs between 0 and the 100"):
+    options_lib.finetuning(trained, 6, options, 100.0)
 
 
 def test_every_option_has_its_help():

@@ -37,6 +37,8 @@ class Options:
   batch_size: int = 32
   optimizer: str = "sgd"
   lr: float = 0.05
+  lr_steps: tuple[float, ...] = ()
+  nesterov: bool = False
   weight_decay: float = 1e-4
   dropout: float = 0.0
   label_smoothing: float = 0.0
@@ -89,6 +91,8 @@ HELP = {
   "batch_size": "fine-tuning: videos per batch",
   "optimizer": "fine-tuning: sgd, adamw, lars or adam",
   "lr": f"fine-tuning: learning rate at {_LR_BATCH} videos per batch",
+  "lr_steps": "fine-tuning: epochs at which the learning rate falls to a tenth; none: half-cosine",
+  "nesterov": "fine-tuning: SGD with Nesterov's momentum",
   "weight_decay": "fine-tuning: weight decay",
   "dropout": "fine-tuning: dropout before the classifier",
   "label_smoothing": "fine-tuning: label smoothing",
@@ -212,6 +216,9 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   ):
     if not fits:
       raise UserError(f"--{name}: {value} is not {what}.")
+  if options.lr_steps and not all(0 < x < epochs for x in options.lr_steps):
+    told = ",".join(f"{x:g}" for x in options.lr_steps)
+    raise UserError(f"--lr_steps={told}: give epochs between 0 and the {epochs:g} of the run.")
   c = classifier.linear_config(config, classes)
   with c.unlocked():
     c.name = f"{config.name}_finetune"
@@ -222,6 +229,9 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
     o = c.optim
     o.name, o.lr, o.lr_batch, o.momentum = options.optimizer, options.lr, _LR_BATCH, 0.9
     o.weight_decay, o.layer_decay = options.weight_decay, options.layer_decay
+    o.nesterov = options.nesterov
+    if options.lr_steps:
+      o.schedule, o.lr_steps = "steps", options.lr_steps
     o.warmup_epochs = min(1.0, epochs / 10)
   return c
 
@@ -229,23 +239,30 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
 def describe_training(settings: ConfigDict) -> dict[str, object]:
   """The important settings of a training config, JSON-able."""
   d, o, k = settings.data, settings.optim, settings.classify
+  optimizer: dict[str, object] = {
+    "name": o.name,
+    "lr": o.lr,
+    "at_batch": o.lr_batch,
+    "momentum": o.momentum,
+    "weight_decay": o.weight_decay,
+    "layer_decay": o.layer_decay,
+    "warmup_epochs": o.warmup_epochs,
+    "schedule": "half-cosine" if o.schedule == "cosine" else o.schedule,
+  }
+  clips: dict[str, object] = {"frames": d.frames, "stride": d.stride, "size": d.size}
+  # What came later is told only where it is used: results of before then stay comparable.
+  if o.nesterov:
+    optimizer["nesterov"] = True
+  if o.schedule == "steps":
+    optimizer |= {"lr_steps": o.lr_steps, "lr_shares": o.lr_shares}
+  if d.target_fps:
+    clips["target_fps"] = d.target_fps
   return {
-    "optimizer": {
-      "name": o.name,
-      "lr": o.lr,
-      "at_batch": o.lr_batch,
-      "momentum": o.momentum,
-      "weight_decay": o.weight_decay,
-      "layer_decay": o.layer_decay,
-      "warmup_epochs": o.warmup_epochs,
-      "schedule": "half-cosine",
-    },
+    "optimizer": optimizer,
     "batch_size": settings.batch_size,
     "epochs": settings.epochs,
     "clips_a_video": d.clips,
-    "frames": d.frames,
-    "stride": d.stride,
-    "size": d.size,
+    **clips,
     "crop_area": d.crop.area,
     "crop_aspect": d.crop.aspect,
     "crop_short": d.crop.short,
