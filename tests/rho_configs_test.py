@@ -85,6 +85,7 @@ def test_recipes_are_the_released_code_s(name):
   assert (d.eval.placement, d.eval.clips, d.eval.crops) == ("starts", 10, 3)
   assert (d.crop.log_aspect, d.crop.short) == (True, (0.0, 0.0))
   assert c.head.init == "c2_xavier"
+  c.head.hidden = (32,)  # quicker
   head = network.build(c).head.init(jax.random.key(0), np.zeros((2, 64)))["params"]
   for layer in head.values():
     if "kernel" in layer:

@@ -16,7 +16,7 @@ from tests import toy
 from vssl_jax import parallel
 from vssl_jax.errors import Interrupted, UserError
 from vssl_jax.files import lock
-from vssl_jax.training import checkpoints, loop, metrics_log
+from vssl_jax.training import checkpoints, loop, metrics_log, watch
 from vssl_jax.training import profile as profile_lib
 
 
@@ -289,7 +289,7 @@ def test_waiting_for_input_is_told_once_with_what_to_do(tmp_path, caplog):
 
 
 def test_a_fast_source_is_not_complained_of(tmp_path, caplog, monkeypatch):
-  monkeypatch.setattr(loop, "MOST_WAITING", 1.0)
+  monkeypatch.setattr(watch, "MOST_WAITING", 1.0)
   _train(tmp_path, steps=8, log_every=1)
   assert "the devices wait" not in caplog.text
 

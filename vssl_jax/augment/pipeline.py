@@ -1,9 +1,9 @@
 """The augmentation of a batch of clips, on the device.
 
 The order is that of CVRL's published pipeline: rotation and flip, color jitter, grayscale, blur,
-solarize, inversion, normalization. Probabilities are known at compile time, so an operation that never happens
-in a view is not compiled. Clips that are not RGB have no saturation, hue or gray value: operations
-on these are left out, and all others are as for RGB.
+solarize, inversion, normalization. Probabilities are known at compile time, so an operation that
+never happens in a view is not compiled. Clips that are not RGB have no saturation, hue or gray
+value: operations on these are left out, and all others are as for RGB.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ class Method:
       structure of the state, or a prefix of it. By default every device has a whole copy.
     frozen_steps: number of steps at the start that update nothing. The schedules are shorter by
       this number and still end with the run.
+    guess: the loss of guessing, if the method has one; the loop warns of a loss that stays there.
 
   Metrics are float32 scalars. The optional entry `embeddings` [M, D] is the exception: the loop
   computes collapse statistics from it when it logs.
@@ -77,6 +78,7 @@ class Method:
   on_epoch_start: Callable[[Params, State, Source], tuple[Params, State]] | None = None
   state_spec: Any = _WHOLE
   frozen_steps: int = 0
+  guess: Guess | None = None
 
   def example(self, n: int) -> Batch:
     """A batch of n videos of zeros, for `init` and for shape evaluation."""
@@ -84,6 +86,21 @@ class Method:
     zeros = jnp.zeros((n,), jnp.int32)
     keys = jax.random.split(jax.random.key(0), n)
     return {"label": zeros, "video": zeros, "key": keys, **batch}
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+  """The loss of a network that tells no video from another: all its embeddings are equal.
+
+  Attributes:
+    loss: in the units of the method's loss.
+    name: the formula.
+    cures: what helps a network that does not get below it, for the user.
+  """
+
+  loss: float
+  name: str
+  cures: str
 
 
 @dataclasses.dataclass(frozen=True)

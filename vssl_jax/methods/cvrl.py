@@ -9,6 +9,8 @@ to a 128-d embedding. InfoNCE pulls the two clips of a video together and pushes
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -90,4 +92,9 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   d = config.data
   clip = jax.ShapeDtypeStruct((2, d.frames, d.size, d.size, d.channels), jnp.uint8)
-  return Method(init, encoder_variables, {"clips": clip}, embed=embed, objective=objective)
+  guess = network.guess(
+    config, config.cvrl.loss_scale * math.log(2 * config.batch_size - 1), "loss_scale · log(2N - 1)"
+  )
+  return Method(
+    init, encoder_variables, {"clips": clip}, embed=embed, objective=objective, guess=guess
+  )

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import models
 from vssl_jax.errors import UserError
-from vssl_jax.methods.base import Params, Variables
+from vssl_jax.methods.base import Guess, Params, Variables
 from vssl_jax.models import heads
 
 Stats = Variables  # running statistics by module, the `batch_stats` collections
@@ -82,6 +82,26 @@ def mlp(
     reduce_dtype=models.DTYPES[config.encoder.reduce_dtype],
     init_kernels=h.init,
   )
+
+
+def guess(config: ConfigDict, loss: float, name: str) -> Guess:
+  """The loss of guessing of a method with a temperature, and what helps a network that stays there.
+
+  Args:
+    config: the method's own temperature is named.
+    loss: in the units of the method's loss.
+    name: its formula.
+  """
+  cures = [
+    f"a higher temperature (config.{config.method}.temperature=0.3)",
+    "stronger augmentation of what tells videos apart without their content, as colors do "
+    "(config.augment.gray_p, config.augment.invert_p)",
+    "another learning rate (config.optim.lr)",
+    "more epochs",
+  ]
+  if not config.head.get("out_bn", False):
+    cures.insert(1, "batch norm on the embeddings (config.head.out_bn=True)")
+  return Guess(loss, name, ", ".join(cures))
 
 
 def train(module: nn.Module, params: Params, stats: Stats, x: jax.Array) -> tuple[Any, Stats]:

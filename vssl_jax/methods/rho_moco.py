@@ -17,6 +17,7 @@ schedule. PySlowFast waits for K / N steps, whatever ρ is, and its schedule run
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -116,6 +117,10 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
+  own = clips.count - 1 if c.positives == "sum" else 1
+  guess, name = math.log1p(c.queue / own), "log(1 + queue/(ρ - 1))" if own > 1 else "log(1 + queue)"
+  if c.queries == "sum":
+    guess, name = clips.count * guess, f"ρ · {name}"
   devices = 1 if mesh is None else mesh.size
   whole: Any = PartitionSpec()  # a spec for an array or for a whole tree of the state
   split: Any = PartitionSpec(parallel.AXIS) if c.queue % devices == 0 else whole
@@ -127,5 +132,6 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     after_update=after_update,
     state_spec=State(whole, whole, queue_lib.Queue(split, whole, whole)),
     frozen_steps=idle,
+    guess=network.guess(config, guess, name),
     **momentum.losses(c, clips, online, keys_of, query_loss, close),
   )

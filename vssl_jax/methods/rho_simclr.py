@@ -19,6 +19,7 @@ does; the gradient then grows with ρ.
 from __future__ import annotations
 
 import itertools
+import math
 
 import flax.struct
 import jax
@@ -114,4 +115,18 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   def encoder_variables(params: Params, state: State) -> Variables:
     return net.encoder_variables(params, state.stats)
 
-  return Method(init, encoder_variables, {"clips": clips.spec}, embed=embed, objective=objective)
+  n = config.batch_size
+  if c.pairs == "joint":
+    loss, name = math.log((clips.count * n - 1) / (clips.count - 1)), "log((ρN - 1)/(ρ - 1))"
+  else:
+    loss, name = math.log(2 * n - 1), "log(2N - 1)"
+    if c.over_pairs == "sum":
+      loss, name = len(pairs) * loss, f"{len(pairs)} pairs · {name}"
+  return Method(
+    init,
+    encoder_variables,
+    {"clips": clips.spec},
+    embed=embed,
+    objective=objective,
+    guess=network.guess(config, loss, name),
+  )

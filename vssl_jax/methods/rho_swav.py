@@ -20,6 +20,7 @@ and `queue_start` epochs are over (15 in SwAV's own code). It is off by default,
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -163,6 +164,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     embed=embed,
     objective=objective,
     update_mask=update_mask if c.freeze_epochs > 0 else None,
+    guess=network.guess(config, math.log(c.prototypes), "log(prototypes)"),
     state_spec=State(whole, queue_lib.Queue(split, whole, whole) if c.queue else whole),
     **extra,
   )

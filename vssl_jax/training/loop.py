@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -33,12 +32,12 @@ from vssl_jax.training import (
   optim,
   run_config,
   sources,
+  watch,
 )
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
 WATCHED = ("loss", "grad_norm", step_lib.STATISTICS)
-MOST_WAITING, WAITS_TOLD = 0.3, 3  # share of the time, in so many logged rows in succession
 SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
 
 
@@ -172,8 +171,7 @@ class _Loop:
     self.period = max(1, period if method.encoder else config.save.every or total)
     self.row: dict[str, float] = {}
     self.complete = False  # whether a row had all that is logged, the monitor's figures too
-    self.warned: str | None = None
-    self.waits = 0  # logged rows in a row with much waiting for input
+    self.watch = watch.Watch(guess=method.guess, decodes=method.encoder is not None)
 
   def run(self, state: step_lib.TrainState, start: int, terminated: Any) -> Result:
     source = device_frames.on_device(self.source, self.config.data, self.mesh)
@@ -280,13 +278,17 @@ class _Loop:
     if step_lib.EMBEDDINGS in metrics:
       stats = embed_stats.summary(metrics[step_lib.EMBEDDINGS])
       row |= {k: float(v) for k, v in stats.items()}
-      self._warn(step, embed_stats.diagnose(row))
+      self.watch.collapse(step, row)
+    if self.method.guess is not None:
+      row["loss_of_guessing"] = self.method.guess.loss
+      if step > self.method.frozen_steps:
+        self.watch.guessing(step, row)
     note = ""
     if steps > 0:
       rate = steps / seconds
       row |= {"steps_per_second": rate, "clips_per_second": rate * self.clips}
       row["input_wait"] = waited / seconds
-      self._warn_of_waiting(step, row["input_wait"])
+      self.watch.waiting(step, row["input_wait"])
       row["eta_seconds"] = (self.total - step) / rate
       note = (
         f"  {row['clips_per_second']:.0f} clips/s  input wait {row['input_wait']:.0%}"
@@ -305,30 +307,6 @@ class _Loop:
     self.complete = True
     best = self.config.save.best
     return bool(best) and best not in self.row
-
-  def _warn_of_waiting(self, step: int, share: float) -> None:
-    """Says once how to speed up a run whose devices wait for clips."""
-    if self.waits >= WAITS_TOLD:
-      return
-    self.waits = self.waits + 1 if share > MOST_WAITING else 0
-    if self.waits == WAITS_TOLD:
-      decoding = (
-        "Prepare records whose frames are hardly larger than the crops (vssl prepare "
-        "--short_side), keep them decoded in memory if they fit (config.data.cache=host or "
-        "device), use more CPU cores or hosts per device, use each clip in several steps with new "
-        "colors and blur (config.data.echo=2), or read"
-      )
-      logging.warning(
-        "Input at step %d: the devices wait for it %.0f %% of the time. %s from a local disk.",
-        step,
-        100 * share,
-        decoding if self.method.encoder else "Read",
-      )
-
-  def _warn(self, step: int, cause: str | None) -> None:
-    if cause is not None and cause != self.warned:
-      logging.warning("Collapse at step %d: %s", step, cause)
-    self.warned = cause
 
 
 def _duration(seconds: float) -> str:
