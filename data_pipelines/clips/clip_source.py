@@ -290,7 +290,10 @@ class ClipSource:
       return
     video = int(batch["video"][np.argmax(missing)])
     if target := self._data.target_fps:
-      reason = f"config.data.target_fps is {target:g}: set it to 0 to count each video's own frames"
+      reason = (
+        f"config.data.target_fps is {target:g}: set it to 0 to count each video's own frames (vssl "
+        "evaluate: --target_fps=0)"
+      )
     else:
       reason = (
         "config.data.interval is in seconds: set config.data.interval.unit=frames, give the gap in "

@@ -28,11 +28,16 @@ def test_nothing_changes_without_flags():
 
 
 def test_views_seed_and_votes():
-  options = dataclasses.replace(OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2)
+  options = dataclasses.replace(
+    OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2, placement="starts", target_fps=30
+  )
   found = options_lib.resolved(_trained(), options)
   e = found.data.eval
   assert (e.clips, e.crops, e.frames, e.size, e.resize) == (3, 2, 8, 96, 96)
   assert (found.seed, found.knn.k, found.knn.temperature) == (5, 7, 0.2)
+  assert (e.placement, found.data.target_fps) == ("starts", 30.0)
+  off = options_lib.resolved(found, dataclasses.replace(OWN, target_fps=0.0))
+  assert (off.data.eval.placement, off.data.target_fps) == ("starts", 0.0)
 
 
 def test_published_linear_probes():
@@ -123,6 +128,8 @@ def test_every_option_has_its_help():
     ("lr", -0.1, "--lr: -0.1 is negative"),
     ("shots", (), "--shots: nothing given"),
     ("fractions", (), "--fractions: nothing given"),
+    ("target_fps", -1.0, "--target_fps: -1.0 is negative"),
+    ("placement", "middle", "--placement=middle: choose one of ends, starts"),
     ("solver", "newton", "--solver=newton: choose one of auto, sklearn, device"),
     ("subsets", ("a/few.tsv", "b/few.tsv"), "--subsets: two files are named 'few'"),
   ],

@@ -81,7 +81,7 @@ def parser() -> arguments.Parser:
       arguments.switch(p, field.name, options_lib.HELP[field.name], default=field.default)
       continue
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
-    kind = int if field.name == "seed" else kind
+    kind = {"seed": int, "target_fps": float}.get(field.name, kind)
     default: Any = field.default
     shown = ",".join(map(str, default)) if field.name in _LISTS else default
     shown = f"{shown:g}" if isinstance(shown, float) else shown

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipelines.clips.sampler import PLACEMENTS
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
@@ -19,7 +20,7 @@ _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Settings of the protocols; 0 or None in `FROM_CHECKPOINT`: the value of the checkpoint."""
+  """Settings of the protocols; 0, "" or None in `FROM_CHECKPOINT`: the value of the checkpoint."""
 
   clips: int = 0
   crops: int = 0
@@ -27,6 +28,8 @@ class Options:
   stride: int = 0
   resize: int = 0
   size: int = 0
+  placement: str = ""
+  target_fps: float | None = None
   seed: int | None = None
   linear: str = "own"
   linear_epochs: float = 0.0
@@ -62,12 +65,14 @@ FROM_CHECKPOINT = (
   "stride",
   "resize",
   "size",
+  "placement",
+  "target_fps",
   "seed",
   "k",
   "temperature",
 )
 _NOT_NEGATIVE = (
-  *(x for x in FROM_CHECKPOINT if x != "seed"),
+  *(x for x in FROM_CHECKPOINT if x not in ("seed", "placement")),
   "linear_epochs",
   "semi_epochs",
   "lr",
@@ -81,6 +86,8 @@ HELP = {
   "stride": "source frames from one frame of a test clip to the next",
   "resize": "short side of the frames before the test crop, pixels",
   "size": "side of the test crop, pixels",
+  "placement": "where test clips start: ends, up to the last start, or starts, at i / n of it",
+  "target_fps": "frames per second at which frames and stride are meant; 0: a video's own",
   "seed": "seed of all random draws",
   "linear": f"settings of the linear probe: own, {', '.join(config_lib.LINEAR_PROBES)}",
   "linear_epochs": "epochs of the linear probe; 0: as published or configured",
@@ -144,6 +151,8 @@ def check(options: Options) -> None:
   for name, values in seeds.items():
     if bad := [x for x in values if x < 0]:
       raise UserError(f"--{name}: {bad[0]} is negative; seeds are 0 or more.")
+  if options.placement not in ("", *PLACEMENTS):
+    raise UserError(f"--placement={options.placement}: choose one of {', '.join(PLACEMENTS)}.")
   if options.solver not in SOLVERS:
     raise UserError(f"--solver={options.solver}: choose one of {', '.join(SOLVERS)}.")
   for name in ("shots", "fractions", "subset_seeds"):
@@ -166,11 +175,13 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
   """
   c = trained.copy_and_resolve_references().unlock()
   c.data.fraction = 1.0
-  for field in ("clips", "crops", "frames", "stride", "resize", "size"):
+  for field in ("clips", "crops", "frames", "stride", "resize", "size", "placement"):
     if value := getattr(options, field):
       c.data.eval[field] = value
   if options.size and not options.resize and c.data.eval.resize < options.size:
     c.data.eval.resize = options.size
+  if options.target_fps is not None:
+    c.data.target_fps = float(options.target_fps)
   if options.seed is not None:
     c.seed = options.seed
   c.knn.k = options.k or c.knn.k
