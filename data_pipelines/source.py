@@ -113,6 +113,8 @@ class Source(Protocol):
     stride: int,
     resize: int,
     size: int,
+    placement: str = "ends",
+    target_fps: float = 0.0,
   ) -> Batches:
     """One ordered pass over the split; rows that pad the last batch have `valid` False.
 
@@ -124,6 +126,8 @@ class Source(Protocol):
       stride: source frames from one frame of a clip to the next.
       resize: short side of the frames before cropping, pixels.
       size: side of the square crops, pixels, at most `resize`.
+      placement: see `sampler.eval_starts`. Passed only if it is not "ends".
+      target_fps: see `config.data.target_fps`. Passed only if it is not 0.
 
     Yields:
       `clips` uint8 `[N, S, T, H, W, C]` with S = clips · crops views (all crops of the first clip,

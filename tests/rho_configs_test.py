@@ -5,6 +5,7 @@ theirs changes what it names.
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from tests import small
@@ -12,6 +13,7 @@ from tests.methods import conftest
 from vssl_jax import methods, models
 from vssl_jax.evaluation import classifier
 from vssl_jax.jobs import pretrain
+from vssl_jax.methods import network
 from vssl_jax.training import metrics_log
 
 METHODS = ("rho_simclr", "rho_moco", "rho_byol", "rho_swav")
@@ -71,6 +73,37 @@ def test_changes_change_what_they_name(name):
     assert changed["fixed"] == {f"{name}.anneal"}
     assert changed["momentum0"] == {f"{name}.anneal", f"{name}.momentum"}
     assert changed["sequential"] == {f"{name}.sequential"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recipes_are_the_released_code_s(name):
+  """What PySlowFast's defaults and its contrastive_ssl configs set, beside rates and widths."""
+  c = small.load(f"{name}.py", "k400,aug_plus")
+  a, d = c.augment, c.data
+  assert (a.saturation_space, a.contrast_mean, a.blur_padding) == ("luma", "grey", "edge")
+  assert (d.target_fps, d.frames, d.stride) == (30.0, 8, 8)
+  assert (d.eval.placement, d.eval.clips, d.eval.crops) == ("starts", 10, 3)
+  assert (d.crop.log_aspect, d.crop.short) == (True, (0.0, 0.0))
+  assert c.head.init == "c2_xavier"
+  c.head.hidden = (32,)  # quicker
+  head = network.build(c).head.init(jax.random.key(0), np.zeros((2, 64)))["params"]
+  for layer in head.values():
+    if "kernel" in layer:
+      limit = np.sqrt(3 / layer["kernel"].shape[0])
+      assert 0.99 * limit < np.abs(layer["kernel"]).max() <= limit
+      assert not np.any(layer["bias"])
+  probe = classifier.linear_config(c, 10)
+  assert (probe.optim.nesterov, probe.optim.momentum, probe.optim.schedule) == (True, 0.9, "cosine")
+  assert (probe.data.target_fps, probe.data.eval.placement) == (30.0, "starts")
+
+
+def test_small_recipes_and_cvrl_keep_their_forms():
+  for name, variant in (("cvrl", "k400"), ("rho_moco", "demo"), ("rho_moco", "ucf6")):
+    c = small.load(f"{name}.py", variant)
+    a, d = c.augment, c.data
+    assert (a.saturation_space, a.blur_padding, c.head.init) == ("hsv", "zeros", "glorot")
+    assert (d.target_fps, d.eval.placement, d.crop.log_aspect) == (0.0, "ends", False)
+    assert not classifier.linear_config(c, 10).optim.nesterov
 
 
 def test_probes_keep_the_study_s_protocol_and_no_span():

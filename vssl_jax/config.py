@@ -21,6 +21,7 @@ LINEAR_PROBES: dict[str, dict[str, Any]] = {
     "batch_size": 512,
     "epochs": 60.0,
     "warmup_epochs": 8.0,
+    "nesterov": True,  # PySlowFast's default, which its linear configs keep
     "crop_short": (0.7, 0.875),
   },
 }
@@ -55,6 +56,12 @@ def data() -> ConfigDict:
   c.clips = 2  # R: clips drawn from each video
   c.frames = 16  # T: frames per clip
   c.stride = 2  # source frames from one frame of a clip to the next
+  # Frames per second at which `frames` and `stride` are meant, as PySlowFast's TARGET_FPS, also for
+  # test views: a clip of T frames covers T · stride of them, T · stride · fps / target_fps frames
+  # of a video with fps frames per second, and its T frames are spread evenly from the first to the
+  # last (so 8 frames with stride 8 are 9 apart at equal rates). 0: stride counts a video's own
+  # frames.
+  c.target_fps = 0.0
   c.size = 224  # side of the square clip, pixels
   # C: channels of a frame; 3: RGB | 1: gray, from any video | other numbers: source = arrays.
   # Unless it is 3, the operations of config.augment on red, green and blue are off.
@@ -92,6 +99,9 @@ def data() -> ConfigDict:
   c.crop.random = True  # False: always the central square
   c.crop.area = (0.3, 1.0)  # range of the crop's area, as a share of the frame's area
   c.crop.aspect = (0.5, 2.0)  # range of the crop's width / height
+  # False: the aspect is uniform in its range, as TF's sample_distorted_bounding_box; True: its
+  # logarithm is, as in torchvision and PySlowFast.
+  c.crop.log_aspect = False
   # If not 0: square crops instead; range of the side as a share of the frame's short side.
   # (0.7, 0.875) is the same as scaling the short side to [256, 320] and cropping 224 x 224.
   c.crop.short = (0.0, 0.0)
@@ -102,6 +112,9 @@ def data() -> ConfigDict:
   c.eval.crops = 3  # square crops per clip, along the longer side of the frame
   c.eval.frames = 32  # frames per clip
   c.eval.stride = 2  # source frames from one frame of a clip to the next
+  # Starts of the n clips; l is the last possible one. ends: from 0 to l, at l · i / (n − 1) |
+  # starts: at l · i / n, as in PySlowFast
+  c.eval.placement = "ends"
   c.eval.resize = 256  # short side of the frames before cropping, pixels
   c.eval.size = 256  # side of the square crops, pixels
   c.eval.batch_size = 8  # videos per batch
@@ -193,10 +206,13 @@ def augment() -> ConfigDict:
   c.saturation = 0.8  # of RGB only, as hue
   c.hue = 0.2
   c.contrast_mean = "clip"  # clip (as TF: mean per channel) | grey (as torchvision: mean luma)
+  # hsv: scales S of HSV (as TF) | luma: moves each pixel from or to its luma (as torchvision)
+  c.saturation_space = "hsv"
   c.gray_p = 0.2  # probability of grayscale, of RGB only
   c.blur_p = (1.0, 0.1)  # probability of Gaussian blur, per view
   c.blur_sigma = (0.1, 2.0)  # range of the blur's sigma, pixels
   c.blur_kernel = 0  # size of the blur's kernel, taps; 0: size // 10, made odd
+  c.blur_padding = "zeros"  # pixels outside the frame: zeros (as TF) | edge (as PIL): the nearest
   c.solarize_p = (0.0, 0.2)  # probability of solarizing, per view
   c.solarize_threshold = 0.5  # values at or above it are inverted, in [0, 1]
   c.invert_p = 0.0  # probability of the negative: all values x become 1 - x
@@ -247,6 +263,9 @@ def head() -> ConfigDict:
   c.out_bn = False  # batch norm of the embedding, without scale or bias
   c.bn_momentum = 0.997  # see config.encoder.bn_momentum
   c.bn_groups = 1  # see config.encoder.bn_groups
+  # Initial weights of its layers, also of a predictor's; biases are 0. glorot: Glorot uniform, as
+  # in TF | c2_xavier: U(±sqrt(3 / inputs)), as in PySlowFast.
+  c.init = "glorot"
   return c
 
 
@@ -263,6 +282,11 @@ def optim() -> ConfigDict:
   c.warmup_epochs = 5.0  # linear warm-up
   c.warmup_lr = 0.0  # learning rate of the first update, for a batch of `lr_batch` videos
   c.final_lr = 0.0  # learning rate at the end of the cosine, as a share of the peak
+  # cosine: half a cosine over the run | steps: constant between the epochs of `lr_steps`
+  c.schedule = "cosine"
+  c.lr_steps = ()  # steps: epochs at which the learning rate changes, increasing
+  # steps: learning rates from these epochs on, as shares of the peak; (): 0.1, 0.01, ...
+  c.lr_shares = ()
   c.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
   c.layer_decay = 1.0  # each layer of the encoder has this times the learning rate of the next one
   return c
@@ -324,6 +348,7 @@ def shared() -> ConfigDict:
   c.probe.lr = 32.0  # learning rate for a batch of 1024 videos
   c.probe.normalize = True  # L2-normalize the features
   c.probe.momentum = 0.9
+  c.probe.nesterov = False
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
   c.probe.clips = 1  # clips per video in each step; more clips need fewer reads of videos
@@ -377,6 +402,7 @@ def linear_probe(name: str) -> dict[str, Any]:
     "warmup_epochs",
     "weight_decay",
     "momentum",
+    "nesterov",
     "crop_area",
     "crop_aspect",
     "crop_short",

@@ -113,14 +113,20 @@ def published_probe(c: ConfigDict) -> None:
 
 
 def rho_k400(c: ConfigDict) -> None:
-  """Common to all methods of the ρ-study on Kinetics-400: Slow-R50 8x8, 200 epochs, batch 512."""
+  """Common to all methods of the ρ-study on Kinetics-400: Slow-R50 8x8, 200 epochs, batch 512.
+
+  Clips are 8 frames of 64 at 30 frames per second. The records must know their frame rates, as
+  those of `vssl prepare` do.
+  """
   c.batch_size, c.epochs = 512, 200.0
   c.encoder.name, c.encoder.bn_momentum, c.head.bn_momentum = "slow", 0.9, 0.9
+  c.head.init = "c2_xavier"
   d = c.data
   d.frames, d.stride, d.size = 8, 8, 224
   d.interval.distribution = "independent"
   d.crop.short = (0.7, 0.875)  # like scaling the short side to U[256, 320] and cropping 224 x 224
-  d.eval.frames, d.eval.stride = 8, 8
+  d.target_fps = 30.0
+  d.eval.frames, d.eval.stride, d.eval.placement = 8, 8, "starts"
   _rho_color(c, 0.5)
   c.augment.mean, c.augment.std = (0.45,), (0.225,)
   o = c.optim
@@ -150,20 +156,25 @@ def rho_demo(c: ConfigDict) -> None:
 def _rho_color(c: ConfigDict, strength: float) -> None:
   """The study's color augmentation, the same for all views; the study's default is s = 0.5.
 
-  With strength s: jitter 0.8s, hue 0.2s; gray with probability 0.2, blur with 0.5. Contrast is
-  relative to the mean luma of the clip, as in torchvision.
+  With strength s: jitter 0.8s, hue 0.2s; gray with probability 0.2, blur with 0.5. As torchvision
+  does it: contrast is relative to the mean luma of the clip, saturation to that of each pixel, and
+  the blur extends the edges of a frame.
   """
   presets.plain(c.augment)
   a = c.augment
   a.brightness = a.contrast = a.saturation = 0.8 * strength
   a.hue, a.contrast_mean = 0.2 * strength, "grey"
+  a.saturation_space, a.blur_padding = "luma", "edge"
 
 
 def aug_plus(c: ConfigDict) -> None:
-  """The study's aug+: crops of 0.2 to 0.766 of the area, aspect 3/4 to 4/3, color strength 0.75."""
+  """The study's aug+: crops of 0.2 to 0.766 of the area, aspect 3/4 to 4/3, color of 0.75.
+
+  The logarithm of the aspect is uniform, as in torchvision.
+  """
   _rho_color(c, 0.75)
   c.data.crop.area, c.data.crop.aspect = (0.2, 0.766), (0.75, 1.3333)
-  c.data.crop.short = (0.0, 0.0)
+  c.data.crop.short, c.data.crop.log_aspect = (0.0, 0.0), True
 
 
 def no_spatial(c: ConfigDict) -> None:

@@ -146,7 +146,8 @@ class ClipSource:
     steps, size, videos = self.steps_per_epoch, self._batch_size, self.num_videos
     rows = source.local_rows(size, *self._processes)
     add_steps = functools.partial(add_steps, data=self._data)
-    process, postprocess, ahead = self._build(add_steps, training=True)
+    with_rate = steps_lib.needs_frame_rate(self._data)
+    process, postprocess, ahead = self._build(add_steps, training=True, with_rate=with_rate)
     seed_bits = (self._seed & 0x7FFFFFFF) << 32
 
     def attempt(wanted: tf.Tensor, epoch: tf.Tensor, failed: tf.Tensor) -> Features:
@@ -173,7 +174,8 @@ class ClipSource:
     rows = source.local_rows(batch_size, *self._processes)
     settings: Any = views
     add_steps = functools.partial(steps_lib.add_eval_steps, **settings)
-    process, postprocess, ahead = self._build(add_steps, training=False)
+    with_rate = bool(settings.get("target_fps"))
+    process, postprocess, ahead = self._build(add_steps, training=False, with_rate=with_rate)
 
     def attempt(video: tf.Tensor) -> Features:
       return process(video, {}) | {"failed": tf.constant(0, tf.int64)}
@@ -203,6 +205,7 @@ class ClipSource:
     try:
       for batch in iterators.Numpy(dataset):
         self._store.check()
+        self._check_rates(batch)
         for video in batch["wanted"][batch["failed"] > 0]:
           self._warn(int(video), "left out of the evaluation")
         self._check_labels(batch)
@@ -221,16 +224,16 @@ class ClipSource:
     return self._store.describe(int(self.ids[video]))
 
   def _build(
-    self, add_steps: Callable[..., None], *, training: bool
+    self, add_steps: Callable[..., None], *, training: bool, with_rate: bool
   ) -> tuple[_Process, Callable[[Features], Features], int]:
     """What makes a video's features, what is done to a batch of them, and `Store.reads_ahead`."""
-    stored, postprocess = self._pipeline(self._store, add_steps, training)
+    stored, postprocess = self._pipeline(self._store, add_steps, training, with_rate)
     # After the steps, whose settings are checked, because it may take long.
     fill = self._cache and (self._cache.filled if training else self._cache.found)
     held = fill() if fill else None
     if held is None:
       return stored, postprocess, self._store.reads_ahead
-    decoded, postprocess = self._pipeline(held, add_steps, training)
+    decoded, postprocess = self._pipeline(held, add_steps, training, with_rate)
     here = held.holds[self.ids]
     if here.all():
       return decoded, postprocess, held.reads_ahead
@@ -244,11 +247,14 @@ class ClipSource:
     return either, postprocess, self._store.reads_ahead
 
   def _pipeline(
-    self, store: Store | cached.CachedStore, add_steps: Callable[..., None], training: bool
+    self,
+    store: Store | cached.CachedStore,
+    add_steps: Callable[..., None],
+    training: bool,
+    with_rate: bool,
   ) -> tuple[_Process, Callable[[Features], Features]]:
     graph = Graph()
-    with_frame_rate = training and steps_lib.needs_frame_rate(self._data)
-    store.add_parsing(graph, with_frame_rate=with_frame_rate)
+    store.add_parsing(graph, with_frame_rate=with_rate)
     add_steps(graph, codec=store.codec)
     if fetch := getattr(store, "fetch", None):
       graph.sampler_builder.add_fn(fetch, fn_name="fetch_frames")
@@ -277,14 +283,29 @@ class ClipSource:
     example = tf.autograph.experimental.do_not_convert(example)
     return examples.with_options(options).map(example, num_parallel_calls=calls, deterministic=True)
 
-  def _check_train(self, batch: source.Batch) -> None:
-    if np.any(batch.get(steps_lib.NO_FRAME_RATE, False)):
-      video = int(batch["video"][np.argmax(batch[steps_lib.NO_FRAME_RATE])])
-      raise UserError(
-        f"{self.describe(video)}: no frame rate in its record, but config.data.interval is in "
-        "seconds: set config.data.interval.unit=frames, give the gap in frames and leave out "
-        "config.data.interval.max_seconds and min_seconds, or prepare records with frame rates."
+  def _check_rates(self, batch: source.Batch) -> None:
+    """Stops at a video whose frame rate is needed and unknown."""
+    missing = batch.get(steps_lib.NO_FRAME_RATE, np.zeros(1, bool))
+    if not np.any(missing):
+      return
+    video = int(batch["video"][np.argmax(missing)])
+    if target := self._data.target_fps:
+      reason = (
+        f"config.data.target_fps is {target:g}: set it to 0 to count each video's own frames (vssl "
+        "evaluate: --target_fps=0)"
       )
+    else:
+      reason = (
+        "config.data.interval is in seconds: set config.data.interval.unit=frames, give the gap in "
+        "frames and leave out config.data.interval.max_seconds and min_seconds"
+      )
+    raise UserError(
+      f"{self.describe(video)}: no frame rate in its record, but {reason}, or prepare records "
+      "with frame rates."
+    )
+
+  def _check_train(self, batch: source.Batch) -> None:
+    self._check_rates(batch)
     for wanted, failed in zip(batch["wanted"], batch["failed"], strict=True):
       for i in range(int(failed)):
         self._warn((int(wanted) + i) % self.num_videos, "the next video replaces it")

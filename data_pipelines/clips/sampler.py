@@ -22,6 +22,7 @@ Array = Any  # np.ndarray or tf.Tensor
 
 DENSITIES = ("decreasing", "uniform", "increasing")
 DISTRIBUTIONS = (*DENSITIES, "constant", "same", "independent")
+PLACEMENTS = ("ends", "starts")  # of test clips, see `eval_starts`
 
 # 32^-7: quantiles are exact to 3e-11 of the support, far below one frame.
 _SECTIONS, _ROUNDS = 32, 7
@@ -99,12 +100,30 @@ def from_config(interval: Any, clips: int) -> Interval:
   return result
 
 
-def num_starts(length: Array, frames: int, stride: int) -> Array:
+def clip_size(frames: int, stride: int, rate: Array) -> Array:
+  """Length of a clip of frames at a target rate, in frames of the video: PySlowFast's `clip_size`.
+
+  Args:
+    frames: T.
+    stride: frames of the target rate per frame of the clip.
+    rate: frames per second of the video over those of the target, float64 `[...]`.
+
+  Returns:
+    float64 `[...]`, at least 1: `T · stride · rate`.
+  """
+  return _namespace(rate).maximum(frames * stride * rate, 1.0)
+
+
+def num_starts(length: Array, frames: int, stride: int, rate: Array | None = None) -> Array:
   """Number of valid starts `m` of a clip of `frames` frames, `stride` apart.
 
-  In a video shorter than the clip, all frames are valid starts: the clip wraps around.
+  In a video shorter than the clip, all frames are valid starts: the clip wraps around. With a
+  `rate` (see `clip_size`) the clip must fit, and in a shorter video 0 is the only start.
   """
   xp = _namespace(length)
+  if rate is not None:
+    room = xp.asarray(length, dtype=np.float64) - clip_size(frames, stride, rate)
+    return xp.maximum(xp.floor(room) + 1, 1.0)
   span = (frames - 1) * stride
   return xp.where(length > span, length - span, length)
 
@@ -173,6 +192,7 @@ def starts(
   clips: int = 2,
   interval: Interval | None = None,
   fps: Array | float | None = None,
+  rate: Array | None = None,
 ) -> Array:
   """First frame of each clip of a video.
 
@@ -188,6 +208,8 @@ def starts(
     clips: clips per video, R.
     interval: relation between the starts; CVRL's distribution by default.
     fps: frames per second `[...]`; used only if `interval.needs_fps`.
+    rate: frames per second over those at which `stride` is meant, float64 `[...]`; None if the
+      stride counts the video's own frames.
 
   Returns:
     int64 `[..., R]`, each in [0, m).
@@ -198,7 +220,7 @@ def starts(
   interval = interval or Interval()
   xp = _namespace(u, length)
   length = xp.asarray(length, dtype=np.float64)
-  m = num_starts(length, frames, stride)
+  m = num_starts(length, frames, stride, rate)
   if interval.needs_fps and fps is None:
     raise ValueError("an interval in seconds needs the video's frame rate")
   bound, least = m, xp.zeros_like(m)
@@ -231,41 +253,74 @@ def starts(
     late = early + delta
     swap = u[..., 2] < 0.5
     result = xp.stack([xp.where(swap, late, early), xp.where(swap, early, late)], axis=-1)
-    if interval.distribution in DENSITIES:
+    if interval.distribution in DENSITIES and rate is None:
       short = (length <= (frames - 1) * stride)[..., None]
       result = xp.where(short, _independent(xp, u, m, bound, clips), result)
   return xp.asarray(result, dtype=np.int64)
 
 
-def eval_starts(length: Array, *, frames: int, stride: int, clips: int) -> Array:
-  """Evenly spaced clip starts for testing: `linspace(0, max(0, L − n s), clips)`, rounded down.
+def eval_starts(
+  length: Array,
+  *,
+  frames: int,
+  stride: int,
+  clips: int,
+  placement: str = "ends",
+  rate: Array | None = None,
+) -> Array:
+  """Evenly spaced clip starts for testing, rounded down, with l = max(0, L − n s) the last start.
 
-  A single clip is taken from the middle.
+  Args:
+    length: int64 `[]`, frames in the video, L.
+    frames: frames in a clip, n.
+    stride: source frames from one frame of the clip to the next, s.
+    clips: clips per video.
+    placement: "ends" is `linspace(0, l, clips)`, and a single clip is taken from the middle;
+      "starts" is `l · i / clips`, PySlowFast's `get_start_end_idx`, so no clip is at the end.
+    rate: see `starts`; with it, l = max(0, L − clip_size).
 
   Returns:
-    int64 `[clips]` for a scalar `length`.
+    int64 `[clips]`.
   """
   xp = _namespace(length)
-  last = xp.maximum(xp.asarray(length, dtype=np.int64) - frames * stride, 0)
-  if clips == 1:
-    return (last // 2)[None]
-  return last * np.arange(clips) // (clips - 1)
+  if rate is None:
+    last = xp.maximum(xp.asarray(length, dtype=np.int64) - frames * stride, 0)
+  else:
+    last = xp.asarray(length, dtype=np.float64) - clip_size(frames, stride, rate)
+    last = xp.maximum(last, 0.0)
+  if placement == "starts":
+    begin = last * np.arange(clips) // clips
+  else:
+    begin = (last // 2)[None] if clips == 1 else last * np.arange(clips) // (clips - 1)
+  return xp.asarray(begin, dtype=np.int64)
 
 
-def frame_indices(start: Array, length: Array, *, frames: int, stride: int) -> Array:
+def frame_indices(
+  start: Array, length: Array, *, frames: int, stride: int, rate: Array | None = None
+) -> Array:
   """Frame numbers of the clips that begin at `start`; they wrap around at the end of the video.
+
+  With a `rate`, as PySlowFast's `temporal_sampling`: T frames spread evenly from the first to the
+  last of the `clip_size` frames, rounded down, so 8 frames with stride 8 are 9 frames apart where
+  the rates are equal. Past the end of the video, its last frame is repeated.
 
   Args:
     start: int64 `[..., R]`.
     length: int64 `[...]`, frames in the video.
     frames: frames in a clip, T.
     stride: source frames from one frame of the clip to the next.
+    rate: see `starts`.
 
   Returns:
     int64 `[..., R, T]`, each in [0, length).
   """
   xp = _namespace(start, length)
   length = xp.asarray(length, dtype=np.int64)[..., None, None]
+  if rate is not None:
+    size = clip_size(frames, stride, xp.asarray(rate, dtype=np.float64))[..., None, None]
+    along = np.arange(frames, dtype=np.float64) * (size - 1) / max(frames - 1, 1)
+    places = start[..., None] + xp.asarray(along, dtype=np.int64)
+    return xp.minimum(places, length - 1)
   return (start[..., None] + np.arange(frames, dtype=np.int64) * stride) % length
 
 

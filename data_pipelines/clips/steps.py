@@ -28,6 +28,7 @@ FRAME_RATE = "frame_rate"
 NO_FRAME_RATE = "no_frame_rate"  # bool, True if a frame rate was needed but is missing
 _PLACES = "places"  # int32 [clips, T], position of each eval frame among the decoded frames
 
+_TORCH_ATTEMPTS = 10  # tries of torchvision and PySlowFast
 _ATTEMPTS = 100  # tries to find a crop within the bounds; after them the whole frame is used
 
 
@@ -135,8 +136,8 @@ def add_parsing(parser_builder: Any, *, with_frame_rate: bool = False, frames: b
 
 
 def needs_frame_rate(data: Any) -> bool:
-  """Whether the training clips' starts depend on each video's frame rate."""
-  return sampler.from_config(data.interval, data.clips).needs_fps
+  """Whether the training clips' frames depend on each video's frame rate."""
+  return bool(sampler.from_config(data.interval, data.clips).needs_fps or data.target_fps)
 
 
 def add_train_steps(graph: Any, data: Any, *, codec: Codec | None = None) -> None:
@@ -183,6 +184,8 @@ def add_eval_steps(
   stride: int,
   resize: int,
   size: int,
+  placement: str = "ends",
+  target_fps: float = 0.0,
   codec: Codec = JPEG,
 ) -> None:
   """Adds the steps that make the S = clips · crops test views of a video, clip by clip.
@@ -192,7 +195,7 @@ def add_eval_steps(
   `source.Source.eval_batches`; `codec` is how the frames are stored.
 
   Raises:
-    UserError: `size` is above `resize`, or a count is below 1.
+    UserError: `size` is above `resize`, a count is below 1, or the placement is unknown.
   """
   if size > resize:
     raise UserError(
@@ -201,8 +204,14 @@ def add_eval_steps(
     )
   if min(clips, crops, frames, stride) < 1:
     raise UserError("config.data.eval: clips, crops, frames and stride must be at least 1.")
+  if placement not in sampler.PLACEMENTS:
+    raise UserError(
+      f"config.data.eval.placement is {placement!r}; choose one of {', '.join(sampler.PLACEMENTS)}."
+    )
+  _check_target(target_fps)
+  shape = {"clips": clips, "frames": frames, "stride": stride, "placement": placement}
   graph.sampler_builder.add_fn(
-    functools.partial(_sample_eval, clips=clips, crops=crops, frames=frames, stride=stride),
+    functools.partial(_sample_eval, shape=shape, crops=crops, target_fps=target_fps),
     fn_name="eval_frames",
   )
   graph.decoder_builder.add_fn(
@@ -219,6 +228,7 @@ def add_eval_steps(
 def _check(data: Any) -> None:
   if min(data.frames, data.stride, data.size) < 1:
     raise UserError("config.data: frames, stride and size must be at least 1.")
+  _check_target(data.target_fps)
   (low, high), aspect = data.crop.area, data.crop.aspect
   if not 0 < low <= high <= 1 or not 0 < aspect[0] <= aspect[1]:
     raise UserError(
@@ -231,26 +241,38 @@ def _check(data: Any) -> None:
     )
 
 
+def _check_target(target_fps: float) -> None:
+  if not 0 <= target_fps < np.inf:
+    raise UserError(f"config.data.target_fps: {target_fps}; set it to 0 or more.")
+
+
 def _sample_train(features: Features, *, data: Any, interval: sampler.Interval) -> Features:
   features = dict(features)
   foreign = DRAW not in features
   if foreign:
     features[DRAW] = tf.random.uniform([2], maxval=2**47, dtype=tf.int64) // 2**16 * 2**16
   length = tf.shape(features[IMAGE], out_type=tf.int64)[0]
-  fps = None
-  if interval.needs_fps:
-    fps = frame_rate(features, length)
-    features[NO_FRAME_RATE] = missing = ~(fps > 0)
+  fps = rate = None
+  if interval.needs_fps or data.target_fps:
+    fps = _needed_rate(features, length)
     if foreign:
-      tf.debugging.Assert(~missing, ["a span in seconds needs the video's frame rate"])
-    fps = tf.where(missing, tf.ones_like(fps), fps)
+      missing = features[NO_FRAME_RATE]
+      tf.debugging.Assert(~missing, ["a span in seconds, or a target_fps, needs a frame rate"])
+    rate = fps / data.target_fps if data.target_fps else None
   u = _uniform([sampler.num_uniforms(data.clips)], features[DRAW], 0)
-  shape = {"frames": data.frames, "stride": data.stride}
+  shape = {"frames": data.frames, "stride": data.stride, "rate": rate}
   starts = sampler.starts(u, length, clips=data.clips, interval=interval, fps=fps, **shape)
   chosen = sampler.frame_indices(starts, length, **shape)
   features[IMAGE] = tf.gather(features[IMAGE], chosen)
   features[OFFSET] = tf.cast(starts, tf.int32)
   return features
+
+
+def _needed_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
+  """`frame_rate`; where it is unknown, 1, and the feature `no_frame_rate` is True."""
+  fps = frame_rate(features, length)
+  features[NO_FRAME_RATE] = missing = ~(fps > 0)
+  return tf.where(missing, tf.ones_like(fps), fps)
 
 
 def frame_rate(features: Features, length: tf.Tensor) -> tf.Tensor:
@@ -280,6 +302,9 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
       if any(data.crop.short):
         one_clip.append(_square(shape, seed, data.crop.short))
         continue
+      if data.crop.log_aspect:
+        one_clip.append(inception(shape, seed, data.crop.area, data.crop.aspect))
+        continue
       begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], axis=0),
         bounding_boxes=tf.zeros([1, 0, 4]),
@@ -294,6 +319,39 @@ def _crop_window(features: Features, state: dict, *, data: Any, codec: Codec) ->
     windows.append(tf.broadcast_to(tf.stack(one_clip), [data.frames, 4]))
   state["windows"] = tf.stack(windows)
   return features
+
+
+def inception(
+  shape: tf.Tensor, seed: tf.Tensor, area: tuple[float, float], aspect: tuple[float, float]
+) -> tf.Tensor:
+  """A random window in a frame, int32 `[4]`, as torchvision and PySlowFast draw it.
+
+  Area and the logarithm of width / height are uniform. Of ten draws the first that fits into the
+  frame is taken; if none does, the largest central window with an allowed aspect.
+
+  Args:
+    shape: int32 (height, width) of the frame.
+    seed: integers `[2]`.
+    area: range of the window's area, as a share of the frame's.
+    aspect: range of its width / height.
+  """
+  u = tf.random.stateless_uniform([_TORCH_ATTEMPTS, 4], seed, dtype=tf.float64, alg="philox")
+  height, width = tf.unstack(tf.cast(shape, tf.float64))
+  pixels = (area[0] + u[:, 0] * (area[1] - area[0])) * height * width
+  low, high = np.log(aspect[0]), np.log(aspect[1])
+  ratio = tf.exp(low + u[:, 1] * (high - low))
+  w, h = tf.round(tf.sqrt(pixels * ratio)), tf.round(tf.sqrt(pixels / ratio))
+  fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+  first = tf.argmax(tf.cast(fits, tf.int32))
+  size = tf.stack([h[first], w[first]])
+  free = tf.stack([height, width]) - size
+  begin = tf.minimum(tf.floor(u[first, 2:] * (free + 1)), free)
+  widest = tf.minimum(width, tf.round(height * aspect[1]))
+  tallest = tf.minimum(height, tf.round(width / aspect[0]))
+  central = tf.maximum(tf.stack([tallest, widest]), 1.0)
+  middle = (tf.stack([height, width]) - central) // 2
+  drawn, whole = tf.concat([begin, size], axis=0), tf.concat([middle, central], axis=0)
+  return tf.cast(tf.where(tf.reduce_any(fits), drawn, whole), tf.int32)
 
 
 def _square(shape: tf.Tensor, seed: tf.Tensor, short: tuple[float, float]) -> tf.Tensor:
@@ -322,15 +380,17 @@ def _decode_crop(frames: tf.Tensor, state: dict, *, size: int, codec: Codec) -> 
 
 
 def _sample_eval(
-  features: Features, *, clips: int, crops: int, frames: int, stride: int
+  features: Features, *, shape: dict[str, Any], crops: int, target_fps: float
 ) -> Features:
   features = dict(features)
   length = tf.shape(features[IMAGE], out_type=tf.int64)[0]
-  starts = sampler.eval_starts(length, frames=frames, stride=stride, clips=clips)
-  chosen = sampler.frame_indices(starts, length, frames=frames, stride=stride)
+  rate = _needed_rate(features, length) / target_fps if target_fps else None
+  starts = sampler.eval_starts(length, rate=rate, **shape)
+  frames, stride = shape["frames"], shape["stride"]
+  chosen = sampler.frame_indices(starts, length, frames=frames, stride=stride, rate=rate)
   unique, places = tf.unique(tf.reshape(chosen, [-1]))
   features[IMAGE] = tf.gather(features[IMAGE], unique)
-  features[_PLACES] = tf.reshape(places, [clips, frames])
+  features[_PLACES] = tf.reshape(places, [shape["clips"], frames])
   features[OFFSET] = tf.repeat(tf.cast(starts, tf.int32), crops)
   return features
 

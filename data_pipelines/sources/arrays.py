@@ -117,9 +117,11 @@ class ArrayStore(VideoStore):
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.path` is a folder, a CSV or lists of arrays."""
   if steps.needs_frame_rate(data) and not data.videos.stream_fps:
+    which = "target_fps: it" if data.target_fps else "interval: it is in seconds, which"
+    cure = "set it to 0" if data.target_fps else "give the interval in frames"
     raise UserError(
-      "config.data.interval: it is in seconds, but arrays have no frame rate; set "
-      "config.data.videos.stream_fps, or give the interval in frames."
+      f"config.data.{which} needs a frame rate, which arrays do not have; set "
+      f"config.data.videos.stream_fps, or {cure}."
     )
   return ClipSource(data, ArrayStore(data, split), split=split, **kwargs)
 

@@ -19,7 +19,12 @@ from vssl_jax.errors import UserError
 
 _WAVES = 3
 _SPEED = 0.03  # frame widths per frame
+_FPS = 25.0
 _CONTENT_SEED = {"train": 0x5EED, "eval": 0x7E57}  # the data set is the same for every run's seed
+
+
+def _rate(target_fps: float) -> np.ndarray | None:
+  return np.asarray(_FPS / target_fps) if target_fps else None
 
 
 def load(data: Any, *, split: str, **kwargs: Any) -> SyntheticSource:
@@ -60,23 +65,30 @@ class SyntheticSource(NumpySource):
       stride=data.stride,
       clips=data.clips,
       interval=self._interval,
-      fps=25.0,
+      fps=_FPS,
+      rate=_rate(data.target_fps),
     )
     times = sampler.frame_indices(
-      starts, np.asarray(length), frames=data.frames, stride=data.stride
+      starts,
+      np.asarray(length),
+      frames=data.frames,
+      stride=data.stride,
+      rate=_rate(data.target_fps),
     )
     windows = np.stack(
       [self._windows(rng, 1 if data.crop.consistent else data.frames) for _ in range(data.clips)]
     )
     return self._example(video, starts, times, windows, data.size)
 
-  def eval_example(self, video: int, **views: int) -> Example:
+  def eval_example(self, video: int, **views: Any) -> Example:
     """Evenly spaced clips; the frame is square, so the crops are placed along its width."""
     clips, crops, size = views["clips"], views["crops"], views["size"]
     frames, stride = views["frames"], views["stride"]
     length = np.asarray(self._data.synthetic.length)
-    starts = sampler.eval_starts(length, frames=frames, stride=stride, clips=clips)
-    times = sampler.frame_indices(starts, length, frames=frames, stride=stride)
+    rate, placement = _rate(views.get("target_fps", 0.0)), views.get("placement", "ends")
+    shape = {"frames": frames, "stride": stride, "rate": rate}
+    starts = sampler.eval_starts(length, clips=clips, placement=placement, **shape)
+    times = sampler.frame_indices(starts, length, **shape)
     side = size / views["resize"]
     left = np.linspace(0, 1 - side, crops) if crops > 1 else np.array([(1 - side) / 2])
     rest = np.broadcast_to([(1 - side) / 2, side, side], (crops, 3))
@@ -100,7 +112,11 @@ class SyntheticSource(NumpySource):
         [rng.random((count, 2)) * (1 - side[:, None]), np.stack([side, side], axis=-1)], axis=-1
       )
     area = rng.uniform(crop.area[0], crop.area[1], count)
-    aspect = rng.uniform(crop.aspect[0], crop.aspect[1], count)
+    if crop.log_aspect:
+      low, high = np.log(crop.aspect)
+      aspect = np.exp(rng.uniform(low, high, count))
+    else:
+      aspect = rng.uniform(crop.aspect[0], crop.aspect[1], count)
     size = np.minimum(np.sqrt(np.stack([area / aspect, area * aspect], axis=-1)), 1.0)
     return np.concatenate([rng.random((count, 2)) * (1 - size), size], axis=-1)
 

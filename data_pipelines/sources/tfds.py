@@ -111,7 +111,8 @@ class TfdsStore:
     if with_frame_rate and self._rate is None:
       raise UserError(
         f"{self._where}: no scalar feature 'fps' or 'frame_rate', so its frame rate is unknown: "
-        "set config.data.interval.unit=frames, give the gap in frames and leave out "
+        "set config.data.target_fps=0 (vssl evaluate: --target_fps=0) and "
+        "config.data.interval.unit=frames, give the gap in frames and leave out "
         "config.data.interval.max_seconds and min_seconds."
       )
 

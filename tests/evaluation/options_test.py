@@ -28,11 +28,16 @@ def test_nothing_changes_without_flags():
 
 
 def test_views_seed_and_votes():
-  options = dataclasses.replace(OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2)
+  options = dataclasses.replace(
+    OWN, clips=3, crops=2, size=96, seed=5, k=7, temperature=0.2, placement="starts", target_fps=30
+  )
   found = options_lib.resolved(_trained(), options)
   e = found.data.eval
   assert (e.clips, e.crops, e.frames, e.size, e.resize) == (3, 2, 8, 96, 96)
   assert (found.seed, found.knn.k, found.knn.temperature) == (5, 7, 0.2)
+  assert (e.placement, found.data.target_fps) == ("starts", 30.0)
+  off = options_lib.resolved(found, dataclasses.replace(OWN, target_fps=0.0))
+  assert (off.data.eval.placement, off.data.target_fps) == ("starts", 0.0)
 
 
 def test_published_linear_probes():
@@ -53,7 +58,7 @@ def test_published_linear_probes():
   )
   assert {k: cvrl[k] for k in same} == {k: published[k] for k in same}
   study = small.load("rho_moco.py").probe
-  for field in ("normalize", "lr", "batch_size", "epochs", "warmup_epochs"):
+  for field in ("normalize", "lr", "batch_size", "epochs", "warmup_epochs", "nesterov"):
     assert rho[field] == study[field], field
   assert rho.size == 56
   with pytest.raises(UserError, match="--linear=other"):
@@ -87,6 +92,24 @@ def test_finetuning_trains_the_whole_network():
   assert options_lib.finetuning(trained, 6, options, 2.0).optim.warmup_epochs == 0.2
 
 
+def test_finetuning_as_in_the_study_falls_in_steps():
+  """Feichtenhofer et al. 2021, B.6: UCF101 for 200 epochs, a tenth at 60, 120 and 180."""
+  options = dataclasses.replace(OWN, lr=0.025, lr_steps=(60, 120, 180), nesterov=True)
+  trained = options_lib.resolved(_trained(), options)
+  found = options_lib.finetuning(trained, 6, options, 200.0)
+  assert (found.optim.schedule, found.optim.lr_steps) == ("steps", (60, 120, 180))
+  assert found.optim.nesterov
+  said = options_lib.describe_training(found)["optimizer"]
+  assert (said["schedule"], said["lr_steps"], said["nesterov"]) == ("steps", (60, 120, 180), True)
+  plain = options_lib.finetuning(trained, 6, OWN, 200.0)
+  assert (plain.optim.schedule, plain.optim.nesterov) == ("cosine", False)
+  before = options_lib.describe_training(plain)["optimizer"]
+  assert before["schedule"] == "half-cosine"
+  assert not {"lr_steps", "lr_shares", "nesterov"} & before.keys()
+  with pytest.raises(UserError, match="--lr_steps=60,120,180: give epochs between 0 and the 100"):
+    options_lib.finetuning(trained, 6, options, 100.0)
+
+
 def test_every_option_has_its_help():
   assert set(options_lib.HELP) == {f.name for f in dataclasses.fields(options_lib.Options)}
 
@@ -105,6 +128,8 @@ def test_every_option_has_its_help():
     ("lr", -0.1, "--lr: -0.1 is negative"),
     ("shots", (), "--shots: nothing given"),
     ("fractions", (), "--fractions: nothing given"),
+    ("target_fps", -1.0, "--target_fps: -1.0 is negative"),
+    ("placement", "middle", "--placement=middle: choose one of ends, starts"),
     ("solver", "newton", "--solver=newton: choose one of auto, sklearn, device"),
     ("subsets", ("a/few.tsv", "b/few.tsv"), "--subsets: two files are named 'few'"),
   ],

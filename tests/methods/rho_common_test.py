@@ -9,6 +9,7 @@ from tests.methods import rho
 from vssl_jax import methods
 from vssl_jax.errors import UserError
 from vssl_jax.methods import multiclip
+from vssl_jax.models.layers.norm import BatchNorm
 
 pytestmark = pytest.mark.usefixtures("flat")
 MOMENTUM = ("rho_moco", "rho_byol")
@@ -55,6 +56,42 @@ def test_a_gradient_needs_no_loop_over_clips(unroll):
   np.testing.assert_allclose(gradient, (w * summed**2 / 2).sum((0, 1)), rtol=1e-5)
   assert ("scan" in str(jax.make_jaxpr(run)(w))) == (not unroll)
   assert "scan" in str(jax.make_jaxpr(lambda w: run(w, constant=True))(w))
+
+
+def test_groups_of_joint_statistics_are_pyslowfast_s():
+  """A GPU there has some videos, and `batch_clips` lays their first clips before their second."""
+  rho_, gpus, videos = 3, 2, 4
+  x = np.random.default_rng(0).normal(size=(gpus * videos, rho_, 1, 1, 1, 5))
+  spec = jax.ShapeDtypeStruct(x.shape[1:], np.float32)
+  clips = multiclip.Clips(rho_, lambda key, x: x, "joint", spec)
+  norm = BatchNorm(groups=gpus)
+
+  def network(params, stats, x):
+    return norm.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+
+  variables = norm.init(jax.random.key(0), x[:, 0], False)
+  batch = {"clips": x.astype(np.float32), "key": np.zeros(len(x))}
+  z, _ = clips.forward(network, variables["params"], variables["batch_stats"], batch)
+  for gpu in range(gpus):
+    own = x[gpu * videos : (gpu + 1) * videos]
+    rows = np.concatenate([own[:, k] for k in range(rho_)])
+    rows = (rows - rows.mean((0, 1, 2, 3))) / np.sqrt(rows.var((0, 1, 2, 3)) + 1e-5)
+    for k in range(rho_):
+      theirs = rows[k * videos : (k + 1) * videos]
+      np.testing.assert_allclose(z[gpu * videos : (gpu + 1) * videos, k], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_a_shuffle_without_groups_is_told(name):
+  c = rho.config(name)
+  c[name].shuffle_bn = True
+  (line,) = methods.notes(c)
+  assert line.startswith(f"config.{name}.shuffle_bn has no effect: batch norm has one group")
+  c.encoder.bn_groups = 2
+  assert methods.notes(c) == ()
+  c.encoder.bn_groups, c[name].shuffle_bn = 1, False
+  assert methods.notes(c) == ()
+  assert methods.notes(rho.config("rho_swav")) == ()
 
 
 @pytest.mark.parametrize("name", MOMENTUM)

@@ -87,3 +87,14 @@ def test_classifier_gradient_is_finite_at_zero_features():
   variables = head.init(jax.random.key(0), x)
   grad = jax.grad(lambda x: head.apply(variables, x).sum())(x)
   assert np.isfinite(grad).all()
+
+
+def test_projection_starts_as_caffe2_does():
+  """fvcore's c2_xavier_fill: U(±sqrt(3 / inputs)), whatever the number of outputs; biases 0."""
+  head = ProjectionHead(hidden=(64,), out=512, init_kernels="c2_xavier")
+  params = head.init(jax.random.key(0), jnp.ones((4, 300)))["params"]
+  for name, inputs in (("dense_0", 300), ("out", 64)):
+    kernel, limit = np.asarray(params[name]["kernel"]), np.sqrt(3 / inputs)
+    assert 0.999 * limit < np.abs(kernel).max() <= limit
+    assert kernel.std() == pytest.approx(1 / np.sqrt(inputs), rel=0.02)
+    assert not np.any(params[name]["bias"])

@@ -194,3 +194,66 @@ def test_bad_settings_name_the_field(values, field):
 def test_a_rate_of_no_batch_is_refused():
   with pytest.raises(UserError, match=r"config\.optim\.lr_batch is 0"):
     optim.peak_lr(_settings(lr_batch=0), 8)
+
+
+def _their_rate(epoch, base, steps, shares, warmup, start):
+  """PySlowFast's `get_lr_at_epoch` with `steps_with_relative_lrs`, whose first step is epoch 0."""
+
+  def constant(epoch):
+    return base * [1.0, *shares][sum(epoch >= s for s in steps)]
+
+  if epoch < warmup:
+    return epoch * (constant(warmup) - start) / warmup + start
+  return constant(epoch)
+
+
+@pytest.mark.parametrize(
+  ("steps", "shares", "warmup"),
+  [
+    ((14, 18), (0.1, 0.01), 0.19),  # their Something-Something V2
+    ((16, 24, 28), (0.1, 0.01, 0.001), 5.3),  # their AVA
+    ((6.0, 12.5), (0.5, 2.0), 0.0),
+  ],
+)
+def test_steps_are_pyslowfast_s(steps, shares, warmup):
+  epoch, epochs = 7, 32
+  c = _settings(
+    lr=0.12, lr_batch=64, schedule="steps", lr_steps=steps, lr_shares=shares, warmup_lr=1e-4
+  )
+  rate = optim.learning_rate(c, 64, epochs * epoch, warmup * epoch, epoch)
+  ours = jax.vmap(rate)(jnp.arange(epochs * epoch))
+  theirs = [
+    _their_rate(k / epoch, 0.12, steps, shares, warmup, 1e-4) for k in range(epochs * epoch)
+  ]
+  np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_steps_fall_to_a_tenth_and_are_told():
+  c = _settings(lr=0.025, lr_batch=64, schedule="steps", lr_steps=(60, 120, 180), warmup_epochs=0.0)
+  rate = optim.learning_rate(c, 64, 2000, 0, 10)  # the study's UCF101, 200 epochs
+  found = [float(rate(k)) for k in (0, 599, 600, 1199, 1200, 1799, 1800, 1999)]
+  np.testing.assert_allclose(
+    found, 0.025 * np.array([1, 1, 0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3]), rtol=1e-6
+  )
+  text = optim.describe(c, 64, 2000, 0, epoch=10)
+  assert (
+    "learning rate 0.025 = 0.025 x 64 / 64, steps at epochs 60, 120, 180, down to 2.5e-05" in text
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"schedule": "linear"}, "schedule is 'linear': choose one of cosine, steps"),
+    ({"lr_steps": ()}, "lr_steps is \\(\\): give the epochs"),
+    ({"lr_steps": (5, 5)}, "increasing"),
+    ({"lr_steps": (0, 5)}, "above 0"),
+    ({"lr_steps": (5, 10)}, "the run ends before epoch 10"),
+    ({"lr_shares": (0.1,)}, "one share of the peak"),
+    ({"lr_shares": (0.1, -1.0)}, "0 or more"),
+  ],
+)
+def test_impossible_steps_are_refused(fields, message):
+  c = _settings(**{"schedule": "steps", "lr_steps": (3, 5)} | fields)
+  with pytest.raises(UserError, match=message):
+    optim.learning_rate(c, 64, 100, 0, 10)

@@ -5,7 +5,8 @@ planes, but not pixels with three interleaved values.
 
 The results are those of CVRL's published input pipeline (TensorFlow Models,
 official/projects/video_ssl): `tf.image.adjust_contrast`, `adjust_saturation`, `adjust_hue` and
-`rgb_to_grayscale` on the clip reshaped to one tall image, and a multiplicative brightness.
+`rgb_to_grayscale` on the clip reshaped to one tall image, and a multiplicative brightness. Contrast
+and saturation also have the form of torchvision, which the ρ-study uses.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def contrast_center(planes: Planes, mean: str) -> Planes:
 def affine(
   planes: Planes, factor: jax.Array | float, center: tuple[jax.Array | float, ...]
 ) -> Planes:
-  """`center + factor · (plane − center)`, exact at factor 1, clipped to [0, 1]."""
+  """`center + factor · (plane − center)`, exact at factor 1, clipped to [0, 1].
+
+  A center is a scalar, or has the shape of a plane.
+  """
   rest = 1.0 - factor
   return unit(tuple(factor * p + rest * c for p, c in zip(planes, center, strict=True)))
 
@@ -131,17 +135,23 @@ def adjust_contrast(clip: jax.Array, factor: jax.Array | float, mean: str = "cli
   return merge(affine(planes, factor, contrast_center(planes, mean)))
 
 
-def adjust_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
-  """Scales the saturation of HSV, like `tf.image.adjust_saturation`.
+def adjust_saturation(clip: jax.Array, factor: jax.Array | float, space: str = "hsv") -> jax.Array:
+  """Makes colors stronger (factor > 1) or weaker (< 1).
 
   Args:
     clip: float `[T, H, W, 3]` in [0, 1].
-    factor: at least 0; 0 gives gray at each pixel's largest channel, 1 changes nothing.
+    factor: at least 0; 1 changes nothing.
+    space: "hsv" scales the saturation of HSV, like `tf.image.adjust_saturation`, and factor 0
+      leaves each pixel's largest channel; "luma" moves each pixel away from or toward its luma,
+      like torchvision, and factor 0 leaves the luma.
 
   Returns:
     float `[T, H, W, 3]` in [0, 1].
   """
-  return merge(hue_saturation(split(clip), 0.0, factor))
+  planes = split(clip)
+  if space == "luma":
+    return merge(affine(planes, factor, (luma(planes),) * 3))
+  return merge(hue_saturation(planes, 0.0, factor))
 
 
 def adjust_hue(clip: jax.Array, delta: jax.Array | float) -> jax.Array:

@@ -50,7 +50,7 @@ def apply(clip: jax.Array, d: draws.Draw, view: settings.View) -> jax.Array:
     half = blur.weights(d.sigma, view.taps)
 
     def blurred(planes):
-      return tuple(blur.blur_plane(p, half) for p in planes)
+      return tuple(blur.blur_plane(p, half, view.blur_padding) for p in planes)
 
     planes = perhaps(d.blur, view.blur_p, blurred, planes)
 

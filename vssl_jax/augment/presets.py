@@ -17,10 +17,12 @@ def code(cfg: ConfigDict) -> ConfigDict:
   cfg.brightness = cfg.contrast = cfg.saturation = 0.8
   cfg.hue = 0.2
   cfg.contrast_mean = "clip"
+  cfg.saturation_space = "hsv"
   cfg.gray_p = 0.2
   cfg.blur_p = (1.0, 0.1)
   cfg.blur_sigma = (0.1, 2.0)
   cfg.blur_kernel = 0
+  cfg.blur_padding = "zeros"
   cfg.solarize_p = (0.0, 0.2)
   cfg.solarize_threshold = 0.5
   cfg.invert_p = 0.0

@@ -12,6 +12,12 @@ from ml_collections import ConfigDict
 from vssl_jax.augment import blur
 from vssl_jax.errors import UserError
 
+_CHOICES = {
+  "contrast_mean": ("clip", "grey"),
+  "saturation_space": ("hsv", "luma"),
+  "blur_padding": blur.PADDINGS,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -25,10 +31,12 @@ class View:
   saturation: float
   hue: float
   contrast_mean: str
+  saturation_space: str
   gray_p: float
   blur_p: float
   blur_sigma: tuple[float, float]
   taps: int
+  blur_padding: str
   solarize_p: float
   solarize_threshold: float
   invert_p: float
@@ -125,8 +133,9 @@ def view(cfg: ConfigDict, index: int, size: int, channels: int = 3) -> View:
   Raises:
     UserError: a field has an impossible value; the message names the field.
   """
-  if cfg.contrast_mean not in ("clip", "grey"):
-    _fail("contrast_mean", cfg.contrast_mean, 'choose "clip" or "grey"')
+  for field, values in _CHOICES.items():
+    if cfg[field] not in values:
+      _fail(field, cfg[field], "choose " + " or ".join(f'"{v}"' for v in values))
   if not isinstance(cfg.consistent, bool):
     _fail("consistent", cfg.consistent, "choose True or False")
   kernel = cfg.blur_kernel
@@ -148,10 +157,12 @@ def view(cfg: ConfigDict, index: int, size: int, channels: int = 3) -> View:
     saturation=_number(cfg, "saturation", 0, math.inf),
     hue=_number(cfg, "hue", 0, 0.5),
     contrast_mean=cfg.contrast_mean,
+    saturation_space=cfg.saturation_space,
     gray_p=_number(cfg, "gray_p", 0, 1),
     blur_p=blur_p[index % len(blur_p)],
     blur_sigma=(low, high),
     taps=blur.taps(size, kernel),
+    blur_padding=cfg.blur_padding,
     solarize_p=solarize_p[index % len(solarize_p)],
     solarize_threshold=_number(cfg, "solarize_threshold", 0, 1),
     invert_p=_number(cfg, "invert_p", 0, 1),

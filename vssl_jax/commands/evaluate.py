@@ -35,7 +35,7 @@ vssl evaluate --checkpoint=runs/mine --source=videos --data=VIDEOS
 vssl evaluate --checkpoint=/shared/runs/mine --config.distributed.coordinator=auto
 vssl evaluate --checkpoint=runs/mine --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2
 """
-_LISTS = {"fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
+_LISTS = {"lr_steps": float, "fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
 
 
 def parser() -> arguments.Parser:
@@ -77,8 +77,11 @@ def parser() -> arguments.Parser:
   p.add_argument("--again", action="store_true", help="run finished protocols again")
   arguments.distributed(p)
   for field in dataclasses.fields(options_lib.Options):
+    if isinstance(field.default, bool):
+      arguments.switch(p, field.name, options_lib.HELP[field.name], default=field.default)
+      continue
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
-    kind = int if field.name == "seed" else kind
+    kind = {"seed": int, "target_fps": float}.get(field.name, kind)
     default: Any = field.default
     shown = ",".join(map(str, default)) if field.name in _LISTS else default
     shown = f"{shown:g}" if isinstance(shown, float) else shown

@@ -54,6 +54,7 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.classify.classes, c.classify.frozen, c.classify.normalize = classes, True, p.normalize
   c.optim.name, c.optim.lr, c.optim.lr_batch, c.optim.momentum = "sgd", p.lr, 1024, p.momentum
   c.optim.weight_decay, c.optim.warmup_epochs = p.weight_decay, p.warmup_epochs
+  c.optim.nesterov = p.nesterov
   c.save.every = config.save.every
   c.log_every = config.log_every
   return c.lock()
@@ -125,9 +126,10 @@ def linear(
   scores = classifier(settings, variables, workdir, mesh, train_source, eval_source, name="linear")
   o = settings.optim
   batch = fitting(settings.batch_size, train_source.num_videos, mesh)
+  momentum = f"{o.momentum}{' nesterov' * o.nesterov}"
   scores["protocol"] = (
     f"frozen encoder, {'L2-normalized ' * config.probe.normalize}features, {o.name} lr {o.lr} at "
-    f"{o.lr_batch}, momentum {o.momentum}, weight decay {o.weight_decay}, batch "
+    f"{o.lr_batch}, momentum {momentum}, weight decay {o.weight_decay}, batch "
     f"{batch} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
     f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
   )

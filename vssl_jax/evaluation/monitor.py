@@ -80,6 +80,7 @@ def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:
   bank, queries = Cached(train.only(rest)), Cached(train.only(held))
   seen = config.copy_and_resolve_references().unlock()
   seen.data.eval.clips, seen.data.eval.crops = c.clips, 1
+  seen.data.eval.placement = "ends"  # a single clip comes from the middle
 
   def task(variables: Any) -> Task:
     return Task(seen, Options(), variables, bank, queries, None, None, mesh, progress="")

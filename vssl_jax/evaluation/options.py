@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipelines.clips.sampler import PLACEMENTS
 from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
@@ -19,7 +20,7 @@ _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Settings of the protocols; 0 or None in `FROM_CHECKPOINT`: the value of the checkpoint."""
+  """Settings of the protocols; 0, "" or None in `FROM_CHECKPOINT`: the value of the checkpoint."""
 
   clips: int = 0
   crops: int = 0
@@ -27,6 +28,8 @@ class Options:
   stride: int = 0
   resize: int = 0
   size: int = 0
+  placement: str = ""
+  target_fps: float | None = None
   seed: int | None = None
   linear: str = "own"
   linear_epochs: float = 0.0
@@ -37,6 +40,8 @@ class Options:
   batch_size: int = 32
   optimizer: str = "sgd"
   lr: float = 0.05
+  lr_steps: tuple[float, ...] = ()
+  nesterov: bool = False
   weight_decay: float = 1e-4
   dropout: float = 0.0
   label_smoothing: float = 0.0
@@ -60,12 +65,14 @@ FROM_CHECKPOINT = (
   "stride",
   "resize",
   "size",
+  "placement",
+  "target_fps",
   "seed",
   "k",
   "temperature",
 )
 _NOT_NEGATIVE = (
-  *(x for x in FROM_CHECKPOINT if x != "seed"),
+  *(x for x in FROM_CHECKPOINT if x not in ("seed", "placement")),
   "linear_epochs",
   "semi_epochs",
   "lr",
@@ -79,6 +86,8 @@ HELP = {
   "stride": "source frames from one frame of a test clip to the next",
   "resize": "short side of the frames before the test crop, pixels",
   "size": "side of the test crop, pixels",
+  "placement": "where test clips start: ends, up to the last start, or starts, at i / n of it",
+  "target_fps": "frames per second at which frames and stride are meant; 0: a video's own",
   "seed": "seed of all random draws",
   "linear": f"settings of the linear probe: own, {', '.join(config_lib.LINEAR_PROBES)}",
   "linear_epochs": "epochs of the linear probe; 0: as published or configured",
@@ -89,6 +98,8 @@ HELP = {
   "batch_size": "fine-tuning: videos per batch",
   "optimizer": "fine-tuning: sgd, adamw, lars or adam",
   "lr": f"fine-tuning: learning rate at {_LR_BATCH} videos per batch",
+  "lr_steps": "fine-tuning: epochs at which the learning rate falls to a tenth; none: half-cosine",
+  "nesterov": "fine-tuning: SGD with Nesterov's momentum",
   "weight_decay": "fine-tuning: weight decay",
   "dropout": "fine-tuning: dropout before the classifier",
   "label_smoothing": "fine-tuning: label smoothing",
@@ -140,6 +151,8 @@ def check(options: Options) -> None:
   for name, values in seeds.items():
     if bad := [x for x in values if x < 0]:
       raise UserError(f"--{name}: {bad[0]} is negative; seeds are 0 or more.")
+  if options.placement not in ("", *PLACEMENTS):
+    raise UserError(f"--placement={options.placement}: choose one of {', '.join(PLACEMENTS)}.")
   if options.solver not in SOLVERS:
     raise UserError(f"--solver={options.solver}: choose one of {', '.join(SOLVERS)}.")
   for name in ("shots", "fractions", "subset_seeds"):
@@ -162,11 +175,13 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
   """
   c = trained.copy_and_resolve_references().unlock()
   c.data.fraction = 1.0
-  for field in ("clips", "crops", "frames", "stride", "resize", "size"):
+  for field in ("clips", "crops", "frames", "stride", "resize", "size", "placement"):
     if value := getattr(options, field):
       c.data.eval[field] = value
   if options.size and not options.resize and c.data.eval.resize < options.size:
     c.data.eval.resize = options.size
+  if options.target_fps is not None:
+    c.data.target_fps = float(options.target_fps)
   if options.seed is not None:
     c.seed = options.seed
   c.knn.k = options.k or c.knn.k
@@ -212,6 +227,9 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
   ):
     if not fits:
       raise UserError(f"--{name}: {value} is not {what}.")
+  if options.lr_steps and not all(0 < x < epochs for x in options.lr_steps):
+    told = ",".join(f"{x:g}" for x in options.lr_steps)
+    raise UserError(f"--lr_steps={told}: give epochs between 0 and the {epochs:g} of the run.")
   c = classifier.linear_config(config, classes)
   with c.unlocked():
     c.name = f"{config.name}_finetune"
@@ -222,6 +240,9 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
     o = c.optim
     o.name, o.lr, o.lr_batch, o.momentum = options.optimizer, options.lr, _LR_BATCH, 0.9
     o.weight_decay, o.layer_decay = options.weight_decay, options.layer_decay
+    o.nesterov = options.nesterov
+    if options.lr_steps:
+      o.schedule, o.lr_steps = "steps", options.lr_steps
     o.warmup_epochs = min(1.0, epochs / 10)
   return c
 
@@ -229,23 +250,30 @@ def finetuning(config: ConfigDict, classes: int, options: Options, epochs: float
 def describe_training(settings: ConfigDict) -> dict[str, object]:
   """The important settings of a training config, JSON-able."""
   d, o, k = settings.data, settings.optim, settings.classify
+  optimizer: dict[str, object] = {
+    "name": o.name,
+    "lr": o.lr,
+    "at_batch": o.lr_batch,
+    "momentum": o.momentum,
+    "weight_decay": o.weight_decay,
+    "layer_decay": o.layer_decay,
+    "warmup_epochs": o.warmup_epochs,
+    "schedule": "half-cosine" if o.schedule == "cosine" else o.schedule,
+  }
+  clips: dict[str, object] = {"frames": d.frames, "stride": d.stride, "size": d.size}
+  # What came later is told only where it is used: results of before then stay comparable.
+  if o.nesterov:
+    optimizer["nesterov"] = True
+  if o.schedule == "steps":
+    optimizer |= {"lr_steps": o.lr_steps, "lr_shares": o.lr_shares}
+  if d.target_fps:
+    clips["target_fps"] = d.target_fps
   return {
-    "optimizer": {
-      "name": o.name,
-      "lr": o.lr,
-      "at_batch": o.lr_batch,
-      "momentum": o.momentum,
-      "weight_decay": o.weight_decay,
-      "layer_decay": o.layer_decay,
-      "warmup_epochs": o.warmup_epochs,
-      "schedule": "half-cosine",
-    },
+    "optimizer": optimizer,
     "batch_size": settings.batch_size,
     "epochs": settings.epochs,
     "clips_a_video": d.clips,
-    "frames": d.frames,
-    "stride": d.stride,
-    "size": d.size,
+    **clips,
     "crop_area": d.crop.area,
     "crop_aspect": d.crop.aspect,
     "crop_short": d.crop.short,

@@ -26,6 +26,7 @@ def describe(config: ConfigDict) -> str:
     if config.checkpoint:
       config = linear_probe.load(config)[0]
     config = classifier.linear_config(config, 2)
+  notes = methods.notes(config)
   config, method = pretrain.build(methods.resolve(config, None), None)
   params, state = jax.eval_shape(method.init, jax.random.key(0), method.example(2))
   if method.encoder is None:
@@ -49,6 +50,7 @@ def describe(config: ConfigDict) -> str:
     f"bytes per clip: {d.frames * d.size * d.size * d.channels:,} as uint8 from the host, "
     f"{price.activation_bytes:,} of activations forward",
     _devices(),
+    *notes,
   ]
   return "\n".join(lines)
 

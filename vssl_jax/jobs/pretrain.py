@@ -113,6 +113,8 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
       f"config.augment.{', '.join(off)}.",
       flush=True,
     )
+  for line in methods.notes(config):
+    print(line, flush=True)
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
   if method.encoder is None and (config.probe.run or config.knn.every_epochs > 0):

@@ -4,8 +4,9 @@ A module here has `defaults()` (its config fields) and `build(config, mesh) -> M
 have `resolve(config, source)` (fills in fields from the data),
 `evaluator(config, mesh) -> Evaluator`, `STARTS_FROM_ENCODER` (`build` accepts
 `encoder_variables`), `LEARNS_FROM_LABELS` (training uses the labels of the clips),
-`freezes_encoder(config)` (whether training leaves the encoder as it was), and `UNDECISIVE` (names
-of its fields that have no effect on training).
+`freezes_encoder(config)` (whether training leaves the encoder as it was), `UNDECISIVE` (names
+of its fields that have no effect on training), and `notes(config)` (lines about fields that are set
+but have no effect in this config).
 """
 
 import importlib
@@ -183,6 +184,12 @@ def freezes_encoder(config: ConfigDict) -> bool:
   """Whether training under a config leaves the encoder that it started from unchanged."""
   module = load(config.method)
   return bool(module.freezes_encoder(config)) if hasattr(module, "freezes_encoder") else False
+
+
+def notes(config: ConfigDict) -> tuple[str, ...]:
+  """What a user should know about a config before it is trained: one line for each such thing."""
+  module = load(config.method)
+  return tuple(module.notes(config)) if hasattr(module, "notes") else ()
 
 
 def undecisive_fields(method: str) -> tuple[str, ...]:

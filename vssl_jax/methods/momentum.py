@@ -45,7 +45,9 @@ def defaults() -> ConfigDict:
   c.momentum = 0.994  # m_base; with 0 and anneal=False the target equals the online network
   c.anneal = True  # True: m rises from m_base to 1 over the run (cosine) | False: m stays m_base
   c.ema_buffers = False  # also average the running statistics of batch norm
-  c.shuffle_bn = False  # shuffle the videos of the keys, so their batch norm groups differ
+  # Shuffle the videos of the keys, each with all its clips, so their batch norm groups differ.
+  # Without effect where batch norm has one group.
+  c.shuffle_bn = False
   # Shuffle among this many neighboring batch norm groups, which moves each clip at most once
   # between devices; 0 shuffles the whole batch, which moves all clips through all devices.
   c.shuffle_block = 0
@@ -114,6 +116,18 @@ def keys(
   if order is not None:
     k = shuffle_lib.undo(order, k, mesh)
   return lax.stop_gradient((k, target.replace(stats=stats)))
+
+
+def notes(config: ConfigDict) -> tuple[str, ...]:
+  """Says that `shuffle_bn` has no effect, if that is so; see `methods.notes`."""
+  groups = max(config.encoder.bn_groups, config.head.bn_groups)
+  if not config[config.method].shuffle_bn or groups > 1:
+    return ()
+  return (
+    f"config.{config.method}.shuffle_bn has no effect: batch norm has one group, so queries and "
+    "keys share its rows in any order; set config.encoder.bn_groups to two or more, or "
+    f"config.{config.method}.shuffle_bn=False.",
+  )
 
 
 def permutation(config: ConfigDict, fields: ConfigDict) -> Permute | None:

@@ -4,7 +4,8 @@ Feichtenhofer et al., "A Large-Scale Study on Unsupervised Spatiotemporal Repres
 CVPR 2021. The first clips of all videos go through the network together, then the second clips, and
 so on. Batch norm statistics are separate for each clip index, as in the paper's code (PySlowFast),
 and the running averages move toward their mean over the ρ clips. `statistics = "joint"` sends all
-ρ N clips through the network at once instead.
+ρ N clips through the network at once instead. Each of G batch norm groups then has all ρ clips of
+N / G neighboring videos, as a GPU of PySlowFast has where it batches clips (`batch_clips`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vssl_jax import models
+from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Guess, Params, Variables
 from vssl_jax.models import heads
 
@@ -61,8 +62,15 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Network:
 def mlp(
   config: ConfigDict, hidden: tuple[int, ...], *, out_bn: bool = False
 ) -> heads.ProjectionHead:
-  """An MLP with the given hidden widths; `config` sets output width, batch norm and dtype."""
+  """An MLP with the given hidden widths; `config` sets everything else.
+
+  Raises:
+    UserError: `config.head.init` is unknown.
+  """
   h = config.head
+  if h.init not in heads.INITIALIZERS:
+    known = ", ".join(heads.INITIALIZERS)
+    raise UserError(f"config.head.init is {h.init!r}: choose one of {known}.")
   return heads.ProjectionHead(
     tuple(hidden),
     h.out,
@@ -72,6 +80,7 @@ def mlp(
     out_bn=out_bn,
     dtype=models.DTYPES[config.encoder.dtype],
     reduce_dtype=models.DTYPES[config.encoder.reduce_dtype],
+    init_kernels=h.init,
   )
 
 

@@ -55,6 +55,9 @@ def defaults() -> ConfigDict:
   return c
 
 
+notes = momentum.notes
+
+
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """ρ-BYOL for a resolved config.
 

@@ -57,6 +57,9 @@ def defaults() -> ConfigDict:
   return c
 
 
+notes = momentum.notes
+
+
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   """ρ-MoCo for a resolved config.
 

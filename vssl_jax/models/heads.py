@@ -13,6 +13,11 @@ from vssl_jax.models.layers.norm import BatchNorm
 from vssl_jax.models.layers.product import Dense
 
 glorot_uniform = nn.initializers.glorot_uniform()
+# c2_xavier is Caffe2's XavierFill, U(±sqrt(3 / inputs)), of PySlowFast's MLPs.
+INITIALIZERS = {
+  "glorot": glorot_uniform,
+  "c2_xavier": nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+}
 
 
 class ProjectionHead(nn.Module):
@@ -20,7 +25,7 @@ class ProjectionHead(nn.Module):
 
   The head of CVRL (arXiv 2008.03800 §3.1), as in its published code. Without `bn` it is the head of
   MoCo. With `out_bn`, batch norm without scale and bias also normalizes the embeddings, as in
-  MoCo v3 (arXiv 2104.02057).
+  MoCo v3 (arXiv 2104.02057). `init_kernels` is a key of `INITIALIZERS`; biases start at 0.
   """
 
   hidden: tuple[int, ...] = (2048, 2048, 2048)
@@ -32,12 +37,16 @@ class ProjectionHead(nn.Module):
   bn: bool = True
   out_bn: bool = False
   reduce_dtype: DTypeLike = jnp.float32
+  init_kernels: str = "glorot"
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps features `[N, F]` to embeddings `[N, out]`, float32, not normalized."""
     dense = partial(
-      Dense, dtype=self.dtype, reduce_dtype=self.reduce_dtype, kernel_init=glorot_uniform
+      Dense,
+      dtype=self.dtype,
+      reduce_dtype=self.reduce_dtype,
+      kernel_init=INITIALIZERS[self.init_kernels],
     )
     for i, width in enumerate(self.hidden):
       x = dense(width, name=f"dense_{i}")(x)

@@ -45,7 +45,7 @@ def origin(config: ConfigDict, source: Source, split: str, encoder_sha256: str) 
       "encoder": json.loads(config.encoder.to_json()),
       "videos": source.fingerprint,
       "split": split,
-      "views": {k: config.data.eval[k] for k in views.VIEWS},
+      "views": views.settings(config),
       "mean": config.augment.mean,
       "std": config.augment.std,
       "layer": "global average pooling",

@@ -48,10 +48,24 @@ class Cached(Wrapped):
       self._kept = (key, kept)
 
 
+def settings(config: ConfigDict) -> dict[str, Any]:
+  """The test views that a config describes, as arguments of `Source.eval_batches`.
+
+  Fields that came later are left out at their defaults: sources of users may not know them, and
+  the hashes of stored features stay the same.
+  """
+  found = {k: config.data.eval[k] for k in VIEWS}
+  if config.data.eval.placement != "ends":
+    found["placement"] = config.data.eval.placement
+  if config.data.target_fps:
+    found["target_fps"] = config.data.target_fps
+  return found
+
+
 def eval_batches(source: Source, config: ConfigDict) -> Batches:
   """The views that `config.data.eval` describes, of this process's share of a source's videos."""
-  e = config.data.eval
-  return source.eval_batches(parallel.for_all(e.batch_size), **{k: e[k] for k in VIEWS})
+  size = parallel.for_all(config.data.eval.batch_size)
+  return source.eval_batches(size, **settings(config))
 
 
 def prepared(config: ConfigDict) -> str:
@@ -83,7 +97,7 @@ def protocol(config: ConfigDict, source_train: Source, source_eval: Source) -> d
       "train": {"name": d.train_split, "videos": source_train.num_videos},
       "eval": {"name": d.eval_split, "videos": source_eval.num_videos},
     },
-    "views": {k: config.data.eval[k] for k in VIEWS},
+    "views": settings(config),
     "encoder": {k: config.encoder[k] for k in ("name", "depth", "width", "dtype", "temporal")},
     "seed": config.seed,
     "config_sha256": results.config_hash(config),

@@ -134,7 +134,7 @@ def _train(
   run_config.write_config(workdir, config)
   lead = jax.process_index() == 0
   if lead:
-    print(optim.describe(*schedule, state.params), flush=True)
+    print(optim.describe(*schedule[:4], state.params, epoch=schedule[4]), flush=True)
     if method.frozen_steps:
       print(f"  the first {method.frozen_steps:,} steps update nothing", flush=True)
   if restored is not None:

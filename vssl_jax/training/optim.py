@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.training import layer_decay
 
 Params = Any
-Schedule = Callable[[jax.Array | int], jax.Array]
+Schedule = Callable[[jax.Array | float], jax.Array]  # from the number of the update
 
 
 def is_kernel(path: tuple[Any, ...], _: Any = None) -> bool:
@@ -88,15 +89,46 @@ def schedule(
     t = jnp.clip(jnp.asarray(step, jnp.float32) / max(total, 1), 0.0, 1.0)
     return peak * (final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * t)))
 
-  def rate(step: jax.Array | int) -> jax.Array:
+  return _warmed_up(cosine, warmup, start)
+
+
+def step_schedule(
+  peak: float, starts: Sequence[float], shares: Sequence[float], warmup: float, start: float = 0.0
+) -> Schedule:
+  """A learning rate that is constant between steps, PySlowFast's `steps_with_relative_lrs`.
+
+  Args:
+    peak: the learning rate before the first step.
+    starts: for each step, the update from which its learning rate holds, increasing.
+    shares: the learning rate of each step, as a share of `peak`.
+    warmup: number of updates of a linear warm-up, which ends on the rate of that update.
+    start: the learning rate of update 0, if there is a warm-up.
+
+  Returns:
+    A function from the number of the update to the learning rate, float32.
+  """
+  rates = jnp.asarray([peak, *(peak * s for s in shares)], jnp.float32)
+
+  def constant(step: jax.Array | float) -> jax.Array:
+    # Epochs may be given as decimals, whose products with the length of an epoch are rounded.
+    passed = [jnp.asarray(step, jnp.float32) >= s - 1e-3 for s in starts]
+    return rates[sum(passed, jnp.int32(0))]
+
+  return _warmed_up(constant, warmup, start)
+
+
+def _warmed_up(after: Schedule, warmup: float, start: float) -> Schedule:
+  def rate(step: jax.Array | float) -> jax.Array:
     ramp = jnp.asarray(step, jnp.float32) / max(warmup, 1.0)
-    rising = start + ramp * (cosine(warmup) - start)
-    return jnp.where(step < warmup, rising, cosine(step))
+    rising = start + ramp * (after(warmup) - start)
+    return jnp.where(step < warmup, rising, after(step))
 
   return rate
 
 
-def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float) -> Schedule:
+def learning_rate(
+  config: ConfigDict, batch_size: int, total: int, warmup: float, epoch: int = 0
+) -> Schedule:
   """The schedule that `config.optim` describes.
 
   Args:
@@ -104,9 +136,11 @@ def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float
     batch_size: videos per update; both the peak and the start of the warm-up scale with it.
     total: number of updates of the whole run.
     warmup: number of updates of the warm-up.
+    epoch: number of updates per epoch; needed for steps.
 
   Raises:
-    UserError: the warm-up takes the whole run and starts from 0.
+    UserError: the warm-up takes the whole run and starts from 0, the schedule is unknown, or its
+      steps are impossible.
   """
   start = config.warmup_lr * batch_size / config.lr_batch
   if warmup >= total and not start:
@@ -114,7 +148,34 @@ def learning_rate(config: ConfigDict, batch_size: int, total: int, warmup: float
       f"config.optim.warmup_epochs: the warm-up takes {warmup:,.0f} updates and the run has only "
       f"{total:,}; make it shorter, e.g. --config.optim.warmup_epochs=0."
     )
-  return schedule(peak_lr(config, batch_size), total, warmup, config.final_lr, start)
+  peak = peak_lr(config, batch_size)
+  if config.schedule == "cosine":
+    return schedule(peak, total, warmup, config.final_lr, start)
+  return step_schedule(peak, *_steps(config, total, epoch), warmup, start)
+
+
+def _steps(config: ConfigDict, total: int, epoch: int) -> tuple[list[float], list[float]]:
+  """The updates at which the learning rate changes, and its shares of the peak from then on."""
+  if config.schedule != "steps":
+    raise UserError(f"config.optim.schedule is {config.schedule!r}: choose one of cosine, steps.")
+  steps = tuple(config.lr_steps)
+  if not steps or any(b <= a for a, b in itertools.pairwise((0, *steps))):
+    raise UserError(
+      f"config.optim.lr_steps is {steps}: give the epochs at which the learning rate changes, "
+      "above 0 and increasing, or set config.optim.schedule=cosine."
+    )
+  if steps[-1] * epoch >= total:
+    raise UserError(
+      f"config.optim.lr_steps is {steps}: the run ends before epoch {steps[-1]:g}; give earlier "
+      "epochs, or make config.epochs larger."
+    )
+  shares = tuple(config.lr_shares) or tuple(0.1**k for k in range(1, len(steps) + 1))
+  if len(shares) != len(steps) or min(shares) < 0:
+    raise UserError(
+      f"config.optim.lr_shares is {shares}: give one share of the peak, 0 or more, for each of the "
+      f"{len(steps)} config.optim.lr_steps."
+    )
+  return [s * epoch for s in steps], [float(s) for s in shares]
 
 
 def scale_by_trust(
@@ -174,7 +235,13 @@ def build(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
 
 
 def describe(
-  config: ConfigDict, batch_size: int, total: int, warmup: float, params: Params | None = None
+  config: ConfigDict,
+  batch_size: int,
+  total: int,
+  warmup: float,
+  params: Params | None = None,
+  *,
+  epoch: int = 0,
 ) -> str:
   """Describes the optimizer with its effective values, printed when a run starts.
 
@@ -184,18 +251,21 @@ def describe(
     total: number of updates of the whole run.
     warmup: number of updates of the warm-up.
     params: arrays or their shapes; with None the text counts no parameters.
+    epoch: number of updates per epoch; needed for steps.
 
   Returns:
     Lines without a newline at the end.
   """
-  rate = learning_rate(config, batch_size, total, warmup)
+  rate = learning_rate(config, batch_size, total, warmup, epoch)
+  at = ", ".join(f"{step:g}" for step in config.lr_steps)
+  course = "half-cosine" if config.schedule == "cosine" else f"steps at epochs {at}, down"
   momentum = f"momentum {config.momentum:g}{' nesterov' if config.nesterov else ''}"
   kind = f"b1 {config.momentum:g}" if config.name in ("adam", "adamw") else momentum
   clip = f", gradient norm up to {config.clip_norm:g}" if config.clip_norm > 0 else ""
   lines = [
     f"Optimizer {config.name}: {kind}{clip}; {total:,} updates of {batch_size:,} videos",
     f"  learning rate {peak_lr(config, batch_size):.4g} = {config.lr:g} x {batch_size} / "
-    f"{config.lr_batch}, half-cosine to {float(rate(total)):.4g}",
+    f"{config.lr_batch}, {course} to {float(rate(total)):.4g}",
   ]
   if warmup > 0:
     lines.append(

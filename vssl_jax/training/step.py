@@ -49,13 +49,13 @@ class Program(NamedTuple):
     tx: the optimizer.
     advance: the step, see `make_step`.
     total: number of steps of the run.
-    schedule: arguments of `optim.learning_rate` and `optim.describe`.
+    schedule: arguments of `optim.learning_rate`, in order.
   """
 
   tx: optax.GradientTransformation
   advance: jax.stages.Wrapped
   total: int
-  schedule: tuple[ConfigDict, int, int, float]
+  schedule: tuple[ConfigDict, int, int, float, int]
 
 
 def assemble(config: ConfigDict, method: Method, mesh: Mesh, steps_per_epoch: int) -> Program:
@@ -81,7 +81,7 @@ def assemble(config: ConfigDict, method: Method, mesh: Mesh, steps_per_epoch: in
       "smaller."
     )
   warmup = config.optim.warmup_epochs * steps_per_epoch
-  schedule = (config.optim, config.batch_size, total - method.frozen_steps, warmup)
+  schedule = (config.optim, config.batch_size, total - method.frozen_steps, warmup, steps_per_epoch)
   rate = optim.learning_rate(*schedule)
   tx = optim.build(config.optim, rate)
   advance = make_step(method, tx, rate, seed=config.seed, accumulate=config.accumulate, mesh=mesh)

@@ -119,3 +119,13 @@ def test_squares_by_the_short_side():
 def test_bad_fields():
   with pytest.raises(UserError, match="synthetic"):
     load(synthetic__classes=0)
+
+
+def test_clips_at_a_target_rate():
+  """48 frames at 25 per second; of 50 per second, 3 frames with stride 2 cover 3 of them."""
+  views = VIEWS | {"crops": 1, "target_fps": 50.0, "placement": "starts"}
+  batch = next(load(split="test").eval_batches(4, **views))
+  assert batch["offset"].tolist() == [[0, 22]] * 4  # half of 48 - 3, rounded down
+  fields = {"target_fps": 50.0, "interval__distribution": "independent", "crop__log_aspect": True}
+  drawn = [b["offset"] for b in take(load(batch_size=10, **fields).train_batches(), 30)]
+  assert (np.min(drawn), np.max(drawn)) == (0, 44)  # 48 - 4

@@ -56,7 +56,14 @@ def frames(source: Source, videos: Sequence[int], size: int = _SIZE) -> dict[int
   Videos that cannot be read are missing. Each process reads its share, and gets those of all.
   """
   wanted = sorted({int(v) for v in videos})
-  views = {"clips": _CLIPS, "crops": 1, "frames": 1, "stride": 1, "resize": size, "size": size}
+  views: dict[str, Any] = {
+    "clips": _CLIPS,
+    "crops": 1,
+    "frames": 1,
+    "stride": 1,
+    "resize": size,
+    "size": size,
+  }
   kept = {}
   for batch in source.only(wanted).eval_batches(parallel.for_all(min(16, len(wanted))), **views):
     valid = batch.get("valid", np.ones(len(batch["video"]), bool))
