@@ -35,7 +35,7 @@ LAYERS = (
   ("vssl_jax.encoder",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
   ("vssl_jax.jobs",),
-  ("vssl_jax.planning",),
+  ("vssl_jax.planning", "vssl_jax.studies"),
   ("vssl_jax.commands",),
   # What `python -m` finds, and the package's own names, which are imported when they are asked for.
   (
@@ -45,6 +45,7 @@ LAYERS = (
     "vssl_jax.extract_features",
     "vssl_jax.localize",
     "vssl_jax.plan",
+    "vssl_jax.study",
   ),
   ("vssl_jax", "data_pipelines"),
 )

@@ -99,8 +99,9 @@ def _scaled(config: ConfigDict, name: str, factor: float) -> tuple[str, Any]:
   value: Any = config
   for key in name.split("."):
     value = value[key]
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise UserError(f"the study multiplies config.{name}, which is {value!r}, no number.")
+  for what, x in ((f"config.{name}, which", value), (f"config.{name} by what", factor)):
+    if isinstance(x, bool) or not isinstance(x, int | float):
+      raise UserError(f"the study multiplies {what} is {x!r}, no number.")
   return name, type(value)(round(value * factor) if isinstance(value, int) else value * factor)
 
 

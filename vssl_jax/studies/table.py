@@ -122,7 +122,7 @@ def _measured_on(result: Mapping[str, Any]) -> str:
     what = (
       f"{data['name'] or data['source']}: {test['videos']} videos of the split {test['name']!r}"
     )
-    return f"{what}, which no run was trained on ({train['videos']} training videos)"
+    return f"{what} ({train['videos']} training videos)"
   videos = (result.get(result["method"]) or {}).get("videos")
   return f"{videos} videos of the evaluation split" if videos else "the evaluation split"
 

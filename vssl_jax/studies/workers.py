@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -51,7 +52,10 @@ def devices(environment: Mapping[str, str] = os.environ) -> list[str]:
   if not {"cuda", "gpu", ""} & set(platforms):
     return []
   if "CUDA_VISIBLE_DEVICES" in environment:
-    return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    named = (name.strip() for name in environment["CUDA_VISIBLE_DEVICES"].split(","))
+    return list(
+      itertools.takewhile(lambda name: name and name[0] != "-", named)
+    )  # as CUDA reads it
   return [str(i) for i in range(len(list(_GPUS.glob("*"))))]
 
 
