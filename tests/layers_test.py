@@ -13,7 +13,7 @@ MOST_FILES = 16  # in one folder
 # From the ground up. What shares a line does not import each other.
 LAYERS = (
   ("vssl_jax.former",),  # imports by name what users ask for under a former name
-  ("vssl_jax.errors", "vssl_jax.extras", "vssl_jax._version", "vssl_jax.io"),
+  ("vssl_jax.errors", "vssl_jax._version", "vssl_jax.io"),
   ("vssl_jax.files", "vssl_jax.parallel"),
   ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.config"),
   ("vssl_jax.config_file",),
