@@ -259,7 +259,8 @@ def test_damage_and_strangers_are_refused(mine, trained, tmp_path):
     ("x = 1", "no studies there"),
     ("STUDIES = {'a b': 1}", "STUDIES has 'a b': int"),
     ("STUDIES = {", "SyntaxError"),
-    (MINE.replace('"near"', '"fl at"').replace('"flat"', '"fl,at"'), "the folder 'fl_at-½'"),
+    (MINE.replace('"near"', '"fl at"').replace('"flat"', '"fl/at"'), "the folder 'fl_at-½'"),
+    (MINE.replace('"near"', '"fl+at"'), "'fl+at': a label has no comma"),
     (MINE.replace('times={"epochs": 0.5}', 'fields={"optim.lr": "x"}'), "config.optim.lr"),
     (MINE.replace('"½": Setting(', '"½": Setting("uniform", recipe="dcc", '), "'uniform'"),
     (MINE.replace('line="epochs ×"', 'line="time"'), "line='time' is no axis"),
@@ -290,15 +291,16 @@ def test_names(tmp_path):
     catalog.find("cvrl")
 
 
-def test_records_of_the_user(mine, tmp_path):
-  found = catalog.find(mine)[1]
-  given = run_lib._with_data(found, "records", {"epochs": 2.0})
-  assert given == {"data.source": "tfrecord", "data.path": str(pathlib.Path.cwd() / "records")} | {
-    "epochs": 2.0
-  }
-  dcc = catalog.SHIPPED["dcc_memory"]
-  assert run_lib._with_data(dcc, "gs://b/f", {})["data.source"] == "localization"
-  assert run_lib._with_data(dcc, "f.npz", {"data.source": "stitched"})["data.source"] == "stitched"
+def test_data_of_the_user(mine):
+  found, dcc = catalog.find(mine)[1], catalog.SHIPPED["dcc_memory"]
+  here = str(pathlib.Path.cwd() / "records")
+  given = configs.with_data(found, "demo", "records", {"epochs": 2.0})
+  assert given == {"data.source": "tfrecord", "data.path": here, "epochs": 2.0}
+  assert configs.with_data(found, "ucf6", "records", {}) == {"data.path": here}
+  assert configs.with_data(dcc, "demo", "gs://b/f", {})["data.source"] == "localization"
+  assert configs.with_data(dcc, "stitched", "records", {}) == {"data.path": here}
+  own = configs.with_data(found, "demo", "records", {"data.source": "videos"})
+  assert own["data.source"] == "videos"
 
 
 def test_the_command(mine, trained, tmp_path, capsys):
@@ -320,7 +322,7 @@ def test_the_command(mine, trained, tmp_path, capsys):
   assert small.vssl(*line[:-1]) == 2
   assert "begun with other fields" in capsys.readouterr().err.splitlines()[-1]
   flags = run_lib._flags(
-    mine, tmp_path, "", "", (0, 1), {"head.hidden": (8,), "epochs": 2.0}, {}, "1/2"
+    mine, tmp_path, "", (0, 1), {"head.hidden": (8,), "epochs": 2.0}, {}, "1/2"
   )
   assert flags == [
     *(mine, f"--output={tmp_path}", "--seeds=0,1", "--part=1/2", "--jobs=1"),
@@ -369,7 +371,7 @@ def test_curves_and_bars_are_drawn(trained, tmp_path):
     run.folder.mkdir()
     run_lib.pretrain(None, workdir=run.folder, overrides={"seed": run.seed, "name": run.name})
     (run.folder / "rows.json").write_text(json.dumps(rows))
-  numbers = table.tabulate("s", study, made, {"recipe": "cvrl:demo", "overrides": {}})
+  numbers = table.tabulate("s", study, made, {"recipes": "cvrl:demo", "overrides": {}})
   done = made[:5]
   bars = Study(study.about, study.recipe, study.axes)
   lines = Study(study.about, study.recipe, study.axes, line="b")

@@ -9,10 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vssl_jax import config as config_lib
-from vssl_jax import config_file
+from vssl_jax import config_file, files
 from vssl_jax.errors import UserError
 from vssl_jax.studies.study import Cell, Setting, Study
 
+_MADE = ("digits", "synthetic", "untrimmed")  # sources that need no data
 _OWN = {
   "seed": "give --seeds",
   "name": "it names its runs by their cells",
@@ -72,6 +73,23 @@ def build(
     config = config_file.resolve(config, dict(own.values()) | dict(setting.fields))
     found[name] = config
   return found
+
+
+def recipes(study: Study, cells: list[Cell], variant: str) -> list[str]:
+  """The recipes of the cells with their variant, each once."""
+  names = dict.fromkeys(_merged(cell, study).recipe for cell in cells)
+  return [f"{name}:{variant}" if variant else name for name in names]
+
+
+def with_data(
+  study: Study, variant: str, data: str, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The overrides, with the place of the user's data; a recipe that makes its own reads records."""
+  if not data:
+    return dict(overrides)
+  own = load(study.recipe, variant).data.source
+  source = {"data.source": study.records} if own in _MADE else {}
+  return {**source, **overrides, "data.path": files.absolute(data)}
 
 
 def _merged(cell: Cell, study: Study) -> Setting:

@@ -29,7 +29,7 @@ _WAITS = 60.0  # seconds for another process to write a small file
 # Fields that may differ from one call to the next, because they change no number.
 _FREE = (
   *("name", "seed", "log_every", "distributed", "data.threads", "data.prefetch"),
-  *("data.cache", "data.cache_folder", "data.videos.cache", "data.videos.timeout", "save.every"),
+  *("data.cache_folder", "data.videos.cache", "data.videos.timeout", "save.every"),
 )
 
 

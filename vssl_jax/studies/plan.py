@@ -59,7 +59,7 @@ def _frames(c: ConfigDict) -> float:
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
   """The plan as lines: one per run, then the sum."""
-  width = max(len(row["run"]) for row in rows)
+  width = max((len(row["run"]) for row in rows), default=0)
   lines = []
   for row in rows:
     about = f"  about {duration(row['seconds'])}" if "seconds" in row else ""

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vssl_jax import files, results
+from vssl_jax._version import __version__
 from vssl_jax.errors import NonFiniteError, UserError
 from vssl_jax.files import lock
 from vssl_jax.jobs.run import pretrain
@@ -68,8 +69,9 @@ def study(
   own, found = catalog.find(name)
   try:
     cells = study_lib.cells(found)
-    overrides = _with_data(found, data, dict(overrides or {}))
-    made = configs.build(found, cells, variant or found.variant, overrides)
+    of = variant or found.variant
+    overrides = configs.with_data(found, of, os.fspath(data), overrides or {})
+    made = configs.build(found, cells, of, overrides)
   except UserError as e:
     raise UserError(f"{own}: {e}") from None
   seeds = tuple(seeds) or found.seeds
@@ -82,7 +84,8 @@ def study(
   chosen = {c.name for c in study_lib.choose(cells, {k: tuple(v) for k, v in (only or {}).items()})}
   index, count = workers.part(part)
   mine = [run for run in every if run.cell.name in chosen][index::count]
-  recorded = {"recipe": f"{found.recipe}:{variant or found.variant}", "overrides": overrides}
+  recipes = ", ".join(configs.recipes(found, cells, of))
+  recorded = {"recipes": recipes, "overrides": overrides, "version": __version__}
   folder.check(place, own, made, overrides)
   if dry_run:
     return {"study": own, "output": str(place), "runs": plan.plan(mine, made)}
@@ -96,7 +99,7 @@ def study(
       raise UserError(f"--jobs is {jobs}: give a number of processes.")
     left = sum(run.state() != folder.DONE for run in mine)
     if min(at_once, left) > 1:
-      flags = _flags(name, place, variant, data, seeds, overrides, only, part)
+      flags = _flags(name, place, variant, seeds, overrides, only, part)
       workers.start(flags, min(at_once, left), place / LOGS, lambda: _progress(mine))
     else:
       failures = _run_all(mine, made)
@@ -104,13 +107,6 @@ def study(
   if failures:
     raise UserError(f"{len(failures)} of {len(mine)} runs failed: {'; '.join(failures)}")
   return written
-
-
-def _with_data(found: Study, data: Any, overrides: dict[str, Any]) -> dict[str, Any]:
-  """The overrides, with the place of the user's records."""
-  if not data:
-    return overrides
-  return {"data.source": found.records, **overrides, "data.path": files.absolute(data)}
 
 
 def _progress(runs: Sequence[Run]) -> str:
@@ -177,7 +173,6 @@ def _flags(
   name: Any,
   place: pathlib.Path,
   variant: str,
-  data: Any,
   seeds: Sequence[int],
   overrides: Mapping[str, Any],
   only: Mapping[str, Sequence[str]] | None,

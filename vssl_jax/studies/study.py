@@ -148,6 +148,10 @@ def cells(study: Study) -> list[Cell]:
     raise UserError("the study has no scores: name what to tabulate.")
   if study.line and study.line not in study.axes:
     raise UserError(f"line={study.line!r} is no axis; there are {', '.join(study.axes)}.")
+  for axis, settings in study.axes.items():
+    for label in (axis, *settings):
+      if set(label) & set(",+="):
+        raise UserError(f"{label!r}: a label has no comma, + or =, by which --only names several.")
   found = [
     Cell(
       "-".join(_word(label) for label in labels),

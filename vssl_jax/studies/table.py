@@ -152,7 +152,7 @@ def markdown(study: Study, table: Mapping[str, Any]) -> str:
     labels = ["random initialization", *[""] * (len(study.axes) - 1)]
     lines.append(_row([*labels, *figures, str(seeds)]))
   lines += ["", "Mean ± standard deviation (n − 1) over seeds; shares in %.", ""]
-  notes = {"measured on": table["measured_on"], "recipe": table["recipe"]}
+  notes = {"measured on": table["measured_on"], "recipes": table["recipes"]}
   notes["checkpoint"] = "each run's last, unless a column says otherwise; none was chosen by these"
   if table["overrides"]:
     notes["fields"] = ", ".join(f"{k}={v}" for k, v in table["overrides"].items())

@@ -11,7 +11,7 @@ STUDIES = {
         "decreasing": Setting(),
         "uniform": Setting("uniform"),
         "increasing": Setting("increasing"),
-        "constant, 2 s": Setting("constant"),
+        "constant": Setting("constant"),
       }
     },
   ),
@@ -20,11 +20,11 @@ STUDIES = {
     "cvrl",
     {
       "augmentation": {
-        "temporal, spatial, consistent": Setting(),
-        "spatial, consistent": Setting("same_time"),
-        "temporal, spatial": Setting("per_frame"),
-        "spatial": Setting("same_time,per_frame"),
-        "temporal": Setting("no_spatial"),
+        "all": Setting(),
+        "not temporal": Setting("same_time"),
+        "not spatial": Setting("no_spatial"),
+        "not consistent": Setting("per_frame"),
+        "spatial alone": Setting("same_time,per_frame"),  # and not consistent
       }
     },
   ),

@@ -31,8 +31,8 @@ STUDIES = {
     "loss",
     {
       "BaS-Net": Setting("bas_net"),
-      "+ contrast": Setting("no_denoising"),
-      "+ denoised contrast": Setting(),
+      "contrast": Setting("no_denoising"),
+      "denoised contrast": Setting(),
     },
     _DENOISED,
   ),
