@@ -101,6 +101,48 @@ def test_every_shipped_study_is_possible():
   assert [c.data.fraction for c in made.values()] == [0.25, 0.5, 1.0]
 
 
+def test_every_score_is_in_the_results_that_runs_write():
+  def stored(name):
+    return json.loads((small.ROOT / "results" / name).read_text())
+
+  results = {
+    "cvrl": stored("digits/cvrl_s0.json"),
+    "rho_simclr": stored("digits/rho_simclr_s0.json"),
+    "rho_moco": stored("digits/rho_moco_s0.json"),
+    "rho_byol": stored("digits/rho_byol_s0.json"),
+    "provico": stored("digits/provico_s0.json"),
+    "dcc": stored("stitched/dcc_s0.json"),
+  }
+  analysis = {"one": stored("uncertainty.json")["provico_demo"]}
+  for name, study in catalog.SHIPPED.items():
+    for head, score in study.scores.items():
+      file = results[study.recipe] if score.file == "result.json" else analysis
+      assert table.number(file, score.path) is not None, (name, head)
+    for curve in study.curves:
+      rows = table.entry(analysis, curve.rows)
+      assert all(isinstance(row[key], float) for row in rows for key in {curve.x, curve.y} - {""})
+
+
+def test_an_uncertainty_is_analyzed_once(trained, tmp_path, monkeypatch):
+  asked = []
+
+  def analyze(folders, output):
+    asked.append(*folders)
+    output.mkdir()
+    training = [{"R@1": 0.5, "uncertainty": 1.0}]
+    (output / "analysis.json").write_text(json.dumps({"name": {"training": training}}))
+
+  monkeypatch.setattr(run_lib.analysis, "analyze_runs", analyze)
+  given = {"output": tmp_path / "out", "seeds": [0]}
+  found = vssl_jax.study("provico_uncertainty", **given)
+  (tmp_path / "out" / "whole_s0" / "uncertainty" / "analysis.json").unlink()
+  (tmp_path / "out" / "whole_s0" / "uncertainty").rmdir()
+  assert vssl_jax.study("provico_uncertainty", **given) == found  # the training is not repeated
+  assert trained == ["whole_s0", "no_regularizer_s0", "not_stochastic_s0"]
+  assert asked == [str(tmp_path / "out" / name) for name in (*trained, "whole_s0")]
+  assert found["rows"][0]["scores"]["Σ σ²"]["mean"] == 1.0
+
+
 def test_it_runs_what_is_missing_and_tabulates(mine, trained, tmp_path):
   out = tmp_path / "out"
   first = vssl_jax.study(mine, output=out, seeds=[0], only={"interval": ["near"]})

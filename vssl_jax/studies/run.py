@@ -161,7 +161,7 @@ def _write(
   with folder.locked(place, TABLE, wait=60.0):
     numbers = table.tabulate(own, found, runs, recorded)
     results.write_json(numbers, place / NUMBERS)
-    files.write_text(place / TABLE, table.markdown(found, numbers))
+    files.write_text(place / TABLE, table.markdown(numbers))
     done = [run for run in runs if run.state() == folder.DONE]
     if done:
       plot.draw(place / PLOT, found, numbers, done)

@@ -58,8 +58,9 @@ def tabulate(
     facts: what else the table says, by name.
 
   Returns:
-    `rows`, one per cell: its labels, scores by heading (see `summarize`), seeds that are missing,
-    and why seeds failed; `random`, the scores of random weights; and the facts.
+    `axes` and `columns`, in order; `rows`, one per cell: its labels by axis, scores by column (see
+    `summarize`), seeds that are missing, and why seeds failed; `random`, the scores of random
+    weights by column; and the facts.
 
   Raises:
     UserError: a result is damaged; or it is done, and has none of the scores.
@@ -95,7 +96,11 @@ def tabulate(
     "study": name,
     "about": study.about,
     **facts,
-    "scores": {head: describe(score) for head, score in study.scores.items()},
+    "axes": list(study.axes),
+    "columns": [
+      {"name": head, "about": describe(score), "scale": score.scale}
+      for head, score in study.scores.items()
+    ],
     "measured_on": _measured_on(scored) if scored else "",
     "random": {head: summarize(values) for head, values in random.items() if values},
     "rows": rows,
@@ -136,27 +141,25 @@ def cell_text(row: Mapping[str, Any] | None, scale: float) -> str:
   return f"{text} ± {scale * row['std']:.{digits}f}" if "std" in row else text
 
 
-def markdown(study: Study, table: Mapping[str, Any]) -> str:
+def markdown(table: Mapping[str, Any]) -> str:
   """The table as Markdown, with all that a reader must know below it."""
-  heads = list(study.scores)
+  axes, columns = table["axes"], table["columns"]
   lines = [f"# {table['study']}", "", files.markdown(table["about"]), ""]
-  columns = [*study.axes, *heads, "seeds"]
-  lines += [_row(columns), "|" + "---|" * len(study.axes) + "---:|" * (len(heads) + 1)]
-  for row in table["rows"]:
-    figures = [cell_text(row["scores"].get(h), study.scores[h].scale) for h in heads]
-    seeds = max((s["seeds"] for s in row["scores"].values()), default=0)
-    lines.append(_row([*row["settings"].values(), *figures, str(seeds)]))
+  lines += [_row([*axes, *(c["name"] for c in columns), "seeds"])]
+  lines += ["|" + "---|" * len(axes) + "---:|" * (len(columns) + 1)]
+  rows = [([row["settings"][axis] for axis in axes], row["scores"]) for row in table["rows"]]
   if table["random"]:
-    figures = [cell_text(table["random"].get(h), study.scores[h].scale) for h in heads]
-    seeds = max(s["seeds"] for s in table["random"].values())
-    labels = ["random initialization", *[""] * (len(study.axes) - 1)]
+    rows.append((["random initialization", *[""] * (len(axes) - 1)], table["random"]))
+  for labels, scores in rows:
+    figures = [cell_text(scores.get(c["name"]), c["scale"]) for c in columns]
+    seeds = max((s["seeds"] for s in scores.values()), default=0)
     lines.append(_row([*labels, *figures, str(seeds)]))
   lines += ["", "Mean ± standard deviation (n − 1) over seeds; shares in %.", ""]
   notes = {"measured on": table["measured_on"], "recipes": table["recipes"]}
   notes["checkpoint"] = "each run's last, unless a column says otherwise; none was chosen by these"
   if table["overrides"]:
     notes["fields"] = ", ".join(f"{k}={v}" for k, v in table["overrides"].items())
-  notes |= {f"column {head}": text for head, text in table["scores"].items()}
+  notes |= {f"column {c['name']}": c["about"] for c in columns}
   if table["random"]:
     notes["random initialization"] = "the network of the first row that has results, untrained"
   lines += [f"- {k}: {files.markdown(v)}" for k, v in notes.items() if v]
