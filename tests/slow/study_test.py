@@ -41,14 +41,8 @@ FIELDS = {
 
 
 def _start(folder, *flags):
-  command = [
-    sys.executable,
-    "-m",
-    "vssl_jax.study",
-    "tiny.py",
-    "--output=out",
-    *flags,
-  ]  # the last one counts
+  # Of two --output the last one counts.
+  command = [sys.executable, "-m", "vssl_jax.study", "tiny.py", "--output=out", *flags]
   environment = {**os.environ, "XLA_FLAGS": small.xla_flags(), "PYTHONPATH": str(small.ROOT)}
   log = (folder / "log.txt").open("ab")
   return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -80,10 +74,8 @@ def test_a_killed_study_goes_on(tmp_path):
   assert all(began), "each process took some of the runs"
   only = ("--only=interval=decreasing", "--seeds=0")
   assert _start(tmp_path, "--output=whole", *only).wait() == 0, log.read_text()
-  whole, resumed = (
-    json.loads((tmp_path / name / cut.name / "result.json").read_text())
-    for name in ("whole", "out")
-  )
+  found = [tmp_path / folder / cut.name / "result.json" for folder in ("whole", "out")]
+  whole, resumed = (json.loads(file.read_text()) for file in found)
   assert resumed["trained"]["encoder_sha256"] == whole["trained"]["encoder_sha256"]
 
   table = json.loads((out / "table.json").read_text())
