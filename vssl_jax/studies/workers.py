@@ -97,7 +97,7 @@ def start(
     while any(process.poll() is None for process in running):
       if (now := progress()) != said:
         print(said := now, flush=True)
-      time.sleep(0.5)
+      time.sleep(1.0)
     codes = [process.returncode for process in running]
   if stopped:
     kind = Interrupted if stopped[0] == 2 else Preempted
