@@ -13,7 +13,7 @@ from vssl_jax import config_file, files
 from vssl_jax.errors import UserError
 from vssl_jax.studies.study import Cell, Setting, Study
 
-_MADE = ("digits", "synthetic", "untrimmed")  # sources that need no data
+_MADE = ("digits", "motion", "synthetic", "untrimmed")  # sources that need no data
 _OWN = {
   "seed": "give --seeds",
   "name": "it names its runs by their cells",
