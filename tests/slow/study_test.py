@@ -27,9 +27,9 @@ STUDIES = {
 """
 FIELDS = {
   **small.overrides(),
-  "steps": 60,
-  "log_every": 10,
-  "save.every": 5,
+  "steps": 24,
+  "log_every": 4,
+  "save.every": 4,
   "augment.jitter_p": 0.0,
   "augment.gray_p": 0.0,  # slow to compile
   "optim.lr": 1e-3,
@@ -60,12 +60,12 @@ def test_a_killed_study_goes_on(tmp_path):
   out, log = tmp_path / "out", tmp_path / "log.txt"
   running = _start(tmp_path)
   cut = out / "decreasing_s0"
-  while running.poll() is None and max(_steps(cut), default=0) < 20:
+  while running.poll() is None and max(_steps(cut), default=0) < 8:
     time.sleep(0.05)
   running.send_signal(signal.SIGKILL)
   running.wait()
   assert not (cut / "result.json").exists(), log.read_text()
-  assert 20 <= max(_steps(cut)) < 60
+  assert 8 <= max(_steps(cut)) < 24
 
   assert _start(tmp_path, "--jobs=2").wait() == 0, log.read_text()
   names = {f"{cell}_s{seed}" for cell in ("decreasing", "uniform") for seed in (0, 1)}
