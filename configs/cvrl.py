@@ -30,6 +30,7 @@ Add the paper's ablations after a comma, e.g. configs/cvrl.py:k400,uniform
   plain          blur with probability 0.5 on both views and no solarization
   half, tenth    a fraction of the training videos (any: --config.data.fraction=0.25)
   inflated       a 2-D network trained on single frames, inflated to 3-D for the probe
+  single_frames  the same network; the probe averages its features of a clip's frames
 """
 
 from vssl_jax import augment, recipes
@@ -122,6 +123,12 @@ def inflated(c):
   c.data.frames = 1
 
 
+def single_frames(c):
+  """SimCLR on single frames with a 2-D network, whose features of frames the probe averages."""
+  inflated(c)
+  c.encoder.inflate = False
+
+
 ABLATIONS = {
   "uniform": _interval("uniform"),
   "increasing": _interval("increasing"),
@@ -134,6 +141,7 @@ ABLATIONS = {
   "half": lambda c: c.data.update({"fraction": 0.5}),
   "tenth": lambda c: c.data.update({"fraction": 0.1}),
   "inflated": inflated,
+  "single_frames": single_frames,
 }
 
 

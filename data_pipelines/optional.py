@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 from vssl_jax.errors import UserError
-from vssl_jax.extras import install as install
+from vssl_jax.files.extras import install as install
 
 PACKAGES = ("tensorflow", "tensorflow_datasets", "clu", "tensorboard")
 

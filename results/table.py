@@ -3,6 +3,7 @@
   python results/table.py            # rewrite the tables in PAGES between their markers
   python results/table.py --check    # check whether they agree; exit code 1 if not
 
+`studies/<name>.json` is the unchanged `table.json` of a study; its table has its name.
 `<folder>/<row>_s<seed>.json` is the unchanged `result.json` of a run, or the `summary.json` of
 `vssl_jax.evaluate` without the path of its records. A table has a row for each of its entries whose
 files exist. Figures are mean ± standard deviation (n − 1) over the seeds, or a single figure with
@@ -345,11 +346,34 @@ def _exchanged(p: Result, kind: str) -> str:
   return f"{total / 2**20:.0f}" if total else "0"
 
 
+def study(found: Result) -> str:
+  """The table of a study: a row per cell, then random weights."""
+  axes, columns = found["axes"], found["columns"]
+  rows = [([row["settings"][axis] for axis in axes], row["scores"]) for row in found["rows"]]
+  if found["random"]:
+    rows.append((["random initialization", *[""] * (len(axes) - 1)], found["random"]))
+  lines = []
+  for labels, scores in rows:
+    count = max((s["seeds"] for s in scores.values()), default=0)
+    lines.append([*labels, *(_studied(scores.get(c["name"]), c) for c in columns), str(count)])
+  return layout([*axes, *(c["name"] for c in columns), "seeds"], lines)
+
+
+def _studied(score: Result | None, column: Result) -> str:
+  if score is None:
+    return ""
+  digits = 1 if column["scale"] == 100 else 3
+  figures = [column["scale"] * score[key] for key in ("mean", "std") if key in score]
+  return " ± ".join(f"{x:.{digits}f}" for x in figures)
+
+
 def tables() -> dict[str, str]:
   """All tables by name, without those whose files are missing."""
   found = {one.name: summary(one) for one in SUMMARIES}
   found |= {one.name: markdown(one) for one in TABLES}
   found["plans"] = plans()
+  for file in sorted((HERE / "studies").glob("*.json")):
+    found[file.stem] = study(json.loads(file.read_text(encoding="utf-8")))
   return {name: text for name, text in found.items() if text}
 
 

@@ -43,6 +43,7 @@ CHAIN = [
   "own_data",
   "training",
   "evaluation",
+  "studies",
   "recipes",
   "exporting",
   "localization",

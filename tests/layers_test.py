@@ -13,7 +13,7 @@ MOST_FILES = 16  # in one folder
 # From the ground up. What shares a line does not import each other.
 LAYERS = (
   ("vssl_jax.former",),  # imports by name what users ask for under a former name
-  ("vssl_jax.errors", "vssl_jax.extras", "vssl_jax._version", "vssl_jax.io"),
+  ("vssl_jax.errors", "vssl_jax._version", "vssl_jax.io"),
   ("vssl_jax.files", "vssl_jax.parallel"),
   ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.config"),
   ("vssl_jax.config_file",),
@@ -35,7 +35,7 @@ LAYERS = (
   ("vssl_jax.encoder",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
   ("vssl_jax.jobs",),
-  ("vssl_jax.planning",),
+  ("vssl_jax.planning", "vssl_jax.studies"),
   ("vssl_jax.commands",),
   # What `python -m` finds, and the package's own names, which are imported when they are asked for.
   (
@@ -45,6 +45,7 @@ LAYERS = (
     "vssl_jax.extract_features",
     "vssl_jax.localize",
     "vssl_jax.plan",
+    "vssl_jax.study",
   ),
   ("vssl_jax", "data_pipelines"),
 )

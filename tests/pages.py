@@ -29,6 +29,7 @@ MODULES = {
   "prepare": "data_pipelines.prepare",
   "inspect": "data_pipelines.inspect",
   "train": "vssl_jax.main",
+  "study": "vssl_jax.study",
   "plan": "vssl_jax.plan",
   "evaluate": "vssl_jax.evaluate",
   "export": "vssl_jax.export",
@@ -38,7 +39,7 @@ MODULES = {
   "score": "vssl_jax.localization.score",
   "uncertainty": "vssl_jax.uncertainty",
 }
-TRAINED = ("train", "inspect")  # commands that take a config
+TRAINED = ("train", "inspect", "study")  # commands that take a config, or fields of one
 ON_PODS = ("evaluate", "uncertainty")  # those that take `config.distributed` alone
 FENCE = re.compile(
   r'^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n'

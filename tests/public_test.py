@@ -18,11 +18,14 @@ from tests.methods.conftest import Flat
 from vssl_jax import methods, models, parallel, results
 from vssl_jax.training import run_folder
 
-FUNCTIONS = ("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain")
+FUNCTIONS = (
+  *("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain", "study"),
+)
 MODULES = ("augment", "losses", "methods", "models", "ops", "probes")
 # What `python -m` alone may import: as modules they would stand in the functions' places.
 SHIMS = {
-  f"vssl_jax.{name}" for name in ("evaluate", "export", "extract_features", "localize", "plan")
+  f"vssl_jax.{name}"
+  for name in ("evaluate", "export", "extract_features", "localize", "plan", "study")
 }
 HEAVY = ("jax", "numpy", "tensorflow", "ml_collections", "orbax", "absl")
 

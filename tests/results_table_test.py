@@ -43,9 +43,32 @@ def test_pages_agree_with_the_files(table):
 def test_every_file_has_a_row(table):
   known = {files for one in table.TABLES for _, files, _ in one.rows}
   for path in table.HERE.glob("*/*.json"):
-    if path.parent.name == "plans":
+    if path.parent.name in ("plans", "studies"):
       continue
     assert f"{path.parent.name}/{path.stem.rpartition('_s')[0]}" in known, path
+
+
+def test_a_study_has_its_table(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  (tmp_path / "studies").mkdir()
+  score = {"mean": 0.5, "std": 0.25, "seeds": 2, "values": {"0": 0.25, "1": 0.75}}
+  found = {
+    "axes": ["ρ", "method"],
+    "columns": [{"name": "R@1", "scale": 100.0}, {"name": "Σ σ²", "scale": 1.0}],
+    "random": {"R@1": {"mean": 0.125, "seeds": 1}},
+    "rows": [
+      {"settings": {"method": "MoCo", "ρ": "2"}, "scores": {"R@1": score, "Σ σ²": score}},
+      {"settings": {"method": "MoCo", "ρ": "4"}, "scores": {}},
+    ],
+  }
+  (tmp_path / "studies" / "rho_x.json").write_text(json.dumps(found))
+  assert table.tables()["rho_x"].splitlines() == [
+    "| ρ | method | R@1 | Σ σ² | seeds |",
+    "|---|---|---|---|---|",
+    "| 2 | MoCo | 50.0 ± 25.0 | 0.500 ± 0.250 | 2 |",
+    "| 4 | MoCo |  |  | 0 |",
+    "| random initialization |  | 12.5 |  | 1 |",
+  ]
 
 
 def test_every_plan_has_a_row(table):

@@ -239,7 +239,10 @@ def encoder() -> ConfigDict:
   c.bn_epsilon = 1e-5
   c.bn_groups = 1  # batch statistics; 1: over the global batch; G: over each of G equal groups
   c.remat = False  # True: recompute blocks in the backward pass, to save memory
-  c.temporal = True  # r3d, slow: False sets all temporal kernels to 1 (for frames, inflated later)
+  c.temporal = True  # r3d, slow: False sets all temporal kernels to 1, for single frames
+  # temporal = False: how probes use the network on clips: True repeats its kernels in time
+  # (inflates it) | False averages its features of the frames.
+  c.inflate = True
   c.conv = "auto"  # how 3-D convolutions are computed, see vssl_jax/models/layers/conv.py
   c.alpha = 4  # slowfast: frames of the fast pathway (and of the clip) per frame of the slow one
   c.beta = 8  # slowfast: channels of the slow pathway per channel of the fast one

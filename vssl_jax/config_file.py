@@ -50,6 +50,32 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     UserError: no such file or recipe, no such variant, or the file is not a config file.
   """
   path, variant = _find(os.fspath(name))
+  module = execute(path, "--config: ")
+  try:
+    with _found_in(path.resolve().parent):
+      config = module.get_config(*variant)
+  except UserError:
+    raise
+  except Exception as e:  # it is the user's program
+    raise UserError(f"--config: {path}: {type(e).__name__}: {brief(e)}") from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
+  return config.unlock()
+
+
+def execute(path: pathlib.Path, flag: str) -> types.ModuleType:
+  """Runs a Python file that the user has named; modules beside it can be imported meanwhile.
+
+  Args:
+    path: the file.
+    flag: beginning of the message of an error.
+
+  Returns:
+    The file as a module.
+
+  Raises:
+    UserError: it cannot be run; the message says why.
+  """
   if path not in recipes().values():
     find_modules_here()
   try:
@@ -59,14 +85,11 @@ def load(name: str | os.PathLike[str]) -> ConfigDict:
     sys.modules[loader.name] = module  # where dataclasses and pickle look for a class's module
     with _found_in(path.resolve().parent):
       loader.exec_module(module)
-      config = module.get_config(*variant)
   except UserError:
     raise
   except Exception as e:  # it is the user's program
-    raise UserError(f"--config: {path}: {type(e).__name__}: {brief(e)}") from e
-  if not isinstance(config, ConfigDict):
-    raise UserError(f"--config: {path}: get_config gave a {type(config).__name__}, no ConfigDict.")
-  return config.unlock()
+    raise UserError(f"{flag}{path}: {type(e).__name__}: {brief(e)}") from e
+  return module
 
 
 def find_modules_here() -> None:

@@ -21,6 +21,7 @@ MODULES = {
   "prepare": "data_pipelines.prepare",
   "inspect": "data_pipelines.inspect",
   "train": "vssl_jax.main",
+  "study": "vssl_jax.study",
   "plan": "vssl_jax.plan",
   "evaluate": "vssl_jax.evaluate",
   "export": "vssl_jax.export",

@@ -281,6 +281,7 @@ CHANGES = (
   "half",
   "tenth",
   "inflated",
+  "single_frames",
 )
 
 
@@ -323,6 +324,7 @@ def test_changes_differ_from_the_recipe_in_what_they_name():
   assert differing["rotation"] == {"augment.rotation_p"}
   assert differing["half"] == {"data.fraction"}
   assert differing["inflated"] == {"encoder.temporal", "data.frames"}
+  assert differing["single_frames"] == {"encoder.temporal", "encoder.inflate", "data.frames"}
   assert all(differing.values())
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.models import weights
 from vssl_jax import config, models
 from vssl_jax.errors import UserError
-from vssl_jax.models.inflate import inflate
+from vssl_jax.models.inflate import inflate, inflated
 from vssl_jax.models.layers.conv import conv3d
 
 
@@ -43,6 +43,30 @@ def test_whole_network_takes_the_video_networks_shapes():
   np.testing.assert_allclose(
     big["params"]["stem_conv"]["kernel"].sum(0), flat["params"]["stem_conv"]["kernel"][0], rtol=1e-5
   )
+
+
+def test_a_network_of_single_frames_may_stay_one():
+  """Its feature of a clip is the mean of its features of the frames."""
+  c = config.shared()
+  c.encoder.depth, c.encoder.width, c.encoder.dtype, c.encoder.temporal = (
+    18,
+    0.0625,
+    "float32",
+    False,
+  )
+  c.data.eval.frames, c.data.eval.size = 3, 16
+  flat = _variables(False, 1, 16)
+  flat["batch_stats"] = jax.tree.map(jnp.abs, flat["batch_stats"])
+  assert inflated(c, flat)[0].encoder.temporal
+  c.encoder.inflate = False
+  kept, same = inflated(c, flat)
+  assert same is flat
+  assert not kept.encoder.temporal
+  clip = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 16, 16, 3)), jnp.float32)
+  encoder = models.build_encoder(kept.encoder)
+  apply = jax.jit(lambda clips: encoder.apply(flat, clips))
+  frames = apply(clip.reshape(3, 1, 16, 16, 3)).mean(0, keepdims=True)
+  np.testing.assert_allclose(apply(clip), frames, rtol=1e-5, atol=1e-6)
 
 
 def test_a_2d_resnet_becomes_the_slow_pathway():

@@ -23,7 +23,15 @@ _FIELD = re.compile(r"(--?(?:no)?config\.)([^=]*)(.*)", re.DOTALL)
 class Parser(argparse.ArgumentParser):
   """A parser of a command's flags; wrong flags raise `UserError`, without printing the usage."""
 
-  def __init__(self, name: str, description: str, examples: str, *, config: bool = False):
+  def __init__(
+    self,
+    name: str,
+    description: str,
+    examples: str,
+    *,
+    config: bool = False,
+    fields: bool = False,
+  ):
     """Makes a parser without flags.
 
     Args:
@@ -31,6 +39,7 @@ class Parser(argparse.ArgumentParser):
       description: what it does, and what it writes.
       examples: command lines.
       config: also accept `--config` and flags for its fields.
+      fields: also accept flags for fields, without `--config`; see `field_values`.
     """
     lines = "\n".join(f"  {line}".rstrip() for line in examples.strip().splitlines())
     super().__init__(
@@ -40,7 +49,7 @@ class Parser(argparse.ArgumentParser):
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,  # a new flag must not change what an old command means
     )
-    self._takes_config = config
+    self._takes_config, self._takes_fields = config, fields
     if config:
       self.add_argument(
         "--config",
@@ -51,6 +60,10 @@ class Parser(argparse.ArgumentParser):
       self.add_argument(
         "--config.FIELD", metavar="VALUE", help="change a field of the config, such as optim.lr"
       )
+    if fields:
+      self.add_argument(
+        "--config.FIELD", metavar="VALUE", help="change a field of all configs, such as epochs"
+      )
     self.add_argument(
       "--verbose",
       action="store_true",
@@ -58,9 +71,15 @@ class Parser(argparse.ArgumentParser):
     )
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-    """The parsed flags; `config` is a `ConfigDict`, or None if it was not given."""
+    """The parsed flags; `config` is a `ConfigDict`, or None if it was not given.
+
+    With `fields`, `fields` is a list of the flags for fields, as they were given.
+    """
     args = given = list(sys.argv[1:] if args is None else args)
-    config = None
+    config, fields = None, []
+    if self._takes_fields:
+      fields = [x for x in args if _FIELD.match(x)]
+      args = [x for x in args if not _FIELD.match(x)]
     if self._takes_config and not {"-h", "--help"} & set(args):
       config, args = _take_config(args)
     found, unknown = self.parse_known_args(args, namespace)
@@ -68,6 +87,9 @@ class Parser(argparse.ArgumentParser):
       self.error(self._unknown(unknown[0]))
     if self._takes_config:
       found.config, found.argv = config, given
+    if self._takes_fields:
+      delattr(found, "config.FIELD")
+      found.fields = fields
     return found
 
   def error(self, message: str) -> NoReturn:
@@ -102,14 +124,20 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
     if lonely := next((x for x in rest if _FIELD.match(x)), None):
       raise UserError(f"{lonely}: give --config as well, whose field it changes.")
     return None, rest
-  config, values = config_file.load(name), flags.FlagValues()
+  config = config_file.load(name)
   for old in config_lib.rename_fields(config):
     print(f"note: config.{old} is now config.{config_lib.RENAMED[old]}.", file=sys.stderr)
-  for field in filter(None, map(_FIELD.match, rest)):
+  return _change(config, rest)
+
+
+def _change(config: ConfigDict, argv: list[str]) -> tuple[ConfigDict, list[str]]:
+  """The config with the fields that flags change, and the other arguments."""
+  values = flags.FlagValues()
+  for field in filter(None, map(_FIELD.match, argv)):
     config_file.require(config, re.sub(r"\[.*", "", field[2]))  # ml_collections takes field[0] too
   try:
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["vssl", *rest])
-    _, *rest = values(["vssl", *rest], known_only=True)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["vssl", *argv])
+    _, *rest = values(["vssl", *argv], known_only=True)
   except Exception as e:  # absl and ml_collections have many
     raise UserError(brief(e)) from e
   for field in filter(None, map(_FIELD.match, rest)):
@@ -117,6 +145,29 @@ def _take_config(argv: list[str]) -> tuple[ConfigDict | None, list[str]]:
       f"{field[0]}: only a field of True or False has this form; give --config.{field[2]}=VALUE."
     )
   return values.config, rest
+
+
+def field_values(config: ConfigDict, given: Sequence[str]) -> dict[str, Any]:
+  """The values that flags give to fields of a config, by the fields' dotted names.
+
+  Args:
+    config: a config, which is not changed.
+    given: flags such as --config.optim.lr=0.1.
+
+  Raises:
+    UserError: no such field, or a value of another type.
+  """
+  given = [_present_name(x) for x in given]
+  changed, rest = _change(config.copy_and_resolve_references().unlock(), given)
+  if rest:
+    raise UserError(f"{rest[0]}: no flag of a field; give --config.FIELD=VALUE.")
+  found = {}
+  for name in (re.sub(r"\[.*", "", x[2]) for x in filter(None, map(_FIELD.match, given))):
+    value: Any = changed
+    for key in name.split("."):
+      value = value[key]
+    found[name] = value
+  return found
 
 
 def _present_name(argument: str) -> str:

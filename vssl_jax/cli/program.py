@@ -35,6 +35,7 @@ COMMANDS = {
   "prepare": ("data_pipelines.prepare.prepare", "videos to records, which training reads"),
   "inspect": ("data_pipelines.inspect", "a picture of what the model sees, and statistics"),
   "train": ("vssl_jax.commands.train", "pre-train, fine-tune or probe, as a config says"),
+  "study": ("vssl_jax.commands.study", "a table of a paper: every cell and seed, and the plot"),
   "plan": ("vssl_jax.commands.plan", "what a run needs on TPUs or GPUs, without having them"),
   "evaluate": ("vssl_jax.commands.evaluate", "every protocol from one checkpoint, as a table"),
   "export": ("vssl_jax.commands.export", "an encoder as safetensors, programs, features"),

@@ -55,7 +55,7 @@ def _without_restarts(argv: Sequence[str]) -> list[str]:
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:
   """The exit code, and whether this process was asked to stop, which it passes on."""
-  with _passed_on() as (running, stopped):
+  with passed_on() as (running, stopped):
     # In a group of its own, Ctrl-C reaches it once, through this process.
     running.append(subprocess.Popen(command, process_group=0))
     if stopped:  # before it ran
@@ -65,7 +65,12 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
 
 
 @contextlib.contextmanager
-def _passed_on() -> Iterator[tuple[list[subprocess.Popen], list[int]]]:
+def passed_on() -> Iterator[tuple[list[subprocess.Popen], list[int]]]:
+  """Passes SIGTERM and Ctrl-C on to other processes meanwhile.
+
+  Yields:
+    The processes, to which the caller adds each when it starts it, and the signals that came.
+  """
   running: list[subprocess.Popen] = []
   stopped: list[int] = []
 

@@ -21,8 +21,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from vssl_jax import extras
 from vssl_jax.errors import UserError, brief, storage_fault
+from vssl_jax.files import extras
 
 StrPath = str | os.PathLike[str]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")

@@ -60,8 +60,12 @@ def _one(name: str, x: jax.Array, shape: tuple[int, ...], how: str) -> jax.Array
 
 
 def inflated(config: ConfigDict, variables: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
-  """Inflates an encoder trained on single frames for probes on videos; leaves others unchanged."""
-  if config.encoder.temporal:
+  """Inflates an encoder trained on single frames for probes on videos; leaves others unchanged.
+
+  With `config.encoder.inflate = False` it stays as it is: its feature of a clip is then the mean of
+  its features of the clip's frames.
+  """
+  if config.encoder.temporal or not config.encoder.inflate:
     return config, variables
   config = config.copy_and_resolve_references()
   config.encoder.temporal = True

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def install(extra: str) -> str:
