@@ -202,9 +202,8 @@ def draw_plan(
   image = np.asarray(images)[rng.integers(0, len(images), size=shots)]
   if backwards:
     shot, position = shot[::-1], position[::-1]
-  kept = (x.astype(np.float32) for x in (position, shape, paper, ink))
-  position, shape, paper, ink = kept
-  return Plan(label, shot, position, image, shape, paper, ink)
+  arrays = (x.astype(np.float32) for x in (shape, paper, ink))
+  return Plan(label, shot, position.astype(np.float32), image, *arrays)
 
 
 def plan(index: int, split: str, seed: int = 0, config: MotionConfig = MotionConfig()) -> Plan:
