@@ -19,8 +19,8 @@ all ten digits, from one distribution for all classes.
 A single frame says nothing about the class. What leaves the frame at one edge enters it at the
 opposite one, and the start is uniform over the frame: so the position is uniform in each frame,
 whatever the movement, and independent of how the digit looks. The set of frames without their order
-(and so the average frame) can tell the pair, but never which of its two classes: whatever ignores
-the order of frames is right in at most half of the videos.
+(and so the average frame) may tell the pair, but never which of its two classes: what ignores the
+order of frames is right in at most half of the videos on average.
 
 Mirroring, a rotation by 90 degrees and reversed time turn one class into another, so augmentation
 must do none of them. Inverted or other colors, blur and crops keep the class.
