@@ -18,6 +18,9 @@ Variants, after a colon:
                  cores. Logistic 80.2 (random weights 67.8), R@1 76.7 (61.4), three seeds:
                  *measured by us*
   demo_supervised  the network of demo trained with labels from scratch on the same number of clips
+  motion         videos of digits of which only the movement tells the class (no download); probes
+                 include the protocol motion
+  motion_supervised  the network of motion trained with labels from scratch
   ucf6_supervised  the network of ucf6 trained with labels from scratch: its own classifier 80.5,
                  logistic 81.4, R@1 80.2, three seeds: *measured by us*
 
@@ -60,6 +63,12 @@ def demo(c):
   c.epochs, c.cvrl.temperature = 120.0, 0.3
 
 
+def motion(c):
+  """As `demo`, with videos whose movement is the class."""
+  demo(c)
+  recipes.motion(c)
+
+
 def ucf6(c):
   """Six classes of UCF101 with the mean over all anchors as the loss."""
   recipes.ucf6(c)
@@ -85,16 +94,24 @@ def demo_supervised(c):
   c.classify.frozen = c.classify.normalize = False
 
 
+def motion_supervised(c):
+  """The network of motion trained with labels from scratch: crops alone, one clip per video."""
+  demo_supervised(c)
+  recipes.motion(c)
+
+
 VARIANTS = {
   "k400": k400,
   "k600": k600,
   "r3d152x2": r3d152x2,
   "demo": demo,
   "demo_supervised": demo_supervised,
+  "motion": motion,
+  "motion_supervised": motion_supervised,
   "ucf6": ucf6,
   "ucf6_supervised": ucf6_supervised,
 }
-METHODS = {"demo_supervised": "classify", "ucf6_supervised": "classify"}
+METHODS = dict.fromkeys(("demo_supervised", "motion_supervised", "ucf6_supervised"), "classify")
 
 
 def _interval(name):

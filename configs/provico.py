@@ -14,6 +14,8 @@ Variants, after a colon:
                  docs/pods.md
   demo           digit videos (no download), then probes; 2 minutes on 2 CPU cores.
                  docs/results.md: *measured by us*
+  motion         videos of digits of which only the movement tells the class (no download); probes
+                 include the protocol motion
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes; the same number of clips as
                  CVRL in half the epochs, 8 minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
@@ -80,6 +82,12 @@ def demo(c):
   c.save.every, c.save.keep = 44, 9
 
 
+def motion(c):
+  """As `demo`, with videos whose movement is the class."""
+  demo(c)
+  recipes.motion(c)
+
+
 def ucf6(c):
   """Six classes of UCF101."""
   recipes.ucf6(c)
@@ -99,7 +107,7 @@ def width(dim):
 
 
 _INHERITED = ("no_temporal", "no_spatial", "no_color", "joint")
-VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}
+VARIANTS = {"k400": k400, "demo": demo, "motion": motion, "ucf6": ucf6}
 CHANGES = {
   **{k: v for k, v in recipes.RHO_CHANGES.items() if k.startswith("span") or k in _INHERITED},
   **{f"n{n}": recipes.rho(n) for n in (2, 4, 8)},

@@ -11,6 +11,8 @@ Variants, after a colon:
                  XLA_PYTHON_CLIENT_MEM_FRACTION=0.82. *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
+  motion         videos of digits of which only the movement tells the class (no download); probes
+                 include the protocol motion
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes; about 15 minutes on 2 CPU
                  cores. docs/results.md: *measured by us*
 
@@ -59,13 +61,19 @@ def demo(c):
   c.rho_moco.queue, c.rho_moco.momentum, c.rho_moco.temperature = 256, 0.9, 0.3
 
 
+def motion(c):
+  """As `demo`, with videos whose movement is the class."""
+  demo(c)
+  recipes.motion(c)
+
+
 def ucf6(c):
   """Six classes of UCF101: keys of the last four steps; see `demo`."""
   recipes.ucf6(c)
   c.rho_moco.queue, c.rho_moco.momentum = 128, 0.97
 
 
-VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}
+VARIANTS = {"k400": k400, "demo": demo, "motion": motion, "ucf6": ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   **recipes.MOMENTUM_CHANGES,

@@ -10,6 +10,8 @@ Variants, after a colon:
                  48.0 GiB of a GPU: *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
+  motion         videos of digits of which only the movement tells the class (no download); probes
+                 include the protocol motion
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes; about 15 minutes on 2 CPU
                  cores. docs/results.md: *measured by us*
 
@@ -48,7 +50,13 @@ def demo(c):
   c.rho_simclr.temperature = 0.3
 
 
-VARIANTS = {"k400": k400, "demo": demo, "ucf6": recipes.ucf6}
+def motion(c):
+  """As `demo`, with videos whose movement is the class."""
+  demo(c)
+  recipes.motion(c)
+
+
+VARIANTS = {"k400": k400, "demo": demo, "motion": motion, "ucf6": recipes.ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   "consecutive": recipes.field("pairs", "consecutive"),

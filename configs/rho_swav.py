@@ -10,6 +10,8 @@ Variants, after a colon:
                  *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
+  motion         videos of digits of which only the movement tells the class (no download); probes
+                 include the protocol motion
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes; 7 to 10 minutes on 2 CPU
                  cores. docs/results.md: *measured by us*
 
@@ -52,6 +54,12 @@ def demo(c):
   s.prototypes, s.epsilon, s.temperature, s.codes_from = 300, 0.03, 0.3, 0
 
 
+def motion(c):
+  """As `demo`, with videos whose movement is the class."""
+  demo(c)
+  recipes.motion(c)
+
+
 def ucf6(c):
   """Six classes of UCF101, with more prototypes than the embedding has dimensions (64).
 
@@ -62,7 +70,7 @@ def ucf6(c):
   c.rho_swav.prototypes, c.rho_swav.epsilon = 100, 0.03
 
 
-VARIANTS = {"k400": k400, "demo": demo, "ucf6": ucf6}
+VARIANTS = {"k400": k400, "demo": demo, "motion": motion, "ucf6": ucf6}
 CHANGES = {
   **recipes.RHO_CHANGES,
   "all_codes": recipes.field("codes_from", 0),

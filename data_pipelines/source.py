@@ -27,6 +27,7 @@ _MODULES: Mapping[str, str] = {
   "arrays": "data_pipelines.sources.arrays",
   "tfds": "data_pipelines.sources.tfds",
   "digits": "data_pipelines.sources.tfds",
+  "motion": "data_pipelines.sources.tfds",
   "dmvr": "data_pipelines.sources.dmvr",
   "synthetic": "data_pipelines.sources.synthetic",
   "features": "data_pipelines.sources.features",
@@ -38,7 +39,7 @@ _MODULES: Mapping[str, str] = {
 NUMPY_ONLY = ("synthetic", "features", "localization", "untrimmed", "stitched")
 
 # Sources that can keep decoded videos in memory.
-CACHED = ("tfrecord", "videos", "tfds", "digits")
+CACHED = ("tfrecord", "videos", "tfds", "digits", "motion")
 
 # Frames beyond these are no video's: the widest panoramas are 8 times as wide as high, and a frame
 # of 16K has 2^27 pixels. A short side of 1 enlarged to 256 would fill the memory.

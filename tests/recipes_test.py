@@ -7,7 +7,9 @@ from vssl_jax import methods, recipes
 from vssl_jax.errors import UserError
 
 
-@pytest.mark.parametrize("piece", [recipes.small, recipes.mild_color, recipes.demo, recipes.ucf6])
+@pytest.mark.parametrize(
+  "piece", [recipes.small, recipes.mild_color, recipes.demo, recipes.motion, recipes.ucf6]
+)
 @pytest.mark.parametrize("method", ["cvrl", "classify"])
 def test_pieces_leave_the_method_alone(piece, method):
   c, base = methods.base_config(method), methods.base_config(method)
@@ -52,3 +54,18 @@ def test_the_study_s_crops_are_by_the_short_side_in_probes_too():
   assert c.data.crop.short == c.probe.crop_short == (0.7, 0.875)
   assert (c.encoder.bn_groups, c.head.bn_groups) == (8, 8)
   assert small.load("rho_byol.py", "k400,aug_plus").data.crop.short == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+  "method", ["cvrl", "rho_simclr", "rho_moco", "rho_byol", "rho_swav", "provico"]
+)
+def test_motion_is_the_demo_with_other_videos_and_nothing_that_mixes_classes(method):
+  motion, demo = small.load(f"{method}.py", "motion"), small.load(f"{method}.py", "demo")
+  assert (motion.data.source, motion.name) == ("motion", f"{method}_motion")
+  assert motion.augment.flip == motion.augment.rotation_p == motion.probe.flip == 0
+  assert motion.probe.protocols == ("motion",)
+  d, p = motion.data, motion.probe
+  assert (d.frames, d.stride, d.size) == (p.frames, p.stride, p.size)
+  assert (d.frames, d.stride, d.size) == (d.eval.frames, d.eval.stride, d.eval.size)
+  for part in ("optim", "encoder", "head", method):
+    assert motion[part] == demo[part]

@@ -42,11 +42,11 @@ RENAMED = {
 def data() -> ConfigDict:
   """Fields of `config.data`: which data is read, and how clips are cut from it."""
   c = ConfigDict()
-  # tfrecord | videos | arrays | tfds | digits | synthetic | features | dmvr | localization |
-  # untrimmed | stitched
+  # tfrecord | videos | arrays | tfds | digits | motion | synthetic | features | dmvr |
+  # localization | untrimmed | stitched
   c.source = "tfrecord"
   # The data; tfrecord: folder of shards, of JPEGs or encoded videos; videos: folder, CSV or lists
-  # of videos; arrays: the same of .npy or .npz files; tfds, digits: TFDS's data_dir.
+  # of videos; arrays: the same of .npy or .npz files; tfds, digits, motion: TFDS's data_dir.
   c.path = ""
   c.name = ""  # tfds: builder name; dmvr: "module:function" that returns a factory
   c.fingerprint = ""  # fingerprint of the training split, filled in from the source
@@ -78,10 +78,10 @@ def data() -> ConfigDict:
   # Steps in a row that use one batch, each with a new augmentation on the device: a run whose input
   # is too slow decodes so many times fewer clips. Clips and their crops stay the same meanwhile.
   c.echo = 1
-  # tfrecord, videos, tfds, digits: where the training videos are kept decoded, at their stored
-  # size, from the first batch on. "": nowhere | host: in the memory of each machine, once for all
-  # of its processes; the batches stay the same | device: also on the accelerators, which then crop
-  # and scale; for videos of one size.
+  # tfrecord, videos, tfds, digits, motion: where the training videos are kept decoded, at their
+  # stored size, from the first batch on. "": nowhere | host: in the memory of each machine, once
+  # for all of its processes; the batches stay the same | device: also on the accelerators, which
+  # then crop and scale; for videos of one size.
   c.cache = ""
   # Folder of the cache: "": /dev/shm, which is memory; or a folder of a fast disk.
   c.cache_folder = ""

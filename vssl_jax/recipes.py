@@ -67,6 +67,18 @@ def demo(c: ConfigDict) -> None:
   p.clips, p.frames, p.stride, p.size = 4, 2, 2, 24
 
 
+def motion(c: ConfigDict) -> None:
+  """After a recipe for the digit videos: the built-in videos whose movement is the class.
+
+  Clips are longer, and all else stays. Mirroring and rotations by 90 degrees turn one class into
+  another, so they are off; reversed time would, too. The protocol `motion` joins the probes.
+  """
+  c.data.source = "motion"
+  clip_length(8, 1)(c)
+  c.augment.flip = c.augment.rotation_p = c.probe.flip = 0.0
+  c.probe.protocols = (*c.probe.protocols, "motion")
+
+
 def batch_normalized(c: ConfigDict) -> None:
   """Batch norm on the embeddings, for small batches.
 

@@ -48,6 +48,7 @@ def _quiet() -> Iterator[None]:
       logger.setLevel(level)
 
 
+_MADE = {"digits": "digits_video", "motion": "motion_video"}  # builders of data sets made here
 _RATES = ("fps", "frame_rate")  # names of a frame-rate feature; the first that exists is used
 
 
@@ -164,10 +165,11 @@ class _RawRows:
 def load(data: Any, *, split: str, **kwargs: Any) -> ClipSource:
   """See `source.load`; `data.name` is the builder and `data.path` is TFDS's `data_dir`.
 
-  The source `digits` first generates its small data set in `data.path` if it is missing.
+  The sources `digits` and `motion` first generate their small data set in `data.path` if it is
+  missing.
   """
-  if data.source == "digits":
-    builder, where = _digits(data), "the digits data set"
+  if data.source in _MADE:
+    builder, where = _made(data), f"the {data.source} data set"
   else:
     where = f"TFDS data set {data.name!r}"
     if not data.name:
@@ -255,15 +257,15 @@ def _classes(tree: Any) -> Iterator[str]:
       left += tree
 
 
-def _digits(data: Any) -> tfds.core.DatasetBuilder:
-  from data_pipelines.digits import tfds_builder  # noqa: F401, registers the builder
+def _made(data: Any) -> tfds.core.DatasetBuilder:
+  from data_pipelines.digits import motion_builder, tfds_builder  # noqa: F401, register builders
 
   def opened() -> tfds.core.DatasetBuilder:
-    return tfds.builder(data.name or "digits_video", data_dir=data.path or None)
+    return tfds.builder(data.name or _MADE[data.source], data_dir=data.path or None)
 
   builder = opened()
   if not builder.info.splits:
-    print(f"Making the digits data set in {builder.data_dir}, once.", flush=True)
+    print(f"Making the {data.source} data set in {builder.data_dir}, once.", flush=True)
     try:
       with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()

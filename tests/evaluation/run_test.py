@@ -24,7 +24,7 @@ from vssl_jax.probes.views import Cached
 from vssl_jax.training import loop, run_config, run_folder, sources
 
 TIMES = ("seconds", "clips_per_second")
-QUICK = "logistic,cross_validation,knn,retrieval,few_shot,embedding"
+QUICK = "logistic,cross_validation,knn,retrieval,few_shot,motion,embedding"
 TRAINED = "linear,finetune,semi_supervised"
 EVERY = f"{QUICK},{TRAINED}".split(",")  # of labeled clips
 FEW = (
@@ -555,7 +555,7 @@ def _with_videos(checkpoint, folder, count):
 def test_of_all_protocols_those_are_run_that_the_data_allows(checkpoint, tmp_path, capsys):
   one_a_class = _with_videos(checkpoint, tmp_path / "run", 2)
   output = tmp_path / "out"
-  impossible = {"logistic", "cross_validation", "few_shot", "semi_supervised"}
+  impossible = {"logistic", "cross_validation", "few_shot", "motion", "semi_supervised"}
   for name in impossible:  # named, it is an error before anything is trained
     assert _main(one_a_class, output, names=f"linear,{name}") == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
@@ -628,6 +628,9 @@ def _loaded(checkpoint):
     (["--protocols=semi_supervised", "--subsets=nowhere.tsv"], "nowhere.tsv"),
     (["--seed=-1"], "--seed: -1 is negative"),
     (["--shots="], "--shots: nothing given"),
+    (["--motion_scores="], "--motion_scores: nothing given"),
+    (["--motion_scores=knn,linear"], "--motion_scores=linear: choose some of logistic, knn"),
+    (["--protocols=motion", "--frames=1"], "--frames: clips of 1 frame have no order"),
   ],
 )
 def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, flags, message):

@@ -13,10 +13,11 @@ RESUMES = True
 DESCRIPTION = """\
 Every evaluation protocol from one checkpoint, as a table, numbers and pictures.
 
-Protocols: logistic, cross_validation (within the training split), knn, retrieval, few_shot,
-embedding (pictures), linear, semi_supervised, finetune, and with --untrimmed=DIR
-localization_features; all by default. Data, views and clips are the checkpoint's own unless flags
-say otherwise. Several folders, or several pairs of splits, are evaluated one by one and averaged.
+Protocols: logistic, cross_validation (within the training split), knn, retrieval, few_shot, motion
+(frames of test clips in other orders), embedding (pictures), linear, semi_supervised, finetune, and
+with --untrimmed=DIR localization_features; all by default. Data, views and clips are the
+checkpoint's own unless flags say otherwise. Several folders, or several pairs of splits, are
+evaluated one by one and averaged.
 
 The output folder gets table.md and summary.json, and for each pair of splits a folder with
 <protocol>.json (the scores and the whole protocol), pictures, and the subsets of the
@@ -35,7 +36,14 @@ vssl evaluate --checkpoint=runs/mine --source=videos --data=VIDEOS
 vssl evaluate --checkpoint=/shared/runs/mine --config.distributed.coordinator=auto
 vssl evaluate --checkpoint=runs/mine --source=tfds --data=ucf101/ucf101_1,ucf101/ucf101_2
 """
-_LISTS = {"lr_steps": float, "fractions": float, "subset_seeds": int, "shots": int, "subsets": str}
+_LISTS = {
+  "lr_steps": float,
+  "fractions": float,
+  "subset_seeds": int,
+  "shots": int,
+  "subsets": str,
+  "motion_scores": str,
+}
 
 
 def parser() -> arguments.Parser:

@@ -93,18 +93,30 @@ def _shared(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> n
   return parallel.gather_rows({"rows": function(own)} if len(own) else {})["rows"]
 
 
-def _run_knn(task: Task) -> Result:
-  bank, bank_label, queries, label = task.given
-  k = task.config.knn
-  classes = len(task.label_names)
-  votes = _shared(
+def knn_votes(task: Task, queries: np.ndarray) -> np.ndarray:
+  """The votes of the nearest training videos.
+
+  Args:
+    task: its bank votes; with several processes, all of them call.
+    queries: float `[U, F]`.
+
+  Returns:
+    float32 `[U, K]`, see `knn.weighted_knn`.
+  """
+  bank, k, classes = task.bank.mean(), task.config.knn, len(task.label_names)
+  return _shared(
     lambda own: knn.weighted_knn(
-      bank, bank_label, own, classes=classes, k=k.k, temperature=k.temperature
+      bank, task.bank.label, own, classes=classes, k=k.k, temperature=k.temperature
     ),
     queries,
   )
-  used = min(k.k, int(np.sum(bank_label >= 0)))
-  return {"k_used": used} | _scored(task, "knn", metrics.accuracy(votes, label))
+
+
+def _run_knn(task: Task) -> Result:
+  _, bank_label, queries, label = task.given
+  used = min(task.config.knn.k, int(np.sum(bank_label >= 0)))
+  found = metrics.accuracy(knn_votes(task, queries), label)
+  return {"k_used": used} | _scored(task, "knn", found)
 
 
 def _describe_cross_validation(task: Task) -> Result:

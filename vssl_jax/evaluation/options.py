@@ -15,6 +15,7 @@ from vssl_jax import config as config_lib
 from vssl_jax.errors import UserError
 
 SOLVERS = ("auto", "sklearn", "device")  # of `probes.logistic`, which is slow to import
+MOTION_SCORES = ("logistic", "knn", "retrieval", "few_shot")  # of the protocol motion
 _LR_BATCH = 64  # videos at which fine-tuning's rate is meant
 
 
@@ -55,6 +56,7 @@ class Options:
   queries: int = 15
   episodes: int = 600
   gallery: int = 8
+  motion_scores: tuple[str, ...] = MOTION_SCORES[:3]
   untrimmed: str = ""
 
 
@@ -113,6 +115,7 @@ HELP = {
   "queries": "few-shot: queries per class and episode",
   "episodes": "few-shot: number of episodes",
   "gallery": "retrieval: queries shown in the picture",
+  "motion_scores": f"motion: scores to repeat, of {', '.join(MOTION_SCORES)}",
   "untrimmed": "localization_features: folder of untrimmed videos",
 }
 
@@ -155,7 +158,9 @@ def check(options: Options) -> None:
     raise UserError(f"--placement={options.placement}: choose one of {', '.join(PLACEMENTS)}.")
   if options.solver not in SOLVERS:
     raise UserError(f"--solver={options.solver}: choose one of {', '.join(SOLVERS)}.")
-  for name in ("shots", "fractions", "subset_seeds"):
+  if unknown := [x for x in options.motion_scores if x not in MOTION_SCORES]:
+    raise UserError(f"--motion_scores={unknown[0]}: choose some of {', '.join(MOTION_SCORES)}.")
+  for name in ("shots", "fractions", "subset_seeds", "motion_scores"):
     if not getattr(options, name):
       raise UserError(f"--{name}: nothing given; give one value or more, or leave the flag out.")
     if len(set(getattr(options, name))) < len(getattr(options, name)):

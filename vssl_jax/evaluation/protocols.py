@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vssl_jax import results
 from vssl_jax.evaluation import frozen, tuned, untrimmed_features
+from vssl_jax.evaluation.motion.protocol import MOTION
 from vssl_jax.evaluation.task import Result, Task
 
 PROTOCOLS = {
@@ -17,6 +18,7 @@ PROTOCOLS = {
   "knn": frozen.KNN,
   "retrieval": frozen.RETRIEVAL,
   "few_shot": frozen.FEW_SHOT,
+  "motion": MOTION,
   "embedding": frozen.EMBEDDING,
   "localization_features": untrimmed_features.LOCALIZATION_FEATURES,
   "linear": frozen.LINEAR,

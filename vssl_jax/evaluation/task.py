@@ -74,12 +74,12 @@ class Task:
   @functools.cached_property
   def bank(self) -> features.Features:
     """Features of the training split."""
-    return self._extract(self.train, self.config.data.train_split)
+    return self.extract(self.train, self.config.data.train_split)
 
   @functools.cached_property
   def queries(self) -> features.Features:
     """Features of the evaluation split."""
-    return self._extract(self.test, self.config.data.eval_split)
+    return self.extract(self.test, self.config.data.eval_split)
 
   @property
   def read(self) -> dict[str, int]:
@@ -97,7 +97,16 @@ class Task:
     """Features averaged over views, and labels: `[V, F]`, `[V]`, `[U, F]`, `[U]`."""
     return self.bank.mean(), self.bank.label, self.queries.mean(), self.queries.label
 
-  def _extract(self, source: views_lib.Cached, split: str) -> features.Features:
+  def extract(self, source: source_lib.Source, split: str) -> features.Features:
+    """Features of any source's videos, averaged over views; kept in the cache if there is one.
+
+    Args:
+      source: the videos, with the classes of the task.
+      split: a name for messages and in the cache.
+
+    Raises:
+      UserError: no video can be read, features are not finite, or a label is out of range.
+    """
     progress = self.progress and f"{self.progress}, {split}"
     if self.features_folder is not None:
       found = feature_cache.extract(

@@ -51,6 +51,18 @@ class Features:
     return self.features.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
+def part(found: Features, rows: np.ndarray) -> Features:
+  """Some of the videos.
+
+  Args:
+    found: the features of all.
+    rows: bool `[V]` or their positions, ascending.
+  """
+  names = tuple(np.asarray(found.names, object)[rows]) if found.names else ()
+  arrays = {key: getattr(found, key)[rows] for key in _ARRAYS}
+  return dataclasses.replace(found, names=names, **arrays)
+
+
 def forward(
   apply: Apply,
   variables: Variables,

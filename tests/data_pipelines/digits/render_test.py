@@ -8,7 +8,7 @@ import scipy.ndimage
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from data_pipelines.digits import render
+from data_pipelines.digits import drawing, render
 from data_pipelines.digits.render import DigitsConfig, video
 from vssl_jax.errors import UserError
 
@@ -86,7 +86,7 @@ def test_a_look_lasts_for_a_shot():
   config = dataclasses.replace(STILL, length=64)
   light = _lightness(video(0, "train", 0, config)[0])
   leap = np.abs(np.diff(light, axis=0)).mean((1, 2))
-  shot, _ = render._shots(_spy_rng(0, "train", 0), config)
+  shot, _ = drawing.shots(_spy_rng(0, "train", 0), config.length, config.shot)
   cut = np.diff(shot) > 0
   assert 64 / 8 - 1 <= cut.sum() <= 64 / 4
   assert leap[cut].mean() > 4 * leap[~cut].mean()
@@ -98,10 +98,9 @@ def _spy_rng(seed, split, index):
 
 @pytest.mark.parametrize(("length", "shot"), [(32, (4, 8)), (5, (1, 1)), (1, (3, 9)), (40, (7, 7))])
 def test_shots_tile_the_video(length, shot):
-  config = DigitsConfig(length=length, shot=shot)
   first = set()
   for seed in range(50):
-    number, phase = render._shots(np.random.default_rng(seed), config)
+    number, phase = drawing.shots(np.random.default_rng(seed), length, shot)
     assert number.shape == phase.shape == (length,)
     assert number[0] == 0
     assert set(np.diff(number)) <= {0, 1}
@@ -125,7 +124,7 @@ def test_drift_is_linear_between_a_shots_ends():
 
 
 def test_upscaling_reproduces_straight_lines():
-  up = render._upscale()
+  up = drawing.upscale()
   cells = (np.arange(96) + 0.5) / 8 - 2.5
   inside = (cells > 1) & (cells < 6)
   np.testing.assert_allclose(up.sum(1)[inside], 1.0, atol=1e-6)
@@ -136,7 +135,7 @@ def test_upscaling_reproduces_straight_lines():
 
 def _draw(ink, size=32, **pose):
   values = {"down": 0.5, "across": 0.5, "scale": 0.5, "angle": 0.0, "shear": 0.0} | pose
-  return render._draw(render._template(ink), np.array([list(values.values())], np.float32), size)[0]
+  return drawing.draw(drawing.template(ink), np.array([list(values.values())], np.float32), size)[0]
 
 
 def test_pose_moves_turns_scales_and_slants(source):
@@ -162,13 +161,12 @@ def test_paper_is_bilinear_over_its_grid():
   grid = np.random.default_rng(0).random((3, 3))
   expected = scipy.ndimage.zoom(grid, 9 / 3, order=1)
   np.testing.assert_allclose(
-    (render._bilinear(9) @ grid.ravel()).reshape(9, 9), expected, atol=1e-6
+    (drawing.bilinear(9) @ grid.ravel()).reshape(9, 9), expected, atol=1e-6
   )
 
 
 def test_ink_is_lighter_or_darker_with_equal_odds_and_within_contrast():
-  config = DigitsConfig(contrast=(0.5, 0.6))
-  paper, ink = render._colors(np.random.default_rng(0), config, 4000)
+  paper, ink = drawing.colors(np.random.default_rng(0), (0.5, 0.6), 4000)
   assert paper.shape == (2, 4000, 3, 3, 3)
   assert ink.shape == (2, 4000, 3)
   difference = ink.mean((0, 2)) - paper.mean((0, 2, 3, 4))
