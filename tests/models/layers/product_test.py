@@ -96,8 +96,11 @@ def test_a_gradient_costs_two_convolutions():
   w = jax.ShapeDtypeStruct((3, 3, 3, 3, 4), jnp.float32)
   conv = functools.partial(product.convolve, strides=(1, 2, 2), pads=((1, 1),) * 3)
   loss = lambda x, w: jnp.sum(conv(x, w).astype(jnp.float32))
+  written = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w))
+  # The value, the gradient of x, and that of w for GPUs and for others.
+  assert written.count("conv_general_dilated[") == 4
   forward = arithmetic.flops(conv, x, w)
-  assert arithmetic.flops(jax.grad(loss, (0, 1)), x, w) == 3 * forward > 0
+  assert arithmetic.flops(jax.value_and_grad(loss, (0, 1)), x, w) == 3 * forward > 0
 
 
 def test_gradients_in_float32_are_those_of_bfloat16_before_rounding():
