@@ -7,10 +7,12 @@ Variants, after a colon:
                  epochs, --config.epochs=800): *published*. Estimated cost, at 40 % of the bf16
                  peak: 17 H100-hours (240k videos x 200 epochs x 2 clips x 273 GFLOP). *not run*.
                  On 64 TPU v5e chips a step needs 11.6 GiB of a chip's 15.8; on 8 H100 51.8 GiB of
-                 a GPU with --config.accumulate=2, else 71.6 and
-                 XLA_PYTHON_CLIENT_MEM_FRACTION=0.93: *compiled only*, docs/pods.md
-  k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*
-  r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*
+                 a GPU with --config.accumulate=2, else 73.7 and
+                 XLA_PYTHON_CLIENT_MEM_FRACTION=0.95: *compiled only*, docs/pods.md
+  k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*. A
+                 step needs what that of k400 needs
+  r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*. Too
+                 large for 8 H100: a step would need 327 GiB of a GPU: *compiled only*
   demo           digit videos (no download), then probes: 3 to 4 minutes on 2 CPU cores. Linear
                  top-1 52.7 (random weights 20.1), logistic 64.6 (22.2), mean of three seeds:
                  *measured by us*

@@ -25,6 +25,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BEGIN, END = "<!-- table: {} -->", "<!-- /table -->"
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all")  # that have a column
 SEEDS = 3  # a row with fewer seeds says so
 Result = dict[str, Any]
 
@@ -315,24 +316,52 @@ def summary(table: Summary) -> str:
 
 def plans() -> str:
   """The table of compiled recipes, from `plans/*.json` as `vssl plan --output` writes them."""
-  files = sorted((HERE / "plans").glob("*.json"))
-  found = [p for f in files for p in json.loads(f.read_text(encoding="utf-8"))["plans"]]
   rows = [
     [
       f"{_planned(p['config'])}, {p['machine']['topology']}",
       f"{p['clips_per_chip']:g}",
-      f"{p['memory']['total'] / 2**30:.1f} of {p['memory']['limit'] / 2**30:.1f}",
+      _memory(p),
       f"{p['flops']['compiled'] / 1e12:.2f} ({p['flops']['program'] / 1e12:.2f})",
       f"{p['bytes'] / 2**30:.0f}",
-      *(_exchanged(p, kind) for kind in ("all-reduce", "all-gather", "all-to-all")),
+      *(_exchanged(p, kind) for kind in COLLECTIVES),
       f"{p['seconds']['arithmetic'] * 1e3:.0f}, {p['seconds']['memory'] * 1e3:.0f}",
       str(p["unknown_loops"]),
     ]
-    for p in found
+    for p in _compiled()
+    if "stage" not in p
   ]
   heads = ["recipe, machine", "clips per chip", "memory, GiB", "TFLOPs compiled (written)"]
   heads += ["memory traffic, GiB", "all-reduce, MiB", "all-gather, MiB", "all-to-all, MiB"]
   return layout([*heads, "arithmetic, traffic, ms", "loops counted once"], rows)
+
+
+def stages() -> str:
+  """The table of what a run compiles beside its train step, from the same files."""
+  rows = [
+    [
+      f"{p['config']['name']} {p['stage']}, {p['machine']['topology']}",
+      p.get("work") or f"a step of {p['config']['clips']:,} clips",
+      str(p["machine"]["devices"]),
+      _memory(p),
+      f"{p['flops']['compiled'] / 1e12:.2f} ({p['flops']['program'] / 1e12:.2f})",
+      f"{p['bytes'] / 2**30:.1f}",
+      _exchanged(p, *{c["kind"] for c in p["collectives"]}),
+    ]
+    for p in _compiled()
+    if "stage" in p
+  ]
+  heads = ["recipe, stage, machine", "one call", "devices that work", "memory, GiB"]
+  heads += ["TFLOPs compiled (written)", "memory traffic, GiB", "exchanged, MiB"]
+  return layout(heads, rows) if rows else ""
+
+
+def _compiled() -> list[Result]:
+  files = sorted((HERE / "plans").glob("*.json"))
+  return [p for f in files for p in json.loads(f.read_text(encoding="utf-8"))["plans"]]
+
+
+def _memory(p: Result) -> str:
+  return f"{p['memory']['total'] / 2**30:.1f} of {p['memory']['limit'] / 2**30:.1f}"
 
 
 def _planned(c: Result) -> str:
@@ -341,8 +370,8 @@ def _planned(c: Result) -> str:
   return c["name"] if parts == 1 else f"{c['name']} accumulate={parts}"
 
 
-def _exchanged(p: Result, kind: str) -> str:
-  total = sum(c["bytes"] * c["times"] for c in p["collectives"] if c["kind"] == kind)
+def _exchanged(p: Result, *kinds: str) -> str:
+  total = sum(c["bytes"] * c["times"] for c in p["collectives"] if c["kind"] in kinds)
   return f"{total / 2**20:.0f}" if total else "0"
 
 
@@ -371,7 +400,7 @@ def tables() -> dict[str, str]:
   """All tables by name, without those whose files are missing."""
   found = {one.name: summary(one) for one in SUMMARIES}
   found |= {one.name: markdown(one) for one in TABLES}
-  found["plans"] = plans()
+  found |= {"plans": plans(), "plan_stages": stages()}
   for file in sorted((HERE / "studies").glob("*.json")):
     found[file.stem] = study(json.loads(file.read_text(encoding="utf-8")))
   return {name: text for name, text in found.items() if text}

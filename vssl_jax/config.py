@@ -233,7 +233,8 @@ def encoder() -> ConfigDict:
   c.width = 1.0  # multiplies the channels; with 0.25 the network starts with 16 channels
   c.dtype = "bfloat16"  # type of computations; parameters, statistics and losses stay float32
   # Type in which devices add up the gradients of weights, also of the head's: float32 | bfloat16,
-  # which halves what they exchange. Without effect where `dtype` is float32.
+  # which halves what they exchange. Without effect where `dtype` is float32. On NVIDIA GPUs,
+  # those of convolutions over several pixels are added in `dtype` either way.
   c.reduce_dtype = "float32"
   c.bn_momentum = 0.9  # running statistics: new = momentum · old + (1 − momentum) · batch
   c.bn_epsilon = 1e-5

@@ -45,6 +45,19 @@ def test_products_loops_and_branches():
   )
 
 
+def test_what_no_result_needs_is_left_out():
+  a, b = jnp.ones((4, 8)), jnp.ones((8, 8))
+
+  @jax.jit
+  def both(a, b):
+    return a @ b, b @ b
+
+  def first(a, b):
+    return lax.scan(lambda c, _: (both(c, b)[0], 0), a, length=5)[0]
+
+  assert arithmetic.flops(first, a, b) == 5 * 2 * 4 * 8 * 8
+
+
 def test_a_gradient_costs_two_more_products():
   a, b = jnp.ones((4, 8)), jnp.ones((8, 8))
   grad = jax.value_and_grad(lambda a, b: jnp.sum(jnp.sin(a @ b)), (0, 1))

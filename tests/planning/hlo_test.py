@@ -39,13 +39,25 @@ def test_a_loop_without_a_known_length_counts_once_and_is_told():
 
 # As TPU programs have it, which note no length.
 LOOP = """\
+%fused (e: s32[], f: s32[]) -> (s32[], s32[]) {{
+  %e = s32[] parameter(0)
+  %f = s32[] parameter(1)
+  %sum = s32[] add(%e, %f)
+  ROOT %both = (s32[], s32[]) tuple(%f, %sum)
+}}
+
 %body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {{
   %p = (s32[], f32[4,8]{{1,0}}) parameter(0)
   %w = f32[8,8]{{1,0}} constant({{...}})
   %x = f32[4,8]{{1,0}} get-tuple-element(%p), index=1
   %i = s32[] get-tuple-element(%p), index=0
   %y = f32[4,8]{{1,0}} dot(%x, %w), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
-  ROOT %t = (s32[], f32[4,8]{{1,0}}) tuple(%i, %y)
+  %d = s32[]{{:T(128)}} constant({step})
+  %pair = (s32[], s32[]) fusion(%i, %d), kind=kLoop, calls=%fused
+  %second = s32[] get-tuple-element(%pair), index=1
+  %plain = s32[] add(%d, %i)
+  %product = s32[] multiply(%d, %i)
+  ROOT %t = (s32[], f32[4,8]{{1,0}}) tuple(%{next}, %y)
 }}
 
 %condition (q: (s32[], f32[4,8])) -> pred[] {{
@@ -68,19 +80,37 @@ ENTRY %main (a: f32[4,8], b: s32[], c: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
 """
 
 
+def _loop(begin="zero", given="begin", step=1, next="plain"):
+  return hlo.Program(LOOP.format(begin=begin, given=given, step=step, next=next))
+
+
 @pytest.mark.parametrize("begin", ["zero", "copied"])
 def test_the_length_of_a_loop_is_read_from_its_condition(begin):
-  program = hlo.Program(LOOP.format(begin=begin, given="begin"))
+  program = _loop(begin)
   assert program.entry == "main"
-  once = 4 * (4 * 8 + 8 * 8 + 4 * 8) + 4 + 4 + 1  # of the product, and of the comparison
+  # Of the product, the counters (a sum, a product and a fusion of three numbers, the latter with
+  # one result more), and the comparison.
+  once = 4 * (4 * 8 + 8 * 8 + 4 * 8) + 4 * (3 + 3 + 4) + 4 + 4 + 1
   assert traffic.moved(program) == 3 * once + 8  # and of the copy
   assert program.flops() == 3 * 2 * 4 * 8 * 8
   assert program.unknown_loops == 0
 
 
-@pytest.mark.parametrize(("begin", "given"), [("one", "begin"), ("b", "begin"), ("zero", "c")])
-def test_a_condition_tells_no_length_where_the_loop_does_not_begin_at_zero(begin, given):
-  program = hlo.Program(LOOP.format(begin=begin, given=given))
+@pytest.mark.parametrize("next", ["plain", "second"])
+def test_a_loop_whose_counter_grows_by_more_is_shorter(next):
+  """The compiler put two iterations into one; the last one may have nothing to do."""
+  assert _loop(next=next).flops() == 3 * 2 * 4 * 8 * 8
+  assert _loop(step=2, next=next).flops() == 2 * 2 * 4 * 8 * 8
+  assert _loop(step=2, next=next).unknown_loops == 0
+
+
+@pytest.mark.parametrize(
+  "loop",
+  [{"begin": "one"}, {"begin": "b"}, {"given": "c"}, {"next": "product"}, {"next": "i"}],
+)
+def test_a_condition_tells_no_length_of_other_loops(loop):
+  """They do not begin at zero, or do not add a constant."""
+  program = _loop(**loop)
   assert program.flops() == 2 * 4 * 8 * 8
   assert program.unknown_loops == 1
 
@@ -198,6 +228,43 @@ ENTRY %main (x: f32[8], y: bf16[4]) -> f32[] {{
 """
   (found,) = hlo.Program(text).collectives()
   assert (found.kind, found.dtype, found.bytes, found.times) == (kind, "f32", size, 1)
+
+
+# An exchange beside other work, as TPU programs have it: three fusions for one of them.
+CHAIN = """\
+%first (x: f32[8]) -> (f32[64], s32[]) {
+  %x = f32[8]{0} parameter(0)
+  %g.1 = f32[64]{0} all-gather(%x), channel_id=6, frontend_attributes={chain_id="1"}
+  ROOT %s = (f32[64]{0}, s32[]) custom-call(%g.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%later (y: f32[8]) -> f32[64] {
+  %y = f32[8]{0} parameter(0)
+  ROOT %g.2 = f32[64]{0} all-gather(%y), channel_id=6, frontend_attributes={chain_id="1"}
+}
+
+%last (z: f32[8]) -> f32[64] {
+  %z = f32[8]{0} parameter(0)
+  %g.3 = f32[64]{0} all-gather(%z), channel_id=6, frontend_attributes={chain_id="1"}
+  ROOT %d = f32[64]{0} custom-call(%g.3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (a: f32[8]) -> f32[64] {
+  %a = f32[8]{0} parameter(0)
+  %b = (f32[64]{0}, s32[]) fusion(%a), kind=kCustom, calls=%first
+  %c = f32[64]{0} fusion(%a), kind=kCustom, calls=%later
+  %e = f32[64]{0} all-gather(%a), channel_id=7
+  ROOT %f = f32[64]{0} fusion(%a), kind=kCustom, calls=%last
+}
+"""
+
+
+def test_a_collective_that_several_fusions_continue_counts_once():
+  (found,) = hlo.Program(CHAIN).collectives()
+  assert (found.kind, found.bytes, found.times) == ("all-gather", 256, 2)  # one chain, one other
+  other = CHAIN.replace('chain_id="1"', 'chain_id="2"', 1)  # a chain of which nothing is started
+  (found,) = hlo.Program(other.replace("AsyncCollectiveStart", "X")).collectives()
+  assert found.times == 4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def flops(function: Callable[..., Any], *args: Any) -> int:
@@ -15,13 +16,17 @@ def flops(function: Callable[..., Any], *args: Any) -> int:
 
   Two per multiply-add with data: taps that fall on padding or between the values of a dilated image
   do not count. A loop counts as often as it runs, a branch as its most expensive side. The rest
-  (normalization, losses, optimizer) is left out: it is bound by memory, not by arithmetic.
+  (normalization, losses, optimizer) is left out: it is bound by memory, not by arithmetic. What no
+  result needs is left out, too.
 
   Args:
     function: any function that JAX can trace.
     *args: its arguments, or their shapes and dtypes.
   """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  # A gradient by hand has that of a layer's input too, which the first layer does not need.
+  used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(used)
 
 
 def taps(

@@ -37,6 +37,10 @@ _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _LIBRARY = re.compile(r'custom_call_target="(__cu(?:dnn\$conv|blas\$)[^"]*)"')
 # The summed axes of the left factor, of a `dot` and of a library's matrix product.
 _SUMMED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([^}\]]*)')
+# A TPU program spreads a collective over several fusions, beside other work. Each of them has it as
+# an instruction of one chain; the first also says that it starts.
+_CHAIN = re.compile(r'chain_id="(\w+)"')
+_STARTS = 'custom_call_target="AsyncCollectiveStart"'
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -165,9 +169,10 @@ class Program:
   def collectives(self) -> list[Collective]:
     """All collectives, those of one kind, size and source together, the largest first."""
     found: collections.Counter[tuple[str, str, int, str]] = collections.Counter()
+    continued = self._continued()
     for x, runs, _ in self.instructions():
       kind = x.opcode.removesuffix("-start")
-      if kind not in COLLECTIVES:
+      if kind not in COLLECTIVES or x.name in continued:
         continue
       arrays = x.results
       if x.opcode.endswith("-start") and kind != "all-reduce":
@@ -191,10 +196,22 @@ class Program:
     ]
     return {x.name for body in bodies for x in self.computations.get(body, ())}
 
-  def _trips(self, loop: Instruction, outside: Mapping[str, Instruction]) -> int | None:
-    """The number of iterations: as noted, or the n of a condition `i < n`, as scans have it.
+  def _continued(self) -> set[str]:
+    """Names of the collectives that are another's, which a fusion before has started."""
+    started: dict[str, str] = {}
+    chained: dict[str, str] = {}
+    for body in self.computations.values():
+      own = {x.name: chain[1] for x in body if (chain := _CHAIN.search(x.rest))}
+      chained |= own
+      if any(_STARTS in x.rest for x in body):
+        started |= {chain: name for name, chain in own.items()}
+    return {name for name, chain in chained.items() if started.get(chain, name) != name}
 
-    The condition tells it only where i begins at 0.
+  def _trips(self, loop: Instruction, outside: Mapping[str, Instruction]) -> int | None:
+    """The number of iterations: as noted, or that of a condition `i < n`, as scans have it.
+
+    It is known only where i begins at 0 and each iteration adds a constant: 1, or more where the
+    compiler has put several iterations into one.
 
     Args:
       loop: the instruction `while`.
@@ -216,7 +233,32 @@ class Program:
     begin = _origin(loop.operands[0], outside, int(index[1]) if index else 0)
     if begin is None or begin.opcode != "constant" or begin.operands != ("0",):
       return None
-    return int(bound.operands[0])
+    body = re.search(r"body=%?([\w.\-]+)", loop.rest)
+    state = self.computations.get(body[1], []) if body else []
+    if not state or state[-1].opcode != "tuple":
+      return None
+    changed = state[-1].operands[int(index[1]) if index else 0]
+    added = self._added(changed, {x.name: x for x in state})
+    return -(-int(bound.operands[0]) // added) if added else None
+
+  def _added(self, name: str, named: Mapping[str, Instruction]) -> int | None:
+    """The constant of the sum that a value is; None if it is no such sum."""
+    x, element = _origin(name, named), 0
+    if x is not None and x.opcode == "get-tuple-element":
+      element = int(x.rest.partition("index=")[2].partition(",")[0])
+      x = _origin(x.operands[0], named)
+    if x is None or x.opcode not in ("add", "fusion"):
+      return None
+    if x.opcode == "fusion":
+      body = self.computations[called(x)[0]]
+      last = body[-1]
+      inner = {i.name: i for i in body}
+      for i in body:  # what is given to the fusion may be the constant
+        if i.opcode == "parameter" and (given := named.get(x.operands[int(i.operands[0])])):
+          inner[i.name] = given
+      return self._added(last.operands[element] if last.opcode == "tuple" else last.name, inner)
+    constants = [c for o in x.operands if (c := _origin(o, named)) and c.opcode == "constant"]
+    return int(constants[0].operands[0]) if constants else None
 
   def _count_runs(self) -> dict[str, int]:
     """How often each computation runs; all branches of a conditional count."""

@@ -1,5 +1,8 @@
 """Products with rounded weights: values and gradients, and the dtype in which gradients leave."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ from jax import lax
 
 from vssl_jax.models.layers import product
 from vssl_jax.models.layers.conv import conv3d
+from vssl_jax.planning import arithmetic
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -63,11 +67,14 @@ def test_a_convolution_has_the_gradients_of_jax(size, kernel, strides, pads, red
   _equal(got, _gradients(plain, x, w, g))
 
 
-def _made_by(function, *args):
-  """Dtypes in which products leave, forward and backward."""
-  jaxpr = jax.make_jaxpr(jax.grad(lambda w, x: jnp.sum(function(x, w).astype(jnp.float32))))(*args)
-  products = ("dot_general", "conv_general_dilated")
-  return {e.outvars[0].aval.dtype for e in jaxpr.jaxpr.eqns if e.primitive.name in products}
+def _made_by(platform, function, x, w):
+  """Dtypes in which products leave a program for a platform, forward and backward."""
+  loss = lambda w, x: jnp.sum(function(x, w).astype(jnp.float32))
+  traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(w, x)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  found = re.findall(r"stablehlo\.(?:dot_general|convolution)\b.* -> tensor<[\dx]*x(\w+)>", text)
+  assert len(found) == 3
+  return set(found)
 
 
 @pytest.mark.parametrize("lowering", ["lax", "fold"])
@@ -76,7 +83,24 @@ def _made_by(function, *args):
 def test_gradients_of_convolutions_leave_in_the_dtype_asked_for(lowering, kernel, reduce_dtype):
   w, x = _draw(0, *kernel, 3, 4), jnp.asarray(_draw(1, 2, 4, 5, 5, 3), jnp.bfloat16)
   conv = lambda x, w: conv3d(x, w, (1, 1, 1), "SAME", lowering, reduce_dtype)
-  assert _made_by(conv, w, x) == {np.dtype(jnp.bfloat16), np.dtype(reduce_dtype)}
+  asked = {"bf16", "f32" if reduce_dtype == jnp.float32 else "bf16"}
+  assert _made_by("tpu", conv, x, w) == _made_by("cpu", conv, x, w) == asked
+  # A GPU has no convolution from bfloat16 to float32; it has such matrix products.
+  products_alone = lowering == "fold" and kernel == (3, 1, 1)
+  assert _made_by("cuda", conv, x, w) == (asked if products_alone else {"bf16"})
+
+
+def test_a_gradient_costs_two_convolutions():
+  """Not a third one, of the values once more, which XLA would have to find out."""
+  x = jax.ShapeDtypeStruct((2, 4, 6, 6, 3), jnp.bfloat16)
+  w = jax.ShapeDtypeStruct((3, 3, 3, 3, 4), jnp.float32)
+  conv = functools.partial(product.convolve, strides=(1, 2, 2), pads=((1, 1),) * 3)
+  loss = lambda x, w: jnp.sum(conv(x, w).astype(jnp.float32))
+  written = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w))
+  # The value, the gradient of x, and that of w for GPUs and for others.
+  assert written.count("conv_general_dilated[") == 4
+  forward = arithmetic.flops(conv, x, w)
+  assert arithmetic.flops(jax.value_and_grad(loss, (0, 1)), x, w) == 3 * forward > 0
 
 
 def test_gradients_in_float32_are_those_of_bfloat16_before_rounding():
@@ -112,7 +136,8 @@ def test_a_dense_layer_is_flax_s():
     np.testing.assert_array_equal(y, want)
 
 
-def test_gradients_within_a_mapped_axis_are_added_up():
+@pytest.mark.parametrize("convolves", [False, True])
+def test_gradients_within_a_mapped_axis_are_added_up(convolves):
   """`vary_with` marks the weights, whose gradient is then the sum over devices."""
   from jax.sharding import PartitionSpec
 
@@ -121,12 +146,16 @@ def test_gradients_within_a_mapped_axis_are_added_up():
   mesh = parallel.make_mesh(jax.devices()[:2])
   x, w = jnp.asarray(_draw(0, 4, 3), jnp.bfloat16), jnp.asarray(_draw(1, 3, 2))
   rows = PartitionSpec(parallel.AXIS)
+  multiply = product.matmul
+  if convolves:  # over frames of one pixel
+    x, w = x[:, None, None], w[None, None]
+    multiply = functools.partial(product.convolve, strides=(1, 1), pads=((0, 0), (0, 0)))
 
   def loss(w, x):
-    return lax.psum(jnp.sum(product.matmul(x, w).astype(jnp.float32)), parallel.AXIS)
+    return lax.psum(jnp.sum(multiply(x, w).astype(jnp.float32)), parallel.AXIS)
 
   mapped = jax.shard_map(
     jax.grad(loss), mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=PartitionSpec()
   )
-  want = np.float32(x).sum(0)[:, None] * np.ones((1, 2), np.float32)
-  np.testing.assert_array_equal(mapped(w, x), want)
+  want = np.float32(x).reshape(4, 3).sum(0)[:, None] * np.ones((1, 2), np.float32)
+  np.testing.assert_array_equal(mapped(w, x).reshape(3, 2), want)

@@ -59,8 +59,8 @@ def conv3d(
     padding: See `padding.pads`.
     lowering: One of `LOWERINGS`. `cpu` has a reverse-mode gradient only. `auto` is for programs
       that run on JAX's default device; `build_encoder` replaces it for those of a mesh.
-    reduce_dtype: If the kernel is rounded, the dtype in which devices add up its gradient. The
-      lowering `cpu` adds in float32; with bfloat16 it rounds the sum.
+    reduce_dtype: If the kernel is rounded, the dtype in which devices add up its gradient; see
+      `product` for GPUs. The lowering `cpu` adds in float32; with bfloat16 it rounds the sum.
 
   Returns:
     `[N, T', H', W', F]`, of the dtype of `x`.
