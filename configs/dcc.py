@@ -121,6 +121,11 @@ def stitched(c):
   c.data.train_split, c.data.eval_split = "1", "2"
 
 
+def balanced(c):
+  """β is the ratio of the gradients of the contrast and of BaS-Net's losses, not a weight."""
+  c.dcc.balance, c.dcc.beta = "gradients", (0.3, 0.3)
+
+
 def true_pseudo_labels(c):
   """Training uses the annotated segments as pseudo-labels."""
   c.dcc.pseudo, c.data.localization.truth = "annotated", True
@@ -143,6 +148,7 @@ CHANGES = {
   "input_clusters": recipes.field("cluster_on", "features"),
   "embedding_clusters": recipes.field("cluster_on", "embedding"),
   "as_reviewed": recipes.field("beta", (0.1, 10_000.0)),
+  "balanced": balanced,
   "query_only": recipes.field("keys_learn", False),
   "true_pseudo_labels": true_pseudo_labels,
 }
