@@ -44,6 +44,7 @@ Add ablations after a comma, e.g. configs/dcc.py:demo,no_denoising
   intra_video, mini_batch, memory_bank    contrast within a video, a batch, all videos (default)
   dataset_clusters   cluster all training snippets together once per epoch, not each video
   input_clusters, embedding_clusters    cluster the input features, or the contrasted embeddings
+  balanced       β is the ratio of the gradients of the contrast and of BaS-Net's losses, 0.3
   as_reviewed    β from 0.1 to 10,000, as a review of the paper has it
   query_only     no gradient to positives and negatives
   true_pseudo_labels   use the annotation as pseudo-labels, to measure the effect of perfect ones;
