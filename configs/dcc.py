@@ -44,7 +44,7 @@ Add ablations after a comma, e.g. configs/dcc.py:demo,no_denoising
   intra_video, mini_batch, memory_bank    contrast within a video, a batch, all videos (default)
   dataset_clusters   cluster all training snippets together once per epoch, not each video
   input_clusters, embedding_clusters    cluster the input features, or the contrasted embeddings
-  balanced       β is the ratio of the gradients of the contrast and of BaS-Net's losses, 0.3
+  balanced       β is the ratio of the gradients of the contrast and of BaS-Net's losses, 1
   as_reviewed    β from 0.1 to 10,000, as a review of the paper has it
   query_only     no gradient to positives and negatives
   true_pseudo_labels   use the annotation as pseudo-labels, to measure the effect of perfect ones;
@@ -98,6 +98,12 @@ def _small(c):
   c.data.localization.validation = 0.2
 
 
+def _chosen(c):
+  """200 more videos are made to choose a checkpoint and thresholds on."""
+  c.data.localization.validation_videos = 200
+  c.dcc.threshold_sets = tuple((first, first + 0.225, 0.025) for first in (0.0, 0.1, 0.2, 0.3))
+
+
 def demo(c):
   """200 + 100 simulated videos of 8 classes."""
   _small(c)
@@ -111,6 +117,7 @@ def thumos14_simulated(c):
   """
   _small(c)
   c.data.source, c.steps = "untrimmed", 800
+  _chosen(c)
   u = c.data.localization.untrimmed
   u.width = 128
 
@@ -119,12 +126,13 @@ def stitched(c):
   """Half the classes of a .npz file are actions, the others are background between them."""
   _small(c)
   c.data.source = "stitched"
+  _chosen(c)
   c.data.train_split, c.data.eval_split = "1", "2"
 
 
 def balanced(c):
   """β is the ratio of the gradients of the contrast and of BaS-Net's losses, not a weight."""
-  c.dcc.balance, c.dcc.beta = "gradients", (0.3, 0.3)
+  c.dcc.balance, c.dcc.beta = "gradients", (1.0, 1.0)
 
 
 def true_pseudo_labels(c):
