@@ -27,8 +27,9 @@ Variants, after a colon:
 Use simulated and stitched features to compare parts of the method with each other, not with papers.
 The last three variants hold videos out: demo a fifth of the training videos, the other two 200 that
 are made for it, on which they also choose thresholds. Their RESULT line has two scores: that of the
-last iteration, and that of the checkpoint with the best average mAP on the held-out videos. The published recipes train on all videos; there --config.data.localization.validation=0.1
-holds some out.
+last iteration, and that of the checkpoint with the best average mAP on the held-out videos. The
+published recipes train on all videos; there --config.data.localization.validation=0.1 holds some
+out.
 
 A run writes predictions.json (ActivityNet's format), timelines/ and tsne.png to its folder, and the
 precision and recall of its pseudo-labels, before and after denoising, to result.json.
