@@ -67,6 +67,7 @@ def test_changes_change_what_they_name():
     "dataset_clusters": {"dcc.cluster_scope"},
     "embedding_clusters": {"dcc.cluster_on"},
     "as_reviewed": {"dcc.beta"},
+    "balanced": {"dcc.balance", "dcc.beta"},
     "query_only": {"dcc.keys_learn"},
     "true_pseudo_labels": {"dcc.pseudo", "data.localization.truth"},
   }
@@ -122,7 +123,12 @@ def _config(variant, **values):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("variant", "videos"),
-  [("demo", 11), ("demo,true_pseudo_labels", 11), ("demo,dataset_clusters", 12)],
+  [
+    ("demo", 11),
+    ("demo,true_pseudo_labels", 11),
+    ("demo,dataset_clusters", 12),
+    ("demo,balanced", 12),
+  ],
 )
 def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
   values = {"data.localization.sampling": "pad", "data.localization.videos": videos}
@@ -137,6 +143,7 @@ def test_demo_resumes_bit_for_bit_with_its_memory(variant, videos, tmp_path):
 @pytest.mark.slow
 def test_a_run_ends_in_a_result_with_the_table_and_leaves_pictures(tmp_path):
   shared = {"data.localization.validation": 0.25, "dcc.timelines": 1, "dcc.snippets": 40}
+  shared["dcc.threshold_sets"] = ((0.0, 0.2, 0.1), (0.5, 0.6, 0.1))
   config = _config("demo", batch_size=8, **shared)
   result = pretrain.pretrain(config, tmp_path, allow_config_change=False)
   assert set(result["dcc"]["mAP"]) == {f"0.{i}" for i in range(1, 8)}
@@ -152,6 +159,12 @@ def test_a_run_ends_in_a_result_with_the_table_and_leaves_pictures(tmp_path):
   assert [k for k, row in rows.items() if "validation_mAP" in row] == [2, 4]
   chosen = result["dcc"]["validation_chosen"]["step"]
   assert chosen == max((2, 4), key=lambda s: (rows[s]["validation_mAP"], -s))
+  for scored, step in ((result["dcc"], 4), (result["dcc"]["validation_chosen"], chosen)):
+    tried = scored["chosen"]["held_out_mAP"]
+    best = max(tried, key=lambda x: x["average"])
+    assert scored["chosen"]["thresholds"][0] == best["first"]
+    assert best["average"] == pytest.approx(rows[step]["validation_mAP"], rel=1e-3)
+    assert scored["chosen"]["held_out_videos"] == 3
   held_out = {str(s): rows[s]["validation_mAP"] for s in (2, 4)}
   assert result["dcc"]["validation"] == pytest.approx(held_out, rel=1e-3)
   # A finished run is scored again, with other proposals if so wished.

@@ -167,6 +167,10 @@ def localization() -> ConfigDict:
   c.streams = ()
   c.check = True  # check all files before training
   c.validation = 0.0  # share of the training videos held out, to choose a checkpoint
+  # Of made-up videos (untrimmed, stitched), above 0: so many are made to be held out, and training
+  # keeps all of its own; stitched: from the share `validation` of the source videos, which
+  # training then does not use.
+  c.validation_videos = 0
   c.truth = False  # True: batches have the annotated times; only for config.dcc.pseudo = annotated
   c.seed = 0  # seed of made-up data and of the held-out videos, independent of the run's seed
 

@@ -85,7 +85,7 @@ def draw(
     lengths: the values to draw from.
     names: names of the C classes.
     count: number of videos.
-    subset: name of the subset; the videos' names begin with it.
+    subset: name of the subset; the videos' names begin with it (":" becomes "_").
     seed: seed of the data set.
     max_seconds: longest video; the video ends before the first action that does not fit.
     second_class: probability of a second class, in [0, 1].
@@ -117,7 +117,7 @@ def draw(
       segments.append(Segment(float(time), float(time + length), label))
       time += length + rng.choice(lengths.gaps)
     duration = float(min(max(time, segments[-1].end), max_seconds))
-    videos[f"{subset}_{v:05d}"] = Video(subset, duration, tuple(segments))
+    videos[f"{subset.replace(':', '_')}_{v:05d}"] = Video(subset, duration, tuple(segments))
   return videos
 
 

@@ -21,7 +21,9 @@ and, if requested, `truth` bool `[N, T, C]` (the classes annotated at the middle
 
 A share of the training videos (`config.data.localization.validation`) can be held out to choose a
 checkpoint. These videos are the split `held_out(config.data)`, and `config.data.train_split` does
-not contain them. They depend on `config.data.localization.seed` alone, not on the run's seed.
+not contain them. They depend on `config.data.localization.seed` alone, not on the run's seed. Where
+videos are made up, as many as wanted can be made for that split instead
+(`config.data.localization.validation_videos`).
 """
 
 from __future__ import annotations
@@ -201,7 +203,15 @@ def held_out(data: Any) -> str:
 
 def subset_of(data: Any, split: str) -> str:
   """Name of the annotations' subset that contains a split's videos."""
-  return data.train_split if split == held_out(data) else split
+  made = data.localization.validation_videos > 0
+  return data.train_split if split == held_out(data) and not made else split
+
+
+def counts(data: Any) -> dict[str, int]:
+  """The number of videos to make up, by subset."""
+  fields = data.localization
+  made = {data.train_split: fields.videos, data.eval_split: fields.eval_videos}
+  return made | ({held_out(data): extra} if (extra := fields.validation_videos) else {})
 
 
 def part(data: Any, videos: Mapping[str, Any], split: str) -> dict[str, Any]:
@@ -210,10 +220,12 @@ def part(data: Any, videos: Mapping[str, Any], split: str) -> dict[str, Any]:
   Raises:
     UserError: `localization.validation` holds out no video or all videos.
   """
-  share = data.localization.validation
+  share, made = data.localization.validation, data.localization.validation_videos
+  if made < 0:
+    raise UserError(f"config.data.localization.validation_videos: {made} is negative.")
   if not 0 <= share < 1:
     raise UserError(f"config.data.localization.validation: {share} is not in [0, 1).")
-  if split not in (data.train_split, held_out(data)):
+  if made or split not in (data.train_split, held_out(data)):
     return dict(videos)
   count = round(share * len(videos))
   if count >= len(videos) or (split != data.train_split and not count):
@@ -232,6 +244,12 @@ def load(data: Any, *, split: str, **kwargs: Any) -> LocalizationSource:
   Raises:
     UserError: files are missing or malformed, or `check` finds a problem that must stop training.
   """
+  if data.localization.validation_videos:
+    raise UserError(
+      "config.data.localization.validation_videos: only made-up videos can be made to be held out "
+      "(config.data.source=untrimmed or stitched); hold out a share of these, "
+      "config.data.localization.validation."
+    )
   dataset = read(data, subset_of(data, split))
   return LocalizationSource(data, dataset, split=split, **kwargs)
 

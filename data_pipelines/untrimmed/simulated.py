@@ -10,7 +10,8 @@ directions that belong to no class.
 The times of the actions are made up as well, or taken from real videos: if
 `config.data.localization.annotations` is a JSON file in ActivityNet's format, such as THUMOS14's,
 every annotated video gets features, and the splits are the file's subsets. Everything else is made
-up.
+up. Videos made to be held out (`config.data.localization.validation_videos`) then have the times of
+the training videos, and features of their own.
 
 `python -m data_pipelines.untrimmed` writes them in the ordinary format, for
 `config.data.source = "localization"`.
@@ -31,7 +32,14 @@ from scipy.signal import lfilter
 from data_pipelines.records import fingerprint
 from data_pipelines.source import generator
 from data_pipelines.untrimmed import action_times
-from data_pipelines.untrimmed.sequences import Dataset, LocalizationSource, step_of, subset_of
+from data_pipelines.untrimmed.sequences import (
+  Dataset,
+  LocalizationSource,
+  counts,
+  held_out,
+  step_of,
+  subset_of,
+)
 from vssl_jax import config as config_lib
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
@@ -111,16 +119,23 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
   if fields.annotations:
     videos = files.read_annotations(fields.annotations, durations=fields.durations or None)
     names = files.label_names(videos)
-    videos = {n: v for n, v in videos.items() if splits is None or v.subset in splits}
+    own = {n: v for n, v in videos.items() if splits is None or v.subset in splits}
+    if fields.validation_videos and (splits is None or held_out(data) in splits):
+      training = list(files.of_subset(videos, data.train_split).items())
+      for v in range(fields.validation_videos):  # their names give them other features
+        name, video = training[v % len(training)]
+        again = dataclasses.replace(video, subset=held_out(data))
+        own[f"{name}_held_out_{v // len(training)}"] = again
+    videos = own
   else:
     names = tuple(f"action_{c:02d}" for c in range(settings.classes))
     videos = {}
-    counts = {data.train_split: fields.videos, data.eval_split: fields.eval_videos}
-    for subset in counts if splits is None else splits:
+    sizes = counts(data)
+    for subset in sizes if splits is None else splits:
       videos |= action_times.draw(
         action_times.typical(),
         names,
-        counts.get(subset, fields.videos),
+        sizes.get(subset, fields.videos),
         subset=subset,
         seed=fields.seed,
         max_seconds=fields.max_seconds,

@@ -29,6 +29,7 @@ from data_pipelines.untrimmed import action_times
 from data_pipelines.untrimmed.sequences import (
   Dataset,
   LocalizationSource,
+  counts,
   held_out,
   part,
   step_of,
@@ -70,25 +71,33 @@ def make(data: Any, splits: Sequence[str] | None = None) -> Dataset:
   if fields.annotations:
     lengths = action_times.lengths_of(files.read_annotations(fields.annotations))
   videos, features = {}, {}
-  counts = {data.train_split: fields.videos, data.eval_split: fields.eval_videos}
-  for subset in counts if splits is None else splits:
+  sizes = counts(data)
+  if fields.validation_videos and not 0 < fields.validation < 1:
+    raise UserError(
+      "config.data.localization.validation_videos: sequences that are held out need source videos "
+      f"of their own; config.data.localization.validation is {fields.validation}, give their share "
+      "in (0, 1)."
+    )
+  for subset in sizes if splits is None else splits:
+    own = data.train_split if subset == held_out(data) else subset  # that of the source videos
     drawn = action_times.draw(
       lengths,
       [names[a] for a in actions],
-      counts.get(subset, fields.videos),
+      sizes.get(subset, fields.videos),
       subset=subset,
       seed=fields.seed,
       max_seconds=fields.max_seconds,
       second_class=fields.second_class,
     )
-    rows = np.flatnonzero(sources.subset == subset)
+    rows = np.flatnonzero(sources.subset == own)
     held, apart = np.zeros(len(rows), bool), {}
-    if subset == data.train_split and fields.validation:
+    if own == data.train_split and fields.validation:
       held = _held_out(sources.label[rows], fields.validation)
-      apart = part(data, drawn, held_out(data))
+      made = fields.validation_videos
+      apart = {} if made and subset == own else part(data, drawn, held_out(data))
     pools = {
-      own: _pools(sources, rows[held == own], subset, {a: names[a] for a in actions}, data.path)
-      for own in ((False, True) if apart else (False,))
+      side: _pools(sources, rows[held == side], own, {a: names[a] for a in actions}, data.path)
+      for side in {name in apart for name in drawn}
     }
     for v, (name, video) in enumerate(drawn.items()):
       rng = generator(fields.seed, zlib.crc32(subset.encode()), v, _STITCH)

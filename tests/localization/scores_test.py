@@ -36,6 +36,30 @@ def _oracle(features, mask):
 SETTINGS = ProposalSettings(scale=1, thresholds=(0.5,))
 
 
+def test_thresholds_are_chosen_by_the_score_that_they_give():
+  calls = []
+
+  def blurred(features, mask):
+    """Half of the action's height reaches over its ends, so low thresholds find too long runs."""
+    calls.append(len(features))
+    wide = np.maximum(features, 0.5 * np.roll(features, 2, 1))
+    return np.maximum(wide, 0.5 * np.roll(features, -2, 1)), features.max(axis=1)
+
+  source, sets = _source(), ((0.2, 0.3), (0.6, 0.7), (0.4,), (0.8,))
+  given = {"protocol": "thumos14", "batch_size": 2}
+  chosen = scores_lib.choose(blurred, source, sets, settings=SETTINGS, **given)
+  assert len(calls) == 2  # the network runs once for all sets
+  alone = [
+    scores_lib.evaluate(
+      blurred, source, settings=ProposalSettings(scale=1, thresholds=thresholds), **given
+    )["average"]["0.1:0.7"]
+    for thresholds in sets
+  ]
+  assert chosen.scores == pytest.approx(alone)
+  assert alone[0] < alone[1] == alone[3]
+  assert chosen.thresholds == (0.6, 0.7)  # the first of the best
+
+
 @pytest.mark.parametrize("frames", [50, 60, 130, 400])
 def test_sampled_steps_are_where_they_are_said_to_be(frames):
   """Whatever T, the truth's edges are found within half a step, and on neither side on average."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 
-import numpy as np
-
 from vssl_jax.cli import arguments
 from vssl_jax.errors import UserError
+from vssl_jax.localization.proposals import evenly_spaced
 
 DESCRIPTION = """\
 Actions in untrimmed videos, by a trained BaS-Net or DCC.
@@ -92,7 +91,6 @@ def _thresholds(text: str) -> tuple[float, ...]:
       f"--thresholds: {text!r} is an empty range; give first:last:step that rises, such as "
       "0.3:0.7:0.1."
     )
-  count = math.floor(min((last - first) / step, 1e9) + 1e-9) + 1  # 0.3:0.7:0.1 has five
-  if count > _THRESHOLDS:
-    raise UserError(f"--thresholds: {text!r} are {count}; give {_THRESHOLDS} or fewer.")
-  return tuple((first + step * np.arange(count)).tolist())
+  if (last - first) / step >= _THRESHOLDS:
+    raise UserError(f"--thresholds: {text!r} is too many; give {_THRESHOLDS} or fewer.")
+  return evenly_spaced(first, last, step)

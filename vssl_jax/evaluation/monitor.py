@@ -35,15 +35,22 @@ def build(config: ConfigDict, method: Method, evaluator: Evaluator, mesh: Mesh) 
   """
   count = jax.process_count()
   if method.encoder is None:
-    validate = evaluator.validate
-    if validate is None or not config.data.localization.validation:
+    validate, split = evaluator.validate, held_out_videos(config)
+    if validate is None or split is None:
       return None
-    split = sources.load_source(config, held_out(config.data), batch_size=count)
     return lambda params: validate(params, split)
   if config.knn.every_epochs <= 0:
     return None
   train = sources.load_source(config, config.data.train_split, batch_size=count)
   return neighbors(config, train, mesh=mesh)
+
+
+def held_out_videos(config: ConfigDict) -> Source | None:
+  """The untrimmed videos that are held out, to choose a checkpoint and thresholds; None if none."""
+  fields = config.data.localization
+  if not fields.validation and not fields.validation_videos:
+    return None
+  return sources.load_source(config, held_out(config.data), batch_size=jax.process_count())
 
 
 def neighbors(config: ConfigDict, train: Source, *, mesh: Mesh) -> Monitor:

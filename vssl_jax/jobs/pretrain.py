@@ -242,21 +242,27 @@ def _kept(run: Run, variables: Variables) -> dict[str, Any]:
 
 def _own_scores(run: Run, state: step_lib.TrainState) -> dict[str, Any]:
   """Scores of a method without an encoder: with its last and its best validated parameters."""
-  config, evaluator, (train, test) = run.config, run.evaluator, run.splits
+  config, (train, test) = run.config, run.splits
 
-  def score(state: step_lib.TrainState) -> dict[str, Any]:
+  def chosen_for(params: Variables) -> Evaluator:
+    held = monitor.held_out_videos(config)
+    choose = run.evaluator.choose
+    return run.evaluator if held is None or choose is None else choose(params, held)
+
+  def score(evaluator: Evaluator, state: step_lib.TrainState) -> dict[str, Any]:
     assert evaluator.scores is not None
     return evaluator.scores(jax.device_get(state.params), state.method, train, test)
 
-  own = score(state)
+  params = jax.device_get(state.params)
+  evaluator = chosen_for(params)
+  own = score(evaluator, state)
   headline = own.pop("headline")
   if evaluator.write_report is not None:
-    params = jax.device_get(state.params)
     own |= evaluator.write_report(params, state.method, train, test, run.workdir)
   if config.save.best:
     saver = checkpoints.Checkpoints(run.workdir, config.save, read_only=True)
     if (best := saver.best(state)) is not None:
-      chosen = score(best[1])
+      chosen = score(chosen_for(jax.device_get(best[1].params)), best[1])
       for name, figures in chosen.pop("headline").items():
         headline[name]["validation_chosen"] = figures["trained"]
       own["validation_chosen"] = {"step": best[0], **chosen}

@@ -20,6 +20,7 @@ after it are treated in the same way. In BaS-Net's code it is at the start (`pla
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,12 @@ from scipy.signal import savgol_filter
 from vssl_jax.errors import UserError
 from vssl_jax.localization.annotations import Prediction
 from vssl_jax.localization.segments import runs
+
+
+def evenly_spaced(first: float, last: float, step: float) -> tuple[float, ...]:
+  """The thresholds from `first` to `last`, both included, in steps of `step` > 0."""
+  count = math.floor(min((last - first) / step, 1e9) + 1e-9) + 1  # 0.3:0.7:0.1 has five
+  return tuple((first + step * np.arange(count)).tolist())
 
 
 @dataclasses.dataclass(frozen=True)

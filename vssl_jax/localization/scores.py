@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +31,36 @@ _AVERAGES = {
 Activate = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
 
 
+class Activity(NamedTuple):
+  """What a network finds in one video of T steps, and the labels of the video.
+
+  Attributes:
+    video: its number in the split.
+    cas: float32 `[T, C]`, activation of the classes, without padding.
+    probability: float32 `[C]`.
+    seconds: duration of a step.
+    labels: `[C]`, 1 if the class occurs.
+  """
+
+  video: int
+  cas: np.ndarray
+  probability: np.ndarray
+  seconds: float
+  labels: np.ndarray
+
+
+class Choice(NamedTuple):
+  """One of several sets of thresholds.
+
+  Attributes:
+    thresholds: the set with the best score; of equal ones the first.
+    scores: the average mAP of each set, in their order.
+  """
+
+  thresholds: tuple[float, ...]
+  scores: tuple[float, ...]
+
+
 def predict(
   activate: Activate,
   source: SequenceSource,
@@ -52,25 +83,79 @@ def predict(
   Returns:
     Predictions by video name, and the share of labeled videos whose most likely class is correct.
   """
-  predictions, right, labeled = {}, 0, 0
+  found = _activities(activate, source, batch_size)
+  return _segments(found, source, settings=settings, nms=nms, sigma=sigma)
+
+
+def choose(
+  activate: Activate,
+  source: SequenceSource,
+  sets: Sequence[Sequence[float]],
+  *,
+  protocol: str,
+  batch_size: int,
+  settings: ProposalSettings | None = None,
+  nms: float = 0.7,
+  sigma: float | None = None,
+) -> Choice:
+  """Chooses among sets of thresholds by the average mAP on a split, such as held-out videos.
+
+  Args:
+    activate: see `Activate`; called once for each batch.
+    source: the split.
+    sets: the sets, at least one.
+    protocol: see `evaluate`.
+    batch_size: see `predict`.
+    settings: settings of the proposals; its thresholds are not used.
+    nms: see `predict`.
+    sigma: see `predict`.
+  """
+  found = list(_activities(activate, source, batch_size))
+  figures = []
+  for thresholds in sets:
+    own = dataclasses.replace(settings or ProposalSettings(), thresholds=tuple(thresholds))
+    segments = _segments(found, source, settings=own, nms=nms, sigma=sigma)
+    ((_, headline),) = score(source, *segments, protocol=protocol)["headline"].items()
+    figures.append(headline["trained"])
+  return Choice(tuple(sets[int(np.argmax(figures))]), tuple(figures))
+
+
+def _activities(activate: Activate, source: SequenceSource, batch_size: int) -> Iterator[Activity]:
   for batch in source.eval_batches(batch_size):
     cas, probability = jax.device_get(activate(batch["features"], batch["mask"]))
     kept = ("mask", "labels", "seconds", "video", "valid")
     rows = gather({"cas": cas, "probability": probability, **{k: batch[k] for k in kept}})
     for i in np.flatnonzero(rows["valid"]):
-      video = int(rows["video"][i])
-      proposals = propose(
+      yield Activity(
+        int(rows["video"][i]),
         rows["cas"][i][rows["mask"][i]],
         rows["probability"][i],
-        settings=settings,
-        step_seconds=float(rows["seconds"][i]),
-        duration=source.videos[video].duration,
+        float(rows["seconds"][i]),
+        rows["labels"][i],
       )
-      chosen = suppress(proposals, threshold=nms, sigma=sigma)
-      predictions[source.names[video]] = chosen.predictions(source.label_names)
-      labels = rows["labels"][i]
-      labeled += bool(labels.any())
-      right += bool(labels[rows["probability"][i].argmax()])
+
+
+def _segments(
+  found: Iterable[Activity],
+  source: SequenceSource,
+  *,
+  settings: ProposalSettings | None,
+  nms: float,
+  sigma: float | None,
+) -> tuple[dict[str, list[Prediction]], float]:
+  predictions, right, labeled = {}, 0, 0
+  for one in found:
+    proposals = propose(
+      one.cas,
+      one.probability,
+      settings=settings,
+      step_seconds=one.seconds,
+      duration=source.videos[one.video].duration,
+    )
+    chosen = suppress(proposals, threshold=nms, sigma=sigma)
+    predictions[source.names[one.video]] = chosen.predictions(source.label_names)
+    labeled += bool(one.labels.any())
+    right += bool(one.labels[one.probability.argmax()])
   return predictions, right / max(labeled, 1)
 
 

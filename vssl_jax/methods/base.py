@@ -169,6 +169,8 @@ class Evaluator:
     write_report: takes the arguments of `scores` and the run's folder; writes files there and
       returns further scores.
     validate: (params, held-out training videos) -> metrics to log and to choose a checkpoint by.
+    choose: (params, held-out training videos) -> this evaluator, with settings of its inference
+      that are chosen on these videos for these parameters. `scores` then tells which.
     localizer: for a method that finds actions in untrimmed videos.
     gaussians: for a method with Gaussian embeddings.
   """
@@ -178,6 +180,7 @@ class Evaluator:
     None
   )
   validate: Callable[[Params, Source], dict[str, float]] | None = None
+  choose: Callable[[Params, Source], Evaluator] | None = None
   localizer: Localizer | None = None
   gaussians: Gaussians | None = None
 

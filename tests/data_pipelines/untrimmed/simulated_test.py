@@ -190,3 +190,19 @@ def test_written_by_the_program(tmp_path, capsys):
 def test_bad_input_is_named(options):
   with pytest.raises(UserError, match="untrimmed"):
     SimulationSettings(**options)
+
+
+def test_videos_made_to_be_held_out_have_the_times_of_training_videos(tmp_path):
+  videos = {f"v{i}": video((3.0 + i, 9.0, "ab"[i]), duration=20.0) for i in range(2)}
+  path = tmp_path / "gt.json"
+  annotations.write_annotations(path, videos)
+  data = fields(annotations=str(path), validation_videos=5, step_seconds=1.0)
+  made = simulated.make(data)
+  split = sequences.held_out(data)
+  train, held = ({n: v for n, v in made.videos.items() if v.subset == s} for s in ("train", split))
+  assert (len(train), len(held)) == (2, 5)
+  for i, (name, again) in enumerate(held.items()):
+    assert again.segments == videos[f"v{i % 2}"].segments
+    assert np.abs(made.features[name] - made.features[f"v{i % 2}"]).max() > 0.1
+  of = lambda s: sequences.LocalizationSource(data, made, split=s, batch_size=1, **ARGS).num_videos
+  assert (of("train"), of(split)) == (2, 5)

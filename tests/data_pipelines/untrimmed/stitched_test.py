@@ -148,6 +148,31 @@ def test_held_out_sequences_share_no_video_with_the_others(tmp_path):
   assert max(train) < 28 <= min(held)  # the last three of each class's ten
 
 
+def test_held_out_sequences_are_made_in_any_number(tmp_path):
+  v, t = np.meshgrid(np.arange(40), np.arange(4), indexing="ij")
+  label = np.arange(40) % 4
+  path = tmp_path / "clips.npz"
+  np.savez(path, features=np.stack([label[v], v, t], -1), label=label, subset=np.zeros(40, int))
+  data = fields(str(path), videos=10, max_seconds=60.0)
+  data.train_split, data.localization.validation = "0", 0.3
+  data.localization.validation_videos = 25
+  train, held = (
+    stitched.load(data, split=s, batch_size=4, **ARGS) for s in ("0", sequences.held_out(data))
+  )
+  assert (train.num_videos, held.num_videos) == (10, 25)
+  used = [{int(x) for i in range(s.num_videos) for x in s.sequence(i)[:, 1]} for s in (train, held)]
+  assert max(used[0]) < 28 <= min(used[1])
+  assert not set(train.names) & set(held.names)
+  assert held.names[0] == "0_held_out_00000"  # may be the name of a file
+  data.localization.validation_videos = 9
+  fewer = stitched.load(data, split=sequences.held_out(data), batch_size=4, **ARGS)
+  for i in range(9):
+    np.testing.assert_array_equal(fewer.sequence(i), held.sequence(i))
+  data.localization.validation = 0.0
+  with pytest.raises(UserError, match="need source videos of their own"):
+    stitched.load(data, split="0", batch_size=4, **ARGS)
+
+
 def test_bad_input_is_named(data, tmp_path):
   with pytest.raises(
     UserError, match=r"no videos of the background with subset 'train' \(its subsets: 0, 1"

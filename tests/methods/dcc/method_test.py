@@ -16,7 +16,7 @@ from vssl_jax.losses import dcc as parts
 from vssl_jax.methods import base
 from vssl_jax.methods.dcc import inference, pseudo_labels
 from vssl_jax.methods.dcc import method as method_lib
-from vssl_jax.models.bas_net import BASE, SUPPRESSED, BasNet, top_mean
+from vssl_jax.models.bas_net import BASE, SUPPRESSED, Activations, BasNet, top_mean
 from vssl_jax.ops import step_keys
 from vssl_jax.training import optim
 from vssl_jax.training import step as step_lib
@@ -305,6 +305,12 @@ def test_clusters_of_the_data_set_are_the_same_over_eight_devices():
     ({"dcc.contrast": "all"}, "config.dcc.contrast is 'all': choose one of none, video"),
     ({"dcc.protocol": "ava"}, "config.dcc.protocol is 'ava'"),
     ({"dcc.cluster_on": "trunk"}, "config.dcc.cluster_on is 'trunk': choose one of embedding"),
+    ({"dcc.pseudo_of": "cas"}, "config.dcc.pseudo_of is 'cas': choose one of logits, softmax"),
+    ({"dcc.threshold_sets": ((0.5, 0.2, 0.1),)}, r"is not \(first, last, step\) with 0 ≤ first"),
+    (
+      {"dcc.threshold_sets": ((0.0, 0.2, 0.1),), "data.localization.validation": 0.0},
+      "thresholds are chosen on held-out videos; hold out",
+    ),
     ({"dcc.temperature": 0.0}, "config.dcc.temperature is 0.0: it must be positive"),
     ({"dcc.dropout": 1.0}, r"config.dcc.dropout is 1.0: it must lie in \[0, 1\)"),
     ({"dcc.beta": (1.0,)}, r"config.dcc.beta is \(1.0,\): give two weights"),
@@ -370,6 +376,24 @@ def test_true_pseudo_labels_are_the_annotation_whatever_the_network_says():
   # Where nothing is annotated, as in a look at other videos, they are the suppression branch's.
   plain = pseudo_labels.pseudo_labels(config().dcc, out, batch(), 2)[1]
   np.testing.assert_array_equal(pseudo_labels.pseudo_labels(c.dcc, out, batch(), 2)[1], plain)
+
+
+def test_pseudo_labels_of_probabilities():
+  rng = np.random.default_rng(3)
+  cas = rng.normal(size=(2, N, T, C + 1)).astype(np.float32)
+  out = Activations(None, None, cas, None, None)
+  rows, found = batch(), {}
+  for scale, values in {"logits": cas, "softmax": np.exp(np.float64(cas))}.items():
+    if scale == "softmax":
+      values = values / values.sum(-1, keepdims=True)
+    c = config(**{"dcc.pseudo_of": scale}).dcc
+    classes, found[scale] = pseudo_labels.pseudo_labels(c, out, rows, 2)
+    for v, (x, inside) in enumerate(zip(values[SUPPRESSED], rows["mask"], strict=True)):
+      for slot, label in enumerate(np.asarray(classes[v])):
+        if label >= 0:
+          expected = inside & (x[:, label] > x[inside, label].mean())
+          np.testing.assert_array_equal(found[scale][v, :, slot], expected)
+  assert np.any(found["logits"] != found["softmax"])
 
 
 @pytest.mark.parametrize("change", ["", ",no_denoising", ",bas_net", ",dataset_clusters"])

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vssl_jax.errors import UserError
 from vssl_jax.localization import scores
 from vssl_jax.localization.observe import Look
-from vssl_jax.localization.proposals import ProposalSettings
+from vssl_jax.localization.proposals import ProposalSettings, evenly_spaced
 from vssl_jax.localization.source import SequenceSource
 from vssl_jax.methods.base import Batch, Params
 from vssl_jax.methods.dcc import pseudo_labels, report
@@ -80,6 +80,27 @@ def options(config: ConfigDict) -> dict[str, Any]:
   p["thresholds"] = tuple(p["thresholds"])
   size = max(config.batch_size // jax.process_count(), 1) * jax.process_count()
   return {"batch_size": size, "settings": ProposalSettings(**p), "nms": nms, "sigma": sigma or None}
+
+
+def threshold_sets(config: ConfigDict) -> list[tuple[float, ...]]:
+  """The sets of thresholds of `config.dcc.threshold_sets`; [] if nothing is to be chosen.
+
+  Raises:
+    UserError: an entry is not (first, last, step), or its thresholds are out of range.
+  """
+  found = []
+  for entry in config.dcc.threshold_sets:
+    try:
+      first, last, step = map(float, entry)
+      if not (0 <= first <= last < 1 and step >= 1e-3):
+        raise ValueError
+    except (TypeError, ValueError):
+      raise UserError(
+        f"config.dcc.threshold_sets: {entry!r} is not (first, last, step) with 0 ≤ first ≤ last < "
+        "1 and a step of at least 0.001."
+      ) from None
+    found.append(evenly_spaced(first, last, step))
+  return found
 
 
 def look(config: ConfigDict, params: Params, state: Any) -> Look:

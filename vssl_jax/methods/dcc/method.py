@@ -19,7 +19,6 @@ nothing of DCC is needed: the suppression branch alone locates actions.
 from __future__ import annotations
 
 import functools
-import pathlib
 from typing import Any
 
 import flax.struct
@@ -38,13 +37,14 @@ from vssl_jax.localization.proposals import ProposalSettings
 from vssl_jax.localization.source import sequences_of
 from vssl_jax.losses import bas_net as losses
 from vssl_jax.losses import dcc as parts
-from vssl_jax.methods.base import Batch, Evaluator, Localizer, Loss, Method, Params
-from vssl_jax.methods.dcc import inference, memory, pseudo_labels, report
+from vssl_jax.methods.base import Batch, Loss, Method, Params
+from vssl_jax.methods.dcc import balance, inference, memory, pseudo_labels
+from vssl_jax.methods.dcc.scoring import VALIDATION
 from vssl_jax.models.bas_net import PARTS, SUPPRESSED, top_mean
 from vssl_jax.models.build import DTYPES
 
-UNDECISIVE = ("proposals", "label_names")  # used only after the activations are computed
-VALIDATION = "validation_mAP"  # logged at each checkpoint if videos are held out
+# Used only after the activations are computed.
+UNDECISIVE = ("proposals", "threshold_sets", "label_names")
 _ASSUMED = {"classes": 20, "videos": 200, "labels": 3, "width": 2048}  # used without data
 
 
@@ -65,6 +65,16 @@ class State(flax.struct.PyTreeNode):
   centers: jax.Array
   shares: jax.Array
   epochs: jax.Array
+
+
+class BalancedState(State):
+  """The state where β is a ratio of gradients; a class of its own, so that older runs are read.
+
+  Attributes:
+    norms: float32 `[2]`, see `balance.follow`.
+  """
+
+  norms: jax.Array
 
 
 def defaults() -> ConfigDict:
@@ -89,10 +99,17 @@ def defaults() -> ConfigDict:
   # the end of the run; ours.
   c.beta = (0.1, 1.0)
   c.warmup = 0.2  # share of the run with β = 0; ours
+  # What β is: none: the weight of L_dcc | log: the same, and the ratio of the two losses' gradients
+  # is logged, which takes a second backward pass | gradients: that ratio, and the weight follows,
+  # see methods.dcc.balance; ours.
+  c.balance = "none"
   # Source of the pseudo-labels: suppressed | base (a branch of the network) | annotated (ground
   # truth, to measure the effect of perfect pseudo-labels; needs config.data.localization.truth);
   # ours.
   c.pseudo = "suppressed"
+  # The activation that has to exceed its mean for Â = 1: logits | softmax, the probabilities among
+  # all classes and background; ours.
+  c.pseudo_of = "logits"
   c.embedding = "base"  # branch whose embeddings are contrasted: base | suppressed; ours
 
   c.clusters = 16  # K clusters per video, or K x C for the whole data set; ours
@@ -120,6 +137,9 @@ def defaults() -> ConfigDict:
     c.proposals[name] = getattr(s, name)
   c.proposals.nms = 0.7  # non-maximum suppression drops segments that overlap by this tIoU or more
   c.proposals.sigma = 0.0  # above 0: use soft suppression with this width instead
+  # Sets of thresholds, each (first, last, step). The set with the best average mAP on the held-out
+  # videos is used for the scores, chosen for each checkpoint; (): proposals.thresholds.
+  c.threshold_sets = ()
   return c
 
 
@@ -143,7 +163,8 @@ def resolve(config: ConfigDict, source: Source | None) -> ConfigDict:
   c.classes, c.videos = len(split.label_names), split.num_videos
   c.labels = max(1, *(len(v.labels) for v in split.videos))
   c.width, c.label_names = split.sequence(0).shape[1], split.label_names
-  if config.data.localization.validation and not config.save.best:
+  held = config.data.localization
+  if (held.validation or held.validation_videos) and not config.save.best:
     config.save.best, config.save.best_mode = VALIDATION, "max"
   return config
 
@@ -162,6 +183,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   _check(config)
   net = inference.network(config)
   contrasts = c.contrast != "none"
+  balanced = contrasts and c.balance == "gradients"
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params = net.init(rng, batch["features"], jnp.ones(batch["mask"].shape, bool))["params"]
@@ -169,16 +191,16 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     bank = parts.empty(videos, c.labels, c.regions, c.dim)
     centers = jnp.zeros((pseudo_labels.clusters(c), pseudo_labels.width(c)), jnp.float32)
     shares = jnp.zeros((pseudo_labels.clusters(c), c.classes), jnp.float32)
-    return params, State(bank, jnp.zeros(videos, bool), centers, shares, jnp.int32(0))
+    first = bank, jnp.zeros(videos, bool), centers, shares, jnp.int32(0)
+    return params, BalancedState(*first, jnp.zeros(2)) if balanced else State(*first)
 
-  def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
-    del rng
+  def terms(params: Params, state: State, batch: Batch, step: jax.Array) -> balance.Terms:
     mask, labels = batch["mask"], batch["labels"]
     out: Any = net.apply({"params": params}, batch["features"], mask, batch["key"])
     scores = top_mean(out.cas, mask, c.share)
     base, suppressed = losses.classification(scores, labels)
     sparsity = losses.sparsity(out.attention)
-    total = base + suppressed + c.sparsity * sparsity
+    total, value = base + suppressed + c.sparsity * sparsity, jnp.float32(0)
     metrics = {
       "loss_base": base,
       "loss_suppressed": suppressed,
@@ -197,15 +219,27 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
         scope=c.contrast,
         keys_learn=c.keys_learn,
       )
-      weight = beta(config, step)
-      total = total + weight * value
       if c.contrast == "bank":
         state = state.replace(
           bank=parts.remember(state.bank, fresh, video), visited=state.visited.at[video].set(True)
         )
       filled = jnp.mean(state.bank.classes[:, 0] >= 0, dtype=jnp.float32)
+      weight = beta(config, step)
       metrics |= {"loss_dcc": value, "beta": weight, "bank_filled": filled, **seen, **trust}
-    return total, (state, lax.stop_gradient(metrics))
+    return (total, value), (state, lax.stop_gradient(metrics))
+
+  def loss(params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array) -> Loss:
+    del rng
+    (total, value), kept = terms(params, state, batch, step)
+    return total + (beta(config, step) * value if contrasts else 0), kept
+
+  def grads(
+    params: Params, state: State, batch: Batch, rng: jax.Array, step: jax.Array
+  ) -> tuple[Loss, Params]:
+    del rng
+    return balance.value_and_grad(
+      functools.partial(terms, state=state, batch=batch, step=step), params, beta(config, step)
+    )
 
   def update_mask(state: State, step: jax.Array) -> dict[str, Any]:
     # Before the contrast starts, only weight decay would change the projection. Adam's step size
@@ -233,53 +267,11 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     None,
     _batch_spec(config),
     loss=loss,
+    grads=grads if contrasts and c.balance != "none" else None,
     update_mask=update_mask,
     on_epoch_start=on_epoch_start if refreshes else None,
-    state_spec=State(bank, whole, whole, whole, whole),
+    state_spec=BalancedState(bank, *[whole] * 5) if balanced else State(bank, *[whole] * 4),
   )
-
-
-def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
-  """Scores on a split and on held-out videos, pictures, and localization in new videos."""
-  del mesh
-  c = config.dcc
-  activate = inference.activations(config)
-  options = inference.options(config)
-
-  def scores(params: Params, state: State, train: Source, test: Source) -> dict[str, Any]:
-    del state, train
-    return inference.localize(config, params, sequences_of(test), activate)
-
-  def validate(params: Params, held_out: Source) -> dict[str, float]:
-    found = inference.localize(config, params, sequences_of(held_out), activate)
-    ((_, figures),) = found["headline"].items()
-    return {VALIDATION: figures["trained"]}
-
-  def write_report(
-    params: Params, state: State, train: Source, test: Source, folder: pathlib.Path
-  ) -> dict[str, Any]:
-    split = sequences_of(test)
-    predictions, _ = scores_lib.predict(functools.partial(activate, params), split, **options)
-    return report.write(
-      folder,
-      inference.look(config, params, state),
-      sequences_of(train),
-      split,
-      predictions,
-      batch_size=options["batch_size"],
-      videos=c.timelines,
-      count=c.snippets,
-    )
-
-  localizer = Localizer(
-    activate=lambda params: functools.partial(activate, params),
-    look=functools.partial(inference.look, config),
-    predict=options,
-    protocol=c.protocol,
-    label_names=tuple(c.label_names),
-    width=c.width,
-  )
-  return Evaluator(scores, write_report, validate, localizer)
 
 
 def beta(config: ConfigDict, step: jax.Array | int) -> jax.Array:
@@ -316,8 +308,10 @@ def _check(config: ConfigDict) -> None:
     "contrast": ("none", *parts.SCOPES),
     "cluster_scope": ("video", "dataset"),
     "pseudo": (*pseudo_labels.BRANCHES, pseudo_labels.ANNOTATED),
+    "pseudo_of": pseudo_labels.SCALES,
     "embedding": tuple(pseudo_labels.BRANCHES),
     "cluster_on": pseudo_labels.SPACES,
+    "balance": balance.CHOICES,
     "dtype": tuple(DTYPES),
     "protocol": tuple(scores_lib.TIOUS),
   }.items():
@@ -340,6 +334,12 @@ def _check(config: ConfigDict) -> None:
       f"config.dcc.beta is {tuple(c.beta)}: give two weights ≥ 0, for the start and for the end."
     )
   inference.options(config)
+  held = config.data.localization
+  if inference.threshold_sets(config) and not (held.validation or held.validation_videos):
+    raise UserError(
+      "config.dcc.threshold_sets: thresholds are chosen on held-out videos; hold out a share of "
+      "the training videos, config.data.localization.validation."
+    )
   steps = config.data.frames
   for field, applies in {
     "regions": c.contrast != "none",

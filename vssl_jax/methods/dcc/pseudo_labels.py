@@ -21,6 +21,7 @@ from vssl_jax.ops.sphere import l2_normalize
 
 BRANCHES = {"base": BASE, "suppressed": SUPPRESSED}
 ANNOTATED = "annotated"  # train with ground truth instead, to measure perfect pseudo-labels
+SCALES = ("logits", "softmax")  # of the activation that pseudo-labels are made of
 SPACES = ("embedding", "features")  # the spaces in which snippets can be clustered
 
 
@@ -98,8 +99,10 @@ def pseudo_labels(
   if c.pseudo == ANNOTATED and "truth" in batch:
     own = parts.at_slots(batch["truth"], classes) & (classes >= 0)[:, None, :]
     return classes, own & batch["mask"][..., None]
-  cas = parts.at_slots(out.clean[BRANCHES.get(c.pseudo, SUPPRESSED)], classes)
-  return classes, parts.pseudo_labels(cas, batch["mask"])
+  cas = out.clean[BRANCHES.get(c.pseudo, SUPPRESSED)]
+  if c.pseudo_of == "softmax":
+    cas = jax.nn.softmax(cas, axis=-1)
+  return classes, parts.pseudo_labels(parts.at_slots(cas, classes), batch["mask"])
 
 
 def confidence(
