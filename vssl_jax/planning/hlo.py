@@ -233,8 +233,8 @@ class Program:
     begin = _origin(loop.operands[0], outside, int(index[1]) if index else 0)
     if begin is None or begin.opcode != "constant" or begin.operands != ("0",):
       return None
-    run = re.search(r"body=%?([\w.\-]+)", loop.rest)
-    state = self.computations.get(run[1], []) if run else []
+    iteration = re.search(r"body=%?([\w.\-]+)", loop.rest)
+    state = self.computations.get(iteration[1], []) if iteration else []
     if not state or state[-1].opcode != "tuple":
       return None
     changed = state[-1].operands[int(index[1]) if index else 0]
