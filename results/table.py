@@ -37,11 +37,11 @@ COLUMNS = {
 }
 METHODS = [
   ("CVRL", "cvrl"),
-  ("ρ-SimCLR, ρ = 2", "rho_simclr"),
-  ("ρ-MoCo, ρ = 2", "rho_moco"),
-  ("ρ-BYOL, ρ = 2", "rho_byol"),
-  ("ρ-SwAV, ρ = 2", "rho_swav"),
-  ("ProViCo, 4 clips per video", "provico"),
+  ("ρ-SimCLR", "rho_simclr"),
+  ("ρ-MoCo", "rho_moco"),
+  ("ρ-BYOL", "rho_byol"),
+  ("ρ-SwAV", "rho_swav"),
+  ("ProViCo", "provico"),
 ]
 # Label; files, `<folder>/<row>`; dotted keys of the part of a file with the scores, "" for all.
 Row = tuple[str, str, str]
