@@ -33,7 +33,7 @@ _NOTHING = -1e30
 def log_match(apart: jax.Array, slope: jax.typing.ArrayLike) -> jax.Array:
   """The logarithm of m from distances between samples, `[..., K, K]` to `[...]`."""
   k = apart.shape[-1] * apart.shape[-2]
-  return jax.nn.logsumexp(-slope * apart, axis=(-2, -1)) - jnp.log(float(k))
+  return jax.nn.logsumexp(jnp.negative(slope) * apart, axis=(-2, -1)) - jnp.log(float(k))
 
 
 def anchor_sum(
