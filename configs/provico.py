@@ -11,7 +11,8 @@ Variants, after a colon:
                  batch 256, SGD. Estimated cost, at 40 % of the bf16 peak: 8 H100-hours (240k videos
                  x 200 epochs x 4 clips x 63 GFLOP). *not run*. On 64 TPU v5e chips a step needs
                  3.3 GiB of a chip's 15.8, on 8 H100 11.0 GiB of a GPU: *compiled only*,
-                 docs/pods.md
+                 docs/pods.md. Mines the nearest 0.25 % of the batch's pairs, since of 400 classes
+                 no more are of one class (below)
   demo           digit videos (no download), then probes; 2 minutes on 2 CPU cores.
                  docs/results.md: *measured by us*
   motion         videos of digits of which only the movement tells the class (no download); probes
@@ -28,6 +29,12 @@ weights (which keep it above zero).
     runs/provico_demo_no_kl runs/provico_demo_soft
 docs/uncertainty.md has the results.
 
+Mining scales with the number of classes. With C balanced classes a share of 1 / C of a batch's
+pairs is of one class, whatever the size of the batch. Of the nearest share q, therefore, at most
+1 / (C q) can be right: all of 0.25 % with 400 classes, but one in 20 of the 5 % that suits 10
+classes. `k400` takes q = 1 / 400; for data with other classes set --config.provico.threshold to at
+most 1 / C, or use `top1`, which chooses fewer and needs no C.
+
 The most important value is the distance at which p = ½ at the start. With a = 30 and b = 45 it is
 1.5, a little more than the distance of two draws of one video (√2 at first; unrelated videos are 2
 apart). Cross-validation of the features over the digits' training videos, 6 epochs, seed 0: b = 45
@@ -38,10 +45,12 @@ Add ablations after a comma, e.g. configs/provico.py:k400,n8,no_kl
   k1, k4, k16    K, number of samples per video
   d64, d512      width of the embedding
   lambda0, lambda1   weight of the quadratic term of the distance (default ¼)
-  tau1, tau10    positives are the nearest 1 or 10 % of the batch's pairs (default 5 %)
+  tau1, tau10    positives are the nearest 1 or 10 % of the batch's pairs (default 5 %, of k400
+                 0.25 %)
   absolute       positives are all pairs of distributions with D_B < 4
   top_k          positives are the 5 nearest videos of each video
   mutual         as top_k, but both videos must choose each other
+  top1           positives are pairs of videos that are each other's nearest
   own            the only positive of a video is the video itself: no mining
   moments        distances between distributions, not between samples
   reviewed       the one-dimensional formula that a review of the paper prints
@@ -50,6 +59,11 @@ Add ablations after a comma, e.g. configs/provico.py:k400,n8,no_kl
   geometric, mean    how σ² becomes one number (default: the trace)
   soft           L_soft without uncertainties: neither weights nor ½ log s
   classes        positives and negatives make up half of the loss each, whatever their numbers
+  log            the optimizer moves log a and log b, for AdamW: its steps hardly move b = 45
+  margin         p = ½ at a distance of 1.2 for positives and of 1.6 for negatives; both are 1.5 by
+                 default. *Ours*
+  softmax        the distributions of the batch compete for each video, as in InfoNCE, instead of a
+                 threshold per pair; a = 10. *Ours*
   span0 … span30, no_temporal, no_spatial, no_color, joint    as in configs/rho_simclr.py
 Set epochs, τ, a and b with flags: --config.epochs, --config.provico.threshold, ….slope, ….offset
 """
@@ -63,10 +77,19 @@ def _common(c):
   c.data.clips = 4
 
 
+def share_of_one_class(classes):
+  """The expected share of a batch's pairs that are of one class, if classes are balanced."""
+  return 1 / classes
+
+
 def k400(c):
-  """Kinetics-400 as in the ρ-study, but with a smaller batch and input."""
+  """Kinetics-400 as in the ρ-study, but with a smaller batch and input.
+
+  Mines no larger share of the pairs than can be of one class.
+  """
   recipes.rho_k400(c)
   _common(c)
+  c.provico.threshold = share_of_one_class(400)
   c.head.out = 256
   c.batch_size = 256
   c.data.size = c.data.eval.size = c.probe.size = 112
@@ -118,6 +141,7 @@ CHANGES = {
   "absolute": fields(mining="absolute", threshold=4.0, distance_on="moments"),
   "top_k": fields(mining="top_k", threshold=5.0),
   "mutual": fields(mining="top_k", threshold=5.0, combine="mutual"),
+  "top1": fields(mining="top_k", threshold=1.0, combine="mutual"),
   "own": fields(mining="none"),
   "moments": fields(distance_on="moments"),
   "reviewed": fields(form="reviewed"),
@@ -128,6 +152,9 @@ CHANGES = {
   "mean": fields(scalar="mean"),
   "soft": fields(stochastic=False),
   "classes": fields(average="classes"),
+  "log": fields(parametrization="log"),
+  "margin": fields(offset=36.0, margin=12.0),
+  "softmax": fields(match="softmax", slope=10.0),
 }
 
 

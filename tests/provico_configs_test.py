@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from tests import small
 from tests.methods import conftest
 from vssl_jax import methods, models, parallel
 from vssl_jax.jobs import pretrain
+from vssl_jax.ops import bhattacharyya, mining
 
 CHANGES = small.module("provico.py").CHANGES
 
@@ -54,10 +56,36 @@ def test_changes_change_what_they_name():
     "kl_video": "provico.kl_on",
     "reviewed": "provico.form",
     "joint": "provico.statistics",
+    "log": "provico.parametrization",
   }.items():
     assert changed[change] == {fields}, change
   assert changed["mutual"] == {f"provico.{x}" for x in ("mining", "threshold", "combine")}
+  assert changed["top1"] == changed["mutual"]
+  assert changed["margin"] == {"provico.margin", "provico.offset"}
+  assert changed["softmax"] == {"provico.match", "provico.slope"}
   assert all(changed.values())
+
+
+def test_kinetics_mines_no_more_pairs_than_can_be_of_one_class():
+  """Even where all pairs of one class are nearest, 5 % of the pairs would be right in one in 20."""
+  c, classes = small.load("provico.py").provico, 400
+  rng = np.random.default_rng(0)
+  label = rng.permutation(np.arange(1600) % classes)[:256]
+  mean = np.eye(classes, dtype=np.float32)[label] + 1e-3 * rng.normal(size=(256, classes))
+  g = bhattacharyya.gaussians(jnp.float32(mean), jnp.full(mean.shape, 0.01))
+  same = (label[:, None] == label) & ~np.eye(256, dtype=bool)
+
+  def precision(rule):
+    threshold = mining.thresholds(g, rule)
+    positive = np.array(rule.positive(rule.distance(g, g), threshold, threshold))
+    np.fill_diagonal(positive, False)
+    return (same & positive).sum() / positive.sum()
+
+  assert c.threshold <= 1 / classes
+  assert precision(mining.Rule(c.mining, c.threshold)) > 0.6
+  assert precision(mining.Rule("quantile", 0.05)) < 0.06
+  top1 = small.load("provico.py", "k400,top1").provico
+  assert precision(mining.Rule(top1.mining, top1.threshold, top1.combine)) > 0.4
 
 
 def _config(variant, **values):

@@ -24,7 +24,14 @@ CHOICES = {
     "own": "halves",
     "distance_on": "moments",
     "average": "classes",
+    "margin": 1.5,
     "rule": Rule("top_k", 2, "mutual"),
+  },
+  "softmax": {
+    "match": "softmax",
+    "own": "halves",
+    "margin": 0.5,
+    "rule": Rule("quantile", 0.2),
   },
   "soft": {"stochastic": False, "kl_on": "video", "beta": 0.5, "rule": Rule("none")},
   "geometric": {"scalar": "geometric", "rule": Rule("absolute", 0.25, form="reviewed")},
@@ -70,9 +77,12 @@ def scalar(variance, kind):
   return np.exp(np.log(variance).mean(1)) if kind == "geometric" else variance.sum(1)
 
 
+def distances(x, y):
+  return np.sqrt(np.square(x[:, None] - y[None]).sum(-1) + 1e-6)
+
+
 def nll(x, y, positive, slope, offset):
-  apart = np.sqrt(np.square(x[:, None] - y[None]).sum(-1) + 1e-6)
-  p = np.mean(1 / (1 + np.exp(slope * apart - offset)))
+  p = np.mean(1 / (1 + np.exp(slope * distances(x, y) - offset)))
   return -np.log(p if positive else 1 - p)
 
 
@@ -126,18 +136,29 @@ def oracle(s, mean, log_variance, label, slope=4.0, offset=3.0):
   weight = {True: 1 / N**2, False: 1 / N**2}
   if s.average == "classes":
     weight = {True: 0.5 / number, False: 0.5 / (N * N - number)}
+  sides = [
+    [(other[0][i], other[1][i]) if i == j else (z[i], z[j]) for j in range(N)] for i in range(N)
+  ]
+  m = np.array([[np.mean(np.exp(-slope * distances(x, y))) for x, y in row] for row in sides])
   total, soft_total, right = 0.0, 0.0, {True: [], False: []}
   for i in range(N):
+    chosen = positive[i] | eye[i]
     for j in range(N):
-      yes = bool(positive[i, j] or i == j)
-      x, y = (other[0][i], other[1][i]) if i == j else (z[i], z[j])
-      soft = nll(x, y, yes, slope, offset)
+      yes = bool(chosen[j])
       scale = own_scale[i] if i == j else uncertain[i] * uncertain[j]
+      if s.match == "softmax":
+        if not yes:
+          right[yes].append(m[i, j] < m[i, i])
+          continue
+        soft = -np.log(m[i, j] / (m[i, j] + np.exp(s.margin) * m[i, ~chosen].sum()))
+        weight[yes] = 1 / (N * chosen.sum())
+      else:
+        soft = nll(*sides[i][j], yes, slope, offset + (0 if yes else s.margin))
       total += weight[yes] * (soft / scale + 0.5 * np.log(scale) if s.stochastic else soft)
       soft_total += weight[yes] * soft
       right[yes].append(np.exp(-soft) > 0.5)
-  m, v = (mean, np.exp(log_variance)) if s.kl_on == "clip" else (center, variance)
-  kl = s.beta * np.mean(np.sum(v + m**2 - 1 - np.log(v), axis=-1) / 2)
+  mu, v = (mean, np.exp(log_variance)) if s.kl_on == "clip" else (center, variance)
+  kl = s.beta * np.mean(np.sum(v + mu**2 - 1 - np.log(v), axis=-1) / 2)
   known = ~eye & (label[:, None] >= 0) & (label >= 0)
   same = known & (label[:, None] == label)
   return total + kl, {
@@ -150,6 +171,8 @@ def oracle(s, mean, log_variance, label, slope=4.0, offset=3.0):
     "mining_precision": (same & positive).sum() / max((known & positive).sum(), 1),
     "mining_recall": (same & positive).sum() / same.sum(),
     "uncertainty": variance.sum(1).mean(),
+    "uncertainty_predicted": np.exp(log_variance).sum(-1).mean(),
+    "uncertainty_spread": 1 - np.square(center).sum(-1).mean(),
   }
 
 
@@ -167,7 +190,7 @@ def test_value_and_metrics_match_float64(name):
     np.testing.assert_allclose(metrics[k], x, rtol=2e-5, atol=1e-6, err_msg=k)
 
 
-@pytest.mark.parametrize("name", ["default", "halves of moments"])
+@pytest.mark.parametrize("name", ["default", "halves of moments", "softmax"])
 def test_gradients_are_finite_differences_of_the_definition(name):
   """With the pairs held: the oracle chooses them anew, but for so small a step alike."""
   s = dataclasses.replace(SETTINGS, **CHOICES[name])
@@ -190,11 +213,11 @@ def test_gradients_are_finite_differences_of_the_definition(name):
       for sign in (1, -1)
     )
     along = np.sum(np.float64(grads[i]) * towards[i])
-    np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-3)
+    np.testing.assert_allclose(along, (ahead - behind) / (2 * step), rtol=1e-3, atol=1e-8)
 
 
 @pytest.mark.parametrize(
-  "name", ["default", pytest.param("halves of moments", marks=pytest.mark.slow)]
+  "name", ["default", "softmax", pytest.param("halves of moments", marks=pytest.mark.slow)]
 )
 def test_eight_devices_equal_one(name):
   s = dataclasses.replace(SETTINGS, **CHOICES[name])
@@ -206,13 +229,13 @@ def test_eight_devices_equal_one(name):
   )
 
 
-def test_devices_exchange_samples_and_never_distances():
+@pytest.mark.parametrize("name", ["default", "softmax"])
+def test_devices_exchange_samples_and_never_distances(name):
   mesh = parallel.make_mesh(jax.devices()[:8])
+  s = dataclasses.replace(SETTINGS, **CHOICES[name])
   mean, log_variance, label = batch()
   text = str(
-    jax.make_jaxpr(lambda *x: provico(*x, 4.0, 3.0, label, SETTINGS, mesh)[0])(
-      mean, log_variance, keys()
-    )
+    jax.make_jaxpr(lambda *x: provico(*x, 4.0, 3.0, label, s, mesh)[0])(mean, log_variance, keys())
   )
   gathered = [line for line in text.splitlines() if "= all_gather" in line]
   assert gathered
@@ -230,17 +253,42 @@ def test_own_pair_is_not_capped_as_one_draw_used_twice_would_be():
   assert np.abs(grads[1]).max() * N > 1
 
 
-@pytest.mark.parametrize("scale", [-30.0, 10.0])
-def test_points_that_coincide_or_lie_far_apart_are_finite_from_bfloat16(scale):
+@pytest.mark.parametrize(
+  ("scale", "name"), [(-30.0, "default"), (10.0, "default"), (-30.0, "softmax")]
+)
+def test_points_that_coincide_or_lie_far_apart_are_finite_from_bfloat16(scale, name):
   mean, log_variance, label = batch()
   mean = np.broadcast_to(mean[:1, :1], mean.shape)
   mean, log_variance = (jnp.asarray(x, jnp.bfloat16) for x in (mean, 0 * log_variance + scale))
-  (loss, metrics), grads = compiled(SETTINGS)(
+  (loss, metrics), grads = compiled(dataclasses.replace(SETTINGS, **CHOICES[name]))(
     mean, log_variance, np.float32(30), np.float32(30), keys(), label
   )
   assert loss.dtype == jnp.float32
   assert grads[0].dtype == jnp.bfloat16
   assert all(np.isfinite(np.float32(x)).all() for x in jax.tree.leaves((loss, metrics, grads)))
+
+
+def test_draws_match_by_variance_alone_and_halves_only_where_clips_do():
+  """Two halves of the clips √2 apart; p = ½ at 1.2. Draws are √(2 Σσ²) apart, then 1."""
+  d = 32
+  mean = np.sign(np.random.default_rng(0).normal(size=(N, 1, d))) / d**0.5 * np.ones((1, R, 1))
+  mean[:, R // 2 :, d // 2 :] *= -1  # so 1 − ‖μ(V)‖² = ½
+  settings = [
+    LossSettings(K, own=own, rule=Rule("none"), stochastic=False) for own in ("draws", "halves")
+  ]
+
+  @functools.partial(jax.jit, compiler_options=HASTY)
+  def metrics(log_variance):
+    return [
+      provico(jnp.float32(mean), log_variance, keys(), 30.0, 36.0, settings=s)[1] for s in settings
+    ]
+
+  for trace, matched in ((1.0, (0, 0)), (1e-4, (1, 0))):
+    got = metrics(np.full(mean.shape, np.log(trace / d), np.float32))
+    np.testing.assert_allclose([m["match_positive"] for m in got], matched, atol=0.1)
+    for m in got:
+      np.testing.assert_allclose(m["uncertainty_spread"], 0.5, rtol=1e-5)
+      np.testing.assert_allclose(m["uncertainty_predicted"], trace, rtol=1e-5)
 
 
 def test_labels_are_read_and_never_used():
@@ -341,6 +389,10 @@ def test_geometric_mean_asks_for_noise_beyond_the_sphere_and_matches_nothing():
 @pytest.mark.parametrize(
   ("values", "message"),
   [
+    ({"match": "best"}, "sigmoid, softmax"),
+    ({"match": "softmax", "average": "classes"}, "leave it at 'pairs'"),
+    ({"margin": -1.0}, "margin is -1"),
+    ({"margin": float("inf")}, "margin is inf"),
     ({"own": "twice"}, "draws, halves"),
     ({"distance_on": "means"}, "samples, moments"),
     ({"scalar": "max"}, "trace"),

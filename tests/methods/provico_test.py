@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import small, tolerance
@@ -12,6 +13,7 @@ from vssl_jax.errors import UserError
 from vssl_jax.losses.provico import provico
 from vssl_jax.methods import provico as method_lib
 from vssl_jax.ops import embed_stats
+from vssl_jax.training import optim
 
 pytestmark = pytest.mark.usefixtures("flat")
 
@@ -20,8 +22,10 @@ def config(variant="demo", **values):
   return rho.config("provico", variant, **{"data.clips": 4, "provico.samples": 3, **values})
 
 
-def test_objective_is_the_loss_of_what_embed_gives():
-  c = config()
+@pytest.mark.parametrize("variant", ["demo", "demo,log,softmax"])
+def test_objective_is_the_loss_of_what_embed_gives(variant):
+  c = config(variant)
+  slope, offset, settings = c.provico.slope, c.provico.offset, method_lib.settings(c)
   method, _, params, state = rho.start(c)
   batch, rng = rho.keyed(c)
 
@@ -29,7 +33,7 @@ def test_objective_is_the_loss_of_what_embed_gives():
     e, after = method.embed(params, state, batch)
     loss, (_, metrics) = method.objective(params, after, e, batch, rng, 0)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 4))(batch["key"])
-    want = provico(e["mean"], e["log_variance"], keys, 30.0, 45.0, settings=method_lib.settings(c))
+    want = provico(e["mean"], e["log_variance"], keys, slope, offset, settings=settings)
     return e, loss, metrics, want
 
   e, loss, metrics, (want, terms) = rho.hasty(run)(params, state, batch)
@@ -38,7 +42,7 @@ def test_objective_is_the_loss_of_what_embed_gives():
   np.testing.assert_allclose(loss, want, rtol=1e-4)
   for name in ("loss_match", "loss_kl", "uncertainty", "positives_per_anchor"):
     np.testing.assert_allclose(metrics[name], terms[name], rtol=1e-4)
-  np.testing.assert_allclose([metrics["slope"], metrics["offset"]], [30, 45], rtol=1e-6)
+  np.testing.assert_allclose([metrics["slope"], metrics["offset"]], [slope, offset], rtol=1e-6)
   np.testing.assert_array_equal(metrics["embeddings"], e["mean"])
   np.testing.assert_allclose(metrics["log_variance_mean"], -np.log(8), rtol=1e-5)
 
@@ -137,6 +141,10 @@ def test_probes_see_the_backbone():
     ({"provico.mining": "best"}, "provico.mining is 'best'"),
     ({"provico.threshold": 2.0}, r"\(0, 1\]"),
     ({"provico.slope": 0.0}, "slope is 0"),
+    ({"provico.parametrization": "square"}, "value, log"),
+    ({"provico.parametrization": "log", "provico.offset": -1.0}, "offset is -1"),
+    ({"provico.margin": -1.0}, "config.provico.margin is -1"),
+    ({"provico.match": "best"}, "config.provico.match is 'best'"),
     ({"provico.own": "same"}, "draws, halves"),
     ({"provico.statistics": "sync"}, "clip, joint"),
     ({"provico.clamp": (-1.0, 4.0)}, "a range that contains it"),
@@ -161,9 +169,35 @@ def test_the_slope_starts_where_it_is_told(slope):
   np.testing.assert_allclose(jax.nn.softplus(params["match"]["slope"]), slope, rtol=1e-5)
 
 
+def test_steps_of_adamw_are_absolute_or_relative():
+  """Adam's first step is the learning rate times the sign of the gradient."""
+  rate, by = 0.01, np.exp(-0.01)
+  want = {"value": (30 - rate, 45 - rate), "log": (30 * by, 45 * by)}
+  optimizer = config().optim
+  optimizer.name = "adamw"
+  tx = optim.build(optimizer, lambda step: rate)
+  for kind, values in want.items():
+    match = method_lib.encode_match(30.0, 45.0, kind)
+    np.testing.assert_allclose(method_lib.decode_match(match, kind), [30, 45], rtol=1e-6)
+    grads = jax.grad(lambda m, kind=kind: sum(method_lib.decode_match(m, kind)))(match)
+    updates, _ = tx.update(grads, tx.init(match), match)
+    stepped = method_lib.decode_match(optax.apply_updates(match, updates), kind)
+    np.testing.assert_allclose(stepped, values, rtol=1e-6)
+
+
+def test_old_runs_keep_their_form():
+  """A config of before the fields were there stands for the published form."""
+  c = config()
+  for field in ("parametrization", "margin", "match"):
+    del c.provico[field]
+  p = methods.complete(c).provico
+  assert (p.parametrization, p.margin, p.match) == ("value", 0.0, "sigmoid")
+
+
 def test_published_settings():
   c = small.load("provico.py")
   assert c.provico.beta == 1e-4
+  assert (c.provico.match, c.provico.own, c.provico.margin) == ("sigmoid", "draws", 0)
   assert c.provico.distance == 0.25
   assert c.head.hidden == ()
   assert c.batch_size < 512

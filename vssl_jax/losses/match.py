@@ -7,7 +7,8 @@ For videos i, j with K samples each (Oh et al. 2019; Chun et al. 2021; ProViCo, 
   L_stoc = L_soft / (s_i s_j) + ½ (log s_i + log s_j),      s_i the uncertainty of video i
 
 Since 1 − s(x) = s(−x), both cases are a log-sum-exp of log s(± x), which is exact even for p = 0
-and p = 1.
+and p = 1. With a margin m, a negative pair has b + m instead of b, so that it must be further apart
+than a positive pair must be near. `losses.match_softmax` is another form of p.
 
 The K² N² distances are computed by matrix products, tile by tile, and are never all in memory. The
 gradient is computed in the forward pass, tile by tile (JAX differentiates each tile). The backward
@@ -68,12 +69,14 @@ class Fixed(NamedTuple):
     threshold: `[N]`, see `ops.mining`.
     label: int32 `[N]`, −1 if unknown; used only for the counts.
     weight: weights of a positive and of a negative pair, `[2]`.
+    margin: what is added to b for negative pairs.
   """
 
   gaussians: Gaussians
   threshold: jax.Array
   label: jax.Array
   weight: jax.Array
+  margin: jax.typing.ArrayLike = 0.0
 
 
 def distances(
@@ -88,20 +91,27 @@ def distances(
   return root.reshape(n, k, m, k).transpose(0, 2, 1, 3)
 
 
-def nll(apart: jax.Array, positive: jax.Array, slope: jax.Array, offset: jax.Array) -> jax.Array:
+def nll(
+  apart: jax.Array,
+  positive: jax.Array,
+  slope: jax.Array,
+  offset: jax.Array,
+  margin: jax.typing.ArrayLike = 0.0,
+) -> jax.Array:
   """−log p for positive pairs, −log(1 − p) for negative pairs.
 
   Args:
     apart: distances between the samples of each pair, `[..., K, K]`.
     positive: bool `[...]`.
     slope: a.
-    offset: b.
+    offset: b of positive pairs.
+    margin: b of negative pairs is larger by this.
 
   Returns:
     `[...]`, ≥ 0.
   """
   x = offset - slope * apart
-  x = jax.nn.log_sigmoid(jnp.where(positive[..., None, None], x, -x))
+  x = jax.nn.log_sigmoid(jnp.where(positive[..., None, None], x, -(x + margin)))
   k = apart.shape[-1] * apart.shape[-2]
   return jnp.maximum(jnp.log(float(k)) - jax.nn.logsumexp(x, axis=(-2, -1)), 0.0)
 
@@ -142,7 +152,7 @@ def pair_sum(
     zero = 0.0 * lax.axis_index(axis_name)
     vary = lambda x: x + zero.astype(x.dtype)  # noqa: E731
     learned = learned._replace(slope=vary(learned.slope), offset=vary(learned.offset))
-    fixed = fixed._replace(weight=vary(fixed.weight))
+    fixed = fixed._replace(weight=vary(fixed.weight), margin=vary(jnp.float32(fixed.margin)))
   return _pairs(learned, lax.stop_gradient(fixed), rule, block_size, axis_name, precision)
 
 
@@ -166,8 +176,7 @@ def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
   """((sum, counts), gradient of the sum over all pairs of the global batch)."""
   half = axis_name is None
   videos = learned.samples.shape[0]
-  rows_of = lambda v, f: ((v.samples, v.log_scale), f._replace(weight=None))  # noqa: E731
-  own = rows_of(learned, fixed)
+  own = (learned.samples, learned.log_scale), fixed._replace(weight=None, margin=None)
   every = mining.gather(own, axis_name)
 
   def step(carry, rows, cols, mask):
@@ -176,7 +185,7 @@ def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
     weight = jnp.where(mask, jnp.where(positive, fixed.weight[0], fixed.weight[1]), 0.0)
 
     def tile(x, y, slope, offset):
-      soft = nll(distances(x[0], y[0], precision), positive, slope, offset)
+      soft = nll(distances(x[0], y[0], precision), positive, slope, offset, fixed.margin)
       loss = jnp.sum(weight * stochastic(soft, x[1][:, None] + y[1][None, :]))
       return loss, soft
 
@@ -191,7 +200,8 @@ def _walk(learned, fixed, rule, block_size, axis_name, precision, gradient):
       sums = by_video, _add(by_scalar, slopes[2:])
     else:
       loss, soft = tile(*arguments)
-    counted = _count(soft, positive, mask, weight, fx.label, fy.label)
+    right = soft < jnp.log(2.0)
+    counted = count(soft, right, positive, mask, weight, fx.label, fy.label)
     return total + loss, _add(stats, counted), sums
 
   zero = lax.full_like(learned.samples, 0.0, shape=())
@@ -213,11 +223,28 @@ def _add(old, new):
   return jax.tree.map(jnp.add, old, new)
 
 
-def _count(soft, positive, mask, weight, label_x, label_y):
-  """Sums over the pairs of a tile, with the names of `STATS`."""
+def count(
+  soft: jax.Array,
+  right: jax.Array,
+  positive: jax.Array,
+  mask: jax.Array,
+  weight: jax.Array,
+  label_x: jax.Array,
+  label_y: jax.Array,
+) -> dict[str, jax.Array]:
+  """Sums over the pairs of a tile, with the names of `STATS`.
+
+  Args:
+    soft: L_soft `[N, M]`.
+    right: bool `[N, M]`, whether the network decides the pair correctly.
+    positive: bool `[N, M]`.
+    mask: bool `[N, M]`, the pairs to count.
+    weight: `[N, M]`, 0 outside of the mask.
+    label_x: int `[N]`, −1 if unknown.
+    label_y: int `[M]`.
+  """
   known = mask & (label_x >= 0)[:, None] & (label_y >= 0)[None, :]
   same = known & (label_x[:, None] == label_y[None, :])
-  right = soft < jnp.log(2.0)
   total = lambda x: jnp.sum(x, dtype=jnp.float32)  # noqa: E731
   return {
     "positives": total(mask & positive),

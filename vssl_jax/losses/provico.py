@@ -7,7 +7,9 @@ Park et al., "Probabilistic Representations for Video Contrastive Learning", CVP
   L   = mean over all N² ordered pairs of L_stoc + β · mean KL(N(μ, σ²) ‖ N(0, I))
 
 The pair of a video with itself uses two independent draws (or two halves of its clips). The same
-draw on both sides would have K zero distances; then −log p is at most log K, without gradient.
+draw on both sides would have K zero distances; then −log p is at most log K, without gradient. Two
+draws of one Gaussian are √(2 Σ_d σ_d²) apart on average: smaller variances alone bring them near.
+Two halves are near only where the means of their clips are.
 
 Fields of `LossSettings` correct errors in the paper's formulas and set what the paper leaves open;
 the defaults are ours.
@@ -16,6 +18,7 @@ the defaults are ours.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +28,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from vssl_jax import former, parallel
 from vssl_jax.errors import UserError
-from vssl_jax.losses import match
+from vssl_jax.losses import match, match_softmax
 from vssl_jax.ops import bhattacharyya, gaussian, mining
 
+MATCH = ("sigmoid", "softmax")
 OWN = ("draws", "halves")
 DISTANCE_ON = ("samples", "moments")
 AVERAGE = ("pairs", "classes")
@@ -40,18 +44,24 @@ class LossSettings:
 
   Attributes:
     samples: K, number of samples per video.
+    match: the probability that two videos match: a "sigmoid" of their distance (paper) | a
+      "softmax" over the batch, see `losses.match_softmax`.
+    margin: what is added to b for negative pairs; 0 in the paper.
     own: how a video forms a pair with itself: two independent "draws" | two "halves" of its clips.
     rule: how other positives are mined.
     distance_on: distances between "samples" (paper; λ D larger on average) | "moments" (no noise).
     scalar: how the variance becomes one number: "trace" | "geometric" | "mean".
     stochastic: True: weight L_soft by the uncertainties | False: L_soft alone.
-    average: all "pairs" count equally | the "classes" positive and negative count half each.
+    average: all "pairs" count equally | the "classes" positive and negative count half each. With
+      softmax, always: all videos equally, and all positives of a video.
     beta: weight of the KL divergence.
     kl_on: KL divergence of each "clip" | of each "video".
     block_size: videos per side of a tile.
   """
 
   samples: int = 8
+  match: str = "sigmoid"
+  margin: float = 0.0
   own: str = "draws"
   rule: mining.Rule = dataclasses.field(default_factory=mining.Rule)
   distance_on: str = "samples"
@@ -64,6 +74,7 @@ class LossSettings:
 
   def __post_init__(self):
     known = {
+      "match": MATCH,
       "own": OWN,
       "distance_on": DISTANCE_ON,
       "scalar": gaussian.SCALARS,
@@ -73,9 +84,14 @@ class LossSettings:
     for name, values in known.items():
       if getattr(self, name) not in values:
         raise UserError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(values)}")
-    for name, least in (("samples", 1), ("block_size", 1), ("beta", 0)):
-      if not getattr(self, name) >= least:
+    for name, least in (("samples", 1), ("block_size", 1), ("beta", 0), ("margin", 0)):
+      if not least <= getattr(self, name) < math.inf:
         raise UserError(f"{name} is {getattr(self, name)}: it must be {least} or more")
+    if self.match == "softmax" and self.average != "pairs":
+      raise UserError(
+        f"average is {self.average!r}: with match='softmax' there is no loss of negative pairs to "
+        "weigh; leave it at 'pairs'"
+      )
 
 
 def provico(
@@ -107,9 +123,14 @@ def provico(
       loss_match: weighted mean of L_soft; loss_stochastic: the same for L_stoc; loss_kl: β KL.
       positives_per_anchor: mined positives per video, not counting the video itself.
       match_positive, match_negative: share of positive pairs (including each video with itself) and
-        of negative pairs that are on the correct side of p = ½; 0 without negatives.
+        of negative pairs that are on the correct side of p = ½; 0 without negatives. With softmax a
+        negative pair is right if the video matches itself better.
       mining_precision, mining_recall: of the mined pairs with known labels; 0 if there are none.
-      uncertainty: mean of Σ_d σ_d² over videos, the mean squared distance of a sample from μ(V).
+      uncertainty: mean of Σ_d σ_d² over videos, the mean squared distance of a sample from μ(V). It
+        is the sum of the next two.
+      uncertainty_predicted: the part that the head predicts, the mean of Σ_d σ_nd² over clips.
+      uncertainty_spread: the part between the clips of a video, the mean of 1 − ‖μ(V)‖². It falls
+        only if the clips of a video move together.
 
   Raises:
     UserError: shapes don't fit, or N doesn't split evenly over the mesh.
@@ -160,16 +181,23 @@ def _local(rows, scalars, settings, axis):
   gaussians = lax.stop_gradient(bhattacharyya.gaussians(center, variance, compared, log_unit=unit))
   mined = {"block_size": settings.block_size, "axis_name": axis}
   threshold = mining.thresholds(gaussians, settings.rule, **mined)
-  weight = _weights(videos, gaussians, threshold, settings, mined)
 
   # Without the stochastic weighting s = 1.
   scale = (lambda x: x) if settings.stochastic else jnp.zeros_like
   learned = match.Learned(samples, scale(log_scale), slope, offset)
-  fixed = match.Fixed(gaussians, threshold, label, weight)
-  total, stats = match.pair_sum(learned, fixed, settings.rule, **mined)
+  fixed = match.Fixed(gaussians, threshold, label, jnp.ones(2), settings.margin)
   apart = jax.vmap(lambda x, y: match.distances(x[None], y[None])[0, 0])(first, second)
-  soft = match.nll(apart, jnp.full(apart.shape[0], True), slope, offset)
-  total += weight[0] * jnp.sum(match.stochastic(soft, scale(own_scale)))
+  if settings.match == "softmax":
+    own = match_softmax.log_match(apart, slope), scale(own_scale)
+    total, stats = match_softmax.anchor_sum(learned, own, fixed, settings.rule, **mined)
+    total, stats["soft"] = total / videos, stats["soft"] / videos
+  else:
+    fixed = fixed._replace(weight=_weights(videos, gaussians, threshold, settings, mined))
+    total, stats = match.pair_sum(learned, fixed, settings.rule, **mined)
+    soft = match.nll(apart, jnp.full(apart.shape[0], True), slope, offset)
+    total += fixed.weight[0] * jnp.sum(match.stochastic(soft, scale(own_scale)))
+    stats["soft"] += fixed.weight[0] * jnp.sum(soft)
+    stats["right_own"] = jnp.sum(soft < jnp.log(2.0), dtype=jnp.float32)
   if settings.kl_on == "clip":
     kl = jnp.mean(gaussian.kl_to_standard(mean, log_variance), axis=1)
   else:
@@ -178,10 +206,10 @@ def _local(rows, scalars, settings, axis):
   kl = settings.beta * jnp.sum(kl) / videos
   stats = {
     **stats,
-    "soft": stats["soft"] + weight[0] * jnp.sum(soft),
     "own": jnp.full_like(total, len(mean)),
-    "right_own": jnp.sum(soft < jnp.log(2.0), dtype=jnp.float32),
     "uncertainty": jnp.sum(variance) / videos,
+    "uncertainty_predicted": jnp.sum(jnp.mean(jnp.exp(log_variance), axis=1)) / videos,
+    "uncertainty_spread": jnp.sum(jnp.mean(jnp.square(mean - center[:, None]), axis=1)) / videos,
     "stochastic": total,
     "kl": kl,
   }
@@ -228,7 +256,7 @@ def _metrics(stats):
     "match_negative": share(stats["right_negatives"], stats["negatives"]),
     "mining_precision": share(stats["same_positives"], stats["labelled_positives"]),
     "mining_recall": share(stats["same_positives"], stats["same"]),
-    "uncertainty": stats["uncertainty"],
+    **{name: x for name, x in stats.items() if name.startswith("uncertainty")},
   }
 
 

@@ -46,6 +46,7 @@ from vssl_jax.probes import gaussian as gaussian_probe
 from vssl_jax.probes.views import Source
 
 Embeddings = dict[str, jax.Array]  # mean, log_variance [N, R, D]
+PARAMETRIZATIONS = ("value", "log")
 
 
 class State(flax.struct.PyTreeNode):
@@ -60,7 +61,8 @@ def defaults() -> ConfigDict:
   c.samples = 8  # K, number of samples per video
   c.beta = 1e-4  # β, weight of KL(N(μ, σ²) ‖ N(0, I)), published; 0 switches it off
   c.kl_on = "clip"  # the Gaussians in the KL term: clip | video
-  # How a video forms a pair with itself: draws (two independent draws) | halves (of its clips).
+  # How a video forms a pair with itself: draws (two independent draws, as published) | halves (of
+  # its clips). Draws come near where variances shrink, halves only where clips do.
   c.own = "draws"
   # How other positives are chosen: quantile (the nearest pairs of the batch) | absolute (distance
   # below τ) | top_k (nearest videos of each video) | none (only each video with itself).
@@ -81,6 +83,17 @@ def defaults() -> ConfigDict:
   # With b = a no pair would match, and σ would settle where no pair ever matches.
   c.slope = 30.0  # a at the start
   c.offset = 45.0  # b at the start
+  # What the optimizer moves: value (a and b; 1,000 steps of AdamW at 1e-3 move b = 45 by hardly
+  # more than 1) | log (their logarithms, so that a step is relative; for AdamW, not for SGD, whose
+  # steps of log b would move b by b² times as much).
+  c.parametrization = "value"
+  # b of negative pairs is b + margin, so that p = ½ at (b + margin) / a: negatives are pushed
+  # further than positives are pulled. It is not learned: two offsets that are learned apart would
+  # each go to where its pairs cost nothing. 0 as published.
+  c.margin = 0.0
+  # sigmoid (published) | softmax: the distributions of the batch compete, as in InfoNCE, and b has
+  # no effect; ours, see `losses.match_softmax`.
+  c.match = "sigmoid"
   c.trace = 1.0  # Σ_d σ_d² of a clip at the start
   # Least and largest log σ². β keeps log σ² near log(β/2 · Σσ²(V)), about −12; with a higher lower
   # limit it would stay at that limit.
@@ -101,6 +114,8 @@ def settings(config: ConfigDict) -> LossSettings:
     rule = Rule(c.mining, c.threshold, c.combine, c.distance, c.form)
     return LossSettings(
       samples=c.samples,
+      match=c.match,
+      margin=c.margin,
       own=c.own,
       distance_on=c.distance_on,
       scalar=c.scalar,
@@ -129,6 +144,9 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
   chosen = settings(config)
   clips = multiclip.build(config, c, mesh)
   multiclip.positive(config, c, "slope", "trace")
+  multiclip.choose(config, c, "parametrization", PARAMETRIZATIONS)
+  if c.parametrization == "log":
+    multiclip.positive(config, c, "offset")
   low, high = c.clamp
   start = math.log(c.trace / config.head.out)
   if not low < start < high:
@@ -147,9 +165,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
 
   def init(rng: jax.Array, batch: Batch) -> tuple[Params, State]:
     params, stats = net.init(rng, batch["clips"][:, 0])
-    slope = c.slope + math.log(-math.expm1(-c.slope))  # softplus of it is `slope`
-    match = {"slope": jnp.float32(slope), "offset": jnp.float32(c.offset)}
-    return {**params, "match": match}, State(stats)
+    return {**params, "match": encode_match(c.slope, c.offset, c.parametrization)}, State(stats)
 
   def embed(params: Params, state: State, batch: Batch) -> tuple[Embeddings, State]:
     e, stats = clips.forward(net, params, state.stats, batch)
@@ -159,7 +175,7 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     params: Params, state: State, e: Embeddings, batch: Batch, rng: jax.Array, step: jax.Array
   ) -> Loss:
     del rng, step
-    slope, offset = jax.nn.softplus(params["match"]["slope"]), params["match"]["offset"]
+    slope, offset = decode_match(params["match"], c.parametrization)
     keys = jax.vmap(lambda key: jax.random.fold_in(key, clips.count))(batch["key"])
     loss, metrics = provico(
       e["mean"], e["log_variance"], keys, slope, offset, batch["label"], chosen, mesh
@@ -177,6 +193,21 @@ def build(config: ConfigDict, mesh: Mesh | None = None) -> Method:
     embed=embed,
     objective=objective,
   )
+
+
+def encode_match(slope: float, offset: float, parametrization: str) -> dict[str, jax.Array]:
+  """The parameters that stand for a > 0 and b; `decode_match` is the inverse."""
+  if parametrization == "log":
+    return {"slope": jnp.float32(math.log(slope)), "offset": jnp.float32(math.log(offset))}
+  inverse = slope + math.log(-math.expm1(-slope))  # softplus of it is `slope`
+  return {"slope": jnp.float32(inverse), "offset": jnp.float32(offset)}
+
+
+def decode_match(match: Params, parametrization: str) -> tuple[jax.Array, jax.Array]:
+  """From the parameters, a = softplus(·) and b itself, or the exponentials of both."""
+  if parametrization == "log":
+    return jnp.exp(match["slope"]), jnp.exp(match["offset"])
+  return jax.nn.softplus(match["slope"]), match["offset"]
 
 
 def evaluator(config: ConfigDict, mesh: Mesh | None = None) -> Evaluator:
