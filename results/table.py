@@ -282,16 +282,13 @@ def summary(table: Summary) -> str:
   """The table of several data sets side by side."""
   rows = []
   for label, file, part in table.rows:
-    results: list[Result] = []
     cells = []
     for column, (folder, path) in table.columns.items():
-      found = load(f"{folder}/{file}")
-      values = [s for r in found if (s := scores(r, part, {column: path}))]
-      cells.append(cell([s[column] for s in values]))
-      if values and (not results or len(found) < len(results)):
-        results = found
-    if results:
-      rows.append([with_seeds(label, results), *cells])
+      found = [r for r in load(f"{folder}/{file}") if scores(r, part, {column: path})]
+      text = cell([scores(r, part, {column: path})[column] for r in found])
+      cells.append(with_seeds(text, found).replace(" alone)", ")") if found else "")
+    if any(cells):
+      rows.append([label, *cells])
   return layout([table.heading, *table.columns], rows)
 
 
