@@ -20,18 +20,21 @@ class Source:
 
 
 def config(name, variant="demo", **values):
-  """A method's shipped config at toy size; the queue is that of two steps, flips the only draw."""
+  """A method's demo at toy size: two clips, the queue that of two steps, flips the only draw."""
   c = small.shrink(small.load(f"{name}.py", variant), **{"data.frames": 2, "data.size": 8})
   augment.presets.none(c.augment)
   c.augment.flip = 0.5
   c.optim.name, c.optim.lr, c.optim.weight_decay, c.optim.warmup_epochs = "sgd", 0.01, 1e-3, 0.0
+  c.data.clips, c.head.out_bn = 2, name in ("cvrl", "rho_simclr")
+  if name != "rho_byol":
+    c[name].temperature = 0.1
   if name == "rho_moco":
     c.rho_moco.queue, c.rho_moco.momentum = 2 * N * c.data.clips, 0.97
     c.head.bn = False
   if name == "rho_byol":
     c.rho_byol.predictor, c.rho_byol.momentum = (16,), 0.97
   if name == "rho_swav":
-    c.rho_swav.prototypes, c.rho_swav.epsilon = 12, 0.05
+    c.rho_swav.prototypes, c.rho_swav.epsilon, c.rho_swav.codes_from = 12, 0.05, 2
   c.update_from_flattened_dict(values)
   return methods.resolve(c, Source)
 

@@ -106,11 +106,11 @@ def test_every_score_is_in_the_results_that_runs_write():
     return json.loads((small.ROOT / "results" / name).read_text())
 
   results = {
-    "cvrl": stored("digits/cvrl_s0.json"),
-    "rho_simclr": stored("digits/rho_simclr_s0.json"),
-    "rho_moco": stored("digits/rho_moco_s0.json"),
-    "rho_byol": stored("digits/rho_byol_s0.json"),
-    "provico": stored("digits/provico_s0.json"),
+    "cvrl": stored("ucf6/cvrl_s0.json"),
+    "rho_simclr": stored("ucf6/rho_simclr_s0.json"),
+    "rho_moco": stored("ucf6/rho_moco_s0.json"),
+    "rho_byol": stored("ucf6/rho_byol_s0.json"),
+    "provico": stored("ucf6/provico_s0.json"),
     "dcc": stored("stitched/dcc_s0.json"),
   }
   analysis = {"one": stored("uncertainty.json")["provico_demo"]}
