@@ -55,7 +55,7 @@ def test_loss_is_info_nce_of_both_views_by_hand(tiny):
   loss, (_, metrics) = method.objective(params, state, z, batch, rng, jnp.int32(0))
   z = np.float64(z).transpose(1, 0, 2).reshape(16, -1)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
-  logits = z @ z.T / 0.1
+  logits = z @ z.T / config.cvrl.temperature
   np.fill_diagonal(logits, -np.inf)
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   want = -np.mean([log_p[i, (i + 8) % 16] for i in range(16)])

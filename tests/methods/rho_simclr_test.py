@@ -32,7 +32,7 @@ def test_two_clips_are_cvrl():
   c = rho.config("rho_simclr", **{"rho_simclr.statistics": "joint"})
   ((loss, (state, _)), grads), rounding = rho.gradients_and_rounding(c)
   other = small.shrink(small.load("cvrl.py", "demo"), **{"data.frames": 2, "data.size": 8})
-  other.augment, other.cvrl.loss_scale = c.augment, 1.0
+  other.augment, other.cvrl.loss_scale, other.cvrl.temperature = c.augment, 1.0, 0.1
   (want, (cvrl_state, _)), want_grads = rho.gradients(other)
   (by_loss, (by_state, _)), by_grads = rounding
   tolerance.close(
