@@ -105,15 +105,22 @@ def decode(serialized: bytes) -> Video:
   """Decodes a record of ours, of DMVR or of TF Garden; missing keys get `Video`'s defaults.
 
   Raises:
-    UserError: the bytes are not a SequenceExample, have no frames under `image/encoded`, or words
-      where a number must be.
+    UserError: the bytes are not a SequenceExample, have no frames under `image/encoded` or a frame
+      that is not one value, or words where a number must be.
   """
   try:
     message = parsed(serialized)
   except ValueError as error:
     raise UserError(f"a record is {error}: prepare the data again") from None
   lists = message.feature_lists.feature_list
-  frames = tuple(f.bytes_list.value[0] for f in lists[FRAMES].feature) if FRAMES in lists else ()
+  features = lists[FRAMES].feature if FRAMES in lists else ()
+  for i, feature in enumerate(features):
+    if len(feature.bytes_list.value) != 1:
+      raise UserError(
+        f"a record has {len(feature.bytes_list.value)} values for frame {i} under {FRAMES!r}, but "
+        "each frame must be one JPEG: prepare the data again"
+      )
+  frames = tuple(feature.bytes_list.value[0] for feature in features)
   if not frames:
     raise UserError(
       f"a record has no frames under {FRAMES!r} (it has {sorted(lists) or 'no feature lists'}): "

@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+import fcntl
 import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 import jax
 import pytest
@@ -19,6 +21,15 @@ _NOTICED_SOON = {"health_check_period_ms": 1000, "health_check_failure_threshold
 
 
 @contextlib.contextmanager
+def alone():
+  """Waits until no other test of this user has a cluster: Ray finds all clusters of a machine."""
+  path = pathlib.Path(tempfile.gettempdir()) / f"vssl_jax_tests_ray_{os.getuid()}.lock"
+  with path.open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
 def cluster(count, *folders, cpus=1):
   """A cluster of `count` nodes whose workers import from `folders` too; yields it.
 
@@ -28,7 +39,7 @@ def cluster(count, *folders, cpus=1):
   from ray import cluster_utils
 
   path = os.pathsep.join([*map(str, folders), str(small.ROOT), os.environ.get("PYTHONPATH", "")])
-  with pytest.MonkeyPatch.context() as patch:
+  with alone(), pytest.MonkeyPatch.context() as patch:
     patch.setenv("PYTHONPATH", path)
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("JAX_PLATFORMS", "cpu")

@@ -125,6 +125,18 @@ def test_frames_under_another_key_are_named(tf):
     example.decode(message.SerializeToString())
 
 
+@pytest.mark.parametrize("values", [[], [b"a", b"b"]])
+def test_a_frame_that_is_not_one_jpeg_is_named(tf, values):
+  message = tf.train.SequenceExample.FromString(dmvr_record(tf))
+  frames = message.feature_lists.feature_list["image/encoded"].feature
+  frames[1].bytes_list.value[:] = values
+  with pytest.raises(UserError, match=f"{len(values)} values for frame 1 under 'image/encoded'"):
+    example.decode(message.SerializeToString())
+  frames[1].int64_list.value[:] = [7]  # another kind of value
+  with pytest.raises(UserError, match="0 values for frame 1"):
+    example.decode(message.SerializeToString())
+
+
 @pytest.mark.parametrize(
   ("context", "expected"),
   [

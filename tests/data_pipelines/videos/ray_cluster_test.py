@@ -275,13 +275,14 @@ def test_what_answers_but_is_no_ray_is_refused_in_time(monkeypatch):
 def test_no_cluster_here_and_a_new_one(monkeypatch):
   ray = pytest.importorskip("ray", reason="needs Ray, of the extra 'ray'")
   monkeypatch.delenv("RAY_ADDRESS", raising=False)
-  with (
-    pytest.raises(UserError, match=r"address auto: no Ray cluster can be joined there .*Conn"),
-    ray_cluster.joined("auto"),
-  ):
-    pass
-  with ray_cluster.joined():
-    assert ray_cluster.cpus(ray) >= 1
+  with ray_nodes.alone():
+    with (
+      pytest.raises(UserError, match=r"address auto: no Ray cluster can be joined there .*Conn"),
+      ray_cluster.joined("auto"),
+    ):
+      pass
+    with ray_cluster.joined():
+      assert ray_cluster.cpus(ray) >= 1
   assert not ray.is_initialized()
 
 
