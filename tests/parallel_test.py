@@ -25,6 +25,18 @@ def test_the_default_mesh_has_every_device():
   assert parallel.make_mesh().size == len(jax.devices()) == 8
 
 
+@pytest.mark.parametrize(
+  ("kind", "processes", "sizes"), [("cpu", 2, [1] * 8), ("cpu", 1, [8]), ("TPU v4", 2, [8])]
+)
+def test_one_program_per_device_where_a_part_of_a_pod_is_refused(
+  kind, processes, sizes, monkeypatch
+):
+  monkeypatch.setattr(parallel, "_ALL_OR_ONE", (kind,))
+  meshes = parallel.local_meshes(jax.devices()[:8], processes)
+  assert [m.size for m in meshes] == sizes
+  assert [d for m in meshes for d in m.devices.flat] == jax.devices()[:8]
+
+
 def test_arrays_of_several_processes_stay_where_they_lie(monkeypatch):
   """No process can read all of such an array."""
   mesh, spec = parallel.make_mesh(), PartitionSpec(parallel.AXIS)

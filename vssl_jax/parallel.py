@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -233,6 +233,28 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX reads the setting only once, at the first compilation
   return Mesh(np.asarray(devices), (AXIS,))
+
+
+_ALL_OR_ONE = ("TPU v5 lite", "TPU v5e")  # kinds of devices
+
+
+def local_meshes(devices: Sequence[jax.Device], processes: int) -> list[Mesh]:
+  """Meshes for the devices of one process, on which it computes without the other processes.
+
+  For large slices of TPU v5e (8x8, not 4x4) the compiler takes programs for one device and for all
+  devices, but not for some ("limited ICI routing"). So there, with several processes, each device
+  gets a mesh and a program of its own. Else, one mesh has all of them.
+
+  Args:
+    devices: of one process.
+    processes: number of processes that share the machine.
+
+  Returns:
+    meshes of equal size; their devices, one mesh after the other, are those given.
+  """
+  if processes > 1 and devices[0].device_kind in _ALL_OR_ONE:
+    return [make_mesh([device]) for device in devices]
+  return [make_mesh(list(devices))]
 
 
 def platform(mesh: Mesh | None) -> str:

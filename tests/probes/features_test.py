@@ -59,11 +59,15 @@ def _expected(data, variables):
   n=st.integers(1, 5),
   chunk=st.integers(0, 7),
   devices=st.sampled_from([1, 3]),
+  alone=st.booleans(),
 )
-def test_equals_numpy_for_any_batching(videos, views, n, chunk, devices):
+def test_equals_numpy_for_any_batching(videos, views, n, chunk, devices, alone):
   data, variables = _split(videos, views), _variables()
   mesh = parallel.make_mesh(jax.devices()[:devices])
-  found = features.extract(_apply, variables, _batches(data, n), mesh=mesh, chunk=chunk)
+  with pytest.MonkeyPatch.context() as patch:
+    if alone:  # as on a pod where each device has a program of its own
+      patch.setattr(parallel, "local_meshes", lambda d, n: [parallel.make_mesh([x]) for x in d])
+    found = features.extract(_apply, variables, _batches(data, n), mesh=mesh, chunk=chunk)
   np.testing.assert_allclose(found.features, _expected(data, variables), rtol=1e-5, atol=1e-6)
   for key in ("label", "video", "offset"):
     np.testing.assert_array_equal(getattr(found, key), data[key])

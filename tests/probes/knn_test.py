@@ -95,7 +95,7 @@ def test_separable_classes_are_told_apart():
 
 
 @pytest.mark.parametrize("count", [1, 5, 37])
-def test_devices_share_the_queries(count):
+def test_devices_share_the_queries(count, monkeypatch):
   """Features of ±1 have exact cosines, many of them equal: the same neighbors, the same votes."""
   rng = np.random.default_rng(0)
   train, queries = (rng.choice([-1.0, 1.0], (n, 16)).astype(np.float32) for n in (60, count))
@@ -106,6 +106,11 @@ def test_devices_share_the_queries(count):
   )
   assert jax.device_count() >= 8
   np.testing.assert_array_equal(eight, one)
+  monkeypatch.setattr(parallel, "local_meshes", lambda d, n: [parallel.make_mesh([x]) for x in d])
+  alone = knn.weighted_knn(
+    train, labels, queries, classes=4, k=7, chunk=16, devices=jax.devices()[:3]
+  )
+  np.testing.assert_array_equal(alone, one)
   np.testing.assert_allclose(one, brute_force(train, labels, queries, 4, 7, 0.07), atol=1e-5)
 
 

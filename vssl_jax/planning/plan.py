@@ -74,7 +74,7 @@ def _stage(
     "stage": stage,
     "work": built.work,
     "config": {"name": config.name, "method": config.method, "clips": built.clips},
-    "machine": _of_machine(machine) | {"devices": built.devices},
+    "machine": _of_machine(machine) | {"devices": built.devices * built.programs},
     "flops": {"program": written / built.devices},
   }
   return _compile(built.function, built.arguments, outcome, machine)

@@ -42,7 +42,8 @@ class Stage(NamedTuple):
     arguments: their shapes, dtypes and shardings.
     work: what one call computes, in words.
     clips: encoded in one call; 0 if none.
-    devices: number of devices that it runs on.
+    devices: number of devices of one program.
+    programs: equal programs that run at the same time, on other devices.
   """
 
   function: Any
@@ -50,6 +51,7 @@ class Stage(NamedTuple):
   work: str
   clips: int
   devices: int
+  programs: int = 1
 
 
 def build(name: str, config: ConfigDict, machine: Machine, videos: int) -> Stage:
@@ -66,7 +68,7 @@ def build(name: str, config: ConfigDict, machine: Machine, videos: int) -> Stage
   """
   require_encoder(name, config, machine.mesh)
   if name == "features":
-    return _features(config, machine.mesh)
+    return _features(config, machine)
   width = models.build_encoder(config.encoder, machine.mesh).features_dim
   if name == "knn":
     return _knn(config, machine, videos, width)
@@ -143,27 +145,36 @@ def of_state(
   return Stage(stored.digest, (state,), work, 0, mesh.size), sizes
 
 
-def _features(config: ConfigDict, mesh: Mesh) -> Stage:
+def _local(machine: Machine) -> tuple[Mesh, int]:
+  """A mesh on which a process computes alone, and how many of them the machine has."""
+  devices = list(machine.mesh.devices.flat)
+  own = [d for d in devices if d.process_index == devices[0].process_index]
+  mesh = parallel.local_meshes(own, machine.hosts)[0]
+  return mesh, len(devices) // mesh.size
+
+
+def _features(config: ConfigDict, machine: Machine) -> Stage:
   """The call of `probes.features.forward`, with the views of `config.data.eval`."""
+  mesh, programs = _local(machine)
   encoder, e = models.build_encoder(config.encoder, mesh), config.data.eval
-  chunk = -(-e.batch_size // mesh.size) * mesh.size
+  # As many views as with all devices in one process.
+  chunk = -(-e.batch_size // machine.devices) * mesh.size
   shape = (e.frames, e.size, e.size, config.data.channels)
   one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   found = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), one)
   clips = jax.ShapeDtypeStruct((chunk, *shape), jnp.uint8, sharding=parallel.split(mesh))
   function = jax.jit(views.feature_fn(encoder, config), out_shardings=parallel.split(mesh))
-  work = f"features of {chunk:,} views of {e.frames} x {e.size} x {e.size}"
+  clips_of_all = chunk * programs
+  work = f"features of {clips_of_all:,} views of {e.frames} x {e.size} x {e.size}"
   arguments = (_placed(found, parallel.replicated(mesh)), clips)
-  return Stage(function, arguments, work, chunk, mesh.size)
+  return Stage(function, arguments, work, clips_of_all, mesh.size, programs)
 
 
 def _knn(config: ConfigDict, machine: Machine, videos: int, width: int) -> Stage:
   """The call of `probes.knn.weighted_knn`, on a process's devices and for its share of queries."""
-  mesh, share = machine.mesh, -(-QUERIES // machine.hosts)
-  k = min(config.knn.k, videos)
-  first = mesh.devices.flat[0].process_index
-  here = parallel.make_mesh([d for d in mesh.devices.flat if d.process_index == first])
-  queries = jax.ShapeDtypeStruct((-(-share // here.size) * here.size, width), jnp.float32)
+  here, programs = _local(machine)
+  share, k = -(-QUERIES // machine.devices), min(config.knn.k, videos)  # of a device
+  queries = jax.ShapeDtypeStruct((share * here.size, width), jnp.float32)
   whole = parallel.replicated(here)
   bank = _placed(
     (
@@ -174,9 +185,9 @@ def _knn(config: ConfigDict, machine: Machine, videos: int, width: int) -> Stage
   )
   temperature = _placed(jax.ShapeDtypeStruct((), jnp.float32), whole)
   function = knn.votes(here, classes=CLASSES, k=k, chunk=knn.CHUNK)
-  work = f"{k} nearest neighbors of {share:,} among {videos:,} videos, {width:,} features"
+  work = f"{k} nearest neighbors of {QUERIES:,} among {videos:,} videos, {width:,} features"
   arguments = (*bank, _placed(queries, parallel.split(here)), temperature)
-  return Stage(function, arguments, work, 0, here.size)
+  return Stage(function, arguments, work, 0, here.size, programs)
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:

@@ -91,16 +91,23 @@ def forward(
     `(outputs float32 [n, S, F], rows)`, where n is the number of valid rows and `rows` holds
     their label, video and offset.
   """
-  mesh = parallel.make_mesh(mesh.local_devices if mesh else jax.local_devices())
-  split = parallel.split(mesh)
+  devices = mesh.local_devices if mesh else jax.local_devices()
+  meshes = parallel.local_meshes(devices, jax.process_count())
   # Copy through the host: with several processes, arrays may also live on devices of the others.
-  variables = jax.device_put(jax.device_get(variables), parallel.replicated(mesh))
-  run = jax.jit(apply, out_shardings=split)
+  given = jax.device_get(variables)
+  each = [
+    (
+      jax.jit(apply, out_shardings=parallel.split(m)),
+      jax.device_put(given, parallel.replicated(m)),
+      parallel.split(m),
+    )
+    for m in meshes
+  ]
 
   def start(batch: Batch):
     nonlocal chunk
     clips = np.asarray(batch["clips"])
-    chunk = -(-(chunk or len(clips)) // mesh.size) * mesh.size
+    chunk = -(-(chunk or len(clips)) // len(devices)) * len(devices)
     keep = np.asarray(batch.get("valid", np.ones(len(clips), bool)))
     rows = {key: np.asarray(batch[key])[keep] for key in ("label", "video", "offset")}
     clips = clips if keep.all() else clips[keep]
@@ -109,7 +116,8 @@ def forward(
     for part in (views[i : i + chunk] for i in range(0, len(views), chunk)):
       if len(part) < chunk:
         part = np.concatenate([part, np.zeros((chunk - len(part), *part.shape[1:]), part.dtype)])
-      outputs.append(run(variables, jax.device_put(part, split)))
+      for (run, shared, split), rows_of in zip(each, np.split(part, len(each)), strict=True):
+        outputs.append(run(shared, jax.device_put(rows_of, split)))
     return outputs, clips.shape[:2], rows
 
   def finish(outputs, shape, rows):

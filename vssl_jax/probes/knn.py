@@ -70,14 +70,16 @@ def weighted_knn(
     train, labels = np.asarray(train)[known], labels[known]
   rows = len(queries)
   chosen = list(devices or jax.local_devices())[: max(1, rows)]
-  mesh = parallel.make_mesh(chosen)
   # The devices must divide the queries; the votes of those that are added are left out.
-  filled = np.zeros((-(-rows // mesh.size) * mesh.size, np.shape(queries)[1]), np.float32)
+  filled = np.zeros((-(-rows // len(chosen)) * len(chosen), np.shape(queries)[1]), np.float32)
   filled[:rows] = queries
-  bank = parallel.put_replicated(mesh, (np.asarray(train), np.asarray(labels, np.int32)))
-  run = votes(mesh, classes=classes, k=min(k, len(labels)), chunk=chunk)
-  found = run(*bank, jax.device_put(filled, parallel.split(mesh)), temperature)
-  return np.asarray(found)[:rows]
+  meshes = parallel.local_meshes(chosen, jax.process_count())
+  found = []
+  for mesh, own in zip(meshes, np.split(filled, len(meshes)), strict=True):
+    bank = parallel.put_replicated(mesh, (np.asarray(train), np.asarray(labels, np.int32)))
+    run = votes(mesh, classes=classes, k=min(k, len(labels)), chunk=chunk)
+    found.append(run(*bank, jax.device_put(own, parallel.split(mesh)), temperature))
+  return np.concatenate([np.asarray(x) for x in found])[:rows]
 
 
 @functools.lru_cache(maxsize=8)

@@ -46,6 +46,11 @@ class _OnDevice(source_lib.Wrapped):
   def __init__(self, source: Source, data: Any, mesh: Mesh):
     super().__init__(source)
     here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    if len(parallel.local_meshes(here, jax.process_count())) > 1:
+      raise UserError(
+        f"config.data.cache is {PLACE!r}: large slices of {here[0].device_kind} run no program on "
+        "the devices of one process alone; choose 'host', or leave it empty."
+      )
     self._mesh, self._here = mesh, parallel.make_mesh(here)
     memory: Any = source
     pixels, (height, width) = memory.one_size(lambda wanted: _check(wanted, here))
