@@ -52,6 +52,30 @@ def test_a_loop_reads_only_its_slice_of_stacked_arrays():
   assert 2 * 4 * 10_000 <= traffic.moved(program) <= 4.5 * 4 * 10_000
 
 
+def test_a_slice_in_a_fusion_of_a_fusion_counts_as_large_as_its_part():
+  text = """\
+%inner (a: s32[], b: f32[1000]) -> f32[10] {
+  %a = s32[] parameter(0)
+  %b = f32[1000]{0} parameter(1)
+  ROOT %d = f32[10]{0} dynamic-slice(%b, %a), dynamic_slice_sizes={10}
+}
+
+%outer (p: f32[1000], q: s32[]) -> f32[10] {
+  %p = f32[1000]{0} parameter(0)
+  %q = s32[] parameter(1)
+  %g = f32[10]{0} fusion(%q, %p), kind=kLoop, calls=%inner
+  ROOT %s = f32[10]{0} sine(%g)
+}
+
+ENTRY %main (x: f32[1000], i: s32[]) -> f32[10] {
+  %x = f32[1000]{0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %f = f32[10]{0} fusion(%x, %i), kind=kLoop, calls=%outer
+}
+"""
+  assert traffic.moved(hlo.Program(text)) == 4 * (10 + 1 + 10)
+
+
 # As a TPU program has it: S(1) is memory on the chip, and copies to it go on beside other work.
 SCRATCH = """\
 %fused (p: f32[64], q: f32[256]) -> (f32[64], f32[256]) {

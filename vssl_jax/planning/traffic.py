@@ -49,16 +49,13 @@ def _of_instruction(x: Instruction, program: Program, named: Mapping[str, Instru
   if not body:  # as a fusion of one instruction
     body = [_parameter(o, i) for i, o in enumerate(x.operands)] + [x]
   inner = {i.name: i for i in body}
-  users = collections.defaultdict(list)
-  for i in body:
-    for operand in set(i.operands):
-      users[operand].append(i)
+  users = _users(body)
   read = 0
   for i in body:
     if i.opcode == "parameter" and int(i.operands[0]) < len(x.operands):
       given = named.get(x.operands[int(i.operands[0])])
       whole = _size(given.results) if given else 0
-      read += min(whole, _read(i.name, whole, users))
+      read += min(whole, _read(i.name, whole, users, program))
   if x.opcode in _STARTED:
     return read + _size(_copy(x))
   return read + _written(body[-1], x.results, inner, named)
@@ -76,12 +73,27 @@ def _parameter(name: str, number: int) -> Instruction:
   return Instruction(name, "parameter", (), (str(number),), "")
 
 
-def _read(name: str, whole: int, users: Mapping[str, list[Instruction]]) -> int:
+def _users(body: Iterable[Instruction]) -> dict[str, list[Instruction]]:
+  """The instructions that use each value."""
+  users = collections.defaultdict(list)
+  for i in body:
+    for operand in set(i.operands):
+      users[operand].append(i)
+  return users
+
+
+def _read(name: str, whole: int, users: Mapping[str, list[Instruction]], program: Program) -> int:
   """Bytes that are read of a parameter of `whole` bytes: of slices, only what they take."""
   total = 0
   for user in users[name]:
     if user.opcode == "bitcast":
-      total += _read(user.name, whole, users)
+      total += _read(user.name, whole, users, program)
+    elif user.opcode == "fusion":  # a TPU program has fusions inside of fusions
+      body = program.computations.get(called(user)[0], [])
+      numbers = [str(i) for i, operand in enumerate(user.operands) if operand == name]
+      for i in body:
+        if i.opcode == "parameter" and i.operands[0] in numbers:
+          total += _read(i.name, whole, _users(body), program)
     elif user.opcode == "slice-start":
       total += sum(a.stored() for a in _copy(user))
     elif user.opcode in _SLICES and user.operands[0] == name:
