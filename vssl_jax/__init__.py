@@ -27,11 +27,13 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.jobs.localize import localize
   from vssl_jax.jobs.run import pretrain
   from vssl_jax.planning.run import plan
+  from vssl_jax.reports.report import report
   from vssl_jax.studies.run import study
 
 # Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
-# `extract_features`, `localize`, `plan` and `study` are also modules, but only for `python -m`:
-# nothing may import them, because the module would then replace the function of the same name.
+# `extract_features`, `localize`, `plan`, `report` and `study` are also modules, but only for
+# `python -m`: nothing may import them, because the module would then replace the function of the
+# same name.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),
@@ -48,6 +50,7 @@ _PLACES = {
   "plan": ("vssl_jax.planning.run", "plan"),
   "pretrain": ("vssl_jax.jobs.run", "pretrain"),
   "probes": ("vssl_jax.probes", ""),
+  "report": ("vssl_jax.reports.report", "report"),
   "study": ("vssl_jax.studies.run", "study"),
 }
 
@@ -68,6 +71,7 @@ __all__ = [
   "plan",
   "pretrain",
   "probes",
+  "report",
   "study",
 ]
 

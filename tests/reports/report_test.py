@@ -1,0 +1,192 @@
+"""The page of made-up folders: what is in it, what is escaped, what is said to be missing."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+import vssl_jax
+from tests import small
+from tests.reports.conftest import EVIL, make_run, write
+from vssl_jax.errors import UserError
+from vssl_jax.reports import curves, differences, figures, folders, markup
+
+
+class Page(html.parser.HTMLParser):
+  """The elements of a page, their texts, and whether they are closed in order."""
+
+  VOID = ("meta", "img", "br", "link", "input")
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.texts, self.attributes = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append((self.open[-1] if self.open else "", data))
+
+  def text(self, *but):
+    return " ".join(t for tag, t in self.texts if tag not in ("script", "style", *but))
+
+  @property
+  def data(self):
+    return json.loads(next(t for tag, t in self.texts if tag == "script" and t.startswith("{")))
+
+
+def show(*runs, output=None):
+  return Page(vssl_jax.report(list(runs), output).read_text(encoding="utf-8"))
+
+
+def test_a_run_is_shown_and_nothing_of_it_is_taken_for_html(run):
+  page = show(run)
+  assert page.tags.count("script") == 3  # data, Plotly, the page's own
+  assert EVIL in page.text()
+  assert not [v for k, v in page.attributes if k in ("src", "href") and not v.startswith("#")]
+  assert "default-src 'none'" in dict(page.attributes)["content"] + str(page.attributes)
+  told = page.text()
+  for words in ("62.5", "25.0", "finished", "1 min 15 s", "batch_size", "48", "cvrl"):
+    assert words in told, words
+  loss = page.data["figures"]["curve-loss"]["data"]
+  assert loss[0]["x"] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+  np.testing.assert_allclose(loss[0]["y"], [1 / i for i in range(1, 7)], rtol=1e-5)
+  assert loss[1]["y"] == [0.1] * 6
+  for bad in ("no better than guessing", "rank is 2.0", "50 % of the time"):
+    assert bad in told, bad
+  assert "odd-one" in str(page.data["figures"].keys())
+
+
+def test_a_run_that_goes_on_is_shown_with_what_is_missing(tmp_path):
+  page = show(make_run(tmp_path / "run", finished=False))
+  assert "not finished" in page.text()
+  assert "There is no result.json yet" in page.text()
+  started = tmp_path / "started"
+  write(started / "config.json", json.loads((tmp_path / "run" / "config.json").read_text()))
+  page = show(started)
+  assert "started, nothing logged yet" in page.text()
+  assert not page.data["figures"]
+
+
+def test_seeds_are_summed_up_and_other_runs_overlaid(tmp_path):
+  runs = [make_run(tmp_path / f"s{i}", seed=i, steps=4 + i) for i in range(3)]
+  other = make_run(tmp_path / "o", batch_size=7)
+  page = show(*runs, other, output=tmp_path / "page.html")
+  band, mean, _, single, _ = page.data["figures"]["curve-loss"]["data"]
+  x = [10.0, 20.0, 30.0, 40.0]  # what the shortest has reached
+  assert mean["x"] == x
+  np.testing.assert_allclose(mean["y"], [1 + 1 / i for i in range(1, 5)], rtol=1e-5)
+  np.testing.assert_allclose(band["y"][:4], [2 + 1 / i for i in range(1, 5)], rtol=1e-5)
+  np.testing.assert_allclose(band["y"][:3:-1], [1 / i for i in range(1, 5)], rtol=1e-5)
+  assert len(single["x"]) == 6
+  assert single["line"]["dash"] != mean["line"]["dash"]
+  assert "s0 and 2 more seeds" in str(page.data)
+
+
+def test_the_recipe_of_the_name_is_compared_and_nothing_else_runs(tmp_path):
+  config = small.load("cvrl.py", "demo")
+  config.batch_size = 12
+  words, rows = differences.against_base(json.loads(config.to_json()))
+  assert words == "the recipe cvrl:demo"
+  assert rows == [("batch_size", str(small.load("cvrl.py", "demo").batch_size), "12")]
+  (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+  for name in (f"{tmp_path}/evil.py:x", "../evil_x", 3, None):
+    assert differences.against_base({"name": name, "method": "cvrl"})[0] == "the defaults of cvrl"
+  assert differences.against_base({"name": "x", "method": "os.system"}) == ("", [])
+
+
+def test_names_of_equal_folders_differ(tmp_path):
+  runs = [make_run(tmp_path / x / "run") for x in "ab"]
+  assert [r.name for r in folders.read_all(runs)] == ["a/run", "b/run"]
+
+
+@pytest.mark.parametrize(
+  ("files", "told"),
+  [
+    ({}, "neither a run (config.json) nor an evaluation"),
+    ({"config.json": "{"}, "config.json: damaged, not JSON"),
+    ({"config.json": "[]"}, "config.json: damaged, no JSON object"),
+    ({"config.json": '{"a": 1}'}, "names no method"),
+    ({"summary.json": '{"job": "else"}'}, "neither a run"),
+    ({"summary.json": "\x00"}, "summary.json: damaged"),
+  ],
+)
+def test_folders_that_hold_no_run_are_one_line(files, told, tmp_path, capsys):
+  for name, text in files.items():
+    (tmp_path / name).write_text(text)
+  with pytest.raises(UserError, match=re.escape(told)):
+    vssl_jax.report(tmp_path)
+  assert small.vssl("report", tmp_path) == 2
+  assert capsys.readouterr().err.count("\n") == 1
+  assert not (tmp_path / "report.html").exists()
+  with pytest.raises(UserError, match="no such folder"):
+    vssl_jax.report(tmp_path / "none")
+
+
+def _spoilt(value, put):
+  """The value with each of its parts in turn replaced, as far as two levels down."""
+  yield put
+  if isinstance(value, dict):
+    for k, v in value.items():
+      for other in _spoilt(v, put):
+        yield value | {k: other}
+
+
+@pytest.mark.parametrize("put", [None, [], {}, "x", -1, 1e999, True, {"a": {"b": [EVIL]}}])
+def test_a_damaged_result_never_ends_in_a_traceback(put, run):
+  whole = json.loads((run / "result.json").read_text())
+  for spoilt in _spoilt(whole, put):
+    write(run / "result.json", spoilt)
+    show(run)
+  (run / "result.json").write_text("{")
+  assert "result.json is damaged" in show(run).text()
+  config = json.loads((run / "config.json").read_text())
+  for name in ("data", "encoder", "name", "seed", "cvrl"):
+    write(run / "config.json", config | {name: put})
+    show(run)
+  text = json.dumps({"step": 80, "loss": put, EVIL: 1.0, "lr": "nan"})
+  with (run / "metrics.jsonl").open("a") as f:
+    f.write("\n" + text + "\n")
+  assert show(run).data["figures"]
+
+
+def test_texts_in_scripts_and_figures_are_harmless():
+  text = "</script><!-- \u2028 & \udcff"
+  found = markup.in_script({text: [text]})
+  assert not re.search("[<>&\u2028]", found)
+  assert json.loads(found) == {text.replace("\udcff", "?"): [text.replace("\udcff", "?")]}
+  assert markup.figure_text("<b>&") == "&lt;b&gt;&amp;"
+  assert markup.tag("a", "<", title='"<') == '<a title="&quot;&lt;">&lt;</a>'
+
+
+def test_long_curves_are_averaged():
+  run = folders.Run("x", None, rows=[{"step": i, "loss": float(i)} for i in range(1000)])
+  steps, values = curves._series(run, "loss")
+  assert len(steps) == curves._MOST
+  assert steps[-1] == 999
+  np.testing.assert_allclose(values[:2], [1.0, 4.0])
+
+
+def _luminance(tone):
+  x = np.array([int(tone[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+  x = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+  return x @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("back", ["#f6f7f9", "#1d2027"])
+def test_colors_are_seen_on_both_backgrounds(back):
+  """WCAG 2.1, 1.4.11: graphics need a contrast of 3 : 1."""
+  for tone in figures.COLORS:
+    low, high = sorted([_luminance(tone), _luminance(back)])
+    assert (high + 0.05) / (low + 0.05) >= 3, tone
