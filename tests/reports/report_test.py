@@ -1,17 +1,21 @@
 """The page of made-up folders: what is in it, what is escaped, what is said to be missing."""
 
+import base64
 import html.parser
+import io
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
 
 import vssl_jax
 from tests import small
-from tests.reports.conftest import EVIL, make_run, write
+from tests.reports.conftest import EVIL, make_evaluation, make_run, webp, write
 from vssl_jax.errors import UserError
-from vssl_jax.reports import curves, differences, figures, folders, markup
+from vssl_jax.reports import clips, curves, differences, figures, folders, markup
+from vssl_jax.reports import report as reports
 
 
 class Page(html.parser.HTMLParser):
@@ -190,3 +194,117 @@ def test_colors_are_seen_on_both_backgrounds(back):
   for tone in figures.COLORS:
     low, high = sorted([_luminance(tone), _luminance(back)])
     assert (high + 0.05) / (low + 0.05) >= 3, tone
+
+
+def test_an_evaluation_is_shown_with_classes_confusions_motion_and_videos(evaluation):
+  page = show(evaluation)
+  told, drawn = page.text(), page.data["figures"]
+  for words in ("<b>up</b>", EVIL, "a note", "37.5", "evaluation of a checkpoint"):
+    assert words in told, words
+  bars = drawn["classes-0-0"]
+  assert bars["data"][0]["x"] == [0.0, 25.0, 50.0]
+  assert bars["layout"]["yaxis"]["ticktext"][0] == "&lt;b&gt;up&lt;/b&gt;"
+  cells = drawn["confusion-0-mine-knn"]["data"][0]
+  assert cells["customdata"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+  np.testing.assert_allclose(cells["z"][1], [25, 33.3, 41.7])
+  knn, r1 = zip(*([x for x in t["y"]] for t in drawn["motion-0-0"]["data"]), strict=True)
+  assert (knn, r1) == ((75.0, 25.0), (50.0, 50.0))
+  assert "+50.0" in told
+  shown = page.data["videos"]["videos-0-0"]
+  assert len(shown["queries"]) == 6
+  assert shown["queries"][2]["near"] == [{"of": 2, "cosine": 0.9}, {"of": 3, "cosine": 0.125}]
+  assert shown["bank"]["3"] == {"name": "b3", "label": 0, "clip": "bank3"}
+  assert sorted(shown["clips"]) == sorted(f"{p}{i}" for p in ("bank", "query") for i in range(6))
+  assert base64.b64decode(shown["clips"]["bank3"])[8:12] == b"WEBP"
+  right = [t for t in drawn["map-videos-0-0"]["data"] if t["name"].endswith("✓")]
+  assert sorted(i for t in right for i in t["customdata"]) == [1, 2, 3, 4, 5]
+  assert all(t["marker"]["symbol"].endswith("-open") == ("✗" in t["name"]) for t in right)
+
+
+def test_an_evaluation_in_the_folder_of_a_run_is_shown_with_it(run, rng):
+  make_evaluation(run / "evaluation", rng)
+  drawn = show(run).data["figures"]
+  assert {"curve-loss", "classes-0-0", "motion-0-0", "map-videos-0-0"} <= drawn.keys()
+
+
+def test_classes_that_moved(tmp_path, rng):
+  a = make_evaluation(tmp_path / "a", rng, clips=False)
+  b = make_evaluation(tmp_path / "b", rng, clips=False)
+  scores = {"<b>up</b>": 0.75, "down": 0.25, EVIL: 0.125}
+  write(b / "mine" / "knn.json", {"protocol_name": "knn", "key": "k", "per_class": scores})
+  page = show(a, b)
+  moved = page.data["figures"]["moved"]
+  assert moved["data"][0]["x"] == [-37.5, 0.0, 75.0]
+  assert moved["layout"]["yaxis"]["ticktext"][-1] == "&lt;b&gt;up&lt;/b&gt;"
+  assert page.text().count("clips of videos cannot be shown") == 2
+
+
+@pytest.mark.parametrize("put", [None, [], "x", 1e400, {"mine": {"a": "b"}}])
+def test_a_damaged_evaluation_never_ends_in_a_traceback(put, evaluation):
+  for name in ("summary.json", "mine/knn.json", "mine/motion.json", "mine/page/videos.json"):
+    file = evaluation / name
+    text = file.read_text()
+    for spoilt in _spoilt(json.loads(text), put):
+      if name == "summary.json" and (
+        not isinstance(spoilt, dict) or spoilt.get("job") != "evaluate"
+      ):
+        continue
+      write(file, spoilt)
+      show(evaluation)
+    file.write_text(text)
+  videos = json.loads((evaluation / "mine/page/videos.json").read_text())
+  for key in videos["query"][0]:
+    write(
+      evaluation / "mine/page/videos.json",
+      videos | {"query": [videos["query"][0] | {key: put}, videos["query"][1]]},
+    )
+    show(evaluation)
+
+
+def test_damaged_tables_and_clips_are_said(evaluation):
+  (evaluation / "mine" / "knn_confusion.csv").write_text("a,b\n1,2\n")
+  (evaluation / "mine" / "page" / "clips.zip").write_bytes(b"PK no zip")
+  page = show(evaluation)
+  assert "knn_confusion.csv is damaged" in page.text()
+  assert "clips of videos cannot be shown" in page.text()
+  summary = json.loads((evaluation / "summary.json").read_text())
+  write(evaluation / "summary.json", summary | {"splits": {"../../x": {}}})
+  assert "which is no folder" in show(evaluation).text()
+
+
+def _sides(shown):
+  from PIL import Image
+
+  images = [Image.open(io.BytesIO(base64.b64decode(x))) for x in shown.values()]
+  return {(max(i.size), getattr(i, "n_frames", 1)) for i in images}
+
+
+def test_a_page_keeps_to_its_size(evaluation, monkeypatch, rng):
+  clipped = show(evaluation).data["videos"]["videos-0-0"]["clips"]
+  bare = len((evaluation / "report.html").read_bytes()) - len(json.dumps(clipped))
+  monkeypatch.setattr(reports, "_MARGIN", 500)  # the sentence about smaller clips
+  noise = [webp(rng, 80, 6) for i in range(6)]
+  with zipfile.ZipFile(evaluation / "mine" / "page" / "clips.zip", "w") as file:
+    for i, data in enumerate(noise):
+      file.writestr(f"query{i}.webp", data)
+  sizes = []
+  for room in (60_000, 12_000, 4_000):
+    monkeypatch.setattr(reports, "LARGEST", bare + room)
+    page = show(evaluation)
+    assert (evaluation / "report.html").stat().st_size <= bare + room
+    assert "made smaller" in page.text()
+    sizes.append(page.data["videos"]["videos-0-0"]["clips"])
+  assert [len(x) for x in sizes[:2]] == [6, 6]
+  assert max(_sides(sizes[0])) > max(_sides(sizes[1])) >= max(_sides(sizes[2]))
+  assert 0 < len(sizes[2]) < 6
+  assert f"{6 - len(sizes[2])} have none" in page.text()
+
+
+def test_clips_that_are_none_are_left_out(tmp_path, rng):
+  good = webp(rng)
+  with zipfile.ZipFile(tmp_path / "clips.zip", "w") as file:
+    file.writestr("a.webp", good)
+    file.writestr("b.webp", b"<svg onload=alert(1)>")
+    file.writestr("c.webp", b"x" * (1 << 21))
+  assert clips.read(tmp_path / "clips.zip", ["a", "b", "c", "d"]) == {"a": good}
+  assert clips.smaller(b"RIFF0000WEBPnothing", clips.LEVELS[0]) is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from vssl_jax import files
 from vssl_jax.errors import UserError, brief
 from vssl_jax.files import StrPath
+from vssl_jax.probes.confusion import CELLS, COLUMNS
 from vssl_jax.reports.reading import mapping, text
 from vssl_jax.training import metrics_log
 
@@ -17,8 +20,7 @@ CONFIG, RESULT, SUMMARY, PREDICTIONS = (
   *("config.json", "result.json", "summary.json", "predictions.json"),
 )
 TRUTH = "truth.json"  # ground truth in ActivityNet's form, beside predictions
-VIDEOS, CLIPS = "videos.json", "clips.zip"  # what `evaluate` writes for the page
-CONFUSION = "_confusion.json"
+VIDEOS, CLIPS = "page/videos.json", "page/clips.zip"  # what `evaluate` writes for the page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Case:
   Attributes:
     folder: its folder.
     results: the results by protocol.
-    confusions: what a protocol's `*_confusion.json` holds, by protocol.
-    videos: what `videos.json` holds; empty if there is none.
+    confusions: rows of class, predicted class and videos, by protocol.
+    videos: what `page/videos.json` holds; empty if there is none.
   """
 
   folder: pathlib.Path
   results: dict[str, dict[str, Any]]
-  confusions: dict[str, dict[str, Any]]
+  confusions: dict[str, list[tuple[str, str, int]]]
   videos: dict[str, Any]
 
 
@@ -166,12 +168,24 @@ def _case(where: pathlib.Path, name: str, run: Run) -> Case:
   except UserError:
     run.notes.append(f"{SUMMARY} names a pair of splits {text(name, 60)!r}, which is no folder.")
     return Case(where, {}, {}, {})
-  results, confusions = {}, {}
+  results: dict[str, dict[str, Any]] = {}
+  confusions: dict[str, list[tuple[str, str, int]]] = {}
   for file in files.names(folder):
-    if file.endswith(CONFUSION):
-      confusions[file.removesuffix(CONFUSION)] = _json(folder / file, run)
-    elif file.endswith(".json") and file != VIDEOS:
+    if file.endswith(CELLS):
+      confusions[file.removesuffix(CELLS)] = _confusion(folder / file, run)
+    elif file.endswith(".json"):
       found = _json(folder / file, run)
       if "protocol_name" in found:
         results[file.removesuffix(".json")] = found
   return Case(folder, results, confusions, _json(folder / VIDEOS, run))
+
+
+def _confusion(file: pathlib.Path, run: Run) -> list[tuple[str, str, int]]:
+  try:
+    head, *rows = csv.reader(io.StringIO(files.read_text(file)))
+    if tuple(head) != COLUMNS:
+      raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    return [(text(a, 80), text(b, 80), max(0, int(n))) for a, b, n in rows]
+  except (OSError, ValueError, csv.Error) as e:
+    run.notes.append(f"{text(file.name)} is damaged ({text(brief(e), 120)}) and is not shown.")
+    return []

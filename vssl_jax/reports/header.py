@@ -8,7 +8,7 @@ from typing import Any
 from vssl_jax.reports import differences, markup
 from vssl_jax.reports.folders import Run
 from vssl_jax.reports.markup import Html
-from vssl_jax.reports.reading import mapping, number, text
+from vssl_jax.reports.reading import mapping, number, sequence, text
 
 _WHAT = {
   "trained": "trained",
@@ -144,7 +144,7 @@ def _notes(run: Run) -> Html:
     notes.append(
       "No evaluation was found: vssl evaluate --checkpoint=… adds classes, neighbors and the map."
     )
-  notes += [text(note, 400) for note in run.summary.get("notes", []) if isinstance(note, str)]
+  notes += [text(note, 400) for note in sequence(run.summary.get("notes")) if isinstance(note, str)]
   if not notes:
     return Html("")
   return markup.tag("ul", *(markup.tag("li", n) for n in notes), class_="notes")

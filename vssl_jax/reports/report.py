@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.files import StrPath, listed
-from vssl_jax.reports import curves, folders, header, markup, page
+from vssl_jax.reports import (
+  classes,
+  curves,
+  differences,
+  folders,
+  header,
+  markup,
+  motion,
+  page,
+  videos,
+)
+from vssl_jax.reports import clips as clips_lib
 from vssl_jax.reports.folders import Run
 from vssl_jax.reports.page import Section
 
 FILE = "report.html"
+LARGEST = 15_000_000  # bytes of the page
+_MARGIN = 50_000
 
 
 def report(runs: StrPath | Sequence[StrPath], output: StrPath | None = None) -> pathlib.Path:
@@ -39,14 +53,38 @@ def report(runs: StrPath | Sequence[StrPath], output: StrPath | None = None) -> 
     raise UserError(f"--output: {path} is a folder; give the name of a file, such as page.html.")
   title = " · ".join(run.name for run in found[:4]) + (" …" if len(found) > 4 else "")
   now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-  files.write_atomic(path, page.render(title, f"Written {now} by vssl report.", sections(found)))
+  made = f"Written {now} by vssl report."
+  parts, clips = sections(found)
+  bare = page.render(title, made, parts)
+  if clips:
+    bare = page.render(title, made, _with_clips(parts, clips, LARGEST - len(bare)))
+  files.write_atomic(path, bare)
   return path
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
-  """All parts of the page that the runs have something for."""
-  found = [*_heads(runs), *_curves(runs)]
-  return [s for s in found if s.body]
+def sections(runs: Sequence[Run]) -> tuple[list[Section], dict[str, dict[str, bytes]]]:
+  """All parts of the page that the runs have something for, and the clips of some by their name."""
+  shown = videos.sections(runs)
+  parts = [*_curves(runs), *_classes(runs), *_motion(runs), *(s for s, _ in shown)]
+  found = [s for s in (*_heads(runs), *parts) if s.body]
+  return found, {section.name: clips for section, clips in shown if clips}
+
+
+def _with_clips(
+  parts: Sequence[Section], clips: Mapping[str, dict[str, bytes]], room: float
+) -> list[Section]:
+  """The parts with their clips, which share the room, in bytes, by their number."""
+  total = sum(map(len, clips.values()))
+  found = []
+  for part in parts:
+    if own := clips.get(part.name):
+      # A name, quotes, a colon and a comma for each.
+      budget = (room - _MARGIN) * len(own) / total - sum(len(name) + 6 for name in own)
+      fitted, words = clips_lib.fit(own, budget)
+      body = markup.join([part.body, markup.tag("p", words, class_="hint")]) if words else part.body
+      part = dataclasses.replace(part, videos=part.videos | {"clips": fitted}, body=body)
+    found.append(part)
+  return found
 
 
 def _heads(runs: Sequence[Run]) -> list[Section]:
@@ -55,6 +93,12 @@ def _heads(runs: Sequence[Run]) -> list[Section]:
     header.facts(run) if single else markup.join([markup.tag("h3", run.name), header.facts(run)])
     for run in runs
   ]
+  if not single:
+    rows = differences.between([run.config for run in runs if run.config])
+    names = [run.name for run in runs if run.config]
+    if len(names) > 1 and rows:
+      table = markup.table(["field", *names], rows, "Config fields in which the runs differ")
+      facts.append(markup.details(f"{len(rows)} config fields differ between the runs", table))
   what = Section("what", "What was run", markup.join(facts))
   return [what, Section("scores", "Scores", header.headline(runs))]
 
@@ -70,3 +114,26 @@ def _curves(runs: Sequence[Run]) -> list[Section]:
   if others:
     parts.append(markup.details(f"{len(others)} further numbers", page.grid(others)))
   return [Section("curves", "Training", markup.join(parts), (*first, *others))]
+
+
+def _classes(runs: Sequence[Run]) -> list[Section]:
+  moved = classes.moved(runs)
+  drawn, listed = [], []
+  for i, run in enumerate(runs):
+    drawn += classes.bars(run, f"classes-{i}")
+    own, tables = classes.confusions(run, f"confusion-{i}")
+    drawn += own
+    listed += tables
+  if not moved and not drawn and not listed:
+    return []
+  parts = [page.grid([*moved, *drawn]), *listed]
+  old = [r.name for r in runs if r.cases and not any(c.confusions for c in r.cases.values())]
+  if old:
+    words = "was evaluated before confusions were saved: vssl evaluate --again adds them."
+    parts.append(markup.tag("p", f"{', '.join(old)} {words}", class_="hint"))
+  return [Section("classes", "Classes", markup.join(parts), (*moved, *drawn))]
+
+
+def _motion(runs: Sequence[Run]) -> list[Section]:
+  drawn = motion.draw(runs)
+  return [Section("motion", "Motion", page.grid(drawn), tuple(drawn))] if drawn else []

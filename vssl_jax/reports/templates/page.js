@@ -45,5 +45,123 @@ document.querySelectorAll("details").forEach(part => part.addEventListener("togg
   if (part.open) part.querySelectorAll(".js-plotly-plot").forEach(p => Plotly.Plots.resize(p));
 }));
 
-drawAll();
+// Choosing a query: a list, buttons, or a point of the map.
+const tip = document.createElement("div");
+tip.className = "tip";
+tip.hidden = true;
+document.body.append(tip);
+let paused = calm.matches;
+
+function element(name, className, ...inside) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...inside);
+  return made;
+}
+
+function still(image) {
+  const canvas = document.createElement("canvas");
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  image.src = canvas.toDataURL();
+}
+
+function setMotion(image) {
+  const moving = image.dataset.moving;
+  image.onload = paused ? () => { image.onload = null; still(image); } : null;
+  image.src = moving;
+}
+
+// A clip with its class; right is undefined where nothing can be right or wrong.
+function clip(own, entry, right, lines) {
+  const part = element("figure", "clip" + (right === undefined ? "" : right ? " is-right" : " is-wrong"));
+  const name = own.names[entry.label];
+  if (own.clips[entry.clip]) {
+    const image = element("img");
+    image.alt = `clip of ${entry.name || name}`;
+    image.dataset.moving = `data:image/webp;base64,${own.clips[entry.clip]}`;
+    setMotion(image);
+    part.append(image);
+  } else {
+    part.append(element("div", "none", "no clip"));
+  }
+  const mark = right === undefined ? "" : right ? "✓ " : "✗ ";
+  const kind = right === undefined ? "" : right ? "right" : "wrong";
+  part.append(element("div", kind, element("strong", "", mark + name)));
+  for (const line of lines) part.append(element("div", "hint", line));
+  return part;
+}
+
+function explore(section) {
+  const own = data.videos[section.dataset.explore], find = x => section.querySelector(x);
+  const select = find(".choose"), wrong = find(".only-wrong"), pause = find(".pause");
+  const place = document.getElementById(`figure-${own.figure}`);
+  const ring = data.figures[own.figure].data.length - 1;
+  const isRight = q => q.label === q.vote;
+
+  function fill() {
+    const shown = own.queries.map((q, i) => [q, i]).filter(([q]) => !wrong.checked || !isRight(q));
+    select.replaceChildren(...shown.map(([q, i]) => {
+      const option = element("option", "", `${isRight(q) ? "✓" : "✗"} ${own.names[q.label]} · ${q.name}`);
+      option.value = String(i);
+      return option;
+    }));
+  }
+
+  function choose(i) {
+    const q = own.queries[i];
+    if (!q) { find(".query").replaceChildren(); find(".neighbors").replaceChildren(); return; }
+    if (![...select.options].some(o => o.value === String(i))) { wrong.checked = false; fill(); }
+    select.value = String(i);
+    const told = isRight(q) ? "neighbors vote right" : `neighbors vote for ${own.names[q.vote]}`;
+    find(".query").replaceChildren(clip(own, q, isRight(q), [q.name, told]));
+    find(".neighbors").replaceChildren(...q.near.map((n, rank) => {
+      const video = own.bank[n.of], same = video.label === q.label;
+      const line = `${rank + 1}. cosine ${n.cosine.toFixed(3)}`;
+      return element("li", "", clip(own, video, same, [line, ...(video.name ? [video.name] : [])]));
+    }));
+    const trace = data.figures[own.figure].data[ring];
+    [trace.x, trace.y] = [[q.place[0]], [q.place[1]]];
+    draw(own.figure);
+  }
+
+  function step(by) {
+    const count = select.options.length;
+    if (count) choose(Number(select.options[(select.selectedIndex + by + count) % count].value));
+  }
+
+  fill();
+  select.addEventListener("change", () => choose(Number(select.value)));
+  find(".previous").addEventListener("click", () => step(-1));
+  find(".next").addEventListener("click", () => step(1));
+  wrong.addEventListener("change", () => { fill(); choose(select.options.length ? Number(select.value) : -1); });
+  pause.addEventListener("click", () => { paused = !paused; showMotion(); });
+  place.on("plotly_click", e => { if (e.points[0].customdata !== undefined) choose(e.points[0].customdata); });
+  place.on("plotly_hover", e => {
+    const q = own.queries[e.points[0].customdata];
+    if (!q) return;
+    tip.replaceChildren(clip(own, q, isRight(q), [q.name]));
+    const {clientX, clientY} = e.event;
+    tip.style.left = `${Math.max(4, Math.min(clientX + 14, innerWidth - 164))}px`;
+    tip.style.top = `${Math.max(4, Math.min(clientY + 14, innerHeight - 230))}px`;
+    tip.hidden = false;
+  });
+  place.on("plotly_unhover", () => { tip.hidden = true; });
+  choose(0);
+}
+
+function showMotion() {
+  document.querySelectorAll("img[data-moving]").forEach(setMotion);
+  document.querySelectorAll(".pause").forEach(b => {
+    b.textContent = paused ? "Play clips" : "Pause clips";
+    b.setAttribute("aria-pressed", String(paused));
+  });
+}
+
+drawAll().then(() => {
+  document.querySelectorAll("[data-explore]").forEach(explore);
+  showMotion();
+  document.documentElement.dataset.ready = "";
+});
 dark.addEventListener("change", drawAll);
