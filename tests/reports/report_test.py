@@ -2,9 +2,11 @@
 
 import base64
 import html.parser
+import http.client
 import io
 import json
 import re
+import threading
 import zipfile
 
 import numpy as np
@@ -14,8 +16,10 @@ import vssl_jax
 from tests import small
 from tests.reports.conftest import EVIL, make_evaluation, make_run, webp, write
 from vssl_jax.errors import UserError
-from vssl_jax.reports import clips, curves, differences, figures, folders, markup
+from vssl_jax.localization.annotations import Prediction, Segment, Video
+from vssl_jax.reports import clips, differences, figures, folders, markup, serve
 from vssl_jax.reports import report as reports
+from vssl_jax.reports.parts import curves, localized
 
 
 class Page(html.parser.HTMLParser):
@@ -308,3 +312,73 @@ def test_clips_that_are_none_are_left_out(tmp_path, rng):
     file.writestr("c.webp", b"x" * (1 << 21))
   assert clips.read(tmp_path / "clips.zip", ["a", "b", "c", "d"]) == {"a": good}
   assert clips.smaller(b"RIFF0000WEBPnothing", clips.LEVELS[0]) is None
+
+
+def _segments(start, end, label):
+  return {"segment": [start, end], "label": label}
+
+
+def test_actions_in_time_and_their_errors(tmp_path):
+  """Each kind once, worked out by hand."""
+  named = [("a", 0, 10), ("a", 20, 30), ("b", 40, 50), (EVIL, 60, 70)]
+  segments = tuple(Segment(start, end, name) for name, start, end in named)
+  truth = {"v": Video("test", 100.0, segments)}
+  found = {
+    "v": [
+      Prediction(1, 9, "a", 0.9),  # tIoU 0.8
+      Prediction(0, 10, "a", 0.8),  # the same action, less certain
+      Prediction(24, 34, "a", 0.7),  # 6 / 14
+      Prediction(41, 50, "a", 0.6),  # b's time
+      Prediction(68, 78, "b", 0.5),  # 2 / 18 of another class
+      Prediction(85, 90, "b", 0.4),
+    ]
+  }
+  expected = ["hit", "again", "time", "class", "both", "nothing"]
+  assert localized.kinds(found, truth) == {"v": expected}
+  counts = localized.counted(found, truth)  # two of a, one of b
+  assert counts == dict.fromkeys(localized.KINDS, 0) | {
+    "hit": 1,
+    "again": 1,
+    "both": 1,
+    "missed": 3,
+  }
+  results = {"v": [_segments(p.start, p.end, p.label) | {"score": p.score} for p in found["v"]]}
+  write(tmp_path / "predictions.json", {"results": results})
+  own = [_segments(s.start, s.end, s.label) for s in segments]
+  database = {"v": {"subset": "test", "duration": 100.0, "annotations": own}}
+  assert "only predictions are shown" in show(tmp_path).text()
+  write(tmp_path / "truth.json", {"database": database})
+  page = show(tmp_path)
+  (video,) = page.data["videos"]["segments-0"]["segments"]
+  assert video["truth"][3] == [60.0, 70.0, EVIL]
+  assert [f[4] for f in video["found"]] == expected
+  assert page.data["figures"]["errors-segments-0"]["data"][0]["x"] == list(counts.values())
+  write(tmp_path / "truth.json", {"database": []})
+  run = make_run(tmp_path)
+  assert "Predicted segments are not shown" in show(run).text()
+
+
+def test_the_server_shows_the_page_on_this_machine_alone(tmp_path):
+  file = tmp_path / "page.html"
+  file.write_text("ä")
+  (tmp_path / "secret").write_text("x")
+  with serve.server(file) as running:
+    host, port = running.server_address[:2]
+    assert host == "127.0.0.1"
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    try:
+      answers = []
+      for path, name in (("/", host), ("/secret", host), ("/../secret", host), ("/", "evil.org")):
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection.request("GET", path, headers={"Host": f"{name}:{port}"})
+        answer = connection.getresponse()
+        answers.append((answer.status, answer.read()))
+        connection.close()
+    finally:
+      running.shutdown()
+      thread.join()
+    with pytest.raises(UserError, match=f"--port={port}: cannot be used"):
+      serve.server(file, port)
+  assert answers[0] == (200, "ä".encode())
+  assert [status for status, _ in answers[1:]] == [404, 404, 403]

@@ -12,14 +12,12 @@ from typing import Any
 from vssl_jax import files
 from vssl_jax.errors import UserError, brief
 from vssl_jax.files import StrPath
+from vssl_jax.localization.outcome import PREDICTIONS
 from vssl_jax.probes.confusion import CELLS, COLUMNS
 from vssl_jax.reports.reading import mapping, text
 from vssl_jax.training import metrics_log
 
-CONFIG, RESULT, SUMMARY, PREDICTIONS = (
-  *("config.json", "result.json", "summary.json", "predictions.json"),
-)
-TRUTH = "truth.json"  # ground truth in ActivityNet's form, beside predictions
+CONFIG, RESULT, SUMMARY = "config.json", "result.json", "summary.json"
 VIDEOS, CLIPS = "page/videos.json", "page/clips.zip"  # what `evaluate` writes for the page
 
 

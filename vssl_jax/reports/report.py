@@ -10,20 +10,11 @@ from collections.abc import Mapping, Sequence
 from vssl_jax import files
 from vssl_jax.errors import UserError
 from vssl_jax.files import StrPath, listed
-from vssl_jax.reports import (
-  classes,
-  curves,
-  differences,
-  folders,
-  header,
-  markup,
-  motion,
-  page,
-  videos,
-)
 from vssl_jax.reports import clips as clips_lib
+from vssl_jax.reports import differences, folders, markup, page
 from vssl_jax.reports.folders import Run
 from vssl_jax.reports.page import Section
+from vssl_jax.reports.parts import classes, curves, header, localized, motion, videos
 
 FILE = "report.html"
 LARGEST = 15_000_000  # bytes of the page
@@ -65,7 +56,8 @@ def report(runs: StrPath | Sequence[StrPath], output: StrPath | None = None) -> 
 def sections(runs: Sequence[Run]) -> tuple[list[Section], dict[str, dict[str, bytes]]]:
   """All parts of the page that the runs have something for, and the clips of some by their name."""
   shown = videos.sections(runs)
-  parts = [*_curves(runs), *_classes(runs), *_motion(runs), *(s for s, _ in shown)]
+  actions = localized.sections(runs)
+  parts = [*_curves(runs), *_classes(runs), *_motion(runs), *(s for s, _ in shown), *actions]
   found = [s for s in (*_heads(runs), *parts) if s.body]
   return found, {section.name: clips for section, clips in shown if clips}
 

@@ -159,8 +159,84 @@ function showMotion() {
   });
 }
 
+// The timeline of an untrimmed video that the reader chooses.
+const safe = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+function timelines(section) {
+  const own = data.videos[section.dataset.timelines], figure = data.figures[own.figure];
+  const select = section.querySelector(".choose");
+  select.replaceChildren(...own.segments.map((v, i) => {
+    const option = element("option", "", v.name);
+    option.value = String(i);
+    return option;
+  }));
+
+  function choose(i) {
+    const v = own.segments[i];
+    const names = [...new Set([...v.truth.map(t => t[2]), ...v.found.map(f => f[2])])];
+    const top = Math.max(1e-9, ...v.found.map(f => f[3])), ticks = [], places = [];
+    figure.data = names.flatMap((name, c) => {
+      const tone = own.colors[c % own.colors.length];
+      const told = v.truth.filter(t => t[2] === name), found = v.found.filter(f => f[2] === name);
+      ticks.push(`${safe(name)}, annotated`, "predicted");
+      places.push(3 * c, 3 * c + 1);
+      const bars = (rows, y, more) => ({
+        type: "bar", orientation: "h", width: .8, base: rows.map(r => r[0]), x: rows.map(r => r[1] - r[0]),
+        y: rows.map(() => y), showlegend: false, textposition: "inside", insidetextanchor: "middle", ...more,
+      });
+      return [
+        bars(told, 3 * c, {
+          marker: {color: tone, line: {width: 1, color: tone}}, hovertemplate: "%{base:.1f} s, %{x:.1f} s long<extra>annotated</extra>",
+        }),
+        bars(found, 3 * c + 1, {
+          marker: {
+            color: tone, opacity: found.map(f => .2 + .8 * Math.max(0, f[3] / top)),
+            line: {width: 1, color: tone},
+          },
+          text: found.map(f => f[4] === "" ? "" : f[4] === "hit" ? "✓" : "✗"),
+          customdata: found.map(f => [f[3], f[4]]),
+          hovertemplate: "%{base:.1f} s, %{x:.1f} s long, score %{customdata[0]}<extra>%{customdata[1]}</extra>",
+        }),
+      ];
+    });
+    figure.layout.yaxis = {tickvals: places, ticktext: ticks, autorange: "reversed", showgrid: false};
+    figure.layout.xaxis = {title: {text: "seconds"}, rangemode: "tozero", ...(v.duration ? {range: [0, v.duration]} : {})};
+    figure.layout.showlegend = false;
+    figure.layout.hovermode = "closest";
+    const place = document.getElementById(`figure-${own.figure}`);
+    place.style.height = `${120 + 64 * Math.max(1, names.length)}px`;
+    select.value = String(i);
+    draw(own.figure).then(() => Plotly.Plots.resize(place));
+    section.querySelector(".list").replaceChildren(list(v));
+  }
+
+  function list(v) {
+    const part = element("details", "", element("summary", "", "Segments"));
+    const table = element("table"), head = element("tr");
+    for (const h of ["class", "from, s", "to, s", "score", "kind"]) head.append(element("th", "", h));
+    table.append(element("thead", "", head));
+    const body = element("tbody");
+    for (const [from, to, name] of v.truth)
+      body.append(element("tr", "", ...[name, from, to, "", "annotated"].map(x => element("td", "", String(x)))));
+    for (const [from, to, name, score, kind] of v.found)
+      body.append(element("tr", "", ...[name, from, to, score, kind].map(x => element("td", "", String(x)))));
+    table.append(body);
+    const scroll = element("div", "scroll", table);
+    scroll.tabIndex = 0;
+    part.append(scroll);
+    return part;
+  }
+
+  const step = by => choose((select.selectedIndex + by + own.segments.length) % own.segments.length);
+  select.addEventListener("change", () => choose(Number(select.value)));
+  section.querySelector(".previous").addEventListener("click", () => step(-1));
+  section.querySelector(".next").addEventListener("click", () => step(1));
+  choose(0);
+}
+
 drawAll().then(() => {
   document.querySelectorAll("[data-explore]").forEach(explore);
+  document.querySelectorAll("[data-timelines]").forEach(timelines);
   showMotion();
   document.documentElement.dataset.ready = "";
 });

@@ -11,7 +11,7 @@ import numpy as np
 from vssl_jax.reports import differences, figures, markup
 from vssl_jax.reports.figures import Figure
 from vssl_jax.reports.folders import Run
-from vssl_jax.reports.monitors import KNOWN, MONITORS, Monitor
+from vssl_jax.reports.parts.monitors import KNOWN, MONITORS, Monitor
 from vssl_jax.reports.reading import number
 
 _MOST = 400  # points of a curve; of longer ones, several rows are averaged

@@ -140,7 +140,7 @@ def _notes(run: Run) -> Html:
     notes.append("There are no metrics yet: the curves come with the first logged step.")
   if run.config and not run.result:
     notes.append("There is no result.json yet: the scores come when the run ends.")
-  if not run.cases:
+  if not run.cases and not run.located:
     notes.append(
       "No evaluation was found: vssl evaluate --checkpoint=… adds classes, neighbors and the map."
     )
