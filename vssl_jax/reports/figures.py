@@ -26,6 +26,12 @@ def faint(tone: str, opacity: float) -> str:
   return f"rgba({red},{green},{blue},{opacity:g})"
 
 
+def bar(i: int) -> dict[str, Any]:
+  """The color and the hatching of the i-th bars of a group."""
+  hatch = {"shape": HATCHES[i % len(HATCHES)], "fillmode": "overlay", "solidity": 0.25}
+  return {"color": color(i), "pattern": hatch | {"fgcolor": "rgba(255,255,255,0.7)"}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
   """A figure.

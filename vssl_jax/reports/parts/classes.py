@@ -62,10 +62,7 @@ def _bars(name: str, title: str, scores: Scores) -> Figure:
       "y": places,
       "x": [_point(100 * x) for x in row[shown]],
       "name": markup.figure_text(protocol),
-      "marker": {
-        "color": figures.color(i),
-        "pattern": {"shape": figures.HATCHES[i % len(figures.HATCHES)], "solidity": 0.25},
-      },
+      "marker": figures.bar(i),
       "hovertemplate": "%{x:.1f} %<extra>%{fullData.name}</extra>",
     }
     for i, (protocol, row) in enumerate(zip(scores, table, strict=True))
@@ -205,10 +202,7 @@ def moved(runs: Sequence[Run]) -> list[Figure]:
       "y": places,
       "x": [round(100 * float(x), 2) for x in row[order]],
       "name": markup.figure_text(run.name),
-      "marker": {
-        "color": figures.color(i),
-        "pattern": {"shape": figures.HATCHES[i % 8], "solidity": 0.25},
-      },
+      "marker": figures.bar(i),
       "hovertemplate": "%{x:+.1f}<extra>%{fullData.name}</extra>",
     }
     for i, ((run, _), row) in enumerate(zip(others, change, strict=True), start=1)

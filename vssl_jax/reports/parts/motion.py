@@ -45,10 +45,7 @@ def _figure(name: str, title: str, orders: dict[str, dict]) -> list[Figure]:
       "x": places,
       "y": [_percent(row[i]) for row in scores.values()],
       "name": markup.figure_text(told),
-      "marker": {
-        "color": figures.color(i),
-        "pattern": {"shape": figures.HATCHES[i % 8], "solidity": 0.25},
-      },
+      "marker": figures.bar(i),
       "hovertemplate": "%{y:.1f} %<extra>%{fullData.name}</extra>",
     }
     for i, told in enumerate(order)

@@ -28,6 +28,7 @@ const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["
 
 function draw(name) {
   const place = document.getElementById(`figure-${name}`), own = data.figures[name];
+  for (const trace of own.data) if (trace.type === "heatmap") trace.textfont = {color: color("--ink")};
   return Plotly.react(place, own.data, themed(own.layout), config);
 }
 
