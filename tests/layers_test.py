@@ -46,7 +46,6 @@ LAYERS = (
     "vssl_jax.extract_features",
     "vssl_jax.localize",
     "vssl_jax.plan",
-    "vssl_jax.report",
     "vssl_jax.study",
   ),
   ("vssl_jax", "data_pipelines"),

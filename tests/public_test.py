@@ -26,7 +26,7 @@ MODULES = ("augment", "losses", "methods", "models", "ops", "probes")
 # What `python -m` alone may import: as modules they would stand in the functions' places.
 SHIMS = {
   f"vssl_jax.{name}"
-  for name in ("evaluate", "export", "extract_features", "localize", "plan", "report", "study")
+  for name in ("evaluate", "export", "extract_features", "localize", "plan", "study")
 }
 HEAVY = ("jax", "numpy", "tensorflow", "ml_collections", "orbax", "absl")
 

@@ -31,9 +31,8 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.studies.run import study
 
 # Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
-# `extract_features`, `localize`, `plan`, `report` and `study` are also modules, but only for
-# `python -m`: nothing may import them, because the module would then replace the function of the
-# same name.
+# `extract_features`, `localize`, `plan` and `study` are also modules, but only for `python -m`:
+# nothing may import them, because the module would then replace the function of the same name.
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),

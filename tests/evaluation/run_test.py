@@ -699,7 +699,7 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
 
 
 def test_the_page_shows_the_nearest_videos_and_their_clips(checkpoint, tmp_path, monkeypatch):
-  from vssl_jax.evaluation import page
+  from vssl_jax.evaluation.pictures import page
   from vssl_jax.reports import page as drawn
 
   monkeypatch.setattr(page, "wanted", lambda options: options.page)

@@ -30,10 +30,10 @@ from vssl_jax import files, parallel, results
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
-from vssl_jax.evaluation import page, pretraining, splits, untrimmed_features
+from vssl_jax.evaluation import pretraining, splits, untrimmed_features
 from vssl_jax.evaluation import protocols as protocols_lib
 from vssl_jax.evaluation import summary as summary_lib
-from vssl_jax.evaluation.pictures import class_bars
+from vssl_jax.evaluation.pictures import class_bars, page
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.files import StrPath, listed, make_folder

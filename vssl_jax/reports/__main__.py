@@ -1,4 +1,4 @@
-"""`python -m vssl_jax.report`, the same as `vssl report`; see `vssl_jax.commands.report`."""
+"""`python -m vssl_jax.reports`, the same as `vssl report`; see `vssl_jax.commands.report`."""
 
 import sys
 
