@@ -699,9 +699,11 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
 
 
 def test_the_page_shows_the_nearest_videos_and_their_clips(checkpoint, tmp_path, monkeypatch):
+  from vssl_jax.evaluation.options import Options
   from vssl_jax.evaluation.pictures import page
   from vssl_jax.reports import page as drawn
 
+  assert not page.wanted(Options(page=False))
   monkeypatch.setattr(page, "wanted", lambda options: options.page)
   monkeypatch.setattr(drawn, "plotly", lambda: "")
   assert _main(checkpoint, tmp_path, names="knn") == 0
@@ -736,5 +738,3 @@ def test_the_page_shows_the_nearest_videos_and_their_clips(checkpoint, tmp_path,
   stamp = (folder / "videos.json").stat().st_mtime_ns
   assert _main(checkpoint, tmp_path, names="knn") == 0
   assert (folder / "videos.json").stat().st_mtime_ns == stamp
-  assert _main(checkpoint, tmp_path / "none", "--nopage", names="knn") == 0
-  assert not (tmp_path / "none" / "report.html").exists()
