@@ -33,6 +33,7 @@ LAYERS = (
   ("vssl_jax.methods",),
   ("vssl_jax.recipes", "vssl_jax.training"),
   ("vssl_jax.encoder",),
+  ("vssl_jax.reports",),
   ("vssl_jax.weights", "vssl_jax.evaluation", "vssl_jax.uncertainty"),
   ("vssl_jax.jobs",),
   ("vssl_jax.planning", "vssl_jax.studies"),

@@ -19,7 +19,8 @@ from vssl_jax import methods, models, parallel, results
 from vssl_jax.training import run_folder
 
 FUNCTIONS = (
-  *("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain", "study"),
+  *("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain", "report"),
+  "study",
 )
 MODULES = ("augment", "losses", "methods", "models", "ops", "probes")
 # What `python -m` alone may import: as modules they would stand in the functions' places.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.jobs.localize import localize
   from vssl_jax.jobs.run import pretrain
   from vssl_jax.planning.run import plan
+  from vssl_jax.reports.report import report
   from vssl_jax.studies.run import study
 
 # Modules, and the names to import from them; "" is the module itself. `evaluate`, `export`,
@@ -48,6 +49,7 @@ _PLACES = {
   "plan": ("vssl_jax.planning.run", "plan"),
   "pretrain": ("vssl_jax.jobs.run", "pretrain"),
   "probes": ("vssl_jax.probes", ""),
+  "report": ("vssl_jax.reports.report", "report"),
   "study": ("vssl_jax.studies.run", "study"),
 }
 
@@ -68,6 +70,7 @@ __all__ = [
   "plan",
   "pretrain",
   "probes",
+  "report",
   "study",
 ]
 

@@ -24,6 +24,7 @@ MODULES = {
   "study": "vssl_jax.study",
   "plan": "vssl_jax.plan",
   "evaluate": "vssl_jax.evaluate",
+  "report": "vssl_jax.reports",
   "export": "vssl_jax.export",
   "convert": "vssl_jax.weights.convert",
   "extract": "vssl_jax.extract_features",

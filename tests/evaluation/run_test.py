@@ -1,12 +1,16 @@
 """The command whole, on synthetic videos and a checkpoint of the smallest network."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
+import zipfile
 
 import jax
 import numpy as np
+import PIL.Image
+import PIL.ImageSequence
 import pytest
 
 from data_pipelines.sources import synthetic
@@ -692,3 +696,45 @@ def test_untrimmed_videos_become_snippet_features(checkpoint, tmp_path, monkeypa
   make_video(tmp_path / "videos" / "c.mp4", frames=20, fps=25)
   assert _main(checkpoint, tmp_path / "out", flag, names=names) == 0
   assert _results(tmp_path / "out")[names]["counts"]["videos"] == 3
+
+
+def test_the_page_shows_the_nearest_videos_and_their_clips(checkpoint, tmp_path, monkeypatch):
+  from vssl_jax.evaluation.options import Options
+  from vssl_jax.evaluation.pictures import page
+  from vssl_jax.reports import page as drawn
+
+  assert not page.wanted(Options(page=False))
+  monkeypatch.setattr(page, "wanted", lambda options: options.page)
+  monkeypatch.setattr(drawn, "plotly", lambda: "")
+  assert _main(checkpoint, tmp_path, names="knn") == 0
+  folder = tmp_path / "synthetic" / "page"
+  told = json.loads((folder / "videos.json").read_text())
+  train, test = _features(tmp_path)
+  unit = [x.mean() / np.linalg.norm(x.mean(), axis=1, keepdims=True) for x in (train, test)]
+  cosine = unit[1].astype(float) @ unit[0].T.astype(float)
+  assert sorted(q["video"] for q in told["query"]) == list(range(8))
+  for q in told["query"]:
+    np.testing.assert_allclose(q["cosine"], -np.sort(-cosine[q["video"]])[:5], atol=1e-4)
+    np.testing.assert_allclose(cosine[q["video"]][q["near"]], q["cosine"], atol=1e-4)
+    assert q["label"] == test.label[q["video"]]
+  votes = knn.weighted_knn(
+    train.mean(), train.label, test.mean(), classes=2, k=24, temperature=0.07
+  )
+  assert [q["vote"] for q in told["query"]] == [votes[q["video"]].argmax() for q in told["query"]]
+  with zipfile.ZipFile(folder / "clips.zip") as file:
+    names = {f"query{i}.webp" for i in range(8)} | {f"bank{b['video']}.webp" for b in told["bank"]}
+    assert set(file.namelist()) == names
+    shown = [PIL.Image.open(io.BytesIO(file.read(f"query{i}.webp"))) for i in range(8)]
+  views = {"clips": 1, "crops": 1, "frames": 4, "stride": 1, "resize": 16, "size": 16}
+  source = sources.load_source(run_config.load_config(checkpoint), "test")
+  clips = [source.eval_example(i, **views)["clips"][0].astype(float) for i in range(8)]
+  for i, image in enumerate(shown):
+    assert (image.n_frames, image.size) == (4, (16, 16))
+    frames = [np.asarray(f.convert("RGB"), float) for f in PIL.ImageSequence.Iterator(image)]
+    apart = [[np.abs(f - g).mean() for clip in clips for g in clip] for f in frames]
+    np.testing.assert_array_equal(np.argmin(apart, axis=1), 4 * i + np.arange(4))
+  text = (tmp_path / "report.html").read_text()
+  assert '"map-videos-0-0"' in text
+  stamp = (folder / "videos.json").stat().st_mtime_ns
+  assert _main(checkpoint, tmp_path, names="knn") == 0
+  assert (folder / "videos.json").stat().st_mtime_ns == stamp

@@ -74,6 +74,8 @@ def test_the_runs_own_split_is_scored_as_the_run_does(run, tmp_path, capsys):
   assert scores["videos"] == 6
   assert len(list((tmp_path / "out" / "timelines").glob("*.png"))) == 2
   found = annotations.read_predictions(tmp_path / "out" / "predictions.json")
+  truth = annotations.read_annotations(tmp_path / "out" / "truth.json")
+  assert truth.keys() == found.keys()
   assert found.keys() == set(source.names)
   printed = capsys.readouterr().out
   assert "segments in 6 videos" in printed

@@ -38,6 +38,7 @@ COMMANDS = {
   "study": ("vssl_jax.commands.study", "a table of a paper: every cell and seed, and the plot"),
   "plan": ("vssl_jax.commands.plan", "what a run needs on TPUs or GPUs, without having them"),
   "evaluate": ("vssl_jax.commands.evaluate", "every protocol from one checkpoint, as a table"),
+  "report": ("vssl_jax.commands.report", "a page that shows runs: curves, classes, videos"),
   "export": ("vssl_jax.commands.export", "an encoder as safetensors, programs, features"),
   "convert": ("vssl_jax.commands.convert", "other frameworks' weights into ours, and back"),
   "extract": ("vssl_jax.commands.extract", "features of untrimmed videos, snippet by snippet"),

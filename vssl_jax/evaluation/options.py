@@ -58,6 +58,7 @@ class Options:
   gallery: int = 8
   motion_scores: tuple[str, ...] = MOTION_SCORES[:3]
   untrimmed: str = ""
+  page: bool = True
 
 
 FROM_CHECKPOINT = (
@@ -117,6 +118,7 @@ HELP = {
   "gallery": "retrieval: queries shown in the picture",
   "motion_scores": f"motion: scores to repeat, of {', '.join(MOTION_SCORES)}",
   "untrimmed": "localization_features: folder of untrimmed videos",
+  "page": "write report.html, a page with the videos, if the extra `report` is installed",
 }
 
 

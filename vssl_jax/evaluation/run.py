@@ -33,7 +33,7 @@ from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation import pretraining, splits, untrimmed_features
 from vssl_jax.evaluation import protocols as protocols_lib
 from vssl_jax.evaluation import summary as summary_lib
-from vssl_jax.evaluation.pictures import class_bars
+from vssl_jax.evaluation.pictures import class_bars, page
 from vssl_jax.evaluation.protocols import PROTOCOLS
 from vssl_jax.evaluation.task import Task
 from vssl_jax.files import StrPath, listed, make_folder
@@ -124,12 +124,15 @@ def evaluate(
   with peers.joined(distributed, lambda: _CONTINUE):
     trained, variables, info = encoder.load_encoder(checkpoint, which)
     suffix = "" if which == run_folder.LAST else f"_{which}"
-    folder = make_folder(output or files.path(checkpoint) / f"evaluation{suffix}")
+    folder = make_folder(output or files.path(checkpoint) / f"{page.FOLDER}{suffix}")
     peers.require_shared(folder, "--output")
     mesh = parallel.make_mesh()
     cases = _cases(trained, listed(data), source, data_dir, listed(splits))
     tasks = [(case, _task(case, trained, variables, chosen, folder, mesh)) for case in cases]
-    return _evaluate(tasks, wanted, lenient, folder, trained, info, again)
+    summary = _evaluate(tasks, wanted, lenient, folder, trained, info, again)
+    if parallel.first() and page.wanted(chosen):
+      page.write(files.path(checkpoint), folder)
+    return summary
 
 
 def _evaluate(
@@ -149,6 +152,7 @@ def _evaluate(
   try:
     for plan in plans:
       _run_case(plan, wanted, told)
+      page.write_videos(plan.outcome.task, plan.outcome.found, plan.outcome.facts)
   finally:  # process 0 alone, because only one process may have failed
     summary = _summarize(plans, told, output) if parallel.first() else {}
   return parallel.from_first(lambda: results.plain(summary))

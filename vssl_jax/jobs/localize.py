@@ -1,7 +1,7 @@
 """Locates actions in untrimmed videos with a trained BaS-Net or DCC: `vssl_jax.localize`.
 
 The output is `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, if there are
-annotations, `scores.json`.
+annotations, `truth.json` and `scores.json`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vssl_jax import files, methods, results
 from vssl_jax.errors import UserError
 from vssl_jax.files import local, make_folder
 from vssl_jax.localization import feature_folders
+from vssl_jax.localization import outcome as outcome_lib
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines as timelines_lib
-from vssl_jax.localization.annotations import write_predictions
 from vssl_jax.localization.source import SequenceSource, sequences_of
 from vssl_jax.methods.base import Localizer
 from vssl_jax.training import run_folder, sources
@@ -83,7 +83,7 @@ def localize(
     chosen = {"thresholds": tuple(thresholds)}
     options["settings"] = dataclasses.replace(options["settings"], **chosen)
   predictions, accuracy = scores_lib.predict(localizer.activate(params), source, **options)
-  write_predictions(output / timelines_lib.PREDICTIONS, predictions)
+  outcome_lib.write(output, predictions, source)
   drawn = localizer.look(params, state.method)
   timelines_lib.timelines(
     output, drawn, source, predictions, batch_size=options["batch_size"], videos=timelines

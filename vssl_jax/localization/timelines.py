@@ -18,7 +18,7 @@ from vssl_jax.localization.proposals import normalize
 from vssl_jax.localization.segments import runs
 from vssl_jax.localization.source import SequenceSource
 
-PREDICTIONS, TIMELINES = "predictions.json", "timelines"  # in the output folder
+TIMELINES = "timelines"  # in the output folder
 _MOST = 30  # largest number of predictions drawn per class
 _NAMED = 24  # largest number of classes in the legend
 

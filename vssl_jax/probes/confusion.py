@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from vssl_jax import figure as figure_lib
 from vssl_jax import files
 from vssl_jax.probes.metrics import Accuracy
 
+CELLS, COLUMNS = "_confusion.csv", ("class", "predicted", "videos")  # ending and head of a file
 _ANNOTATED = 20  # with at most this many classes, the cells show counts
 _NAMED = 60  # with at most this many classes, the axes show every class name
 _PAIRS = 40  # number of most frequent confusions listed next to a larger matrix
@@ -22,13 +25,26 @@ _WEAKEST = 20  # number of classes with the lowest accuracy listed there
 def write_classes(
   picture: str | os.PathLike[str], name: str, scored: Accuracy, label_names: Sequence[str]
 ) -> None:
-  """Writes a confusion matrix and, next to it, the table of classes as `.md` (process 0 only)."""
+  """Writes a confusion matrix and, next to it, the table of classes as `.md` (process 0 only).
+
+  `<name>_confusion.csv` has the columns class, predicted and videos, for each cell that is not
+  empty.
+  """
   if jax.process_index() > 0:
     return
   title = f"{name}: top-1 {100 * scored.top1:.1f} %"
   confusion_png(picture, scored.confusion, label_names, title)
   table = class_table(scored, label_names)
-  files.write_atomic(files.path(picture).with_suffix(".md"), table.encode())
+  picture = files.path(picture)
+  files.write_atomic(picture.with_suffix(".md"), table.encode())
+  names = class_names(label_names, len(scored.confusion))
+  cells = io.StringIO()
+  rows = csv.writer(cells, lineterminator="\n")
+  rows.writerow(COLUMNS)
+  rows.writerows(
+    (names[i], names[j], scored.confusion[i, j]) for i, j in np.argwhere(scored.confusion)
+  )
+  files.write_atomic(picture.with_name(f"{picture.stem}{CELLS}"), files.encode(cells.getvalue()))
 
 
 def class_names(label_names: Sequence[str], classes: int) -> list[str]:

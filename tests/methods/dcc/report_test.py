@@ -17,7 +17,7 @@ def test_files_and_figures(tmp_path, videos, count):
   found = report.write(
     tmp_path, look, source, source, predictions, batch_size=2, videos=videos, count=count
   )
-  assert annotations.read_predictions(tmp_path / timelines_lib.PREDICTIONS).keys() == {
+  assert annotations.read_predictions(tmp_path / "predictions.json").keys() == {
     "v0",
     "v1",
     "v2",

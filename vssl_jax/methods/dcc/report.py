@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vssl_jax.localization import annotations as annotations_lib
+from vssl_jax.localization import outcome
 from vssl_jax.localization import timelines as timelines_lib
 from vssl_jax.localization.annotations import Prediction
 from vssl_jax.localization.observe import Look, observe
@@ -34,7 +34,8 @@ def write(
   """Writes predictions, timelines and t-SNE of the test split, and measures pseudo-labels.
 
   Args:
-    folder: the run's folder; gets `predictions.json`, `timelines/<video>.png` and `tsne.png`.
+    folder: the run's folder; gets `predictions.json`, `truth.json`, `timelines/<video>.png` and
+      `tsne.png`.
     look: the network.
     train: the training split, on which pseudo-labels are measured.
     test: the test split, which is drawn.
@@ -54,7 +55,7 @@ def write(
   found["pseudo_labels"] = quality.result()
   writes = jax.process_index() == 0
   if writes:
-    annotations_lib.write_predictions(folder / timelines_lib.PREDICTIONS, predictions)
+    outcome.write(folder, predictions, test)
   timelines_lib.timelines(folder, look, test, predictions, batch_size=batch_size, videos=videos)
   if not count:
     return found
