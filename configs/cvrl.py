@@ -6,13 +6,14 @@ Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 1,024. K400 linear top-1 63.8 (66.1 at 800
                  epochs, --config.epochs=800): *published*. Estimated cost, at 40 % of the bf16
                  peak: 17 H100-hours (240k videos x 200 epochs x 2 clips x 273 GFLOP). *not run*.
-                 On 64 TPU v5e chips a step needs 11.6 GiB of a chip's 15.8; on 8 H100 51.8 GiB of
-                 a GPU with --config.accumulate=2, else 73.7 and
+                 On 64 TPU v5e chips a step needs 11.2 GiB of a chip's 15.8, on 64 v5p 11.3 of 95;
+                 on 8 H100 51.8 GiB of a GPU with --config.accumulate=2, else 73.7 and
                  XLA_PYTHON_CLIENT_MEM_FRACTION=0.95: *compiled only*, docs/pods.md
   k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*. A
                  step needs what that of k400 needs
-  r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*. Too
-                 large for 8 H100: a step would need 327 GiB of a GPU: *compiled only*
+  r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*. On 64
+                 H100 a step needs 41.9 GiB of a GPU; too large for 8, where it would need 327:
+                 *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes: minutes on 2 CPU cores. Linear top-1 68.3
                  (random weights 22.0), logistic 73.3 (20.4), R@1 56.5 (11.3), seed 0: *measured by
                  us*

@@ -11,11 +11,11 @@ Variants, after a colon:
   (none), thumos14   two-stream I3D, T = 750, 1,500 iterations of 16 videos, Adam. *published*, not
                  run: mAP at tIoU 0.1 … 0.7 of 69.0 63.8 55.9 45.9 35.7 24.3 13.7, average 44.0
                  (second-hand); BaS-Net 58.2 52.3 44.6 36.0 27.0 18.6 10.4, average 35.3.
-                 On 8 TPU v5e chips a step needs 0.5 GiB of a chip's 15.8, on 8 H100 0.6 GiB of a
-                 GPU: *compiled only*, docs/pods.md
+                 On 8 TPU v5e chips a step needs 0.5 GiB of a chip's 15.8, on 8 v5p 0.6 of 95, on 8
+                 H100 0.6 GiB of a GPU: *compiled only*, docs/pods.md
   activitynet    ActivityNet 1.3, T = 50, smoothed activations, tIoU 0.5 … 0.95. *published*, not
                  run: average 24.3 (second-hand); BaS-Net 22.2. Thresholds and schedule are ours.
-                 On 8 H100 or TPU v5e chips a step needs less than 1 GiB each: *compiled only*,
+                 On 8 H100, TPU v5e or v5p chips a step needs 1 GiB or less each: *compiled only*,
                  docs/pods.md
   demo           simulated features (no download), then scored: 75 s on 2 CPU cores.
   thumos14_simulated   simulated features on THUMOS14's real segments:

@@ -7,8 +7,8 @@ Variants, after a colon:
                  67.3 for ρ = 3, 69.0 for ρ = 4 with aug+: *published*. Estimated cost, at 40 % of
                  the bf16 peak: 22 H100-hours, 45 for ρ = 4 (240k videos x 200 epochs x ρ clips x
                  (250 GFLOP for the query + 83 for the key)). *not run*. On 64 TPU v5e chips
-                 a step needs 6.5 GiB of a chip's 15.8, on 8 H100 63.2 GiB of a GPU: set
-                 XLA_PYTHON_CLIENT_MEM_FRACTION=0.82. *compiled only*, docs/pods.md
+                 a step needs 6.6 GiB of a chip's 15.8, on 64 v5p 6.6 of 95, on 8 H100 63.2 GiB of a
+                 GPU: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.82. *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   motion         videos of digits of which only the movement tells the class (no download); probes

@@ -6,8 +6,8 @@ Variants, after a colon:
   (none), k400   Kinetics-400, 200 epochs, batch 512, ρ = 2. K400 linear top-1 36.1 for ρ = 1, 60.5
                  for ρ = 2, 62.0 for ρ = 3: *published*. Estimated cost, at 40 % of the bf16 peak:
                  17 H100-hours, 34 for ρ = 4 (240k videos x 200 epochs x ρ clips x 250 GFLOP).
-                 *not run*. On 64 TPU v5e chips a step needs 6.3 GiB of a chip's 15.8, on 8 H100
-                 48.0 GiB of a GPU: *compiled only*, docs/pods.md
+                 *not run*. On 64 TPU v5e chips a step needs 6.3 GiB of a chip's 15.8, on 64 v5p 6.4
+                 of 95, on 8 H100 48.0 GiB of a GPU: *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes; minutes on 2 CPU cores. docs/results.md:
                  *measured by us*
   motion         videos of digits of which only the movement tells the class (no download); probes

@@ -101,6 +101,7 @@ def localized(folder: str) -> list[Row]:
     "+ contrast, not denoised": "no_denoising",
     "DCC: + contrast, denoised": "dcc",
     "DCC, gradients balanced": "balanced",
+    "DCC, gradients balanced, M = 10": "balanced_m10",
     "DCC, gradients balanced, shown the true pseudo-labels": "balanced_true",
   }
   return [(label, f"{folder}/{row}", "") for label, row in rows.items()]
