@@ -11,8 +11,8 @@ Variants, after a colon:
                  batch 256, SGD. Estimated cost, at 40 % of the bf16 peak: 8 H100-hours (240k videos
                  x 200 epochs x 4 clips x 63 GFLOP). *not run*. On 16 TPU v5e chips a step needs
                  6.3 GiB of a chip's 15.8, on 64 v5p 3.4 of 95, on 8 H100 11.0 GiB of a GPU:
-                 *compiled only*, docs/pods.md. Mines the nearest 0.25 % of the batch's pairs, since of 400 classes
-                 no more are of one class (below)
+                 *compiled only*, docs/pods.md. Mines the nearest 0.25 % of the batch's pairs, since
+                 of 400 classes no more are of one class (below)
   demo           digit videos (no download), then probes; 2 minutes on 2 CPU cores.
                  docs/results.md: *measured by us*
   motion         videos of digits of which only the movement tells the class (no download); probes

@@ -345,7 +345,7 @@ def _memory(p: Result) -> str:
 
 def _planned(c: Result) -> str:
   """A recipe's name, with the settings that the plan changed."""
-  parts = c["accumulate"]
+  parts = c.get("accumulate", 1)  # stages other than train steps have none
   return c["name"] if parts == 1 else f"{c['name']} accumulate={parts}"
 
 
