@@ -40,6 +40,7 @@ Add the paper's ablations after a comma, e.g. configs/cvrl.py:k400,uniform
 """
 
 from vssl_jax import augment, recipes
+from vssl_jax import config as config_lib
 
 
 def k400(c):
@@ -128,6 +129,7 @@ def _interval(name):
 
 def no_spatial(c):
   """No random crops, color, blur or flips."""
+  c.probe.flip = config_lib.probe_flip(c)  # those of the probes stay
   augment.presets.none(c.augment)
   c.augment.flip, c.data.crop.random = 0.0, False
 

@@ -66,7 +66,7 @@ def test_changes_change_what_they_name(name):
     f"{part}.{x}" for part in ("data", "data.eval", "probe") for x in ("frames", "stride")
   }
   assert changed["no_color"] == {f"augment.{x}" for x in ("jitter_p", "gray_p", "blur_p")}
-  assert changed["no_spatial"] == {"augment.flip", "data.crop.random"}
+  assert changed["no_spatial"] == {"augment.flip", "data.crop.random", "probe.flip"}
   own = {"rho_moco": "sum", "rho_byol": "no_target", "rho_simclr": "eq1", "rho_swav": "all_codes"}
   assert {k.split(".")[0] for k in changed[own[name]]} == {name}
   if name in ("rho_moco", "rho_byol"):

@@ -360,7 +360,8 @@ def shared() -> ConfigDict:
   c.probe.weight_decay = 0.0
   c.probe.warmup_epochs = 5.0
   c.probe.clips = 1  # clips per video in each step; more clips need fewer reads of videos
-  c.probe.flip = 0.5  # probability of a mirrored clip
+  # Probability of a mirrored clip, also in fine-tuning; −1: 0.5, or 0 where augment.flip is 0.
+  c.probe.flip = -1.0
   c.probe.crop_area = (0.3, 1.0)
   c.probe.crop_aspect = (0.5, 2.0)
   c.probe.crop_short = (0.0, 0.0)
@@ -393,6 +394,23 @@ def total_steps(config: ConfigDict, steps_per_epoch: int) -> int:
   if steps <= 0:
     raise UserError(f"config.epochs is {config.epochs}: it must be positive (or set config.steps).")
   return steps
+
+
+def probe_flip(config: ConfigDict) -> float:
+  """The probability of a mirrored clip where a classifier learns on an encoder.
+
+  Args:
+    config: `probe.flip` and `augment.flip` are read.
+
+  Raises:
+    UserError: `probe.flip` is neither −1 nor a probability.
+  """
+  flip = config.probe.flip
+  if flip == -1:
+    return 0.5 if config.augment.flip else 0.0
+  if not 0 <= flip <= 1:
+    raise UserError(f"config.probe.flip is {flip}: it must be in [0, 1], or -1 for the default")
+  return float(flip)
 
 
 def linear_probe(name: str) -> dict[str, Any]:

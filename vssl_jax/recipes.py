@@ -191,6 +191,7 @@ def aug_plus(c: ConfigDict) -> None:
 
 def no_spatial(c: ConfigDict) -> None:
   """No spatial augmentation: the central square, never mirrored."""
+  c.probe.flip = config_lib.probe_flip(c)  # those of the probes stay
   presets.no_geometry(c.augment)
   c.data.crop.random = False
 

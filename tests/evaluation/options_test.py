@@ -8,6 +8,7 @@ import pytest
 
 from tests import small
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation import classifier
 from vssl_jax.evaluation import options as options_lib
 
 OWN = options_lib.Options()
@@ -63,6 +64,44 @@ def test_published_linear_probes():
   assert rho.size == 56
   with pytest.raises(UserError, match="--linear=other"):
     options_lib.resolved(_trained(), dataclasses.replace(OWN, linear="other"))
+
+
+@pytest.mark.parametrize(
+  ("training", "probe", "flag", "expected"),
+  [
+    (0.5, -1, None, 0.5),
+    (0.3, -1, None, 0.5),  # the published probes' own
+    (0.0, -1, None, 0.0),
+    (0.0, 0.5, None, 0.5),
+    (0.5, 0.0, None, 0.0),
+    (0.5, -1, 0.0, 0.0),
+    (0.0, -1, 0.25, 0.25),
+  ],
+)
+def test_one_setting_mirrors_clips_everywhere(training, probe, flag, expected):
+  trained = small.load("cvrl.py")
+  trained.augment.flip, trained.probe.flip = training, probe
+  found = options_lib.resolved(trained, options_lib.make(flip=flag))
+  assert classifier.linear_config(found, 3).augment.flip == expected
+  assert options_lib.finetuning(found, 3, OWN, 2.0).augment.flip == expected
+
+
+@pytest.mark.parametrize("flip", [-0.5, 1.5])
+def test_what_is_no_probability_of_a_mirrored_clip(flip):
+  trained = small.load("cvrl.py")
+  trained.probe.flip = flip
+  with pytest.raises(UserError, match=r"config.probe.flip is .*in \[0, 1\]"):
+    classifier.linear_config(trained, 3)
+  with pytest.raises(UserError, match=r"--flip: "):
+    options_lib.check(options_lib.make(flip=flip))
+
+
+@pytest.mark.parametrize("config", ["cvrl.py", "rho_byol.py"])
+def test_ablations_of_augmentation_leave_the_probes_as_they_are(config):
+  for variant, expected in (("k400", 0.5), ("demo", 0.0)):
+    c = small.load(config, f"{variant},no_spatial")
+    assert c.augment.flip == 0
+    assert classifier.linear_config(c, 3).augment.flip == expected
 
 
 def test_a_shorter_linear_probe_warms_up_less():

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from data_pipelines.source import Source
 from vssl_jax import augment, methods, parallel, results
 from vssl_jax import config as config_lib
+from vssl_jax.augment import mirror
 from vssl_jax.errors import UserError
 from vssl_jax.methods import classify
 from vssl_jax.methods.base import Variables
@@ -48,7 +49,8 @@ def linear_config(config: ConfigDict, classes: int) -> ConfigDict:
   c.data.crop.area, c.data.crop.aspect = p.crop_area, p.crop_aspect
   c.data.crop.short = p.crop_short
   augment.presets.none(c.augment)
-  c.augment.flip, c.augment.mean, c.augment.std = p.flip, config.augment.mean, config.augment.std
+  c.augment.flip = config_lib.probe_flip(config)
+  c.augment.mean, c.augment.std = config.augment.mean, config.augment.std
   c.encoder = config.encoder.copy_and_resolve_references()
   c.encoder.bn_groups = 1  # the groups of pre-training fit only its batch size
   c.classify.classes, c.classify.frozen, c.classify.normalize = classes, True, p.normalize
@@ -127,11 +129,12 @@ def linear(
   o = settings.optim
   batch = fitting(settings.batch_size, train_source.num_videos, mesh)
   momentum = f"{o.momentum}{' nesterov' * o.nesterov}"
+  flips = " and flips" if settings.augment.flip else ""
   scores["protocol"] = (
     f"frozen encoder, {'L2-normalized ' * config.probe.normalize}features, {o.name} lr {o.lr} at "
     f"{o.lr_batch}, momentum {momentum}, weight decay {o.weight_decay}, batch "
-    f"{batch} x {config.probe.clips} clips, {settings.epochs} epochs, crops and "
-    f"flips, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
+    f"{batch} x {config.probe.clips} clips, {settings.epochs} epochs, crops"
+    f"{flips}, {config.probe.frames} x {config.probe.stride} frames at {config.probe.size} px"
   )
   return scores
 
@@ -186,6 +189,8 @@ def classifier(
   folder = workdir / f"{name}-{hashlib.sha256(decisive).hexdigest()[:12]}"
   method = classify.build(settings, mesh, encoder_variables=variables)
   parallel.say(f"{name.replace('_', ' ').capitalize()}: trained in {folder}")
+  if note := mirror.note(settings.augment.flip, train_source.label_names):
+    parallel.say(note)
   result = loop.train(settings, folder, source, method, mesh, tensorboard=False)
   if result.preempted:
     raise loop.stopped(result, f"step {result.steps} of {name.replace('_', ' ')} in {folder}")

@@ -31,6 +31,7 @@ class Options:
   size: int = 0
   placement: str = ""
   target_fps: float | None = None
+  flip: float | None = None
   seed: int | None = None
   linear: str = "own"
   linear_epochs: float = 0.0
@@ -70,6 +71,7 @@ FROM_CHECKPOINT = (
   "size",
   "placement",
   "target_fps",
+  "flip",
   "seed",
   "k",
   "temperature",
@@ -91,6 +93,7 @@ HELP = {
   "size": "side of the test crop, pixels",
   "placement": "where test clips start: ends, up to the last start, or starts, at i / n of it",
   "target_fps": "frames per second at which frames and stride are meant; 0: a video's own",
+  "flip": "training of classifiers: probability of a mirrored clip; 0: left differs from right",
   "seed": "seed of all random draws",
   "linear": f"settings of the linear probe: own, {', '.join(config_lib.LINEAR_PROBES)}",
   "linear_epochs": "epochs of the linear probe; 0: as published or configured",
@@ -152,6 +155,8 @@ def check(options: Options) -> None:
   for name in _NOT_NEGATIVE:
     if (getattr(options, name) or 0) < 0:
       raise UserError(f"--{name}: {getattr(options, name)} is negative; give 0 or more.")
+  if (options.flip or 0) > 1:
+    raise UserError(f"--flip: {options.flip} is not a probability; give 0 to 1.")
   seeds = {"seed": (options.seed or 0,), "subset_seeds": options.subset_seeds}
   for name, values in seeds.items():
     if bad := [x for x in values if x < 0]:
@@ -189,6 +194,8 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
     c.data.eval.resize = options.size
   if options.target_fps is not None:
     c.data.target_fps = float(options.target_fps)
+  if options.flip is not None:
+    c.probe.flip = float(options.flip)
   if options.seed is not None:
     c.seed = options.seed
   c.knn.k = options.k or c.knn.k

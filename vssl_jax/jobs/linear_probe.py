@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vssl_jax import config as config_lib
 from vssl_jax import former, parallel
 from vssl_jax.encoder import encoder
 from vssl_jax.errors import UserError
@@ -50,8 +51,8 @@ def load(config: ConfigDict) -> tuple[ConfigDict, ConfigDict, Variables, dict[st
   """The encoder of `config.checkpoint`, and the config to probe it under.
 
   Returns:
-    The config with the encoder, its normalization, and its data where the config names none; and
-    what `encoder.load_encoder` returns.
+    The config with the encoder, its normalization and flips, and its data where the config names
+    none; and what `encoder.load_encoder` returns.
 
   Raises:
     UserError: no checkpoint, or one that cannot be read.
@@ -62,6 +63,8 @@ def load(config: ConfigDict) -> tuple[ConfigDict, ConfigDict, Variables, dict[st
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.encoder = trained.encoder
+    if config.probe.flip == -1:
+      config.probe.flip = config_lib.probe_flip(trained)
     config.augment.mean, config.augment.std = trained.augment.mean, trained.augment.std
     config.data.channels = trained.data.channels  # data of others is refused when it is opened
     if not config.data.path and not config.data.name:  # the data it was trained on
