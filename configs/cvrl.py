@@ -12,8 +12,9 @@ Variants, after a colon:
   k600           Kinetics-600, 800 epochs: 68.5 on K400, 70.4 on K600: *published*. *not run*. A
                  step needs what that of k400 needs
   r3d152x2       R3D-152 with twice the width on K600: 72.9 on K600: *published*. *not run*. On 64
-                 TPU v5p chips a step needs 18.9 GiB of a chip's 95, on 64 H100 41.9 GiB of a GPU;
-                 on 8 H100 it would need 327: *compiled only*, docs/pods.md
+                 TPU v5p chips a step needs 18.9 GiB of a chip's 95, on 64 v5e 14.9 of 15.8 with
+                 --config.accumulate=2, on 64 H100 41.9 GiB of a GPU; on 8 H100 it would need 327:
+                 *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes: minutes on 2 CPU cores. Linear top-1 68.3
                  (random weights 22.0), logistic 73.3 (20.4), R@1 56.5 (11.3), seed 0: *measured by
                  us*
