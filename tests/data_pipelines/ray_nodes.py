@@ -42,6 +42,8 @@ def cluster(count, *folders, cpus=1):
   with alone(), pytest.MonkeyPatch.context() as patch:
     patch.setenv("PYTHONPATH", path)
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Else Ray ends workers when other programs of the machine fill its memory.
+    patch.setenv("RAY_memory_monitor_refresh_ms", "0")
     patch.setenv("JAX_PLATFORMS", "cpu")
     patch.setenv("XLA_FLAGS", small.xla_flags(1))
     # The last bits depend on XLA's number of threads: here one per device or core, so there too.
