@@ -18,6 +18,7 @@ LAYERS = (
   ("vssl_jax.results", "vssl_jax.figure", "vssl_jax.config"),
   ("vssl_jax.config_file",),
   ("vssl_jax.cli",),  # knows commands by name, and imports one when it is called
+  ("vssl_jax.doctor",),
   ("vssl_jax.ops",),
   ("vssl_jax.models", "vssl_jax.losses", "vssl_jax.augment"),
   ("vssl_jax.localization",),

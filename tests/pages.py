@@ -39,6 +39,7 @@ MODULES = {
   "localize": "vssl_jax.localize",
   "score": "vssl_jax.localization.score",
   "uncertainty": "vssl_jax.uncertainty",
+  "doctor": "vssl_jax.doctor",
 }
 TRAINED = ("train", "inspect", "study")  # commands that take a config, or fields of one
 ON_PODS = ("evaluate", "uncertainty")  # those that take `config.distributed` alone

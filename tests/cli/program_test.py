@@ -31,6 +31,7 @@ MODULES = {
   "localize": "vssl_jax.localize",
   "score": "vssl_jax.localization.score",
   "uncertainty": "vssl_jax.uncertainty",
+  "doctor": "vssl_jax.doctor",
 }
 HEAVY = ("jax", "numpy", "tensorflow", "ml_collections", "orbax", "matplotlib")
 

@@ -45,6 +45,7 @@ COMMANDS = {
   "localize": ("vssl_jax.commands.localize", "actions in time, by a trained BaS-Net or DCC"),
   "score": ("vssl_jax.commands.score", "a file of predicted actions, as ActivityNet scores it"),
   "uncertainty": ("vssl_jax.commands.uncertainty", "what ProViCo's uncertainty is worth"),
+  "doctor": ("vssl_jax.commands.doctor", "versions, devices, codecs, folders, missing extras"),
 }
 OK, UNEXPECTED, BAD_INPUT, DROPPED, INTERRUPTED, BROKEN_PIPE, PREEMPTED = 0, 1, 2, 3, 130, 141, 143
 _CODES = f"""\

@@ -1,0 +1,1 @@
+"""`vssl doctor`: what this installation can do."""
