@@ -62,9 +62,15 @@ def result_line(result: Mapping[str, Any]) -> str:
   return "RESULT " + json.dumps(short(plain(result)), ensure_ascii=False, allow_nan=False)
 
 
-def write_json(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-  """Writes the whole result as indented JSON; the file appears complete or not at all."""
-  text = json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+def write_json(result: Mapping[str, Any], path: str | os.PathLike[str], *, digits: int = 4) -> None:
+  """Writes the whole result as indented JSON; the file appears complete or not at all.
+
+  Args:
+    result: see `plain`.
+    path: the file.
+    digits: see `plain`.
+  """
+  text = json.dumps(plain(result, digits), indent=2, ensure_ascii=False, allow_nan=False)
   files.write_atomic(path, (text + "\n").encode())
 
 

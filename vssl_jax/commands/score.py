@@ -18,6 +18,7 @@ EXAMPLES = """\
 vssl score --annotations=gt.json --predictions=found/predictions.json
 vssl score --annotations=gt.json --predictions=theirs.json --subset=validation \\
   --protocol=activitynet --lenient --json=scores.json
+vssl score --annotations=gt.json --predictions=theirs.json --tious=0.3,0.5,0.7
 """
 
 
@@ -35,9 +36,16 @@ def parser() -> arguments.Parser:
     help="tIoU thresholds: thumos14, 0.1:0.7, or activitynet, 0.5:0.95 (default: thumos14)",
   )
   add(
+    "--tious",
+    type=arguments.listed(float),
+    default=(),
+    metavar="T,T",
+    help="tIoU thresholds in place of the protocol's, such as 0.3,0.5,0.7",
+  )
+  add(
     "--lenient", action="store_true", help="allow predictions in other videos and of other classes"
   )
-  add("--json", default="", help="file to write the figures to as well")
+  add("--json", default="", help="file to write the figures to as well, unrounded")
   return p
 
 
@@ -49,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
   given = arguments.given(args)
   del given["json"]
   found = score.compare(**given)
-  figures = score.figures(found, subset=args.subset, protocol=args.protocol)
+  figures = score.figures(found, subset=args.subset, protocol="" if args.tious else args.protocol)
   print(found.table())
   if found.ignored:
     print(f"{found.ignored} predictions of classes that do not occur here are left out")
   for span, value in figures["average"].items():
     print(f"average of {span}: {100 * value:.2f} %")
   if args.json:
-    results.write_json(figures, args.json)
+    results.write_json(figures, args.json, digits=results.EXACT)
   return 0

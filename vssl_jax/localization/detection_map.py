@@ -6,9 +6,8 @@ if that tIoU reaches the threshold, so a second detection of the same action is 
 precision is the sum of precision, made monotonic from the right, times the steps of recall. The
 mean is over the classes that occur in the ground truth.
 
-Among equal scores, and among equal tIoUs, the last one in the file comes first. The evaluator's
-reversed sort does the same for up to 16 equal values; for more, its order is that of an unstable
-sort.
+Equal scores, and equal tIoUs, come in the order of the evaluator's sort, see `ranking`: of up to 16
+values, the last one in the file comes first.
 
 The evaluator is a script, not a package; the tests contain numbers that it computed.
 """
@@ -22,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vssl_jax.errors import UserError
-from vssl_jax.localization import segments
+from vssl_jax.localization import ranking, segments
 from vssl_jax.localization.annotations import Annotations, Predictions
 
 THUMOS14 = tuple(np.linspace(0.1, 0.7, 7).tolist())
@@ -156,7 +155,7 @@ def _average_precision(
   if not found:
     return np.zeros(len(tious))
   hits = np.zeros((len(found), len(tious)), bool)
-  order = np.argsort([p[3] for p in found], kind="stable")[::-1]
+  order = ranking.descending([p[3] for p in found])
   by_video = collections.defaultdict(list)
   for rank, i in enumerate(order):
     if found[i][0] in truth:
@@ -166,7 +165,7 @@ def _average_precision(
     overlap = segments.tiou(np.array([p[1:] for p in listed]), np.array(truth[name]))
     free = np.ones((len(tious), overlap.shape[1]), bool)
     for (rank, *_), row in zip(listed, overlap, strict=True):
-      nearest = np.argsort(row, kind="stable")[::-1]
+      nearest = ranking.descending(row, least=min(tious))
       could = free[:, nearest] & (row[nearest] >= thresholds)
       hit = could.any(axis=1)
       free[hit, nearest[could.argmax(axis=1)[hit]]] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vssl_jax import files
@@ -20,6 +21,7 @@ def score(
   durations: str | os.PathLike[str] = "",
   subset: str = "",
   protocol: str = "thumos14",
+  tious: Sequence[float] = (),
   lenient: bool = False,
 ) -> dict[str, Any]:
   """Average precisions of a file of predictions.
@@ -31,14 +33,17 @@ def score(
       tell of segments past the end of their video.
     subset: of the ground truth; "" is all of it.
     protocol: "thumos14" (tIoU 0.1 to 0.7) or "activitynet" (0.5 to 0.95).
+    tious: thresholds in (0, 1] in place of the protocol's.
     lenient: count predictions in other videos and of other classes as the evaluator does, in place
       of refusing them.
 
   Returns:
-    `mAP` by threshold, `average` by range, average precisions `per_class`, `subset`, `protocol`.
+    `mAP` by threshold, `average` by range, average precisions `per_class`, `subset`, `protocol`
+    ("" with thresholds of one's own, which are averaged from the lowest to the highest).
 
   Raises:
-    UserError: a file is missing or malformed, or predictions and ground truth do not fit.
+    UserError: a file is missing or malformed, predictions and ground truth do not fit, or a
+      threshold is out of range or given twice.
   """
   found = compare(
     annotations,
@@ -46,9 +51,10 @@ def score(
     durations=durations,
     subset=subset,
     protocol=protocol,
+    tious=tious,
     lenient=lenient,
   )
-  return figures(found, subset=subset, protocol=protocol)
+  return figures(found, subset=subset, protocol="" if tious else protocol)
 
 
 def compare(
@@ -58,11 +64,15 @@ def compare(
   durations: str | os.PathLike[str] = "",
   subset: str = "",
   protocol: str = "thumos14",
+  tious: Sequence[float] = (),
   lenient: bool = False,
 ) -> DetectionMap:
   """What `score` is computed from, with a table of it; tells of times that no video has."""
   if protocol not in scores.TIOUS:
     raise UserError(f"--protocol: {protocol!r} is none of {', '.join(scores.TIOUS)}.")
+  told = [f"{t:g}" for t in tious]  # as the figures name them
+  if not all(0 < t <= 1 for t in tious) or len(set(told)) < len(told):
+    raise UserError(f"--tious={','.join(told)}: give different thresholds, above 0 and at most 1.")
   truth = annotations_lib.read_annotations(annotations, durations=durations or None)
   chosen = truth
   if subset:
@@ -75,14 +85,14 @@ def compare(
   return detection_map(
     truth,
     found,
-    tious=scores.TIOUS[protocol],
+    tious=tuple(sorted(tious)) or scores.TIOUS[protocol],
     subset=subset or None,
     strict=not lenient,
   )
 
 
 def figures(found: DetectionMap, *, subset: str, protocol: str) -> dict[str, Any]:
-  """What `score` returns, of what `compare` found."""
+  """What `score` returns, of what `compare` found; `protocol` is "" for other thresholds."""
   return scores.summary(found, protocol) | {"subset": subset, "protocol": protocol}
 
 

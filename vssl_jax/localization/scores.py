@@ -208,12 +208,18 @@ def score(
   }
 
 
-def summary(found: maps.DetectionMap, protocol: str) -> dict[str, Any]:
-  """`mAP` by threshold, `average` by range and average precisions `per_class`."""
-  tious = [f"{t:.2f}".rstrip("0") for t in found.tious]
+def summary(found: maps.DetectionMap, protocol: str = "") -> dict[str, Any]:
+  """`mAP` by threshold, `average` by range and average precisions `per_class`.
+
+  Args:
+    found: what is summarized.
+    protocol: whose ranges are averaged; "": from the lowest to the highest threshold.
+  """
+  ranges = _AVERAGES[protocol] if protocol else ((min(found.tious), max(found.tious)),)
+  tious = [f"{t:g}" for t in found.tious]
   return {
     "mAP": dict(zip(tious, found.mean.tolist(), strict=True)),
-    "average": {f"{a:g}:{b:g}": found.average(a, b) for a, b in _AVERAGES[protocol]},
+    "average": {f"{a:g}:{b:g}": found.average(a, b) for a, b in ranges},
     "per_class": {
       name: dict(zip(tious, row, strict=True))
       for name, row in zip(found.label_names, found.ap.tolist(), strict=True)
