@@ -24,6 +24,15 @@ def run(tmp_path_factory):
   return folder
 
 
+def test_training_with_labels_says_that_sides_are_mirrored():
+  names = ("swipe_left", "wave")
+  config = small.load("cvrl.py", "ucf6_supervised")
+  assert "1 of 2 classes tell left from right" in "".join(pretrain._notes(config, names))
+  config.augment.flip = 0.0
+  assert not pretrain._notes(config, names)
+  assert not pretrain._notes(small.load("cvrl.py", "ucf6"), names)  # labels are not read
+
+
 @pytest.mark.slow
 def test_demo_ends_in_one_result_with_its_protocol(run):
   result = json.loads((run / "result.json").read_text())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import files, former, methods, parallel, results
-from vssl_jax.augment import settings
+from vssl_jax.augment import mirror, settings
 from vssl_jax.encoder import card, encoder, exported
 from vssl_jax.errors import UserError, brief
 from vssl_jax.evaluation import end_of_run, monitor
@@ -107,13 +108,7 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   with config.unlocked():  # a continued run must leave out the same videos
     told = json.dumps(held.tolist()).encode()
     config.data.held_out_sha256 = hashlib.sha256(told).hexdigest() if len(held) else ""
-  if off := settings.switched_off(config.augment, config.data.channels):
-    print(
-      f"config.data.channels is {config.data.channels}, clips are not RGB: no effect has "
-      f"config.augment.{', '.join(off)}.",
-      flush=True,
-    )
-  for line in methods.notes(config):
+  for line in _notes(config, source.label_names):
     print(line, flush=True)
   config, method = build(config, mesh)
   evaluator = methods.evaluator(config, mesh)
@@ -129,6 +124,20 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> Run:
   splits = splits_lib.splits(config) if itself else []
   watch = monitor.build(config, method, evaluator, mesh)
   return Run(config, workdir, mesh, source, method, evaluator, splits, watch, unprobed)
+
+
+def _notes(config: ConfigDict, label_names: Sequence[str]) -> list[str]:
+  """What a user may not expect of this config, one line each."""
+  lines = []
+  if off := settings.switched_off(config.augment, config.data.channels):
+    lines.append(
+      f"config.data.channels is {config.data.channels}, clips are not RGB: no effect has "
+      f"config.augment.{', '.join(off)}."
+    )
+  lines += methods.notes(config)
+  if methods.learns_from_labels(config):
+    lines.append(mirror.note(config.augment.flip, label_names))
+  return [line for line in lines if line]
 
 
 def _without_held_out(config: ConfigDict, source: Source) -> tuple[Source, np.ndarray]:
