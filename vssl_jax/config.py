@@ -338,6 +338,8 @@ def shared() -> ConfigDict:
   c.knn = ConfigDict()
   c.knn.every_epochs = 0.0  # epochs between evaluations during training; 0: never
   c.knn.k = 200  # number of neighbors that vote, at most the size of the training split
+  # At most as many as the smallest class of the training split has: more are votes for large ones.
+  c.knn.bound = True
   c.knn.temperature = 0.07  # T in the weights of the votes, exp(cosine / T)
   c.knn.clips = 1  # during training: clips per video, evenly spaced
   c.knn.held_out = 0.2  # during training: share of the training videos used as queries

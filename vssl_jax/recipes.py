@@ -23,6 +23,7 @@ _RENAMED = {"no_colour": "no_color"}  # changes by their former names
 def small(c: ConfigDict) -> None:
   """R3D-18 with a quarter of the channels (from 16), float32, for CPUs; probed at the end."""
   c.encoder.depth, c.encoder.width, c.encoder.dtype = 18, 0.25, "float32"
+  c.knn.bound = False  # so the published results were measured
   c.head.hidden, c.head.out, c.head.bn_momentum = (256,), 64, 0.9
   c.probe.run = c.probe.baselines = True
   c.save.every = 200

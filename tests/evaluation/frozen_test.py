@@ -4,11 +4,14 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
+from tests import small
 from vssl_jax import parallel
 from vssl_jax.evaluation import frozen
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.ops import softmax_regression
+from vssl_jax.probes import knn
 
 
 def _task(solver):
@@ -60,3 +63,18 @@ def test_results_from_before_the_option_stay_valid():
   for describe in (frozen._describe_logistic, frozen._describe_cross_validation):
     assert "solver" not in describe(_task("auto"))
     assert describe(_task("device")) == describe(_task("auto")) | {"solver": "device"}
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_as_many_neighbors_vote_as_the_result_says(bound):
+  rng = np.random.default_rng(0)
+  label, bank = np.array([0] * 12 + [1] * 4), rng.normal(size=(16, 3))
+  task = types.SimpleNamespace(
+    bank=types.SimpleNamespace(mean=lambda: bank, label=label),
+    config=small.load("cvrl.py", "k400"),
+    label_names=("a", "b"),
+  )
+  task.config.knn.bound = bound
+  queries = rng.normal(size=(5, 3))
+  want = knn.weighted_knn(bank, label, queries, classes=2, k=4 if bound else 16)
+  np.testing.assert_array_equal(frozen.knn_votes(task, queries), want)

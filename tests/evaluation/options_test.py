@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests import small
+from vssl_jax import methods
+from vssl_jax.commands import evaluate as evaluate_command
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import classifier
 from vssl_jax.evaluation import options as options_lib
@@ -84,6 +86,31 @@ def test_one_setting_mirrors_clips_everywhere(training, probe, flag, expected):
   found = options_lib.resolved(trained, options_lib.make(flip=flag))
   assert classifier.linear_config(found, 3).augment.flip == expected
   assert options_lib.finetuning(found, 3, OWN, 2.0).augment.flip == expected
+
+
+def test_the_bound_of_the_neighbors_is_a_field_and_a_flag():
+  assert small.load("cvrl.py", "k400").knn.bound
+  for variant in ("demo", "ucf6", "motion"):  # as the results were measured
+    assert not small.load("cvrl.py", variant).knn.bound
+  before = small.load("cvrl.py", "k400")
+  with before.unlocked():
+    del before.knn.bound
+  assert not methods.complete(before).knn.bound
+  parse = lambda *flags: evaluate_command.parser().parse_args(["--checkpoint=x", *flags])
+  for flags, expected in (((), None), (("--knn_bound",), True), (("--noknn_bound",), False)):
+    args = parse(*flags)
+    assert args.knn_bound is expected
+    for trained in (small.load("cvrl.py", "k400"), small.load("cvrl.py", "demo")):
+      found = options_lib.resolved(trained, options_lib.make(knn_bound=args.knn_bound))
+      assert found.knn.bound is (trained.knn.bound if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+  "name", [f.name for f in dataclasses.fields(OWN) if f.default is None and f.name != "knn_bound"]
+)
+def test_flags_that_are_unset_by_default_take_a_number(name):
+  args = evaluate_command.parser().parse_args(["--checkpoint=x", f"--{name}=0"])
+  assert (getattr(args, name), getattr(OWN, name)) == (0, None)
 
 
 @pytest.mark.parametrize("flip", [-0.5, 1.5])

@@ -149,7 +149,9 @@ def test_scores_are_the_parts_own(done, checkpoint):
   assert results["cross_validation"]["top1"] == pytest.approx(within["top1"], abs=1e-4)
   votes = knn.weighted_knn(*given[:3], classes=2, k=24, temperature=0.07)
   assert results["knn"]["top1"] == pytest.approx(metrics.accuracy(votes, test.label).top1, abs=1e-4)
-  assert results["knn"]["k_used"] == 24
+  assert results["knn"]["k_used"] == 24  # the recipe's is not bound
+  assert results["knn"]["k_why"] == "there are 24 labeled training videos"
+  assert "k_bound" not in results["knn"]
   assert results["knn"]["videos_a_class"] == {"direction_0": 4, "direction_1": 4}
 
 

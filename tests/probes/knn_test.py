@@ -53,6 +53,23 @@ def test_many_neighbors_at_a_high_temperature_are_scikit_learns_uniform_vote():
   np.testing.assert_allclose(got, model.predict_proba(unit(queries)), atol=1e-5)
 
 
+def test_no_more_vote_than_the_smallest_class_has():
+  """With k = 200, 30 of one class against 5 of another win everywhere, though they lie apart."""
+  labels = np.array([0] * 30 + [1] * 5 + [-1] * 3)
+  used, why = knn.neighbors(labels, 200, bound=True)
+  assert (used, why) == (5, "the smallest class has 5 training videos")
+  assert knn.neighbors(labels, 5, bound=True) == (5, "")
+  assert knn.neighbors(labels, 4, bound=True) == (4, "")
+  free = knn.neighbors(labels, 200, bound=False)
+  assert free == (35, "there are 35 labeled training videos")
+  told = "not bound (knn_bound), though the smallest class has 5 training videos"
+  assert knn.neighbors(labels, 20, bound=False) == (20, told)
+  train = np.eye(2)[np.maximum(labels, 0)]
+  vote = lambda k: knn.weighted_knn(train, labels, np.eye(2), classes=2, k=k, temperature=1.0)
+  assert vote(used).argmax(axis=1).tolist() == [0, 1]
+  assert vote(free[0]).argmax(axis=1).tolist() == [0, 0]
+
+
 def test_more_neighbors_than_videos_is_all_of_them():
   x, labels = np.eye(3), np.array([0, 1, 1])
   few, many = (

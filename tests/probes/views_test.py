@@ -82,9 +82,11 @@ def test_quick_is_the_parts_put_together(setup, tmp_path):
   assert result["logistic"]["top1"] == fitted.accuracy.top1
   assert result["logistic"]["C"] == fitted.strength
   assert {k: result["retrieval"][k] for k in expected} == expected
-  votes = knn.weighted_knn(a.mean(), a.label, b.mean(), classes=3, k=12, temperature=0.07)
+  votes = knn.weighted_knn(a.mean(), a.label, b.mean(), classes=3, k=4, temperature=0.07)
   assert result["knn"]["top1"] == metrics.accuracy(votes, b.label).top1
-  assert (result["knn"]["k_used"], result["knn"]["temperature"]) == (12, 0.07)
+  described = {k: result["knn"][k] for k in ("k", "k_used", "k_why", "temperature")}
+  why = "the smallest class has 4 training videos"
+  assert described == {"k": 200, "k_used": 4, "k_why": why, "temperature": 0.07}
   assert result["encoder_sha256"] == before == results.tree_hash(variables)
   assert "inference" in result["bn_mode"]
   assert (tmp_path / "logistic.png").stat().st_size > 0

@@ -190,8 +190,8 @@ def listed(kind: Callable[[str], Any] = str) -> Callable[[str], tuple]:
   return parse
 
 
-def switch(parser: Parser, name: str, what: str, *, default: bool = False) -> None:
-  """Adds `--NAME`; `--noNAME` and `--NAME=false`, as in absl, turn it off."""
+def switch(parser: Parser, name: str, what: str, *, default: bool | None = False) -> None:
+  """Adds `--NAME`; `--noNAME` and `--NAME=false`, as in absl, turn it off; None: not given."""
   say = "on by default; " if default else ""
   off = f"--no{name} turns it off" if default else ""
   parser.add_argument(

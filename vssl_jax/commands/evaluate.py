@@ -44,6 +44,8 @@ _LISTS = {
   "subsets": str,
   "motion_scores": str,
 }
+# Of what the checkpoint decides if the flag is not given.
+_UNSET = {"seed": int, "target_fps": float, "flip": float}
 
 
 def parser() -> arguments.Parser:
@@ -88,8 +90,12 @@ def parser() -> arguments.Parser:
     if isinstance(field.default, bool):
       arguments.switch(p, field.name, options_lib.HELP[field.name], default=field.default)
       continue
+    if field.name == "knn_bound":
+      what = f"{options_lib.HELP[field.name]} (default: the checkpoint's)"
+      arguments.switch(p, field.name, what, default=None)
+      continue
     kind = arguments.listed(_LISTS[field.name]) if field.name in _LISTS else type(field.default)
-    kind = {"seed": int, "target_fps": float}.get(field.name, kind)
+    kind = _UNSET.get(field.name, kind)
     default: Any = field.default
     shown = ",".join(map(str, default)) if field.name in _LISTS else default
     shown = f"{shown:g}" if isinstance(shown, float) else shown

@@ -84,13 +84,24 @@ def _run_logistic(task: Task) -> Result:
 
 def _describe_knn(task: Task) -> Result:
   k = task.config.knn
-  return {"k": k.k, "temperature": k.temperature, "similarity": "cosine", "weight": "exp(cos / T)"}
+  described: Result = {
+    "k": k.k,
+    "temperature": k.temperature,
+    "similarity": "cosine",
+    "weight": "exp(cos / T)",
+  }
+  # What came later is told only where it is used: results of before then stay comparable.
+  return described | ({"k_bound": "size of the smallest class"} if k.bound else {})
 
 
 def _shared(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
   """`function(rows)` row by row, of which each process computes a part."""
   own = rows[parallel.own_share(len(rows))]
   return parallel.gather_rows({"rows": function(own)} if len(own) else {})["rows"]
+
+
+def _neighbors(task: Task) -> tuple[int, str]:
+  return knn.neighbors(task.bank.label, task.config.knn.k, bound=task.config.knn.bound)
 
 
 def knn_votes(task: Task, queries: np.ndarray) -> np.ndarray:
@@ -103,20 +114,21 @@ def knn_votes(task: Task, queries: np.ndarray) -> np.ndarray:
   Returns:
     float32 `[U, K]`, see `knn.weighted_knn`.
   """
-  bank, k, classes = task.bank.mean(), task.config.knn, len(task.label_names)
+  bank, temperature, classes = task.bank.mean(), task.config.knn.temperature, len(task.label_names)
+  used, _ = _neighbors(task)
   return _shared(
     lambda own: knn.weighted_knn(
-      bank, task.bank.label, own, classes=classes, k=k.k, temperature=k.temperature
+      bank, task.bank.label, own, classes=classes, k=used, temperature=temperature
     ),
     queries,
   )
 
 
 def _run_knn(task: Task) -> Result:
-  _, bank_label, queries, label = task.given
-  used = min(task.config.knn.k, int(np.sum(bank_label >= 0)))
+  _, _, queries, label = task.given
+  used, why = _neighbors(task)
   found = metrics.accuracy(knn_votes(task, queries), label)
-  return {"k_used": used} | _scored(task, "knn", found)
+  return {"k_used": used} | ({"k_why": why} if why else {}) | _scored(task, "knn", found)
 
 
 def _describe_cross_validation(task: Task) -> Result:

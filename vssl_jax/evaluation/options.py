@@ -36,6 +36,7 @@ class Options:
   linear: str = "own"
   linear_epochs: float = 0.0
   k: int = 0
+  knn_bound: bool | None = None
   temperature: float = 0.0
   solver: str = "auto"
   epochs: float = 20.0
@@ -74,6 +75,7 @@ FROM_CHECKPOINT = (
   "flip",
   "seed",
   "k",
+  "knn_bound",
   "temperature",
 )
 _NOT_NEGATIVE = (
@@ -98,6 +100,7 @@ HELP = {
   "linear": f"settings of the linear probe: own, {', '.join(config_lib.LINEAR_PROBES)}",
   "linear_epochs": "epochs of the linear probe; 0: as published or configured",
   "k": "nearest neighbors: number that vote",
+  "knn_bound": "nearest neighbors: at most as many as the smallest class has training videos",
   "temperature": "nearest neighbors: temperature of their votes",
   "solver": "logistic regression: sklearn, device, or auto, which takes the devices for large data",
   "epochs": "fine-tuning: number of epochs",
@@ -199,6 +202,8 @@ def resolved(trained: ConfigDict, options: Options) -> ConfigDict:
   if options.seed is not None:
     c.seed = options.seed
   c.knn.k = options.k or c.knn.k
+  if options.knn_bound is not None:
+    c.knn.bound = options.knn_bound
   c.knn.temperature = options.temperature or c.knn.temperature
   if options.linear not in ("own", *config_lib.LINEAR_PROBES):
     raise UserError(

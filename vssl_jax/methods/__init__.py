@@ -109,6 +109,9 @@ def complete(saved: ConfigDict, file: object = "") -> ConfigDict:
 
   whole = saved.copy_and_resolve_references().unlock()
   config_lib.rename_fields(whole)
+  knn = whole.get("knn")
+  if isinstance(knn, ConfigDict) and "bound" not in knn:
+    knn.bound = False  # as it was then
   try:
     fill(whole, base_config(saved.method), "config")
   except UserError as e:

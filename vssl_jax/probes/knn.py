@@ -82,6 +82,31 @@ def weighted_knn(
   return np.concatenate([np.asarray(x) for x in found])[:rows]
 
 
+def neighbors(labels: np.ndarray, k: int, *, bound: bool) -> tuple[int, str]:
+  """How many neighbors vote.
+
+  With more than the videos of a class, most votes on its queries must come from other classes, and
+  the largest class gains.
+
+  Args:
+    labels: int `[V]` of the training videos; negative ones do not count.
+    k: number that is asked for.
+    bound: whether at most as many vote as the smallest class has videos.
+
+  Returns:
+    The number, and why it is less than k, or that it is more than a class has; "" if neither.
+  """
+  sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
+  least, total = int(sizes.min(initial=k)), int(sizes.sum())
+  if bound and least < k:
+    return least, f"the smallest class has {least} training videos"
+  if total < k:
+    return total, f"there are {total} labeled training videos"
+  if least < k:
+    return k, f"not bound (knn_bound), though the smallest class has {least} training videos"
+  return k, ""
+
+
 @functools.lru_cache(maxsize=8)
 def votes(mesh: Mesh, *, classes: int, k: int, chunk: int) -> Callable[..., jax.Array]:
   """The program of `weighted_knn`: a function of `train`, `labels`, `queries` and `temperature`.
