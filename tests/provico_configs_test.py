@@ -128,6 +128,7 @@ def test_small_recipe_runs_and_resumes_bit_for_bit(flat, tmp_path):
     "log_variance_mean",
     "uncertainty",
     "effective_rank",
+    "effective_rank_share",
   }
   assert wanted <= rows[-1].keys()
 

@@ -36,6 +36,7 @@ def oracle(z):
     "embedding_std": rows.std(axis=0).mean(),
     "embedding_spread": rows.std(axis=0).mean() * np.sqrt(z.shape[-1]),
     "effective_rank": np.exp(-np.sum(p * np.log(p))),
+    "effective_rank_share": np.exp(-np.sum(p * np.log(p))) / min(len(rows) - 1, z.shape[-1]),
     "embedding_norm": norm.mean(),
   }
 
@@ -171,6 +172,15 @@ def test_diagnose_judges_only_what_is_there():
   assert embed_stats.diagnose({"prototype_entropy": 0.05}) is not None
   assert embed_stats.diagnose({"prototype_entropy": 0.2}) is None
   assert "not finite" in embed_stats.diagnose({"prototype_entropy": float("nan")})
+
+
+@pytest.mark.parametrize(("rows", "width"), [(2, 64), (500, 2), (500, 1), (3, 64)])
+def test_few_rows_or_dimensions_are_no_collapse(rows, width):
+  """They allow a rank of 2 at most."""
+  z = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+  stats = {k: float(v) for k, v in embed_stats.summary(z).items()}
+  assert embed_stats.diagnose(stats) is None
+  assert 0.75 < stats["effective_rank_share"] <= 1 + 1e-5
 
 
 def test_bad_input_is_named():

@@ -109,6 +109,7 @@ def test_loss_falls_and_rows_hold_what_the_log_promises(tmp_path):
     "uniformity",
     "embedding_std",
     "effective_rank",
+    "effective_rank_share",
     "steps_per_second",
     "clips_per_second",
     "input_wait",
@@ -217,8 +218,9 @@ def test_refresh_runs_before_each_epoch_also_after_a_resume(tmp_path):
 
 
 def test_collapse_is_named(tmp_path, caplog):
-  _train(tmp_path, method=toy.method(collapse=True))
+  _train(tmp_path, method=toy.method(collapse=True), epochs=4.0)
   assert "Collapse at step" in caplog.text
+  assert "Narrow embeddings at step" in caplog.text  # their rank is 0
 
 
 def test_config_of_another_run_is_refused(tmp_path):

@@ -53,6 +53,23 @@ def test_a_collapse_is_told_when_its_cause_changes(caplog):
   assert causes == ["constant embeddings", "dimensional collapse", "constant embeddings"]
 
 
+def test_a_low_rank_is_judged_by_what_batch_and_width_allow(caplog):
+  """Rank 4 of 64 for a whole run, against rank 4 of 7, and a low rank for a short time."""
+
+  def told(shares, every=0.5):
+    one = watch.Watch(guess=None, decodes=True)
+    caplog.clear()
+    for i, share in enumerate(shares, 1):
+      one.narrow(i, {"epoch": every * i, "effective_rank": 4.0, "effective_rank_share": share})
+    return [int(r.message.split("step ")[1].split(":")[0]) for r in caplog.records]
+
+  assert told([4 / 64] * 30) == [5]
+  assert "effective rank is 4.0, where this width and batch allow 64." in caplog.records[0].message
+  assert told([4 / 64] * 30, every=0.1) == [21]
+  assert told([4 / 7] * 30) == told([0.3] * 30) == told([float("nan")] * 30) == []
+  assert told([4 / 64] * 4 + [0.3] + [4 / 64] * 4) == []
+
+
 @pytest.mark.parametrize("decodes", [True, False])
 def test_waiting_is_told_once_after_three_rows(caplog, decodes):
   one = watch.Watch(guess=None, decodes=decodes)

@@ -111,17 +111,20 @@ def summary(z: jax.Array, max_videos: int = 2048) -> dict[str, jax.Array]:
   Returns:
     float32 scalars: `alignment` (V ≥ 2), `uniformity` (mean over views; N ≥ 2), `embedding_std`,
     `embedding_spread` (`embedding_std` times √D: 1 if spread evenly over the sphere, 0 if all are
-    equal), `effective_rank`, `embedding_norm` (mean norm before normalization).
+    equal), `effective_rank`, `effective_rank_share` (of the most that it can be, which is the
+    smaller of D and the number of rows less one), `embedding_norm` (mean norm before
+    normalization).
   """
   z = z[:, None] if z.ndim == 2 else z
   z = z[:: -(-z.shape[0] // max_videos)]
   n, views, d = z.shape
   rows = z.reshape(n * views, d)
-  deviation = std(rows)
+  deviation, rank = std(rows), effective_rank(rows)
   stats = {
     "embedding_std": deviation,
     "embedding_spread": deviation * d**0.5,
-    "effective_rank": effective_rank(rows),
+    "effective_rank": rank,
+    "effective_rank_share": rank / max(1, min(n * views - 1, d)),
     "embedding_norm": jnp.mean(jnp.linalg.norm(rows.astype(jnp.float32), axis=-1)),
   }
   if n > 1:
@@ -136,6 +139,7 @@ def diagnose(
   *,
   least_spread: float = 0.05,
   least_rank: float = 2.0,
+  most_share: float = 0.75,
   least_entropy: float = 0.1,
   most_clamped: float = 0.5,
   most_uncertain: float = 4.0,
@@ -146,6 +150,7 @@ def diagnose(
     stats: numbers by name; unknown names are ignored, missing numbers are not checked.
     least_spread: `embedding_spread` below this means one point (0.05: mean cosine above 0.9975).
     least_rank: `effective_rank` below this means a line or a narrow plane.
+    most_share: but not where `effective_rank_share` is at least this, as with two dimensions.
     least_entropy: `prototype_entropy` (nats) below this means one prototype for all clips (0.1: for
       98 % of them).
     most_clamped: `log_variance_at_low` or `log_variance_at_high` (the share of log σ² at that end
@@ -185,7 +190,7 @@ def diagnose(
       f"collapsed variance: {low:.0%} of log σ² sits at its lower clamp; is the loss of pairs "
       "nearly 0, beta too small, or are there too few positives besides each video's own pair?"
     )
-  if rank < least_rank:
+  if rank < least_rank and get("effective_rank_share", 0.0) < most_share:
     return (
       "dimensional collapse: embeddings vary along two directions at most (effective rank "
       f"{rank:.2f}); are negatives, batch or augmentations too few or too weak?"

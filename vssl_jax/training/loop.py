@@ -279,6 +279,7 @@ class _Loop:
       stats = embed_stats.summary(metrics[step_lib.EMBEDDINGS])
       row |= {k: float(v) for k, v in stats.items()}
       self.watch.collapse(step, row)
+      self.watch.narrow(step, row)
     if self.method.guess is not None:
       row["loss_of_guessing"] = self.method.guess.loss
       if step > self.method.frozen_steps:

@@ -51,8 +51,9 @@ def _collapsed(rows: Sequence[Row]) -> str:
 
 
 def _narrow(rows: Sequence[Row]) -> str:
-  rank = last(rows, "effective_rank")
-  if rank is None or rank >= 5:
+  rank, share = last(rows, "effective_rank"), last(rows, "effective_rank_share")
+  # The share follows batch and width; runs of before it was logged have the rank alone.
+  if rank is None or (rank >= 5 if share is None else share >= 0.1):
     return ""
   return f"The last effective rank is {rank:.1f}: the embeddings use very few directions."
 
