@@ -18,6 +18,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -421,9 +422,14 @@ def run(args: argparse.Namespace) -> int:
   except shards_lib.UnreadableVideoError as error:
     raise UserError(f"{error} (--strict)") from None
   output = files.printable(args.output)
+  classes = f"{output}: {len(result['labels'])} classes"
   if args.part:
     print(f"{output}: part {args.part} is written; when all are, run the command without --part")
-  print(f"{output}: {len(result['labels'])} classes, sha256 {result['sha256'][:16]}")
+    print(f"{classes}, sha256 of these shards {result['sha256'][:16]}")
+  else:
+    # Under the name, and of the bytes, that RESULT has.
+    with files.open_read(files.path(args.output) / manifest.MANIFEST) as file:
+      print(f"{classes}, manifest_sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
   print(manifest.summary(result))
   unreadable = [f for split in result["splits"].values() for f in split["unreadable"]]
   for file in unreadable[:_LISTED]:

@@ -13,6 +13,7 @@ import time
 import av
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines.prepare import parts, prepare, shards
@@ -20,6 +21,7 @@ from data_pipelines.records import index, manifest
 from data_pipelines.records import sequence_example as example
 from tests import small
 from vssl_jax.errors import UserError
+from vssl_jax.probes import views
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -188,6 +190,16 @@ def test_videos_that_no_list_has_are_told(tmp_path, make_video, capsys):
   assert found["splits"]["train"]["left_out"] == 2
   (video,) = videos(tmp_path / "out")
   assert video.filename == "train/archery/v_Archery_g08_c01.avi"
+
+
+def test_the_hash_that_is_printed_is_that_of_results(tmp_path, make_video, capsys):
+  make_video(tmp_path / "in" / "walk" / "a.mp4")
+  assert run(tmp_path / "in", tmp_path / "out", "--workers=1") == 0
+  config = ConfigDict({"path": str(tmp_path / "out")})
+  assert f"1 classes, manifest_sha256 {views._manifest_hash(config)}\n" in capsys.readouterr().out
+  flags = ("--workers=1", "--shards=2", "--part=1/2")
+  assert run(tmp_path / "in", tmp_path / "parts", *flags) == 0  # which has no manifest
+  assert ", sha256 of these shards " in capsys.readouterr().out
 
 
 def test_folders_named_like_splits(tmp_path, make_video, capsys):
