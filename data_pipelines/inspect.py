@@ -2,7 +2,8 @@
 
 Writes a contact sheet of training clips as they enter the encoder, after cropping and augmentation
 on the device: one row per clip, frames from left to right. Clips that are not RGB are shown as the
-mean of their channels. Prints the statistics of the splits.
+mean of their channels. Clips that are black, of one color or without any motion are marked in red
+and listed. Prints the statistics of the splits.
 The clips are those of the first videos of a batch, exactly as the run of this config would get
 them. DIR sets `config.data.path`; leave it out for sources that need no folder.
 """
@@ -25,7 +26,10 @@ from vssl_jax.errors import UserError, brief
 from vssl_jax.figure import visible
 from vssl_jax.files import local, printable
 
+_TOLD = 5  # clips that are listed of each fault
 _COLUMNS = 8  # maximum number of frames shown per clip
+_BLACK = 20.5 / 255  # the highest value of black: 16 is that of video levels
+_EQUAL = 2.5 / 255  # values that differ by less than encoding changes them
 _SAMPLE = 200  # records read for the statistics if there is no manifest
 
 EXAMPLES = """\
@@ -106,8 +110,30 @@ def augmented(config: Any, clips: np.ndarray, step: int) -> np.ndarray:
   return np.asarray(jax.jit(transform)(keys, clips))
 
 
+def faults(clips: np.ndarray) -> list[list[str]]:
+  """What a model can learn nothing from: `[N][R]`, "" for a clip with nothing of the kind.
+
+  Args:
+    clips: `[N, R, T, H, W, C]`, in [0, 1].
+  """
+  return [[_fault(clip) for clip in video] for video in clips]
+
+
+def _fault(clip: np.ndarray) -> str:
+  if clip.max() <= _BLACK:
+    return "black"
+  if np.ptp(clip, axis=(1, 2)).max() <= _EQUAL:  # in each frame and channel
+    return "one color"
+  if len(clip) > 1 and np.ptp(clip, axis=0).max() <= _EQUAL:
+    return "no motion"
+  return ""
+
+
 def contact_sheet(
-  clips: np.ndarray, captions: Sequence[Sequence[str]], path: str | pathlib.Path
+  clips: np.ndarray,
+  captions: Sequence[Sequence[str]],
+  path: str | pathlib.Path,
+  marks: Sequence[Sequence[str]] | None = None,
 ) -> None:
   """Writes clips as a PNG, one row per clip, grouped by video.
 
@@ -115,6 +141,7 @@ def contact_sheet(
     clips: `[N, R, T, H, W, C]`, uint8 or float in [0, 1]; at most 8 of the T frames are shown.
     captions: text beside each clip, `[N][R]`.
     path: the file to write.
+    marks: what is wrong with each clip, `[N][R]`, shown in red below its caption; "" if nothing.
 
   Raises:
     UserError: the file cannot be written.
@@ -137,16 +164,18 @@ def contact_sheet(
   )
   for v in range(videos):
     for r in range(rows):
+      mark = marks[v][r] if marks else ""
       for column, t in enumerate(shown):
         axis = axes[v * rows + r, column]
         axis.imshow(clips[v, r, t], vmin=0, vmax=1)
         axis.set_xticks([])
         axis.set_yticks([])
         for side in axis.spines.values():
-          side.set_color("0.75" if v % 2 else "black")
+          side.set_color("red" if mark else "0.75" if v % 2 else "black")
       label = axes[v * rows + r, 0]
       label.set_ylabel(
-        _drawable(captions[v][r]),
+        _drawable("\n".join([captions[v][r], mark.upper()]).rstrip()),
+        color="red" if mark else "black",
         rotation=0,
         ha="right",
         va="center",
@@ -299,6 +328,7 @@ def run(args: argparse.Namespace) -> int:
       "training would stop; here the batch holds all videos"
     )
   clips = batch["clips"] / np.float32(255)
+  marks = faults(clips)
   if args.augment:
     from vssl_jax.augment import settings
 
@@ -307,9 +337,33 @@ def run(args: argparse.Namespace) -> int:
       np.array(settings.channels(config.augment, k, channels), np.float32) for k in ("std", "mean")
     )
     clips = np.clip(augmented(config, batch["clips"], args.batch) * std + mean, 0, 1)
-  contact_sheet(clips, captions(batch, videos.label_names), args.output)
-  print(f"wrote {args.output}: {len(clips):,} of the {size:,} videos of batch {args.batch}")
+    after = faults(clips)
+    marks = [
+      [x or (y and f"{y} after augmentation") for x, y in zip(*two, strict=True)]
+      for two in zip(marks, after, strict=True)
+    ]
+  shown = captions(batch, videos.label_names)
+  contact_sheet(clips, shown, args.output, marks)
+  for line in listed(marks, shown):
+    print(line)
+  written = printable(str(local(args.output).absolute()))
+  print(f"wrote {written}: {len(clips):,} of the {size:,} videos of batch {args.batch}")
   return 0
+
+
+def listed(marks: Sequence[Sequence[str]], captions: Sequence[Sequence[str]]) -> list[str]:
+  """A line for each kind of fault: how many clips have it, and which."""
+  where: dict[str, list[str]] = {}
+  for video, texts in zip(marks, captions, strict=True):
+    for mark, text in zip(video, texts, strict=True):
+      if mark:
+        where.setdefault(mark, []).append(text.replace("\n", " "))
+  total = sum(map(len, marks))
+  return [
+    f"note: {len(which)} of {total} clips: {mark}: {'; '.join(which[:_TOLD])}"
+    + (f"; and {len(which) - _TOLD} more" if len(which) > _TOLD else "")
+    for mark, which in where.items()
+  ]
 
 
 if __name__ == "__main__":

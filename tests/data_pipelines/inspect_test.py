@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 import warnings
 
 import jax
@@ -74,6 +75,73 @@ def test_program_tells_bad_input_in_one_line(tmp_path, arguments, options, messa
   assert done.returncode == 2
   assert done.stderr.count("error:") == done.stderr.count("\n") == 1
   assert message in done.stderr
+
+
+def _clip(kind):
+  rng = np.random.default_rng(0)
+  moving = rng.integers(0, 256, (4, 8, 8, 3))
+  fade = np.broadcast_to(np.array([60, 90, 120, 150])[:, None, None, None], (4, 8, 8, 3))
+  dark = rng.integers(15, 21, (4, 8, 8, 3))
+  still = moving[:1] + 0 * moving
+  noisy = np.clip(still, 1, 254) + rng.integers(-1, 2, moving.shape)
+  line = 0 * moving + np.eye(8, dtype=int)[..., None] * 60  # an image, though nearly black
+  clips = {"moving": moving, "fade": fade, "dark": dark, "still": still, "noisy": noisy}
+  return clips.get(kind, line + np.arange(4)[:, None, None, None])
+
+
+@pytest.mark.parametrize(
+  ("kind", "fault"),
+  [
+    ("moving", ""),
+    ("fade", "one color"),
+    ("dark", "black"),
+    ("still", "no motion"),
+    ("noisy", "no motion"),
+    ("line", ""),
+  ],
+)
+def test_what_a_model_can_learn_nothing_from_is_marked(kind, fault):
+  clip = _clip(kind) / np.float32(255)
+  assert inspect.faults(clip[None, None]) == [[fault]]
+  one = inspect.faults(clip[None, None, :1])  # a single frame cannot move
+  assert one == [[fault if fault != "no motion" else ""]]
+
+
+def test_marks_are_red_on_the_sheet_and_listed(tmp_path, capsys, monkeypatch):
+  """The whole path is named; a clip that only augmentation spoils is told apart."""
+  good = _clip("moving").astype(np.uint8)
+  bad = np.zeros_like(good)
+  batch = {
+    "clips": np.stack([np.stack([good, bad]), np.stack([good, good])]),
+    "video": np.array([7, 8]),
+    "label": np.array([0, 0]),
+    "offset": np.array([[1, 2], [3, 4]]),
+  }
+  found = types.SimpleNamespace(label_names=("run",))
+  monkeypatch.setattr(inspect, "training_rows", lambda *args, **kwargs: (found, batch, 2))
+  spoiled = batch["clips"] / 255.0
+  spoiled[1, 1] = 0.5
+  monkeypatch.setattr(inspect, "augmented", lambda *args: spoiled)
+  monkeypatch.chdir(tmp_path)
+  c = config()
+  c.batch_size, c.augment.mean, c.augment.std = 2, (0.0,), (1.0,)
+  flags = inspect.parser().parse_args(["--output=a.png"])
+  flags.config = c
+  assert inspect.run(flags) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    "note: 1 of 4 clips: black: video 7 run from frame 2",
+    "note: 1 of 4 clips: one color after augmentation: video 8 run from frame 4",
+    f"wrote {tmp_path / 'a.png'}: 2 of the 2 videos of batch 0",
+  ]
+
+  def reds(path):
+    with PIL.Image.open(path) as sheet:
+      pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    return np.sum((pixels == (255, 0, 0)).all(axis=-1))
+
+  marked = reds(tmp_path / "a.png")
+  inspect.contact_sheet(spoiled, inspect.captions(batch, ("run",)), tmp_path / "b.png")
+  assert marked > 100 + reds(tmp_path / "b.png")
 
 
 def config(**fields):
