@@ -142,10 +142,8 @@ class ViT(nn.Module):
     """The grid of training; logs a note if the clip's is another one."""
     trained = list(self.grid) or grid
     if trained != grid and not self.is_initializing():
-      logging.log_first_n(
-        logging.WARNING,
+      logging.warning(
         "Note: clips of %s tokens: positions are interpolated from those of training, %s.",
-        1,
         grid,
         trained,
       )
