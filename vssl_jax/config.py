@@ -232,7 +232,8 @@ def encoder() -> ConfigDict:
   """Fields of `config.encoder`."""
   c = ConfigDict()
   c.name = "r3d"  # r3d | slow | c2d | slowfast | r2plus1d | r3d_torchvision | s3dg | vit
-  # Layers; r3d, slow, c2d, slowfast: 50 | 18 | 101 | 152; r2plus1d: 18; vit: 12. 0: the first.
+  # Layers; r3d, slow, c2d, slowfast: 50 | 18 | 101 | 152; r2plus1d: 18. 0: the first. vit: any
+  # number of blocks; 0: that of its size.
   c.depth = 0
   c.width = 1.0  # multiplies the channels; with 0.25 the network starts with 16 channels
   c.dtype = "bfloat16"  # type of computations; parameters, statistics and losses stay float32
@@ -257,8 +258,20 @@ def encoder() -> ConfigDict:
   c.slow_to_last = False
   c.time_pool = 1  # slow, c2d: frames max-pooled into one after res2; 2 in PySlowFast's C2D
   c.gating = True  # s3dg: False makes it an S3D
-  c.size = "B"  # vit: S | B
+  c.size = "B"  # vit: S | B | L | H | g
   c.tubelet = (2, 16, 16)  # vit: frames, rows and columns per token
+  c.heads = 0  # vit: attention heads; 0: those of its size
+  c.mlp = 0.0  # vit: channels inside an MLP per channel outside; 0: that of its size, 4 (g: 48/11)
+  # vit: sine, added to the tokens as in VideoMAE | rotary, in time, rows and columns as in V-JEPA 2
+  c.positions = "sine"
+  # vit, sine: tokens in time, rows and columns of the clips of training, from whose positions those
+  # of other clips are interpolated. (): positions of the clip itself, and all clips have one size.
+  c.grid = ()
+  c.qkv_bias = "qv"  # vit: what of queries, keys and values has a bias: qv | qkv | none
+  # vit: last norm: of the tokens, which are then averaged | of their mean | none
+  c.final_norm = "tokens"
+  c.norm_epsilon = 1e-6  # vit: epsilon of the norms
+  c.final_epsilon = 0.0  # vit: epsilon of the last norm; 0: norm_epsilon
   return c
 
 

@@ -101,7 +101,9 @@ def test_remat_wraps_every_block_and_renames_nothing(name):
     ("r2plus1d", {"depth": 50}, r"depth = 50 is unknown to r2plus1d: use 0, 18"),
     ("r3d_torchvision", {"depth": 34}, r"depth = 34 is unknown to r3d_torchvision"),
     ("s3dg", {"depth": 18}, r"depth = 18 is unknown to s3dg, which has only one depth: use 0"),
-    ("vit", {"depth": 50}, r"depth = 50 is unknown to vit: use 0, 12"),
+    ("vit", {"depth": -1}, r"depth = -1: give 0 or more"),
+    ("vit", {"positions": "learnt"}, r"positions = 'learnt' is unknown to vit: use sine, rotary"),
+    ("vit", {"grid": (8, 14)}, r"grid = \(8, 14\): give the tokens"),
     ("vit", {"size": "XL"}, r"size = 'XL' is unknown to vit: use S, B"),
     ("slowfast", {"depth": 34}, r"depth = 34 is unknown to slowfast: use 0, 50, 18"),
     *(

@@ -22,6 +22,8 @@ vssl convert --from=SLOW_8x8_R50.pyth --format=pyslowfast --to=slow
 vssl convert --from=ckpt-71488 --format=tf_garden --to=cvrl
 vssl convert --from=r3d_18.pth --format=torchvision --to=r3d_18
 vssl convert --from=resnet50.pth --format=resnet2d --to=inflated
+vssl convert --from=videomae-base --format=videomae --to=videomae
+vssl convert --from=vjepa2-vitl-fpc64-256 --format=vjepa2 --to=vjepa2
 vssl convert --from=runs/byol --to_format=pyslowfast --to=byol.pyth
 """
 
@@ -34,14 +36,15 @@ def parser() -> arguments.Parser:
     "--from",
     dest="source",
     required=True,
-    help="what to convert: a file of weights, a checkpoint, or a run folder",
+    help="what to convert: a file of weights, a checkpoint, a run folder, or for videomae and "
+    "vjepa2 a folder with config.json",
   )
   add("--to", required=True, help="folder to write, or with --to_format the file")
   add(
     "--format",
     default="",
     metavar="NAME",
-    help="format of --from: pyslowfast, tf_garden, torchvision or resnet2d",
+    help="format of --from: pyslowfast, tf_garden, torchvision, resnet2d, videomae or vjepa2",
   )
   add(
     "--to_format",

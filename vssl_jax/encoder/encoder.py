@@ -75,7 +75,8 @@ class Encoder:
     Convolutional networks take clips of any T, H and W (`slowfast`: T in multiples of its alpha);
     how good their features are away from the sizes of training is for the caller to find out. A
     `vit` numbers the tokens of one shape of clip through, so it takes that of its training and
-    `clip_shape` alone.
+    `clip_shape` alone, unless its positions are rotary or `config.encoder.grid` says from which
+    they are interpolated; T, H and W are multiples of its tubelet.
 
     Args:
       params: the encoder's variables.

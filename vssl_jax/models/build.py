@@ -18,6 +18,8 @@ from vssl_jax.models.r3d import R3D
 from vssl_jax.models.s3dg import S3DG
 from vssl_jax.models.slowfast import SlowFast
 from vssl_jax.models.vit import ViT
+from vssl_jax.models.vit.block import BIASES
+from vssl_jax.models.vit.network import FINAL_NORMS, POSITIONS
 from vssl_jax.parallel import platform
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -131,14 +133,37 @@ def _s3dg(config: ConfigDict) -> nn.Module:
 
 def _vit(config: ConfigDict) -> nn.Module:
   _in_time(config)
-  _choose(config, "size", vit.SIZES, " to vit")
+  fields = {
+    "size": vit.SIZES,
+    "positions": POSITIONS,
+    "qkv_bias": BIASES,
+    "final_norm": FINAL_NORMS,
+  }
+  for field, known in fields.items():
+    _choose(config, field, known, " to vit")
+  for field in ("depth", "heads", "mlp", "norm_epsilon", "final_epsilon"):
+    if config[field] < 0:
+      raise UserError(f"config.encoder.{field} = {config[field]}: give 0 or more")
+  if len(config.grid) not in (0, 3) or any(n < 1 for n in config.grid):
+    raise UserError(
+      f"config.encoder.grid = {tuple(config.grid)}: give the tokens in time, rows and columns of "
+      "the clips of training, or ()"
+    )
   return ViT(
     size=config.size,
     width=config.width,
     **_dtypes(config),
     remat=config.remat,
     tubelet=tuple(config.tubelet),
-    depth=_depth(config, vit.DEPTH),
+    depth=config.depth or vit.SIZES[config.size][2],
+    heads=config.heads,
+    mlp=config.mlp,
+    positions=config.positions,
+    grid=tuple(config.grid),
+    biases=config.qkv_bias,
+    final_norm=config.final_norm,
+    epsilon=config.norm_epsilon,
+    final_epsilon=config.final_epsilon,
   )
 
 

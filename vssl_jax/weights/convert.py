@@ -29,15 +29,17 @@ from vssl_jax.weights import (
   contrastive,
   converted,
   files,
+  huggingface,
   pyslowfast,
   resnet2d,
   tensorflow_checkpoint,
   tf_garden,
   torchvision,
+  vit,
 )
 from vssl_jax.weights.converted import Converted
 
-FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d")
+FORMATS = ("pyslowfast", "tf_garden", "torchvision", "resnet2d", "videomae", "vjepa2")
 ORIGIN = "origin.json"  # in a converted run: facts about the original file
 
 
@@ -54,7 +56,7 @@ def read(
   """Reads a file of weights.
 
   Args:
-    path: the file, or a TensorFlow checkpoint's prefix.
+    path: the file, or a TensorFlow checkpoint's prefix, or a folder of Hugging Face's.
     format: one of `FORMATS`.
     arch: PySlowFast's `MODEL.ARCH`, if the file does not contain it.
     alpha: PySlowFast's `SLOWFAST.ALPHA`, if the file does not contain it.
@@ -72,6 +74,8 @@ def read(
     )
   if format not in FORMATS:
     raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}.")
+  if format in ("videomae", "vjepa2"):
+    return vit.read_videomae(path) if format == "videomae" else vit.read_vjepa2(path)
   tensors, rest = files.read_torch(path)
   if format == "pyslowfast":
     return pyslowfast.read(tensors, rest, path, arch=arch, alpha=alpha, encoder_only=encoder_only)
@@ -166,8 +170,8 @@ def convert(
   """Converts a weight file to a folder that `vssl_jax.load` reads, or with `to_format` a run.
 
   Args:
-    source: the file or the prefix of a TensorFlow checkpoint; with `to_format`, the folder of a run
-      or of an exported encoder.
+    source: the file or the prefix of a TensorFlow checkpoint, or for VideoMAE and V-JEPA 2 the
+      folder with `config.json`; with `to_format`, the folder of a run or of an exported encoder.
     to: folder to write; with `to_format`, a file.
     format: format of `source`, one of `FORMATS`.
     to_format: "pyslowfast" writes our weights in that format.
@@ -211,7 +215,8 @@ def convert(
   found = read(source, format, **given)
   if channels != 3:
     found = converted.for_channels(found, channels)
-  save(found, to, source)
+  whole_models = format in ("videomae", "vjepa2")
+  save(found, to, str(huggingface.weights(source)) if whole_models else source)
   e, a = found.config.encoder, found.config.augment
   return {
     "path": to,

@@ -63,7 +63,8 @@ def shapes(c: ConfigDict) -> Variables:
   """The shapes of the variables of the encoder that `config.encoder` describes."""
   encoder = models.build_encoder(c.encoder)
   frames = 2 * (c.encoder.alpha if c.encoder.name == "slowfast" else 1)
-  clip = jax.ShapeDtypeStruct((1, frames, 32, 32, c.data.channels), jnp.float32)
+  size = tuple(c.encoder.tubelet) if c.encoder.name == "vit" else (frames, 32, 32)
+  clip = jax.ShapeDtypeStruct((1, *size, c.data.channels), jnp.float32)
   return jax.eval_shape(encoder.init, jax.random.key(0), clip)
 
 
