@@ -1,6 +1,7 @@
 """The loop: resume bit for bit (on one machine), stop on NaN, SIGTERM, refresh, gates, collapse."""
 
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -168,6 +169,31 @@ def test_a_checkpoint_has_the_figures_of_its_own_step(tmp_path):
   stopped = _train(tmp_path / "logged", source=_Terminated(7), **values)
   assert stopped.steps == 8
   assert _saved_metrics(tmp_path / "logged", **values)[8]["loss"] == stopped.metrics["loss"]
+
+
+def test_the_logged_loss_is_the_mean_since_the_row_before(tmp_path):
+  each = [r["loss"] for r in _rows(tmp_path / "each", log_every=1)]
+  assert len(set(each)) == 12
+  rows = _rows(tmp_path / "some", log_every=5)
+  assert [r["step"] for r in rows] == [1, 5, 10, 12]
+  bounds = [0, 1, 5, 10, 12]
+  means = [np.mean(each[a:b]) for a, b in itertools.pairwise(bounds)]
+  np.testing.assert_allclose([r["loss"] for r in rows], means, rtol=1e-12)
+  assert [r["loss_last"] for r in rows] == [each[b - 1] for b in bounds[1:]]
+
+
+def _rows(path, **values):
+  result = _train(path, **values)
+  rows = metrics_log.read(path)
+  assert result.metrics["loss"] == rows[-1]["loss"]
+  return rows
+
+
+def test_a_run_stopped_between_two_rows_logs_the_same_means(tmp_path):
+  whole = _rows(tmp_path / "whole", log_every=5)
+  assert _train(tmp_path / "cut", source=_Terminated(6), log_every=5).steps == 7
+  again = _rows(tmp_path / "cut", log_every=5)
+  assert [r["loss"] for r in again] == [r["loss"] for r in whole]
 
 
 @pytest.mark.parametrize("watched", [False, True])

@@ -178,16 +178,34 @@ class Checkpoints:
     elsewhere = self._mirror.steps if self._mirror and self._read_only else ()
     return sorted({*self._manager.all_steps(), *elsewhere})
 
-  def save(self, step: int, state: Tree, metrics: Mapping[str, float] | None = None) -> None:
+  def save(
+    self,
+    step: int,
+    state: Tree,
+    metrics: Mapping[str, float] | None = None,
+    notes: Mapping[str, Any] | None = None,
+  ) -> None:
     """Starts writing `state`; the folder appears under its final name only when complete.
 
     If an earlier asynchronous write failed, its error is raised here: a run never continues
     without its checkpoints.
+
+    Args:
+      step: the number of the checkpoint.
+      state: what `restore` returns.
+      metrics: numbers of this step, among them the one that the best is chosen by.
+      notes: what else a resumed run needs, in types of JSON; `notes` returns them.
     """
     with files.named_errors(self._root):
-      self._save(step, state, metrics)
+      self._save(step, state, metrics, notes)
 
-  def _save(self, step: int, state: Tree, metrics: Mapping[str, float] | None) -> None:
+  def _save(
+    self,
+    step: int,
+    state: Tree,
+    metrics: Mapping[str, float] | None,
+    notes: Mapping[str, Any] | None,
+  ) -> None:
     self._manager.check_for_errors()
     if self._mirror:
       self._mirror.check()
@@ -196,6 +214,8 @@ class Checkpoints:
     digests = [int(x) for x in jax.device_get(stored.digest(state))]
     scores = {k: float(v) for k, v in (metrics or {}).items()}
     facts = {"arrays": digests, "layout": stored.layout(state), "step": step, "metrics": scores}
+    if notes:
+      facts["notes"] = dict(notes)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -257,6 +277,14 @@ class Checkpoints:
         "Give another --workdir to start a new run."
       )
     return None
+
+  def notes(self, step: int) -> dict[str, Any]:
+    """The notes that a checkpoint was saved with; {} without any, as in earlier versions.
+
+    Raises:
+      Exception: the checkpoint is damaged; after `restore` has read it, it is not.
+    """
+    return self._kept(step).get("notes", {})
 
   def read(self, step: int, like: Tree) -> Tree:
     """Reads the checkpoint of one step, with the shapes, dtypes and shardings of `like`.

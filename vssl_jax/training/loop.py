@@ -37,6 +37,7 @@ from vssl_jax.training import (
 from vssl_jax.training import profile as profile_lib
 from vssl_jax.training import step as step_lib
 
+LOSS = "loss_since_row"  # the note of a checkpoint about steps that no row has yet
 WATCHED = ("loss", "grad_norm", step_lib.STATISTICS)
 SHOWN = ("loss", "contrast_accuracy", "accuracy", "knn_top1")
 
@@ -52,7 +53,7 @@ class Result:
     preempted: whether SIGTERM or Ctrl-C ended the run early; its state was saved first.
     seconds: wall time since this process started or resumed the run, compilation included.
     clips_per_second: over all steps but the first, waiting for input included.
-    metrics: the last logged row.
+    metrics: the last logged row; `loss` is its mean over the steps since the row before.
     interrupted: whether it was Ctrl-C that ended the run early.
   """
 
@@ -131,6 +132,7 @@ def _train(
   saver = checkpoints.Checkpoints(workdir, config.save)
   restored = saver.restore(state)
   start, state = restored if restored is not None else (0, state)
+  unlogged = saver.notes(start).get(LOSS, {}) if restored is not None else {}
   run_config.write_config(workdir, config)
   lead = jax.process_index() == 0
   if lead:
@@ -152,6 +154,7 @@ def _train(
     _termination() as terminated,
   ):
     loop = _Loop(config, source, method, mesh, advance, saver, writer, total, monitor, trace)
+    loop.loss = metrics_log.RunningMean(**unlogged)
     try:
       return loop.run(state, start, terminated)
     finally:
@@ -170,6 +173,7 @@ class _Loop:
     period = round(config.knn.every_epochs * source.steps_per_epoch)
     self.period = max(1, period if method.encoder else config.save.every or total)
     self.row: dict[str, float] = {}
+    self.loss, self.checked = metrics_log.RunningMean(), 0  # of the steps up to `checked`
     self.complete = False  # whether a row had all that is logged, the monitor's figures too
     self.watch = watch.Watch(guess=method.guess, decodes=method.encoder is not None)
 
@@ -234,7 +238,8 @@ class _Loop:
         self._check(*previous)
         self.writer.flush()
         # A checkpoint has the figures of its own step or none: the best is chosen by them.
-        self.saver.save(step, state, self.row if logs else None)
+        notes = {LOSS: dataclasses.asdict(self.loss)} if self.loss.steps else None
+        self.saver.save(step, state, self.row if logs else None, notes)
       if lacks_best:
         raise UserError(
           f"config.save.best is {self.config.save.best!r}, which is not logged; choose one of "
@@ -258,6 +263,9 @@ class _Loop:
     return self.monitor(jax.device_get(self.method.encoder(state.params, state.method)))
 
   def _check(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Refuses numbers that are not finite, and counts the loss of a step that is new."""
+    if step == self.checked:
+      return
     for name in WATCHED:
       value = float(metrics.get(name, 0.0))
       if not math.isfinite(value):
@@ -267,12 +275,15 @@ class _Loop:
           f"{name} is {value} at step {step}; {kept}. Try a lower config.optim.lr, a longer "
           "config.optim.warmup_epochs, or config.optim.clip_norm."
         )
+    self.loss.add(float(metrics["loss"]))
+    self.checked = step
 
   def _log(
     self, step: int, metrics: Any, seconds: float, waited: float, steps: int, seen: dict[str, float]
   ) -> None:
     unlogged = (step_lib.EMBEDDINGS, step_lib.STATISTICS)
     row = {k: float(v) for k, v in metrics.items() if k not in unlogged} | seen
+    row |= {"loss": self.loss.take(), "loss_last": row["loss"]}
     row["epoch"] = step / self.source.steps_per_epoch
     row["unreadable_videos"] = self.source.unreadable
     if step_lib.EMBEDDINGS in metrics:

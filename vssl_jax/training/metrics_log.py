@@ -7,6 +7,7 @@ uploaded again every `EVERY` seconds, before each checkpoint, and at the end.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -22,6 +23,29 @@ from vssl_jax.errors import UserError
 
 FILE = "metrics.jsonl"
 EVERY = 30.0  # seconds between two uploads to a bucket
+
+
+@dataclasses.dataclass
+class RunningMean:
+  """The mean of a number over the steps since the last logged row; a checkpoint keeps its fields.
+
+  Attributes:
+    total: sum over these steps.
+    steps: their number.
+  """
+
+  total: float = 0.0
+  steps: int = 0
+
+  def add(self, value: float) -> None:
+    """Takes in the value of one more step."""
+    self.total, self.steps = self.total + value, self.steps + 1
+
+  def take(self) -> float:
+    """The mean; starts anew."""
+    mean = self.total / self.steps
+    self.total, self.steps = 0.0, 0
+    return mean
 
 
 class Writer:
