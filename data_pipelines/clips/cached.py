@@ -10,20 +10,19 @@ clip depends on the frames and crops that are drawn.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from data_pipelines.clips import frame_memory, steps
 from data_pipelines.clips.builders import IMAGE, LABEL, Features, Graph
 from data_pipelines.clips.store import Store
 from data_pipelines.records import fingerprint
 from data_pipelines.videos import workers
+from vssl_jax.cli import progress
 from vssl_jax.errors import UserError
 
 PLACES = ("", "host", "device")
@@ -157,9 +156,7 @@ class Cache:
     """Calls `work` for each video; its results, in any order."""
     with (
       ThreadPoolExecutor(self._threads) as pool,
-      tqdm.tqdm(
-        total=len(self._ids), unit="video", desc=title, file=sys.stderr, mininterval=5.0
-      ) as bar,
+      progress.bar(title, len(self._ids)) as bar,
     ):
       try:
         for result in pool.map(work, self._ids.tolist()):

@@ -24,8 +24,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tqdm
-
 from data_pipelines import pixels
 from data_pipelines.listing import given
 from data_pipelines.prepare import engine as engine_lib
@@ -35,6 +33,7 @@ from data_pipelines.records import index, manifest
 from data_pipelines.videos import decode
 from vssl_jax import files, former
 from vssl_jax.cli import arguments
+from vssl_jax.cli import progress as progress_lib
 from vssl_jax.errors import UserError
 
 TIMEOUT = 600.0  # seconds
@@ -238,10 +237,7 @@ def _run(
   ended: dict[str, int] = collections.defaultdict(int)  # number of finished videos per shard
   # (shard, position) where a worker was lost before, for a reason other than the video.
   lost: set[tuple[str, int | None]] = set()
-  every = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-  with tqdm.tqdm(
-    total=total, initial=done, unit="video", disable=not progress, smoothing=0.1, mininterval=every
-  ) as bar:
+  with progress_lib.bar("preparing", total, done=done, shown=progress) as bar:
 
     def on_report(task, message):
       kind, position = message

@@ -8,17 +8,16 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
-import tqdm
 
 from data_pipelines.videos import decode, seek_index, wanted, workers
 from data_pipelines.videos.damage import UnreadableError
 from vssl_jax import files
+from vssl_jax.cli import progress
 from vssl_jax.errors import UserError
 
 _FORMAT = 2
@@ -159,9 +158,7 @@ def _look_at_all(spans: Sequence[wanted.Span], processes: int, timeout: float) -
   ]
   at: dict[int, int] = {}  # where each task is, by its first number
   outside: set[int] = set()  # spans at which something else killed the process
-  with tqdm.tqdm(
-    total=len(spans), unit="video", desc="indexing, once", file=sys.stderr, mininterval=5.0
-  ) as bar:
+  with progress.bar("indexing, once", len(spans)) as bar:
 
     def on_report(task: _Group, place: int) -> None:
       at[task.numbers[0]] = place

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import tqdm
 from ml_collections import ConfigDict
 
 from data_pipelines import source as source_lib
 from data_pipelines.videos import ray_cluster, ray_workers
 from data_pipelines.videos.workers import Crash
 from vssl_jax import files
+from vssl_jax.cli import progress
 from vssl_jax.encoder import features_file, ray_share
 from vssl_jax.errors import UserError
 
@@ -117,7 +117,7 @@ def outputs(
       on_ready=on_ready,
     )
     total = sum(source.num_videos for source in sources.values())
-    bar = tqdm.tqdm(desc="features", total=total, unit=" videos", smoothing=0.1)
+    bar = progress.bar("features", total)
     with contextlib.closing(results), bar:
       for part, rows in results:
         found[part.split] += rows

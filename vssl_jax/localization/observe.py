@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vssl_jax import parallel
+from vssl_jax.cli import progress
 from vssl_jax.localization import annotations as annotations_lib
 from vssl_jax.localization.scores import gather
 from vssl_jax.localization.source import SequenceSource
@@ -54,22 +56,29 @@ def observe(look: Look, source: SequenceSource, *, batch_size: int) -> Iterator[
     source: the split.
     batch_size: videos at a time; must be a multiple of the number of processes.
   """
-  for batch in source.eval_batches(batch_size):
-    given = {k: batch[k] for k in ("features", "mask", "labels", "video")}
-    kept = ("mask", "seconds", "video", "valid")
-    rows = gather({**jax.device_get(look(given)), **{k: batch[k] for k in kept}})
-    for i in np.flatnonzero(rows["valid"]):
-      inside, video = rows["mask"][i], int(rows["video"][i])
-      own, seconds = rows["classes"][i] >= 0, float(rows["seconds"][i])
-      yield Observed(
-        video,
-        source.names[video],
-        seconds,
-        annotations_lib.truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
-        rows["classes"][i][own],
-        rows["attention"][i][inside],
-        rows["cas"][i][inside],
-        rows["pseudo"][i][inside][:, own],
-        rows["trust"][i][inside][:, own] if "trust" in rows else None,
-        {name: x[i][inside] for name, x in rows["spaces"].items()},
-      )
+  with progress.bar("localizing", len(source.names), shown=parallel.first()) as bar:
+    for batch in source.eval_batches(batch_size):
+      given = {k: batch[k] for k in ("features", "mask", "labels", "video")}
+      kept = ("mask", "seconds", "video", "valid")
+      rows = gather({**jax.device_get(look(given)), **{k: batch[k] for k in kept}})
+      bar.update(int(np.sum(rows["valid"])))
+      yield from _videos(source, rows)
+
+
+def _videos(source: SequenceSource, rows: Mapping[str, Any]) -> Iterator[Observed]:
+  """The videos of one batch."""
+  for i in np.flatnonzero(rows["valid"]):
+    inside, video = rows["mask"][i], int(rows["video"][i])
+    own, seconds = rows["classes"][i] >= 0, float(rows["seconds"][i])
+    yield Observed(
+      video,
+      source.names[video],
+      seconds,
+      annotations_lib.truth(source.videos[video], source.label_names, int(inside.sum()), seconds),
+      rows["classes"][i][own],
+      rows["attention"][i][inside],
+      rows["cas"][i][inside],
+      rows["pseudo"][i][inside][:, own],
+      rows["trust"][i][inside][:, own] if "trust" in rows else None,
+      {name: x[i][inside] for name, x in rows["spaces"].items()},
+    )

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jax.sharding import Mesh
 
 from vssl_jax import files, parallel
+from vssl_jax.cli import progress as progress_lib
 from vssl_jax.errors import UserError
 
 Batch = Mapping[str, np.ndarray]
@@ -212,10 +211,8 @@ def collect(
   Raises:
     UserError: the batches hold no video, or an output is not finite.
   """
-  quiet, total = not progress or not parallel.first(), -(-total // jax.process_count())
-  pause = 0.2 if sys.stderr.isatty() else 15.0  # seconds between lines: a log keeps them all
-  bar = tqdm.tqdm(
-    desc=progress, total=total or None, unit=" videos", disable=quiet, mininterval=pause
+  bar = progress_lib.bar(
+    progress, -(-total // jax.process_count()), shown=bool(progress) and parallel.first()
   )
   parts = []
   with bar:

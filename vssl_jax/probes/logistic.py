@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.source import Source
 from vssl_jax import parallel
+from vssl_jax.cli import progress
 from vssl_jax.errors import UserError
 from vssl_jax.ops import softmax_regression
 from vssl_jax.probes import metrics
@@ -277,14 +278,17 @@ class _Device:
 def _choose(problem: _Sklearn | _Device, parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
   """The C with the lowest held-out log-loss; each fit starts from the one with the smaller C."""
   models, losses = [None] * len(parts), []
-  for strength in STRENGTHS:
-    loss = 0.0
-    for i, (fit_on, held) in enumerate(parts):
-      models[i] = problem.fit(fit_on, strength, models[i])
-      loss += problem.loss(models[i], held)
-    losses.append(loss)
-    if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
-      break
+  fits = len(STRENGTHS) * len(parts)  # at most
+  with progress.bar("logistic regression", fits, unit="fit", shown=parallel.first()) as bar:
+    for strength in STRENGTHS:
+      loss = 0.0
+      for i, (fit_on, held) in enumerate(parts):
+        models[i] = problem.fit(fit_on, strength, models[i])
+        loss += problem.loss(models[i], held)
+        bar.update()
+      losses.append(loss)
+      if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+        break
   return STRENGTHS[int(np.argmin(losses))]
 
 
