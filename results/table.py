@@ -275,8 +275,15 @@ def markdown(table: Table) -> str:
     found.append((with_seeds(label, results), cells))
     videos = sizes(results[0])
   columns = [c for c in table.columns if any(values[c] for _, values in found)]
-  rows = [[label, *(cell(values[c]) for c in columns)] for label, values in found]
+  rows = [[label, *(_of_seeds(values, c) for c in columns)] for label, values in found]
   return layout([f"{table.heading} ({videos})", *columns], rows)
+
+
+def _of_seeds(values: Mapping[str, list[float]], column: str) -> str:
+  """A cell, with the number of its seeds if other columns of the row have more."""
+  text, count = cell(values[column]), len(values[column])
+  fewer = count and count < max(map(len, values.values()))
+  return f"{text} ({count} seed{'s' * (count > 1)})" if fewer else text
 
 
 def summary(table: Summary) -> str:

@@ -123,6 +123,18 @@ def test_mean_and_deviation_over_seeds(table, tmp_path, monkeypatch):
   assert lines[4] == "| ρ-SwAV (seeds 0, 2) | 25.0 | 12.5 | 6.2 |"
 
 
+def test_a_column_of_fewer_seeds_than_its_row_says_so(table, tmp_path, monkeypatch):
+  monkeypatch.setattr(table, "HERE", tmp_path)
+  results = [_result(i, 0.5) for i in range(3)]
+  for result in results[1:]:
+    del result["trained"]["knn"]
+  _write(tmp_path / "ucf6", "cvrl", *results)
+  _write(tmp_path / "ucf6", "rho_moco", *(_result(i, 0.5) for i in range(3)))
+  lines = table.tables()["ucf6"].splitlines()
+  assert lines[2] == "| CVRL | 50.0 | 25.0 (1 seed) | 12.5 |"
+  assert lines[3] == "| ρ-MoCo | 50.0 | 25.0 | 12.5 |"
+
+
 def test_random_and_baseline_rows_come_from_cvrl_s_files(table, tmp_path, monkeypatch):
   monkeypatch.setattr(table, "HERE", tmp_path)
   random = {"logistic": {"top1": 0.2}, "linear": {"top1": 0.1}}
