@@ -18,11 +18,16 @@ annotations (annotations.json or gt.json in the folder, or --annotations) predic
 and ground truth is drawn beside them; without any all videos of the folder are localized. Held-out
 videos tell, before methods are compared, which thresholds suit a network.
 
+VIDEO is a raw video, or a folder of them: their features are extracted as those that the run was
+trained on, if these were made by vssl extract and still have their manifest. --overlay also writes
+the videos with their timelines.
+
 The output folder gets predictions.json (ActivityNet's format), timelines/<video>.png and, with
-annotations, scores.json.
+annotations, scores.json; for raw videos also features/ and a page, report.html.
 """
 EXAMPLES = """\
 vssl localize --checkpoint=runs/actions --output=found
+vssl localize holiday.mp4 --checkpoint=runs/actions --output=found --overlay=holiday_actions.mp4
 vssl localize --checkpoint=runs/actions --which=best --data=NEW --output=found
 vssl localize --checkpoint=runs/actions --split=train:held_out --thresholds=0.3:0.75:0.05 \\
   --output=chosen
@@ -34,6 +39,7 @@ def parser() -> arguments.Parser:
   """The flags."""
   p = arguments.Parser("vssl localize", DESCRIPTION, EXAMPLES)
   add = p.add_argument
+  add("videos", nargs="?", default="", metavar="VIDEO", help="a raw video, or a folder of them")
   arguments.checkpoint(p, "folder of a run of configs/dcc.py")
   add("--data", default="", help="folder of feature sequences (default: the run's own test split)")
   add(
@@ -50,12 +56,24 @@ def parser() -> arguments.Parser:
     help="activations above which proposals are made (default: the run's)",
   )
   arguments.output(p, "folder for predictions and pictures")
+  add(
+    "--encoder",
+    default="",
+    metavar="DIR",
+    help="encoder for VIDEO (default: the one of the run's features)",
+  )
+  add(
+    "--overlay",
+    default="",
+    metavar="FILE",
+    help="also write VIDEO with its timeline, as MP4 without sound; a folder for several",
+  )
   add("--timelines", type=int, default=8, help="number of videos drawn, evenly spaced (default: 8)")
   return p
 
 
 def run(args: argparse.Namespace) -> int:
-  """Localizes, and prints the number of segments and their scores."""
+  """Localizes, prints what was found; status 3 if videos could not be read."""
   from vssl_jax.jobs.localize import localize
 
   given = arguments.given(args)
@@ -66,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     print("mAP " + ", ".join(f"@{t} {100 * x:.1f}" for t, x in outcome["scores"]["mAP"].items()))
     for span, value in outcome["scores"]["average"].items():
       print(f"average of {span}: {100 * value:.1f} %")
-  return 0
+  return 3 if outcome.get("unreadable") else 0
 
 
 def _thresholds(text: str) -> tuple[float, ...]:

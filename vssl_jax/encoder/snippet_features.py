@@ -65,8 +65,8 @@ def extract_features(
 
   Args:
     checkpoint: folder of a run or an export, of any method with an encoder of clips.
-    videos: a folder of videos, or of arrays (`.npy`), whose frame rate is `stream_fps`; its
-      subfolders are read too.
+    videos: a video, or a folder of videos, or of arrays (`.npy`), whose frame rate is
+      `stream_fps`; its subfolders are read too.
     output: created if missing; a folder has features of one encoder with one group of settings.
     which: checkpoint of a run: "last", "best" (by its `config.save.best`), or a step.
     frames: frames per snippet.
@@ -283,14 +283,18 @@ def find(folder: pathlib.Path, flag: str = "--videos") -> list[pathlib.Path]:
   Which files are videos is as in `prepare`.
 
   Args:
-    folder: where they lie.
+    folder: where they lie; or a single video.
     flag: which named the folder, for errors.
 
   Raises:
     UserError: there are none, or two have one name, so their features would have one file.
   """
+  if folder.is_file():
+    if folder.suffix.lower() not in finding.EXTENSIONS | finding.ARRAYS:
+      raise UserError(f"{flag}: {folder} is no video that is known by its extension.")
+    return [folder]
   if not folder.is_dir():
-    raise UserError(f"{flag}: {folder} is no folder.")
+    raise UserError(f"{flag}: {folder} is no folder and no video.")
   try:
     found = finding.find(folder)
   except UserError as error:

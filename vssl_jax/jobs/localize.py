@@ -1,31 +1,38 @@
 """Locates actions in untrimmed videos with a trained BaS-Net or DCC: `vssl_jax.localize`.
 
 The output is `predictions.json` (ActivityNet's format), `timelines/<video>.png` and, if there are
-annotations, `truth.json` and `scores.json`.
+annotations, `truth.json` and `scores.json`. Of raw videos, also their `features/`, a page and, if
+wanted, the videos with their timelines.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vssl_jax import files, methods, results
+from vssl_jax.encoder import snippet_features
 from vssl_jax.errors import UserError
+from vssl_jax.evaluation.pictures import page
 from vssl_jax.files import local, make_folder
+from vssl_jax.jobs import overlay as overlay_lib
+from vssl_jax.jobs import raw_videos
 from vssl_jax.localization import feature_folders
 from vssl_jax.localization import outcome as outcome_lib
 from vssl_jax.localization import scores as scores_lib
 from vssl_jax.localization import timelines as timelines_lib
+from vssl_jax.localization.annotations import Predictions
 from vssl_jax.localization.source import SequenceSource, sequences_of
 from vssl_jax.methods.base import Localizer
 from vssl_jax.training import run_folder, sources
 
-SCORES = "scores.json"
+SCORES, FEATURES = "scores.json", "features"  # in the output folder
 
 
 def localize(
@@ -39,8 +46,11 @@ def localize(
   split: str = "",
   thresholds: Sequence[float] = (),
   timelines: int = 8,
+  videos: str | os.PathLike[str] = "",
+  encoder: str | os.PathLike[str] = "",
+  overlay: str | os.PathLike[str] = "",
 ) -> dict[str, Any]:
-  """Locates actions in the test split of a run, or in a folder of features.
+  """Locates actions in the test split of a run, in a folder of features, or in raw videos.
 
   If there are annotations, predictions are scored and drawn together with the ground truth. If
   there are none, actions are located in all videos of the folder.
@@ -58,9 +68,15 @@ def localize(
     split: subset of the annotations; "" for the run's evaluation split.
     thresholds: thresholds of the proposals; () for those of the run.
     timelines: number of videos to draw, evenly spaced.
+    videos: a video or a folder of videos, instead of `data`. Their features are extracted as those
+      that the run was trained on, whose folder must still have its manifest.
+    encoder: folder of the encoder for `videos`, if it is no longer where the manifest says.
+    overlay: with `videos`, also write them with their timelines: the file to write for one video,
+      a folder for several.
 
   Returns:
-    `videos`, `segments` and, with annotations, `scores` as in `scores.json`.
+    `videos`, `segments` and, with annotations, `scores` as in `scores.json`; with `videos`, also
+    `unreadable`, the paths of those that were left out.
 
   Raises:
     UserError: there is no such run, the run is of another method, there is no such data, or the
@@ -75,6 +91,14 @@ def localize(
       "configs/dcc.py."
     )
   given = {"annotations": str(annotations), "durations": str(durations)}
+  if videos and data:
+    raise UserError("VIDEO and --data: give raw videos or features, not both.")
+  if not videos and (encoder or overlay):
+    raise UserError("--encoder and --overlay are for raw videos: give VIDEO.")
+  output, made = files.path(output), {}
+  if videos:
+    made = raw_videos.extract(config, videos, output / FEATURES, encoder=encoder)
+    data = output / FEATURES
   source = open_split(config, localizer, str(data), split=split, **given)
   output = make_folder(output)
   params = jax.device_get(state.params)
@@ -96,7 +120,34 @@ def localize(
     scores = scores_lib.score(source, predictions, accuracy, protocol=localizer.protocol)
     outcome["scores"] = scores
     results.write_json(scores, output / SCORES)
+  if videos:
+    outcome["unreadable"] = [lost["path"] for lost in made["unreadable"]]
+    if overlay:
+      seconds = {name: facts["seconds"] for name, facts in made["videos"].items()}
+      _overlay(files.path(videos), files.path(overlay), source, predictions, seconds)
+    page.write(output, output)
   return results.plain(outcome)
+
+
+def _overlay(
+  videos: pathlib.Path,
+  target: pathlib.Path,
+  source: SequenceSource,
+  predictions: Predictions,
+  seconds: Mapping[str, float],
+) -> None:
+  """Writes the videos of a source with their timelines; `target` is a folder for several."""
+  one = videos.is_file()
+  paths = {path.stem: path for path in snippet_features.find(videos)}
+  make_folder(target.parent if one else target)
+  for v, name in enumerate(source.names):
+    overlay_lib.write(
+      target if one else target / f"{name}.mp4",
+      paths[name],
+      predictions[name],
+      seconds=seconds[name],
+      truth=source.videos[v].segments,
+    )
 
 
 def open_split(
