@@ -113,6 +113,12 @@ MOTION = COLUMNS | {
   for order in ("reversed", "shuffled", "frozen")
   for column, path in {"logistic": ("logistic", "top-1"), "R@1": ("retrieval", "R@1")}.items()
 }
+ENCODERS = {
+  "random initialization": "random",
+  "ProViCo": "provico",
+  "ProViCo with `halves`": "provico_halves",
+  "CVRL": "cvrl",
+}
 RECALLS = {f"R@{k}": (f"R@{k}",) for k in (1, 5, 10, 20, 50)}
 
 
@@ -170,6 +176,16 @@ TABLES = [
   ),
   Table("provico_ucf6", "ProViCo's retrieval, UCF101", retrieved("ucf6"), RECALLS),
   Table("provico_digits", "ProViCo's retrieval, digits", retrieved("digits_18_epochs"), RECALLS),
+  Table(
+    "untrimmed",
+    "stitched from real videos; features of",
+    [
+      (f"{encoder}, {method}", f"untrimmed/{file}_{row}", "")
+      for encoder, file in ENCODERS.items()
+      for method, row in {"BaS-Net": "bas_net", "DCC, gradients balanced": "balanced"}.items()
+    ],
+    {"mAP 0.1:0.7, last iteration": LOCALIZATION["mAP 0.1:0.7, last iteration"]},
+  ),
   Table("stitched", "stitched from real features", localized("stitched"), LOCALIZATION),
   *(
     Table(name, "stitched from real features", localized("stitched_held_out"), LOCALIZATION)
