@@ -16,7 +16,8 @@ import yaml
 import vssl_jax
 from tests import small
 from tests.encoder.encoder_test import make
-from vssl_jax.encoder import exported, hub, model_card
+from vssl_jax.encoder import exported
+from vssl_jax.encoder.hub import model_card, repository
 from vssl_jax.errors import UserError
 
 COMMIT = "c" * 40
@@ -217,7 +218,7 @@ def test_without_the_library(folder, monkeypatch):
     UserError, match=r"needs huggingface_hub, which is not installed.*pip install"
   ):
     vssl_jax.load("hf://me/mine")
-  assert not hub.is_address("gs://me/mine")
+  assert not repository.is_address("gs://me/mine")
 
 
 def test_the_model_card(folder):

@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from vssl_jax import augment, files, methods, models
 from vssl_jax.encoder import exported as exported_lib
-from vssl_jax.encoder import hub
 from vssl_jax.encoder.exported import CARD, WEIGHTS
+from vssl_jax.encoder.hub import repository
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
@@ -140,7 +140,7 @@ def load_encoder(
 
   Args:
     path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote; or its address
-      on the Hugging Face Hub, see `hub`.
+      on the Hugging Face Hub, see `hub.repository`.
     which: of a run's checkpoints, see `run_folder.load_state`.
 
   Returns:
@@ -151,10 +151,10 @@ def load_encoder(
   Raises:
     UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
-  folder = files.path(hub.local(path))
+  folder = files.path(repository.local(path))
   exported, trained = (folder / x for x in (CARD, run_config.CONFIG))
   # What other programs read of a repository lies in the same folder of the cache.
-  if exported.is_file() and trained.is_file() and not hub.is_address(path):
+  if exported.is_file() and trained.is_file() and not repository.is_address(path):
     raise UserError(
       f"{folder}: holds a run and an exported encoder ({CARD}), which may differ; move "
       f"{CARD} and {WEIGHTS} to a folder of their own."

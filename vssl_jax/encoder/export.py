@@ -20,16 +20,8 @@ from data_pipelines.videos import ray_cluster
 from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
-from vssl_jax.encoder import (
-  encoder,
-  exported,
-  features_file,
-  hub,
-  model_card,
-  program,
-  ray_splits,
-  saved_model,
-)
+from vssl_jax.encoder import encoder, exported, features_file, program, ray_splits, saved_model
+from vssl_jax.encoder.hub import model_card, repository
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
@@ -92,10 +84,10 @@ def export(
       cluster cannot do the work, or the Hub cannot be pushed to, after all is written.
   """
   ray_cluster.check(engine, address)
-  place = hub.check_push(push) if push else None
+  place = repository.check_push(push) if push else None
   if place is None and (license or private):
     raise UserError(f"--{'license' if license else 'private'} is of --push; give both.")
-  checkpoint = hub.local(checkpoint)
+  checkpoint = repository.local(checkpoint)
   splits = [split] if isinstance(split, str) else [s for s in split if s]
   output = files_lib.path(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
@@ -162,9 +154,9 @@ def export(
       seen, probed, source, file, split=split, info=info, found=found.get(split)
     )
   if place:
-    files += [hub.write_card(output, place, card, license)]
+    files += [repository.write_card(output, place, card, license)]
     names = [exported.WEIGHTS, exported.CARD, *written, model_card.README]
-    hub.push(place, output, names, private=private)
+    repository.push(place, output, names, private=private)
   return files
 
 

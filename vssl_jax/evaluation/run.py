@@ -27,7 +27,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vssl_jax import files, parallel, results
-from vssl_jax.encoder import encoder, hub
+from vssl_jax.encoder import encoder
+from vssl_jax.encoder.hub import repository
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation import pretraining, splits, untrimmed_features
@@ -121,10 +122,10 @@ def evaluate(
   options_lib.check(chosen)
   wanted = _protocols(protocols, bool(chosen.untrimmed))
   lenient = ALL in _names(protocols)
-  if hub.is_address(checkpoint) and not output:
+  if repository.is_address(checkpoint) and not output:
     raise UserError(f"--output: give a folder for the results of {checkpoint}.")
   with peers.joined(distributed, lambda: _CONTINUE):
-    checkpoint = hub.local(checkpoint)
+    checkpoint = repository.local(checkpoint)
     trained, variables, info = encoder.load_encoder(checkpoint, which)
     suffix = "" if which == run_folder.LAST else f"_{which}"
     folder = make_folder(output or files.path(checkpoint) / f"{page.FOLDER}{suffix}")

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vssl_jax import files
-from vssl_jax.encoder import model_card
 from vssl_jax.encoder.exported import CARD, WEIGHTS
+from vssl_jax.encoder.hub import model_card
 from vssl_jax.errors import UserError, brief
 
 # pathlib makes one slash of two.
