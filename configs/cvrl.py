@@ -16,8 +16,8 @@ Variants, after a colon:
                  --config.accumulate=2, on 64 H100 41.9 GiB of a GPU; on 8 H100 it would need 327:
                  *compiled only*, docs/pods.md
   demo           digit videos (no download), then probes: minutes on 2 CPU cores. Linear top-1 74.2
-                 (random weights 18.2), logistic 78.0 (19.8), R@1 66.3 (12.0), three seeds: *measured
-                 by us*
+                 (random weights 18.2), logistic 78.0 (19.8), R@1 66.3 (12.0), three seeds:
+                 *measured by us*
   ucf6           six classes of UCF101, R3D-18 of width 16, then probes: 17 minutes on 2 shared CPU
                  cores. Logistic 80.2 (random weights 67.8), R@1 76.7 (61.4), three seeds:
                  *measured by us*

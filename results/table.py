@@ -107,6 +107,12 @@ def localized(folder: str) -> list[Row]:
   return [(label, f"{folder}/{row}", "") for label, row in rows.items()]
 
 
+# The scores of the test clips in their own order, and in those of the protocol `motion`.
+MOTION = COLUMNS | {
+  f"{column}, {order}": ("motion", "orders", order, *path)
+  for order in ("reversed", "shuffled", "frozen")
+  for column, path in {"logistic": ("logistic", "top-1"), "R@1": ("retrieval", "R@1")}.items()
+}
 RECALLS = {f"R@{k}": (f"R@{k}",) for k in (1, 5, 10, 20, 50)}
 
 
@@ -148,6 +154,7 @@ TABLES = [
     {"%": ("mean",)},
   ),
   Table("digits", "embedded digits", compared("digits")),
+  Table("motion", "digits whose movement is the class", compared("motion"), MOTION),
   Table(
     "clips_per_video",
     "ρ-SimCLR on the digits",

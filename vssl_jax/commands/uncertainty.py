@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vssl_jax.cli import arguments
+from vssl_jax.errors import UserError
 
 DESCRIPTION = """\
 What ProViCo's uncertainty is worth: the paper's analysis of one run or of several side by side.
@@ -24,12 +25,17 @@ Uncertainty is pushed without regard to any video, which such a correlation over
 tell from learning: ½ log s of the loss pushes it down, the divergence from N(0, I) up. Give the
 runs of `demo`, `demo,soft` (without the one) and `demo,no_kl` (without the other) side by side.
 
+--untrimmed=DIR asks other questions instead, of the same runs: is uncertainty higher in the
+background of untrimmed videos than in their actions, or where one turns into the other, and which
+moments would be mined as pairs? It writes untrimmed.json.
+
 It uses all devices. On a pod, start the same command on every host.
 """
 EXAMPLES = """\
 vssl uncertainty --checkpoint runs/provico_demo --output=analysis
 vssl uncertainty --output=analysis \\
   --checkpoint runs/provico_demo runs/provico_demo_no_kl runs/provico_demo_soft
+vssl uncertainty --checkpoint runs/provico_demo --untrimmed=VIDEOS --output=analysis
 """
 
 
@@ -61,6 +67,13 @@ def parser() -> arguments.Parser:
     default=5,
     help="number of groups of videos by uncertainty (default: 5)",
   )
+  add(
+    "--untrimmed",
+    default="",
+    metavar="DIR",
+    help="analyze untrimmed videos instead: a folder of them, with annotations.json",
+  )
+  add("--annotations", default="", help="ground truth of --untrimmed, ActivityNet's JSON")
   arguments.distributed(p)
   return p
 
@@ -68,9 +81,19 @@ def parser() -> arguments.Parser:
 def run(args: argparse.Namespace) -> int:
   """Runs the analysis, and prints the correlations and the RESULT line."""
   from vssl_jax import parallel, results
-  from vssl_jax.uncertainty import analysis
+  from vssl_jax.uncertainty import analysis, untrimmed
 
-  runs, files = analysis.analyze_runs(**arguments.given(args))
+  given = arguments.given(args)
+  if args.untrimmed:
+    names = ("checkpoint", "output", "untrimmed", "annotations", "which")
+    found = untrimmed.analyze_runs(**{k: given[k] for k in names})
+    print(*(untrimmed.describe(name, one) for name, one in found.items()), sep="\n")
+    print(results.result_line({"job": "uncertainty", "untrimmed": found}))
+    return 0
+  if given.pop("annotations"):
+    raise UserError("--annotations: is of --untrimmed; give both.")
+  del given["untrimmed"]
+  runs, files = analysis.analyze_runs(**given)
   if not parallel.first():
     return 0
   for name, found in runs.items():
