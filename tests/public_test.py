@@ -22,6 +22,7 @@ FUNCTIONS = (
   *("evaluate", "export", "extract_features", "load", "localize", "plan", "pretrain", "report"),
   "study",
 )
+CLASSES = ("Encoder", "UserError", "VideoEncoder")
 MODULES = ("augment", "losses", "methods", "models", "ops", "probes")
 # What `python -m` alone may import: as modules they would stand in the functions' places.
 SHIMS = {
@@ -40,14 +41,15 @@ def _python(code):
 
 
 def test_every_name_is_there_and_is_listed():
-  assert set(vssl_jax.__all__) == {*FUNCTIONS, *MODULES, "Encoder", "UserError", "__version__"}
+  assert set(vssl_jax.__all__) == {*FUNCTIONS, *MODULES, *CLASSES, "__version__"}
   assert set(vssl_jax.__all__) <= set(dir(vssl_jax))
   for name in FUNCTIONS:
     assert inspect.isfunction(getattr(vssl_jax, name)), name
   for name in MODULES:
     assert inspect.ismodule(getattr(vssl_jax, name)), name
     assert getattr(vssl_jax, name).__name__ == f"vssl_jax.{name}"
-  assert inspect.isclass(vssl_jax.Encoder)
+  for name in CLASSES:
+    assert inspect.isclass(getattr(vssl_jax, name)), name
   assert issubclass(vssl_jax.UserError, ValueError)
   with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
     _ = vssl_jax.nothing

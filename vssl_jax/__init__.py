@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
   from vssl_jax.encoder.encoder import Encoder, load
   from vssl_jax.encoder.export import export
   from vssl_jax.encoder.snippet_features import extract_features
+  from vssl_jax.encoder.video_encoder import VideoEncoder
   from vssl_jax.errors import UserError
   from vssl_jax.evaluation.run import evaluate
   from vssl_jax.jobs.localize import localize
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # the same as `_PLACES`, for editors and type checkers
 _PLACES = {
   "Encoder": ("vssl_jax.encoder.encoder", "Encoder"),
   "UserError": ("vssl_jax.errors", "UserError"),
+  "VideoEncoder": ("vssl_jax.encoder.video_encoder", "VideoEncoder"),
   "augment": ("vssl_jax.augment", ""),
   "evaluate": ("vssl_jax.evaluation.run", "evaluate"),
   "export": ("vssl_jax.encoder.export", "export"),
@@ -56,6 +58,7 @@ _PLACES = {
 __all__ = [
   "Encoder",
   "UserError",
+  "VideoEncoder",
   "__version__",
   "augment",
   "evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -73,14 +74,16 @@ class SnippetSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One video to cut into snippets."""
+  """One video to cut into snippets, or its span from `start` to `end`, seconds."""
 
   path: pathlib.Path
   settings: SnippetSettings
+  start: float = 0.0
+  end: float = math.inf
 
 
 def read(
-  path: pathlib.Path, settings: SnippetSettings
+  path: pathlib.Path, settings: SnippetSettings, start: float = 0.0, end: float = math.inf
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
   """Yields the snippets of a video, and how much of the video has been read.
 
@@ -92,6 +95,8 @@ def read(
     path: video file of any format that PyAV can open, or an array (`data_pipelines.arrays`), whose
       frame rate is `stream_fps`.
     settings: how the snippets are cut.
+    start: start of the span that is read, seconds from the beginning of the video.
+    end: its end (exclusive), in the same seconds.
 
   Yields:
     A snippet, uint8 `[T, size, size, C]`; and a dict: number of `frames` read, `fps` of the
@@ -105,13 +110,15 @@ def read(
   held: list[np.ndarray] = []
   first = count = 0
   facts: dict[str, Any] = {}
-  with _opened(path, settings) as source:
+  whole = (start, end) == (0, math.inf)
+  with _opened(path, settings, start) as source:
 
     def seen(time: float) -> dict[str, Any]:
       fps = source.fps
-      return {"frames": count, "fps": fps, "seconds": time + 1 / (settings.fps or fps)}
+      return {"frames": count, "fps": fps, "seconds": time - start + 1 / (settings.fps or fps)}
 
-    for time, frame in rates.at_rate(source, settings.fps) if settings.fps else source:
+    shown = source if whole else rates.between(source, start, end)
+    for time, frame in rates.at_rate(shown, settings.fps) if settings.fps else shown:
       count += 1
       if count > first:  # if stride > span, the frames between two snippets are not kept
         held.append(square(frame, 1.0 if settings.raw_aspect else source.aspect))
@@ -121,7 +128,8 @@ def read(
         held = held[settings.stride :]
         first += settings.stride
     if not count:
-      raise decode.UnreadableError("no frames")
+      where = "" if whole else f" from {start:g} to {end:g} s"
+      raise decode.UnreadableError(f"no frames{where}")
     if first == 0:
       held += held[-1:] * (settings.span - len(held))
       facts = seen(time)
@@ -143,7 +151,7 @@ def send(task: Task, report: Callable[[Any], None]) -> dict[str, Any]:
   seen: dict[str, Any] = {}
   count, part = 0, 1
   try:
-    for snippet, now in read(task.path, task.settings):
+    for snippet, now in read(task.path, task.settings, task.start, task.end):
       seen = now
       if seen["seconds"] >= part * PART_SECONDS:
         part = int(seen["seconds"] // PART_SECONDS) + 1
@@ -157,7 +165,7 @@ def send(task: Task, report: Callable[[Any], None]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path, settings: SnippetSettings) -> Iterator[Any]:
+def _opened(path: pathlib.Path, settings: SnippetSettings, start: float) -> Iterator[Any]:
   """The frames of a video or an array with their times, and what is known about it."""
   if not arrays.is_array(path):
     if settings.channels not in (1, 3):
@@ -165,7 +173,7 @@ def _opened(path: pathlib.Path, settings: SnippetSettings) -> Iterator[Any]:
         f"a video has no {settings.channels} channels, which the encoder takes: give arrays (.npy)"
       )
     how = {"stream_fps": settings.stream_fps, "max_gap": settings.max_gap}
-    with decode.opened(path, **how) as source:
+    with decode.opened(path, start, **how) as source:
       yield source
     return
   try:

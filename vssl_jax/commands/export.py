@@ -17,6 +17,7 @@ EXAMPLES = """\
 vssl export --checkpoint=runs/mine --output=exported
 vssl export --checkpoint=runs/mine --which=best --output=exported --formats=program,savedmodel
 vssl export --checkpoint=runs/mine --output=exported --features --data=RECORDS --split=train,test
+vssl export --checkpoint=runs/mine --output=exported --push=hf://me/mine --license=apache-2.0
 """
 
 
@@ -46,6 +47,14 @@ def parser() -> arguments.Parser:
   add("--crops", type=int, default=0, help="crops per clip (default: the run's)")
   add("--batch_size", type=int, default=0, help="videos read at a time (default: the run's)")
   add("--overwrite", action="store_true", help="replace an export that is there already")
+  add(
+    "--push",
+    default="",
+    metavar="hf://OWNER/NAME",
+    help="also upload to the Hugging Face Hub, with a model card, README.md",
+  )
+  add("--license", default="", metavar="NAME", help="of the model card, such as apache-2.0")
+  add("--private", action="store_true", help="if --push makes the repository: only you see it")
   arguments.engine(p, "--data")
   return p
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from vssl_jax import augment, files, methods, models
 from vssl_jax.encoder import exported as exported_lib
 from vssl_jax.encoder.exported import CARD, WEIGHTS
+from vssl_jax.encoder.hub import repository
 from vssl_jax.errors import UserError
 from vssl_jax.methods.base import Variables
 from vssl_jax.models import inflate
@@ -138,7 +139,8 @@ def load_encoder(
   """The encoder of one of a run's checkpoints, or of an exported folder.
 
   Args:
-    path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote.
+    path: a run folder, as `--workdir` names it, or what `vssl_jax.export` wrote; or its address
+      on the Hugging Face Hub, see `hub.repository`.
     which: of a run's checkpoints, see `run_folder.load_state`.
 
   Returns:
@@ -149,9 +151,10 @@ def load_encoder(
   Raises:
     UserError: no run, no checkpoint, none that can be read, or NaN or infinity in it.
   """
-  folder = files.path(path)
+  folder = files.path(repository.local(path))
   exported, trained = (folder / x for x in (CARD, run_config.CONFIG))
-  if exported.is_file() and trained.is_file():
+  # What other programs read of a repository lies in the same folder of the cache.
+  if exported.is_file() and trained.is_file() and not repository.is_address(path):
     raise UserError(
       f"{folder}: holds a run and an exported encoder ({CARD}), which may differ; move "
       f"{CARD} and {WEIGHTS} to a folder of their own."
@@ -185,11 +188,12 @@ def load(path: str | os.PathLike[str], which: str | int = run_folder.LAST) -> En
   A network that was trained on single frames comes inflated, as probes see it.
 
   Args:
-    path: what `--workdir`, `vssl_jax.export --output` or `vssl_jax.weights.convert --to` named.
+    path: what `--workdir`, `vssl_jax.export --output` or `vssl_jax.weights.convert --to` named; or
+      `hf://owner/name[@revision][/subfolder]`, which is downloaded to huggingface_hub's cache.
     which: of a run's checkpoints: "last", "best" (by its `config.save.best`), or a step.
 
   Raises:
-    UserError: no encoder there, or none that can be read.
+    UserError: no encoder there, none that can be read, or it cannot be downloaded.
   """
   config, variables, info = load_encoder(path, which)
   return build(*inflate.inflated(config, variables), info)

@@ -21,6 +21,7 @@ from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
 from vssl_jax.encoder import encoder, exported, features_file, program, ray_splits, saved_model
+from vssl_jax.encoder.hub import model_card, repository
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
 from vssl_jax.models import inflate
@@ -45,6 +46,9 @@ def export(
   overwrite: bool = False,
   engine: str = "local",
   address: str = "",
+  push: str = "",
+  license: str = "",
+  private: bool = False,
 ) -> list[pathlib.Path]:
   """Writes an encoder as safetensors with a JSON card, and on demand programs and features.
 
@@ -67,15 +71,23 @@ def export(
       same path, and the same software.
     address: of the Ray cluster: "HOST:PORT" of its head node, or "auto" on one of its nodes; by
       default the environment's RAY_ADDRESS, else a new cluster on this machine.
+    push: `hf://owner/name[/subfolder]` of the Hugging Face Hub, to which weights, card, programs
+      and a model card, README.md, are uploaded once they are written; features are not.
+    license: what the model card says, as the Hub names it, such as "apache-2.0"; "" for not stated.
+    private: if `push` makes the repository, only its owner sees it.
 
   Returns:
     The files written, in order.
 
   Raises:
     UserError: there is no such checkpoint or data, a file exists and may not be replaced, or the
-      cluster cannot do the work.
+      cluster cannot do the work, or the Hub cannot be pushed to, after all is written.
   """
   ray_cluster.check(engine, address)
+  place = repository.check_push(push) if push else None
+  if place is None and (license or private):
+    raise UserError(f"--{'license' if license else 'private'} is of --push; give both.")
+  checkpoint = repository.local(checkpoint)
   splits = [split] if isinstance(split, str) else [s for s in split if s]
   output = files_lib.path(output)
   formats = _formats([formats] if isinstance(formats, str) else formats)
@@ -84,6 +96,7 @@ def export(
       f"{output}: holds a run, whose checkpoints would be hidden; give another folder."
     )
   files = [output / exported.WEIGHTS, output / exported.CARD]
+  readme = [output / model_card.README] if place else []
   programs = {"program": program.PROGRAM, "savedmodel": saved_model.SAVED_MODEL}
   written = [programs[name] for name in programs if name in formats]
   files += [output / name for name in written]
@@ -93,7 +106,7 @@ def export(
   # Programs and features of an earlier export have other weights: remove all or nothing.
   stale = [output / name for name in programs.values() if name not in written]
   stale += sorted(set(files_lib.matching(output, "features_*.npz")) - set(files))
-  existing = [f for f in (*files, *stale) if f.exists()]
+  existing = [f for f in (*files, *readme, *stale) if f.exists()]
   if existing and not overwrite:
     raise UserError(f"{existing[0]} exists: give another --output, or --overwrite to replace it")
   numbers = {"clips": clips, "crops": crops, "batch_size": batch_size}
@@ -127,7 +140,7 @@ def export(
       save(output / programs[name], encoder.build(seen, probed, info))
   for file in stale:
     _remove(file)
-  exported.save_encoder(
+  card = exported.save_encoder(
     output,
     config,
     variables,
@@ -140,6 +153,10 @@ def export(
     features_file.export_features(
       seen, probed, source, file, split=split, info=info, found=found.get(split)
     )
+  if place:
+    files += [repository.write_card(output, place, card, license)]
+    names = [exported.WEIGHTS, exported.CARD, *written, model_card.README]
+    repository.push(place, output, names, private=private)
   return files
 
 

@@ -14,6 +14,7 @@ from data_pipelines.videos import workers as workers_lib
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [N, T, H, W, C] to float32 [N, D]
 Finish = Callable[[pathlib.Path, dict[str, Any], np.ndarray], None]
+FinishTask = Callable[[snippets.Task, dict[str, Any], np.ndarray], None]
 
 
 def slide(
@@ -44,32 +45,52 @@ def slide(
   Returns:
     The reasons why videos could not be read, by path.
   """
-  unreadable: dict[pathlib.Path, str] = {}
-  killed: set[pathlib.Path] = set()  # whose worker was killed before
+  tasks = [snippets.Task(p, settings) for p in paths]
+  how: Any = {"batch_size": batch_size, "workers": workers, "timeout": timeout}
+  unreadable = slide_tasks(encode, tasks, lambda task, *made: finish(task.path, *made), **how)
+  return {task.path: reason for task, reason in unreadable.items()}
+
+
+def slide_tasks(
+  encode: Encode,
+  tasks: Sequence[snippets.Task],
+  finish: FinishTask,
+  *,
+  batch_size: int,
+  workers: int,
+  timeout: float,
+) -> dict[snippets.Task, str]:
+  """`slide` for videos and spans of videos, which are all different.
+
+  Their settings may differ in what does not change the shape of a snippet. `finish` is called with
+  the task in place of the path, and the reasons are by task.
+  """
+  unreadable: dict[snippets.Task, str] = {}
+  killed: set[snippets.Task] = set()  # whose worker was killed before
   batches = _Batches(encode, batch_size, finish)
 
   def crashed(task: snippets.Task, crash: workers_lib.Crash) -> snippets.Task | None:
-    batches.drop(task.path)
-    if crash.outside and task.path not in killed:
-      killed.add(task.path)
+    batches.drop(task)
+    if crash.outside and task not in killed:
+      killed.add(task)
       return task
-    unreadable[task.path] = crash.reason
+    unreadable[task] = crash.reason
     return None
 
   results = workers_lib.run(
     snippets.send,
-    [snippets.Task(p, settings) for p in paths],
+    tasks,
     workers=workers,
     timeout=timeout,
     on_crash=crashed,
-    on_report=lambda task, snippet: batches.add(task.path, snippet),
+    on_report=batches.add,
   )
   for task, facts in results:
     if "error" in facts:
-      unreadable[task.path] = facts["error"]
-      batches.drop(task.path)
+      unreadable[task] = facts["error"]
+      batches.drop(task)
     else:
-      batches.end(task.path, facts)
+      batches.end(task, facts)
   batches.flush()
   return unreadable
 
@@ -77,24 +98,24 @@ def slide(
 class _Batches:
   """Gathers snippets of several videos into full batches, and returns features by video."""
 
-  def __init__(self, encode: Encode, size: int, finish: Finish):
+  def __init__(self, encode: Encode, size: int, finish: FinishTask):
     self._encode, self._size, self._finish = encode, size, finish
-    self._waiting: list[tuple[pathlib.Path, np.ndarray]] = []
-    self._features: dict[pathlib.Path, list[np.ndarray]] = collections.defaultdict(list)
-    self._ended: dict[pathlib.Path, dict[str, Any]] = {}
+    self._waiting: list[tuple[snippets.Task, np.ndarray]] = []
+    self._features: dict[snippets.Task, list[np.ndarray]] = collections.defaultdict(list)
+    self._ended: dict[snippets.Task, dict[str, Any]] = {}
 
-  def add(self, path: pathlib.Path, snippet: np.ndarray) -> None:
-    self._waiting.append((path, snippet))
+  def add(self, task: snippets.Task, snippet: np.ndarray) -> None:
+    self._waiting.append((task, snippet))
     if len(self._waiting) == self._size:
       self.flush()
 
-  def end(self, path: pathlib.Path, facts: dict[str, Any]) -> None:
-    self._ended[path] = facts
+  def end(self, task: snippets.Task, facts: dict[str, Any]) -> None:
+    self._ended[task] = facts
     self._settle()
 
-  def drop(self, path: pathlib.Path) -> None:
-    self._waiting = [row for row in self._waiting if row[0] != path]
-    self._features.pop(path, None)
+  def drop(self, task: snippets.Task) -> None:
+    self._waiting = [row for row in self._waiting if row[0] != task]
+    self._features.pop(task, None)
 
   def flush(self) -> None:
     """Encodes the waiting snippets, in a batch padded with zeros so that its shape is constant."""
@@ -102,11 +123,11 @@ class _Batches:
       clips = np.stack([snippet for _, snippet in self._waiting])
       empty = np.zeros((self._size - len(clips), *clips.shape[1:]), clips.dtype)
       rows = self._encode(np.concatenate([clips, empty]))
-      for (path, _), row in zip(self._waiting, rows, strict=False):
-        self._features[path].append(row)
+      for (task, _), row in zip(self._waiting, rows, strict=False):
+        self._features[task].append(row)
       self._waiting = []
     self._settle()
 
   def _settle(self) -> None:
-    for path in [p for p, f in self._ended.items() if len(self._features[p]) == f["snippets"]]:
-      self._finish(path, self._ended.pop(path), np.stack(self._features.pop(path)))
+    for task in [t for t, f in self._ended.items() if len(self._features[t]) == f["snippets"]]:
+      self._finish(task, self._ended.pop(task), np.stack(self._features.pop(task)))

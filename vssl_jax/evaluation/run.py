@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from vssl_jax import files, parallel, results
 from vssl_jax.encoder import encoder
+from vssl_jax.encoder.hub import repository
 from vssl_jax.errors import UserError
 from vssl_jax.evaluation import options as options_lib
 from vssl_jax.evaluation import pretraining, splits, untrimmed_features
@@ -93,7 +94,7 @@ def evaluate(
   the summary and the table still contain the protocols that were finished before.
 
   Args:
-    checkpoint: folder of a run or an export.
+    checkpoint: folder of a run or an export, or an address `hf://owner/name`.
     data: folder or folders of prepared records; with `source="tfds"`, names of data sets.
     protocols: names from `vssl_jax.evaluation.protocols.PROTOCOLS`, as a list or separated by
       commas. "all" leaves out those that cannot run on the data.
@@ -121,7 +122,10 @@ def evaluate(
   options_lib.check(chosen)
   wanted = _protocols(protocols, bool(chosen.untrimmed))
   lenient = ALL in _names(protocols)
+  if repository.is_address(checkpoint) and not output:
+    raise UserError(f"--output: give a folder for the results of {checkpoint}.")
   with peers.joined(distributed, lambda: _CONTINUE):
+    checkpoint = repository.local(checkpoint)
     trained, variables, info = encoder.load_encoder(checkpoint, which)
     suffix = "" if which == run_folder.LAST else f"_{which}"
     folder = make_folder(output or files.path(checkpoint) / f"{page.FOLDER}{suffix}")

@@ -13,6 +13,7 @@ from data_pipelines.videos.snippets import SnippetSettings
 from vssl_jax import files, results
 from vssl_jax.encoder import encoder as encoder_lib
 from vssl_jax.encoder import snippet_features
+from vssl_jax.encoder.hub import repository
 from vssl_jax.errors import UserError
 
 _INSTEAD = "extract their features as those of training were (vssl extract) and give --data"
@@ -46,7 +47,9 @@ def extract(
       one that is there; or no video can be read.
   """
   made = _manifest(config)
-  given = files.path(encoder or made["checkpoint"]["checkpoint"])
+  if not encoder and repository.is_address(made["checkpoint"]["checkpoint"]):  # only users download
+    raise UserError("--encoder: the encoder of the training features is on the Hub; name it.")
+  given = files.path(repository.local(encoder or made["checkpoint"]["checkpoint"]))
   which: Any = "last" if encoder else made["checkpoint"].get("step", "last")
   if not encoder and not given.is_dir():
     raise UserError(

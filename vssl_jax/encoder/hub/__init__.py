@@ -1,0 +1,1 @@
+"""Encoders on the Hugging Face Hub: addresses, downloads and uploads, the model card."""
