@@ -10,8 +10,8 @@ DESCRIPTION = """\
 Writes an encoder as safetensors with a JSON card, and on demand programs and features.
 
 The folder gets encoder.safetensors and encoder.json (config, preprocessing, hashes, results of
-these weights); with --formats=program encoder.jax_export and with savedmodel saved_model/, which
-run without this library; with --features features_<split>.npz.
+these weights); with --formats=program encoder.jax_export, with savedmodel saved_model/ and with
+onnx encoder.onnx, which run without this library; with --features features_<split>.npz.
 """
 EXAMPLES = """\
 vssl export --checkpoint=runs/mine --output=exported
@@ -32,7 +32,7 @@ def parser() -> arguments.Parser:
     type=listed,
     default=("safetensors",),
     metavar="NAME,…",
-    help="what to write: safetensors (always), program (jax.export), savedmodel (TensorFlow)",
+    help="what to write: safetensors (always), program (jax.export), savedmodel (TensorFlow), onnx",
   )
   add("--features", action="store_true", help="also write the features of --split")
   add("--data", default="", metavar="DIR", help="folder of prepared records (default: the run's)")

@@ -29,6 +29,7 @@ FEATURES = {
   "s3": "s3:// addresses",
   "ray": "--engine=ray",
   "report": "vssl report",
+  "onnx": "vssl export --formats=onnx",
   "hub": "hf:// addresses, vssl export --push",
   "dmvr": "DMVR factories as a source",
   "torch": "vssl convert from and to PyTorch files",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,7 +20,15 @@ from data_pipelines.videos import ray_cluster
 from vssl_jax import files as files_lib
 from vssl_jax import results as results_lib
 from vssl_jax.encoder import card as card_lib
-from vssl_jax.encoder import encoder, exported, features_file, program, ray_splits, saved_model
+from vssl_jax.encoder import (
+  encoder,
+  exported,
+  features_file,
+  onnx_program,
+  program,
+  ray_splits,
+  saved_model,
+)
 from vssl_jax.encoder.hub import model_card, repository
 from vssl_jax.errors import UserError
 from vssl_jax.files import make_folder
@@ -28,7 +36,13 @@ from vssl_jax.models import inflate
 from vssl_jax.probes import views
 from vssl_jax.training import run_config, run_folder
 
-FORMATS = ("safetensors", "program", "savedmodel")
+FORMATS = ("safetensors", "program", "savedmodel", "onnx")
+# What each format that runs without this library is written as, and by.
+_PROGRAMS: dict[str, tuple[str, Callable[[Any, encoder.Encoder], None]]] = {
+  "program": (program.PROGRAM, lambda file, e: program.save_program(file, e)),
+  "savedmodel": (saved_model.SAVED_MODEL, lambda file, e: saved_model.save_model(file, e)),
+  "onnx": (onnx_program.ONNX, lambda file, e: onnx_program.save_onnx(file, e)),
+}
 
 
 def export(
@@ -97,7 +111,7 @@ def export(
     )
   files = [output / exported.WEIGHTS, output / exported.CARD]
   readme = [output / model_card.README] if place else []
-  programs = {"program": program.PROGRAM, "savedmodel": saved_model.SAVED_MODEL}
+  programs = {name: file for name, (file, _) in _PROGRAMS.items()}
   written = [programs[name] for name in programs if name in formats]
   files += [output / name for name in written]
   kept = len(files)
@@ -118,6 +132,8 @@ def export(
     raise UserError(f"--{bad}={numbers[bad]}: give 1 or more.")
   if "savedmodel" in formats:
     saved_model.exporters()
+  if "onnx" in formats:
+    onnx_program.exporters()
   if engine == "ray":  # leave room on a GPU of this machine, which is a node too
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   config, variables, info = encoder.load_encoder(checkpoint, which)
@@ -135,7 +151,7 @@ def export(
   # An export is exported again: the contents of its card stay valid.
   results = old.get("results", {}) | card_lib.results(folder, _hashes(variables, probed))
   make_folder(output)
-  for name, save in (("program", program.save_program), ("savedmodel", saved_model.save_model)):
+  for name, (_, save) in _PROGRAMS.items():
     if name in formats:
       save(output / programs[name], encoder.build(seen, probed, info))
   for file in stale:
