@@ -346,11 +346,14 @@ def test_actions_in_time_and_their_errors(tmp_path):
   write(tmp_path / "predictions.json", {"results": results})
   own = [_segments(s.start, s.end, s.label) for s in segments]
   database = {"v": {"subset": "test", "duration": 100.0, "annotations": own}}
-  assert "only predictions are shown" in show(tmp_path).text()
+  page = show(tmp_path)
+  assert "only predictions are shown" in page.text()
+  assert page.data["videos"]["segments-0"]["annotated"] is False
   write(tmp_path / "truth.json", {"database": database})
   page = show(tmp_path)
   (video,) = page.data["videos"]["segments-0"]["segments"]
   assert video["truth"][3] == [60.0, 70.0, EVIL]
+  assert page.data["videos"]["segments-0"]["annotated"] is True
   assert [f[4] for f in video["found"]] == expected
   assert page.data["figures"]["errors-segments-0"]["data"][0]["x"] == list(counts.values())
   write(tmp_path / "truth.json", {"database": []})

@@ -124,7 +124,9 @@ def _section(name: str, run: Run, predictions: Predictions, truth: Annotations) 
     data=[],
     layout={"xaxis": {"title": {"text": "seconds"}}, "barmode": "overlay", "showlegend": True},
     words="Upper row of a class: annotated. Lower row: predicted, the most certain darkest; ✓ "
-    "found an annotated action (tIoU 0.5), ✗ did not.",
+    "found an annotated action (tIoU 0.5), ✗ did not."
+    if truth
+    else "Predicted actions, the most certain darkest.",
     height=360,
     wide=True,
   )
@@ -147,7 +149,12 @@ def _section(name: str, run: Run, predictions: Predictions, truth: Annotations) 
     markup.tag("div", class_="list"),
   ]
   inside = markup.tag("div", *parts, data_timelines=name)
-  told = {"figure": timeline.name, "segments": videos, "colors": figures.COLORS}
+  told = {
+    "figure": timeline.name,
+    "segments": videos,
+    "colors": figures.COLORS,
+    "annotated": bool(truth),
+  }
   return Section(name, f"Actions in time: {run.name}", inside, (*drawn, timeline), told)
 
 

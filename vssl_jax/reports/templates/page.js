@@ -179,17 +179,23 @@ function timelines(section) {
     figure.data = names.flatMap((name, c) => {
       const tone = own.colors[c % own.colors.length];
       const told = v.truth.filter(t => t[2] === name), found = v.found.filter(f => f[2] === name);
-      ticks.push(`${safe(name)}, annotated`, "predicted");
-      places.push(3 * c, 3 * c + 1);
+      const row = own.annotated ? 3 * c + 1 : c;
+      if (own.annotated) {
+        ticks.push(`${safe(name)}, annotated`, "predicted");
+        places.push(3 * c, row);
+      } else {
+        ticks.push(safe(name));
+        places.push(row);
+      }
       const bars = (rows, y, more) => ({
         type: "bar", orientation: "h", width: .8, base: rows.map(r => r[0]), x: rows.map(r => r[1] - r[0]),
         y: rows.map(() => y), showlegend: false, textposition: "inside", insidetextanchor: "middle", ...more,
       });
       return [
-        bars(told, 3 * c, {
+        bars(told, row - 1, {
           marker: {color: tone, line: {width: 1, color: tone}}, hovertemplate: "%{base:.1f} s, %{x:.1f} s long<extra>annotated</extra>",
         }),
-        bars(found, 3 * c + 1, {
+        bars(found, row, {
           marker: {
             color: tone, opacity: found.map(f => .2 + .8 * Math.max(0, f[3] / top)),
             line: {width: 1, color: tone},
@@ -200,7 +206,7 @@ function timelines(section) {
         }),
       ];
     });
-    figure.layout.yaxis = {tickvals: places, ticktext: ticks, autorange: "reversed", showgrid: false};
+    figure.layout.yaxis = {tickvals: places, ticktext: ticks, range: [Math.max(0, ...places) + .6, -.6], showgrid: false};
     figure.layout.xaxis = {title: {text: "seconds"}, rangemode: "tozero", ...(v.duration ? {range: [0, v.duration]} : {})};
     figure.layout.showlegend = false;
     figure.layout.hovermode = "closest";
